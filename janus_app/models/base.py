@@ -1,0 +1,259 @@
+"""The three verbs every family answers, and the requests and events they are spoken in.
+
+    chat(ChatRequest)         -> Iterator[Notice | TextDelta | Finished]
+    generate(GenerateRequest) -> Iterator[Notice | Progress | Preview | Finished]
+    edit(EditRequest)         -> Iterator[Notice | Progress | Preview | Finished]
+
+An iterator is the whole concurrency story: closing it stops the work within one step. Everything here is plain
+numbers and PIL pictures, so the page, the command line and the tests speak it without importing torch.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
+
+from PIL.Image import Image
+
+from janus_app.errors import AppError
+
+Verb = Literal["chat", "generate", "edit"]
+
+MAX_PROMPT_CHARACTERS = 8_000
+MAX_COUNT = 16
+MAX_SEED = 2**32 - 1
+MAX_NEW_TOKENS = 4_096
+
+
+def _within(name: str, value: float, low: float, high: float) -> None:
+    """Refuse a number outside [low, high]; NaN and infinities are outside everything."""
+    if not isinstance(value, (int, float)) or not math.isfinite(value) or not low <= value <= high:
+        raise AppError(f"{name} must be a number from {low:g} to {high:g}, not {value!r}.")
+
+
+def _whole(name: str, value: int, low: int, high: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+        raise AppError(f"{name} must be a whole number from {low} to {high}, not {value!r}.")
+
+
+def _prompt(name: str, text: str) -> None:
+    if not text.strip():
+        raise AppError(f"{name} is empty. Type a few words first.")
+    if len(text) > MAX_PROMPT_CHARACTERS:
+        raise AppError(
+            f"{name} has {len(text):,} characters; at most {MAX_PROMPT_CHARACTERS:,} are read. Shorten it and try again."
+        )
+
+
+@dataclass(frozen=True)
+class Turn:
+    """One message of a conversation. Pictures come before the text, as the models were trained."""
+
+    role: Literal["user", "assistant"]
+    text: str
+    images: tuple[Image, ...] = ()
+
+
+@dataclass(frozen=True)
+class ChatRequest:
+    """Continue a conversation whose last turn is the user's.
+
+    temperature 0 is greedy and ignores top_p and seed.
+    """
+
+    turns: tuple[Turn, ...]
+    temperature: float = 0.1
+    top_p: float = 0.95
+    seed: int = 0
+    max_new_tokens: int = 512
+
+    def __post_init__(self) -> None:
+        if not self.turns or self.turns[-1].role != "user":
+            raise AppError("There is no question to answer. Type one first.")
+        last = self.turns[-1]
+        _prompt("The question", last.text if last.text.strip() or not last.images else "describe")
+        for turn in self.turns:
+            if len(turn.text) > MAX_PROMPT_CHARACTERS:
+                _prompt("A message of the conversation", turn.text)
+        _within("Temperature", self.temperature, 0, 2)
+        _within("Top-p", self.top_p, 0.01, 1)
+        _whole("Seed", self.seed, 0, MAX_SEED)
+        _whole("The number of new tokens", self.max_new_tokens, 1, MAX_NEW_TOKENS)
+
+
+@dataclass(frozen=True)
+class GenerateRequest:
+    """Draw `count` pictures of `prompt`; picture i uses seed + i, so it can be drawn again alone.
+
+    guidance 1 switches classifier-free guidance off; temperature 0 is greedy. `negative` takes the place of the
+    empty prompt in the unconditional row. `image_tokens` redraws known tokens without sampling (token models only).
+    `steps` is for flow and diffusion families; token models draw a fixed number of tokens and ignore it.
+    """
+
+    prompt: str
+    negative: str = ""
+    count: int = 1
+    guidance: float = 5.0
+    temperature: float = 1.0
+    seed: int = 0
+    steps: int = 30
+    image_tokens: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        _prompt("The prompt", self.prompt)
+        if self.negative:
+            _prompt("The negative prompt", self.negative)
+        _whole("The number of pictures", self.count, 1, MAX_COUNT)
+        _drawing_ranges(self)
+
+
+@dataclass(frozen=True)
+class EditRequest:
+    """Change `image` as `prompt` says.
+
+    `method` is one of the loaded model's `capabilities.edit_methods`. For "region" the `mask` (white = redraw, any
+    mode and size equal to the picture's) chooses the token cells to draw anew and `prompt` describes the finished
+    picture; for "variation" `strength` (0..1] is the share of the picture drawn anew.
+    """
+
+    prompt: str
+    image: Image
+    mask: Image | None = None
+    method: str = "region"
+    negative: str = ""
+    count: int = 1
+    guidance: float = 5.0
+    image_guidance: float = 1.5
+    temperature: float = 1.0
+    strength: float = 0.6
+    seed: int = 0
+    steps: int = 30
+
+    def __post_init__(self) -> None:
+        _prompt("The description of the edited picture", self.prompt)
+        if self.negative:
+            _prompt("The negative prompt", self.negative)
+        _whole("The number of pictures", self.count, 1, MAX_COUNT)
+        _drawing_ranges(self)
+        _within("Image guidance", self.image_guidance, 1, 20)
+        _within("Strength", self.strength, 0.01, 1)
+        if self.method == "region" and self.mask is None:
+            raise AppError("Nothing is painted. Paint over the part of the picture to draw anew.")
+        if self.mask is not None and self.mask.size != self.image.size:
+            raise AppError(
+                f"The mask is {self.mask.width} x {self.mask.height} pixels but the picture is "
+                f"{self.image.width} x {self.image.height}. Give a mask of the picture's size."
+            )
+
+
+def _drawing_ranges(request: GenerateRequest | EditRequest) -> None:
+    _within("Guidance", request.guidance, 1, 20)
+    _within("Temperature", request.temperature, 0, 2)
+    _whole("Seed", request.seed, 0, MAX_SEED)
+    _whole("The number of steps", request.steps, 1, 100)
+
+
+Request = ChatRequest | GenerateRequest | EditRequest
+
+
+@dataclass(frozen=True)
+class Notice:
+    """Something the user should know though the work goes on (a cut conversation, a fallback)."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class Queued:
+    """The job waits; `place` 1 is next."""
+
+    place: int
+
+
+@dataclass(frozen=True)
+class Progress:
+    """`done` of `total` units of a stage ("download", "verify", "read", "draw", ...); total 0 = unknown."""
+
+    stage: str
+    done: int
+    total: int
+    unit: str = ""
+    detail: str = ""
+
+
+@dataclass(frozen=True)
+class TextDelta:
+    """More text of the answer, never splitting a character, and the ids it came from."""
+
+    text: str
+    token_ids: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Preview:
+    """Pictures as they stand after `done` of `total` steps, one per requested picture, in order."""
+
+    images: tuple[Image, ...]
+    done: int
+    total: int
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A finished picture: native-size RGB, the seed that draws it alone, its image tokens (token models)."""
+
+    image: Image
+    seed: int
+    image_tokens: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Usage:
+    """How full the context is: tokens read, tokens written, and the most the model was trained to hold."""
+
+    prompt_tokens: int
+    new_tokens: int
+    context: int
+
+
+@dataclass(frozen=True)
+class Finished:
+    """The end of a job that was not cancelled. `seconds` is the work alone, without waiting."""
+
+    text: str = ""
+    pictures: tuple[Picture, ...] = ()
+    token_ids: tuple[int, ...] = ()
+    usage: Usage | None = None
+    seconds: float = 0.0
+
+
+Event = Notice | Queued | Progress | TextDelta | Preview | Finished
+
+
+@dataclass(frozen=True)
+class Capabilities:
+    """What a loaded model can do. `size` is the native (width, height) of drawn pictures in pixels.
+
+    `edit_methods` maps a method's name to the line the page shows about it. `cell` is the side in pixels of one
+    image token (0 where pictures are not tokens).
+    """
+
+    verbs: frozenset[Verb]
+    size: tuple[int, int]
+    context: int
+    cell: int = 0
+    edit_methods: dict[str, str] = field(default_factory=dict)
+
+
+class Model(Protocol):
+    """A loaded system. Not thread-safe: the studio runs one job at a time on it."""
+
+    capabilities: Capabilities
+
+    def chat(self, request: ChatRequest) -> Iterator[Event]: ...
+
+    def generate(self, request: GenerateRequest) -> Iterator[Event]: ...
+
+    def edit(self, request: EditRequest) -> Iterator[Event]: ...
