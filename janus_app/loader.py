@@ -1,0 +1,172 @@
+"""A folder with a checkpoint to a model that answers: built on the meta device, checked, streamed in, quantised.
+
+One tensor at a time travels from the memory-mapped file to its place, so host memory never holds a second copy and
+a quantised load peaks near its final size.
+"""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Generator, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+
+from janus_app.catalog import Variant
+from janus_app.errors import AppError
+from janus_app.memory import choose_precision, resolve_device
+from janus_app.models.base import Model, Progress
+from janus_app.models.janus.config import parse_config, read_json
+from janus_app.models.janus.model import JanusModel
+from janus_app.models.janus.network import UNUSED_PREFIXES, JanusNetwork
+from janus_app.quantise import quantised_linear
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A model and where and how its weights lie."""
+
+    model: Model
+    device: str
+    precision: str
+
+
+def meta_network(config: Mapping[str, Any]) -> JanusNetwork:
+    """The network a config.json describes, without memory behind its tensors."""
+    with torch.device("meta"):
+        return JanusNetwork(parse_config(config)).eval().requires_grad_(False)
+
+
+def expected_tensors(config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    """Name and shape of every tensor a checkpoint with this config.json must hold."""
+    return {name: tuple(t.shape) for name, t in meta_network(config).state_dict().items()}
+
+
+def load(variant: Variant, folder: Path, device: str, precision: str) -> Generator[Progress, None, Loaded]:
+    """Load a checkpoint folder. Closing the generator drops what was loaded so far.
+
+    device is a name resolve_device knows, precision one of memory.PRECISIONS or "auto". Raises AppError for a device
+    that is not there, weights that cannot fit, and anything wrong with the files.
+    """
+    where = resolve_device(device)
+    chosen = choose_precision(variant, where, precision)
+    network = meta_network(read_json(folder / "config.json"))
+    yield from _stream(network, folder, where, chosen)
+    return Loaded(JanusModel(network, folder, context=variant.context), str(where), chosen)
+
+
+def _stream(network: JanusNetwork, folder: Path, device: torch.device, precision: str) -> Iterator[Progress]:
+    """Fill the meta network from the folder's weight files. Every tensor must come once, in its shape."""
+    wanted = {name: t.shape for name, t in network.state_dict().items()}
+    total = sum(shape.numel() for shape in wanted.values())
+    seen: set[str] = set()
+    done = 0
+    yield Progress("read", 0, total, "weights")
+    for file in weight_files(folder):
+        for name, tensor in read_tensors(file):
+            if name.startswith(UNUSED_PREFIXES):
+                continue
+            if name not in wanted or name in seen:
+                raise AppError(f"{file.name} holds {name}, which this architecture {_twice(name in seen)}.")
+            if tensor.shape != wanted[name]:
+                raise AppError(
+                    f"{file.name}: {name} has shape {list(tensor.shape)}, but config.json asks for {list(wanted[name])}. "
+                    "The files belong to different models; download the checkpoint again."
+                )
+            _place(network, name, tensor, device, precision)
+            seen.add(name)
+            done += tensor.numel()
+            yield Progress("read", done, total, "weights", file.name)
+    if missing := sorted(wanted.keys() - seen):
+        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+        raise AppError(f"The checkpoint lacks {missing[0]}{more}. It is incomplete; download it again.")
+
+
+def _twice(seen: bool) -> str:
+    return "was already given by another file" if seen else "does not have"
+
+
+def _place(network: nn.Module, name: str, tensor: Tensor, device: torch.device, precision: str) -> None:
+    path, leaf = name.rsplit(".", 1)
+    parent = network.get_submodule(path)
+    if precision in ("int8", "nf4") and name.startswith("language_model.model.layers.") and isinstance(parent, nn.Linear):
+        holder_path, attribute = path.rsplit(".", 1)
+        dtype = _plain_dtype(precision, device)
+        linear = quantised_linear(tensor, precision, device, dtype)
+        setattr(network.get_submodule(holder_path), attribute, linear)
+        return
+    dtype = _plain_dtype(precision, device)
+    if dtype == torch.float16 and name.startswith("gen_vision_model."):
+        dtype = torch.float32  # the picture decoder's activations leave half precision's range
+    setattr(parent, leaf, nn.Parameter(tensor.to(device, dtype, copy=True), requires_grad=False))
+
+
+def _plain_dtype(precision: str, device: torch.device) -> torch.dtype:
+    """The dtype of everything that is not quantised."""
+    if precision in DTYPES:
+        return DTYPES[precision]
+    if device.type == "cpu":
+        return torch.float32
+    return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The weight files of a checkpoint, safetensors before pickles, an index's shards in order.
+
+    Raises AppError where there are none, or an index names a file outside the folder or one that is absent.
+    """
+    for suffix, single in (("safetensors", "model"), ("bin", "pytorch_model")):
+        one = folder / f"{single}.{suffix}"
+        if one.is_file():
+            return [one]
+        index = folder / f"{single}.{suffix}.index.json"
+        if index.is_file():
+            return _shards(folder, index)
+    raise AppError(
+        f"{folder} holds no weights: neither model.safetensors nor pytorch_model.bin, nor an index of shards. "
+        "Download the checkpoint again."
+    )
+
+
+def _shards(folder: Path, index: Path) -> list[Path]:
+    names = read_json(index).get("weight_map")
+    if not isinstance(names, dict) or not all(isinstance(n, str) for n in names.values()):
+        raise AppError(f"{index.name} has no weight_map. Download the checkpoint again.")
+    files = []
+    for name in sorted(set(names.values())):
+        if name != Path(name).name or "\\" in name or name in ("", ".", ".."):
+            raise AppError(f"{index.name} names {name!r}, which is outside its folder. The checkpoint is not safe to read.")
+        if not (folder / name).is_file():
+            raise AppError(f"{index.name} names {name}, which is missing. Download the checkpoint again.")
+        files.append(folder / name)
+    return files
+
+
+def read_tensors(file: Path) -> Iterator[tuple[str, Tensor]]:
+    """Name and tensor, one after the other, memory-mapped. Pickles are read with `weights_only=True` alone."""
+    damaged = AppError(f"{file.name} is damaged or incomplete. Delete it and download the checkpoint again.")
+    try:
+        if file.suffix == ".safetensors":
+            with safe_open(file, framework="pt", device="cpu") as tensors:
+                for name in tensors.keys():  # noqa: SIM118 - not a dict
+                    yield name, tensors.get_tensor(name)
+            return
+        state = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+    except pickle.UnpicklingError:
+        raise AppError(
+            f"{file.name} asks to run code while it is read, so it was not loaded. Use a checkpoint from its "
+            "original repository, or one in safetensors."
+        ) from None
+    except (SafetensorError, RuntimeError, EOFError, ValueError, KeyError) as error:
+        if isinstance(error, torch.OutOfMemoryError):
+            raise
+        raise damaged from error
+    if not isinstance(state, dict) or not all(isinstance(t, Tensor) for t in state.values()):
+        raise damaged
+    yield from state.items()

@@ -1,0 +1,199 @@
+"""The language model shared by the Janus families: a Llama decoder over a static key/value cache.
+
+Pre-norm blocks with RMSNorm, rotary positions and SwiGLU (Touvron et al. 2023, section 2.2). Parameter names are the
+Hub's (`model.layers.0.self_attn.q_proj.weight`, ...), so a checkpoint streams in without renaming.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class DecoderConfig:
+    """Sizes of the decoder. The defaults are LlamaConfig's: the 7B checkpoint leaves them out of its config.json."""
+
+    vocab_size: int
+    hidden_size: int = 4096
+    intermediate_size: int = 11008
+    num_hidden_layers: int = 32
+    num_attention_heads: int = 32
+    num_key_value_heads: int = 32
+    max_position_embeddings: int = 2048
+    rms_norm_eps: float = 1e-6
+    rope_theta: float = 10000.0
+
+    @property
+    def head_dim(self) -> int:
+        return self.hidden_size // self.num_attention_heads
+
+
+class KVCache:
+    """Keys and values of every layer in one buffer, [layers, rows, kv_heads, capacity, head_dim].
+
+    `length` positions are filled. `hidden` marks cache slots no query may look at, [rows, capacity] or None when
+    every slot is seen: left padding of a shorter row.
+    """
+
+    def __init__(
+        self, config: DecoderConfig, rows: int, capacity: int, *, device: torch.device, dtype: torch.dtype
+    ) -> None:
+        shape = (config.num_hidden_layers, rows, config.num_key_value_heads, capacity, config.head_dim)
+        self.keys = torch.zeros(shape, device=device, dtype=dtype)
+        self.values = torch.zeros(shape, device=device, dtype=dtype)
+        self.length = 0
+        self.hidden: Tensor | None = None
+
+    @property
+    def capacity(self) -> int:
+        return self.keys.shape[3]
+
+    def repeat_rows(self, times: int) -> None:
+        """Turn rows [a, b] into [a] * times + [b] * times: one prefill serves every picture of a prompt."""
+        self.keys = self.keys.repeat_interleave(times, dim=1)
+        self.values = self.values.repeat_interleave(times, dim=1)
+        if self.hidden is not None:
+            self.hidden = self.hidden.repeat_interleave(times, dim=0)
+
+    def append(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        """Write [rows, kv_heads, T, head_dim] after the filled part; return everything up to it."""
+        end = self.length + key.shape[2]
+        self.keys[layer, :, :, self.length : end] = key
+        self.values[layer, :, :, self.length : end] = value
+        return self.keys[layer, :, :, :end], self.values[layer, :, :, :end]
+
+
+class RMSNorm(nn.Module):
+    """x / rms(x) * weight, the statistics in float32 (Zhang and Sennrich 2019)."""
+
+    def __init__(self, size: int, eps: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(size))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        full = x.float()
+        full = full * torch.rsqrt(full.pow(2).mean(-1, keepdim=True) + self.eps)
+        return self.weight * full.to(x.dtype)
+
+
+def rotary_table(positions: Tensor, head_dim: int, theta: float, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """cos and sin of the rotary angles, each [rows, 1, T, head_dim], made in float32 (Su et al. 2021, eq. 34)."""
+    inverse = theta ** -(torch.arange(0, head_dim, 2, device=positions.device).float() / head_dim)
+    angles = positions[..., None].float() * inverse
+    angles = torch.cat((angles, angles), dim=-1)[:, None]
+    return angles.cos().to(dtype), angles.sin().to(dtype)
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    first, second = x.chunk(2, dim=-1)
+    return x * cos + torch.cat((-second, first), dim=-1) * sin
+
+
+class Attention(nn.Module):
+    def __init__(self, config: DecoderConfig, layer: int) -> None:
+        super().__init__()
+        self.layer = layer
+        self.head_dim = config.head_dim
+        kv = config.num_key_value_heads * config.head_dim
+        self.grouped = config.num_key_value_heads != config.num_attention_heads
+        self.q_proj = nn.Linear(config.hidden_size, config.hidden_size, bias=False)
+        self.k_proj = nn.Linear(config.hidden_size, kv, bias=False)
+        self.v_proj = nn.Linear(config.hidden_size, kv, bias=False)
+        self.o_proj = nn.Linear(config.hidden_size, config.hidden_size, bias=False)
+
+    def forward(self, x: Tensor, rotary: tuple[Tensor, Tensor], cache: KVCache | None, mask: Tensor | None) -> Tensor:
+        rows, steps, _ = x.shape
+        q, k, v = (
+            proj(x).view(rows, steps, -1, self.head_dim).transpose(1, 2)
+            for proj in (self.q_proj, self.k_proj, self.v_proj)
+        )
+        q, k = rotate(q, *rotary), rotate(k, *rotary)
+        if cache is not None:
+            k, v = cache.append(self.layer, k, v)
+        out = F.scaled_dot_product_attention(
+            q, k, v, attn_mask=mask, is_causal=mask is None and steps > 1, enable_gqa=self.grouped
+        )
+        return self.o_proj(out.transpose(1, 2).reshape(rows, steps, -1))
+
+
+class MLP(nn.Module):
+    def __init__(self, config: DecoderConfig) -> None:
+        super().__init__()
+        self.gate_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
+        self.up_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
+        self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+
+
+class Block(nn.Module):
+    def __init__(self, config: DecoderConfig, layer: int) -> None:
+        super().__init__()
+        self.input_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.self_attn = Attention(config, layer)
+        self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.mlp = MLP(config)
+
+    def forward(self, x: Tensor, rotary: tuple[Tensor, Tensor], cache: KVCache | None, mask: Tensor | None) -> Tensor:
+        x = x + self.self_attn(self.input_layernorm(x), rotary, cache, mask)
+        return x + self.mlp(self.post_attention_layernorm(x))
+
+
+class Trunk(nn.Module):
+    """Embeddings, blocks and the final norm: everything under `language_model.model`."""
+
+    def __init__(self, config: DecoderConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.layers = nn.ModuleList(Block(config, i) for i in range(config.num_hidden_layers))
+        self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+
+    def forward(
+        self, embeds: Tensor, positions: Tensor | None = None, cache: KVCache | None = None
+    ) -> Tensor:
+        """Run [rows, T, hidden] through the blocks and the final norm.
+
+        With a cache the T new positions follow what it holds, and they are appended to it. positions [rows, T]
+        defaults to counting on from the cache's length.
+        """
+        rows, steps, _ = embeds.shape
+        past = cache.length if cache is not None else 0
+        if positions is None:
+            positions = torch.arange(past, past + steps, device=embeds.device).expand(rows, -1)
+        rotary = rotary_table(positions, self.config.head_dim, self.config.rope_theta, embeds.dtype)
+        mask = attention_mask(steps, past, cache.hidden if cache is not None else None, embeds.device)
+        x = embeds
+        for layer in self.layers:
+            x = layer(x, rotary, cache, mask)
+        if cache is not None:
+            cache.length += steps
+        return self.norm(x)
+
+
+def attention_mask(steps: int, past: int, hidden: Tensor | None, device: torch.device) -> Tensor | None:
+    """The boolean mask [rows or 1, 1, steps, past + steps], or None where plain causal attention says the same."""
+    if hidden is None and (past == 0 or steps == 1):
+        return None
+    causal = torch.ones(steps, past + steps, dtype=torch.bool, device=device).tril(past)[None, None]
+    if hidden is None:
+        return causal
+    seen = causal & ~hidden[:, None, None, : past + steps]
+    # A padded query sees nothing; letting it see itself keeps its (unused) softmax finite.
+    self_only = torch.eye(past + steps, dtype=torch.bool, device=device)[past:][None, None]
+    return seen | self_only
+
+
+class LanguageModel(nn.Module):
+    """`language_model.*`: the trunk and its untied output head."""
+
+    def __init__(self, config: DecoderConfig) -> None:
+        super().__init__()
+        self.model = Trunk(config)
+        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)

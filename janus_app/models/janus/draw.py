@@ -1,0 +1,68 @@
+"""Drawing token by token: guidance, sampling, and cells that are known beforehand."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from janus_app.models import sampling
+from janus_app.models.janus.network import JanusNetwork
+from janus_app.models.janus.prefill import next_positions, prefill
+
+Noise = Callable[[], Tensor]
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """guidance 1 needs no unconditional row; temperature 0 needs no noise."""
+
+    guidance: float
+    temperature: float
+    noise: Noise
+
+
+@torch.inference_mode()
+def draw_tokens(
+    network: JanusNetwork, prompts: Sequence[Tensor], count: int, rule: Sampling, known: Tensor
+) -> Iterator[Tensor]:
+    """Draw `count` pictures of one prompt; yield the same tensor [count, cells] after every new cell.
+
+    prompts are the embedded conditional row and, where guidance differs from 1, the unconditional one. known [cells]
+    holds -1 where a cell is to be drawn and its token where it is kept. Noise is drawn for kept cells too, so that
+    cell k sees the same noise whatever is kept before it. Janus, section 3.3: each token goes to both rows.
+    """
+    cells = len(known)
+    tokens = known.to(network.device).repeat(count, 1)
+    wanted = (known < 0).nonzero().flatten()
+    if not len(wanted):
+        yield tokens
+        return
+    first, last = int(wanted[0]), int(wanted[-1])
+    hidden, cache = prefill(network, prompts, cells)
+    cache.repeat_rows(count)
+    hidden = hidden[:, -1:].repeat_interleave(count, dim=0)
+    if first:  # the kept beginning is read in one go
+        embeds = network.token_embeds(tokens[:, :first]).repeat(len(prompts), 1, 1)
+        hidden = network(embeds, next_positions(cache, first), cache)
+        for _ in range(first):
+            rule.noise()
+    for cell in range(first, last + 1):
+        logits = network.gen_head(hidden[:, -1])
+        if len(prompts) == 2:
+            logits = sampling.mix_guidance(logits[:count], logits[count:], rule.guidance)
+        noise = rule.noise()
+        if int(known[cell]) < 0:
+            tokens[:, cell] = sampling.pick(logits, rule.temperature, noise)
+        yield tokens
+        if cell < last:
+            embeds = network.token_embeds(tokens[:, cell : cell + 1]).repeat(len(prompts), 1, 1)
+            hidden = network(embeds, next_positions(cache, 1), cache)
+
+
+@torch.inference_mode()
+def decode_tokens(network: JanusNetwork, tokens: Tensor, at_once: int = 4) -> Tensor:
+    """Token ids [n, cells] to pictures [n, 3, S, S], a few at a time: the decoder's peak is 144 MiB a picture."""
+    return torch.cat([network.gen_vision_model.decode(part) for part in tokens.split(at_once)])

@@ -1,0 +1,88 @@
+"""The Janus network: module names are the checkpoint's, so its tensors stream in as they are named.
+
+Decoupled visual encoding (Janus, section 3.1): SigLIP features through `aligner` to read pictures, VQ tokens through
+`gen_embed` and `gen_aligner` to draw them, one decoder between.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from janus_app.models.decoder import KVCache, LanguageModel
+from janus_app.models.janus.config import JanusConfig
+from janus_app.models.siglip import SigLIP
+from janus_app.models.vq import VQModel
+
+# In every checkpoint, used by no one at inference: SigLIP's pooling head and a training counter of the tokenizer.
+UNUSED_PREFIXES = ("vision_model.vision_tower.attn_pool.", "gen_vision_model.quantize.codebook_used")
+
+
+class _VisionModel(nn.Module):
+    def __init__(self, config: JanusConfig) -> None:
+        super().__init__()
+        self.vision_tower = SigLIP(config.vision)
+
+
+class _Projector(nn.Module):
+    """Linear, GELU, Linear."""
+
+    def __init__(self, inner: int, outer: int) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList([nn.Linear(inner, outer), nn.GELU(), nn.Linear(outer, outer)])
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in self.layers:
+            x = layer(x)
+        return x
+
+
+class _ImageHead(nn.Module):
+    def __init__(self, hidden: int, width: int, codes: int) -> None:
+        super().__init__()
+        self.output_mlp_projector = nn.Linear(hidden, width)
+        self.vision_head = nn.Linear(width, codes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.vision_head(F.gelu(self.output_mlp_projector(x)))
+
+
+class JanusNetwork(nn.Module):
+    def __init__(self, config: JanusConfig) -> None:
+        super().__init__()
+        self.config = config
+        hidden = config.language.hidden_size
+        self.vision_model = _VisionModel(config)
+        self.aligner = _Projector(config.vision.width, hidden)
+        self.gen_vision_model = VQModel(config.vq)
+        self.gen_embed = nn.Embedding(config.vq.codebook_size, config.vq.code_dim)
+        self.gen_aligner = _Projector(config.vq.code_dim, hidden)
+        self.gen_head = _ImageHead(hidden, config.head_width, config.vq.codebook_size)
+        self.language_model = LanguageModel(config.language)
+
+    @property
+    def device(self) -> torch.device:
+        return self.gen_embed.weight.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.gen_embed.weight.dtype
+
+    def picture_embeds(self, pixels: Tensor) -> Tensor:
+        """Pictures [n, 3, S, S] to decoder inputs [n, patches, hidden]."""
+        return self.aligner(self.vision_model.vision_tower(pixels))
+
+    def text_embeds(self, ids: Tensor) -> Tensor:
+        return self.language_model.model.embed_tokens(ids)
+
+    def token_embeds(self, tokens: Tensor) -> Tensor:
+        """Image token ids, any shape, to decoder inputs [..., hidden]."""
+        return self.gen_aligner(self.gen_embed(tokens))
+
+    def new_cache(self, rows: int, capacity: int) -> KVCache:
+        return KVCache(self.config.language, rows, capacity, device=self.device, dtype=self.dtype)
+
+    def forward(self, embeds: Tensor, positions: Tensor | None = None, cache: KVCache | None = None) -> Tensor:
+        """Decoder inputs [rows, T, hidden] to final hidden states of the same shape."""
+        return self.language_model.model(embeds, positions, cache)

@@ -1,0 +1,48 @@
+"""Choosing tokens from logits with randomness that belongs to a request's seed alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+def generators(seed: int, count: int) -> list[torch.Generator]:
+    """One CPU generator per picture: picture i draws from seed + i whatever the batch or the device."""
+    return [torch.Generator("cpu").manual_seed(seed + i) for i in range(count)]
+
+
+def exponential_noise(streams: Sequence[torch.Generator], size: int) -> Tensor:
+    """One Exp(1) row a stream, [len(streams), size] float32 on the CPU.
+
+    argmax(p / noise) then picks the token that `torch.multinomial(p, 1)` on the CPU would pick from the same
+    stream: the exponential race it runs inside.
+    """
+    return torch.stack([torch.empty(size).exponential_(1, generator=stream) for stream in streams])
+
+
+def mix_guidance(conditional: Tensor, unconditional: Tensor, weight: float) -> Tensor:
+    """Classifier-free guidance on logits: u + w (c - u) (Ho and Salimans 2022; Janus, section 3.3)."""
+    return unconditional + weight * (conditional - unconditional)
+
+
+def pick(logits: Tensor, temperature: float, noise: Tensor | None) -> Tensor:
+    """One token a row from [rows, vocab] logits; temperature 0 (or no noise) is the most probable one."""
+    if temperature == 0 or noise is None:
+        return logits.argmax(-1)
+    probabilities = torch.softmax(logits.float() / temperature, dim=-1)
+    return (probabilities / noise.to(logits.device)).argmax(-1)
+
+
+def keep_top_p(logits: Tensor, temperature: float, top_p: float) -> Tensor:
+    """Logits [rows, vocab] with everything outside the nucleus at -inf (Holtzman et al. 2020).
+
+    The nucleus is the smallest set of tokens whose probability at this temperature reaches top_p.
+    """
+    if temperature == 0 or top_p >= 1:
+        return logits
+    ordered, order = torch.sort(logits.float() / temperature, descending=True, dim=-1)
+    probabilities = ordered.softmax(-1)
+    outside = probabilities.cumsum(-1) - probabilities >= top_p
+    return logits.masked_fill(outside.scatter(-1, order, outside), float("-inf"))

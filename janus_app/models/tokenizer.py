@@ -1,0 +1,107 @@
+"""Text to ids and back, with the special tokens out of a user's reach.
+
+Prompts are lists of pieces: plain strings, in which a typed "<image_placeholder>" stays ordinary text, and
+`Special` pieces, which only our own code makes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tokenizers import Tokenizer as FastTokenizer
+
+from janus_app.errors import AppError
+
+
+@dataclass(frozen=True)
+class Special:
+    """A special token by name, standing in a prompt `times` times."""
+
+    token: str
+    times: int = 1
+
+
+BOS = "<｜begin▁of▁sentence｜>"
+EOS = "<｜end▁of▁sentence｜>"
+PAD = "<｜▁pad▁｜>"
+IMAGE_BEGIN = "<begin_of_image>"
+IMAGE = "<image_placeholder>"
+IMAGE_END = "<end_of_image>"
+
+Piece = str | Special
+
+
+class Tokenizer:
+    """tokenizer.json read with the tokenizers library itself.
+
+    transformers' Llama classes would rewrite the pre-tokenizer of these files and lose every space.
+    """
+
+    def __init__(self, file: Path) -> None:
+        try:
+            self._fast = FastTokenizer.from_file(str(file))
+        except Exception as error:  # the library raises bare Exception for anything it cannot read
+            raise AppError(f"{file.name} cannot be read as a tokenizer. Download the checkpoint again.") from error
+        self._fast.encode_special_tokens = True
+        self._names: dict[str, int] = {}
+        for name in (BOS, EOS, PAD, IMAGE_BEGIN, IMAGE, IMAGE_END):
+            self.id(name)
+
+    def id(self, token: str) -> int:
+        """The id of a special token. Raises AppError where the file has none: drawing would go wrong silently."""
+        if token not in self._names:
+            found = self._fast.token_to_id(token)
+            if found is None:
+                raise AppError(f"The tokenizer of this checkpoint has no token {token}; it is not a Janus checkpoint.")
+            self._names[token] = found
+        return self._names[token]
+
+    @property
+    def size(self) -> int:
+        return self._fast.get_vocab_size(with_added_tokens=True)
+
+    def encode(self, pieces: Iterable[Piece]) -> list[int]:
+        """Begin-of-sentence once, then the pieces. Neighbouring strings are joined before they are split."""
+        ids = [self.id(BOS)]
+        text = ""
+        for piece in (*pieces, Special(BOS, 0)):
+            if isinstance(piece, str):
+                text += piece
+                continue
+            if text:
+                ids += self._fast.encode(text, add_special_tokens=False).ids
+                text = ""
+            ids += [self.id(piece.token)] * piece.times
+        return ids
+
+    def decode(self, ids: Sequence[int]) -> str:
+        return self._fast.decode(list(ids), skip_special_tokens=True)
+
+
+class TextStream:
+    """Turns ids into text as they come, holding back the bytes of an unfinished character.
+
+    Only the ids since the last flushed piece are decoded again, so a long answer costs no more a token.
+    """
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
+        self._context: list[int] = []
+        self._pending: list[int] = []
+
+    def push(self, token: int) -> str:
+        self._pending.append(token)
+        return self._flush(force=False)
+
+    def end(self) -> str:
+        return self._flush(force=True)
+
+    def _flush(self, *, force: bool) -> str:
+        before = self._tokenizer.decode(self._context)
+        text = self._tokenizer.decode(self._context + self._pending)[len(before) :]
+        if not force and text.endswith("\ufffd") and len(self._pending) < 8:
+            return ""
+        self._context, self._pending = self._pending, []
+        return text
