@@ -1,0 +1,199 @@
+"""Every kind of picture file a person may hand over, made for real and opened through the one door."""
+
+from __future__ import annotations
+
+import io
+import os
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from janus_app.errors import AppError
+from janus_app.pictures import MAX_BYTES, open_mask, open_picture
+
+
+def _bytes(picture: Image.Image, format: str = "PNG", **options: object) -> bytes:
+    buffer = io.BytesIO()
+    picture.save(buffer, format, **options)
+    return buffer.getvalue()
+
+
+def _gradient(mode: str = "RGB") -> Image.Image:
+    ramp = np.tile(np.arange(64, dtype=np.uint8) * 4, (48, 1))
+    colours = np.stack([ramp, ramp[:, ::-1], np.full_like(ramp, 90)], -1)
+    return Image.fromarray(colours).convert(mode)
+
+
+def _header(width: int, height: int) -> bytes:
+    """A PNG that claims a size and holds next to nothing."""
+
+    def chunk(kind: bytes, body: bytes) -> bytes:
+        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+    start = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + start + chunk(b"IDAT", zlib.compress(bytes(1000))) + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA"])
+def test_png_of_every_mode_becomes_rgb(mode: str) -> None:
+    source = _gradient(mode)
+    opened = open_picture(_bytes(source))
+    assert opened.mode == "RGB"
+    np.testing.assert_array_equal(np.asarray(opened), np.asarray(source.convert("RGB")))
+
+
+@pytest.mark.parametrize("format", ["JPEG", "WEBP", "BMP", "TIFF", "PPM", "GIF", "ICO"])
+def test_every_format_opens(format: str) -> None:
+    opened = open_picture(_bytes(_gradient(), format))
+    assert opened.mode == "RGB"
+    assert abs(np.asarray(opened, dtype=float).mean() - np.asarray(_gradient()).mean()) < 20
+
+
+def test_cmyk_keeps_its_colours() -> None:
+    opened = open_picture(_bytes(_gradient("CMYK"), "JPEG", quality=95))
+    assert np.abs(np.asarray(opened, dtype=int) - np.asarray(_gradient())).mean() < 6
+
+
+def test_alpha_is_dropped_and_hidden_colours_survive() -> None:
+    opened = open_picture(_bytes(Image.new("RGBA", (4, 4), (200, 10, 60, 0))))
+    assert opened.getpixel((0, 0)) == (200, 10, 60)
+
+
+@pytest.mark.parametrize("format", ["PNG", "TIFF"])
+def test_sixteen_bit_grey_is_scaled_not_clipped(format: str) -> None:
+    ramp = (np.arange(256, dtype=np.uint16) * 257).reshape(16, 16)
+    opened = np.asarray(open_picture(_bytes(Image.fromarray(ramp), format)))
+    np.testing.assert_array_equal(opened[..., 0].ravel(), np.arange(256))
+
+
+def test_big_endian_sixteen_bit_grey() -> None:
+    pixels = np.array([[0, 256 * 100, 65535]], dtype=">u2").tobytes()
+    opened = open_picture(b"P5 3 1 65535\n" + pixels)
+    assert [opened.getpixel((x, 0))[0] for x in range(3)] == [0, 100, 255]
+
+
+def test_float_pictures_of_unit_range() -> None:
+    picture = Image.fromarray(np.array([[0.0, 0.5, 1.0, np.nan]], dtype=np.float32))
+    opened = open_picture(_bytes(picture, "TIFF"))
+    assert [opened.getpixel((x, 0))[0] for x in range(4)] == [0, 127, 255, 0]
+
+
+@pytest.mark.parametrize(("format", "turned"), [("JPEG", 6), ("PNG", 6), ("WEBP", 6)])
+def test_camera_rotation_is_applied(format: str, turned: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = turned
+    opened = open_picture(_bytes(_gradient(), format, exif=exif.tobytes()))
+    assert opened.size == (48, 64)
+    assert opened.getpixel((24, 2))[0] < 40 < 200 < opened.getpixel((24, 61))[0]
+
+
+def test_broken_exif_does_not_cost_the_picture() -> None:
+    opened = open_picture(_bytes(_gradient(), "JPEG", exif=b"Exif\x00\x00II*\x00\xff\xff\xff\xff"))
+    assert opened.size == (64, 48)
+
+
+@pytest.mark.parametrize("format", ["GIF", "PNG", "WEBP"])
+def test_first_frame_of_an_animation(format: str) -> None:
+    frames = [Image.new("RGB", (20, 20), colour) for colour in ("red", "lime", "blue")]
+    extra = {"lossless": True} if format == "WEBP" else {}
+    data = _bytes(frames[0], format, save_all=True, append_images=frames[1:], duration=50, **extra)
+    assert open_picture(data).getpixel((10, 10)) == (255, 0, 0)
+
+
+@pytest.mark.parametrize("format", ["PNG", "JPEG", "GIF", "WEBP", "TIFF"])
+def test_truncated_file_is_named(format: str, tmp_path: Path) -> None:
+    noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8))
+    data = _bytes(noise, format)
+    path = tmp_path / f"cut.{format.lower()}"
+    path.write_bytes(data[: len(data) // 2])
+    with pytest.raises(AppError, match=r"cut\."):
+        open_picture(path)
+
+
+def test_not_a_picture_says_so_with_its_name(tmp_path: Path) -> None:
+    path = tmp_path / "letter.png"
+    path.write_text("Dear sir,")
+    with pytest.raises(AppError, match=r"letter\.png.*not a picture"):
+        open_picture(path)
+    with pytest.raises(AppError, match="not a picture"):
+        open_picture(b"")
+
+
+def test_postscript_is_never_interpreted() -> None:
+    with pytest.raises(AppError, match="not a picture"):
+        open_picture(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\nshowpage\n")
+
+
+@pytest.mark.parametrize("side", [9_000, 12_000, 60_000])
+def test_bomb_is_refused_from_its_header(side: int, recwarn: pytest.WarningsRecorder) -> None:
+    with pytest.raises(AppError, match="64 megapixels"):
+        open_picture(_header(side, side))
+    assert not recwarn.list
+
+
+def test_bomb_already_open_is_refused() -> None:
+    with Image.open(io.BytesIO(_header(8_100, 8_000))) as lazy, pytest.raises(AppError, match="megapixels"):
+        open_picture(lazy)
+
+
+def test_too_many_bytes(tmp_path: Path) -> None:
+    path = tmp_path / "huge.png"
+    with open(path, "wb") as file:
+        file.truncate(MAX_BYTES + 1)
+    with pytest.raises(AppError, match="larger than 40 MB"):
+        open_picture(path)
+    with pytest.raises(AppError, match="larger than 40 MB"):
+        open_picture(bytes(MAX_BYTES + 1))
+
+
+def test_paths_that_are_no_files(tmp_path: Path) -> None:
+    with pytest.raises(AppError, match="is a folder"):
+        open_picture(tmp_path)
+    with pytest.raises(AppError, match="no file"):
+        open_picture(tmp_path / "none.png")
+    with pytest.raises(AppError):
+        open_picture("a\0b")
+    if hasattr(os, "mkfifo"):
+        os.mkfifo(tmp_path / "pipe")
+        with pytest.raises(AppError, match="no file"):
+            open_picture(tmp_path / "pipe")
+
+
+def test_a_hostile_name_cannot_act_on_the_terminal(tmp_path: Path) -> None:
+    path = tmp_path / "a\x1b[2Jb.png"
+    path.write_text("no")
+    with pytest.raises(AppError) as error:
+        open_picture(path)
+    assert "\x1b" not in str(error.value)
+
+
+def test_an_open_picture_is_not_changed() -> None:
+    source = _gradient("RGBA")
+    opened = open_picture(source)
+    assert opened.mode == "RGB" and source.mode == "RGBA"
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "RGB", "P", "RGBA"])
+def test_mask_of_every_mode(mode: str) -> None:
+    mask = Image.new("L", (8, 6), 0)
+    mask.paste(255, (2, 1, 5, 4))
+    opened = open_mask(_bytes(mask.convert(mode)), (8, 6))
+    assert opened.mode == "L"
+    np.testing.assert_array_equal(np.asarray(opened), np.asarray(mask))
+
+
+def test_see_through_white_is_not_painted() -> None:
+    mask = Image.new("RGBA", (8, 8), (255, 255, 255, 0))
+    mask.paste((255, 255, 255, 255), (0, 0, 2, 8))
+    assert np.asarray(open_mask(mask, (8, 8))).mean(axis=0).tolist() == [255, 255, 0, 0, 0, 0, 0, 0]
+
+
+def test_mask_of_other_size_or_empty() -> None:
+    with pytest.raises(AppError, match=r"4 x 4 pixels but the picture is 8 x 6"):
+        open_mask(Image.new("L", (4, 4), 255), (8, 6))
+    with pytest.raises(AppError, match="Paint the part"):
+        open_mask(Image.new("L", (8, 6), 0), (8, 6))
