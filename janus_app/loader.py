@@ -58,7 +58,8 @@ def load(variant: Variant, folder: Path, device: str, precision: str) -> Generat
     chosen = choose_precision(variant, where, precision)
     network = meta_network(read_json(folder / "config.json"))
     yield from _stream(network, folder, where, chosen)
-    return Loaded(JanusModel(network, folder, context=variant.context), str(where), chosen)
+    model = JanusModel(network, folder, context=variant.context, roles=variant.roles)
+    return Loaded(model, str(where), chosen)
 
 
 def _stream(network: JanusNetwork, folder: Path, device: torch.device, precision: str) -> Iterator[Progress]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +39,7 @@ class Case:
     def __init__(self, name: str) -> None:
         self.folder = GOLDEN / name
         self.meta: dict[str, Any] = json.loads((self.folder / "meta.json").read_text("utf-8"))
-        variant = replace(load_catalog()["janus-pro-1b"], memory={}, parameters=2_000_000)
+        variant = load_catalog().resolve(str(self.folder / "checkpoint"))
         work = load(variant, self.folder / "checkpoint", "cpu", "fp32")
         while True:
             try:

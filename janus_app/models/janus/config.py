@@ -162,11 +162,15 @@ def parse_processor(raw: Mapping[str, Any]) -> ImageProcessor:
     )
 
 
-def parse_style(raw: Mapping[str, Any]) -> PromptStyle:
-    """processor_config.json's `sft_format`: Janus-Pro made its roles special tokens, the older models did not."""
+def parse_style(raw: Mapping[str, Any], roles: str = "") -> PromptStyle:
+    """How roles are written: Janus-Pro made them special tokens, Janus-1.3B and JanusFlow call them by plain words.
+
+    processor_config.json's `sft_format` tells since 2025; `roles` ("words" or "tokens") decides where it is given,
+    because earlier revisions of the older models say "deepseek" too.
+    """
     name = raw.get("sft_format", "deepseek")
-    if name == "deepseek":
-        return PromptStyle("<|User|>", "<|Assistant|>", roles_are_tokens=True)
-    if name == "deepseek_old":
+    if name not in ("deepseek", "deepseek_old"):
+        raise AppError(f"processor_config.json asks for the prompt format {name!r}; known are deepseek and deepseek_old.")
+    if roles == "words" or (not roles and name == "deepseek_old"):
         return PromptStyle("User", "Assistant", roles_are_tokens=False)
-    raise AppError(f"processor_config.json asks for the prompt format {name!r}; known are deepseek and deepseek_old.")
+    return PromptStyle("<|User|>", "<|Assistant|>", roles_are_tokens=True)

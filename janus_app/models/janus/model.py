@@ -49,15 +49,16 @@ _BLANK = (236, 236, 240)  # what is not drawn yet
 class JanusModel:
     """The network, its tokenizer and its picture processing behind the verbs. Not thread-safe.
 
-    `context` is the number of tokens the weights were trained to hold (the manifest's, not config.json's).
+    `context` is the number of tokens the weights were trained to hold, `roles` how the conversation's roles are
+    written: facts of the manifest, not of config.json.
     """
 
-    def __init__(self, network: JanusNetwork, folder: Path, *, context: int) -> None:
+    def __init__(self, network: JanusNetwork, folder: Path, *, context: int, roles: str = "") -> None:
         self.network = network
         self.tokenizer = Tokenizer(folder / "tokenizer.json")
         self.processor = parse_processor(read_json(folder / "preprocessor_config.json"))
         processor = read_json(folder / "processor_config.json")
-        self.style = parse_style(processor)
+        self.style = parse_style(processor, roles)
         config = network.config
         if self.tokenizer.size > config.language.vocab_size:
             raise AppError("tokenizer.json has more entries than the model has rows; they belong to different models.")
