@@ -77,7 +77,7 @@ def _stream(network: JanusNetwork, folder: Path, device: torch.device, precision
                 raise AppError(f"{file.name} holds {name}, which this architecture {_twice(name in seen)}.")
             if tensor.shape != wanted[name]:
                 raise AppError(
-                    f"{file.name}: {name} has shape {list(tensor.shape)}, but config.json asks for {list(wanted[name])}. "
+                    f"{file.name}: {name} has shape {list(tensor.shape)}, config.json asks for {list(wanted[name])}. "
                     "The files belong to different models; download the checkpoint again."
                 )
             _place(network, name, tensor, device, precision)
@@ -96,7 +96,11 @@ def _twice(seen: bool) -> str:
 def _place(network: nn.Module, name: str, tensor: Tensor, device: torch.device, precision: str) -> None:
     path, leaf = name.rsplit(".", 1)
     parent = network.get_submodule(path)
-    if precision in ("int8", "nf4") and name.startswith("language_model.model.layers.") and isinstance(parent, nn.Linear):
+    if (
+        precision in ("int8", "nf4")
+        and name.startswith("language_model.model.layers.")
+        and isinstance(parent, nn.Linear)
+    ):
         holder_path, attribute = path.rsplit(".", 1)
         dtype = _plain_dtype(precision, device)
         linear = quantised_linear(tensor, precision, device, dtype)
@@ -142,7 +146,9 @@ def _shards(folder: Path, index: Path) -> list[Path]:
     files = []
     for name in sorted(set(names.values())):
         if name != Path(name).name or "\\" in name or name in ("", ".", ".."):
-            raise AppError(f"{index.name} names {name!r}, which is outside its folder. The checkpoint is not safe to read.")
+            raise AppError(
+                f"{index.name} names {name!r}, which is outside its folder. The checkpoint is not safe to read."
+            )
         if not (folder / name).is_file():
             raise AppError(f"{index.name} names {name}, which is missing. Download the checkpoint again.")
         files.append(folder / name)

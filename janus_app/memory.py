@@ -23,7 +23,7 @@ class Memory:
 
 
 def resolve_device(name: str) -> torch.device:
-    """"auto", "cpu", "cuda", "cuda:1", "mps" or "xpu" to a device that is really there. Raises AppError."""
+    """ "auto", "cpu", "cuda", "cuda:1", "mps" or "xpu" to a device that is really there. Raises AppError."""
     if name == "auto":
         if torch.cuda.is_available():
             return torch.device("cuda", 0)

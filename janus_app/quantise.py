@@ -20,16 +20,19 @@ def quantised_linear(weight: Tensor, precision: str, device: torch.device, dtype
             "`python -m pip install bitsandbytes`, or choose another precision."
         ) from error
     outer, inner = weight.shape
+    linear: nn.Linear
     if precision == "int8":
         linear = bnb.nn.Linear8bitLt(
             inner, outer, bias=False, has_fp16_weights=False, threshold=OUTLIER_THRESHOLD, device="meta"
         )
-        linear.weight = bnb.nn.Int8Params(weight.contiguous(), requires_grad=False, has_fp16_weights=False).to(device)
+        eight_bit = bnb.nn.Int8Params(weight.contiguous(), requires_grad=False, has_fp16_weights=False)
+        linear.weight = eight_bit.to(device)  # type: ignore[misc]  # quantises on the way
     else:
         linear = bnb.nn.Linear4bit(
             inner, outer, bias=False, compute_dtype=dtype, compress_statistics=False, quant_type="nf4", device="meta"
         )
-        linear.weight = bnb.nn.Params4bit(
+        four_bit = bnb.nn.Params4bit(
             weight.contiguous().to(dtype), requires_grad=False, compress_statistics=False, quant_type="nf4"
-        ).to(device)
+        )
+        linear.weight = four_bit.to(device)  # type: ignore[misc]
     return linear.eval()

@@ -23,7 +23,6 @@ from janus_app.models.base import (
     Event,
     GenerateRequest,
     Model,
-    Notice,
     Progress,
     Queued,
     Request,

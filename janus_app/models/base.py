@@ -42,9 +42,7 @@ def _prompt(name: str, text: str) -> None:
     if not text.strip():
         raise AppError(f"{name} is empty. Type a few words first.")
     if len(text) > MAX_PROMPT_CHARACTERS:
-        raise AppError(
-            f"{name} has {len(text):,} characters; at most {MAX_PROMPT_CHARACTERS:,} are read. Shorten it and try again."
-        )
+        raise AppError(f"{name} has {len(text):,} characters; at most {MAX_PROMPT_CHARACTERS:,} are read. Shorten it.")
 
 
 @dataclass(frozen=True)

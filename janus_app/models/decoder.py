@@ -155,9 +155,7 @@ class Trunk(nn.Module):
         self.layers = nn.ModuleList(Block(config, i) for i in range(config.num_hidden_layers))
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
 
-    def forward(
-        self, embeds: Tensor, positions: Tensor | None = None, cache: KVCache | None = None
-    ) -> Tensor:
+    def forward(self, embeds: Tensor, positions: Tensor | None = None, cache: KVCache | None = None) -> Tensor:
         """Run [rows, T, hidden] through the blocks and the final norm.
 
         With a cache the T new positions follow what it holds, and they are appended to it. positions [rows, T]

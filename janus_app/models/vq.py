@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -90,17 +89,15 @@ class _Level(nn.Module):
         super().__init__()
         self.res = nn.ModuleList(_ResBlock(inner if i == 0 else outer, outer) for i in range(blocks))
         self.attn = nn.ModuleList(_AttnBlock(outer) for _ in range(blocks if attend else 0))
+        self.downsample: nn.Module = nn.Identity()
+        self.upsample: nn.Module = nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
         for i, block in enumerate(self.res):
             x = block(x)
             if self.attn:
                 x = self.attn[i](x)
-        if hasattr(self, "downsample"):
-            x = self.downsample(x)
-        if hasattr(self, "upsample"):
-            x = self.upsample(x)
-        return x
+        return self.upsample(self.downsample(x))
 
 
 def _middle(channels: int) -> nn.ModuleList:

@@ -80,7 +80,9 @@ def read_json(path: Path) -> dict[str, Any]:
 def parse_config(raw: Mapping[str, Any]) -> JanusConfig:
     """config.json of Janus or Janus-Pro. Raises AppError for another architecture or an absurd number."""
     if raw.get("model_type") != "multi_modality":
-        raise AppError(f"config.json says model_type {raw.get('model_type')!r}; Janus checkpoints say 'multi_modality'.")
+        raise AppError(
+            f"config.json says model_type {raw.get('model_type')!r}; Janus checkpoints say 'multi_modality'."
+        )
     if "vision_gen_enc_config" in raw or "gen_vision_config" not in raw:
         raise AppError(
             "This folder holds a JanusFlow checkpoint (or another relative), not Janus or Janus-Pro: "
@@ -100,7 +102,9 @@ def parse_config(raw: Mapping[str, Any]) -> JanusConfig:
         rope_theta=language.number("rope_theta", 10000.0),
     )
     if decoder.hidden_size % heads or heads % decoder.num_key_value_heads:
-        raise AppError(f"config.json gives {heads} attention heads for a width of {decoder.hidden_size}: they do not divide.")
+        raise AppError(
+            f"config.json gives {heads} attention heads for a width of {decoder.hidden_size}: they do not divide."
+        )
     head = _Fields("gen_head_config.params", _params(raw, "gen_head_config"))
     return JanusConfig(decoder, _vision(raw), _vq(raw), head.whole("image_token_embed"))
 
@@ -131,8 +135,14 @@ def _vision(raw: Mapping[str, Any]) -> VisionConfig:
 def _vq(raw: Mapping[str, Any]) -> VQConfig:
     fields = _Fields("gen_vision_config.params", _params(raw, "gen_vision_config"))
     mult = fields.values.get("ch_mult", [1, 1, 2, 2, 4])
-    if not isinstance(mult, list) or not 1 <= len(mult) <= 8 or not all(isinstance(m, int) and 1 <= m <= 64 for m in mult):
-        raise AppError(f"config.json says gen_vision_config.params.ch_mult = {mult!r}, which is not a list of small numbers.")
+    if (
+        not isinstance(mult, list)
+        or not 1 <= len(mult) <= 8
+        or not all(isinstance(m, int) and 1 <= m <= 64 for m in mult)
+    ):
+        raise AppError(
+            f"config.json says gen_vision_config.params.ch_mult = {mult!r}, which is not a list of small numbers."
+        )
     return VQConfig(
         codebook_size=fields.whole("image_token_size", 16384),
         code_dim=fields.whole("n_embed", 8),
@@ -170,7 +180,9 @@ def parse_style(raw: Mapping[str, Any], roles: str = "") -> PromptStyle:
     """
     name = raw.get("sft_format", "deepseek")
     if name not in ("deepseek", "deepseek_old"):
-        raise AppError(f"processor_config.json asks for the prompt format {name!r}; known are deepseek and deepseek_old.")
+        raise AppError(
+            f"processor_config.json asks for the prompt format {name!r}; known are deepseek and deepseek_old."
+        )
     if roles == "words" or (not roles and name == "deepseek_old"):
         return PromptStyle("User", "Assistant", roles_are_tokens=False)
     return PromptStyle("<|User|>", "<|Assistant|>", roles_are_tokens=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -86,7 +86,9 @@ class JanusModel:
         started = time.perf_counter()
         turns, ids = self._fit(merge_turns(request.turns))
         if left_out := len(merge_turns(request.turns)) - len(turns):
-            yield Notice(f"The conversation is longer than the model can hold; the first {left_out} messages were left out.")
+            yield Notice(
+                f"The conversation is longer than the model can hold; the first {left_out} messages were left out."
+            )
         room = self.capabilities.context - len(ids)
         yield Progress("read", 0, len(ids), "tokens")
         pictures = [picture for turn in turns for picture in turn.images]
@@ -196,7 +198,7 @@ class JanusModel:
         known: Tensor,
         before: tuple[Picture, ...],
         count: int,
-    ) -> Iterator[Event]:
+    ) -> Generator[Event, None, list[Picture]]:
         """One batch of pictures from seed + len(before) on; returns them. Previews come at the end of a row."""
         seed = request.seed + len(before)
         streams = sampling.generators(seed, count)
@@ -218,10 +220,7 @@ class JanusModel:
                 images = (*(p.image for p in before), *parts, *[blank] * waiting)
                 yield Preview(images, len(before) * steps + wanted[cell] * count, request.count * steps)
         pixels = decode_tokens(self.network, tokens)
-        return [
-            Picture(to_picture(pixels[i]), seed + i, tuple(tokens[i].tolist()))
-            for i in range(count)
-        ]
+        return [Picture(to_picture(pixels[i]), seed + i, tuple(tokens[i].tolist())) for i in range(count)]
 
     @torch.inference_mode()
     def _preview(self, tokens: Tensor, known: Tensor, cell: int) -> list[Image.Image]:
