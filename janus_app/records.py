@@ -1,0 +1,233 @@
+"""The record a drawn PNG carries in its text chunk: how it was made, and all it takes to draw it again."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import math
+import os
+import re
+import secrets
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from PIL import Image, PngImagePlugin
+
+from janus_app.errors import AppError
+from janus_app.pictures import MAX_BYTES, Source, open_bytes, read_bounded
+
+KEY = "janus_app"  # the chunk's keyword
+SCHEMA = 1
+MAX_CHARACTERS = 500_000
+MAX_TOKENS = 65_536
+MAX_TOKEN_ID = 2**20 - 1
+_PRECISIONS = ("fp32", "bf16", "fp16", "int8", "nf4")
+_VERBS = ("generate", "edit")
+
+Value = str | int | float | bool
+
+
+@dataclass(frozen=True)
+class Record:
+    """How a picture was made. `settings` are the verb's own knobs (guidance, temperature, method ...).
+
+    `model` is a catalog id, `revision` empty where it is not known, `device` a type without an index ("cuda"),
+    `size` (width, height) in pixels, `seed` the one that draws this picture alone, `versions` maps package to
+    version, `image_tokens` is empty for families without tokens, `created` an ISO time with its zone.
+    """
+
+    app: str
+    model: str
+    title: str
+    repo: str
+    revision: str
+    family: str
+    precision: str
+    device: str
+    verb: str
+    prompt: str
+    negative: str
+    seed: int
+    size: tuple[int, int]
+    created: str
+    settings: Mapping[str, Value] = field(default_factory=dict, hash=False)
+    versions: Mapping[str, str] = field(default_factory=dict, hash=False)
+    image_tokens: tuple[int, ...] = ()
+
+
+def save_png(path: Path, picture: Image.Image, record: Record) -> Path:
+    """Write `picture` with its record to `path`, or beside it as "name-2.png" where that is taken.
+
+    Returns the path written. The file appears whole or not at all, and no file is ever replaced. Raises AppError
+    where the folder cannot be written or the disk is full.
+    """
+    chunks = PngImagePlugin.PngInfo()
+    # json.dumps keeps to ASCII, so even a lone surrogate in a prompt survives.
+    chunks.add_itxt(KEY, json.dumps({"schema": SCHEMA} | asdict(record)))
+    chunks.add_itxt("parameters", parameters(record))  # the line other programs look for
+    part = path.with_name(f".{secrets.token_hex(8)}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(part, "xb") as file:
+            picture.convert("RGB").save(file, "PNG", pnginfo=chunks)
+            file.flush()
+            os.fsync(file.fileno())
+        kept = _reserve(path)
+        os.replace(part, kept)
+    except OSError as error:
+        raise AppError(_why_not(error, path.parent)) from None
+    finally:
+        with contextlib.suppress(OSError):
+            part.unlink(missing_ok=True)
+    return kept
+
+
+def _reserve(path: Path) -> Path:
+    """Create the first free name of path, path-2, path-3 ...: only one of two writers can get each."""
+    number = 1
+    while True:
+        name = path if number == 1 else path.with_name(f"{path.stem}-{number}{path.suffix}")
+        try:
+            os.close(os.open(name, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+            return name
+        except FileExistsError:
+            number += 1
+
+
+def _why_not(error: OSError, folder: Path) -> str:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return f"The picture was not saved: no space left in {folder}. Free some, or choose another folder."
+    reason = error.strerror or "unknown reason"
+    return f"The picture was not saved: {folder} cannot be written ({reason}). Choose another folder."
+
+
+def output_path(folder: Path, record: Record) -> Path:
+    """Where a picture goes: folder/2026-11-21_janus-pro-1b_42.png; `save_png` finds a free name from there."""
+    model = re.sub(r"[^a-z0-9.]+", "-", record.model.lower()).strip("-.")[:60] or "model"
+    return folder / f"{record.created[:10]}_{model}_{record.seed}.png"
+
+
+def parameters(record: Record) -> str:
+    """The record as the plain text many picture programs show: prompt, negative prompt, then settings."""
+    lines = [record.prompt]
+    if record.negative:
+        lines.append(f"Negative prompt: {record.negative}")
+    names = {"guidance": "CFG scale"}
+    facts: dict[str, Value] = {"Seed": record.seed, "Size": f"{record.size[0]}x{record.size[1]}", "Model": record.title}
+    facts |= {names.get(k, k.replace("_", " ").capitalize()): v for k, v in record.settings.items()}
+    facts |= {"Precision": record.precision, "Version": f"janus_app {record.app}"}
+    lines.append(", ".join(f"{name}: {str(value).replace(',', ' ')}" for name, value in facts.items()))
+    text = "".join(c if c.isprintable() or c == "\n" else " " for c in "\n".join(lines))
+    return text.encode("utf-8", "replace").decode()
+
+
+def read_record(source: Source) -> Record:
+    """The record of a PNG at a path, in bytes or open. All of it is checked: the file may be anybody's.
+
+    Raises AppError where the file is no picture, carries no record of this app, or one that is malformed.
+    """
+    picture = source
+    if isinstance(picture, (str, Path)):
+        picture = read_bounded(picture, MAX_BYTES)
+    if isinstance(picture, bytes):
+        picture = open_bytes(picture)
+    text = picture.info.get(KEY)
+    if not isinstance(text, str):
+        raise AppError(
+            "The picture carries no record of this app, so its settings are not known. Give a PNG this app "
+            "drew, not a copy that was edited, converted or sent through a messenger."
+        )
+    try:
+        if len(text) > MAX_CHARACTERS:
+            raise _UnfitError("it is too long")
+        return _checked(json.loads(text, parse_constant=_no_constant))
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        reason = str(error) if isinstance(error, _UnfitError) else "it is malformed"
+        raise AppError(f"The record in the picture cannot be used: {reason}. Type the settings yourself.") from None
+
+
+class _UnfitError(ValueError):
+    """What is wrong with a record, in words for its reader."""
+
+
+def _no_constant(name: str) -> None:
+    raise _UnfitError("a number in it is not finite")
+
+
+def _checked(data: Any) -> Record:
+    if not isinstance(data, dict):
+        raise _UnfitError("it is malformed")
+    if data.get("schema") != SCHEMA:
+        raise _UnfitError("it was written by another version of this app")
+    verb, precision = _text(data, "verb", 20), _text(data, "precision", 10)
+    if verb not in _VERBS or precision not in _PRECISIONS:
+        raise _UnfitError("its verb or precision is not one this app knows")
+    model = _text(data, "model", 100)
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", model):  # never a path
+        raise _UnfitError("its model is not a model's id")
+    created = _text(data, "created", 40)
+    datetime.fromisoformat(created)
+    size = _numbers(data, "size", 2, 1, 2**16)
+    if len(size) != 2:
+        raise _UnfitError("its size is malformed")
+    return Record(
+        app=_text(data, "app", 40),
+        model=model,
+        title="".join(c for c in _text(data, "title", 200, free=True) if c.isprintable()),
+        repo=_text(data, "repo", 200),
+        revision=_text(data, "revision", 200),
+        family=_text(data, "family", 40),
+        precision=precision,
+        device=_text(data, "device", 20),
+        verb=verb,
+        prompt=_text(data, "prompt", 100_000, free=True),
+        negative=_text(data, "negative", 100_000, free=True),
+        seed=_whole("seed", data["seed"], 0, 2**32 - 1),
+        size=(size[0], size[1]),
+        created=created,
+        settings=_mapping(data, "settings", (str, int, float, bool)),
+        versions=_mapping(data, "versions", (str,)),
+        image_tokens=_numbers(data, "image_tokens", MAX_TOKENS, 0, MAX_TOKEN_ID),
+    )
+
+
+def _text(data: dict[str, Any], name: str, limit: int, free: bool = False) -> str:
+    """`free` text is what a person typed, of any characters: who prints it on a terminal cleans it first."""
+    value = data[name]
+    if not isinstance(value, str) or len(value) > limit:
+        raise _UnfitError(f"its {name} is not a text of at most {limit:,} characters")
+    if not free and not value.isprintable():
+        raise _UnfitError(f"its {name} holds control characters")
+    return value
+
+
+def _whole(name: str, value: Any, low: int, high: int) -> int:
+    if type(value) is not int or not low <= value <= high:
+        raise _UnfitError(f"its {name} holds a number that is not from {low} to {high}")
+    return value
+
+
+def _numbers(data: dict[str, Any], name: str, most: int, low: int, high: int) -> tuple[int, ...]:
+    values = data[name]
+    if not isinstance(values, list) or len(values) > most:
+        raise _UnfitError(f"its {name} is malformed")
+    return tuple(_whole(name, value, low, high) for value in values)
+
+
+def _mapping(data: dict[str, Any], name: str, kinds: Any) -> dict[str, Any]:
+    values = data[name]
+    if not isinstance(values, dict) or len(values) > 40:
+        raise _UnfitError(f"its {name} are malformed")
+    for key in values:
+        value: Any = values[key]
+        if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_-]{0,39}", key) or not isinstance(value, kinds):
+            raise _UnfitError(f"its {name} are malformed")
+        if isinstance(value, str):
+            _text(values, key, 200)
+        elif not (math.isfinite(value) and abs(value) <= 2**40):
+            raise _UnfitError(f"its {name} hold an absurd number")
+    return values

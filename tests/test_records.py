@@ -1,0 +1,178 @@
+"""The record in a drawn PNG: what is written is read, what is foreign or hostile is refused in a sentence."""
+
+from __future__ import annotations
+
+import io
+import json
+import subprocess
+import sys
+import threading
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image, PngImagePlugin
+
+from janus_app.errors import AppError
+from janus_app.records import KEY, Record, output_path, parameters, read_record, save_png
+
+RECORD = Record(
+    app="0.1.0",
+    model="janus-pro-1b",
+    title="Janus-Pro-1B",
+    repo="deepseek-ai/Janus-Pro-1B",
+    revision="960ab33191f61342a4c60ae74d8dc356a39fafcb",
+    family="janus",
+    precision="bf16",
+    device="cuda",
+    verb="generate",
+    prompt="A fox, “quoted”\n第二行 👩‍🚀",
+    negative="fog",
+    seed=4_294_967_295,
+    size=(384, 384),
+    created="2026-11-21T05:00:00+00:00",
+    settings={"guidance": 5.0, "temperature": 1, "method": "region"},
+    versions={"torch": "2.13.0", "pillow": "12.3.0"},
+    image_tokens=tuple(range(0, 16384, 29)),
+)
+
+
+def _picture() -> Image.Image:
+    return Image.linear_gradient("L").resize((48, 48)).convert("RGB")
+
+
+def _png(text: Any, key: str = KEY, **how: Any) -> bytes:
+    chunks = PngImagePlugin.PngInfo()
+    chunks.add_itxt(key, text if isinstance(text, str) else json.dumps(text), **how)
+    buffer = io.BytesIO()
+    _picture().save(buffer, "PNG", pnginfo=chunks)
+    return buffer.getvalue()
+
+
+def _plain() -> dict[str, Any]:
+    return {"schema": 1, **asdict(RECORD)}
+
+
+def test_what_is_written_is_read(tmp_path: Path) -> None:
+    path = save_png(tmp_path / "new" / "a.png", _picture(), RECORD)
+    assert path == tmp_path / "new" / "a.png"
+    assert read_record(path) == RECORD
+    assert read_record(path.read_bytes()) == RECORD
+    with Image.open(path) as opened:
+        assert read_record(opened) == RECORD
+        assert opened.tobytes() == _picture().tobytes()
+        assert opened.text["parameters"] == parameters(RECORD)
+    assert [p.name for p in path.parent.iterdir()] == ["a.png"]
+
+
+def test_any_typed_text_survives(tmp_path: Path) -> None:
+    odd = replace(RECORD, prompt="tab\t nul\0 escape\x1b[0m surrogate\ud800 <script>", negative="")
+    assert read_record(save_png(tmp_path / "a.png", _picture(), odd)).prompt == odd.prompt
+
+
+def test_parameters_line() -> None:
+    lines = parameters(RECORD).splitlines()
+    assert lines[-2] == "Negative prompt: fog"
+    assert "CFG scale: 5.0" in lines[-1] and "Seed: 4294967295" in lines[-1] and "Size: 384x384" in lines[-1]
+
+
+def test_nothing_is_ever_replaced(tmp_path: Path) -> None:
+    threads = [
+        threading.Thread(target=save_png, args=(tmp_path / "a.png", _picture(), replace(RECORD, seed=seed)))
+        for seed in range(6)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    files = sorted(p.name for p in tmp_path.iterdir())
+    assert files == ["a-2.png", "a-3.png", "a-4.png", "a-5.png", "a-6.png", "a.png"]
+    assert {read_record(tmp_path / name).seed for name in files} == set(range(6))
+
+
+def test_output_path_stays_in_its_folder(tmp_path: Path) -> None:
+    assert output_path(tmp_path, RECORD).name == "2026-11-21_janus-pro-1b_4294967295.png"
+    assert output_path(tmp_path, replace(RECORD, model="../../etc/x y")).parent == tmp_path
+
+
+def test_a_full_disk_is_said_and_leaves_nothing(tmp_path: Path) -> None:
+    pytest.importorskip("resource")
+    program = f"""
+import resource, sys
+sys.path[:0] = [{str(Path(__file__).parent)!r}, {str(Path(__file__).parent.parent)!r}]
+from pathlib import Path
+from test_records import RECORD, _picture
+from janus_app.errors import AppError
+from janus_app.records import save_png
+resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+try:
+    save_png(Path({str(tmp_path / "a.png")!r}), _picture(), RECORD)
+except AppError as error:
+    print(error)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    assert "no space left" in done.stdout, done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_cannot_be(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(AppError, match="Choose another folder"):
+        save_png(tmp_path / "file" / "a.png", _picture(), RECORD)
+
+
+def test_foreign_pictures(tmp_path: Path) -> None:
+    for data in (_png("prompt", key="parameters"), _png("x", key="workflow")):
+        with pytest.raises(AppError, match="no record of this app"):
+            read_record(data)
+    with pytest.raises(AppError, match="not a picture"):
+        read_record(b"GIF89a nothing")
+    with pytest.raises(AppError, match="no file"):
+        read_record(tmp_path / "none.png")
+
+
+HOSTILE = {
+    "not json": "{",
+    "a list": [],
+    "deep": "[" * 100_000,
+    "a huge number": json.dumps({"schema": 1})[:-1] + ', "seed": ' + "9" * 5_000 + "}",
+    "nan": '{"schema": 1, "seed": NaN}',
+    "other schema": {"schema": 2},
+    "long": "x" * 600_000,
+    "no field": {"schema": 1, "model": "a"},
+    "path as model": {**_plain(), "model": "../secret"},
+    "absolute model": {**_plain(), "model": "/etc"},
+    "home model": {**_plain(), "model": "~root"},
+    "verb": {**_plain(), "verb": "__class__"},
+    "precision": {**_plain(), "precision": "int1"},
+    "escape": {**_plain(), "revision": "\x1b[2J"},
+    "true seed": {**_plain(), "seed": True},
+    "float seed": {**_plain(), "seed": 1.5},
+    "negative seed": {**_plain(), "seed": -1},
+    "text token": {**_plain(), "image_tokens": ["1"]},
+    "negative token": {**_plain(), "image_tokens": [-1]},
+    "huge token": {**_plain(), "image_tokens": [2**40]},
+    "many tokens": {**_plain(), "image_tokens": [1] * 70_000},
+    "tokens as text": {**_plain(), "image_tokens": "123"},
+    "size": {**_plain(), "size": [384]},
+    "date": {**_plain(), "created": "../../x"},
+    "settings list": {**_plain(), "settings": [1]},
+    "settings nested": {**_plain(), "settings": {"guidance": [1]}},
+    "settings name": {**_plain(), "settings": {"a b": 1}},
+    "settings infinite": {**_plain(), "settings": {"guidance": 1e999}},
+    "long prompt": {**_plain(), "prompt": "x" * 200_000},
+}
+
+
+@pytest.mark.parametrize("kind", HOSTILE)
+def test_hostile_records_are_refused_in_a_sentence(kind: str) -> None:
+    with pytest.raises(AppError, match="record in the picture cannot be used"):
+        read_record(_png(HOSTILE[kind]))
+
+
+def test_a_text_bomb_is_refused() -> None:
+    bomb = _png("x" * 50_000_000, zip=True)
+    assert len(bomb) < 100_000
+    with pytest.raises(AppError):
+        read_record(bomb)
