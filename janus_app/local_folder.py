@@ -1,0 +1,109 @@
+"""A folder on this machine that holds a checkpoint, described as a `Variant` from its own files."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from janus_app.catalog import Setting, Variant
+from janus_app.errors import AppError
+
+TRAINED_CONTEXT = 4096  # Janus' configs allow 16,384 positions, but training used sequences of 4,096
+MAX_CONFIG_BYTES = 1_000_000  # real ones are under 2 kB
+
+_SETTINGS = {
+    "guidance": Setting(5.0, 1.0, 10.0, 0.5),
+    "temperature": Setting(1.0, 0.0, 2.0, 0.05),
+    "count": Setting(1, 1, 16, 1),
+    "strength": Setting(0.6, 0.05, 1.0, 0.05),
+    "chat_temperature": Setting(0.1, 0.0, 2.0, 0.05),
+    "top_p": Setting(0.95, 0.05, 1.0, 0.05),
+    "max_new_tokens": Setting(512, 16, 2048, 16),
+}
+
+
+def variant_of_folder(folder: Path) -> Variant:
+    """Describe the Janus checkpoint in `folder` (original layout). Raises AppError where it is none."""
+    config = _config(folder)
+    kind = config.get("model_type")
+    if any(key.startswith("vision_gen_") for key in config):
+        raise AppError(
+            f"{folder} holds a JanusFlow checkpoint, which this version cannot run yet. "
+            "Choose a Janus or Janus-Pro checkpoint."
+        )
+    if kind == "janus":
+        raise AppError(
+            f"{folder} holds a Janus checkpoint in the layout of the transformers library. "
+            "This app reads the original layout: use the deepseek-ai repositories."
+        )
+    if kind != "multi_modality":
+        raise AppError(
+            f"{folder} holds a checkpoint of type {str(kind)[:60]!r}, not Janus ('multi_modality'). "
+            "Choose a folder downloaded from a deepseek-ai/Janus repository."
+        )
+    side = _number(config, folder, "vision_config.params.image_size", low=8, high=4096, default=384)
+    positions = _number(config, folder, "language_config.max_position_embeddings", low=1, high=2**24, default=2048)
+    weights = [path for path in folder.iterdir() if path.suffix in (".safetensors", ".bin") and path.is_file()]
+    if not weights:
+        raise AppError(
+            f"{folder} has a config.json but no weights (.safetensors or .bin). Download the checkpoint again."
+        )
+    name = re.sub(r"[^a-z0-9._-]+", "-", folder.resolve().name.lower()).strip("-") or "checkpoint"
+    return Variant(
+        id=f"folder-{name}",
+        title=f"{folder.resolve().name} (folder)",
+        family="janus",
+        repo=None,
+        revision=None,
+        folder=folder.resolve(),
+        files=(),
+        code_licence="see the folder",
+        weights_licence="see the folder",
+        licence_note="This checkpoint comes from your own folder; its licence is whatever its publisher says.",
+        verbs=("chat", "generate", "edit"),
+        size=(side, side),
+        context=min(positions, TRAINED_CONTEXT),
+        settings=dict(_SETTINGS),
+        parameters=sum(path.stat().st_size for path in weights) // 2,
+        roles=_roles(folder.resolve()),
+        status="A folder of your own: nothing about it has been verified here.",
+    )
+
+
+def _roles(folder: Path) -> str:
+    """Janus-1.3B calls its roles by plain words, but early revisions of its files say otherwise or nothing.
+
+    A copy is known by its name: the folder's own, or the repository's above it in a download cache.
+    """
+    names = [re.sub(r"[^a-z0-9]", "", part.lower()) for part in folder.parts]
+    return "words" if any("janus13b" in name for name in names) else ""
+
+
+def _config(folder: Path) -> dict[str, Any]:
+    path = folder / "config.json"
+    if not path.is_file():
+        raise AppError(f"{folder} holds no config.json, so it is no checkpoint folder. Give the folder that has one.")
+    try:
+        if path.stat().st_size > MAX_CONFIG_BYTES:
+            raise AppError(f"{path} is far too large to be a model's config. Download the checkpoint again.")
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise AppError(f"{path} cannot be read: {error.strerror or error}. Check its permissions.") from error
+    except (ValueError, RecursionError) as error:
+        raise AppError(f"{path} is not valid JSON. Download the checkpoint again.") from error
+    if not isinstance(config, dict):
+        raise AppError(f"{path} is not a model's config. Download the checkpoint again.")
+    return config
+
+
+def _number(config: dict[str, Any], folder: Path, field: str, low: int, high: int, default: int) -> int:
+    value: Any = config
+    for part in field.split("."):
+        value = value.get(part, {}) if isinstance(value, dict) else {}
+    if value == {}:
+        return default
+    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+        raise AppError(f"{folder / 'config.json'}: {field} must be {low} to {high}, not {str(value)[:40]}.")
+    return value

@@ -1,0 +1,131 @@
+"""The shape of a row of the weights manifest, as a JSON schema.
+
+A `description` is what a person reads when a field fails, so each says what the field must be.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+VERBS = ("chat", "generate", "edit")
+PRECISIONS = ("fp32", "bf16", "fp16", "int8", "nf4")
+SETTINGS = (
+    "guidance",
+    "image_guidance",
+    "temperature",
+    "steps",
+    "count",
+    "strength",
+    "chat_temperature",
+    "top_p",
+    "max_new_tokens",
+)
+
+_TEXT: dict[str, Any] = {"type": "string", "minLength": 1, "description": "must be a text that is not empty"}
+_BYTES: dict[str, Any] = {
+    "type": ["integer", "null"],
+    "minimum": 1,
+    "description": "must be a whole number of bytes above 0, or null where it is not known",
+}
+_FILE: dict[str, Any] = {
+    "type": "object",
+    "required": ["path", "size", "sha256"],
+    "additionalProperties": False,
+    "description": "must be {path, size, sha256, about}; about may be left out, unknown ones are null",
+    "properties": {
+        "path": _TEXT,
+        "size": _BYTES,
+        "about": _BYTES,
+        "sha256": {
+            "type": ["string", "null"],
+            "pattern": "^[0-9a-f]{64}$",
+            "description": "must be 64 lower-case hex digits in quotes, or null where it is not known",
+        },
+    },
+}
+_NUMBER: dict[str, Any] = {"type": "number", "description": "must be a number"}
+_SETTING: dict[str, Any] = {
+    "type": "object",
+    "required": ["default", "low", "high", "step"],
+    "additionalProperties": False,
+    "properties": {
+        "default": _NUMBER,
+        "low": _NUMBER,
+        "high": _NUMBER,
+        "step": {"type": "number", "exclusiveMinimum": 0, "description": "must be a number above 0"},
+    },
+    "description": "must be {default, low, high, step}",
+}
+_PROMPTS: dict[str, Any] = {"type": "array", "items": _TEXT, "description": "must be a list of prompts"}
+
+ROW: dict[str, Any] = {
+    "$schema": "https://json-schema.org/draft/2020-12/schema",
+    "type": "object",
+    "additionalProperties": False,
+    "required": ["id", "title", "family", "code_licence", "weights_licence", "verbs", "size", "context", "settings"],
+    "properties": {
+        "id": {
+            "type": "string",
+            "pattern": "^[a-z0-9][a-z0-9._-]{0,63}$",
+            "description": "must be lower-case letters, digits, dots, dashes and underscores, at most 64 of them",
+        },
+        "title": _TEXT,
+        "family": _TEXT,
+        "repo": {
+            "type": "string",
+            "pattern": "^[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*$",
+            "description": "must be owner/name as the Hub spells it",
+        },
+        "revision": {
+            "type": "string",
+            "pattern": "^[0-9a-f]{40}$",
+            "description": "must be a commit of 40 lower-case hex digits (branch names such as main can change)",
+        },
+        "folder": _TEXT,
+        "files": {"type": "array", "items": _FILE, "minItems": 1, "description": "must be a list of files"},
+        "code_licence": _TEXT,
+        "weights_licence": _TEXT,
+        "licence_note": _TEXT,
+        "verbs": {
+            "type": "array",
+            "items": {"enum": list(VERBS), "description": f"must be one of {', '.join(VERBS)}"},
+            "minItems": 1,
+            "uniqueItems": True,
+            "description": f"must be a list of different verbs out of {', '.join(VERBS)}",
+        },
+        "size": {
+            "type": "array",
+            "items": {"type": "integer", "minimum": 8, "maximum": 8192, "description": "must be 8 to 8192 pixels"},
+            "minItems": 2,
+            "maxItems": 2,
+            "description": "must be [width, height] in pixels",
+        },
+        "context": {"type": "integer", "minimum": 1, "description": "must be a whole number of tokens above 0"},
+        "parameters": {"type": "integer", "minimum": 0, "description": "must be a whole number, 0 for not known"},
+        "memory": {
+            "type": "object",
+            "propertyNames": {"enum": list(PRECISIONS), "description": f"must be one of {', '.join(PRECISIONS)}"},
+            "additionalProperties": {"type": "integer", "minimum": 1, "description": "must be bytes above 0"},
+            "description": "must map precisions to bytes",
+        },
+        "settings": {
+            "type": "object",
+            "propertyNames": {"enum": list(SETTINGS), "description": f"must be one of {', '.join(SETTINGS)}"},
+            "additionalProperties": _SETTING,
+            "description": "must map setting names to {default, low, high, step}",
+        },
+        "examples": {
+            "type": "object",
+            "additionalProperties": {
+                "type": "object",
+                "propertyNames": {"enum": list(VERBS), "description": f"must be one of {', '.join(VERBS)}"},
+                "additionalProperties": _PROMPTS,
+                "description": "must map verbs to lists of prompts",
+            },
+            "description": "must map a language (en, zh-CN) to verbs to lists of prompts",
+        },
+        "roles": {"enum": ["words", "tokens"], "description": "must be words or tokens"},
+        "status": _TEXT,
+        "notes": _TEXT,
+    },
+}
