@@ -1,0 +1,1 @@
+"""The page: Gradio widgets over the studio. Never imports torch."""

@@ -1,0 +1,148 @@
+"""The page as a whole: the bar, three tabs, what they hand each other, and how it is served."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+# Before gradio is imported: it must not call home, and neither may the Hub client.
+os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
+os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+
+import gradio as gr
+from PIL import Image
+from starlette.middleware import Middleware
+
+from janus_app.catalog import Catalog
+from janus_app.errors import AppError
+from janus_app.pictures import MAX_PIXELS
+from janus_app.studio import Studio
+from janus_app.ui import chat_tab, edit_tab, generate_tab, model_bar
+from janus_app.ui.guard import HostGuard, host_rules, new_login, serving_folder
+from janus_app.ui.html import message
+from janus_app.ui.i18n import Texts
+from janus_app.ui.page import QUICK, Page
+from janus_app.ui.prints import Print, Prints
+from janus_app.ui.theme import theme
+
+ASSETS = Path(__file__).resolve().parents[2] / "assets"
+MAX_UPLOAD = "20mb"
+KEEP_SECONDS = 86_400  # what a browser tab uploaded stays for a day
+WAITING = 200  # jobs that may wait in Gradio's own queue before it refuses more
+
+
+def build(
+    studio: Studio, catalog: Catalog, *, lang: str = "auto", outputs: Path | None = None, share: bool = False
+) -> gr.Blocks:
+    """The page over `studio`. Drawn pictures are saved under `outputs` (default: ./outputs)."""
+    prints = Prints(outputs or Path("outputs"), serving_folder())
+    page = Page(studio, catalog, Texts(lang), prints, share)
+    label = page.texts.label
+    with gr.Blocks(title="Janus Studio", analytics_enabled=False, delete_cache=(3_600, KEEP_SECONDS)) as demo:
+        with gr.Row(elem_id="masthead"):
+            gr.HTML('<h1>Janus Studio</h1>', padding=False, elem_id="brand")
+            tagline = gr.HTML("", padding=False, elem_id="tagline")
+        banner = gr.HTML("", padding=False, elem_id="banner")
+        bar = model_bar.build(page, demo)
+        with gr.Tabs(elem_id="tabs") as tabs:
+            with gr.Tab(label("tab_chat"), id="chat", elem_id="tab-chat"):
+                chat = chat_tab.build(page, bar.variant, bar.seen, demo)
+            with gr.Tab(label("tab_draw"), id="draw", elem_id="tab-draw"):
+                drawing = generate_tab.build(page, bar.variant, bar.seen, demo)
+            with gr.Tab(label("tab_edit"), id="edit", elem_id="tab-edit"):
+                editing = edit_tab.build(page, bar.variant, bar.seen, demo)
+        keys = gr.HTML("", padding=False, elem_id="keys")
+
+        def opened(request: gr.Request) -> tuple[str, str, str]:
+            language = page.language(request)
+            failed = getattr(demo, "share_failed", False)
+            warning = message(page.texts.say("share_failed", language), "warning") if failed else ""
+            return page.texts.say("tagline", language), warning, page.texts.say("keys", language)
+
+        demo.load(opened, None, [tagline, banner, keys], **QUICK)
+        _link(drawing, chat, editing, tabs)
+    demo.queue(max_size=WAITING, default_concurrency_limit=20)
+    return demo
+
+
+def _link(
+    drawing: generate_tab.GenerateTab, chat: chat_tab.ChatTab, editing: edit_tab.EditTab, tabs: gr.Tabs
+) -> None:
+    """Carry the selected picture from the draw tab to the others."""
+
+    def to_chat(kept: list[Print], index: int, box: dict[str, Any] | None) -> tuple[Any, ...]:
+        files = [*((box or {}).get("files") or []), kept[index].shown]
+        return {"text": (box or {}).get("text") or "", "files": files}, gr.update(selected="chat")
+
+    def to_edit(kept: list[Print], index: int) -> tuple[Any, ...]:
+        return edit_tab.for_editor(kept[index].shown), kept[index].record.prompt, gr.update(selected="edit")
+
+    picture = [drawing.shelf, drawing.chosen]
+    drawing.to_chat.click(to_chat, [*picture, chat.box], [chat.box, tabs], **QUICK)
+    drawing.to_edit.click(to_edit, picture, [editing.editor, editing.prompt, tabs], **QUICK)
+
+
+def launch(
+    studio: Studio,
+    catalog: Catalog,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 7860,
+    share: bool = False,
+    auth: tuple[str, str] | None = None,
+    lang: str = "auto",
+    open_browser: bool = False,
+    outputs: Path | None = None,
+    prevent_thread_lock: bool = False,
+) -> gr.Blocks:
+    """Serve the page until interrupted, or at once give it back with `prevent_thread_lock`.
+
+    A shared page always has a login: `auth`, or one made and printed here. Raises AppError where the port is taken.
+    """
+    # Gradio opens uploads before we see them; Pillow refuses pictures above twice this number.
+    Image.MAX_IMAGE_PIXELS = MAX_PIXELS // 2
+    made = new_login() if share and auth is None else None
+    demo = build(studio, catalog, lang=lang, outputs=outputs, share=share)
+    texts = Texts(lang)
+    try:
+        demo.launch(
+            server_name=host,
+            server_port=port,
+            share=share,
+            auth=auth or made,
+            inbrowser=open_browser,
+            prevent_thread_lock=True,
+            quiet=True,
+            show_error=False,
+            max_file_size=MAX_UPLOAD,
+            allowed_paths=[],
+            enable_monitoring=False,
+            run_history=False,
+            ssr_mode=False,
+            pwa=False,
+            mcp_server=False,
+            footer_links=[],
+            i18n=texts.browser_table(),
+            theme=theme(),
+            css_paths=[ASSETS / "style.css"],
+            head=f"<script>{(ASSETS / 'page.js').read_text(encoding='utf-8')}</script>",
+            app_kwargs={
+                "middleware": [Middleware(HostGuard, **host_rules(host, share))],
+                "docs_url": None,
+                "redoc_url": None,
+                "openapi_url": None,
+            },
+        )
+    except OSError as error:
+        raise AppError(f"The page cannot use {host}:{port}: {error}. Choose another port with --port.") from None
+    demo.share_failed = share and not demo.share_url
+    print(f"Open {demo.local_url}")
+    if share:
+        print(f"Shared at {demo.share_url}" if demo.share_url else "No public link could be made; only this machine has the page.")
+    if made:
+        print(f"Login: user {made[0]}, password {made[1]}")
+    print("Stop with Ctrl+C.", flush=True)
+    if not prevent_thread_lock:
+        demo.block_thread()
+    return demo

@@ -1,0 +1,225 @@
+"""The draw tab: words to pictures, watched row by row; every picture can be drawn again from its record."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import gradio as gr
+
+from janus_app.errors import AppError
+from janus_app.models.base import GenerateRequest
+from janus_app.records import Record, read_record
+from janus_app.ui.drawing import draw, put_on, shelf_value
+from janus_app.ui.html import empty, facts, message
+from janus_app.ui.page import (
+    EXAMPLES, JOB, PRIVATE, QUICK, Page, example_updates, new_seed, number, slider_update, whole,
+)
+from janus_app.ui.prints import Print
+
+SETTINGS = ("count", "guidance", "temperature")
+
+
+@dataclass(frozen=True)
+class GenerateTab:
+    """The selected picture (`shelf[chosen]`) and the two buttons that carry it to the other tabs."""
+
+    shelf: gr.State
+    chosen: gr.State
+    to_chat: gr.Button
+    to_edit: gr.Button
+
+
+def build(page: Page, variant: gr.Dropdown, seen: gr.State, demo: gr.Blocks) -> GenerateTab:
+    label = page.texts.label
+    shelf, chosen, dropped = gr.State([]), gr.State(0), gr.State(None)
+    with gr.Row(elem_classes="two-columns"):
+        with gr.Column(scale=4, min_width=300):
+            prompt = gr.Textbox(label=label("prompt"), placeholder=label("prompt_hint"), lines=3, max_lines=8, elem_id="draw-prompt")
+            with gr.Row(elem_classes="chips", elem_id="draw-examples"):
+                examples = [
+                    gr.Button("", size="sm", visible=False, elem_id=f"draw-example-{i}", min_width=60) for i in range(EXAMPLES)
+                ]
+            with gr.Row(elem_classes="run-row"):
+                run = gr.Button(label("draw"), variant="primary", elem_id="draw-run", min_width=120, scale=2)
+                stop = gr.Button(label("stop"), variant="stop", elem_id="draw-stop", min_width=120, scale=2, visible=False)
+            count = gr.Slider(1, 16, 4, step=1, label=label("count"), elem_id="draw-count")
+            with gr.Row(elem_classes="seed-row"):
+                seed = gr.Number(0, precision=0, minimum=0, label=label("seed"), elem_id="draw-seed", min_width=120)
+                fresh = gr.Checkbox(True, label=label("fresh_seed"), elem_id="draw-fresh", min_width=150)
+            with gr.Accordion(label("settings"), open=False, elem_id="draw-settings"):
+                guidance = gr.Slider(1, 10, 5, step=0.5, label=label("guidance"), info=label("guidance_info"), elem_id="draw-guidance")
+                temperature = gr.Slider(0, 2, 1, step=0.05, label=label("temperature"), info=label("temperature_info"), elem_id="draw-temperature")
+                negative = gr.Textbox(label=label("negative"), info=label("negative_info"), lines=1, max_lines=4, elem_id="draw-negative")
+            with gr.Accordion(label("from_png"), open=False, elem_id="draw-from"):
+                drop = gr.File(label=label("drop_png"), file_types=[".png"], elem_id="draw-drop", height=130)
+                drop_note = gr.HTML(elem_id="draw-drop-note", padding=False)
+                exact = gr.Button(label("redraw_tokens"), size="sm", visible=False, elem_id="draw-exact")
+        with gr.Column(scale=7, min_width=320, elem_classes="results"):
+            status = gr.HTML(elem_id="draw-status", padding=False)
+            notes = gr.HTML(elem_id="draw-notes", padding=False)
+            easel = gr.HTML(elem_id="draw-easel", padding=False)
+            gallery = gr.Gallery(
+                label=label("pictures"), show_label=False, columns=4, height="auto", object_fit="contain", format="png",
+                buttons=["download", "download_all", "fullscreen"], interactive=False, visible=False, elem_id="draw-gallery",
+            )
+            with gr.Column(visible=False, elem_id="draw-chosen", elem_classes="chosen") as panel:
+                detail = gr.HTML(elem_id="draw-detail", padding=False)
+                with gr.Row(elem_classes="actions"):
+                    again = gr.Button(label("draw_alone"), size="sm", elem_id="draw-again", min_width=120)
+                    reuse = gr.Button(label("reuse_seed"), size="sm", elem_id="draw-reuse", min_width=120)
+                    to_chat = gr.Button(label("use_in_chat"), size="sm", elem_id="draw-to-chat", min_width=120)
+                    to_edit = gr.Button(label("edit_this"), size="sm", elem_id="draw-to-edit", min_width=120)
+
+    outputs = [easel, status, notes, gallery, shelf, chosen, detail, panel, seed, run, stop]
+    controls = [prompt, negative, count, guidance, temperature, fresh, seed]
+
+    def stream(
+        kept: list[Print], selected: str | None, make: Callable[[], GenerateRequest], shown_seed: Any, language: str
+    ) -> Iterator[tuple[Any, ...]]:
+        rest = (gr.skip(),) * 5
+        yield "", "", "", *rest, shown_seed, *_buttons(running=True)
+        for view in draw(page, selected, make, language):
+            sheet = gr.skip() if view.easel is None else view.easel
+            if view.prints:
+                kept = put_on(kept, view.prints)
+                shown = gr.update(value=shelf_value(kept, page, language), visible=True, selected_index=None)
+                panel_now = (shown, kept, 0, detail_html(page, kept[0], language), gr.update(visible=True))
+                yield sheet, view.status, view.notes, *panel_now, gr.skip(), gr.skip(), gr.skip()
+            else:
+                yield sheet, view.status, view.notes, *rest, gr.skip(), gr.skip(), gr.skip()
+        yield gr.skip(), gr.skip(), gr.skip(), *rest, gr.skip(), *_buttons(running=False)
+
+    def on_draw(
+        words: str, unwanted: str, n: Any, g: Any, t: Any, new: bool, s: Any, selected: str | None, kept: list[Print],
+        request: gr.Request,
+    ) -> Iterator[tuple[Any, ...]]:
+        first = new_seed() if new or s is None else s
+        yield from stream(
+            kept, selected, lambda: _request(words, unwanted, n, g, t, first), first, page.language(request)
+        )
+
+    def on_again(kept: list[Print], index: int, selected: str | None, request: gr.Request) -> Iterator[tuple[Any, ...]]:
+        language = page.language(request)
+        record = kept[index].record
+        yield from stream(kept, selected, lambda: replace(request_of(record), image_tokens=()), gr.skip(), language)
+
+    def on_exact(record: Record | None, selected: str | None, kept: list[Print], request: gr.Request) -> Iterator[tuple[Any, ...]]:
+        if record is None:
+            return
+        yield from stream(kept, selected, lambda: request_of(record), gr.skip(), page.language(request))
+
+    def stopped(request: gr.Request) -> tuple[Any, ...]:
+        line = message(page.texts.say("draw_stopped", page.language(request)))
+        return gr.skip(), line, *(gr.skip(),) * 7, *_buttons(running=False)
+
+    def choose(kept: list[Print], request: gr.Request, event: gr.SelectData) -> tuple[Any, ...]:
+        index = min(int(event.index), len(kept) - 1)
+        return index, detail_html(page, kept[index], page.language(request))
+
+    def on_drop(path: str | None, request: gr.Request) -> tuple[Any, ...]:
+        language = page.language(request)
+        stay = (gr.skip(),) * len(controls)
+        if not path:
+            return "", gr.update(visible=False), None, *stay
+        try:
+            record = read_record(path)
+            asked = request_of(record)
+        except AppError as error:
+            text = page.texts.sentence(str(error), language)
+            return message(text, "error"), gr.update(visible=False), None, *stay
+        return drop_note_html(page, record, language), gr.update(visible=bool(record.image_tokens)), record, *(
+            asked.prompt,
+            asked.negative,
+            1,
+            gr.update(value=asked.guidance, maximum=max(10, asked.guidance)),
+            asked.temperature,
+            False,
+            asked.seed,
+        )
+
+    def refresh(selected: str | None, kept: list[Print], request: gr.Request) -> list[Any]:
+        language = page.language(request)
+        now = page.variant(selected)
+        say = page.texts.say
+        hint = say("draw_empty" if "generate" in now.verbs else "draw_cannot", language, title=now.title)
+        blank = gr.skip() if kept else empty(say("draw_empty_title", language), hint)
+        knobs = [slider_update(now.settings.get(name)) for name in SETTINGS]
+        return [blank, gr.update(interactive="generate" in now.verbs), *example_updates(now.prompts("generate", language)), *knobs]
+
+    inputs = [*controls, variant, shelf]
+    drawing = [
+        run.click(on_draw, inputs, outputs, **JOB),
+        prompt.submit(on_draw, inputs, outputs, **JOB),
+        again.click(on_again, [shelf, chosen, variant], outputs, **JOB),
+        exact.click(on_exact, [dropped, variant, shelf], outputs, **JOB),
+    ]
+    stop.click(stopped, None, outputs, cancels=drawing, **PRIVATE, show_progress="hidden")
+    gallery.select(choose, shelf, [chosen, detail], **QUICK)
+    reuse.click(lambda kept, index: (kept[index].record.seed, False), [shelf, chosen], [seed, fresh], **QUICK)
+    drop.change(on_drop, drop, [drop_note, exact, dropped, *controls], **QUICK)
+    for example in examples:
+        example.click(lambda text: text, example, prompt, **QUICK)
+    for moment in (demo.load, seen.change):
+        moment(refresh, [variant, shelf], [easel, run, *examples, count, guidance, temperature], **QUICK)
+    return GenerateTab(shelf, chosen, to_chat, to_edit)
+
+
+def _buttons(running: bool) -> tuple[dict[str, Any], dict[str, Any]]:
+    return gr.update(visible=not running), gr.update(visible=running)
+
+
+def _request(words: str, unwanted: str, n: Any, g: Any, t: Any, seed: Any) -> GenerateRequest:
+    return GenerateRequest(
+        prompt=words or "",
+        negative=(unwanted or "").strip(),
+        count=whole(n, "The number of pictures"),
+        guidance=number(g, "Guidance"),
+        temperature=number(t, "Temperature"),
+        seed=whole(seed, "Seed"),
+    )
+
+
+def request_of(record: Record) -> GenerateRequest:
+    """The request that draws the picture of `record` again, with its tokens. Raises AppError for absurd settings."""
+    return GenerateRequest(
+        prompt=record.prompt,
+        negative=record.negative,
+        guidance=number(record.settings.get("guidance", 5.0), "Guidance"),
+        temperature=number(record.settings.get("temperature", 1.0), "Temperature"),
+        seed=record.seed,
+        image_tokens=record.image_tokens,
+    )
+
+
+def detail_html(page: Page, print_: Print, language: str) -> str:
+    """The selected picture in words."""
+    say, record = page.texts.say, print_.record
+    knobs = ", ".join(
+        f"{page.texts.named('setting', name, language)} {value:g}"
+        for name, value in record.settings.items()
+        if isinstance(value, (int, float))
+    )
+    return facts(
+        [
+            (say("prompt", language), record.prompt),
+            (say("negative", language), record.negative),
+            (say("seed", language), str(record.seed)),
+            (say("model", language), f"{record.title} · {record.precision}"),
+            (say("settings", language), knobs),
+            (say("file", language), print_.file.name),
+        ]
+    )
+
+
+def drop_note_html(page: Page, record: Record, language: str) -> str:
+    """What was read from a dropped picture, and whether the loaded model is the one that drew it."""
+    say = page.texts.say
+    lines = message(say("drop_read", language, title=record.title, seed=record.seed), "done")
+    resident = page.resident()
+    if record.verb == "edit":
+        lines += message(say("drop_edit", language), "warning")
+    if resident is None or resident.id != record.model:
+        lines += message(say("drop_other_model", language, title=record.title), "warning")
+    return lines

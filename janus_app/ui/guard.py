@@ -1,0 +1,90 @@
+"""Who may talk to the page: names it answers to, passwords of a shared page, its temporary folder."""
+
+from __future__ import annotations
+
+import atexit
+import ipaddress
+import os
+import secrets
+import shutil
+import socket
+import tempfile
+from pathlib import Path
+from typing import Any
+
+EVERYWHERE = ("0.0.0.0", "::", "")
+
+
+class HostGuard:
+    """Answers 400 to requests for another host's name.
+
+    A web site can point its own name at 127.0.0.1 and so reach a page on this machine through the visitor's browser;
+    the Host header then still carries that site's name. Starlette's TrustedHostMiddleware knows only fixed names, and a
+    page open to the network is reached by any of the machine's addresses. Bare addresses are let through there: a
+    foreign site can lend its name to our address, but cannot become an address.
+    """
+
+    def __init__(self, app: Any, names: frozenset[str], any_address: bool) -> None:
+        self.app, self.names, self.any_address = app, names, any_address
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] not in ("http", "websocket") or self.allows(_host(scope)):
+            await self.app(scope, receive, send)
+            return
+        body = b"This page does not answer to that host name. Open it by the address printed when it started."
+        if scope["type"] == "websocket":
+            await send({"type": "websocket.close", "code": 1008})
+            return
+        headers = [(b"content-type", b"text/plain; charset=utf-8"), (b"content-length", str(len(body)).encode())]
+        await send({"type": "http.response.start", "status": 400, "headers": headers})
+        await send({"type": "http.response.body", "body": body})
+
+    def allows(self, host: str) -> bool:
+        if host in self.names or any(name.startswith("*.") and host.endswith(name[1:]) for name in self.names):
+            return True
+        return self.any_address and _is_address(host)
+
+
+def _host(scope: Any) -> str:
+    """The Host header without its port, lower case; a bracketed IPv6 address without the brackets."""
+    raw = dict(scope["headers"]).get(b"host", b"").decode("latin-1").strip().lower()
+    if raw.startswith("["):
+        return raw[1:].partition("]")[0]
+    return raw.rpartition(":")[0] if ":" in raw else raw
+
+
+def _is_address(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
+
+
+def host_rules(host: str, share: bool) -> dict[str, Any]:
+    """The guard's settings for a page bound to `host`. JANUS_APP_HOSTS adds names, for a proxy in front."""
+    names = {"localhost", "127.0.0.1", "::1"}
+    if host in EVERYWHERE:
+        names |= {socket.gethostname().lower(), f"{socket.gethostname().lower()}.local", socket.getfqdn().lower()}
+    else:
+        names.add(host.strip("[]").lower())
+    if share:
+        names.add("*.gradio.live")
+    names |= {name.strip().lower() for name in os.environ.get("JANUS_APP_HOSTS", "").split(",") if name.strip()}
+    return {"names": frozenset(names), "any_address": host in EVERYWHERE}
+
+
+def new_login() -> tuple[str, str]:
+    """The user and password of a shared page, short enough to read out and long enough to be safe."""
+    return "guest", secrets.token_urlsafe(9)
+
+
+def serving_folder() -> Path:
+    """The page's temporary folder, private to this user and gone when the program ends.
+
+    File addresses on the page show its path, so it carries nobody's name. Gradio keeps uploads there too.
+    """
+    folder = Path(tempfile.mkdtemp(prefix="janus-page-")).resolve()
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    os.environ["GRADIO_TEMP_DIR"] = str(folder)
+    return folder

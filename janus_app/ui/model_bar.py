@@ -1,0 +1,213 @@
+"""The bar at the top: which model, on which device, in which precision; load it, unload it, see how it is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from html import escape
+from typing import Any
+
+import gradio as gr
+
+from janus_app.catalog import Variant
+from janus_app.errors import AppError
+from janus_app.models.base import Event
+from janus_app.ui.html import message
+from janus_app.ui.jobs import KNOWN_STAGES, size_text, watch
+from janus_app.ui.page import JOB, PRIVATE, QUICK, Page
+
+DEVICES = ("auto", "cuda", "cpu", "mps")
+PRECISIONS = ("auto", "fp32", "bf16", "fp16", "int8", "nf4")
+DOING = ("chat", "generate", "edit")
+TICK_SECONDS = 1.0
+
+
+@dataclass(frozen=True)
+class ModelBar:
+    """The widgets others listen to. `seen` holds the resident variant's id as this browser tab last saw it."""
+
+    variant: gr.Dropdown
+    seen: gr.State
+
+
+def build(page: Page, demo: gr.Blocks) -> ModelBar:
+    label = page.texts.label
+    with gr.Column(elem_id="model-bar", elem_classes="card"):
+        with gr.Row(elem_classes="model-row", equal_height=False):
+            variant = gr.Dropdown(
+                choices=[(v.title, v.id) for v in page.catalog.values()],
+                value=page.variant(None).id,
+                label=label("model"),
+                elem_id="model-variant",
+                allow_custom_value=not page.shared,
+                scale=5,
+                min_width=240,
+            )
+            device = gr.Dropdown(
+                list(DEVICES), value="auto", label=label("device"), elem_id="model-device", scale=1, min_width=110
+            )
+            precision = gr.Dropdown(
+                list(PRECISIONS), value="auto", label=label("precision"), elem_id="model-precision", scale=2, min_width=140
+            )
+            with gr.Row(elem_classes="model-buttons", scale=2):
+                load = gr.Button(label("load"), variant="primary", elem_id="model-load", min_width=90)
+                cancel = gr.Button(label("cancel"), variant="stop", elem_id="model-cancel", min_width=90, visible=False)
+                unload = gr.Button(label("unload"), elem_id="model-unload", min_width=90)
+        state = gr.HTML(elem_id="model-state", padding=False)
+        work = gr.HTML(elem_id="model-work", padding=False)
+        about = gr.HTML(elem_id="model-about", padding=False)
+    seen = gr.State(None)
+    shown = gr.State("")  # the state line this tab shows, so an unchanged one is not sent again
+    timer = gr.Timer(TICK_SECONDS)
+
+    def tick(old: str, request: gr.Request) -> tuple[Any, ...]:
+        html = state_html(page, page.language(request))
+        if html == old:
+            return gr.skip(), gr.skip(), gr.skip()
+        return html, html, page.studio.state.variant_id
+
+    def opened(request: gr.Request) -> tuple[Any, ...]:
+        language = page.language(request)
+        chosen = page.variant(None)
+        auto = page.texts.say("auto", language)
+        html = state_html(page, language)
+        return (
+            gr.update(choices=variant_choices(page, language), value=chosen.id),
+            gr.update(choices=[(auto if name == "auto" else name, name) for name in DEVICES]),
+            gr.update(choices=precision_choices(page, chosen, language)),
+            about_html(page, chosen, language),
+            html,
+            html,
+            page.studio.state.variant_id,
+        )
+
+    def choose(name: str | None, request: gr.Request) -> tuple[Any, ...]:
+        language = page.language(request)
+        try:
+            found = resolve(page, name)
+        except AppError as error:
+            return gr.skip(), message(page.texts.sentence(str(error), language), "error")
+        return gr.update(choices=precision_choices(page, found, language)), about_html(page, found, language)
+
+    def run_load(name: str | None, device: str, precision: str, request: gr.Request) -> Iterator[tuple[Any, ...]]:
+        yield from _report(page, request, lambda: _load(page, name, device, precision))
+
+    def run_unload(request: gr.Request) -> Iterator[tuple[Any, ...]]:
+        yield from _report(page, request, page.studio.unload)
+
+    def stopped(request: gr.Request) -> tuple[Any, ...]:
+        language = page.language(request)
+        return message(page.texts.say("load_stopped", language)), *_buttons(running=False), gr.skip()
+
+    outputs = [work, load, cancel, unload, variant]
+    opening = demo.load(opened, None, [variant, device, precision, about, state, shown, seen], **QUICK)
+    timer.tick(tick, shown, [state, shown, seen], **QUICK)
+    variant.change(choose, variant, [precision, about], **QUICK)
+    loading = load.click(run_load, [variant, device, precision], outputs, **JOB)
+    unloading = unload.click(run_unload, None, outputs, **JOB)
+    cancel.click(stopped, None, outputs, cancels=[loading, unloading], **PRIVATE, show_progress="hidden")
+    del opening
+    return ModelBar(variant, seen)
+
+
+def resolve(page: Page, name: str | None) -> Variant:
+    """The variant behind a name in the dropdown. On a shared page only rows of the catalog. Raises AppError."""
+    if page.shared and (name or "") not in page.catalog:
+        raise AppError("On a shared page only the models of the list can be chosen.")
+    return page.catalog.resolve(name or "")
+
+
+def _load(page: Page, name: str | None, device: str, precision: str) -> Iterator[Event]:
+    variant = resolve(page, name)
+    if page.shared and not cached(page, variant):
+        raise AppError("On a shared page only models that are already on this machine can be loaded.")
+    yield from page.studio.load(name or variant.id, device=device, precision=precision)
+
+
+def _report(page: Page, request: gr.Request, make: Any) -> Iterator[tuple[Any, ...]]:
+    """Stream a load or unload into the bar: [work, load, cancel, unload, variant]."""
+    language = page.language(request)
+    yield message(page.texts.say("starting", language)), *_buttons(running=True), gr.skip()
+    frame = None
+    for frame in watch(make, page.texts, language):
+        notes = "".join(message(text) for text in frame.notices)
+        yield frame.status + notes, gr.skip(), gr.skip(), gr.skip(), gr.skip()
+    end = "".join(message(text) for text in frame.notices) if frame else ""
+    if frame and frame.error:
+        end += message(frame.error, "error")
+    yield end, *_buttons(running=False), gr.update(choices=variant_choices(page, language))
+
+
+def _buttons(running: bool) -> tuple[dict[str, Any], ...]:
+    return (
+        gr.update(visible=not running),
+        gr.update(visible=running),
+        gr.update(interactive=not running),
+    )
+
+
+def cached(page: Page, variant: Variant) -> bool:
+    """True where loading needs no download."""
+    return variant.is_local or page.studio.hub.status(variant).complete
+
+
+def variant_choices(page: Page, language: str) -> list[tuple[str, str]]:
+    """Title, size and whether a download is needed, for each row."""
+    choices = []
+    for variant in page.catalog.values():
+        if cached(page, variant):
+            where = page.texts.say("on_disk", language)
+        else:
+            where = page.texts.say("to_download", language, size=size_text(variant.download_bytes))
+        choices.append((f"{variant.title} · {where}", variant.id))
+    return choices
+
+
+def precision_choices(page: Page, variant: Variant, language: str) -> list[tuple[str, str]]:
+    """Each precision with what its weights take, where the manifest says."""
+    choices = [(page.texts.say("auto", language), "auto")]
+    for name in PRECISIONS[1:]:
+        size = variant.memory.get(name)
+        choices.append((f"{name} · {size_text(size)}" if size else name, name))
+    return choices
+
+
+def state_html(page: Page, language: str) -> str:
+    """One line: what is loaded, what it is doing, what it takes."""
+    state, say = page.studio.state, page.texts.say
+    parts = []
+    if state.phase == "empty":
+        parts.append(escape(say("state_empty", language)))
+    else:
+        parts.append(f"<strong>{escape(state.title)}</strong>")
+        parts.append(escape(say(f"state_{state.phase}", language)))
+        if state.precision and state.device:
+            parts.append(escape(say("precision_on", language, precision=state.precision, device=state.device)))
+    if state.detail:
+        parts.append(escape(_detail(page, state.detail, language)))
+    if state.memory_used is not None and state.memory_total:
+        used, total = size_text(state.memory_used), size_text(state.memory_total)
+        parts.append(escape(say("memory", language, used=used, total=total)))
+    if state.queue:
+        parts.append(escape(say("waiting", language, count=state.queue)))
+    return f'<div class="state {escape(state.phase)}"><span class="dot"></span>{"<i>·</i>".join(parts)}</div>'
+
+
+def _detail(page: Page, detail: str, language: str) -> str:
+    """The studio's "generate" or "download 12 % ..." with its first word in the reader's language."""
+    word, _, rest = detail.partition(" ")
+    key = f"doing_{word}" if word in DOING else f"stage_{word}"
+    known = word in DOING or word in KNOWN_STAGES
+    return f"{page.texts.say(key, language)} {rest}".strip() if known else detail
+
+
+def about_html(page: Page, variant: Variant, language: str) -> str:
+    """What is honestly known about the chosen variant, and its licences."""
+    say, sentence = page.texts.say, page.texts.sentence
+    status = f"<p>{escape(sentence(variant.status, language))}</p>" if variant.status else ""
+    licence = say("licence", language, code=variant.code_licence, weights=variant.weights_licence)
+    extra = " ".join(sentence(text, language) for text in (variant.licence_note, variant.notes) if text)
+    detail = f"<p>{escape(extra)}</p>" if extra else ""
+    return (
+        f'<div class="about">{status}<details><summary>{escape(licence)}</summary>{detail}</details></div>'
+    )
