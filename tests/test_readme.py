@@ -1,0 +1,72 @@
+"""The README is checked against the program: its commands run, its table is the manifest's, its links lead somewhere."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from janus_app.catalog import load_catalog
+
+ROOT = Path(__file__).parent.parent
+READMES = [ROOT / "README.md", ROOT / "README.zh-CN.md"]
+LANGUAGES = pytest.mark.parametrize("readme", READMES, ids=lambda p: p.name)
+
+
+def commands(readme: Path) -> list[str]:
+    blocks = re.findall(r"```bash\n(.*?)```", readme.read_text("utf-8"), flags=re.S)
+    return [line for block in blocks for line in block.strip().splitlines()]
+
+
+@LANGUAGES
+def test_the_commands_run_in_order(readme: Path, tmp_path: Path) -> None:
+    """Every `python -m janus_app` line, one after the other, in an empty folder, with the embedded model."""
+    lines = [line for line in commands(readme) if line.startswith("python -m janus_app")]
+    assert len(lines) == 6
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(ROOT),
+        "JANUS_APP_DATA": str(tmp_path / "data"),
+        "HF_HUB_OFFLINE": "1",
+    }
+    for line in lines:
+        command = [sys.executable, *shlex.split(line)[1:]]
+        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, f"{line}\n{done.stdout}\n{done.stderr}"
+        assert "Traceback" not in done.stderr
+
+
+def test_ci_calls_the_test_command_of_the_readme() -> None:
+    (command,) = (line for line in commands(READMES[0]) if "pytest" in line)
+    install, test = command.split(" && ")
+    ci = (ROOT / ".ci" / "run").read_text("utf-8")
+    assert f"{install.replace('pip install', 'pip install -q')} && {test}" in ci
+
+
+def test_both_languages_show_the_same_commands() -> None:
+    plain = [[re.sub(r'"[^"]*"', '""', line) for line in commands(readme)] for readme in READMES]
+    assert plain[0] == plain[1]
+
+
+@LANGUAGES
+def test_the_table_is_the_manifests(readme: Path) -> None:
+    text = readme.read_text("utf-8")
+    for variant in load_catalog().values():
+        title = variant.title.split(" (")[0]
+        (row,) = re.findall(rf"^\| {re.escape(title)}[^|]*\|.*$", text, flags=re.M)
+        assert f"{variant.size[0]} x {variant.size[1]}" in row
+        if variant.repo:
+            needs = " / ".join(f"{(variant.memory[p] + 1.25e9) / 1e9:.1f}" for p in ("bf16", "int8", "nf4"))
+            assert f"| {needs} GB |" in row
+            assert f"{variant.download_bytes / 1e9:.1f} GB" in row
+
+
+@LANGUAGES
+def test_links_and_pictures_exist(readme: Path) -> None:
+    for target in re.findall(r"\]\(([^)#]+)\)", readme.read_text("utf-8")):
+        assert target.startswith("http") or (ROOT / target).exists(), target
