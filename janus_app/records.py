@@ -7,18 +7,26 @@ import errno
 import json
 import math
 import os
+import platform
 import re
 import secrets
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
+from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from PIL import Image, PngImagePlugin
 
+from janus_app import __version__
+from janus_app.catalog import Variant
 from janus_app.errors import AppError
+from janus_app.models.base import EditRequest, GenerateRequest, Picture
 from janus_app.pictures import MAX_BYTES, Source, open_bytes, read_bounded
+
+if TYPE_CHECKING:
+    from janus_app.studio import StudioState
 
 KEY = "janus_app"  # the chunk's keyword
 SCHEMA = 1
@@ -27,6 +35,7 @@ MAX_TOKENS = 65_536
 MAX_TOKEN_ID = 2**20 - 1
 _PRECISIONS = ("fp32", "bf16", "fp16", "int8", "nf4")
 _VERBS = ("generate", "edit")
+_PACKAGES = ("torch", "transformers", "tokenizers", "pillow", "bitsandbytes")
 
 Value = str | int | float | bool
 
@@ -57,6 +66,59 @@ class Record:
     settings: Mapping[str, Value] = field(default_factory=dict, hash=False)
     versions: Mapping[str, str] = field(default_factory=dict, hash=False)
     image_tokens: tuple[int, ...] = ()
+
+
+def record_of(picture: Picture, request: GenerateRequest | EditRequest, variant: Variant, state: StudioState) -> Record:
+    """How `picture` came to be; `state` is the studio's while or right after `request` ran."""
+    settings: dict[str, Value] = {"guidance": request.guidance, "temperature": request.temperature}
+    if not picture.image_tokens:
+        settings["steps"] = request.steps
+    if isinstance(request, EditRequest):
+        settings["method"] = request.method
+        settings["strength"] = request.strength
+        settings["image_guidance"] = request.image_guidance
+    return Record(
+        app=__version__,
+        model=variant.id,
+        title=variant.title,
+        repo=variant.repo or "",
+        revision=variant.revision or "",
+        family=variant.family,
+        precision=state.precision,
+        device=state.device.partition(":")[0],
+        verb="edit" if isinstance(request, EditRequest) else "generate",
+        prompt=request.prompt,
+        negative=request.negative,
+        seed=picture.seed,
+        size=picture.image.size,
+        created=datetime.now().astimezone().isoformat(timespec="seconds"),
+        settings=settings,
+        versions=_versions(),
+        image_tokens=picture.image_tokens,
+    )
+
+
+def _versions() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for package in _PACKAGES:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found[package] = metadata.version(package)
+    return found
+
+
+def request_of(record: Record) -> GenerateRequest:
+    """The request that draws the picture of `record` again, from its tokens where it has them.
+
+    Raises AppError for settings out of range.
+    """
+    known = {name: record.settings[name] for name in ("guidance", "temperature", "steps") if name in record.settings}
+    return GenerateRequest(
+        record.prompt,
+        record.negative,
+        seed=record.seed,
+        image_tokens=record.image_tokens,
+        **known,  # type: ignore[arg-type]  # the request checks them
+    )
 
 
 def save_png(path: Path, picture: Image.Image, record: Record) -> Path:

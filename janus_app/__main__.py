@@ -1,0 +1,7 @@
+"""`python -m janus_app`."""
+
+import sys
+
+from janus_app.cli import main
+
+sys.exit(main())

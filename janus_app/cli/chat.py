@@ -1,0 +1,130 @@
+"""`chat`: one question, or a conversation typed line by line."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import sys
+from dataclasses import replace
+
+from PIL.Image import Image
+
+from janus_app.catalog import Variant
+from janus_app.cli import flags
+from janus_app.cli.console import UsageError, asking, clean, emit, follow, say
+from janus_app.cli.work import chosen, load, open_studio, value
+from janus_app.errors import AppError
+from janus_app.models.base import ChatRequest, Finished, Turn
+from janus_app.pictures import open_picture
+from janus_app.studio import Studio
+
+HELP = "Type a question. /image PATH adds a picture to the next one, /reset starts over, Ctrl-D or /quit ends."
+
+
+def add_chat(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--prompt", help="the question; without it a conversation is read from the terminal")
+    parser.add_argument("--image", action="append", default=[], help="a picture to ask about; may be given again")
+    flags.sampling(parser, "always the likeliest word")
+    parser.add_argument("--top-p", type=float, help="share of likely words to choose from, 0.01 to 1")
+    parser.add_argument("--max-new-tokens", type=int, help="the longest answer, 1 to 4096 tokens")
+
+
+def chat(args: argparse.Namespace) -> int:
+    studio = open_studio()
+    variant = chosen(studio.catalog, args)
+    if "chat" not in variant.verbs:
+        raise UsageError(f"{variant.title} cannot chat. Choose another --model.")
+    with asking():
+        images = tuple(open_picture(path) for path in args.image)
+        first = _request(args, variant, Turn("user", "hello" if args.prompt is None else args.prompt, images))
+    load(studio, args, variant)
+    if args.prompt is None:
+        return _converse(studio, first, images, args.json)
+    _answer(studio, first, args.json)
+    return 0
+
+
+def _request(args: argparse.Namespace, variant: Variant, turn: Turn) -> ChatRequest:
+    return ChatRequest(
+        turns=(turn,),
+        temperature=value(args, variant, "temperature", "chat_temperature", 0.1),
+        top_p=value(args, variant, "top_p", "top_p", 0.95),
+        seed=args.seed or 0,
+        max_new_tokens=value(args, variant, "max_new_tokens", "max_new_tokens", 512),
+    )
+
+
+def _answer(studio: Studio, request: ChatRequest, as_json: bool) -> str:
+    finished = follow(studio.run(request), stream_text=not as_json)
+    assert isinstance(finished, Finished) and studio.variant is not None
+    if not as_json:
+        print(flush=True)
+        return finished.text
+    state, usage = studio.state, finished.usage
+    emit(
+        {
+            "text": finished.text,
+            "token_ids": list(finished.token_ids),
+            "prompt_tokens": usage.prompt_tokens if usage else None,
+            "new_tokens": usage.new_tokens if usage else None,
+            "context": usage.context if usage else None,
+            "seed": request.seed,
+            "model": studio.variant.id,
+            "revision": studio.variant.revision or "",
+            "precision": state.precision,
+            "device": state.device.partition(":")[0],
+            "seconds": round(finished.seconds, 3),
+        }
+    )
+    return finished.text
+
+
+def _converse(studio: Studio, settings: ChatRequest, images: tuple[Image, ...], as_json: bool) -> int:
+    """Read turns until the input ends. A turn that fails or is stopped is forgotten; the talk goes on."""
+    typed = sys.stdin.isatty()
+    if typed:
+        with contextlib.suppress(ImportError):
+            import readline  # noqa: F401 - line editing in input()
+        say(HELP)
+    turns: tuple[Turn, ...] = ()
+    status = 0
+    while True:
+        line = _read_line(typed)
+        if line is None or line == "/quit":
+            return 0 if typed else status
+        if not line:
+            continue
+        try:
+            if line == "/reset":
+                turns, images = (), ()
+                say("A new conversation.")
+            elif line == "/help":
+                say(HELP)
+            elif line.startswith("/image "):
+                images = (*images, open_picture(line.removeprefix("/image ").strip().strip("\"'")))
+                say(f"{len(images)} picture{'s' * (len(images) > 1)} for the next question.")
+            elif line.startswith("/"):
+                raise AppError(f"There is no command {line.split()[0]}. {HELP}")
+            else:
+                asked = (*turns, Turn("user", line, images))
+                answer = _answer(studio, replace(settings, turns=asked), as_json)
+                turns, images = (*asked, Turn("assistant", answer)), ()
+        except AppError as error:
+            say(str(error))
+            status = 1
+        except KeyboardInterrupt:
+            if not typed:
+                raise
+            say("\nStopped; that question is forgotten.")
+
+
+def _read_line(typed: bool) -> str | None:
+    """The next line without its end, None at the end of the input."""
+    try:
+        if typed:
+            return input("> ").strip()
+        line = sys.stdin.readline()
+        return clean(line).strip() if line else None
+    except EOFError:
+        print(file=sys.stderr)
+        return None

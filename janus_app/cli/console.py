@@ -1,0 +1,110 @@
+"""What all commands do on a terminal: show events, keep results on stdout and everything else on stderr."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from janus_app.errors import AppError
+from janus_app.models.base import Event, Finished, Notice, Progress, Queued, TextDelta
+
+
+class UsageError(AppError):
+    """The request itself is wrong: nothing was tried, exit status 2."""
+
+
+@contextlib.contextmanager
+def asking() -> Iterator[None]:
+    """While a request is read and checked, a failure is the asker's to mend."""
+    try:
+        yield
+    except AppError as error:
+        raise UsageError(str(error)) from None
+
+
+def clean(text: str) -> str:
+    """Text from a person, a file or a model, without characters that act on a terminal."""
+    return "".join(c for c in text if c.isprintable() or c in "\n\t\u200d\u3000\u00a0")
+
+
+def say(text: str) -> None:
+    """A line for the person, apart from results."""
+    print(clean(text), file=sys.stderr, flush=True)
+
+
+def emit(result: dict[str, Any]) -> None:
+    """One result as one line of JSON, in ASCII so that no terminal's encoding matters."""
+    print(json.dumps(result), flush=True)
+
+
+def follow(events: Iterable[Event], stream_text: bool = False) -> Finished | None:
+    """Run an act to its end, showing progress on stderr; text goes to stdout where `stream_text` asks for it.
+
+    Returns the last Finished (None for acts without one). Any exception, Ctrl-C too, closes the act.
+    """
+    finished: Finished | None = None
+    place = 0
+    with contextlib.ExitStack() as stack:
+        if hasattr(events, "close"):
+            stack.callback(events.close)
+        bars = stack.enter_context(_Bars())
+        for event in events:
+            if isinstance(event, Progress):
+                bars.show(event)
+            elif isinstance(event, Notice):
+                bars.clear()
+                say(event.text)
+            elif isinstance(event, Queued) and event.place != place:
+                place = event.place
+                say(f"Waiting; {place} before this one.")
+            elif isinstance(event, TextDelta) and stream_text:
+                bars.clear()
+                print(clean(event.text), end="", flush=True)
+            elif isinstance(event, Finished):
+                finished = event
+    return finished
+
+
+class _Bars:
+    """A progress bar for the stage at hand. Without a terminal, a line when a long stage begins."""
+
+    LONG = ("download", "verify")
+
+    def __init__(self) -> None:
+        self._bar: Any = None
+        self._stage = ""
+
+    def __enter__(self) -> _Bars:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.clear()
+
+    def clear(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
+
+    def show(self, event: Progress) -> None:
+        if not sys.stderr.isatty():
+            if event.stage != self._stage and event.stage in self.LONG:
+                say(f"{event.stage} {event.detail}".strip() + " ...")
+            self._stage = event.stage
+            return
+        if event.stage != self._stage:
+            self.clear()
+            self._stage = event.stage
+        if self._bar is None:
+            from tqdm import tqdm
+
+            self._bar = tqdm(
+                desc=event.stage, unit=event.unit or "it", unit_scale=event.total > 10_000, leave=False, file=sys.stderr
+            )
+        self._bar.total = event.total or None
+        self._bar.n = event.done
+        if event.detail:
+            self._bar.set_postfix_str(clean(event.detail)[:40], refresh=False)
+        self._bar.refresh()

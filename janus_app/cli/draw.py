@@ -1,0 +1,162 @@
+"""`generate` and `edit`: pictures written as PNG files that carry how they were made."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import replace
+from pathlib import Path
+
+from janus_app.catalog import Catalog, Variant
+from janus_app.cli import flags
+from janus_app.cli.console import UsageError, asking, emit, follow, say
+from janus_app.cli.work import chosen, load, open_studio, value
+from janus_app.errors import AppError
+from janus_app.models.base import EditRequest, Finished, GenerateRequest
+from janus_app.pictures import open_mask, open_picture
+from janus_app.records import Record, output_path, read_record, record_of, request_of, save_png
+from janus_app.studio import Studio
+
+# Given with --from, these ask for another picture; without them the recorded one is decoded again.
+RESAMPLING = ("model", "prompt", "negative", "count", "guidance", "temperature", "steps", "seed")
+
+
+def add_generate(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--prompt", help="what to draw")
+    parser.add_argument(
+        "--from", dest="source", metavar="PICTURE", help="draw a PNG of this app again; other flags change its settings"
+    )
+    flags.drawing(parser)
+
+
+def add_edit(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--image", required=True, help="the picture to change")
+    parser.add_argument("--mask", help="a picture of the same size, white where to draw anew")
+    parser.add_argument("--prompt", required=True, help="what the finished picture shows")
+    flags.drawing(parser)
+    parser.add_argument("--strength", type=float, help="without a mask: the share drawn anew, above 0 to 1")
+    parser.add_argument("--image-guidance", type=float, help="for models that follow the picture too, 1 to 20")
+
+
+def generate(args: argparse.Namespace) -> int:
+    studio = open_studio()
+    if args.source is not None:
+        variant, request = _again(studio.catalog, args)
+    elif args.prompt is None:
+        raise UsageError("Nothing to draw: give --prompt, or --from with a picture this app drew.")
+    else:
+        variant = chosen(studio.catalog, args)
+        with asking():
+            request = GenerateRequest(
+                prompt=args.prompt,
+                negative=args.negative or "",
+                count=1 if args.count is None else args.count,
+                guidance=value(args, variant, "guidance", "guidance", 5.0),
+                temperature=value(args, variant, "temperature", "temperature", 1.0),
+                seed=args.seed or 0,
+                steps=value(args, variant, "steps", "steps", 30),
+            )
+    _able(variant, "generate")
+    load(studio, args, variant)
+    return _draw(studio, request, args)
+
+
+def edit(args: argparse.Namespace) -> int:
+    studio = open_studio()
+    variant = chosen(studio.catalog, args)
+    with asking():
+        picture = open_picture(args.image)
+        request = EditRequest(
+            prompt=args.prompt,
+            image=picture,
+            mask=open_mask(args.mask, picture.size) if args.mask is not None else None,
+            method="region" if args.mask is not None else "variation",
+            negative=args.negative or "",
+            count=1 if args.count is None else args.count,
+            guidance=value(args, variant, "guidance", "guidance", 5.0),
+            image_guidance=value(args, variant, "image_guidance", "image_guidance", 1.5),
+            temperature=value(args, variant, "temperature", "temperature", 1.0),
+            strength=value(args, variant, "strength", "strength", 0.6),
+            seed=args.seed or 0,
+            steps=value(args, variant, "steps", "steps", 30),
+        )
+    _able(variant, "edit")
+    load(studio, args, variant)
+    known = studio.state.capabilities
+    if known and request.method not in known.edit_methods:  # a family with its own way of editing
+        others = [name for name in known.edit_methods if name != "region"]
+        if args.mask is not None or not others:
+            raise AppError(f"{variant.title} cannot edit {'with' if args.mask else 'without'} a mask.")
+        request = replace(request, method=others[0])
+    return _draw(studio, request, args)
+
+
+def _able(variant: Variant, verb: str) -> None:
+    if verb not in variant.verbs:
+        raise UsageError(
+            f"{variant.title} cannot {verb}; it can {' and '.join(variant.verbs)}. Choose another --model."
+        )
+
+
+def _again(catalog: Catalog, args: argparse.Namespace) -> tuple[Variant, GenerateRequest]:
+    """The request of a picture's record, changed by the flags that were given."""
+    with asking():
+        record = read_record(args.source)
+        request = request_of(record)
+        changes = {name for name in RESAMPLING if getattr(args, name) is not None}
+        variant = _recorded_variant(catalog, args, record)
+        if record.verb == "edit" and (changes - {"model"} or not record.image_tokens):
+            raise UsageError("The picture was made by edit. Use `edit` with its picture to change the settings.")
+        # The same variant named once more changes nothing; another one cannot read these tokens.
+        if changes == {"model"} and variant.id == record.model:
+            changes = set()
+        if changes:
+            given = {name: getattr(args, name) for name in changes - {"model"}}
+            request = replace(request, image_tokens=(), **given)
+    if variant.id == record.model and (variant.revision or "") != record.revision:
+        say("The picture was drawn with another revision of this model; the result may differ.")
+    if args.precision is None:
+        args.precision = record.precision
+    elif args.precision != record.precision:
+        say(f"The picture was drawn in {record.precision}; in {args.precision} it may differ.")
+    return variant, request
+
+
+def _recorded_variant(catalog: Catalog, args: argparse.Namespace, record: Record) -> Variant:
+    if args.model is not None:
+        return catalog.resolve(args.model)
+    if record.model not in catalog:  # looked up, never resolved: a record must not choose a folder
+        raise UsageError(f"The picture was drawn with {record.title}, which is not in the model list. Give --model.")
+    return catalog[record.model]
+
+
+def _draw(studio: Studio, request: GenerateRequest | EditRequest, args: argparse.Namespace) -> int:
+    finished = follow(studio.run(request))
+    assert isinstance(finished, Finished) and studio.variant is not None
+    state = studio.state
+    for picture in finished.pictures:
+        record = record_of(picture, request, studio.variant, state)
+        file = save_png(_target(args.out, record), picture.image, record)
+        if not args.json:
+            print(file, flush=True)
+            continue
+        emit(
+            {
+                "file": str(file),
+                "seed": picture.seed,
+                "image_tokens": list(picture.image_tokens),
+                "width": picture.image.width,
+                "height": picture.image.height,
+                "prompt": record.prompt,
+                "model": record.model,
+                "revision": record.revision,
+                "precision": record.precision,
+                "device": record.device,
+                "settings": dict(record.settings),
+                "seconds": round(finished.seconds, 3),
+            }
+        )
+    return 0
+
+
+def _target(out: Path, record: Record) -> Path:
+    return out if out.suffix.lower() == ".png" and not out.is_dir() else output_path(out, record)

@@ -1,0 +1,61 @@
+"""The flags, named once for every command. None means "not given": defaults come from the model's own row."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import NoReturn
+
+PRECISIONS = ("auto", "fp32", "bf16", "fp16", "int8", "nf4")
+
+
+class Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line, without the wall of usage."""
+
+    def __init__(self, *args: object, **kwargs: object) -> None:
+        kwargs.setdefault("allow_abbrev", False)
+        super().__init__(*args, **kwargs)  # type: ignore[arg-type]
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{message[:1].upper()}{message[1:]}. See `{self.prog} --help`.\n")
+
+
+def debug(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an unexpected failure")
+
+
+def model(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--model", metavar="NAME", help="a model of `models`, or a folder holding a checkpoint")
+    parser.add_argument("--device", help="auto, cpu, cuda, cuda:1, mps or xpu (default auto)")
+    parser.add_argument("--precision", choices=PRECISIONS, help="how weights are held (default auto)")
+
+
+def json_lines(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="one JSON object a line per result on stdout")
+
+
+def sampling(parser: argparse.ArgumentParser, zero: str) -> None:
+    parser.add_argument("--temperature", type=float, help=f"0 to 2; 0 = {zero}")
+    parser.add_argument("--seed", type=int, help="whole number from 0 (default 0)")
+
+
+def drawing(parser: argparse.ArgumentParser) -> None:
+    """What generate and edit share."""
+    parser.add_argument("--negative", help="what to steer away from")
+    parser.add_argument("--count", type=int, help="how many pictures, 1 to 16 (default 1); picture i uses seed + i")
+    parser.add_argument("--guidance", type=float, help="how closely to follow the prompt, 1 to 20; 1 = off")
+    parser.add_argument("--steps", type=int, help="for models that draw in steps, 1 to 100; others ignore it")
+    sampling(parser, "always the likeliest token")
+    parser.add_argument(
+        "--out", type=Path, default=Path("outputs"), help="folder, or a .png name, to write to (default outputs)"
+    )
+
+
+def page(parser: argparse.ArgumentParser) -> None:
+    """What app.py adds: how the page is served."""
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on; 0.0.0.0 = the whole network")
+    parser.add_argument("--port", type=int, help="default 7860, or the next free one")
+    parser.add_argument("--share", action="store_true", help="a public link through Gradio's servers; asks for --auth")
+    parser.add_argument("--auth", metavar="USER:PASSWORD", help="ask visitors for it; $JANUS_APP_AUTH does the same")
+    parser.add_argument("--lang", default="auto", choices=("auto", "en", "zh-CN"), help="language of the page")
+    parser.add_argument("--no-browser", action="store_true", help="do not open a browser window")

@@ -1,0 +1,150 @@
+"""`models`: what can be chosen, and the proof that the code fits the real checkpoints."""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from janus_app.catalog import Variant
+from janus_app.cli import flags
+from janus_app.cli.console import emit
+from janus_app.cli.work import open_studio
+from janus_app.errors import AppError
+from janus_app.studio import Studio
+
+FACTS = Path(__file__).resolve().parent.parent.parent / "assets" / "checkpoints"
+
+
+def add_models(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--check", action="store_true", help="compare the code with the tensor names and shapes of the real checkpoints"
+    )
+    flags.json_lines(parser)
+
+
+def models(args: argparse.Namespace) -> int:
+    if args.check:
+        return _check_all(args.json)
+    studio = open_studio()
+    rows = [_row(studio, variant) for variant in studio.catalog.values()]
+    if args.json:
+        for row in rows:
+            emit(row)
+        return 0
+    for row in rows:
+        print(f"{row['id']}: {row['title']}")
+        print(f"  can {', '.join(row['verbs'])}; draws {row['size'][0]} x {row['size'][1]}")
+        if row["memory"]:
+            print("  weights: " + ", ".join(f"{name} {_gb(size)}" for name, size in row["memory"].items()))
+        print(f"  {_where(row)}")
+        print(f"  {row['status']}")
+    return 0
+
+
+def _row(studio: Studio, variant: Variant) -> dict[str, Any]:
+    cached = studio.hub.status(variant)
+    return {
+        "id": variant.id,
+        "title": variant.title,
+        "family": variant.family,
+        "repo": variant.repo,
+        "revision": variant.revision,
+        "verbs": list(variant.verbs),
+        "size": list(variant.size),
+        "parameters": variant.parameters,
+        "memory": dict(variant.memory),
+        "licence": variant.weights_licence,
+        "on_disk": bool(cached.complete),
+        "download_bytes": variant.download_bytes,
+        "ships_with_app": variant.is_local,
+        "status": variant.status,
+    }
+
+
+def _where(row: Mapping[str, Any]) -> str:
+    if row["ships_with_app"]:
+        return "ships with the app" if row["on_disk"] else "its folder is missing or incomplete"
+    return "downloaded" if row["on_disk"] else f"not downloaded ({_gb(row['download_bytes'])})"
+
+
+def _gb(size: float) -> str:
+    return f"{size / 1e9:.1f} GB" if size >= 1e8 else f"{size / 1e6:.1f} MB"
+
+
+@dataclass(frozen=True)
+class Check:
+    """How one checkpoint's published tensors compare with the network its config describes."""
+
+    name: str
+    revision: str
+    matched: int
+    unused: int
+    missing: tuple[str, ...]
+    unexpected: tuple[str, ...]
+    wrong_shape: tuple[str, ...]
+    parameters: int
+    published_parameters: int
+
+    @property
+    def ok(self) -> bool:
+        wrong = self.missing or self.unexpected or self.wrong_shape
+        return bool(self.matched) and not wrong and self.parameters == self.published_parameters
+
+
+def check(facts: Mapping[str, Any]) -> Check:
+    """Compare a facts file (assets/checkpoints) with the network built from its config on the meta device.
+
+    `unused` tensors are the two groups the network leaves aside by name; `parameters` counts theirs too.
+    """
+    from janus_app.loader import expected_tensors
+    from janus_app.models.janus.network import UNUSED_PREFIXES
+
+    listed = {name: tuple(shape) for name, shape in facts["tensors"].items()}
+    ours = expected_tensors(facts["config"])
+    unused = {name for name in listed.keys() - ours.keys() if name.startswith(UNUSED_PREFIXES)}
+    both = listed.keys() & ours.keys()
+    wrong = sorted(name for name in both if listed[name] != tuple(ours[name]))
+    counted = [*ours.values(), *(listed[name] for name in unused)]
+    return Check(
+        name=facts["name"],
+        revision=facts["revision"],
+        matched=len(both) - len(wrong),
+        unused=len(unused),
+        missing=tuple(sorted(ours.keys() - listed.keys())),
+        unexpected=tuple(sorted(listed.keys() - ours.keys() - unused)),
+        wrong_shape=tuple(wrong),
+        parameters=sum(math.prod(shape) for shape in counted),
+        published_parameters=facts["total_params"],
+    )
+
+
+def read_facts(folder: Path = FACTS) -> list[dict[str, Any]]:
+    """The shipped facts of the real checkpoints. Raises AppError where they are missing or damaged."""
+    try:
+        facts = [json.loads(gzip.decompress(file.read_bytes())) for file in sorted(folder.glob("*.json.gz"))]
+    except (OSError, EOFError, ValueError):
+        facts = []
+    if not facts:
+        raise AppError("The checkpoint facts in assets/checkpoints are missing or damaged. Copy the app anew.")
+    return facts
+
+
+def _check_all(as_json: bool) -> int:
+    checks = [check(facts) for facts in read_facts()]
+    for result in checks:
+        if as_json:
+            emit(asdict(result) | {"ok": result.ok})
+            continue
+        print(f"{result.name} at {result.revision[:12]}: {'OK' if result.ok else 'FAILED'}")
+        print(f"  {result.matched} tensors match in name and shape, {result.unused} unused ones are left aside")
+        print(f"  {result.parameters:,} parameters, published {result.published_parameters:,}")
+        for what in ("missing", "unexpected", "wrong_shape"):
+            names = getattr(result, what)
+            print(f"  {what.replace('_', ' ')}: {len(names)}" + "".join(f"\n    {name}" for name in names[:10]))
+    return 0 if all(result.ok for result in checks) else 1

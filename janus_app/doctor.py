@@ -1,0 +1,262 @@
+"""Is this machine ready? Each check is tried for real and answers with a line and, where needed, a remedy.
+
+Nothing here names a private path (the home folder is shown as ~), an address of the machine, or a token.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import socket
+import sys
+import urllib.error
+import urllib.request
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Literal
+from urllib.parse import urlsplit
+
+from janus_app.catalog import Catalog, load_catalog
+from janus_app.errors import AppError
+from janus_app.hub import Hub
+
+Level = Literal["OK", "WARN", "FAIL"]
+OLDEST, NEWEST = (3, 10), (3, 13)
+REINSTALL = "Run `python -m pip install -r requirements.txt`."
+LOW_DISK = 2e9
+PORT = 7860
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One checked thing. FAIL = the app cannot work without it; WARN = something it can do will not work."""
+
+    level: Level
+    what: str
+    detail: str
+    remedy: str = ""
+
+
+def examine(outputs: Path, port: int = PORT, timeout: float = 4.0) -> Iterator[Finding]:
+    """All checks in order, each reported as soon as it is done. Raises nothing: a check that breaks is a FAIL."""
+    checks: tuple[tuple[str, Callable[[], Iterator[Finding]]], ...] = (
+        ("Python", _python),
+        ("Packages", _packages),
+        ("PyTorch", _torch),
+        ("Quantisation", _quantisation),
+        ("Triton", _triton),
+        ("Models", _models),
+        ("Disk", lambda: _disk(outputs)),
+        ("Hub", lambda: _hub(timeout)),
+        ("Port", lambda: _port(port)),
+    )
+    for what, check in checks:
+        try:
+            yield from check()
+        except AppError as error:
+            yield Finding("FAIL", what, _home(str(error)))
+        except Exception as error:  # a broken installation breaks in its own ways; the rest is still worth a look
+            yield Finding(
+                "FAIL", what, f"this check broke: {type(error).__name__}: {_home(str(error))[:300]}", REINSTALL
+            )
+
+
+def _home(text: str) -> str:
+    """The text with the home folder shown as ~."""
+    home = str(Path.home())
+    return text.replace(home, "~") if len(home) > 1 else text
+
+
+def _python() -> Iterator[Finding]:
+    version = sys.version_info[:2]
+    if not OLDEST <= version <= NEWEST:
+        remedy = "Install Python 3.10 to 3.13 and make a fresh virtual environment with it."
+        yield Finding("FAIL", "Python", platform.python_version(), remedy)
+    else:
+        yield Finding("OK", "Python", f"{platform.python_version()} on {platform.system()} {platform.machine()}")
+
+
+def _packages() -> Iterator[Finding]:
+    for package in ("gradio", "tokenizers", "safetensors", "pillow", "huggingface_hub"):
+        try:
+            version = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            yield Finding("FAIL", package, "not installed", REINSTALL)
+            continue
+        if package == "gradio" and not (6, 31) <= tuple(map(int, version.split(".")[:2])) < (7, 0):
+            yield Finding("WARN", package, f"{version}; the page is tested with 6.31 and later 6.x", REINSTALL)
+        else:
+            yield Finding("OK", package, version)
+
+
+def _torch() -> Iterator[Finding]:
+    try:
+        import torch
+    except Exception as error:  # a missing system library raises OSError, a broken build anything
+        yield Finding("FAIL", "PyTorch", f"cannot be imported ({type(error).__name__})", REINSTALL)
+        return
+    built = f"built for CUDA {torch.version.cuda}" if torch.version.cuda else "built without CUDA"
+    yield Finding("OK", "PyTorch", f"{torch.__version__}, {built}")
+    if torch.cuda.is_available():
+        yield from _cards(torch)
+        return
+    card = shutil.which("nvidia-smi") is not None
+    if card and not torch.version.cuda:
+        remedy = "There is an NVIDIA driver: install a CUDA build of PyTorch from pytorch.org to use the card."
+        yield Finding("WARN", "Graphics card", "this PyTorch cannot use it", remedy)
+    elif card:
+        remedy = f"Update the NVIDIA driver to one that supports CUDA {torch.version.cuda}."
+        yield Finding("WARN", "Graphics card", "PyTorch sees none though a driver is there", remedy)
+    elif torch.backends.mps.is_available():
+        yield Finding("OK", "Graphics card", "Apple GPU (mps)")
+    else:
+        free = _main_memory()
+        yield Finding("OK", "Graphics card", f"none; the CPU is used ({free}). Fine for the embedded model")
+
+
+def _main_memory() -> str:
+    import psutil
+
+    memory = psutil.virtual_memory()
+    return f"{memory.available / 1e9:.1f} of {memory.total / 1e9:.1f} GB memory free"
+
+
+def _cards(torch: Any) -> Iterator[Finding]:
+    for index in range(torch.cuda.device_count()):
+        name = torch.cuda.get_device_name(index)
+        try:
+            free, total = torch.cuda.mem_get_info(index)
+            probe = torch.ones(64, 64, device=f"cuda:{index}")
+            assert float((probe @ probe)[0, 0]) == 64
+        except Exception as error:
+            remedy = "Another program may hold the card, or this PyTorch was not built for it: see pytorch.org."
+            yield Finding("WARN", f"cuda:{index}", f"{name} cannot calculate ({type(error).__name__})", remedy)
+            continue
+        with torch.cuda.device(index):
+            half = "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "no bf16, fp16 is used"
+        yield Finding("OK", f"cuda:{index}", f"{name}, {free / 1e9:.1f} of {total / 1e9:.1f} GB free, {half}")
+
+
+def _quantisation() -> Iterator[Finding]:
+    """An int8 and an nf4 product through the very layers the loader makes, on the device it would choose."""
+    import torch
+
+    from janus_app.memory import resolve_device
+    from janus_app.quantise import quantised_linear
+
+    device = resolve_device("auto")
+    dtype = torch.float32 if device.type == "cpu" else torch.float16
+    weight = torch.randn(64, 64, generator=torch.Generator().manual_seed(0))
+    x = torch.randn(2, 64, generator=torch.Generator().manual_seed(1))
+    exact = x @ weight.T
+    for precision, limit in (("int8", 0.05), ("nf4", 0.3)):
+        try:
+            layer = quantised_linear(weight, precision, device, dtype)
+            with torch.inference_mode(), warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # bitsandbytes remarks on its own casts
+                near = layer(x.to(device, dtype)).float().cpu()
+            error = float((near - exact).norm() / exact.norm())
+        except Exception as failure:
+            remedy = "Choose bf16 or fp32, or run `python -m pip install -U bitsandbytes`."
+            yield Finding("WARN", precision, f"does not work on {device.type} ({type(failure).__name__})", remedy)
+            continue
+        if error < limit:
+            yield Finding("OK", precision, f"works on {device.type} (error of a product {error:.1%})")
+        else:
+            remedy = "Choose bf16 or fp32, or run `python -m pip install -U bitsandbytes`."
+            yield Finding("WARN", precision, f"gives wrong numbers on {device.type} ({error:.0%} off)", remedy)
+
+
+def _triton() -> Iterator[Finding]:
+    try:
+        yield Finding("OK", "Triton", metadata.version("triton"))
+    except metadata.PackageNotFoundError:
+        yield Finding("OK", "Triton", "not installed; only needed for speed on NVIDIA cards")
+
+
+def _models() -> Iterator[Finding]:
+    catalog: Catalog = load_catalog()
+    hub = Hub()
+    for variant in catalog.values():
+        status = hub.status(variant)
+        if status.complete:
+            yield Finding("OK", variant.id, "on disk")
+        elif variant.is_local:
+            remedy = "Copy the app anew: its embedded weights belong to it."
+            level: Level = "FAIL" if variant.id == catalog.default().id else "WARN"
+            yield Finding(level, variant.id, "its files are missing", remedy)
+        else:
+            size = f"{variant.download_bytes / 1e9:.1f} GB"
+            yield Finding("OK", variant.id, f"not downloaded; loading it fetches {size} once")
+
+
+def _disk(outputs: Path) -> Iterator[Finding]:
+    for what, folder in (("Outputs folder", outputs), ("Download folder", _cache())):
+        place = _existing(folder)
+        shown = _home(str(folder))
+        if not os.access(place, os.W_OK):
+            remedy = "Choose another with --out." if folder == outputs else "Set HF_HUB_CACHE to a writable folder."
+            yield Finding("WARN", what, f"{shown} cannot be written", remedy)
+            continue
+        free = shutil.disk_usage(place).free
+        level: Level = "WARN" if free < LOW_DISK else "OK"
+        remedy = "Free some space before you download or draw much." if level == "WARN" else ""
+        yield Finding(level, what, f"{shown}, {free / 1e9:.1f} GB free", remedy)
+
+
+def _cache() -> Path:
+    """Where the Hub's client keeps downloads."""
+    from huggingface_hub import constants
+
+    return Path(constants.HF_HUB_CACHE)
+
+
+def _existing(folder: Path) -> Path:
+    folder = folder.expanduser().absolute()
+    while not folder.exists() and folder != folder.parent:
+        folder = folder.parent
+    return folder
+
+
+def _hub(timeout: float) -> Iterator[Finding]:
+    from huggingface_hub import constants
+
+    if constants.HF_HUB_OFFLINE:
+        yield Finding("OK", "Hub", "offline mode is on (HF_HUB_OFFLINE); only models on disk can be loaded")
+        return
+    host = urlsplit(constants.ENDPOINT).hostname or "the Hub"
+    try:
+        request = urllib.request.Request(constants.ENDPOINT, method="HEAD")
+        with urllib.request.urlopen(request, timeout=timeout):
+            pass
+    except urllib.error.HTTPError:
+        pass  # it answered, which is all that was asked
+    except (OSError, ValueError):
+        remedy = "Models on disk work without it. Behind a firewall set HTTPS_PROXY, or HF_ENDPOINT to a mirror."
+        yield Finding("WARN", "Hub", f"{host} cannot be reached", remedy)
+        return
+    yield Finding("OK", "Hub", f"{host} answers")
+
+
+def _port(port: int) -> Iterator[Finding]:
+    if port_is_free("127.0.0.1", port):
+        yield Finding("OK", "Port", f"{port} is free")
+    else:
+        yield Finding("WARN", "Port", f"{port} is in use", "Start with `python app.py --port 7861`, or another number.")
+
+
+def port_is_free(host: str, port: int) -> bool:
+    """Can a server listen there? An unknown host counts as not free."""
+    try:
+        kind, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(kind, socket.SOCK_STREAM) as listener:
+            if os.name != "nt":  # as servers do, so that a port just given back counts as free
+                listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind(address)
+            return True
+    except (OSError, OverflowError):
+        return False
