@@ -43,7 +43,7 @@ def build(page: Page, variant: gr.Dropdown, seen: gr.State, demo: gr.Blocks) -> 
             label=label("conversation"),
             show_label=False,
             elem_id="chat-bot",
-            height="min(58vh, 620px)",
+            height="max(280px, calc(100vh - 540px))",
             layout="bubble",
             buttons=["copy", "copy_all"],
             feedback_options=None,

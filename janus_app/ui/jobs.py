@@ -64,12 +64,14 @@ def watch(make: Callable[[], Iterator[Event]], texts: Texts, language: str) -> I
 
     `make` is called inside, because building a request already refuses bad settings and that must become a frame too.
     """
-    text, notices, previews, status = "", [], (), ""
+    text, status = "", ""
+    notices: list[str] = []
+    previews: tuple[Image, ...] = ()
+    finished: Finished | None = None
     speed, last = Speed(), 0.0
     try:
         with closing(_closable(make())) as events:
             for event in events:
-                finished = None
                 if isinstance(event, TextDelta):
                     text += event.text
                 elif isinstance(event, Notice):
@@ -83,10 +85,10 @@ def watch(make: Callable[[], Iterator[Event]], texts: Texts, language: str) -> I
                 elif isinstance(event, Progress):
                     status = progress_html(event, speed, texts, language)
                 now = time.monotonic()
-                if finished or now - last >= 1 / FRAMES_PER_SECOND:
-                    yield Frame(status, text, previews, tuple(notices), finished)
+                if now - last >= 1 / FRAMES_PER_SECOND:
+                    yield Frame(status, text, previews, tuple(notices))
                     last, previews = now, ()
-            yield Frame(status, text, previews, tuple(notices))
+            yield Frame(status, text, previews, tuple(notices), finished)
     except AppError as error:
         yield Frame("", text, (), tuple(notices), error=texts.sentence(str(error), language))
     except Exception as error:

@@ -44,10 +44,10 @@ def build(page: Page, demo: gr.Blocks) -> ModelBar:
                 min_width=240,
             )
             device = gr.Dropdown(
-                list(DEVICES), value="auto", label=label("device"), elem_id="model-device", scale=1, min_width=110
+                list(DEVICES), value="auto", label=label("device"), elem_id="model-device", scale=1, min_width=140
             )
             precision = gr.Dropdown(
-                list(PRECISIONS), value="auto", label=label("precision"), elem_id="model-precision", scale=2, min_width=140
+                list(PRECISIONS), value="auto", label=label("precision"), elem_id="model-precision", scale=1, min_width=150
             )
             with gr.Row(elem_classes="model-buttons", scale=2):
                 load = gr.Button(label("load"), variant="primary", elem_id="model-load", min_width=90)
@@ -190,7 +190,7 @@ def state_html(page: Page, language: str) -> str:
         parts.append(escape(say("memory", language, used=used, total=total)))
     if state.queue:
         parts.append(escape(say("waiting", language, count=state.queue)))
-    return f'<div class="state {escape(state.phase)}"><span class="dot"></span>{"<i>·</i>".join(parts)}</div>'
+    return f'<div class="state-line {escape(state.phase)}"><span class="dot"></span>{"<i>·</i>".join(parts)}</div>'
 
 
 def _detail(page: Page, detail: str, language: str) -> str:
