@@ -5,6 +5,7 @@ Nothing here names a private path (the home folder is shown as ~), an address of
 
 from __future__ import annotations
 
+import logging
 import os
 import platform
 import shutil
@@ -12,7 +13,6 @@ import socket
 import sys
 import urllib.error
 import urllib.request
-import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib import metadata
@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
-from janus_app.catalog import Catalog, load_catalog
+from janus_app.catalog import load_catalog
 from janus_app.errors import AppError
 from janus_app.hub import Hub
 
@@ -41,17 +41,18 @@ class Finding:
     remedy: str = ""
 
 
-def examine(outputs: Path, port: int = PORT, timeout: float = 4.0) -> Iterator[Finding]:
+def examine(outputs: Path, port: int = PORT, timeout: float = 4.0, hub: Hub | None = None) -> Iterator[Finding]:
     """All checks in order, each reported as soon as it is done. Raises nothing: a check that breaks is a FAIL."""
+    hub = hub or Hub()
     checks: tuple[tuple[str, Callable[[], Iterator[Finding]]], ...] = (
         ("Python", _python),
         ("Packages", _packages),
         ("PyTorch", _torch),
         ("Quantisation", _quantisation),
         ("Triton", _triton),
-        ("Models", _models),
-        ("Disk", lambda: _disk(outputs)),
-        ("Hub", lambda: _hub(timeout)),
+        ("Models", lambda: _models(hub)),
+        ("Disk", lambda: _disk(outputs, hub.cache_dir)),
+        ("Hub", lambda: _hub(hub, timeout)),
         ("Port", lambda: _port(port)),
     )
     for what, check in checks:
@@ -156,8 +157,8 @@ def _quantisation() -> Iterator[Finding]:
     for precision, limit in (("int8", 0.05), ("nf4", 0.3)):
         try:
             layer = quantised_linear(weight, precision, device, dtype)
-            with torch.inference_mode(), warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # bitsandbytes remarks on its own casts
+            logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it remarks on its own casts
+            with torch.inference_mode():
                 near = layer(x.to(device, dtype)).float().cpu()
             error = float((near - exact).norm() / exact.norm())
         except Exception as failure:
@@ -178,9 +179,8 @@ def _triton() -> Iterator[Finding]:
         yield Finding("OK", "Triton", "not installed; only needed for speed on NVIDIA cards")
 
 
-def _models() -> Iterator[Finding]:
-    catalog: Catalog = load_catalog()
-    hub = Hub()
+def _models(hub: Hub) -> Iterator[Finding]:
+    catalog = load_catalog()
     for variant in catalog.values():
         status = hub.status(variant)
         if status.complete:
@@ -190,12 +190,13 @@ def _models() -> Iterator[Finding]:
             level: Level = "FAIL" if variant.id == catalog.default().id else "WARN"
             yield Finding(level, variant.id, "its files are missing", remedy)
         else:
-            size = f"{variant.download_bytes / 1e9:.1f} GB"
-            yield Finding("OK", variant.id, f"not downloaded; loading it fetches {size} once")
+            left = f"{(status.total - status.on_disk) / 1e9:.1f} GB"
+            had = "partly" if status.on_disk else "not"
+            yield Finding("OK", variant.id, f"{had} downloaded; loading it fetches {left} once")
 
 
-def _disk(outputs: Path) -> Iterator[Finding]:
-    for what, folder in (("Outputs folder", outputs), ("Download folder", _cache())):
+def _disk(outputs: Path, cache: Path) -> Iterator[Finding]:
+    for what, folder in (("Outputs folder", outputs), ("Download folder", cache)):
         place = _existing(folder)
         shown = _home(str(folder))
         if not os.access(place, os.W_OK):
@@ -208,13 +209,6 @@ def _disk(outputs: Path) -> Iterator[Finding]:
         yield Finding(level, what, f"{shown}, {free / 1e9:.1f} GB free", remedy)
 
 
-def _cache() -> Path:
-    """Where the Hub's client keeps downloads."""
-    from huggingface_hub import constants
-
-    return Path(constants.HF_HUB_CACHE)
-
-
 def _existing(folder: Path) -> Path:
     folder = folder.expanduser().absolute()
     while not folder.exists() and folder != folder.parent:
@@ -222,15 +216,13 @@ def _existing(folder: Path) -> Path:
     return folder
 
 
-def _hub(timeout: float) -> Iterator[Finding]:
-    from huggingface_hub import constants
-
-    if constants.HF_HUB_OFFLINE:
+def _hub(hub: Hub, timeout: float) -> Iterator[Finding]:
+    if hub.offline:
         yield Finding("OK", "Hub", "offline mode is on (HF_HUB_OFFLINE); only models on disk can be loaded")
         return
-    host = urlsplit(constants.ENDPOINT).hostname or "the Hub"
+    host = urlsplit(hub.endpoint).hostname or "the Hub"
     try:
-        request = urllib.request.Request(constants.ENDPOINT, method="HEAD")
+        request = urllib.request.Request(hub.endpoint, method="HEAD")
         with urllib.request.urlopen(request, timeout=timeout):
             pass
     except urllib.error.HTTPError:
@@ -251,6 +243,8 @@ def _port(port: int) -> Iterator[Finding]:
 
 def port_is_free(host: str, port: int) -> bool:
     """Can a server listen there? An unknown host counts as not free."""
+    if not 1 <= port <= 65535:  # the system would take it modulo 65536
+        return False
     try:
         kind, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         with socket.socket(kind, socket.SOCK_STREAM) as listener:
@@ -258,5 +252,5 @@ def port_is_free(host: str, port: int) -> bool:
                 listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             listener.bind(address)
             return True
-    except (OSError, OverflowError):
+    except OSError:
         return False

@@ -61,7 +61,7 @@ def _row(studio: Studio, variant: Variant) -> dict[str, Any]:
         "memory": dict(variant.memory),
         "licence": variant.weights_licence,
         "on_disk": bool(cached.complete),
-        "download_bytes": variant.download_bytes,
+        "download_bytes": max(0, cached.total - cached.on_disk),
         "ships_with_app": variant.is_local,
         "status": variant.status,
     }

@@ -1,0 +1,351 @@
+"""The commands as a person runs them: results on stdout, one sentence on stderr, a status that tells."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from janus_app.catalog import MANIFEST
+from janus_app.cli import draw, main
+from janus_app.cli.models import check, read_facts
+from janus_app.records import read_record, save_png
+
+ROOT = Path(__file__).parent.parent
+MODEL = str(ROOT / "tests" / "golden" / "janus" / "janus_pro_1b" / "checkpoint")
+PICTURE = str(ROOT / "tests" / "golden" / "janus" / "images" / "rgb.png")
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONIOENCODING": "utf-8"}
+
+
+def run_command(*arguments: str, program: tuple[str, ...] = ("-m", "janus_app"), **how: Any) -> Any:
+    """A command in a process of its own."""
+    command = [sys.executable, *program, *arguments]
+    return subprocess.run(command, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, timeout=120, **how)
+
+
+def results(capsys: pytest.CaptureFixture[str]) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+
+
+def draw_json(capsys: pytest.CaptureFixture[str], folder: Path, *flags: str) -> list[dict[str, Any]]:
+    assert main(["generate", "--json", "--out", str(folder), *flags]) == 0
+    return results(capsys)
+
+
+@pytest.fixture
+def listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The tiny checkpoint under an id of the user's own model list, as --from needs it."""
+    yaml = pytest.importorskip("yaml")
+    document = yaml.safe_load(MANIFEST.read_text("utf-8"))
+    row = next(r for r in document["variants"] if r["id"] == "janus-embedded")
+    row |= {"id": "tiny", "folder": MODEL, "title": "Tiny"}
+    own = tmp_path / "models.yaml"
+    own.write_text(yaml.safe_dump({"variants": [row]}))
+    monkeypatch.setenv("JANUS_APP_MANIFEST", str(own))
+    return "tiny"
+
+
+# ---- what works
+
+
+def test_chat_answers_on_stdout_alone() -> None:
+    done = run_command(
+        "chat", "--model", MODEL, "--image", PICTURE, "--prompt", "What is this?", "--max-new-tokens", "6"
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() and done.stderr == ""
+
+
+def test_chat_as_json_agrees_with_the_streamed_text(capsys: pytest.CaptureFixture[str]) -> None:
+    flags = ["chat", "--model", MODEL, "--prompt", "hello", "--temperature", "0", "--max-new-tokens", "8"]
+    assert main([*flags, "--json"]) == 0
+    (result,) = results(capsys)
+    assert main(flags) == 0
+    assert (
+        capsys.readouterr().out.strip() == "".join(c for c in result["text"] if c.isprintable() or c in "\n\t").strip()
+    )
+    assert len(result["token_ids"]) == result["new_tokens"] <= 8 and result["precision"] == "fp32"
+
+
+def test_a_conversation_from_a_pipe(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = f"/image {PICTURE}\nWhat?\nAnd now?\n/reset\nWhat?\n/image nowhere.png\n/dance\n"
+    monkeypatch.setattr(sys, "stdin", io.StringIO(lines))
+    flags = ["--model", MODEL, "--temperature", "0", "--max-new-tokens", "4", "--json"]
+    assert main(["chat", *flags]) == 1  # the last two lines fail, the talk does not
+    out, err = capsys.readouterr()
+    first, second, third = (json.loads(line)["prompt_tokens"] for line in out.splitlines())
+    assert second > first > third  # history grows; a reset forgets history and picture
+    assert "nowhere.png" in err and "/dance" in err
+
+
+def test_generate_writes_records_and_each_picture_can_be_drawn_alone(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    both = draw_json(capsys, tmp_path, "--model", MODEL, "--prompt", "a cat", "--count", "2", "--seed", "7")
+    (alone,) = draw_json(capsys, tmp_path, "--model", MODEL, "--prompt", "a cat", "--seed", "8")
+    assert [r["seed"] for r in both] == [7, 8]
+    assert both[1]["image_tokens"] == alone["image_tokens"] != both[0]["image_tokens"]
+    record = read_record(both[1]["file"])
+    assert record.seed == 8 and list(record.image_tokens) == alone["image_tokens"]
+    assert record.settings["guidance"] == 5.0 and record.versions["torch"]
+    assert {Path(r["file"]).parent for r in [*both, alone]} == {tmp_path}
+    assert len(list(tmp_path.iterdir())) == 3
+
+
+def test_from_draws_the_same_pixels_and_flags_draw_others(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, listed: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (first,) = draw_json(capsys, tmp_path, "--model", listed, "--prompt", "a cat", "--seed", "3", "--guidance", "2")
+    (again,) = draw_json(capsys, tmp_path, "--from", first["file"])
+    (named,) = draw_json(capsys, tmp_path, "--from", first["file"], "--model", listed)
+    for result in (again, named):
+        assert result["image_tokens"] == first["image_tokens"] and result["file"] != first["file"]
+        assert Image.open(result["file"]).tobytes() == Image.open(first["file"]).tobytes()
+    (sampled,) = draw_json(capsys, tmp_path, "--from", first["file"], "--seed", "3")
+    assert sampled["image_tokens"] == first["image_tokens"]  # the same seed samples the same tokens
+    (other,) = draw_json(capsys, tmp_path, "--from", first["file"], "--seed", "4")
+    assert other["image_tokens"] != first["image_tokens"] and other["settings"]["guidance"] == 2.0
+    monkeypatch.delenv("JANUS_APP_MANIFEST")
+    assert main(["generate", "--from", first["file"]]) == 2
+    assert "not in the model list" in capsys.readouterr().err
+
+
+def test_from_with_tokens_of_another_model(capsys: pytest.CaptureFixture[str], tmp_path: Path, listed: str) -> None:
+    (first,) = draw_json(capsys, tmp_path, "--model", listed, "--prompt", "a cat")
+    record = replace(read_record(first["file"]), image_tokens=(2**20 - 1,) * 36)
+    forged = save_png(tmp_path / "forged.png", Image.open(first["file"]), record)
+    assert main(["generate", "--from", str(forged)]) == 1
+    assert "does not fit this model" in capsys.readouterr().err
+
+
+def test_edit_keeps_the_tokens_outside_the_mask(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    (first,) = draw_json(capsys, tmp_path, "--model", MODEL, "--prompt", "a cat")
+    mask = np.zeros((96, 96), np.uint8)
+    mask[:48] = 255
+    Image.fromarray(mask).save(tmp_path / "mask.png")
+    Image.fromarray(np.zeros_like(mask)).save(tmp_path / "black.png")
+    same = ["edit", "--model", MODEL, "--image", first["file"], "--prompt", "a dog", "--json", "--out", str(tmp_path)]
+    assert main([*same, "--mask", str(tmp_path / "mask.png"), "--seed", "1"]) == 0
+    assert main([*same, "--mask", str(tmp_path / "mask.png"), "--seed", "2"]) == 0
+    one, two = (r["image_tokens"] for r in results(capsys))
+    assert one[18:] == two[18:] and one[:18] != two[:18]
+    assert main([*same, "--strength", "0.5"]) == 0
+    (varied,) = results(capsys)
+    assert read_record(varied["file"]).settings["method"] == "variation"
+    assert main([*same, "--mask", str(tmp_path / "black.png")]) == 2
+    assert "Paint the part" in capsys.readouterr().err
+
+
+def test_out_may_name_the_file(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    target = tmp_path / "deep" / "cat.png"
+    assert main(["generate", "--model", MODEL, "--prompt", "a cat", "--count", "2", "--out", str(target)]) == 0
+    assert capsys.readouterr().out.splitlines() == [str(target), str(target.with_name("cat-2.png"))]
+
+
+def test_models_lists_every_row(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["models", "--json"]) == 0
+    rows = {row["id"]: row for row in results(capsys)}
+    assert {"janus-embedded", "janus-1.3b", "janus-pro-1b", "janus-pro-7b"} <= rows.keys()
+    assert main(["models"]) == 0
+    text = capsys.readouterr().out
+    assert all(row["title"] in text for row in rows.values())
+
+
+def test_the_code_fits_the_real_checkpoints(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["models", "--check", "--json"]) == 0
+    found = {r["name"]: (r["matched"], r["unused"], r["parameters"]) for r in results(capsys)}
+    assert found == {
+        "deepseek-ai/Janus-1.3B": (868, 14, 2_089_297_547),
+        "deepseek-ai/Janus-Pro-1B": (868, 14, 2_089_297_547),
+        "deepseek-ai/Janus-Pro-7B": (922, 14, 7_420_434_059),
+    }
+
+
+def test_the_check_sees_each_kind_of_difference() -> None:
+    facts = next(f for f in read_facts() if f["name"].endswith("Pro-1B"))
+    tensors = dict(facts["tensors"])
+    removed = tensors.pop("gen_embed.weight")
+    tensors["gen_head.vision_head.bias"] = [7]
+    tensors["stranger.weight"] = [2, 2]
+    result = check({**facts, "tensors": tensors})
+    assert result.missing == ("gen_embed.weight",) and removed
+    assert result.unexpected == ("stranger.weight",)
+    assert result.wrong_shape == ("gen_head.vision_head.bias",)
+    assert not result.ok and not check({**facts, "total_params": 1}).ok
+
+
+def test_help_is_quick_and_light() -> None:
+    code = "import sys; from janus_app.cli import main\ntry: main(['--help'])\nexcept SystemExit: pass\n"
+    code += "print({'torch', 'gradio', 'transformers', 'numpy.random'} & set(sys.modules) - {'numpy.random'})"
+    done = run_command("-c", code, program=())
+    assert done.stdout.splitlines()[-1] == "set()"
+    for program in (("-m", "janus_app"), ("app.py",)):
+        assert "usage" in run_command("--help", program=program).stdout
+
+
+def test_ctrl_c_stops_the_drawing_and_leaves_no_file(tmp_path: Path) -> None:
+    code = "from janus_app.cli import main; import sys; print('go', flush=True); sys.exit(main())"
+    flags = ["generate", "--model", MODEL, "--prompt", "cats", "--count", "16", "--out", str(tmp_path)]
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, *flags], cwd=ROOT, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    assert process.stdout is not None
+    process.stdout.readline()
+    time.sleep(0.3)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130 and b"Stopped" in err and b"Traceback" not in err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_unexpected_failure_is_called_a_bug(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def broken(*_: object) -> int:
+        raise ZeroDivisionError("inside")
+
+    monkeypatch.setattr(draw, "_draw", broken)
+    flags = ["generate", "--model", MODEL, "--prompt", "a cat", "--out", str(tmp_path)]
+    assert main(flags) == 70
+    assert "bug of ours (ZeroDivisionError)" in capsys.readouterr().err
+    with pytest.raises(ZeroDivisionError):
+        main([*flags, "--debug"])
+
+
+# ---- bad input, through the real commands
+
+GENERATE = ("generate", "--model", MODEL)
+EDIT = ("edit", "--model", MODEL, "--prompt", "a dog")
+BAD = {
+    "no command": ((), "required"),
+    "unknown command": (("paint",), "invalid choice"),
+    "unknown flag": ((*GENERATE, "--colour", "red"), "--colour"),
+    "shortened flag": ((*GENERATE, "--prom", "red"), "--prom"),
+    "nothing to draw": (GENERATE, "give --prompt"),
+    "unknown variant": (("generate", "--model", "janus-pro-1", "--prompt", "a cat"), "Did you mean janus-pro-1b"),
+    "folder without checkpoint": (("chat", "--model", "tests", "--prompt", "a"), "config.json"),
+    "count 0": ((*GENERATE, "--prompt", "a", "--count", "0"), "from 1 to 16"),
+    "count 1000": ((*GENERATE, "--prompt", "a", "--count", "1000"), "from 1 to 16"),
+    "count text": ((*GENERATE, "--prompt", "a", "--count", "many"), "many"),
+    "seed text": ((*GENERATE, "--prompt", "a", "--seed", "lucky"), "lucky"),
+    "seed negative": ((*GENERATE, "--prompt", "a", "--seed", "-1"), "Seed"),
+    "seed huge": ((*GENERATE, "--prompt", "a", "--seed", "9" * 30), "Seed"),
+    "guidance 0": ((*GENERATE, "--prompt", "a", "--guidance", "0"), "Guidance"),
+    "guidance nan": ((*GENERATE, "--prompt", "a", "--guidance", "nan"), "Guidance"),
+    "temperature inf": ((*GENERATE, "--prompt", "a", "--temperature", "inf"), "Temperature"),
+    "precision": ((*GENERATE, "--prompt", "a", "--precision", "int1"), "int1"),
+    "empty prompt": ((*GENERATE, "--prompt", "  "), "empty"),
+    "long prompt": ((*GENERATE, "--prompt", "x" * 100_000), "100,000 characters"),
+    "empty question": (("chat", "--model", MODEL, "--prompt", ""), "empty"),
+    "top-p 0": (("chat", "--model", MODEL, "--prompt", "a", "--top-p", "0"), "Top-p"),
+    "no tokens": (("chat", "--model", MODEL, "--prompt", "a", "--max-new-tokens", "0"), "new tokens"),
+    "missing picture": (("chat", "--model", MODEL, "--prompt", "a", "--image", "nowhere.png"), "nowhere.png"),
+    "not a picture": (("chat", "--model", MODEL, "--prompt", "a", "--image", "pyproject.toml"), "not a picture"),
+    "edit without picture": (EDIT, "--image"),
+    "edit of a text file": ((*EDIT, "--image", "pyproject.toml"), "not a picture"),
+    "missing mask": ((*EDIT, "--image", PICTURE, "--mask", "nowhere.png"), "nowhere.png"),
+    "mask of other size": (
+        (*EDIT, "--image", PICTURE, "--mask", str(ROOT / "tests/golden/janus/images/square_small.png")),
+        "Give a mask of the picture's size",
+    ),
+    "strength 0": ((*EDIT, "--image", PICTURE, "--strength", "0"), "Strength"),
+    "from a missing file": (("generate", "--from", "nowhere.png"), "nowhere.png"),
+    "from a foreign picture": (("generate", "--from", PICTURE), "no record of this app"),
+    "from no picture": (("generate", "--from", "pyproject.toml"), "not a picture"),
+    "no cuda": ((*GENERATE, "--prompt", "a", "--device", "cuda"), "CUDA"),
+    "no such device": ((*GENERATE, "--prompt", "a", "--device", "abacus"), "abacus"),
+}
+
+
+@pytest.mark.parametrize("kind", BAD)
+def test_bad_input_is_a_sentence_and_status_2(
+    kind: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(ROOT)
+    if kind == "no cuda":
+        torch = pytest.importorskip("torch")
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: False)  # the test machine may have a card
+    arguments, expected = BAD[kind]
+    try:
+        status = main(arguments)
+    except SystemExit as stop:  # argparse leaves this way
+        status = stop.code
+    out, err = capsys.readouterr()
+    assert status == 2
+    assert out == "" and expected in err and "Traceback" not in err
+    assert len(err) < 1_000
+
+
+@pytest.mark.parametrize("kind", ["unknown variant", "count 1000", "seed text", "guidance nan", "long prompt"])
+def test_bad_input_in_a_process_of_its_own(kind: str) -> None:
+    arguments, expected = BAD[kind]
+    done = run_command(*arguments)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert expected in done.stderr and len(done.stderr.strip().splitlines()) == 1
+
+
+def test_damaged_weights_fail_with_status_1(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    for file in Path(MODEL).iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    weights = tmp_path / "pytorch_model.bin"
+    weights.write_bytes(weights.read_bytes()[:-5000])
+    assert main(["chat", "--model", str(tmp_path), "--prompt", "hello"]) == 1
+    assert "damaged or incomplete" in capsys.readouterr().err
+
+
+def test_a_folder_that_cannot_be_written(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    flags = ["generate", "--model", MODEL, "--prompt", "a cat", "--out", str(tmp_path / "file" / "sub")]
+    assert main(flags) == 1
+    assert "Choose another folder" in capsys.readouterr().err
+
+
+# ---- app.py, as far as its flags go
+
+
+@pytest.fixture
+def taken() -> Iterator[int]:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        yield listener.getsockname()[1]
+
+
+def run_app(*arguments: str) -> Any:
+    return run_command(*arguments, "--no-browser", program=("app.py",))
+
+
+def test_app_port_in_use(taken: int) -> None:
+    done = run_app("--port", str(taken))
+    assert done.returncode == 2 and f"port {taken}" in done.stderr and "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        (("--port", "70000"), "from 1 to 65535"),
+        (("--port", "http"), "http"),
+        (("--host", "no.such.host.invalid"), "no.such.host.invalid"),
+        (("--share",), "--auth"),
+        (("--auth", "secret"), "USER:PASSWORD"),
+        (("--model", "janus-pro-8b"), "no model called"),
+        (("--lang", "tlh"), "tlh"),
+    ],
+)
+def test_app_bad_flags(flags: tuple[str, ...], expected: str) -> None:
+    done = run_app(*flags)
+    assert done.returncode == 2 and expected in done.stderr and "Traceback" not in done.stderr
+    assert "secret" not in done.stderr
