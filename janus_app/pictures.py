@@ -77,7 +77,7 @@ def open_bytes(data: bytes, name: str = "you gave") -> Image.Image:
     Image.init()
     formats = [known for known in FORMATS if known in Image.OPEN]  # AVIF is not in every Pillow
     try:
-        # Pillow warns from 89 megapixels on; our own, lower bound speaks below.
+        # Pillow warns from 89 megapixels on; our own, lower bound speaks when it is decoded.
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             picture = Image.open(io.BytesIO(data), formats=formats)
@@ -87,8 +87,6 @@ def open_bytes(data: bytes, name: str = "you gave") -> Image.Image:
         raise AppError(
             f"The file {name} is not a picture that can be opened. Give a PNG, JPEG, WebP, GIF, BMP or TIFF file."
         ) from None
-    if picture.width * picture.height > MAX_PIXELS:
-        raise AppError(_too_many_pixels(name))
     return picture
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import io
 import json
 import os
@@ -9,7 +10,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -20,9 +20,11 @@ import pytest
 from PIL import Image
 
 from janus_app.catalog import MANIFEST
-from janus_app.cli import draw, main
+from janus_app.cli import console, draw, main
 from janus_app.cli.models import check, read_facts
+from janus_app.models.base import Event, Progress, Request
 from janus_app.records import read_record, save_png
+from janus_app.studio import Studio
 
 ROOT = Path(__file__).parent.parent
 MODEL = str(ROOT / "tests" / "golden" / "janus" / "janus_pro_1b" / "checkpoint")
@@ -196,19 +198,39 @@ def test_help_is_quick_and_light() -> None:
         assert "usage" in run_command("--help", program=program).stdout
 
 
-def test_ctrl_c_stops_the_drawing_and_leaves_no_file(tmp_path: Path) -> None:
-    code = "from janus_app.cli import main; import sys; print('go', flush=True); sys.exit(main())"
-    flags = ["generate", "--model", MODEL, "--prompt", "cats", "--count", "16", "--out", str(tmp_path)]
+def test_ctrl_c_stops_the_drawing_at_once(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    runs, steps = [], []
+    run, show = Studio.run, console._Bars.show
+
+    def kept(studio: Studio, request: Request) -> Iterator[Event]:
+        runs.append(run(studio, request))  # held here, so that nothing but `follow` closes it
+        return runs[-1]
+
+    def interrupted(bars: console._Bars, event: Progress) -> None:
+        show(bars, event)
+        if event.stage == "draw":
+            steps.append(event)
+            if len(steps) == 3:
+                signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(Studio, "run", kept)
+    monkeypatch.setattr(console._Bars, "show", interrupted)
+    assert main(["generate", "--model", MODEL, "--prompt", "cats", "--count", "2", "--out", str(tmp_path)]) == 130
+    assert len(steps) == 3 and inspect.getgeneratorstate(runs[0]) == inspect.GEN_CLOSED
+    assert "Stopped" in capsys.readouterr().err and list(tmp_path.iterdir()) == []
+
+
+def test_ctrl_c_in_a_process_of_its_own() -> None:
+    flags = ["-m", "janus_app", "chat", "--model", MODEL, "--prompt", "hi", "--max-new-tokens", "4000"]
     process = subprocess.Popen(
-        [sys.executable, "-c", code, *flags], cwd=ROOT, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        [sys.executable, *flags], cwd=ROOT, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )
-    assert process.stdout is not None
-    process.stdout.readline()
-    time.sleep(0.3)
+    assert process.stdout is not None and process.stdout.read(1)  # the answer has begun
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130 and b"Stopped" in err and b"Traceback" not in err
-    assert list(tmp_path.iterdir()) == []
 
 
 def test_an_unexpected_failure_is_called_a_bug(
