@@ -214,9 +214,8 @@ class Transfer:
                 kept += len(old)
                 meter.moved(len(old))
                 yield from meter.report("checking what was kept")
-            failures = 0
+            failures, furthest = 0, kept
             while kept < remote.size:
-                before = kept
                 try:
                     with contextlib.closing(self._stream(asked, remote, kept)) as blocks:
                         for block in blocks:
@@ -238,7 +237,9 @@ class Transfer:
                     trouble = caught
                 if kept >= remote.size:
                     break
-                failures = 1 if kept > before else failures + 1
+                # Only bytes never reached before count as progress: a server may start over for ever.
+                failures = 1 if kept > furthest else failures + 1
+                furthest = max(furthest, kept)
                 if failures >= self.patience.attempts:
                     raise gave_up(trouble, asked, failures, kept)
                 yield from self._wait(trouble, failures, meter)

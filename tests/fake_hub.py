@@ -1,0 +1,187 @@
+"""A Hub on the loopback that the real huggingface_hub client talks to, with faults to order.
+
+    with FakeHub({"model.bin": data}) as server:
+        server.fault("model.bin", Fault(die_after=1000))     # for the next download of it
+        Hub(endpoint=server.endpoint, ...)
+
+Large files (over 100 kB) answer like LFS files: a redirect to another host name, as the real Hub does, with the
+sha256 as their ETag; small ones directly, with git's hash. `sent` counts the bytes of file contents that left.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import threading
+import time
+from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+REPO = "test-owner/tiny-janus"
+REVISION = "0123456789abcdef0123456789abcdef01234567"
+LARGE = 100_000
+STEP = 16_384
+
+
+@dataclass
+class Fault:
+    """What goes wrong, `times` times. A `status` answers requests of any method, or of `method` alone."""
+
+    times: int = 1
+    status: int = 0
+    method: str = ""
+    code: str = ""  # X-Error-Code
+    die_after: int | None = None  # bytes of content sent, then the connection is cut
+    extra: int = 0  # bytes more than announced
+    corrupt_at: int | None = None  # this byte of the content is flipped
+    no_range: bool = False  # answers 200 from the first byte to a Range request
+    pause: float = 0.0  # seconds between two steps of content
+    stall_after: int | None = None  # after so many bytes nothing comes any more, though the connection stays
+
+
+class FakeHub:
+    """Serves one repository at one revision until closed."""
+
+    def __init__(self, files: dict[str, bytes]) -> None:
+        self.files = dict(files)
+        self.sent = 0
+        self.requests: list[tuple[str, str, dict[str, str]]] = []
+        self.announced: dict[str, int] = {}  # a wrong length to claim in the metadata
+        self.etags: dict[str, str] = {}  # a wrong ETag to claim
+        self._faults: dict[str, list[Fault]] = {}
+        self._lock = threading.Lock()
+        self._closing = threading.Event()
+        handler = type("Handler", (_Handler,), {"hub": self})
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+        self._server.daemon_threads = True
+        self.port = self._server.server_address[1]
+        self.endpoint = f"http://127.0.0.1:{self.port}"
+        threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
+
+    def __enter__(self) -> FakeHub:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._closing.set()
+        self._server.shutdown()
+        self._server.server_close()
+
+    def fault(self, path: str, fault: Fault) -> None:
+        """Queue a fault for a file; "*" is any file."""
+        self._faults.setdefault(path, []).append(fault)
+
+    def take(self, path: str, method: str) -> Fault:
+        """The fault of this request. Those about contents wait for a GET."""
+        with self._lock:
+            for name in (path, "*"):
+                for fault in self._faults.get(name, []):
+                    wanted = fault.method or (method if fault.status else "GET")
+                    if fault.times > 0 and method == wanted:
+                        fault.times -= 1
+                        return fault
+        return Fault()
+
+    def count(self, bytes_sent: int) -> None:
+        with self._lock:
+            self.sent += bytes_sent
+
+    def etag(self, path: str) -> str:
+        data = self.files[path]
+        if path in self.etags:
+            return self.etags[path]
+        if len(data) > LARGE:
+            return hashlib.sha256(data).hexdigest()
+        return hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
+
+
+class _Handler(BaseHTTPRequestHandler):
+    hub: FakeHub
+    protocol_version = "HTTP/1.1"
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+    def do_HEAD(self) -> None:
+        self._answer()
+
+    def do_GET(self) -> None:
+        self._answer()
+
+    def _answer(self) -> None:
+        hub = self.hub
+        hub.requests.append((self.command, self.path, dict(self.headers)))
+        if match := re.fullmatch(r"/cdn/(.+)", self.path):
+            self._content(match.group(1))
+            return
+        match = re.fullmatch(r"/([^/]+/[^/]+)/resolve/([0-9a-f]+)/(.+)", self.path)
+        if match is None:
+            self._refuse(404, "")
+            return
+        repo, revision, path = match.groups()
+        fault = hub.take(path, self.command) if self.command == "HEAD" else Fault()
+        if fault.status:
+            self._refuse(fault.status, fault.code)
+        elif repo != REPO:
+            self._refuse(404, "RepoNotFound")
+        elif revision != REVISION:
+            self._refuse(404, "RevisionNotFound")
+        elif path not in hub.files:
+            self._refuse(404, "EntryNotFound")
+        elif len(hub.files[path]) > LARGE:
+            self.send_response(302)
+            self.send_header("X-Repo-Commit", REVISION)
+            self.send_header("X-Linked-ETag", f'"{hub.etag(path)}"')
+            self.send_header("X-Linked-Size", str(hub.announced.get(path, len(hub.files[path]))))
+            self.send_header("Location", f"http://localhost:{hub.port}/cdn/{path}")
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+        else:
+            self._content(path)
+
+    def _refuse(self, status: int, code: str) -> None:
+        self.send_response(status)
+        if code:
+            self.send_header("X-Error-Code", code)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def _content(self, path: str) -> None:
+        hub = self.hub
+        data = hub.files[path]
+        fault = hub.take(path, "GET") if self.command == "GET" else Fault()
+        if fault.status:
+            self._refuse(fault.status, fault.code)
+            return
+        asked = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", ""))
+        start = int(asked.group(1)) if asked and not fault.no_range else 0
+        if asked and not fault.no_range and start >= len(data):
+            self._refuse(416, "")
+            return
+        body = bytearray(data[start:]) + b"x" * fault.extra
+        if fault.corrupt_at is not None and 0 <= fault.corrupt_at - start < len(body):
+            body[fault.corrupt_at - start] ^= 0xFF
+        self.send_response(206 if start else 200)
+        if start:
+            self.send_header("Content-Range", f"bytes {start}-{len(data) - 1}/{len(data)}")
+        self.send_header("Content-Length", str(len(body)))
+        self.send_header("ETag", f'"{hub.etag(path)}"')
+        self.send_header("X-Repo-Commit", REVISION)
+        self.end_headers()
+        if self.command == "GET":
+            self._send(bytes(body), fault)
+
+    def _send(self, body: bytes, fault: Fault) -> None:
+        limit = min(x for x in (fault.die_after, fault.stall_after, len(body)) if x is not None)
+        try:
+            for at in range(0, limit, STEP):
+                piece = body[at : min(at + STEP, limit)]
+                self.wfile.write(piece)
+                self.hub.count(len(piece))
+                if fault.pause:
+                    time.sleep(fault.pause)
+            if fault.stall_after is not None:
+                self.hub._closing.wait(30)
+        except OSError:  # the client went away
+            self.close_connection = True
+        if limit < len(body):
+            self.close_connection = True
