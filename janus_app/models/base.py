@@ -23,7 +23,7 @@ Verb = Literal["chat", "generate", "edit"]
 
 MAX_PROMPT_CHARACTERS = 8_000
 MAX_COUNT = 16
-MAX_SEED = 2**32 - 1
+MAX_SEED = 2**53 - 1  # the largest whole number a browser holds exactly
 MAX_NEW_TOKENS = 4_096
 
 
@@ -149,7 +149,7 @@ class EditRequest:
 def _drawing_ranges(request: GenerateRequest | EditRequest) -> None:
     _within("Guidance", request.guidance, 1, 20)
     _within("Temperature", request.temperature, 0, 2)
-    _whole("Seed", request.seed, 0, MAX_SEED)
+    _whole("Seed", request.seed, 0, MAX_SEED + 1 - request.count)  # the last picture's seed must be one too
     _whole("The number of steps", request.steps, 1, 100)
 
 

@@ -1,0 +1,70 @@
+"""Requests refuse what no model could do, in a sentence that names the setting."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from janus_app.errors import AppError
+from janus_app.models.base import MAX_SEED, ChatRequest, EditRequest, GenerateRequest, Turn
+
+PICTURE = Image.new("RGB", (32, 32))
+BAD: list[tuple[dict[str, Any], str]] = [
+    ({"prompt": ""}, "empty"),
+    ({"prompt": " \n\t"}, "empty"),
+    ({"prompt": "x" * 100_000}, "100,000 characters"),
+    ({"count": 0}, "number of pictures"),
+    ({"count": 1000}, "number of pictures"),
+    ({"count": True}, "number of pictures"),
+    ({"count": 1.5}, "number of pictures"),
+    ({"guidance": 0}, "Guidance"),
+    ({"guidance": math.nan}, "Guidance"),
+    ({"guidance": math.inf}, "Guidance"),
+    ({"temperature": -0.1}, "Temperature"),
+    ({"temperature": math.nan}, "Temperature"),
+    ({"seed": -1}, "Seed"),
+    ({"seed": "seven"}, "Seed"),
+    ({"seed": MAX_SEED + 1}, "Seed"),
+    ({"seed": MAX_SEED, "count": 2}, "Seed"),
+    ({"steps": 0}, "steps"),
+    ({"steps": 10_000}, "steps"),
+]
+
+
+@pytest.mark.parametrize(("change", "word"), BAD)
+def test_drawing(change: dict[str, Any], word: str) -> None:
+    with pytest.raises(AppError, match=word):
+        GenerateRequest(**({"prompt": "a cat"} | change))
+    with pytest.raises(AppError, match=word):
+        EditRequest(**({"prompt": "a cat", "image": PICTURE, "mask": PICTURE.convert("L")} | change))
+
+
+def test_the_edges_are_allowed() -> None:
+    GenerateRequest("a cat", count=16, guidance=1, temperature=0, seed=MAX_SEED - 15, steps=100)
+    GenerateRequest("a cat", seed=MAX_SEED, guidance=20, temperature=2)
+
+
+@pytest.mark.parametrize(
+    ("change", "word"),
+    [
+        ({"turns": ()}, "no question"),
+        ({"turns": (Turn("user", "hi"), Turn("assistant", "hello"))}, "no question"),
+        ({"turns": (Turn("user", "  "),)}, "empty"),
+        ({"turns": (Turn("user", "x" * 9_000), Turn("assistant", "a"), Turn("user", "b"))}, "9,000 characters"),
+        ({"temperature": math.nan}, "Temperature"),
+        ({"top_p": 0}, "Top-p"),
+        ({"top_p": 1.1}, "Top-p"),
+        ({"max_new_tokens": 0}, "new tokens"),
+        ({"seed": 1.0}, "Seed"),
+    ],
+)
+def test_chat(change: dict[str, Any], word: str) -> None:
+    with pytest.raises(AppError, match=word):
+        ChatRequest(**({"turns": (Turn("user", "hi"),)} | change))
+
+
+def test_a_picture_may_stand_without_words() -> None:
+    ChatRequest((Turn("user", "", (PICTURE,)),))
