@@ -46,11 +46,12 @@ def build(
         banner = gr.HTML("", padding=False, elem_id="banner")
         bar = model_bar.build(page, demo)
         with gr.Tabs(elem_id="tabs") as tabs:
-            with gr.Tab(label("tab_chat"), id="chat", elem_id="tab-chat"):
+            with gr.Tab(label("tab_chat"), id="chat", elem_id="tab-chat", render_children=True):
                 chat = chat_tab.build(page, bar.variant, bar.seen, demo)
-            with gr.Tab(label("tab_draw"), id="draw", elem_id="tab-draw"):
+            with gr.Tab(label("tab_draw"), id="draw", elem_id="tab-draw", render_children=True):
                 drawing = generate_tab.build(page, bar.variant, bar.seen, demo)
-            with gr.Tab(label("tab_edit"), id="edit", elem_id="tab-edit"):
+            # Rendered from the start: a picture sent to a tab nobody opened yet would be lost.
+            with gr.Tab(label("tab_edit"), id="edit", elem_id="tab-edit", render_children=True):
                 editing = edit_tab.build(page, bar.variant, bar.seen, demo)
         keys = gr.HTML("", padding=False, elem_id="keys")
 
@@ -66,6 +67,15 @@ def build(
     return demo
 
 
+# The editor loses a picture it is given before its canvas stands, which takes a moment after its tab is opened.
+WAIT_FOR_CANVAS = """async () => {
+  const started = Date.now();
+  while (!document.querySelector("#edit-editor canvas") && Date.now() - started < 10000)
+    await new Promise((resolve) => setTimeout(resolve, 50));
+  await new Promise((resolve) => setTimeout(resolve, 300));
+}"""
+
+
 def _link(
     drawing: generate_tab.GenerateTab, chat: chat_tab.ChatTab, editing: edit_tab.EditTab, tabs: gr.Tabs
 ) -> None:
@@ -76,11 +86,16 @@ def _link(
         return {"text": (box or {}).get("text") or "", "files": files}, gr.update(selected="chat")
 
     def to_edit(kept: list[Print], index: int) -> tuple[Any, ...]:
-        return edit_tab.for_editor(kept[index].shown), kept[index].record.prompt, gr.update(selected="edit")
+        return kept[index].record.prompt, gr.update(selected="edit")
+
+    def into_editor(kept: list[Print], index: int) -> dict[str, Any]:
+        return edit_tab.for_editor(kept[index].shown)
 
     picture = [drawing.shelf, drawing.chosen]
     drawing.to_chat.click(to_chat, [*picture, chat.box], [chat.box, tabs], **QUICK)
-    drawing.to_edit.click(to_edit, picture, [editing.editor, editing.prompt, tabs], **QUICK)
+    opened = drawing.to_edit.click(to_edit, picture, [editing.prompt, tabs], **QUICK)
+    ready = opened.then(None, None, None, js=WAIT_FOR_CANVAS)
+    ready.then(into_editor, picture, editing.editor, **QUICK)
 
 
 def launch(

@@ -35,7 +35,7 @@ class ChatTab:
     box: gr.MultimodalTextbox
 
 
-def build(page: Page, variant: gr.Dropdown, seen: gr.State, demo: gr.Blocks) -> ChatTab:
+def build(page: Page, variant: gr.Dropdown, seen: gr.Textbox, demo: gr.Blocks) -> ChatTab:
     label = page.texts.label
     talk = gr.State([])
     with gr.Column(elem_classes="chat-column"):

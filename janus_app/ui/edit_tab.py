@@ -19,7 +19,7 @@ from janus_app.ui.html import empty, message
 from janus_app.ui.page import EXAMPLES, JOB, PRIVATE, QUICK, Page, example_updates, new_seed, number, slider_update, whole
 from janus_app.ui.prints import Print
 
-SETTINGS = ("count", "guidance", "temperature", "strength")
+SETTINGS = ("guidance", "temperature")
 BRUSH = "rgba(255, 64, 129, 0.6)"
 PAINTED = 8  # alpha from which a pixel counts as painted: the brush's soft rim does not
 
@@ -32,7 +32,7 @@ class EditTab:
     prompt: gr.Textbox
 
 
-def build(page: Page, variant: gr.Dropdown, seen: gr.State, demo: gr.Blocks) -> EditTab:
+def build(page: Page, variant: gr.Dropdown, seen: gr.Textbox, demo: gr.Blocks) -> EditTab:
     label = page.texts.label
     shelf, chosen, before = gr.State([]), gr.State(0), gr.State("")
     about = gr.HTML(elem_id="edit-about", padding=False)
@@ -40,7 +40,7 @@ def build(page: Page, variant: gr.Dropdown, seen: gr.State, demo: gr.Blocks) -> 
         with gr.Column(scale=5, min_width=300):
             editor = gr.ImageEditor(
                 label=label("picture_to_edit"), type="pil", image_mode="RGBA", sources=["upload", "clipboard"],
-                brush=gr.Brush(default_size="auto", colors=[BRUSH], default_color=BRUSH, color_mode="fixed"),
+                brush=gr.Brush(default_size=10, colors=[BRUSH], default_color=BRUSH, color_mode="fixed"),
                 transforms=(), layers=False, buttons=[], format="png", elem_id="edit-editor", height=430,
                 canvas_size=(384, 384),
             )
@@ -69,11 +69,11 @@ def build(page: Page, variant: gr.Dropdown, seen: gr.State, demo: gr.Blocks) -> 
             notes = gr.HTML(elem_id="edit-notes", padding=False)
             easel = gr.HTML(elem_id="edit-easel", padding=False)
             compare = gr.ImageSlider(
-                label=label("before_after"), type="filepath", interactive=False, visible=False, buttons=["fullscreen"],
+                label=label("before_after"), show_label=False, type="filepath", interactive=False, visible=False, buttons=["fullscreen"],
                 slider_position=50, elem_id="edit-compare",
             )
             gallery = gr.Gallery(
-                label=label("edited"), columns=4, height="auto", object_fit="contain", format="png", allow_preview=False,
+                label=label("edited"), show_label=False, fit_columns=False, columns=4, height="auto", object_fit="contain", format="png", allow_preview=False,
                 buttons=["download_all"], interactive=False, visible=False, elem_id="edit-gallery",
             )
             with gr.Column(visible=False, elem_classes="chosen") as panel:
@@ -145,7 +145,7 @@ def build(page: Page, variant: gr.Dropdown, seen: gr.State, demo: gr.Blocks) -> 
         able = "edit" in now.verbs
         names = [(page.texts.named("method", name, language), name) for name in methods]
         blank = gr.skip() if kept else empty(say("edit_empty_title", language), say("edit_empty", language))
-        knobs = [slider_update(now.settings.get(name)) for name in SETTINGS[:3]]
+        knobs = [slider_update(now.settings.get(name)) for name in SETTINGS]
         first = next(iter(methods), None)
         return [
             about_html(page, now.title, able, language),
@@ -169,7 +169,7 @@ def build(page: Page, variant: gr.Dropdown, seen: gr.State, demo: gr.Blocks) -> 
     onward.click(lambda kept, index: for_editor(kept[index].shown), [shelf, chosen], editor, **QUICK)
     for example in examples:
         example.click(lambda text: text, example, prompt, **QUICK)
-    shown = [about, easel, run, method, method_note, strength, image_guidance, *examples, count, guidance, temperature]
+    shown = [about, easel, run, method, method_note, strength, image_guidance, *examples, guidance, temperature]
     for moment in (demo.load, seen.change):
         moment(refresh, [variant, shelf], shown, **QUICK)
     return EditTab(editor, prompt)

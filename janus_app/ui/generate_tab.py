@@ -31,7 +31,7 @@ class GenerateTab:
     to_edit: gr.Button
 
 
-def build(page: Page, variant: gr.Dropdown, seen: gr.State, demo: gr.Blocks) -> GenerateTab:
+def build(page: Page, variant: gr.Dropdown, seen: gr.Textbox, demo: gr.Blocks) -> GenerateTab:
     label = page.texts.label
     shelf, chosen, dropped = gr.State([]), gr.State(0), gr.State(None)
     with gr.Row(elem_classes="two-columns"):

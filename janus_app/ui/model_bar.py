@@ -24,10 +24,13 @@ TICK_SECONDS = 1.0
 
 @dataclass(frozen=True)
 class ModelBar:
-    """The widgets others listen to. `seen` holds the resident variant's id as this browser tab last saw it."""
+    """The widgets others listen to. `seen` holds the resident variant's id as this browser tab last saw it.
+
+    It is an unseen text box and not a State, because changes of a State made outside the queue reach nobody.
+    """
 
     variant: gr.Dropdown
-    seen: gr.State
+    seen: gr.Textbox
 
 
 def build(page: Page, demo: gr.Blocks) -> ModelBar:
@@ -56,7 +59,7 @@ def build(page: Page, demo: gr.Blocks) -> ModelBar:
         state = gr.HTML(elem_id="model-state", padding=False)
         work = gr.HTML(elem_id="model-work", padding=False)
         about = gr.HTML(elem_id="model-about", padding=False)
-    seen = gr.State(None)
+    seen = gr.Textbox("", visible="hidden", elem_id="model-seen", label="model-seen")
     shown = gr.State("")  # the state line this tab shows, so an unchanged one is not sent again
     timer = gr.Timer(TICK_SECONDS)
 
@@ -64,7 +67,7 @@ def build(page: Page, demo: gr.Blocks) -> ModelBar:
         html = state_html(page, page.language(request))
         if html == old:
             return gr.skip(), gr.skip(), gr.skip()
-        return html, html, page.studio.state.variant_id
+        return html, html, page.studio.state.variant_id or ""
 
     def opened(request: gr.Request) -> tuple[Any, ...]:
         language = page.language(request)
@@ -78,7 +81,7 @@ def build(page: Page, demo: gr.Blocks) -> ModelBar:
             about_html(page, chosen, language),
             html,
             html,
-            page.studio.state.variant_id,
+            page.studio.state.variant_id or "",
         )
 
     def choose(name: str | None, request: gr.Request) -> tuple[Any, ...]:

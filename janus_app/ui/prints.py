@@ -73,8 +73,10 @@ def record_of(
         settings["steps"] = request.steps
     if isinstance(request, EditRequest):
         settings["method"] = request.method
-        settings["strength"] = request.strength
-        settings["image_guidance"] = request.image_guidance
+        if request.method == "variation":
+            settings["strength"] = request.strength
+        elif request.method != "region":
+            settings["image_guidance"] = request.image_guidance
     return Record(
         app=__version__,
         model=variant.id,
