@@ -1,0 +1,120 @@
+"""Downloads across processes: killed, racing, out of disk, without permission."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.fake_hub import FakeHub, Fault
+from tests.test_hub import BIG, CONFIG, FILES, a_hub, blob, drain, partial, variant
+
+ROOT = Path(__file__).parent.parent
+KILLS = int(os.environ.get("JANUS_APP_TEST_KILLS", "6"))  # 50 for the long run
+
+FETCH = """
+import sys
+from pathlib import Path
+from tests.fake_hub import FakeHub
+from tests.test_hub import Hub, QUICK, drain, variant
+from janus_app.errors import AppError
+{before}
+folder = Path({folder!r})
+hub = Hub(folder / "cache", {endpoint!r}, data=folder / "data", patience=QUICK, reserve=0)
+try:
+    print(drain(hub, variant())[0])
+except AppError as error:
+    print(error)
+    sys.exit(3)
+"""
+
+
+def fetching(folder: Path, server: FakeHub, before: str = "") -> subprocess.Popen[str]:
+    code = FETCH.format(folder=str(folder), endpoint=server.endpoint, before=before)
+    clean = {key: value for key, value in os.environ.items() if not key.lower().endswith("_proxy")}
+    return subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, env=clean, stdout=subprocess.PIPE, text=True)
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs SIGKILL")
+def test_killed_at_random_points_it_always_goes_on_and_never_lies(tmp_path: Path) -> None:
+    at, kills, growing = random.Random(1), 0, []
+    with FakeHub(FILES) as server:
+        server.fault("model.safetensors", Fault(times=10_000, pause=0.01))
+        for _ in range(KILLS):
+            kept = partial(tmp_path).stat().st_size if partial(tmp_path).exists() else 0
+            goal = kept + at.randrange(1, len(BIG) // (KILLS + 1))
+            process = fetching(tmp_path, server)
+            while process.poll() is None:
+                if partial(tmp_path).exists() and partial(tmp_path).stat().st_size >= goal:
+                    process.kill()
+                    break
+                time.sleep(0.002)
+            process.wait()
+            kills += process.returncode == -signal.SIGKILL
+            assert not blob(tmp_path).exists(), "a file that is not whole was shown as whole"
+            growing.append(partial(tmp_path).stat().st_size)
+        server._faults.clear()
+        before = server.sent
+        folder, _ = drain(a_hub(tmp_path, server), variant())
+        assert (folder / "model.safetensors").read_bytes() == BIG
+        assert server.sent - before == len(BIG) - growing[-1]
+    assert kills == KILLS and growing == sorted(growing)
+    print(f"killed {kills} times, {len(BIG):,} bytes, kept each time {growing}, files lost: 0")
+
+
+def test_two_processes_download_once(tmp_path: Path) -> None:
+    with FakeHub(FILES) as server:
+        server.fault("model.safetensors", Fault(times=2, pause=0.01))
+        both = [fetching(tmp_path, server) for _ in range(2)]
+        assert [process.wait(timeout=60) for process in both] == [0, 0]
+        assert server.sent == len(BIG) + len(CONFIG)
+    assert blob(tmp_path).read_bytes() == BIG
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs resource limits")
+def test_a_full_disk_is_explained_and_what_arrived_is_kept(tmp_path: Path) -> None:
+    limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (1_500_000, 1_500_000))"
+    with FakeHub(FILES) as server:
+        process = fetching(tmp_path, server, before=limit)
+        said, _ = process.communicate(timeout=60)
+        assert process.returncode == 3 and "is full" in said and "kept" in said
+        kept, before = partial(tmp_path).stat().st_size, server.sent
+        assert 1_000_000 < kept <= 1_500_000
+        drain(a_hub(tmp_path, server), variant())
+        assert server.sent - before == len(BIG) - kept
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid"), reason="needs user ids")
+def test_a_read_only_cache_is_explained_and_a_full_one_still_serves(tmp_path: Path) -> None:
+    # Root may write anywhere: step down to nobody inside the child, after one fetch that imports what is needed
+    # (nobody may be unable to read the Python installation).
+    drop = f"""
+import os
+drain(Hub(Path({str(tmp_path / "warm")!r}), ENDPOINT, data=Path({str(tmp_path / "warm")!r}), reserve=0), variant())
+os.geteuid() == 0 and os.setuid(65534)
+"""
+    with FakeHub(FILES) as server:
+        (tmp_path / "cache").mkdir(mode=0o555)
+        for parent in [tmp_path, *tmp_path.parents][:-2]:
+            parent.chmod(parent.stat().st_mode | 0o055)
+        process = fetching(tmp_path, server, before=drop.replace("ENDPOINT", repr(server.endpoint)))
+        said, _ = process.communicate(timeout=60)
+        assert process.returncode == 3 and "cannot be written" in said, said
+        (tmp_path / "cache").chmod(0o755)
+        drain(a_hub(tmp_path, server), variant())
+        for path in (tmp_path / "cache").rglob("*"):
+            if path.is_dir():
+                path.chmod(0o555)
+        sent = server.sent  # the warm-up finds its files
+        process = fetching(tmp_path, server, before=drop.replace("ENDPOINT", repr(server.endpoint)))
+        said, _ = process.communicate(timeout=60)
+        assert process.returncode == 0 and server.sent == sent, said
+        for path in (tmp_path / "cache").rglob("*"):
+            if path.is_dir():
+                path.chmod(0o755)
