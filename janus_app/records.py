@@ -22,7 +22,7 @@ from PIL import Image, PngImagePlugin
 from janus_app import __version__
 from janus_app.catalog import Variant
 from janus_app.errors import AppError
-from janus_app.models.base import EditRequest, GenerateRequest, Picture
+from janus_app.models.base import MAX_SEED, EditRequest, GenerateRequest, Picture
 from janus_app.pictures import MAX_BYTES, Source, open_bytes, read_bounded
 
 if TYPE_CHECKING:
@@ -248,7 +248,7 @@ def _checked(data: Any) -> Record:
         verb=verb,
         prompt=_text(data, "prompt", 100_000, free=True),
         negative=_text(data, "negative", 100_000, free=True),
-        seed=_whole("seed", data["seed"], 0, 2**32 - 1),
+        seed=_whole("seed", data["seed"], 0, MAX_SEED),
         size=(size[0], size[1]),
         created=created,
         settings=_mapping(data, "settings", (str, int, float, bool)),
