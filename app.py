@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import sys
+import threading
+from typing import TYPE_CHECKING
 
 from janus_app.cli import flags, run_safely
 from janus_app.cli.console import UsageError, say
+from janus_app.errors import AppError
+
+if TYPE_CHECKING:
+    from janus_app.studio import Studio
 
 FIRST_PORT, PORTS = 7860, 20
 
@@ -30,12 +37,12 @@ def serve(args: argparse.Namespace) -> int:
 
     port = free_port(args.host, args.port)
     auth = credentials(args.auth or os.environ.get("JANUS_APP_AUTH"))
-    if args.share and auth is None:
-        raise UsageError("--share puts the page on the internet: give --auth USER:PASSWORD with it.")
     studio = open_studio()
     variant = chosen(studio.catalog, args)
     if args.model or args.device or args.precision:
-        load(studio, args, variant)  # without a wish the page loads the default itself when it is first used
+        load(studio, args, variant)
+    elif variant.is_local:  # ready by the time somebody has read the page
+        threading.Thread(target=warm_up, args=(studio, variant.id), daemon=True).start()
     from janus_app.ui.app import launch
 
     launch(
@@ -49,6 +56,14 @@ def serve(args: argparse.Namespace) -> int:
         open_browser=not args.no_browser,
     )
     return 0
+
+
+def warm_up(studio: Studio, name: str) -> None:
+    """Load the default behind the page's back; what goes wrong is said when the page first needs it."""
+    from janus_app.studio import drain
+
+    with contextlib.suppress(AppError):
+        drain(studio.load(name))
 
 
 def free_port(host: str, wanted: int | None) -> int:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 import torch
 from torch import Tensor, nn
 
@@ -19,6 +21,7 @@ def quantised_linear(weight: Tensor, precision: str, device: torch.device, dtype
             f"{precision} needs the package bitsandbytes, which cannot be imported here. Install it with "
             "`python -m pip install bitsandbytes`, or choose another precision."
         ) from error
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it remarks on its own casts at every start
     outer, inner = weight.shape
     linear: nn.Linear
     if precision == "int8":

@@ -361,7 +361,6 @@ def test_app_port_in_use(taken: int) -> None:
         (("--port", "70000"), "from 1 to 65535"),
         (("--port", "http"), "http"),
         (("--host", "no.such.host.invalid"), "no.such.host.invalid"),
-        (("--share",), "--auth"),
         (("--auth", "secret"), "USER:PASSWORD"),
         (("--model", "janus-pro-8b"), "no model called"),
         (("--lang", "tlh"), "tlh"),
