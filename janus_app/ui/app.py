@@ -41,7 +41,7 @@ def build(
     label = page.texts.label
     with gr.Blocks(title="Janus Studio", analytics_enabled=False, delete_cache=(3_600, KEEP_SECONDS)) as demo:
         with gr.Row(elem_id="masthead"):
-            gr.HTML('<h1>Janus Studio</h1>', padding=False, elem_id="brand")
+            gr.HTML("<h1>Janus Studio</h1>", padding=False, elem_id="brand")
             tagline = gr.HTML("", padding=False, elem_id="tagline")
         banner = gr.HTML("", padding=False, elem_id="banner")
         bar = model_bar.build(page, demo)
@@ -57,7 +57,7 @@ def build(
 
         def opened(request: gr.Request) -> tuple[str, str, str]:
             language = page.language(request)
-            failed = getattr(demo, "share_failed", False)
+            failed = share and demo.is_running and not demo.share_url
             warning = message(page.texts.say("share_failed", language), "warning") if failed else ""
             return page.texts.say("tagline", language), warning, page.texts.say("keys", language)
 
@@ -76,9 +76,7 @@ WAIT_FOR_CANVAS = """async () => {
 }"""
 
 
-def _link(
-    drawing: generate_tab.GenerateTab, chat: chat_tab.ChatTab, editing: edit_tab.EditTab, tabs: gr.Tabs
-) -> None:
+def _link(drawing: generate_tab.GenerateTab, chat: chat_tab.ChatTab, editing: edit_tab.EditTab, tabs: gr.Tabs) -> None:
     """Carry the selected picture from the draw tab to the others."""
 
     def to_chat(kept: list[Print], index: int, box: dict[str, Any] | None) -> tuple[Any, ...]:
@@ -151,10 +149,13 @@ def launch(
         )
     except OSError as error:
         raise AppError(f"The page cannot use {host}:{port}: {error}. Choose another port with --port.") from None
-    demo.share_failed = share and not demo.share_url
     print(f"Open {demo.local_url}")
     if share:
-        print(f"Shared at {demo.share_url}" if demo.share_url else "No public link could be made; only this machine has the page.")
+        print(
+            f"Shared at {demo.share_url}"
+            if demo.share_url
+            else "No public link could be made; only this machine has the page."
+        )
     if made:
         print(f"Login: user {made[0]}, password {made[1]}")
     print("Stop with Ctrl+C.", flush=True)

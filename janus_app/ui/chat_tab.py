@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from html import escape
 from typing import Any
 
 import gradio as gr
 
-from janus_app.errors import AppError
 from janus_app.models.base import MAX_PROMPT_CHARACTERS, ChatRequest, Turn, Usage
 from janus_app.pictures import open_picture
 from janus_app.ui.html import message, messages, meter
 from janus_app.ui.jobs import Frame, watch
-from janus_app.ui.page import EXAMPLES, JOB, PRIVATE, QUICK, Page, example_updates, number, slider_update, whole
+from janus_app.ui.page import EXAMPLES, JOB, PRIVATE, QUICK, Page, example_updates, number, public, slider_update, whole
 
 SETTINGS = ("chat_temperature", "top_p", "max_new_tokens")
 
@@ -52,7 +51,8 @@ def build(page: Page, variant: gr.Dropdown, seen: gr.Textbox, demo: gr.Blocks) -
         )
         with gr.Row(elem_classes="chips", elem_id="chat-examples"):
             examples = [
-                gr.Button("", size="sm", visible=False, elem_id=f"chat-example-{i}", min_width=60) for i in range(EXAMPLES)
+                gr.Button("", size="sm", visible=False, elem_id=f"chat-example-{i}", min_width=60)
+                for i in range(EXAMPLES)
             ]
         box = gr.MultimodalTextbox(
             label=label("question"),
@@ -73,43 +73,70 @@ def build(page: Page, variant: gr.Dropdown, seen: gr.Textbox, demo: gr.Blocks) -
             clear = gr.Button(label("new_chat"), size="sm", elem_id="chat-clear", min_width=90)
         with gr.Accordion(label("settings"), open=False, elem_id="chat-settings"):
             with gr.Row():
-                temperature = gr.Slider(0, 2, 0.1, step=0.05, label=label("chat_temperature"), info=label("chat_temperature_info"), elem_id="chat-temperature")
-                top_p = gr.Slider(0.05, 1, 0.95, step=0.05, label=label("top_p"), info=label("top_p_info"), elem_id="chat-top-p")
+                temperature = gr.Slider(
+                    0,
+                    2,
+                    0.1,
+                    step=0.05,
+                    label=label("chat_temperature"),
+                    info=label("chat_temperature_info"),
+                    elem_id="chat-temperature",
+                )
+                top_p = gr.Slider(
+                    0.05, 1, 0.95, step=0.05, label=label("top_p"), info=label("top_p_info"), elem_id="chat-top-p"
+                )
             with gr.Row():
-                length = gr.Slider(8, 2048, 512, step=8, label=label("max_new_tokens"), info=label("max_new_tokens_info"), elem_id="chat-length")
-                seed = gr.Number(0, precision=0, minimum=0, label=label("seed"), info=label("chat_seed_info"), elem_id="chat-seed")
+                length = gr.Slider(
+                    8,
+                    2048,
+                    512,
+                    step=8,
+                    label=label("max_new_tokens"),
+                    info=label("max_new_tokens_info"),
+                    elem_id="chat-length",
+                )
+                seed = gr.Number(0, precision=0, label=label("seed"), info=label("chat_seed_info"), elem_id="chat-seed")
 
     outputs = [bot, talk, box, status, notes, context, retry, clear]
     knobs = [temperature, top_p, length, seed, variant]
 
-    def ask(value: dict[str, Any] | None, said: list[Said], *rest: Any) -> Iterator[tuple[Any, ...]]:
-        *settings, request = rest
-        question = Said("user", (value or {}).get("text") or "", tuple((value or {}).get("files") or ()))
-        yield from _answer(page, [*said, question], settings, request)
-
-    def again(said: list[Said], *rest: Any) -> Iterator[tuple[Any, ...]]:
-        *settings, request = rest
-        last = max((i for i, turn in enumerate(said) if turn.role == "user"), default=-1)
-        yield from _answer(page, said[: last + 1], settings, request)
-
-    # Gradio fills in the request where it finds the annotation, so the two handlers need their own signatures.
     def on_ask(
         value: dict[str, Any] | None, said: list[Said], t: Any, p: Any, n: Any, s: Any, v: Any, request: gr.Request
     ) -> Iterator[tuple[Any, ...]]:
-        yield from ask(value, said, t, p, n, s, v, request)
+        question = Said("user", (value or {}).get("text") or "", tuple((value or {}).get("files") or ()))
+        yield from _answer(page, [*said, question], [t, p, n, s, v], request)
 
     def on_retry(
         said: list[Said], t: Any, p: Any, n: Any, s: Any, v: Any, request: gr.Request
     ) -> Iterator[tuple[Any, ...]]:
-        yield from again(said, t, p, n, s, v, request)
+        last = max((i for i, turn in enumerate(said) if turn.role == "user"), default=-1)
+        yield from _answer(page, said[: last + 1], [t, p, n, s, v], request)
 
     def stopped(said: list[Said], request: gr.Request) -> tuple[Any, ...]:
         line = message(page.texts.say("stopped", page.language(request)))
-        return shown(said), said, _idle_box(), line, gr.skip(), gr.skip(), gr.update(interactive=True), gr.update(interactive=True)
+        return (
+            shown(said),
+            said,
+            _idle_box(),
+            line,
+            gr.skip(),
+            gr.skip(),
+            gr.update(interactive=True),
+            gr.update(interactive=True),
+        )
 
     def cleared(request: gr.Request) -> tuple[Any, ...]:
         on = gr.update(interactive=True)
-        return [], [], gr.MultimodalTextbox(value={"text": "", "files": []}, submit_btn=True, stop_btn=False), "", "", "", on, on
+        return (
+            [],
+            [],
+            gr.MultimodalTextbox(value={"text": "", "files": []}, submit_btn=True, stop_btn=False),
+            "",
+            "",
+            "",
+            on,
+            on,
+        )
 
     def refresh(selected: str | None, request: gr.Request) -> list[Any]:
         language = page.language(request)
@@ -121,11 +148,13 @@ def build(page: Page, variant: gr.Dropdown, seen: gr.Textbox, demo: gr.Blocks) -
         knobs = [slider_update(now.settings.get(name)) for name in SETTINGS]
         return [gr.update(placeholder=hello), *example_updates(now.prompts("chat", language)), *knobs]
 
-    asking = box.submit(on_ask, [box, talk, *knobs], outputs, **JOB)
+    asking = box.submit(on_ask, [box, talk, *knobs], outputs, **public("chat"))
     retrying = retry.click(on_retry, [talk, *knobs], outputs, **JOB)
     bot.retry(on_retry, [talk, *knobs], outputs, **JOB)
     box.stop(stopped, talk, outputs, cancels=[asking, retrying], **PRIVATE, show_progress="hidden")
-    gr.on([clear.click, bot.clear], cleared, None, outputs, cancels=[asking, retrying], **PRIVATE, show_progress="hidden")
+    gr.on(
+        [clear.click, bot.clear], cleared, None, outputs, cancels=[asking, retrying], **PRIVATE, show_progress="hidden"
+    )
     for example in examples:
         example.click(_with_text, [example, box], box, **QUICK)
     for moment in (demo.load, seen.change):
@@ -206,6 +235,3 @@ def context_html(page: Page, usage: Usage | None, language: str) -> str:
     used = usage.prompt_tokens + usage.new_tokens
     line = page.texts.say("context_used", language, used=f"{used:,}", context=f"{usage.context:,}")
     return meter(line, used / usage.context, page.texts.say("context", language))
-
-
-__all__ = ["ChatTab", "Said", "build", "replace", "shown"]

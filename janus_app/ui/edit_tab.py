@@ -16,7 +16,18 @@ from janus_app.pictures import open_picture
 from janus_app.ui.drawing import draw, put_on, shelf_value
 from janus_app.ui.generate_tab import detail_html
 from janus_app.ui.html import empty, message
-from janus_app.ui.page import EXAMPLES, JOB, PRIVATE, QUICK, Page, example_updates, new_seed, number, slider_update, whole
+from janus_app.ui.page import (
+    EXAMPLES,
+    JOB,
+    PRIVATE,
+    QUICK,
+    Page,
+    example_updates,
+    new_seed,
+    number,
+    slider_update,
+    whole,
+)
 from janus_app.ui.prints import Print
 
 SETTINGS = ("guidance", "temperature")
@@ -39,15 +50,31 @@ def build(page: Page, variant: gr.Dropdown, seen: gr.Textbox, demo: gr.Blocks) -
     with gr.Row(elem_classes="two-columns"):
         with gr.Column(scale=5, min_width=300):
             editor = gr.ImageEditor(
-                label=label("picture_to_edit"), type="pil", image_mode="RGBA", sources=["upload", "clipboard"],
+                label=label("picture_to_edit"),
+                type="pil",
+                image_mode="RGBA",
+                sources=["upload", "clipboard"],
                 brush=gr.Brush(default_size=10, colors=[BRUSH], default_color=BRUSH, color_mode="fixed"),
-                transforms=(), layers=False, buttons=[], format="png", elem_id="edit-editor", height=430,
+                transforms=(),
+                layers=False,
+                buttons=[],
+                format="png",
+                elem_id="edit-editor",
+                height=430,
                 canvas_size=(384, 384),
+                placeholder=label("editor_hint"),
             )
-            prompt = gr.Textbox(label=label("edit_prompt"), placeholder=label("edit_prompt_hint"), lines=2, max_lines=6, elem_id="edit-prompt")
+            prompt = gr.Textbox(
+                label=label("edit_prompt"),
+                placeholder=label("edit_prompt_hint"),
+                lines=2,
+                max_lines=6,
+                elem_id="edit-prompt",
+            )
             with gr.Row(elem_classes="chips", elem_id="edit-examples"):
                 examples = [
-                    gr.Button("", size="sm", visible=False, elem_id=f"edit-example-{i}", min_width=60) for i in range(EXAMPLES)
+                    gr.Button("", size="sm", visible=False, elem_id=f"edit-example-{i}", min_width=60)
+                    for i in range(EXAMPLES)
                 ]
             method = gr.Radio([], label=label("method"), elem_id="edit-method")
             method_note = gr.HTML(elem_id="edit-method-note", padding=False)
@@ -55,26 +82,65 @@ def build(page: Page, variant: gr.Dropdown, seen: gr.Textbox, demo: gr.Blocks) -
                 run = gr.Button(label("edit"), variant="primary", elem_id="edit-run", min_width=120)
                 stop = gr.Button(label("stop"), variant="stop", elem_id="edit-stop", min_width=120, visible=False)
             count = gr.Slider(1, 16, 1, step=1, label=label("count"), elem_id="edit-count")
-            strength = gr.Slider(0.05, 1, 0.6, step=0.05, label=label("strength"), info=label("strength_info"), visible=False, elem_id="edit-strength")
+            strength = gr.Slider(
+                0.05,
+                1,
+                0.6,
+                step=0.05,
+                label=label("strength"),
+                info=label("strength_info"),
+                visible=False,
+                elem_id="edit-strength",
+            )
             with gr.Row(elem_classes="seed-row"):
-                seed = gr.Number(0, precision=0, minimum=0, label=label("seed"), elem_id="edit-seed", min_width=120)
+                seed = gr.Number(0, precision=0, label=label("seed"), elem_id="edit-seed", min_width=120)
                 fresh = gr.Checkbox(True, label=label("fresh_seed"), elem_id="edit-fresh", min_width=150)
             with gr.Accordion(label("settings"), open=False, elem_id="edit-settings"):
-                guidance = gr.Slider(1, 10, 5, step=0.5, label=label("guidance"), info=label("guidance_info"), elem_id="edit-guidance")
-                temperature = gr.Slider(0, 2, 1, step=0.05, label=label("temperature"), info=label("temperature_info"), elem_id="edit-temperature")
-                image_guidance = gr.Slider(1, 5, 1.5, step=0.1, label=label("image_guidance"), visible=False, elem_id="edit-image-guidance")
-                negative = gr.Textbox(label=label("negative"), info=label("negative_info"), lines=1, max_lines=4, elem_id="edit-negative")
+                guidance = gr.Slider(
+                    1, 10, 5, step=0.5, label=label("guidance"), info=label("guidance_info"), elem_id="edit-guidance"
+                )
+                temperature = gr.Slider(
+                    0,
+                    2,
+                    1,
+                    step=0.05,
+                    label=label("temperature"),
+                    info=label("temperature_info"),
+                    elem_id="edit-temperature",
+                )
+                image_guidance = gr.Slider(
+                    1, 5, 1.5, step=0.1, label=label("image_guidance"), visible=False, elem_id="edit-image-guidance"
+                )
+                negative = gr.Textbox(
+                    label=label("negative"), info=label("negative_info"), lines=1, max_lines=4, elem_id="edit-negative"
+                )
         with gr.Column(scale=6, min_width=320, elem_classes="results"):
             status = gr.HTML(elem_id="edit-status", padding=False)
             notes = gr.HTML(elem_id="edit-notes", padding=False)
             easel = gr.HTML(elem_id="edit-easel", padding=False)
             compare = gr.ImageSlider(
-                label=label("before_after"), show_label=False, type="filepath", interactive=False, visible=False, buttons=["fullscreen"],
-                slider_position=50, elem_id="edit-compare",
+                label=label("before_after"),
+                show_label=False,
+                type="filepath",
+                interactive=False,
+                visible=False,
+                buttons=["fullscreen"],
+                slider_position=50,
+                elem_id="edit-compare",
             )
             gallery = gr.Gallery(
-                label=label("edited"), show_label=False, fit_columns=False, columns=4, height="auto", object_fit="contain", format="png", allow_preview=False,
-                buttons=["download_all"], interactive=False, visible=False, elem_id="edit-gallery",
+                label=label("edited"),
+                show_label=False,
+                fit_columns=False,
+                columns=4,
+                height="auto",
+                object_fit="contain",
+                format="png",
+                allow_preview=False,
+                buttons=["download_all"],
+                interactive=False,
+                visible=False,
+                elem_id="edit-gallery",
             )
             with gr.Column(visible=False, elem_classes="chosen") as panel:
                 detail = gr.HTML(elem_id="edit-detail", padding=False)
@@ -85,8 +151,20 @@ def build(page: Page, variant: gr.Dropdown, seen: gr.Textbox, demo: gr.Blocks) -
     outputs = [easel, status, notes, compare, gallery, shelf, chosen, before, detail, panel, seed, run, stop]
 
     def on_edit(
-        value: dict[str, Any] | None, words: str, how: str | None, unwanted: str, n: Any, g: Any, ig: Any, t: Any, st: Any,
-        new: bool, s: Any, selected: str | None, kept: list[Print], request: gr.Request,
+        value: dict[str, Any] | None,
+        words: str,
+        how: str | None,
+        unwanted: str,
+        n: Any,
+        g: Any,
+        ig: Any,
+        t: Any,
+        st: Any,
+        new: bool,
+        s: Any,
+        selected: str | None,
+        kept: list[Print],
+        request: gr.Request,
     ) -> Iterator[tuple[Any, ...]]:
         language = page.language(request)
         first = new_seed() if new or s is None else s
@@ -96,10 +174,17 @@ def build(page: Page, variant: gr.Dropdown, seen: gr.Textbox, demo: gr.Blocks) -
         def make() -> EditRequest:
             picture, mask = picture_and_mask(value)
             return EditRequest(
-                prompt=words or "", image=picture, mask=mask if how == "region" else None, method=how or "region",
-                negative=(unwanted or "").strip(), count=whole(n, "The number of pictures"), guidance=number(g, "Guidance"),
-                image_guidance=number(ig, "Image guidance"), temperature=number(t, "Temperature"),
-                strength=number(st, "Strength"), seed=whole(first, "Seed"),
+                prompt=words or "",
+                image=picture,
+                mask=mask if how == "region" else None,
+                method=how or "region",
+                negative=(unwanted or "").strip(),
+                count=whole(n, "The number of pictures"),
+                guidance=number(g, "Guidance"),
+                image_guidance=number(ig, "Image guidance"),
+                temperature=number(t, "Temperature"),
+                strength=number(st, "Strength"),
+                seed=whole(first, "Seed"),
             )
 
         for view in draw(page, selected, make, language):
@@ -111,11 +196,19 @@ def build(page: Page, variant: gr.Dropdown, seen: gr.Textbox, demo: gr.Blocks) -
             size = view.prints[0].record.size
             old = page.prints.serve_picture(_fitted(picture_and_mask(value)[0], size))
             yield (
-                sheet, view.status, view.notes,
+                sheet,
+                view.status,
+                view.notes,
                 gr.update(value=(old, kept[0].shown), visible=True),
                 gr.update(value=shelf_value(kept, page, language), visible=True, selected_index=None),
-                kept, 0, old, detail_html(page, kept[0], language), gr.update(visible=True),
-                gr.skip(), gr.skip(), gr.skip(),
+                kept,
+                0,
+                old,
+                detail_html(page, kept[0], language),
+                gr.update(visible=True),
+                gr.skip(),
+                gr.skip(),
+                gr.skip(),
             )
         yield gr.skip(), gr.skip(), gr.skip(), *rest, gr.skip(), *_buttons(running=False)
 
@@ -157,8 +250,22 @@ def build(page: Page, variant: gr.Dropdown, seen: gr.Textbox, demo: gr.Blocks) -
             *knobs,
         ]
 
-    inputs = [editor, prompt, method, negative, count, guidance, image_guidance, temperature, strength, fresh, seed, variant, shelf]
-    editing = [
+    inputs = [
+        editor,
+        prompt,
+        method,
+        negative,
+        count,
+        guidance,
+        image_guidance,
+        temperature,
+        strength,
+        fresh,
+        seed,
+        variant,
+        shelf,
+    ]
+    editing: list[Any] = [
         run.click(on_edit, inputs, outputs, **JOB),
         prompt.submit(on_edit, inputs, outputs, **JOB),
     ]
@@ -191,7 +298,7 @@ def picture_and_mask(value: dict[str, Any] | None) -> tuple[Image.Image, Image.I
     """
     background = (value or {}).get("background")
     if background is None:
-        raise AppError("There is no picture to edit. Drop one on the left, or send one over from the draw tab.")
+        raise AppError("There is no picture to edit. Put one into the editor, or send one over from the draw tab.")
     picture = open_picture(background)
     painted = Image.new("L", picture.size, 0)
     for layer in (value or {}).get("layers") or ():
@@ -212,6 +319,10 @@ def about_html(page: Page, title: str, able: bool, language: str) -> str:
     say = page.texts.say
     able_titles = [v.title for v in page.catalog.values() if "edit" in v.verbs]
     lines = say("edit_about", language)
+    title_line = say("edit_who_title", language)
     who = say("edit_who", language, titles=", ".join(able_titles))
     no = "" if able else message(say("edit_cannot", language, title=title), "warning")
-    return f'<div class="about-edit"><p>{escape(lines)}</p><details><summary>{escape(say("edit_who_title", language))}</summary><p>{escape(who)}</p></details>{no}</div>'
+    return (
+        f'<div class="about-edit"><p>{escape(lines)}</p><details><summary>{escape(title_line)}'
+        f"</summary><p>{escape(who)}</p></details>{no}</div>"
+    )

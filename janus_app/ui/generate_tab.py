@@ -14,7 +14,17 @@ from janus_app.records import Record, read_record
 from janus_app.ui.drawing import draw, put_on, shelf_value
 from janus_app.ui.html import empty, facts, message
 from janus_app.ui.page import (
-    EXAMPLES, JOB, PRIVATE, QUICK, Page, example_updates, new_seed, number, slider_update, whole,
+    EXAMPLES,
+    JOB,
+    PRIVATE,
+    QUICK,
+    Page,
+    example_updates,
+    new_seed,
+    number,
+    public,
+    slider_update,
+    whole,
 )
 from janus_app.ui.prints import Print
 
@@ -36,22 +46,39 @@ def build(page: Page, variant: gr.Dropdown, seen: gr.Textbox, demo: gr.Blocks) -
     shelf, chosen, dropped = gr.State([]), gr.State(0), gr.State(None)
     with gr.Row(elem_classes="two-columns"):
         with gr.Column(scale=4, min_width=300):
-            prompt = gr.Textbox(label=label("prompt"), placeholder=label("prompt_hint"), lines=3, max_lines=8, elem_id="draw-prompt")
+            prompt = gr.Textbox(
+                label=label("prompt"), placeholder=label("prompt_hint"), lines=3, max_lines=8, elem_id="draw-prompt"
+            )
             with gr.Row(elem_classes="chips", elem_id="draw-examples"):
                 examples = [
-                    gr.Button("", size="sm", visible=False, elem_id=f"draw-example-{i}", min_width=60) for i in range(EXAMPLES)
+                    gr.Button("", size="sm", visible=False, elem_id=f"draw-example-{i}", min_width=60)
+                    for i in range(EXAMPLES)
                 ]
             with gr.Row(elem_classes="run-row"):
                 run = gr.Button(label("draw"), variant="primary", elem_id="draw-run", min_width=120, scale=2)
-                stop = gr.Button(label("stop"), variant="stop", elem_id="draw-stop", min_width=120, scale=2, visible=False)
+                stop = gr.Button(
+                    label("stop"), variant="stop", elem_id="draw-stop", min_width=120, scale=2, visible=False
+                )
             count = gr.Slider(1, 16, 4, step=1, label=label("count"), elem_id="draw-count")
             with gr.Row(elem_classes="seed-row"):
-                seed = gr.Number(0, precision=0, minimum=0, label=label("seed"), elem_id="draw-seed", min_width=120)
+                seed = gr.Number(0, precision=0, label=label("seed"), elem_id="draw-seed", min_width=120)
                 fresh = gr.Checkbox(True, label=label("fresh_seed"), elem_id="draw-fresh", min_width=150)
             with gr.Accordion(label("settings"), open=False, elem_id="draw-settings"):
-                guidance = gr.Slider(1, 10, 5, step=0.5, label=label("guidance"), info=label("guidance_info"), elem_id="draw-guidance")
-                temperature = gr.Slider(0, 2, 1, step=0.05, label=label("temperature"), info=label("temperature_info"), elem_id="draw-temperature")
-                negative = gr.Textbox(label=label("negative"), info=label("negative_info"), lines=1, max_lines=4, elem_id="draw-negative")
+                guidance = gr.Slider(
+                    1, 10, 5, step=0.5, label=label("guidance"), info=label("guidance_info"), elem_id="draw-guidance"
+                )
+                temperature = gr.Slider(
+                    0,
+                    2,
+                    1,
+                    step=0.05,
+                    label=label("temperature"),
+                    info=label("temperature_info"),
+                    elem_id="draw-temperature",
+                )
+                negative = gr.Textbox(
+                    label=label("negative"), info=label("negative_info"), lines=1, max_lines=4, elem_id="draw-negative"
+                )
             with gr.Accordion(label("from_png"), open=False, elem_id="draw-from"):
                 drop = gr.File(label=label("drop_png"), file_types=[".png"], elem_id="draw-drop", height=130)
                 drop_note = gr.HTML(elem_id="draw-drop-note", padding=False)
@@ -61,8 +88,16 @@ def build(page: Page, variant: gr.Dropdown, seen: gr.Textbox, demo: gr.Blocks) -
             notes = gr.HTML(elem_id="draw-notes", padding=False)
             easel = gr.HTML(elem_id="draw-easel", padding=False)
             gallery = gr.Gallery(
-                label=label("pictures"), show_label=False, columns=4, height="auto", object_fit="contain", format="png",
-                buttons=["download", "download_all", "fullscreen"], interactive=False, visible=False, elem_id="draw-gallery",
+                label=label("pictures"),
+                show_label=False,
+                columns=4,
+                height="auto",
+                object_fit="contain",
+                format="png",
+                buttons=["download", "download_all", "fullscreen"],
+                interactive=False,
+                visible=False,
+                elem_id="draw-gallery",
             )
             with gr.Column(visible=False, elem_id="draw-chosen", elem_classes="chosen") as panel:
                 detail = gr.HTML(elem_id="draw-detail", padding=False)
@@ -92,7 +127,15 @@ def build(page: Page, variant: gr.Dropdown, seen: gr.Textbox, demo: gr.Blocks) -
         yield gr.skip(), gr.skip(), gr.skip(), *rest, gr.skip(), *_buttons(running=False)
 
     def on_draw(
-        words: str, unwanted: str, n: Any, g: Any, t: Any, new: bool, s: Any, selected: str | None, kept: list[Print],
+        words: str,
+        unwanted: str,
+        n: Any,
+        g: Any,
+        t: Any,
+        new: bool,
+        s: Any,
+        selected: str | None,
+        kept: list[Print],
         request: gr.Request,
     ) -> Iterator[tuple[Any, ...]]:
         first = new_seed() if new or s is None else s
@@ -105,7 +148,9 @@ def build(page: Page, variant: gr.Dropdown, seen: gr.Textbox, demo: gr.Blocks) -
         record = kept[index].record
         yield from stream(kept, selected, lambda: replace(request_of(record), image_tokens=()), gr.skip(), language)
 
-    def on_exact(record: Record | None, selected: str | None, kept: list[Print], request: gr.Request) -> Iterator[tuple[Any, ...]]:
+    def on_exact(
+        record: Record | None, selected: str | None, kept: list[Print], request: gr.Request
+    ) -> Iterator[tuple[Any, ...]]:
         if record is None:
             return
         yield from stream(kept, selected, lambda: request_of(record), gr.skip(), page.language(request))
@@ -129,14 +174,19 @@ def build(page: Page, variant: gr.Dropdown, seen: gr.Textbox, demo: gr.Blocks) -
         except AppError as error:
             text = page.texts.sentence(str(error), language)
             return message(text, "error"), gr.update(visible=False), None, *stay
-        return drop_note_html(page, record, language), gr.update(visible=bool(record.image_tokens)), record, *(
-            asked.prompt,
-            asked.negative,
-            1,
-            gr.update(value=asked.guidance, maximum=max(10, asked.guidance)),
-            asked.temperature,
-            False,
-            asked.seed,
+        return (
+            drop_note_html(page, record, language),
+            gr.update(visible=bool(record.image_tokens)),
+            record,
+            *(
+                asked.prompt,
+                asked.negative,
+                1,
+                gr.update(value=asked.guidance, maximum=max(10, asked.guidance)),
+                asked.temperature,
+                False,
+                asked.seed,
+            ),
         )
 
     def refresh(selected: str | None, kept: list[Print], request: gr.Request) -> list[Any]:
@@ -146,11 +196,16 @@ def build(page: Page, variant: gr.Dropdown, seen: gr.Textbox, demo: gr.Blocks) -
         hint = say("draw_empty" if "generate" in now.verbs else "draw_cannot", language, title=now.title)
         blank = gr.skip() if kept else empty(say("draw_empty_title", language), hint)
         knobs = [slider_update(now.settings.get(name)) for name in SETTINGS]
-        return [blank, gr.update(interactive="generate" in now.verbs), *example_updates(now.prompts("generate", language)), *knobs]
+        return [
+            blank,
+            gr.update(interactive="generate" in now.verbs),
+            *example_updates(now.prompts("generate", language)),
+            *knobs,
+        ]
 
     inputs = [*controls, variant, shelf]
-    drawing = [
-        run.click(on_draw, inputs, outputs, **JOB),
+    drawing: list[Any] = [
+        run.click(on_draw, inputs, outputs, **public("draw")),
         prompt.submit(on_draw, inputs, outputs, **JOB),
         again.click(on_again, [shelf, chosen, variant], outputs, **JOB),
         exact.click(on_exact, [dropped, variant, shelf], outputs, **JOB),

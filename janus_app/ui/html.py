@@ -67,7 +67,8 @@ def blank_easel(count: int, size: tuple[int, int], captions: Sequence[str]) -> s
     """Empty sheets of the right shape, so that nothing jumps when the first rows appear."""
     ratio = f"{size[0]} / {size[1]}"
     figures = "".join(
-        f'<figure><div class="sheet" style="aspect-ratio:{ratio}"></div><figcaption>{escape(caption)}</figcaption></figure>'
+        f'<figure><div class="sheet" style="aspect-ratio:{ratio}"></div>'
+        f"<figcaption>{escape(caption)}</figcaption></figure>"
         for caption in captions
     )
     return f'<div class="easel n{min(count, 4)}">{figures}</div>'

@@ -34,9 +34,7 @@ def _patterns(language: str) -> tuple[tuple[re.Pattern[str], str], ...]:
     for english, own in _file(language).get("sentences", {}).items():
         pieces = re.split(r"\{(\w+)\}", english)
         # pieces alternates text, name, text, name, ...
-        pattern = "".join(
-            re.escape(piece) if i % 2 == 0 else f"(?P<{piece}>.+?)" for i, piece in enumerate(pieces)
-        )
+        pattern = "".join(re.escape(piece) if i % 2 == 0 else f"(?P<{piece}>.+?)" for i, piece in enumerate(pieces))
         found.append((re.compile(pattern, re.DOTALL), own))
     return tuple(found)
 

@@ -22,7 +22,20 @@ from janus_app.ui.html import bar, message
 from janus_app.ui.i18n import Texts
 
 FRAMES_PER_SECOND = 10
-KNOWN_STAGES = ("download", "verify", "read", "build", "quantise", "draw", "decode", "encode", "unload", "unloaded", "wait", "ready")
+KNOWN_STAGES = (
+    "download",
+    "verify",
+    "read",
+    "build",
+    "quantise",
+    "draw",
+    "decode",
+    "encode",
+    "unload",
+    "unloaded",
+    "wait",
+    "ready",
+)
 logger = logging.getLogger(__name__)
 
 

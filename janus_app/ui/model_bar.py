@@ -14,7 +14,7 @@ from janus_app.errors import AppError
 from janus_app.models.base import Event
 from janus_app.ui.html import message
 from janus_app.ui.jobs import KNOWN_STAGES, size_text, watch
-from janus_app.ui.page import JOB, PRIVATE, QUICK, Page
+from janus_app.ui.page import JOB, PRIVATE, QUICK, Page, public
 
 DEVICES = ("auto", "cuda", "cpu", "mps")
 PRECISIONS = ("auto", "fp32", "bf16", "fp16", "int8", "nf4")
@@ -47,10 +47,21 @@ def build(page: Page, demo: gr.Blocks) -> ModelBar:
                 min_width=240,
             )
             device = gr.Dropdown(
-                list(DEVICES), value="auto", label=label("device"), elem_id="model-device", scale=1, min_width=140
+                list(DEVICES),
+                value="auto",
+                label=label("device"),
+                allow_custom_value=not page.shared,  # "cuda:1"
+                elem_id="model-device",
+                scale=1,
+                min_width=140,
             )
             precision = gr.Dropdown(
-                list(PRECISIONS), value="auto", label=label("precision"), elem_id="model-precision", scale=1, min_width=150
+                list(PRECISIONS),
+                value="auto",
+                label=label("precision"),
+                elem_id="model-precision",
+                scale=1,
+                min_width=150,
             )
             with gr.Row(elem_classes="model-buttons", scale=2):
                 load = gr.Button(label("load"), variant="primary", elem_id="model-load", min_width=90)
@@ -103,13 +114,12 @@ def build(page: Page, demo: gr.Blocks) -> ModelBar:
         return message(page.texts.say("load_stopped", language)), *_buttons(running=False), gr.skip()
 
     outputs = [work, load, cancel, unload, variant]
-    opening = demo.load(opened, None, [variant, device, precision, about, state, shown, seen], **QUICK)
+    demo.load(opened, None, [variant, device, precision, about, state, shown, seen], **QUICK)
     timer.tick(tick, shown, [state, shown, seen], **QUICK)
     variant.change(choose, variant, [precision, about], **QUICK)
-    loading = load.click(run_load, [variant, device, precision], outputs, **JOB)
+    loading = load.click(run_load, [variant, device, precision], outputs, **public("load"))
     unloading = unload.click(run_unload, None, outputs, **JOB)
     cancel.click(stopped, None, outputs, cancels=[loading, unloading], **PRIVATE, show_progress="hidden")
-    del opening
     return ModelBar(variant, seen)
 
 
@@ -211,6 +221,4 @@ def about_html(page: Page, variant: Variant, language: str) -> str:
     licence = say("licence", language, code=variant.code_licence, weights=variant.weights_licence)
     extra = " ".join(sentence(text, language) for text in (variant.licence_note, variant.notes) if text)
     detail = f"<p>{escape(extra)}</p>" if extra else ""
-    return (
-        f'<div class="about">{status}<details><summary>{escape(licence)}</summary>{detail}</details></div>'
-    )
+    return f'<div class="about">{status}<details><summary>{escape(licence)}</summary>{detail}</details></div>'

@@ -17,12 +17,17 @@ from janus_app.studio import Studio, StudioState
 from janus_app.ui.i18n import Texts
 from janus_app.ui.prints import Prints
 
-# Nothing of the page is an API: the named doors for programs are the command line's.
+# Only the few doors of `public` have names for programs; everything else belongs to the page alone.
 PRIVATE: dict[str, Any] = {"api_visibility": "private"}
 # Jobs draw their own progress line; Gradio's overlay would flicker over it ten times a second.
 JOB: dict[str, Any] = {**PRIVATE, "show_progress": "hidden", "concurrency_limit": None}
 QUICK: dict[str, Any] = {**PRIVATE, "show_progress": "hidden", "queue": False}
 EXAMPLES = 4
+
+
+def public(name: str) -> dict[str, Any]:
+    """A job that programs may start too, by this name."""
+    return {**JOB, "api_visibility": "public", "api_name": name}
 
 
 @dataclass
@@ -110,9 +115,7 @@ def slider_update(setting: Setting | None) -> dict[str, Any]:
     """The range and first value of a slider for the variant now shown; hidden where the variant has no such knob."""
     if setting is None:
         return gr.update(visible=False)
-    return gr.update(
-        minimum=setting.low, maximum=setting.high, step=setting.step, value=setting.default, visible=True
-    )
+    return gr.update(minimum=setting.low, maximum=setting.high, step=setting.step, value=setting.default, visible=True)
 
 
 def example_updates(prompts: tuple[str, ...]) -> list[dict[str, Any]]:

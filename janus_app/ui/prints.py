@@ -1,4 +1,4 @@
-"""Finished pictures: saved once as PNG files of the user's, with the record of how they were made, and shown from copies.
+"""Finished pictures: saved as PNG files of the user's with the record of how they were made, shown from copies.
 
 The page serves copies from its own temporary folder, byte for byte, so no folder of the user is opened to the browser.
 """
@@ -61,9 +61,7 @@ class Prints:
         return str(folder / "picture.png")
 
 
-def record_of(
-    picture: Picture, request: GenerateRequest | EditRequest, variant: Variant, state: StudioState
-) -> Record:
+def record_of(picture: Picture, request: GenerateRequest | EditRequest, variant: Variant, state: StudioState) -> Record:
     """How `picture` came to be, in the words of its record."""
     settings: dict[str, str | int | float | bool] = {
         "guidance": request.guidance,

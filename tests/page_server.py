@@ -1,0 +1,80 @@
+"""A real page for the tests: the real studio over tiny checkpoints with random weights."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from janus_app.catalog import load_catalog
+from janus_app.hub import Hub
+from janus_app.studio import Studio, drain
+
+GOLDEN = Path(__file__).parent / "golden" / "janus"
+MANIFEST = """
+variants:
+{rows}
+"""
+ROW = """
+  - id: {id}
+    title: {title}
+    family: janus
+    folder: {folder}
+    code_licence: MIT
+    weights_licence: none, random weights
+    verbs: [chat, generate, edit]
+    size: [96, 96]
+    context: 512
+    settings:
+      guidance: {{default: {guidance}, low: 1.0, high: 10.0, step: 0.5}}
+      temperature: {{default: 1.0, low: 0.0, high: 2.0, step: 0.05}}
+      count: {{default: 2, low: 1, high: 16, step: 1}}
+      strength: {{default: 0.6, low: 0.05, high: 1.0, step: 0.05}}
+      chat_temperature: {{default: 0.0, low: 0.0, high: 2.0, step: 0.05}}
+      top_p: {{default: 0.95, low: 0.05, high: 1.0, step: 0.05}}
+      max_new_tokens: {{default: 24, low: 8, high: 256, step: 8}}
+    examples: {{en: {{chat: ["What is {title}?"], generate: ["a {title} circle"]}}}}
+    status: Random weights, for tests only.
+"""
+
+
+@dataclass(frozen=True)
+class Served:
+    """A running page: its address, the studio under it, the folder its pictures go to."""
+
+    url: str
+    studio: Studio
+    outputs: Path
+    demo: Any
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@contextmanager
+def serve(folder: Path, **options: Any) -> Iterator[Served]:
+    """Serve a page whose catalog also holds `tiny-a` (resident from the start) and `tiny-b`."""
+    from janus_app.ui.app import launch
+
+    rows = [
+        ROW.format(id="tiny-a", title="Tiny A", folder=GOLDEN / "janus_pro_1b" / "checkpoint", guidance=5.0),
+        ROW.format(id="tiny-b", title="Tiny B", folder=GOLDEN / "janus_1_3b" / "checkpoint", guidance=4.0),
+    ]
+    manifest = folder / "models.yaml"
+    manifest.write_text(MANIFEST.format(rows="".join(rows)), encoding="utf-8")
+    catalog = load_catalog(manifest)
+    studio = Studio(catalog, Hub())
+    drain(studio.load("tiny-a", device="cpu"))
+    outputs = folder / "outputs"
+    port = free_port()
+    demo = launch(studio, catalog, port=port, outputs=outputs, prevent_thread_lock=True, **options)
+    try:
+        yield Served(f"http://127.0.0.1:{port}", studio, outputs, demo)
+    finally:
+        demo.close()

@@ -1,0 +1,378 @@
+"""The page's handlers over HTTP, and its small parts: no browser here (tests/browser has one)."""
+
+from __future__ import annotations
+
+import json
+import re
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from gradio_client import Client, handle_file
+from PIL import Image
+
+from janus_app.errors import AppError
+from janus_app.models.base import Finished, GenerateRequest, Notice, Preview, Progress, Queued, TextDelta
+from janus_app.records import read_record
+from janus_app.studio import drain
+from janus_app.ui import jobs
+from janus_app.ui.edit_tab import picture_and_mask
+from janus_app.ui.guard import HostGuard, host_rules
+from janus_app.ui.html import message
+from janus_app.ui.i18n import FOLDER, Texts, match_language
+from tests.page_server import Served, serve
+
+EASEL, STATUS, NOTES, GALLERY, SEED = 0, 1, 2, 3, 6  # places in what "draw" answers (states are not sent)
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    with serve(tmp_path_factory.mktemp("page")) as served:
+        yield served
+
+
+@pytest.fixture
+def client(page: Served) -> Client:
+    return Client(page.url, verbose=False)
+
+
+def draw(client: Client, prompt: str = "a red circle", count: float = 2, seed: float = 7, **more: Any) -> Any:
+    settings = {"negative": "", "guidance": 5, "temperature": 1, "fresh": False} | more
+    return client.submit(
+        prompt,
+        settings["negative"],
+        count,
+        settings["guidance"],
+        settings["temperature"],
+        settings["fresh"],
+        seed,
+        "tiny-a",
+        api_name="/draw",
+    )
+
+
+def gallery_of(job: Any) -> list[Path]:
+    """The pictures of the one answer that carries the gallery."""
+    for answer in job.outputs():
+        shown = answer[GALLERY]
+        pictures = shown.get("value") if isinstance(shown, dict) else shown
+        if pictures:
+            return [Path(item["image"]) for item in pictures]
+    raise AssertionError(f"no pictures came: {job.outputs()[-2:]}")
+
+
+def everything_said(job: Any) -> str:
+    return json.dumps(job.outputs(), ensure_ascii=False)
+
+
+def test_drawn_pictures_are_saved_with_records_and_served_byte_for_byte(page: Served, client: Client) -> None:
+    job = draw(client, count=2, seed=41)
+    job.result(timeout=60)
+    served = gallery_of(job)
+    saved = sorted(page.outputs.glob("*_4[12].png"))
+    assert [file.read_bytes() for file in served] == [file.read_bytes() for file in saved]
+    first, second = (read_record(file) for file in served)
+    assert (first.seed, second.seed, first.model, first.prompt) == (41, 42, "tiny-a", "a red circle")
+    assert len(first.image_tokens) == 36 and first.settings["guidance"] == 5
+    assert "data:image/jpeg;base64" in everything_said(job), "no preview was shown"
+
+
+def test_a_picture_of_a_batch_can_be_drawn_alone(page: Served, client: Client) -> None:
+    both = draw(client, count=2, seed=300)
+    both.result(timeout=60)
+    alone = draw(client, count=1, seed=301)
+    alone.result(timeout=60)
+    assert read_record(gallery_of(both)[1]).image_tokens == read_record(gallery_of(alone)[0]).image_tokens
+
+
+def test_answers_stream_and_tell_how_full_the_context_is(client: Client, tmp_path: Path) -> None:
+    picture = tmp_path / "red.png"
+    Image.new("RGB", (40, 30), "red").save(picture)
+    question = {"text": "What is it?", "files": [handle_file(str(picture)), handle_file(str(picture))]}
+    job = client.submit(question, 0, 0.95, 24, 0, "tiny-a", api_name="/chat")
+    final = job.result(timeout=60)
+    assert len(job.outputs()) >= 3, "the answer did not stream"
+    talk = final[0]
+    assert [turn["role"] for turn in talk] == ["user", "assistant"]
+    assert [part["type"] for part in talk[0]["content"]] == ["file", "file", "text"]
+    assert re.search(r"\d+ of 512 tokens used", json.dumps(final))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "sentence"),
+    [
+        ({"prompt": "   "}, "is empty"),
+        ({"prompt": "x" * 100_000}, "100,000 characters"),
+        ({"seed": -1}, "Seed must be"),
+        ({"seed": 2**53}, "Seed must be"),
+        ({"negative": "y" * 9_000}, "negative prompt has 9,000"),
+    ],
+)
+def test_bad_settings_become_sentences(client: Client, wrong: dict[str, Any], sentence: str) -> None:
+    job = draw(client, **wrong)
+    job.result(timeout=30)
+    assert sentence in everything_said(job)
+    assert "Traceback" not in everything_said(job)
+
+
+@pytest.mark.parametrize("question", ["", "a.txt"])
+def test_a_bad_question_is_given_back_with_a_sentence(client: Client, tmp_path: Path, question: str) -> None:
+    files = []
+    if question:
+        (tmp_path / question).write_text("not a picture")
+        files = [handle_file(str(tmp_path / question))]
+    job = client.submit(
+        {"text": "" if not question else "keep me", "files": files}, 0, 0.9, 8, 0, "tiny-a", api_name="/chat"
+    )
+    try:
+        job.result(timeout=30)
+    except Exception as refused:  # Gradio itself turns away files that are no pictures
+        assert "Traceback" not in str(refused)
+        return
+    said = everything_said(job)
+    assert "message error" in said
+    assert not question or "keep me" in said
+
+
+def test_two_visitors_wait_in_line_and_keep_their_own_seeds(page: Served) -> None:
+    one, two = Client(page.url, verbose=False), Client(page.url, verbose=False)
+    first = draw(one, prompt="one", count=16, seed=1000)
+    time.sleep(0.2)
+    second = draw(two, prompt="two", count=2, seed=5000)
+    first.result(timeout=120)
+    second.result(timeout=120)
+    assert "You are next in line" in everything_said(second) or "number" in everything_said(second)
+    mine = [read_record(file) for file in gallery_of(first)]
+    theirs = [read_record(file) for file in gallery_of(second)]
+    assert [(r.prompt, r.seed) for r in mine] == [("one", 1000 + i) for i in range(16)]
+    assert [(r.prompt, r.seed) for r in theirs] == [("two", 5000), ("two", 5001)]
+
+
+def test_a_cancelled_job_frees_the_studio_and_saves_nothing(page: Served, client: Client) -> None:
+    before = set(page.outputs.glob("*.png"))
+    job = draw(client, count=16, seed=77_000, prompt="never finished")
+    wait_for(lambda: page.studio.state.phase == "busy")
+    job.cancel()
+    wait_for(lambda: page.studio.state.phase == "ready" and page.studio.state.queue == 0)
+    again = draw(client, count=1, seed=3)
+    again.result(timeout=60)
+    assert not [file for file in set(page.outputs.glob("*.png")) - before if "_77" in file.name]
+
+
+def wait_for(condition: Any, seconds: float = 20) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it never happened"
+        time.sleep(0.02)
+
+
+def test_a_variant_is_switched_and_an_unknown_one_refused(page: Served, client: Client) -> None:
+    job = client.submit("tiny-b", "cpu", "auto", api_name="/load")
+    job.result(timeout=60)
+    assert page.studio.state.variant_id == "tiny-b"
+    job = client.submit("tiny-zzz", "cpu", "auto", api_name="/load")
+    job.result(timeout=60)
+    assert "no model called" in everything_said(job)
+    assert page.studio.state.variant_id == "tiny-b", "a wrong name must not drop the model"
+    job = client.submit("tiny-a", "cuda:99", "auto", api_name="/load")
+    job.result(timeout=60)
+    assert "message error" in everything_said(job)
+    drain(page.studio.load("tiny-a", device="cpu"))
+
+
+def test_only_named_doors_are_open_to_programs(client: Client) -> None:
+    named = client.view_api(return_format="dict")["named_endpoints"]
+    assert set(named) == {"/load", "/chat", "/draw"}
+    with pytest.raises(Exception, match="Invalid function index"):
+        client.predict(fn_index=0)
+
+
+def test_other_host_names_are_turned_away(page: Served) -> None:
+    assert httpx.get(page.url, headers={"Host": "evil.example"}).status_code == 400
+    assert httpx.get(page.url, headers={"Host": "127.0.0.1.evil.example"}).status_code == 400
+    assert httpx.get(page.url).status_code == 200
+
+
+def test_files_of_the_machine_are_not_served(page: Served, client: Client) -> None:
+    draw(client, count=1, seed=9).result(timeout=60)
+    saved = next(page.outputs.glob("*.png"))
+    for path in ("/etc/passwd", str(saved), str(Path(__file__).resolve()), "../../../../etc/passwd"):
+        assert httpx.get(f"{page.url}/gradio_api/file={path}").status_code in (403, 404), path
+
+
+def test_uploads_are_bounded(page: Served) -> None:
+    sent = httpx.post(f"{page.url}/gradio_api/upload", files={"files": ("big.png", b"0" * 21_000_000)}, timeout=60)
+    assert sent.status_code == 413
+
+
+def test_the_page_names_no_other_site_and_no_home_folder(page: Served) -> None:
+    config = httpx.get(f"{page.url}/config").text
+    assert str(Path.home()) not in config.replace("/root/.gradio", "")
+    assert "googleapis" not in httpx.get(page.url).text
+
+
+def test_a_shared_page_has_a_login_and_keeps_folders_closed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The tunnel needs the network, so here it fails at once, as it does on a machine without one.
+    monkeypatch.setattr("gradio.networking.setup_tunnel", _no_tunnel)
+    with serve(tmp_path, share=True) as served:
+        printed = capsys.readouterr().out
+        login = re.search(r"user (\w+), password (\S+)", printed)
+        assert login and "No public link" in printed
+        assert httpx.get(f"{served.url}/config").status_code == 401
+        visitor = Client(served.url, auth=(login[1], login[2]), verbose=False)
+        job = visitor.submit(str(tmp_path), "cpu", "auto", api_name="/load")
+        try:
+            job.result(timeout=30)
+            assert "only the models of the list" in everything_said(job)
+        except Exception as refused:  # Gradio may refuse a value that is no choice before we do
+            assert "Traceback" not in str(refused)
+        assert served.studio.state.variant_id == "tiny-a"
+
+
+def _no_tunnel(*args: Any, **more: Any) -> str:
+    raise RuntimeError("Could not create share link. No network.")
+
+
+# ---- parts
+
+
+def test_languages_have_the_same_strings_and_places() -> None:
+    english = json.loads((FOLDER / "en.json").read_text("utf-8"))
+    chinese = json.loads((FOLDER / "zh-CN.json").read_text("utf-8"))
+    sentences = chinese.pop("sentences")
+    assert english.keys() == chinese.keys()
+
+    def places(text: str) -> list[str]:
+        return sorted(re.findall(r"\{(\w+)\}", text))
+
+    for key, text in english.items():
+        assert places(text) == places(chinese[key]), key
+    for original, own in sentences.items():
+        assert set(places(own)) <= set(places(original)), original
+
+
+def test_every_string_the_page_asks_for_exists_and_none_is_idle() -> None:
+    source = "".join(file.read_text("utf-8") for file in Path("janus_app/ui").glob("*.py"))
+    english = set(json.loads((FOLDER / "en.json").read_text("utf-8")))
+    asked = set(re.findall(r"(?:label|say)\(\s*[\"'](\w+)[\"']", source))
+    assert asked <= english
+    made = ("stage_", "state_", "doing_", "setting_", "method_")  # names put together while running
+    idle = {key for key in english if not key.startswith(made) and not re.search(f"[\"']{key}[\"']", source)}
+    assert not idle
+
+
+@pytest.mark.parametrize(
+    ("header", "language"),
+    [
+        ("zh-CN,zh;q=0.9,en;q=0.8", "zh-CN"),
+        ("zh-TW", "zh-CN"),
+        ("de,fr;q=0.5", "en"),
+        ("", "en"),
+        ("de,zh;q=0.1", "zh-CN"),
+    ],
+)
+def test_language_follows_the_browser(header: str, language: str) -> None:
+    assert match_language(header) == language
+
+
+def test_known_sentences_are_translated_with_their_values() -> None:
+    texts = Texts()
+    said = texts.sentence("Seed must be a whole number from 0 to 4294967295, not -1.", "zh-CN")
+    assert "0 到 4294967295" in said and "-1" in said
+    assert texts.sentence("Something nobody translated.", "zh-CN") == "Something nobody translated."
+
+
+def test_text_from_outside_is_escaped() -> None:
+    assert "<script>" not in message("<script>alert(1)</script>", "error")
+
+
+def test_events_become_few_frames_and_nothing_is_lost() -> None:
+    picture = Image.new("RGB", (8, 8))
+
+    def events() -> Iterator[Any]:
+        yield Queued(2)
+        yield Notice("take care")
+        for i in range(500):
+            yield TextDelta("x")
+            yield Progress("draw", i, 500, "tokens")
+        yield Preview((picture,), 500, 500)
+        yield Finished(text="x" * 500)
+
+    frames = list(jobs.watch(events, Texts(), "en"))
+    assert "number 2 in line" in frames[0].status
+    assert len(frames) < 20, "frames must be dropped, not queued"
+    assert frames[-1].text == "x" * 500 and frames[-1].finished and frames[-1].notices == ("take care",)
+
+
+def test_errors_and_bugs_end_in_a_sentence(caplog: pytest.LogCaptureFixture) -> None:
+    def refused() -> Iterator[Any]:
+        raise AppError("Do this instead.")
+
+    def broken() -> Iterator[Any]:
+        yield TextDelta("so far")
+        raise ZeroDivisionError("secret detail")
+
+    assert list(jobs.watch(refused, Texts(), "en"))[-1].error == "Do this instead."
+    last = list(jobs.watch(broken, Texts(), "en"))[-1]
+    assert last.text == "so far" and "ZeroDivisionError" in last.error and "secret" not in last.error
+    assert "secret detail" in caplog.text, "the log must have the traceback"
+
+
+def test_closing_a_watched_job_closes_the_work() -> None:
+    closed = threading.Event()
+
+    def work() -> Iterator[Any]:
+        try:
+            while True:
+                yield TextDelta("x")
+        finally:
+            closed.set()
+
+    watching = jobs.watch(work, Texts(), "en")
+    next(watching)
+    watching.close()  # type: ignore[attr-defined]
+    assert closed.is_set()
+
+
+def test_the_mask_is_what_was_painted() -> None:
+    layer = Image.new("RGBA", (40, 20), (0, 0, 0, 0))
+    layer.paste((255, 64, 129, 153), (10, 5, 20, 15))
+    picture, mask = picture_and_mask(
+        {"background": Image.new("RGBA", (40, 20), "red"), "layers": [layer], "composite": None}
+    )
+    assert picture.mode == "RGB" and mask is not None
+    assert mask.getbbox() == (10, 5, 20, 15) and set(mask.tobytes()) == {0, 255}
+    assert (
+        picture_and_mask({"background": picture, "layers": [Image.new("RGBA", (40, 20))], "composite": None})[1] is None
+    )
+    with pytest.raises(AppError, match="no picture to edit"):
+        picture_and_mask(None)
+
+
+@pytest.mark.parametrize(
+    ("bound", "share", "host", "allowed"),
+    [
+        ("127.0.0.1", False, "localhost", True),
+        ("127.0.0.1", False, "::1", True),
+        ("127.0.0.1", False, "192.168.1.5", False),
+        ("0.0.0.0", False, "192.168.1.5", True),
+        ("0.0.0.0", False, "evil.example", False),
+        ("127.0.0.1", True, "abc.gradio.live", True),
+        ("127.0.0.1", True, "gradio.live.evil.example", False),
+    ],
+)
+def test_host_names(bound: str, share: bool, host: str, allowed: bool) -> None:
+    assert HostGuard(None, **host_rules(bound, share)).allows(host) is allowed
+
+
+def test_requests_read_from_records_are_bounded() -> None:
+    from janus_app.ui.generate_tab import request_of
+    from tests.test_records import RECORD
+
+    assert isinstance(request_of(RECORD), GenerateRequest)
