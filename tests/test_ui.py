@@ -16,7 +16,7 @@ from gradio_client import Client, handle_file
 from PIL import Image
 
 from janus_app.errors import AppError
-from janus_app.models.base import Finished, GenerateRequest, Notice, Preview, Progress, Queued, TextDelta
+from janus_app.models.base import Finished, Notice, Preview, Progress, Queued, TextDelta
 from janus_app.records import read_record
 from janus_app.studio import drain
 from janus_app.ui import jobs
@@ -369,10 +369,3 @@ def test_the_mask_is_what_was_painted() -> None:
 )
 def test_host_names(bound: str, share: bool, host: str, allowed: bool) -> None:
     assert HostGuard(None, **host_rules(bound, share)).allows(host) is allowed
-
-
-def test_requests_read_from_records_are_bounded() -> None:
-    from janus_app.ui.generate_tab import request_of
-    from tests.test_records import RECORD
-
-    assert isinstance(request_of(RECORD), GenerateRequest)

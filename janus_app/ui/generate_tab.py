@@ -10,7 +10,7 @@ import gradio as gr
 
 from janus_app.errors import AppError
 from janus_app.models.base import GenerateRequest
-from janus_app.records import Record, read_record
+from janus_app.records import Record, read_record, request_of
 from janus_app.ui.drawing import draw, put_on, shelf_value
 from janus_app.ui.html import empty, facts, message
 from janus_app.ui.page import (
@@ -233,18 +233,6 @@ def _request(words: str, unwanted: str, n: Any, g: Any, t: Any, seed: Any) -> Ge
         guidance=number(g, "Guidance"),
         temperature=number(t, "Temperature"),
         seed=whole(seed, "Seed"),
-    )
-
-
-def request_of(record: Record) -> GenerateRequest:
-    """The request that draws the picture of `record` again, with its tokens. Raises AppError for absurd settings."""
-    return GenerateRequest(
-        prompt=record.prompt,
-        negative=record.negative,
-        guidance=number(record.settings.get("guidance", 5.0), "Guidance"),
-        temperature=number(record.settings.get("temperature", 1.0), "Temperature"),
-        seed=record.seed,
-        image_tokens=record.image_tokens,
     )
 
 

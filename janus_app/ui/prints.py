@@ -7,20 +7,15 @@ from __future__ import annotations
 
 import shutil
 from dataclasses import dataclass
-from datetime import datetime
-from importlib import metadata
 from pathlib import Path
 from uuid import uuid4
 
 from PIL.Image import Image
 
-from janus_app import __version__
 from janus_app.catalog import Variant
 from janus_app.models.base import EditRequest, GenerateRequest, Picture
-from janus_app.records import Record, output_path, save_png
+from janus_app.records import Record, output_path, record_of, save_png
 from janus_app.studio import StudioState
-
-VERSIONS = ("torch", "transformers", "tokenizers", "pillow")
 
 
 @dataclass(frozen=True)
@@ -59,45 +54,3 @@ class Prints:
         folder.mkdir(parents=True)
         picture.save(folder / "picture.png")
         return str(folder / "picture.png")
-
-
-def record_of(picture: Picture, request: GenerateRequest | EditRequest, variant: Variant, state: StudioState) -> Record:
-    """How `picture` came to be, in the words of its record."""
-    settings: dict[str, str | int | float | bool] = {
-        "guidance": request.guidance,
-        "temperature": request.temperature,
-    }
-    if not picture.image_tokens:
-        settings["steps"] = request.steps
-    if isinstance(request, EditRequest):
-        settings["method"] = request.method
-        if request.method == "variation":
-            settings["strength"] = request.strength
-        elif request.method != "region":
-            settings["image_guidance"] = request.image_guidance
-    return Record(
-        app=__version__,
-        model=variant.id,
-        title=variant.title,
-        repo=variant.repo or "",
-        revision=variant.revision or "",
-        family=variant.family,
-        precision=state.precision,
-        device=state.device.partition(":")[0],
-        verb="edit" if isinstance(request, EditRequest) else "generate",
-        prompt=request.prompt,
-        negative=request.negative,
-        seed=picture.seed,
-        size=picture.image.size,
-        created=datetime.now().astimezone().isoformat(timespec="seconds"),
-        settings=settings,
-        versions={name: version for name in VERSIONS if (version := _version(name))},
-        image_tokens=picture.image_tokens,
-    )
-
-
-def _version(package: str) -> str:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return ""
