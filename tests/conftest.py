@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from janus_app.loader import Loaded
 
 # Small models on a busy machine: more threads only wait for each other. Set before torch is imported.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -18,3 +22,16 @@ CASES = ("janus_1_3b", "janus_pro_1b", "janus_pro_7b")
 @pytest.fixture
 def golden() -> Path:
     return GOLDEN
+
+
+def loaded(folder: Path, precision: str = "fp32", device: str = "cpu") -> Loaded:
+    """The checkpoint in a folder through the real loader."""
+    from janus_app.catalog import load_catalog
+    from janus_app.loader import load
+
+    work = load(load_catalog().resolve(str(folder)), folder, device, precision)
+    while True:
+        try:
+            next(work)
+        except StopIteration as end:
+            return end.value

@@ -18,21 +18,12 @@ from janus_app import loader
 from janus_app.catalog import load_catalog
 from janus_app.errors import AppError
 from janus_app.models.base import ChatRequest, Finished, GenerateRequest, Turn
-from tests.conftest import CASES, GOLDEN
+from tests.conftest import CASES, GOLDEN, loaded
 
 
 @pytest.fixture
 def checkpoint(tmp_path: Path) -> Path:
     return Path(shutil.copytree(GOLDEN / "janus_1_3b" / "checkpoint", tmp_path / "checkpoint"))
-
-
-def load(folder: Path, precision: str = "fp32", device: str = "cpu") -> loader.Loaded:
-    work = loader.load(load_catalog().resolve(str(folder)), folder, device, precision)
-    while True:
-        try:
-            next(work)
-        except StopIteration as end:
-            return end.value
 
 
 def change_json(file: Path, change: Callable[[dict[str, Any]], None]) -> None:
@@ -43,7 +34,7 @@ def change_json(file: Path, change: Callable[[dict[str, Any]], None]) -> None:
 
 def refused(folder: Path, *words: str) -> None:
     with pytest.raises(AppError) as caught:
-        load(folder)
+        loaded(folder)
     for word in words:
         assert word in str(caught.value)
 
@@ -80,7 +71,7 @@ def test_a_pickle_with_code_is_not_run(tmp_path: Path) -> None:
     with open(folder / "pytorch_model.bin", "wb") as file:
         pickle.dump(Hostile(), file)
     with pytest.raises(AppError):
-        load(folder)
+        loaded(folder)
     assert not proof.exists()
 
 
@@ -145,7 +136,7 @@ def test_devices_and_precisions_that_are_not_there(checkpoint: Path) -> None:
         *((("cuda", "fp32", "CUDA"),) if not torch.cuda.is_available() else ()),
     ):
         with pytest.raises(AppError, match=word):
-            load(checkpoint, precision, device)
+            loaded(checkpoint, precision, device)
 
 
 def test_closing_the_load_stops_it(checkpoint: Path) -> None:
@@ -162,7 +153,7 @@ def test_half_precisions_stay_close(name: str, precision: str) -> None:
     """Half precision keeps the first image logits within a few percent of full precision."""
     folder = GOLDEN / name / "checkpoint"
     request = GenerateRequest("a red house", guidance=1)
-    full, half = load(folder).model, load(folder, precision).model
+    full, half = loaded(folder).model, loaded(folder, precision).model
     with torch.inference_mode():
         logits = [
             m.network.gen_head(m.network(m._prompt_rows(request)[0][None])[:, -1]).float()  # type: ignore[attr-defined]
@@ -175,7 +166,7 @@ def test_half_precisions_stay_close(name: str, precision: str) -> None:
 @pytest.mark.parametrize("precision", ["int8", "nf4"])
 def test_bitsandbytes_quantises_the_decoder_linears_alone(precision: str) -> None:
     pytest.importorskip("bitsandbytes", reason="bitsandbytes is not installed here")
-    model = load(GOLDEN / "janus_1_3b" / "checkpoint", precision).model
+    model = loaded(GOLDEN / "janus_1_3b" / "checkpoint", precision).model
     network = model.network  # type: ignore[attr-defined]
     kinds = {name: type(m).__name__ for name, m in network.named_modules() if isinstance(m, torch.nn.Linear)}
     quantised = {name for name, kind in kinds.items() if kind in ("Linear8bitLt", "Linear4bit")}

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -17,8 +17,6 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor
 
-from janus_app.catalog import load_catalog
-from janus_app.loader import load
 from janus_app.models import sampling
 from janus_app.models.base import ChatRequest, Finished, GenerateRequest, TextDelta, Turn
 from janus_app.models.images import to_picture
@@ -28,7 +26,7 @@ from janus_app.models.janus.draw import Sampling, decode_tokens, draw_tokens
 from janus_app.models.janus.model import JanusModel
 from janus_app.models.janus.prefill import next_positions, prefill, prompt_embeds
 from janus_app.models.tokenizer import EOS, IMAGE, Piece
-from tests.conftest import CASES, GOLDEN
+from tests.conftest import CASES, GOLDEN, loaded
 
 FEATURES, LOGITS, PIXELS = 2e-5, 1e-4, 1e-4
 UNDERSTANDING = ("rgb", "rgba", "gray", "multi_image", "multi_turn", "text_only")
@@ -39,14 +37,7 @@ class Case:
     def __init__(self, name: str) -> None:
         self.folder = GOLDEN / name
         self.meta: dict[str, Any] = json.loads((self.folder / "meta.json").read_text("utf-8"))
-        variant = load_catalog().resolve(str(self.folder / "checkpoint"))
-        work = load(variant, self.folder / "checkpoint", "cpu", "fp32")
-        while True:
-            try:
-                next(work)
-            except StopIteration as end:
-                self.model: JanusModel = end.value.model
-                break
+        self.model = cast(JanusModel, loaded(self.folder / "checkpoint").model)
 
     def expected(self, name: str) -> dict[str, Tensor]:
         return load_file(self.folder / "expected" / f"{name}.safetensors")

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import cast
 
 import pytest
 import torch
 from PIL import Image, ImageDraw
 
-from janus_app.catalog import load_catalog
 from janus_app.errors import AppError
-from janus_app.loader import load
 from janus_app.models.base import (
     ChatRequest,
     EditRequest,
@@ -26,18 +25,12 @@ from janus_app.models.base import (
 )
 from janus_app.models.janus.model import JanusModel
 from janus_app.models.tokenizer import IMAGE, IMAGE_BEGIN, Special, TextStream
-from tests.conftest import GOLDEN
+from tests.conftest import GOLDEN, loaded
 
 
 @pytest.fixture(scope="module")
 def model() -> JanusModel:
-    folder = GOLDEN / "janus_pro_1b" / "checkpoint"
-    work = load(load_catalog().resolve(str(folder)), folder, "cpu", "fp32")
-    while True:
-        try:
-            next(work)
-        except StopIteration as end:
-            return end.value.model
+    return cast(JanusModel, loaded(GOLDEN / "janus_pro_1b" / "checkpoint").model)
 
 
 def finish(events: Iterator[Event]) -> Finished:

@@ -6,16 +6,15 @@ It cannot be the engine (other names, other layout on the Hub, its own preproces
 from __future__ import annotations
 
 import re
+from typing import cast
 
 import pytest
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from janus_app.catalog import load_catalog
-from janus_app.loader import load
 from janus_app.models.janus.model import JanusModel
-from tests.conftest import GOLDEN
+from tests.conftest import GOLDEN, loaded
 
 transformers = pytest.importorskip("transformers", reason="transformers is not installed (requirements-dev.txt)")
 
@@ -71,14 +70,7 @@ def renamed(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 @pytest.fixture(scope="module", params=CASES)
 def pair(request: pytest.FixtureRequest) -> tuple[JanusModel, torch.nn.Module, str]:
-    folder = GOLDEN / request.param / "checkpoint"
-    work = load(load_catalog().resolve(str(folder)), folder, "cpu", "fp32")
-    while True:
-        try:
-            next(work)
-        except StopIteration as end:
-            ours = end.value.model
-            break
+    ours = cast(JanusModel, loaded(GOLDEN / request.param / "checkpoint").model)
     c = ours.network.config
     config = transformers.JanusConfig(
         image_token_id=ours.tokenizer.id("<image_placeholder>"),
