@@ -24,6 +24,11 @@
     }
   }, true);
 
-  // Gradio gives some icon buttons and inputs no name of their own; screen readers need one.
-  document.documentElement.dataset.janus = "ready";
+  // Gradio's chat box has a visible-to-nobody label beside its text field and no link between the two.
+  const name = () => {
+    const field = document.querySelector("#chat-box textarea:not([aria-label])");
+    const label = document.querySelector("#chat-box [data-testid=block-info]");
+    if (field && label) field.setAttribute("aria-label", label.textContent.trim());
+  };
+  new MutationObserver(name).observe(document.documentElement, { subtree: true, childList: true });
 })();

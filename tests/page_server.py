@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import socket
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from janus_app.catalog import load_catalog
 from janus_app.hub import Hub
+from janus_app.models.base import Event, Progress, Request, TextDelta
 from janus_app.studio import Studio, drain
 
 GOLDEN = Path(__file__).parent / "golden" / "janus"
@@ -51,6 +53,19 @@ class Served:
     demo: Any
 
 
+class PacedStudio(Studio):
+    """The real studio, resting after each token: the tiny checkpoints would be done before anyone looks."""
+
+    pace = 0.0  # seconds
+
+    def run(self, request: Request) -> Iterator[Event]:
+        with closing(super().run(request)) as events:  # type: ignore[type-var]
+            for event in events:
+                if isinstance(event, TextDelta) or (isinstance(event, Progress) and event.stage == "draw"):
+                    time.sleep(self.pace)
+                yield event
+
+
 def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -58,8 +73,11 @@ def free_port() -> int:
 
 
 @contextmanager
-def serve(folder: Path, **options: Any) -> Iterator[Served]:
-    """Serve a page whose catalog also holds `tiny-a` (resident from the start) and `tiny-b`."""
+def serve(folder: Path, pace: float = 0.0, **options: Any) -> Iterator[Served]:
+    """Serve a page whose catalog also holds `tiny-a` (resident from the start) and `tiny-b`.
+
+    `pace` is how many seconds the studio rests after each token.
+    """
     from janus_app.ui.app import launch
 
     rows = [
@@ -69,7 +87,8 @@ def serve(folder: Path, **options: Any) -> Iterator[Served]:
     manifest = folder / "models.yaml"
     manifest.write_text(MANIFEST.format(rows="".join(rows)), encoding="utf-8")
     catalog = load_catalog(manifest)
-    studio = Studio(catalog, Hub())
+    studio = PacedStudio(catalog, Hub())
+    studio.pace = pace
     drain(studio.load("tiny-a", device="cpu"))
     outputs = folder / "outputs"
     port = free_port()

@@ -31,7 +31,7 @@ EASEL, STATUS, NOTES, GALLERY, SEED = 0, 1, 2, 3, 6  # places in what "draw" ans
 
 @pytest.fixture(scope="module")
 def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    with serve(tmp_path_factory.mktemp("page")) as served:
+    with serve(tmp_path_factory.mktemp("page"), pace=0.005) as served:
         yield served
 
 

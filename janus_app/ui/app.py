@@ -46,12 +46,11 @@ def build(
         banner = gr.HTML("", padding=False, elem_id="banner")
         bar = model_bar.build(page, demo)
         with gr.Tabs(elem_id="tabs") as tabs:
-            with gr.Tab(label("tab_chat"), id="chat", elem_id="tab-chat", render_children=True):
+            with gr.Tab(label("tab_chat"), id="chat", elem_id="tab-chat"):
                 chat = chat_tab.build(page, bar.variant, bar.seen, demo)
-            with gr.Tab(label("tab_draw"), id="draw", elem_id="tab-draw", render_children=True):
+            with gr.Tab(label("tab_draw"), id="draw", elem_id="tab-draw"):
                 drawing = generate_tab.build(page, bar.variant, bar.seen, demo)
-            # Rendered from the start: a picture sent to a tab nobody opened yet would be lost.
-            with gr.Tab(label("tab_edit"), id="edit", elem_id="tab-edit", render_children=True):
+            with gr.Tab(label("tab_edit"), id="edit", elem_id="tab-edit"):
                 editing = edit_tab.build(page, bar.variant, bar.seen, demo)
         keys = gr.HTML("", padding=False, elem_id="keys")
 

@@ -150,11 +150,12 @@ def build(page: Page, variant: gr.Dropdown, seen: gr.Textbox, demo: gr.Blocks) -
 
     asking = box.submit(on_ask, [box, talk, *knobs], outputs, **public("chat"))
     retrying = retry.click(on_retry, [talk, *knobs], outputs, **JOB)
-    bot.retry(on_retry, [talk, *knobs], outputs, **JOB)
-    box.stop(stopped, talk, outputs, cancels=[asking, retrying], **PRIVATE, show_progress="hidden")
-    gr.on(
-        [clear.click, bot.clear], cleared, None, outputs, cancels=[asking, retrying], **PRIVATE, show_progress="hidden"
-    )
+    redoing = bot.retry(on_retry, [talk, *knobs], outputs, **JOB)
+    answers: list[Any] = [asking, retrying, redoing]
+    # First the cancel, then what to show: a last frame on its way would overwrite it.
+    box.stop(None, None, None, cancels=answers, **PRIVATE).then(stopped, talk, outputs, **QUICK)
+    emptied = gr.on([clear.click, bot.clear], None, None, None, cancels=answers, **PRIVATE)
+    emptied.then(cleared, None, outputs, **QUICK)
     for example in examples:
         example.click(_with_text, [example, box], box, **QUICK)
     for moment in (demo.load, seen.change):

@@ -269,7 +269,9 @@ def build(page: Page, variant: gr.Dropdown, seen: gr.Textbox, demo: gr.Blocks) -
         run.click(on_edit, inputs, outputs, **JOB),
         prompt.submit(on_edit, inputs, outputs, **JOB),
     ]
-    stop.click(stopped, None, outputs, cancels=editing, **PRIVATE, show_progress="hidden")
+    # First the cancel, then the line that says so: a last frame on its way would overwrite it.
+    halted = stop.click(None, None, None, cancels=editing, **PRIVATE)
+    halted.then(stopped, None, outputs, **QUICK)
     method.input(choose_method, method, [method_note, strength, image_guidance], **QUICK)
     gallery.select(choose, [shelf, before], [chosen, detail, compare], **QUICK)
     reuse.click(lambda kept, index: (kept[index].record.seed, False), [shelf, chosen], [seed, fresh], **QUICK)

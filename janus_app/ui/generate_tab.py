@@ -210,7 +210,9 @@ def build(page: Page, variant: gr.Dropdown, seen: gr.Textbox, demo: gr.Blocks) -
         again.click(on_again, [shelf, chosen, variant], outputs, **JOB),
         exact.click(on_exact, [dropped, variant, shelf], outputs, **JOB),
     ]
-    stop.click(stopped, None, outputs, cancels=drawing, **PRIVATE, show_progress="hidden")
+    # First the cancel, then the line that says so: a last frame on its way would overwrite it.
+    halted = stop.click(None, None, None, cancels=drawing, **PRIVATE)
+    halted.then(stopped, None, outputs, **QUICK)
     gallery.select(choose, shelf, [chosen, detail], **QUICK)
     reuse.click(lambda kept, index: (kept[index].record.seed, False), [shelf, chosen], [seed, fresh], **QUICK)
     drop.change(on_drop, drop, [drop_note, exact, dropped, *controls], **QUICK)

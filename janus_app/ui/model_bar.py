@@ -119,7 +119,7 @@ def build(page: Page, demo: gr.Blocks) -> ModelBar:
     variant.change(choose, variant, [precision, about], **QUICK)
     loading = load.click(run_load, [variant, device, precision], outputs, **public("load"))
     unloading = unload.click(run_unload, None, outputs, **JOB)
-    cancel.click(stopped, None, outputs, cancels=[loading, unloading], **PRIVATE, show_progress="hidden")
+    cancel.click(None, None, None, cancels=[loading, unloading], **PRIVATE).then(stopped, None, outputs, **QUICK)
     return ModelBar(variant, seen)
 
 

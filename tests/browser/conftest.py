@@ -1,0 +1,108 @@
+"""One real Chromium and one real page for the browser tests."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.page_server import Served, serve
+
+NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
+FLAGS = (
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--no-first-run",
+)
+# Everything a status line or an easel ever showed, kept inside the page: lines may come and go within a frame.
+WATCH = """() => {
+  window.seen = {status: [], sheets: new Set(), answers: new Set()};
+  const look = () => {
+    for (const id of ["draw-status", "edit-status", "chat-status", "model-work"]) {
+      const text = document.getElementById(id)?.innerText.trim();
+      if (text && window.seen.status.at(-1) !== text) window.seen.status.push(text);
+    }
+    const sheets = document.querySelectorAll("#draw-easel img, #edit-easel img");
+    for (const image of sheets) window.seen.sheets.add(image.src);
+    const answer = [...document.querySelectorAll("#chat-bot .bot.message")].at(-1)?.innerText;
+    if (answer) window.seen.answers.add(answer);
+  };
+  const everything = {subtree: true, childList: true, characterData: true, attributes: true};
+  new MutationObserver(look).observe(document.body, everything);
+}"""
+
+
+def find_chromium() -> str | None:
+    chosen = os.environ.get("JANUS_APP_CHROMIUM")
+    return chosen or next((path for name in NAMES if (path := shutil.which(name))), None)
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Any]:
+    path = find_chromium()
+    if path is None:
+        pytest.skip("no Chromium is installed here; the browser tests drive a real one")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=path, args=list(FLAGS))
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture(scope="session")
+def served(browser: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """The browser comes first: without one no model is loaded for nothing."""
+    with serve(tmp_path_factory.mktemp("page"), pace=0.04) as page:
+        yield page
+
+
+Opener = Callable[..., Any]
+
+
+@pytest.fixture
+def visit(browser: Any, served: Served) -> Iterator[Opener]:
+    """Open the page in a fresh browser profile; requests to other sites and script errors fail the test at its end."""
+    contexts: list[Any] = []
+    strange: list[str] = []
+
+    def listen(page: Any) -> None:
+        page.on(
+            "request", lambda r: None if r.url.startswith((served.url, "data:", "blob:")) else strange.append(r.url)
+        )
+        page.on("pageerror", lambda error: strange.append(f"script error: {error}"))
+
+    def open_page(query: str = "", **options: Any) -> Any:
+        context = browser.new_context(**({"viewport": {"width": 1280, "height": 900}} | options))
+        contexts.append(context)
+        page = context.new_page()
+        page.set_default_timeout(30_000)
+        listen(page)
+        page.goto(served.url + "/" + query)
+        page.wait_for_selector(".state-line.ready")
+        page.evaluate(WATCH)
+        return page
+
+    yield open_page
+    for context in contexts:
+        context.close()
+    assert not strange
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> list[str]:
+    """Two pictures of a user, as files."""
+    from PIL import Image
+
+    files = []
+    for name, colour in (("red", (200, 40, 40)), ("blue", (40, 60, 200))):
+        Image.new("RGB", (120, 90), colour).save(tmp_path / f"{name}.png")
+        files.append(str(tmp_path / f"{name}.png"))
+    return files

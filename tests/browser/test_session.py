@@ -1,0 +1,228 @@
+"""A person's session on the page, in a real Chromium over the real studio (tiny checkpoints, random weights)."""
+
+from __future__ import annotations
+
+import re
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image, ImageChops
+
+from janus_app.records import read_record
+from janus_app.studio import drain
+from tests.page_server import Served
+
+pytestmark = pytest.mark.browser
+
+
+def go(page: Any, tab: int) -> None:
+    page.get_by_role("tab").nth(tab).click()
+
+
+def set_number(page: Any, place: str, value: float) -> None:
+    box = page.locator(f"{place} input[type=number]")
+    box.fill(str(value))
+    box.press("Tab")
+
+
+def draw(page: Any, prompt: str, count: int, seed: int) -> None:
+    """Fill in the draw tab and press the key that runs it."""
+    page.fill("#draw-prompt textarea", prompt)
+    set_number(page, "#draw-count", count)
+    page.locator("#draw-fresh input").uncheck()
+    set_number(page, "#draw-seed", seed)
+    page.locator("#draw-prompt textarea").focus()
+    page.keyboard.press("Control+Enter")
+
+
+def wait_done(page: Any, tab: str = "draw") -> None:
+    page.wait_for_selector(f"#{tab}-status .message.done")
+    page.wait_for_selector(f"#{tab}-run:visible")
+
+
+def captions(page: Any) -> list[str]:
+    return [text.strip() for text in page.locator("#draw-gallery .caption-label").all_inner_texts()]
+
+
+def answer(page: Any, question: str, number: int) -> str:
+    """Ask and wait for the answer to the question of that number; returns it."""
+    page.fill("#chat-box textarea", question)
+    page.keyboard.press("Control+Enter")
+    page.wait_for_function(f"document.querySelectorAll('#chat-bot .user.message').length >= {number}")
+    page.wait_for_selector("#chat-box .submit-button:visible")
+    page.wait_for_selector("#chat-context .meter")
+    text: str = page.locator("#chat-bot .bot.message").last.inner_text()
+    return text
+
+
+def test_a_whole_session(visit: Any, served: Served, pictures: list[str], tmp_path: Path) -> None:
+    page = visit()
+
+    # Chat about two pictures over two turns; the answer streams and the context fills.
+    page.set_input_files("#chat-box input[type=file]", pictures)
+    page.wait_for_function(
+        "document.querySelectorAll('#chat-box .thumbnail-item, #chat-box .thumbnail-image').length >= 2"
+    )
+    assert answer(page, "What is different?", 1)
+    first = page.inner_text("#chat-context")
+    assert page.evaluate("window.seen.answers.size") >= 3, "the answer did not stream"
+    assert page.locator("#chat-bot .user.message img, #chat-bot .user img").count() >= 2
+    assert answer(page, "And now?", 2)
+    used = [int(re.search(r"(\d+) of 512", text)[1]) for text in (first, page.inner_text("#chat-context"))]  # type: ignore[index]
+    assert used[1] > used[0]
+
+    # Draw two pictures and watch them grow.
+    go(page, 1)
+    draw(page, "a red circle", 2, 1234)
+    wait_done(page)
+    assert page.evaluate("window.seen.sheets.size") >= 4, "no rows were seen appearing"
+    assert captions(page) == ["seed 1234", "seed 1235"]
+    assert any("tokens" in line and "Drawing" in line for line in page.evaluate("window.seen.status"))
+
+    # Cancel a third midway, with the key.
+    before = set(served.outputs.glob("*.png"))
+    draw(page, "never finished", 16, 99_000)
+    page.wait_for_selector("#draw-easel img")
+    page.keyboard.press("Escape")
+    page.wait_for_selector("#draw-run:visible")
+    page.wait_for_selector("#draw-status:has-text('Stopped')")
+    freed = time.monotonic() + 10
+    while served.studio.state.phase != "ready":
+        assert time.monotonic() < freed, "Stop did not free the studio"
+        time.sleep(0.02)
+    assert set(served.outputs.glob("*.png")) == before
+
+    # Send the first picture to the editor, paint, draw the region anew.
+    page.click("#draw-to-edit")
+    canvas = page.locator("#edit-editor canvas").first
+    canvas.wait_for()
+    page.wait_for_timeout(2_500)  # the editor fits the picture into its frame, without saying when it is done
+    paint(page, canvas)
+    set_number(page, "#edit-count", 2)
+    page.click("#edit-run")
+    wait_done(page, "edit")
+    page.wait_for_selector("#edit-compare img")
+    drawn = sorted(served.outputs.glob("*.png"), key=lambda file: file.stat().st_mtime_ns)[-2:]
+    one, two = (read_record(file) for file in drawn)
+    assert (one.verb, one.prompt, one.settings["method"]) == ("edit", "a red circle", "region")
+    changed = sum(a != b for a, b in zip(one.image_tokens, two.image_tokens, strict=True))
+    assert 0 < changed < len(one.image_tokens) / 2, "two seeds may differ in the painted region only"
+    original = next(served.outputs.glob("*_1234.png"))
+
+    # Reload the settings from the saved file, and draw it bit for bit from its tokens.
+    go(page, 1)
+    page.fill("#draw-prompt textarea", "something else")
+    page.get_by_role("button", name="Settings from a saved picture").click()
+    page.set_input_files("#draw-drop input[type=file]", str(original))
+    page.wait_for_selector("#draw-drop-note .message.done")
+    assert page.input_value("#draw-prompt textarea") == "a red circle"
+    assert page.input_value("#draw-seed input") == "1234"
+    page.click("#draw-exact")
+    wait_done(page)
+    again = newest(served.outputs)
+    assert again != original
+    assert ImageChops.difference(Image.open(again), Image.open(original)).getbbox() is None
+
+    # Switch the variant: settings and examples follow.
+    choose(page, "Tiny B")
+    page.click("#model-load")
+    page.wait_for_function("document.querySelector('#model-state').innerText.includes('Tiny B')")
+    page.wait_for_selector("#draw-example-0:has-text('Tiny B')")
+    assert served.studio.state.variant_id == "tiny-b"
+    drain(served.studio.load("tiny-a", device="cpu"))
+
+
+def paint(page: Any, canvas: Any) -> None:
+    """A short stroke in the middle of the editor."""
+    box = canvas.bounding_box()
+    x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+    page.mouse.move(x - 20, y)
+    page.mouse.down()
+    page.mouse.move(x + 10, y + 10, steps=5)
+    page.mouse.up()
+    page.wait_for_timeout(500)
+
+
+def newest(folder: Path) -> Path:
+    return max(folder.glob("*.png"), key=lambda file: file.stat().st_mtime_ns)
+
+
+def choose(page: Any, title: str) -> None:
+    page.locator("#model-variant input").click()
+    page.get_by_role("option", name=title).click()
+
+
+def test_two_tabs_wait_for_each_other_and_do_not_mix(visit: Any, served: Served) -> None:
+    one, two = visit(), visit()
+    for page in (one, two):
+        go(page, 1)
+    draw(one, "first visitor", 16, 40_000)
+    one.wait_for_selector("#draw-stop:visible")
+    draw(two, "second visitor", 2, 50_000)
+    wait_done(one)
+    wait_done(two)
+    assert any("in line" in line for line in two.evaluate("window.seen.status")), "the place in the line was not shown"
+    assert captions(one) == [f"seed {40_000 + i}" for i in range(16)]
+    assert captions(two) == ["seed 50000", "seed 50001"]
+    assert read_record(next(served.outputs.glob("*_50001.png"))).prompt == "second visitor"
+
+
+def test_bad_input_is_a_sentence_and_the_page_goes_on(visit: Any, tmp_path: Path) -> None:
+    page = visit()
+    go(page, 1)
+    draw(page, "   ", 1, 5)
+    page.wait_for_selector("#draw-notes .message.error")
+    assert "empty" in page.inner_text("#draw-notes")
+    page.get_by_role("button", name="Settings from a saved picture").click()
+    foreign = tmp_path / "foreign.png"
+    Image.new("RGB", (20, 20)).save(foreign)
+    page.set_input_files("#draw-drop input[type=file]", str(foreign))
+    page.wait_for_selector("#draw-drop-note .message.error")
+    draw(page, "<b>bold</b> circle", 1, 5)
+    wait_done(page)
+    assert page.locator("#draw-detail b").count() == 0
+    go(page, 2)
+    page.fill("#edit-prompt textarea", "a blue star")
+    page.click("#edit-run")
+    page.wait_for_selector("#edit-notes .message.error")
+    assert "no picture to edit" in page.inner_text("#edit-notes")
+
+
+def test_chinese_browser_gets_chinese(visit: Any) -> None:
+    page = visit(locale="zh-CN")
+    go(page, 1)
+    page.wait_for_selector("#draw-run:has-text('开始绘画')")
+    assert page.evaluate("document.documentElement.lang") == "zh-CN"
+    for tab in (0, 1, 2):
+        go(page, tab)
+        page.wait_for_timeout(300)
+        english = re.findall(
+            r"\b(?:Draw|Edit|Load|Stop|Settings|Seed|Prompt|Model|Chat|Upload)\b", page.inner_text("body")
+        )
+        assert not english, english
+    draw_tab = page.get_by_role("tab").nth(1)
+    draw_tab.click()
+    draw(page, " ", 1, 1)
+    page.wait_for_selector("#draw-notes .message.error:has-text('请先输入')")
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_phone_width_and_names_of_controls(visit: Any, theme: str) -> None:
+    page = visit(f"?__theme={theme}", viewport={"width": 390, "height": 844})
+    for tab in (0, 1, 2):
+        go(page, tab)
+        page.wait_for_timeout(300)
+        assert page.evaluate("document.documentElement.scrollWidth") <= 390
+        assert page.evaluate(UNNAMED) == []
+
+
+# Visible controls a screen reader could not name.
+UNNAMED = """() => [...document.querySelectorAll("button, input, textarea, select, [role=slider]")].filter((e) => {
+  if (!e.checkVisibility() || e.type === "hidden" || e.type === "file") return false;
+  const labelled = e.labels?.length && [...e.labels].some((l) => l.innerText.trim());
+  const by = e.getAttribute("aria-labelledby");
+  const named = e.getAttribute("aria-label")?.trim() || e.title || (by && document.getElementById(by));
+  return !(e.innerText?.trim() || named || labelled);
+}).map((e) => e.outerHTML.slice(0, 120))"""
