@@ -6,8 +6,6 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import pytest
-
 if TYPE_CHECKING:
     from janus_app.loader import Loaded
 
@@ -17,11 +15,6 @@ os.environ.setdefault("HF_HUB_OFFLINE", "0")
 
 GOLDEN = Path(__file__).parent / "golden" / "janus"
 CASES = ("janus_1_3b", "janus_pro_1b", "janus_pro_7b")
-
-
-@pytest.fixture
-def golden() -> Path:
-    return GOLDEN
 
 
 def loaded(folder: Path, precision: str = "fp32", device: str = "cpu") -> Loaded:
