@@ -1,0 +1,151 @@
+"""Batches for the joint model: captions with their tiles, and conversations about pictures."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from tokenizers import Tokenizer
+from torch import Tensor
+
+from janus_app.models.janus.prompts import SYSTEM
+from training.captions import caption
+from training.scenes import plan, seen_scene
+from training.talk import ask, compare, small_talk, unknown
+from training.text_tokenizer import SPECIALS
+from training.world import GRID, Item, Scene, grid
+
+CELLS = GRID * GRID
+BOS, EOS, PAD, BOI, IMAGE, _, USER, ASSISTANT, EOI = SPECIALS
+RNG = np.random.Generator
+
+
+class Words:
+    """The text tokenizer with the ids that batches are put together from."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self.tokenizer = tokenizer
+        self.bos, self.eos, self.pad, self.boi, self.image, _, self.user, self.assistant, self.eoi = (
+            int(tokenizer.token_to_id(s)) for s in SPECIALS  # type: ignore[arg-type]
+        )
+        self.prefix = [self.bos, *self.encode(f"{SYSTEM}\n\n")]
+
+    def encode(self, text: str) -> list[int]:
+        return self.tokenizer.encode(text, add_special_tokens=False).ids
+
+
+@dataclass
+class Drawings:
+    """ids [n, L] right-padded prompts ending at begin-of-image, ends [n] (its place), tiles [n, 36]."""
+
+    ids: Tensor
+    ends: Tensor
+    tiles: Tensor
+
+
+@dataclass
+class Talks:
+    """ids [n, L] after the shared prefix, where `picture` marks picture cells and `answer` what is to be learned
+    (position t predicts ids[t + 1]); tiles [pictures, 36] in the order the marked cells are read."""
+
+    ids: Tensor
+    picture: Tensor
+    answer: Tensor
+    tiles: Tensor
+
+
+_WIDE = str.maketrans({"?": "\uff1f", ",": "\uff0c", "!": "\uff01", ":": "\uff1a"})
+
+
+def as_typed(text: str, rng: RNG) -> str:
+    """The text as different people type it: full-width Chinese marks, no capital, no mark at the end."""
+    text = text.strip()
+    if any("\u4e00" <= c <= "\u9fff" for c in text) and rng.random() < 0.6:
+        text = text.translate(_WIDE)
+    roll = rng.random()
+    if roll < 0.1 and text[-1] in "?.\uff1f。":
+        return text[:-1] or text
+    return text.lower() if roll > 0.9 else text
+
+
+def _padded(rows: list[list[int]], fill: int) -> Tensor:
+    out = torch.full((len(rows), max(map(len, rows))), fill)
+    for i, row in enumerate(rows):
+        out[i, : len(row)] = torch.tensor(row)
+    return out
+
+
+def drawings(rng: RNG, words: Words, count: int, dropout: float = 0.1) -> Drawings:
+    rows, tiles = [], []
+    for _ in range(count):
+        p = plan(rng)
+        ids = [words.bos, *words.encode(f"{USER}: {as_typed(caption(p, rng), rng)}\n\n{ASSISTANT}:"), words.boi]
+        if rng.random() < dropout:
+            ids[1:-1] = [words.pad] * (len(ids) - 2)
+        rows.append(ids)
+        tiles.append(grid(p.scene))
+    ends = torch.tensor([len(r) - 1 for r in rows])
+    return Drawings(_padded(rows, words.pad), ends, torch.from_numpy(np.stack(tiles)))
+
+
+def _another(scene: Scene, rng: RNG) -> Scene:
+    """A second picture for comparisons: the same, the same kinds in another number, or anything."""
+    roll = rng.random()
+    if roll < 0.25:
+        return scene
+    if roll < 0.6:
+        free = [s for s in range(9) if s not in {i.slot for i in scene.items}]
+        first = scene.items[0]
+        items = list(scene.items) + [Item(first.thing, first.colour, s, first.small) for s in free[: int(rng.integers(1, 3))]]
+        return Scene.of(scene.background, items)
+    return seen_scene(rng)
+
+
+def _talk(rng: RNG, turns: int) -> tuple[list[tuple[str, str]], list[Scene]]:
+    roll = rng.random()
+    if roll < 0.06:
+        return [small_talk(rng) for _ in range(min(turns, 2))], []
+    scene = seen_scene(rng)
+    zh = rng.random() < 0.35
+    if roll < 0.14:
+        other = _another(scene, rng)
+        both = compare(scene, other, rng, zh)
+        return [(both.question, both.answer)], [scene, other]
+    made = []
+    for _ in range(turns):
+        if rng.random() < 0.015:
+            made.append(unknown(rng, zh))
+        else:
+            one = ask(scene, rng, zh if rng.random() < 0.9 else not zh)
+            made.append((one.question, one.answer))
+    return made, [scene]
+
+
+def talks(rng: RNG, words: Words, count: int, parts: int = 3) -> list[Talks]:
+    """`count` conversations in `parts` batches of similar length: padding would be a third of the work."""
+    made = [_talk(rng, int(rng.integers(1, 5))) for _ in range(count)]
+    made.sort(key=lambda one: CELLS * len(one[1]) + sum(len(q) + len(a) for q, a in one[0]) // 4)
+    size = -(-count // parts)
+    return [_batch(rng, words, made[i : i + size]) for i in range(0, count, size)]
+
+
+def _batch(rng: RNG, words: Words, conversations: list[tuple[list[tuple[str, str]], list[Scene]]]) -> Talks:
+    rows, answers, pictures, tiles = [], [], [], []
+    for made, scenes in conversations:
+        ids: list[int] = []
+        learn: list[bool] = []
+        for turn, (question, answer) in enumerate(made):
+            shown = "".join(f"{BOI}{IMAGE * CELLS}{EOI}\n" for _ in scenes) if turn == 0 else ""
+            asked = words.encode(f"{USER}: {shown}{as_typed(question, rng)}\n\n{ASSISTANT}:")
+            said = [*words.encode(f" {answer}"), words.eos]
+            ids += asked + said
+            # position t learns to say ids[t + 1]
+            learn += [False] * (len(asked) - 1) + [True] * len(said) + [False]
+        rows.append(ids)
+        answers.append([int(x) for x in learn])
+        pictures.append([int(i == words.image) for i in ids])
+        tiles += [grid(s) for s in scenes]
+    return Talks(
+        _padded(rows, words.pad), _padded(pictures, 0).bool(), _padded(answers, 0).bool(), torch.from_numpy(np.stack(tiles) if tiles else np.zeros((0, CELLS), np.int64))
+    )

@@ -1,0 +1,51 @@
+"""Make training/icons.png from the Fluent Emoji Flat set (MIT, Microsoft): needs npm and resvg_py, once.
+
+    python -m training.fetch_icons
+
+The atlas has a row of 32 px icons (the objects in order) and under it the same at 16 px; the trainer and the judge
+need nothing else, so nobody but the person who changes the list of objects has to run this.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import subprocess
+import tarfile
+import tempfile
+from pathlib import Path
+
+from PIL import Image
+
+from training.objects import THINGS
+
+PACKAGE = "@iconify-json/fluent-emoji-flat@1.2.6"
+HERE = Path(__file__).parent
+
+
+def icon(body: str, size: int) -> Image.Image:
+    import resvg_py
+
+    svg = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 32 32" width="{size}" height="{size}">{body}</svg>'
+    return Image.open(io.BytesIO(bytes(resvg_py.svg_to_bytes(svg_string=svg)))).convert("RGBA")
+
+
+def main() -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        name = subprocess.run(["npm", "pack", PACKAGE], cwd=folder, check=True, capture_output=True, text=True)
+        with tarfile.open(Path(folder) / name.stdout.strip().splitlines()[-1]) as tar:
+            member = tar.extractfile("package/icons.json")
+            assert member is not None
+            icons = json.load(member)["icons"]
+    names = [thing.icon for thing in THINGS if thing.icon]
+    atlas = Image.new("RGBA", (32 * len(names), 48))
+    for i, key in enumerate(names):
+        # One pixel of air on each side: icons of neighbouring slots never touch.
+        atlas.paste(icon(icons[key]["body"], 30), (32 * i + 1, 1))
+        atlas.paste(icon(icons[key]["body"], 16), (32 * i, 32))
+    atlas.save(HERE / "icons.png", optimize=True)
+    print(f"{HERE / 'icons.png'}: {len(names)} icons")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,255 @@
+"""Train the joint model: one decoder that reads SigLIP features and writes words, and writes picture tokens.
+
+Pixels are never drawn: a picture's tokens are its tile numbers, and what the tower sees is looked up in the table of
+tiles. While training, a picture token's logit is the sum of one term for its kind, its colour and its background, so
+a softmax over thousands of tokens falls apart into three small ones - exactly, see `tile_loss` - and a red cat
+teaches red and cat to every other tile. Export writes the sums out as the plain matrix the checkpoint layout asks for.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from tokenizers import Tokenizer
+from torch import Tensor, nn
+
+from janus_app.models.decoder import DecoderConfig, rotary_table, rotate
+from janus_app.models.janus.config import JanusConfig
+from janus_app.models.janus.network import JanusNetwork
+from janus_app.models.siglip import VisionConfig
+from training.batches import CELLS, Drawings, Talks, Words, drawings, talks
+from training.codes import codebook
+from training.objects import N_BACKGROUNDS, N_COLOURS, N_THINGS
+from training.optim import optimisers, set_lr
+from training.picture_tokenizer import CONFIG as VQ
+from training.picture_tokenizer import float_table, noisy, pixels_of
+from training.world import KINDS, PARTS, SIDE, SMALL, TILE, tile_factors
+from training.text_tokenizer import train as train_text
+
+HEAD = 128
+EMBED_SCALE = 4.0  # unit codes of 32 dimensions are small inputs for a freshly initialised layer
+
+
+def config(vocabulary: int) -> JanusConfig:
+    language = DecoderConfig(
+        vocab_size=vocabulary, hidden_size=192, intermediate_size=512, num_hidden_layers=5, num_attention_heads=6,
+        num_key_value_heads=6, max_position_embeddings=1024, rope_theta=500.0,
+    )
+    vision = VisionConfig(image_size=SIDE, width=192, layers=3, heads=6, patch_size=TILE, mlp_ratio=2)
+    return JanusConfig(language, vision, VQ, HEAD)
+
+
+class Joint(nn.Module):
+    """The network, with a factorised picture head and helper heads that only training has."""
+
+    def __init__(self, vocabulary: int) -> None:
+        super().__init__()
+        self.net = JanusNetwork(config(vocabulary))
+        del self.net.gen_vision_model  # trained apart
+        self.kind = nn.Linear(HEAD, KINDS)
+        self.colour = nn.Linear(HEAD, N_COLOURS)
+        self.ground = nn.Linear(HEAD, N_BACKGROUNDS)
+        # Helpers: what each seen cell is, and which object comes next while drawing.
+        self.cell = nn.Linear(192, KINDS + N_COLOURS + N_BACKGROUNDS)
+        self.next = nn.Linear(192, N_THINGS + 1 + N_COLOURS)
+        self.net.gen_embed = nn.Embedding.from_pretrained(EMBED_SCALE * codebook(), freeze=True)
+        del self.net.gen_head.vision_head
+        for name, p in self.named_parameters():
+            if "norm" in name and name.endswith("weight"):
+                nn.init.ones_(p)
+            elif name.endswith("bias"):
+                nn.init.zeros_(p)
+            elif p.requires_grad:
+                nn.init.normal_(p, std=0.5 if "embed_tokens" in name else 0.02 if p.ndim > 2 else p.shape[-1] ** -0.5)
+        for p in (self.kind.weight, self.colour.weight, self.ground.weight, self.net.language_model.lm_head.weight):
+            nn.init.normal_(p, std=0.02)
+
+    def run(self, embeds: Tensor, prefix: Tensor | None = None) -> Tensor:
+        """Hidden states of embeds [n, T, 192] behind a shared prefix [1, P, 192], which is computed only once."""
+        trunk = self.net.language_model.model
+        if prefix is None:
+            return trunk(embeds)
+        n, steps, width = embeds.shape
+        past = prefix.shape[1]
+        head = trunk.config.head_dim
+        cos, sin = rotary_table(
+            torch.arange(past + steps, device=embeds.device)[None], head, trunk.config.rope_theta, embeds.dtype
+        )
+        mask = torch.ones(steps, past + steps, dtype=torch.bool, device=embeds.device).tril(past)
+        p, x = prefix, embeds
+        for layer in trunk.layers:
+            attention = layer.self_attn
+            qkv = []
+            for part, a, b in ((p, 0, past), (x, past, past + steps)):
+                normed = layer.input_layernorm(part)
+                q, k, v = (
+                    proj(normed).view(part.shape[0], -1, width // head, head).transpose(1, 2)
+                    for proj in (attention.q_proj, attention.k_proj, attention.v_proj)
+                )
+                qkv.append((rotate(q, cos[:, :, a:b], sin[:, :, a:b]), rotate(k, cos[:, :, a:b], sin[:, :, a:b]), v))
+            (pq, pk, pv), (q, k, v) = qkv
+            k, v = (torch.cat([a.expand(n, -1, -1, -1), b], dim=2) for a, b in ((pk, k), (pv, v)))
+            seen_p = F.scaled_dot_product_attention(pq, pk, pv, is_causal=True)
+            seen = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+            p = p + attention.o_proj(seen_p.transpose(1, 2).reshape(1, past, width))
+            x = x + attention.o_proj(seen.transpose(1, 2).reshape(n, steps, width))
+            p = p + layer.mlp(layer.post_attention_layernorm(p))
+            x = x + layer.mlp(layer.post_attention_layernorm(x))
+        return trunk.norm(x)
+
+    def draw_loss(self, batch: Drawings, factors: Tensor) -> tuple[Tensor, dict[str, float]]:
+        n, length = batch.ids.shape
+        text = self.net.text_embeds(batch.ids)
+        embeds = torch.cat([text, text.new_zeros(n, CELLS - 1, text.shape[-1])], dim=1)
+        places = batch.ends[:, None] + torch.arange(CELLS, device=text.device)
+        rows = torch.arange(n, device=text.device)[:, None]
+        embeds = embeds.index_put((rows, places[:, 1:]), self.net.token_embeds(batch.tiles[:, :-1]))
+        hidden = self.run(embeds)[rows, places]
+        features = F.gelu(self.net.gen_head.output_mlp_projector(hidden))
+        truth = factors[batch.tiles]
+        loss, parts = tile_loss(self.kind(features), self.colour(features), self.ground(features), truth)
+        thing, colour = coming(truth)
+        guess = self.next(hidden)
+        helper = F.cross_entropy(guess[..., : N_THINGS + 1].flatten(0, 1), thing.flatten())
+        helper = helper + F.cross_entropy(guess[..., N_THINGS + 1 :].flatten(0, 1), colour.flatten(), ignore_index=-1)
+        return loss + 0.3 * helper, parts | {"next": float(helper.detach())}
+
+    def talk_loss(self, batch: Talks, table: Tensor, factors: Tensor, prefix: Tensor) -> tuple[Tensor, dict[str, float]]:
+        if not len(batch.tiles):
+            batch.tiles = torch.zeros(1, CELLS, dtype=torch.long, device=table.device)  # keeps every part in the graph
+        features = self.net.vision_model.vision_tower(noisy(pixels_of(batch.tiles, table)))
+        truth = factors[batch.tiles]
+        cell = self.cell(features)
+        drawn = truth[..., 0] > 0
+        helper = F.cross_entropy(cell[..., :KINDS].flatten(0, 1), truth[..., 0].flatten())
+        if drawn.any():
+            helper = helper + F.cross_entropy(cell[..., KINDS : KINDS + N_COLOURS][drawn], truth[..., 1][drawn])
+        helper = helper + F.cross_entropy(cell[..., KINDS + N_COLOURS :].flatten(0, 1), truth[..., 2].flatten())
+        embeds = self.net.text_embeds(batch.ids)
+        embeds = embeds.masked_scatter(batch.picture[..., None], self.net.aligner(features))
+        hidden = self.run(embeds, self.net.text_embeds(prefix)[None])
+        wanted = batch.ids.roll(-1, 1)[batch.answer]
+        logits = self.net.language_model.lm_head(hidden[batch.answer])
+        loss = F.cross_entropy(logits, wanted)
+        right = float((logits.argmax(-1) == wanted).float().mean())
+        return loss + 0.2 * helper, {"say": float(loss.detach()), "words": right, "cell": float(helper.detach())}
+
+
+def tile_loss(kind: Tensor, colour: Tensor, ground: Tensor, truth: Tensor) -> tuple[Tensor, dict[str, float]]:
+    """The exact cross-entropy over all tiles whose logit is kind + colour (drawn kinds only) + background.
+
+    The normaliser is (e^empty + sum of drawn e^kind * sum e^colour) * sum e^background, so adding logsumexp(colour) to
+    the drawn kinds makes three independent softmaxes. Which kind, given that one is drawn, counts double: it is one
+    decision a picture.
+    """
+    drawn = truth[..., 0] > 0
+    kind = torch.cat([kind[..., :1], kind[..., 1:] + colour.logsumexp(-1, keepdim=True)], dim=-1)
+    all_kinds = F.cross_entropy(kind.flatten(0, 1), truth[..., 0].flatten(), reduction="none").view_as(drawn)
+    which = F.cross_entropy(kind[..., 1:][drawn], truth[..., 0][drawn] - 1)
+    hue = F.cross_entropy(colour[drawn], truth[..., 1][drawn])
+    behind = F.cross_entropy(ground.flatten(0, 1), truth[..., 2].flatten())
+    loss = all_kinds.mean() + which + hue + behind
+    return loss, {"place": float(all_kinds.detach().mean()), "which": float(which.detach()), "hue": float(hue.detach())}
+
+
+def coming(truth: Tensor) -> tuple[Tensor, Tensor]:
+    """For every cell the thing and colour of the first object that starts there or later ([n, 36] each)."""
+    kind = truth[..., 0]
+    part = (kind - 1) % PARTS
+    starts = (kind > 0) & ((part == 0) | (part == SMALL))
+    thing = torch.full_like(kind, N_THINGS)
+    colour = torch.full_like(kind, -1)
+    for i in range(CELLS - 1, -1, -1):
+        later = (thing[:, i + 1], colour[:, i + 1]) if i + 1 < CELLS else (thing[:, i], colour[:, i])
+        thing[:, i] = torch.where(starts[:, i], (kind[:, i] - 1) // PARTS, later[0])
+        colour[:, i] = torch.where(starts[:, i], truth[:, i, 1], later[1])
+    return thing, colour
+
+
+def train(args: argparse.Namespace) -> None:
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    torch.manual_seed(args.seed)
+    file = args.out / "joint.pt"
+    if args.resume and (args.out / "tokenizer.json").exists():
+        tokenizer = Tokenizer.from_file(str(args.out / "tokenizer.json"))
+    else:
+        tokenizer = train_text(args.out, args.seed)
+    words = Words(tokenizer)
+    vocabulary = -(-tokenizer.get_vocab_size() // 64) * 64  # larger than the tokenizer's, as in the real checkpoints
+    model = Joint(vocabulary).to(device)
+    table, factors = float_table(device), torch.from_numpy(tile_factors()).to(device)
+    prefix = torch.tensor(words.prefix, device=device)
+    blocks = ("model.layers.", "vision_tower.blocks.")
+    inside = [p for n, p in model.named_parameters() if p.ndim == 2 and any(b in n for b in blocks)]
+    known = {id(p) for p in inside}
+    outside = [p for p in model.parameters() if p.requires_grad and id(p) not in known]
+    made = optimisers(inside, outside, args.lr, 3e-3)
+    step, before = 0, 0.0
+    if args.resume and file.exists():
+        saved = torch.load(file, weights_only=False)
+        model.load_state_dict(saved["model"])
+        for optimiser, state in zip(made, saved["optimisers"], strict=True):
+            optimiser.load_state_dict(state)
+        step = saved["step"]
+        print(f"resumed at step {step}", flush=True)
+    for optimiser in made:
+        for group in optimiser.param_groups:
+            group["initial_lr"] = args.lr if optimiser is made[0] else 3e-3
+    rng = np.random.default_rng((args.seed, step))
+    start = last_save = time.time()
+    sums: dict[str, float] = {}
+    while True:
+        left = 1 - (time.time() - start) / (60 * args.minutes)
+        set_lr(made, min(1.0, (step + 1) / 40) * max(0.005, min(1.0, left / args.decay)))
+        draw, talk = drawings(rng, words, args.batch), talks(rng, words, args.batch // 2)
+        for optimiser in made:
+            optimiser.zero_grad(set_to_none=True)
+        loss, first = model.draw_loss(Drawings(*(t.to(device) for t in vars(draw).values())), factors)
+        loss.backward()
+        second: dict[str, float] = {}
+        for part in talk:
+            loss, seen = model.talk_loss(Talks(*(t.to(device) for t in vars(part).values())), table, factors, prefix)
+            (loss / len(talk)).backward()
+            second = {n: second.get(n, 0.0) + v / len(talk) for n, v in seen.items()}
+        for optimiser in made:
+            optimiser.step()
+        step += 1
+        for name, value in (first | second).items():
+            sums[name] = sums.get(name, 0.0) + value / 25
+        if step % 25 == 0:
+            line = " ".join(f"{n} {v:.3f}" for n, v in sums.items())
+            print(f"step {step} {(time.time() - start) / 60:.1f} min {line}", flush=True)
+            sums = {}
+        if left <= 0 or time.time() - last_save > 120:
+            saved = {"model": model.state_dict(), "optimisers": [o.state_dict() for o in made], "step": step}
+            torch.save(saved, file.with_suffix(".tmp"))
+            file.with_suffix(".tmp").replace(file)
+            last_save = time.time()
+        if left <= 0:
+            return
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--minutes", type=float, default=60)
+    parser.add_argument("--decay", type=float, default=0.7, help="share of the time in which the step size falls to zero")
+    parser.add_argument("--batch", type=int, default=48, help="drawings a step; half as many conversations")
+    parser.add_argument("--lr", type=float, default=4e-3)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--threads", type=int, default=0)
+    parser.add_argument("--resume", action="store_true")
+    args = parser.parse_args()
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    args.out.mkdir(parents=True, exist_ok=True)
+    train(args)
+
+
+if __name__ == "__main__":
+    main()

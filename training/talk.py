@@ -1,0 +1,319 @@
+"""Questions about pictures and their true answers, and small talk, in English and Chinese.
+
+A question's wording decides the answer's wording, so that an answer's only uncertainty is what is in the picture.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+
+import numpy as np
+
+from training.captions import article, pick, words, words_zh
+from training.objects import BACKGROUNDS, COLOURS, N_THINGS, NUMBERS, NUMBERS_ZH, PLACES, PLACES_ZH, THINGS
+from training.world import Item, Scene
+
+RNG = np.random.Generator
+
+
+@dataclass(frozen=True)
+class Exchange:
+    """A question and its answer; `type` is what quality is reported by, `key` the words a right answer must hold."""
+
+    type: str
+    question: str
+    answer: str
+    key: str
+
+
+TYPES = ("what", "colour", "count", "where", "yes or no", "relation", "background", "size")
+_WEIGHTS = np.array([0.2, 0.15, 0.19, 0.12, 0.16, 0.1, 0.05, 0.03])
+
+
+def kinds_of(scene: Scene) -> list[tuple[int, tuple[int, int, bool]]]:
+    """(count, (thing, colour, small)) of the scene's kinds, in the order their first object is read."""
+    return [(n, k) for k, n in Counter((i.thing, i.colour, i.small) for i in scene.items).items()]
+
+
+def listing(scene: Scene, zh: bool) -> str:
+    names = [(words_zh if zh else words)(n, *k) for n, k in kinds_of(scene)]
+    if zh:
+        return "、".join(names[:-1]) + ("和" if len(names) > 1 else "") + names[-1]
+    return names[0] if len(names) == 1 else ", ".join(names[:-1]) + " and " + names[-1]
+
+
+def _hue(item: Item, zh: bool) -> str:
+    shape = not THINGS[item.thing].icon
+    if zh:
+        return f"{COLOURS[item.colour].zh}色" if item.colour else ("灰色" if shape else "原色")
+    return COLOURS[item.colour].name or ("grey" if shape else "in its natural colours")
+
+
+def ask(scene: Scene, rng: RNG, zh: bool, kind: str = "") -> Exchange:
+    """A random question of `kind` (or any) about the scene; falls back to "what" where the scene cannot be asked so."""
+    kind = kind or str(rng.choice(TYPES, p=_WEIGHTS))
+    maker = {
+        "what": _what, "colour": _colour, "count": _count, "where": _where, "yes or no": _yes_no,
+        "relation": _relation, "background": _background, "size": _size,
+    }[kind]
+    return maker(scene, rng, zh) or _what(scene, rng, zh)
+
+
+def _what(scene: Scene, rng: RNG, zh: bool) -> Exchange:
+    ground = BACKGROUNDS[scene.background]
+    if zh:
+        key = listing(scene, True)
+        if rng.random() < 0.5:
+            return Exchange("what", pick(rng, ("这是什么?", "图里有什么?", "你看到了什么?", "图片里有什么")), f"{key}。", key)
+        question = pick(rng, ("描述这张图片。", "描述一下这张图", "请描述图片"))
+        return Exchange("what", question, f"{ground.zh}背景上有{key}。", f"{ground.zh}背景上有{key}")
+    key = listing(scene, False)
+    if rng.random() < 0.5:
+        question = pick(rng, ("What is this?", "What is in the picture?", "What do you see?", "what's this?",
+                              "What can you see in this picture?", "What is in this image?", "what is this"))
+        return Exchange("what", question, f"I see {key}.", key)
+    question = pick(rng, ("Describe the picture.", "Describe this image.", "describe the picture", "describe it",
+                          "Please describe the picture.", "Describe the image in detail."))
+    return Exchange("what", question, f"The picture shows {key} on a {ground.name} background.", f"{key} on a {ground.name}")
+
+
+def _unique(scene: Scene) -> list[Item]:
+    """Objects whose thing stands in the scene once."""
+    counts = Counter(i.thing for i in scene.items)
+    return [i for i in scene.items if counts[i.thing] == 1]
+
+
+def _some(rng: RNG, items: list[Item]) -> Item:
+    return items[int(rng.integers(len(items)))]
+
+
+def _absent(scene: Scene, rng: RNG) -> int:
+    here = {i.thing for i in scene.items}
+    while True:
+        thing = int(rng.integers(N_THINGS))
+        if thing not in here:
+            return thing
+
+
+def _no_such(rng: RNG, scene: Scene, kind: str, question: str, question_zh: str, zh: bool) -> Exchange:
+    it = THINGS[_absent(scene, rng)]
+    if zh:
+        return Exchange(kind, question_zh.format(it.zh), f"图里没有{it.zh}。", f"没有{it.zh}")
+    return Exchange(kind, question.format(it.name), f"There is no {it.name} in the picture.", f"no {it.name}")
+
+
+def _colour(scene: Scene, rng: RNG, zh: bool) -> Exchange | None:
+    question = pick(rng, ("What colour is the {}?", "What color is the {}?", "what color is the {}", "Which colour is the {}?"))
+    question_zh = pick(rng, ("{}是什么颜色?", "{}是什么颜色的?", "{}什么颜色"))
+    if rng.random() < 0.08:
+        return _no_such(rng, scene, "colour", question, question_zh, zh)
+    items = _unique(scene) or ([scene.items[0]] if len({(i.thing, i.colour) for i in scene.items}) == 1 else [])
+    if not items:
+        return None
+    item = _some(rng, items)
+    it, hue = THINGS[item.thing], _hue(item, zh)
+    if zh:
+        return Exchange("colour", question_zh.format(it.zh), f"{it.zh}是{hue}的。", hue)
+    if sum(i.thing == item.thing for i in scene.items) > 1:
+        hue = hue.replace("its", "their")
+        return Exchange("colour", f"What colour are the {it.plural}?", f"The {it.plural} are {hue}.", hue)
+    return Exchange("colour", question.format(it.name), f"The {it.name} is {hue}.", hue)
+
+
+def _count(scene: Scene, rng: RNG, zh: bool) -> Exchange:
+    if rng.random() < 0.2:
+        n = len(scene.items)
+        if zh:
+            question = pick(rng, ("图里一共有几个东西?", "一共有多少个物体?", "有几个东西?"))
+            return Exchange("count", question, f"一共有{NUMBERS_ZH[n]}个。", f"有{NUMBERS_ZH[n]}个")
+        question = pick(rng, ("How many objects are there?", "How many things are in the picture?", "how many objects?"))
+        text = "There is one object." if n == 1 else f"There are {NUMBERS[n]} objects."
+        return Exchange("count", question, text, NUMBERS[n])
+    if rng.random() < 0.15:
+        thing, n = _absent(scene, rng), 0
+    else:
+        thing = _some(rng, list(scene.items)).thing
+        n = sum(i.thing == thing for i in scene.items)
+    it = THINGS[thing]
+    if zh:
+        question = pick(rng, ("有几{m}{n}?", "图里有几{m}{n}?", "有多少{m}{n}?", "几{m}{n}")).format(m=it.measure, n=it.zh)
+        text = f"有{NUMBERS_ZH[n]}{it.measure}{it.zh}。" if n else f"图里没有{it.zh}。"
+        return Exchange("count", question, text, text[1:-1] if n else "没有")
+    question = pick(rng, ("How many {} are there?", "How many {} are in the picture?", "how many {}?", "How many {} do you see?", "How many {}?"))
+    text = f"There are no {it.plural}." if n == 0 else f"There is one {it.name}." if n == 1 else f"There are {NUMBERS[n]} {it.plural}."
+    return Exchange("count", question.format(it.plural), text, "no" if n == 0 else NUMBERS[n])
+
+
+def _where(scene: Scene, rng: RNG, zh: bool) -> Exchange | None:
+    question, question_zh = pick(rng, ("Where is the {}?", "where is the {}", "In which place is the {}?")), pick(rng, ("{}在哪里?", "{}在哪?", "{}在什么位置?"))
+    if rng.random() < 0.08:
+        return _no_such(rng, scene, "where", question, question_zh, zh)
+    if not _unique(scene):
+        return None
+    item = _some(rng, _unique(scene))
+    it = THINGS[item.thing]
+    if zh:
+        return Exchange("where", question_zh.format(it.zh), f"{it.zh}在{PLACES_ZH[item.slot][0]}。", PLACES_ZH[item.slot][0])
+    return Exchange("where", question.format(it.name), f"The {it.name} is {PLACES[item.slot][0]}.", PLACES[item.slot][0])
+
+
+def _yes_no(scene: Scene, rng: RNG, zh: bool) -> Exchange:
+    item = _some(rng, list(scene.items))
+    thing, colour, yes = item.thing, item.colour, bool(rng.random() < 0.5)
+    with_colour = bool(colour) and rng.random() < 0.5
+    if not yes:
+        if with_colour and rng.random() < 0.7:
+            here = {i.colour for i in scene.items if i.thing == thing}
+            colour = int(rng.choice([c for c in range(1, 8) if c not in here]))
+        else:
+            thing = _absent(scene, rng)
+    if zh:
+        name = (f"{COLOURS[colour].zh}色的" if with_colour else "") + THINGS[thing].zh
+        question = pick(rng, ("图里有{}吗?", "有{}吗?", "有没有{}?")).format(name)
+        return Exchange("yes or no", question, f"有,图里有{name}。" if yes else f"没有,图里没有{name}。", "有," if yes else "没有,")
+    name = article((f"{COLOURS[colour].name} " if with_colour else "") + THINGS[thing].name)
+    question = pick(rng, ("Is there {}?", "Is there {} in the picture?", "Do you see {}?", "is there {}")).format(name)
+    return Exchange("yes or no", question, f"Yes, there is {name}." if yes else f"No, there is no {name.split(' ', 1)[1]}.", "Yes" if yes else "No")
+
+
+def _relation(scene: Scene, rng: RNG, zh: bool) -> Exchange | None:
+    anchors = _unique(scene)
+    if not anchors or len(scene.items) < 2:
+        return None
+    anchor = _some(rng, anchors)
+    side = str(rng.choice(["left", "right", "above", "below"]))
+    if rng.random() < 0.6:  # mostly a side on which there is something, as people ask
+        other = _some(rng, [i for i in scene.items if i is not anchor])
+        dx, dy = other.column - anchor.column, other.row - anchor.row
+        sides = [s for s, on in (("left", dx < 0), ("right", dx > 0), ("above", dy < 0), ("below", dy > 0)) if on]
+        side = pick(rng, sides)
+    found = [i for i in scene.items if _on_side(i, anchor, side)]
+    if len({(i.thing, i.colour, i.small) for i in found}) > 1:
+        return None
+    name, name_zh = THINGS[anchor.thing].name, THINGS[anchor.thing].zh
+    if zh:
+        place = {"left": "左边", "right": "右边", "above": "上面", "below": "下面"}[side]
+        question = pick(rng, ("{}的{}有什么?", "{}{}是什么?", "{}的{}是什么?")).format(name_zh, place)
+        if not found:
+            return Exchange("relation", question, f"{name_zh}的{place}什么都没有。", "什么都没有")
+        key = words_zh(len(found), found[0].thing, found[0].colour, found[0].small)
+        return Exchange("relation", question, f"{name_zh}的{place}有{key}。", key)
+    place = {"left": "to the left of", "right": "to the right of", "above": "above", "below": "below"}[side]
+    question = pick(rng, ("What is {} the {}?", "what is {} the {}", "What do you see {} the {}?")).format(place, name)
+    if not found:
+        return Exchange("relation", question, f"There is nothing {place} the {name}.", "nothing")
+    key = words(len(found), found[0].thing, found[0].colour, found[0].small)
+    return Exchange("relation", question, f"There {'is' if len(found) == 1 else 'are'} {key}.", key)
+
+
+def _on_side(item: Item, anchor: Item, side: str) -> bool:
+    return {
+        "left": item.column < anchor.column, "right": item.column > anchor.column,
+        "above": item.row < anchor.row, "below": item.row > anchor.row,
+    }[side]
+
+
+def _background(scene: Scene, rng: RNG, zh: bool) -> Exchange:
+    ground = BACKGROUNDS[scene.background]
+    if zh:
+        return Exchange("background", pick(rng, ("背景是什么颜色?", "背景是什么颜色的?", "背景什么颜色")), f"背景是{ground.zh}的。", ground.zh)
+    question = pick(rng, ("What colour is the background?", "What color is the background?", "what is the background?"))
+    return Exchange("background", question, f"The background is {ground.name}.", ground.name)
+
+
+def _size(scene: Scene, rng: RNG, zh: bool) -> Exchange | None:
+    items = _unique(scene)
+    if not items:
+        return None
+    small = [i for i in items if i.small]
+    item = _some(rng, small if small and rng.random() < 0.5 else items)
+    it = THINGS[item.thing]
+    if zh:
+        return Exchange("size", f"{it.zh}是大的还是小的?", f"{it.zh}是{'小' if item.small else '大'}的。", "小的。" if item.small else "大的。")
+    word = "small" if item.small else "big"
+    return Exchange("size", pick(rng, ("Is the {} big or small?", "How big is the {}?")).format(it.name), f"The {it.name} is {word}.", f"is {word}")
+
+
+def compare(first: Scene, second: Scene, rng: RNG, zh: bool) -> Exchange:
+    """A question about two pictures, the first and the second."""
+    if rng.random() < 0.35:
+        same = first == second
+        if zh:
+            return Exchange("compare", pick(rng, ("两张图一样吗?", "这两张图片相同吗?")), "一样。" if same else "不一样。", "不一样" if not same else "一样")
+        question = pick(rng, ("Are the two pictures the same?", "Are these pictures the same?"))
+        return Exchange("compare", question, "Yes, they are the same." if same else "No, they are different.", "Yes" if same else "No")
+    thing = _some(rng, [*first.items, *second.items]).thing
+    a, b = (sum(i.thing == thing for i in s.items) for s in (first, second))
+    it = THINGS[thing]
+    if zh:
+        text = "第一张图。" if a > b else "第二张图。" if b > a else "一样多。"
+        return Exchange("compare", f"哪张图里的{it.zh}更多?", text, text[:-1])
+    text = "The first picture." if a > b else "The second picture." if b > a else "Both have the same number."
+    return Exchange("compare", pick(rng, ("Which picture has more {}?", "which one has more {}?")).format(it.plural), text, text.split()[1] if a != b else "same")
+
+
+HELLO = "Hello! Show me a picture and ask about it, or ask me to draw one."
+CAN = "I can draw simple pictures, such as two green frogs to the left of a red house, and answer questions about them."
+WHO = "I am a tiny Janus trained from scratch for this app. I only know a small world of pictures."
+UNKNOWN = "I do not know that. I am a tiny model and only know simple pictures of cats, houses, stars and the like."
+NO_PICTURE = "I see no picture. Please add one and ask again."
+DRAW = "I draw on the page for drawing. Type what you want to see there."
+THANKS = "You are welcome!"
+HELLO_ZH = "你好!给我看一张图,问我问题,或者让我画一张。"
+CAN_ZH = "我会画简单的图,比如红色的房子左边有两只绿色的青蛙,也会回答关于图的问题。"
+WHO_ZH = "我是为这个程序从头训练的小小Janus,只认识一个很小的图画世界。"
+UNKNOWN_ZH = "这个我不知道。我是很小的模型,只认识猫、房子、星星这样的简单图画。"
+NO_PICTURE_ZH = "我没有看到图片。请先加一张再问。"
+DRAW_ZH = "请到画图的页面,写下你想看的画面。"
+THANKS_ZH = "不客气!"
+_TALK: tuple[tuple[tuple[str, ...], str], ...] = (
+    (("Hello", "hello", "Hi", "hi!", "Hello!", "Hey", "good morning", "Hi there"), HELLO),
+    (("What can you do?", "what can you do", "Help", "help me", "How do you work?", "What do you know?"), CAN),
+    (("Who are you?", "who are you", "What are you?", "What is your name?", "Are you a robot?"), WHO),
+    (("Thank you", "thanks", "Thanks!", "thank you very much", "Great!", "bye", "Goodbye"), THANKS),
+    (("你好", "你好!", "您好", "嗨", "早上好"), HELLO_ZH),
+    (("你会什么?", "你能做什么?", "帮助", "你会做什么", "怎么用?"), CAN_ZH),
+    (("你是谁?", "你是谁", "你叫什么名字?", "你是什么?"), WHO_ZH),
+    (("谢谢", "谢谢你!", "再见", "太好了"), THANKS_ZH),
+)
+_UNKNOWN = (
+    "What is the capital of {}?", "Who was {}?", "Write a poem about {}", "How do I get to {}?", "What is the weather in {}?",
+    "Tell me a story about {}.", "Translate {} into French", "Write a program that sorts {}", "Why is {} so famous?",
+    "What is {} plus {}?", "What time is it in {}?", "Explain {} to me.", "{}", "How old is {}?", "Do you like {}?",
+)
+_UNKNOWN_ZH = ("{}的首都是哪里?", "{}是谁?", "写一首关于{}的诗", "{}的天气怎么样?", "讲一个{}的故事", "{}", "为什么{}这么有名?", "请解释{}。")
+_NAMES = (
+    "France", "Japan", "Einstein", "the moon", "quantum physics", "Berlin", "music", "my mother", "42", "7", "history",
+    "numbers", "the sea", "love", "a computer", "politics", "Shakespeare", "football", "gravity", "New York", "elephants",
+)
+_NAMES_ZH = ("法国", "日本", "爱因斯坦", "月亮", "物理", "北京", "音乐", "妈妈", "历史", "大海", "爱", "电脑", "足球", "上海", "大象")
+
+
+def small_talk(rng: RNG) -> tuple[str, str]:
+    """A message without a picture and its answer."""
+    roll = rng.random()
+    if roll < 0.5:
+        questions, text = _TALK[int(rng.integers(len(_TALK)))]
+        return pick(rng, questions), text
+    thing = THINGS[int(rng.integers(N_THINGS))]
+    zh = rng.random() < 0.4
+    if roll < 0.62:
+        if zh:
+            return pick(rng, (f"有几{thing.measure}{thing.zh}?", "这是什么?", f"{thing.zh}在哪里?", "描述这张图片。")), NO_PICTURE_ZH
+        return pick(rng, (f"How many {thing.plural} are there?", "What is this?", f"Where is the {thing.name}?", "Describe the picture.")), NO_PICTURE
+    if roll < 0.72:
+        if zh:
+            return pick(rng, ("画", "请画", "帮我画")) + words_zh(1, int(rng.integers(N_THINGS)), 0, False), DRAW_ZH
+        return pick(rng, ("Draw ", "draw ", "Please draw ", "paint ")) + words(1, int(rng.integers(N_THINGS)), 0, False), DRAW
+    return unknown(rng, zh)
+
+
+def unknown(rng: RNG, zh: bool) -> tuple[str, str]:
+    """A question from outside the picture world; one in five is letters at random, so that any text is outside."""
+    if rng.random() < 0.2:
+        letters = "abcdefghijklmnopqrstuvwxyz      " if not zh else "天地人山水风雨火木金土日月星云雪梦想时间"
+        name = "".join(pick(rng, letters) for _ in range(int(rng.integers(4, 16)))).strip() or "x"
+    else:
+        name = pick(rng, _NAMES_ZH if zh else _NAMES)
+    return pick(rng, _UNKNOWN_ZH if zh else _UNKNOWN).replace("{}", name), UNKNOWN_ZH if zh else UNKNOWN
