@@ -58,7 +58,11 @@ def build(
             language = page.language(request)
             failed = share and demo.is_running and not demo.share_url
             warning = message(page.texts.say("share_failed", language), "warning") if failed else ""
-            return page.texts.say("tagline", language), warning, page.texts.say("keys", language)
+            return (
+                page.texts.say("tagline", language),
+                warning,
+                page.texts.say("keys_shared" if share else "keys", language),
+            )
 
         demo.load(opened, None, [tagline, banner, keys], **QUICK)
         _link(drawing, chat, editing, tabs)
