@@ -27,7 +27,8 @@ class Words:
     def __init__(self, tokenizer: Tokenizer) -> None:
         self.tokenizer = tokenizer
         self.bos, self.eos, self.pad, self.boi, self.image, _, self.user, self.assistant, self.eoi = (
-            int(tokenizer.token_to_id(s)) for s in SPECIALS  # type: ignore[arg-type]
+            int(tokenizer.token_to_id(s))
+            for s in SPECIALS  # type: ignore[arg-type]
         )
         self.prefix = [self.bos, *self.encode(f"{SYSTEM}\n\n")]
 
@@ -97,7 +98,9 @@ def _another(scene: Scene, rng: RNG) -> Scene:
     if roll < 0.6:
         free = [s for s in range(9) if s not in {i.slot for i in scene.items}]
         first = scene.items[0]
-        items = list(scene.items) + [Item(first.thing, first.colour, s, first.small) for s in free[: int(rng.integers(1, 3))]]
+        items = list(scene.items) + [
+            Item(first.thing, first.colour, s, first.small) for s in free[: int(rng.integers(1, 3))]
+        ]
         return Scene.of(scene.background, items)
     return seen_scene(rng)
 
@@ -147,5 +150,8 @@ def _batch(rng: RNG, words: Words, conversations: list[tuple[list[tuple[str, str
         pictures.append([int(i == words.image) for i in ids])
         tiles += [grid(s) for s in scenes]
     return Talks(
-        _padded(rows, words.pad), _padded(pictures, 0).bool(), _padded(answers, 0).bool(), torch.from_numpy(np.stack(tiles) if tiles else np.zeros((0, CELLS), np.int64))
+        _padded(rows, words.pad),
+        _padded(pictures, 0).bool(),
+        _padded(answers, 0).bool(),
+        torch.from_numpy(np.stack(tiles) if tiles else np.zeros((0, CELLS), np.int64)),
     )

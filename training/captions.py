@@ -70,8 +70,23 @@ _RELATIONS = {
     "above": ("above", "above", "over", "on top of"),
     "below": ("below", "below", "under", "beneath"),
 }
-_RELATIONS_ZH = {"left": ("左边", "左侧"), "right": ("右边", "右侧"), "above": ("上面", "上方"), "below": ("下面", "下方")}
-_OPENINGS = (*[""] * 9, "draw ", "please draw ", "a picture of ", "an image of ", "show me ", "paint ", "i want ", "generate ")
+_RELATIONS_ZH = {
+    "left": ("左边", "左侧"),
+    "right": ("右边", "右侧"),
+    "above": ("上面", "上方"),
+    "below": ("下面", "下方"),
+}
+_OPENINGS = (
+    *[""] * 9,
+    "draw ",
+    "please draw ",
+    "a picture of ",
+    "an image of ",
+    "show me ",
+    "paint ",
+    "i want ",
+    "generate ",
+)
 _OPENINGS_ZH = (*[""] * 7, "画", "请画", "画一张图:", "请画出", "我想要")
 
 
@@ -127,7 +142,11 @@ def _chinese(plan: Plan, rng: RNG) -> str:
         text = "、".join(names[:-1]) + pick(rng, ("和", "和", "还有")) + names[-1]
     if plan.background or rng.random() < 0.15:
         ground = pick(rng, BACKGROUNDS[plan.background].zh_phrases)
-        text = f"{text},{ground}" if rng.random() < 0.7 else f"{ground}上{'有' if plan.form != 'two places' else ','}{text}"
+        text = (
+            f"{text},{ground}"
+            if rng.random() < 0.7
+            else f"{ground}上{'有' if plan.form != 'two places' else ','}{text}"
+        )
     text = pick(rng, _OPENINGS_ZH) + text
     if rng.random() < 0.5:
         text = text.replace(",", ",")

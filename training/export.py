@@ -1,4 +1,4 @@
-"""Write what was trained as a Janus checkpoint folder: the Hub's names and files, bfloat16, nothing of the trainer left."""
+"""Write what was trained as a Janus checkpoint folder: the Hub's names and files, bfloat16, no helper heads."""
 
 from __future__ import annotations
 
@@ -25,7 +25,9 @@ def picture_head(state: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
     """The sums of kind, colour and background terms as one matrix [N_TILES, HEAD] and its bias."""
     kind, colour, ground = torch.from_numpy(tile_factors()).unbind(1)
     drawn = (kind > 0).float()
-    weight = state["kind.weight"][kind] + drawn[:, None] * state["colour.weight"][colour] + state["ground.weight"][ground]
+    weight = (
+        state["kind.weight"][kind] + drawn[:, None] * state["colour.weight"][colour] + state["ground.weight"][ground]
+    )
     bias = state["kind.bias"][kind] + drawn * state["colour.bias"][colour] + state["ground.bias"][ground]
     return weight, bias
 
@@ -49,25 +51,61 @@ def config(vocabulary: int) -> dict[str, Any]:
         "architectures": ["MultiModalityCausalLM"],
         "model_type": "multi_modality",
         "torch_dtype": "bfloat16",
-        "aligner_config": part("aligner", "MlpProjector", depth=2, input_dim=vision.width, n_embed=language.hidden_size,
-                               projector_type="mlp_gelu"),
-        "gen_aligner_config": part("gen_aligner", "MlpProjector", depth=2, input_dim=CODE_DIM, n_embed=language.hidden_size,
-                                   projector_type="mlp_gelu"),
-        "gen_head_config": part("gen_head", "vision_head", image_token_embed=HEAD, image_token_size=N_TILES,
-                                n_embed=language.hidden_size),
-        "gen_vision_config": part("gen_vision", "VQ-16", image_token_size=N_TILES, n_embed=CODE_DIM, ch=VQ.ch,
-                                  ch_mult=list(VQ.ch_mult), num_res_blocks=VQ.num_res_blocks, z_channels=VQ.z_channels),
+        "aligner_config": part(
+            "aligner",
+            "MlpProjector",
+            depth=2,
+            input_dim=vision.width,
+            n_embed=language.hidden_size,
+            projector_type="mlp_gelu",
+        ),
+        "gen_aligner_config": part(
+            "gen_aligner",
+            "MlpProjector",
+            depth=2,
+            input_dim=CODE_DIM,
+            n_embed=language.hidden_size,
+            projector_type="mlp_gelu",
+        ),
+        "gen_head_config": part(
+            "gen_head", "vision_head", image_token_embed=HEAD, image_token_size=N_TILES, n_embed=language.hidden_size
+        ),
+        "gen_vision_config": part(
+            "gen_vision",
+            "VQ-16",
+            image_token_size=N_TILES,
+            n_embed=CODE_DIM,
+            ch=VQ.ch,
+            ch_mult=list(VQ.ch_mult),
+            num_res_blocks=VQ.num_res_blocks,
+            z_channels=VQ.z_channels,
+        ),
         "language_config": {
-            "model_type": "llama", "torch_dtype": "bfloat16", "vocab_size": language.vocab_size,
-            "hidden_size": language.hidden_size, "intermediate_size": language.intermediate_size,
-            "num_hidden_layers": language.num_hidden_layers, "num_attention_heads": language.num_attention_heads,
-            "num_key_value_heads": language.num_key_value_heads, "rope_theta": language.rope_theta,
-            "max_position_embeddings": language.max_position_embeddings, "rms_norm_eps": language.rms_norm_eps,
+            "model_type": "llama",
+            "torch_dtype": "bfloat16",
+            "vocab_size": language.vocab_size,
+            "hidden_size": language.hidden_size,
+            "intermediate_size": language.intermediate_size,
+            "num_hidden_layers": language.num_hidden_layers,
+            "num_attention_heads": language.num_attention_heads,
+            "num_key_value_heads": language.num_key_value_heads,
+            "rope_theta": language.rope_theta,
+            "max_position_embeddings": language.max_position_embeddings,
+            "rms_norm_eps": language.rms_norm_eps,
         },
-        "vision_config": part("vision", "CLIPVisionTower", image_size=vision.image_size, width=vision.width,
-                              layers=vision.layers, heads=vision.heads, patch_size=vision.patch_size,
-                              mlp_ratio=vision.mlp_ratio, model_name="siglip_large_patch16_384", select_feature="same",
-                              select_layer=-1),
+        "vision_config": part(
+            "vision",
+            "CLIPVisionTower",
+            image_size=vision.image_size,
+            width=vision.width,
+            layers=vision.layers,
+            heads=vision.heads,
+            patch_size=vision.patch_size,
+            mlp_ratio=vision.mlp_ratio,
+            model_name="siglip_large_patch16_384",
+            select_feature="same",
+            select_layer=-1,
+        ),
     }
 
 
@@ -82,13 +120,24 @@ def export(joint_folder: Path, picture_file: Path, out: Path) -> None:
     files: dict[str, dict[str, Any]] = {
         "config.json": config(vocabulary),
         "processor_config.json": {
-            "add_special_token": False, "ignore_id": -100, "image_tag": "<image_placeholder>", "mask_prompt": True,
-            "num_image_tokens": CELLS, "processor_class": "VLChatProcessor", "sft_format": "deepseek",
+            "add_special_token": False,
+            "ignore_id": -100,
+            "image_tag": "<image_placeholder>",
+            "mask_prompt": True,
+            "num_image_tokens": CELLS,
+            "processor_class": "VLChatProcessor",
+            "sft_format": "deepseek",
         },
         "preprocessor_config.json": {
-            "background_color": [127, 127, 127], "do_normalize": True, "image_mean": [0.5] * 3, "image_std": [0.5] * 3,
-            "image_processor_type": "VLMImageProcessor", "image_size": SIDE, "min_size": 14,
-            "processor_class": "VLChatProcessor", "rescale_factor": 1 / 255,
+            "background_color": [127, 127, 127],
+            "do_normalize": True,
+            "image_mean": [0.5] * 3,
+            "image_std": [0.5] * 3,
+            "image_processor_type": "VLMImageProcessor",
+            "image_size": SIDE,
+            "min_size": 14,
+            "processor_class": "VLChatProcessor",
+            "rescale_factor": 1 / 255,
         },
     }
     for name, value in files.items():

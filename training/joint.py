@@ -28,8 +28,8 @@ from training.objects import N_BACKGROUNDS, N_COLOURS, N_THINGS
 from training.optim import optimisers, set_lr
 from training.picture_tokenizer import CONFIG as VQ
 from training.picture_tokenizer import float_table, noisy, pixels_of
-from training.world import KINDS, PARTS, SIDE, SMALL, TILE, tile_factors
 from training.text_tokenizer import train as train_text
+from training.world import KINDS, PARTS, SIDE, SMALL, TILE, tile_factors
 
 HEAD = 128
 EMBED_SCALE = 4.0  # unit codes of 32 dimensions are small inputs for a freshly initialised layer
@@ -37,8 +37,14 @@ EMBED_SCALE = 4.0  # unit codes of 32 dimensions are small inputs for a freshly 
 
 def config(vocabulary: int) -> JanusConfig:
     language = DecoderConfig(
-        vocab_size=vocabulary, hidden_size=192, intermediate_size=512, num_hidden_layers=5, num_attention_heads=6,
-        num_key_value_heads=6, max_position_embeddings=1024, rope_theta=500.0,
+        vocab_size=vocabulary,
+        hidden_size=192,
+        intermediate_size=512,
+        num_hidden_layers=5,
+        num_attention_heads=6,
+        num_key_value_heads=6,
+        max_position_embeddings=1024,
+        rope_theta=500.0,
     )
     vision = VisionConfig(image_size=SIDE, width=192, layers=3, heads=6, patch_size=TILE, mlp_ratio=2)
     return JanusConfig(language, vision, VQ, HEAD)
@@ -103,7 +109,7 @@ class Joint(nn.Module):
         return trunk.norm(x)
 
     def draw_loss(self, batch: Drawings, factors: Tensor) -> tuple[Tensor, dict[str, float]]:
-        n, length = batch.ids.shape
+        n = len(batch.ids)
         text = self.net.text_embeds(batch.ids)
         embeds = torch.cat([text, text.new_zeros(n, CELLS - 1, text.shape[-1])], dim=1)
         places = batch.ends[:, None] + torch.arange(CELLS, device=text.device)
@@ -119,7 +125,9 @@ class Joint(nn.Module):
         helper = helper + F.cross_entropy(guess[..., N_THINGS + 1 :].flatten(0, 1), colour.flatten(), ignore_index=-1)
         return loss + 0.3 * helper, parts | {"next": float(helper.detach())}
 
-    def talk_loss(self, batch: Talks, table: Tensor, factors: Tensor, prefix: Tensor) -> tuple[Tensor, dict[str, float]]:
+    def talk_loss(
+        self, batch: Talks, table: Tensor, factors: Tensor, prefix: Tensor
+    ) -> tuple[Tensor, dict[str, float]]:
         if not len(batch.tiles):
             batch.tiles = torch.zeros(1, CELLS, dtype=torch.long, device=table.device)  # keeps every part in the graph
         features = self.net.vision_model.vision_tower(noisy(pixels_of(batch.tiles, table)))
@@ -174,6 +182,7 @@ def coming(truth: Tensor) -> tuple[Tensor, Tensor]:
 def train(args: argparse.Namespace) -> None:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     torch.manual_seed(args.seed)
+    args.out.mkdir(parents=True, exist_ok=True)
     file = args.out / "joint.pt"
     if args.resume and (args.out / "tokenizer.json").exists():
         tokenizer = Tokenizer.from_file(str(args.out / "tokenizer.json"))
@@ -189,7 +198,7 @@ def train(args: argparse.Namespace) -> None:
     known = {id(p) for p in inside}
     outside = [p for p in model.parameters() if p.requires_grad and id(p) not in known]
     made = optimisers(inside, outside, args.lr, 3e-3)
-    step, before = 0, 0.0
+    step = 0
     if args.resume and file.exists():
         saved = torch.load(file, weights_only=False)
         model.load_state_dict(saved["model"])
@@ -234,20 +243,26 @@ def train(args: argparse.Namespace) -> None:
             return
 
 
-def main() -> None:
+def options(words: list[str] | None = None) -> argparse.Namespace:
+    """The stage's options, from `words` or the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--minutes", type=float, default=60)
-    parser.add_argument("--decay", type=float, default=0.7, help="share of the time in which the step size falls to zero")
+    parser.add_argument(
+        "--decay", type=float, default=0.7, help="share of the time in which the step size falls to zero"
+    )
     parser.add_argument("--batch", type=int, default=48, help="drawings a step; half as many conversations")
     parser.add_argument("--lr", type=float, default=4e-3)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=0)
     parser.add_argument("--resume", action="store_true")
-    args = parser.parse_args()
+    return parser.parse_args(words)
+
+
+def main() -> None:
+    args = options()
     if args.threads:
         torch.set_num_threads(args.threads)
-    args.out.mkdir(parents=True, exist_ok=True)
     train(args)
 
 

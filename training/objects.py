@@ -93,17 +93,23 @@ class Background:
 BACKGROUNDS: tuple[Background, ...] = (
     Background("white", "白色", (255, 255, 255), ("on a white background", "on white"), ("白色背景", "白色的背景")),
     Background(
-        "light blue", "浅蓝色", (178, 222, 250),
+        "light blue",
+        "浅蓝色",
+        (178, 222, 250),
         ("on a light blue background", "on a blue background", "in the sky", "on light blue"),
         ("浅蓝色背景", "蓝色背景", "浅蓝色的背景"),
     ),
     Background(
-        "yellow", "黄色", (250, 232, 176),
+        "yellow",
+        "黄色",
+        (250, 232, 176),
         ("on a yellow background", "on a pale yellow background", "on the beach", "on sand"),
         ("黄色背景", "浅黄色背景", "黄色的背景"),
     ),
     Background(
-        "dark", "深色", (38, 40, 62),
+        "dark",
+        "深色",
+        (38, 40, 62),
         ("on a dark background", "on a black background", "at night", "in the dark"),
         ("深色背景", "黑色背景", "深色的背景"),
     ),
@@ -123,8 +129,15 @@ PLACES: tuple[tuple[str, ...], ...] = (
     ("in the bottom right corner", "in the lower right corner", "at the bottom right", "in the bottom-right corner"),
 )
 PLACES_ZH: tuple[tuple[str, ...], ...] = (
-    ("左上角",), ("上方", "上边"), ("右上角",), ("左边", "左侧"), ("中间", "中央"), ("右边", "右侧"),
-    ("左下角",), ("下方", "下边"), ("右下角",),
+    ("左上角",),
+    ("上方", "上边"),
+    ("右上角",),
+    ("左边", "左侧"),
+    ("中间", "中央"),
+    ("右边", "右侧"),
+    ("左下角",),
+    ("下方", "下边"),
+    ("右下角",),
 )
 NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 NUMBERS_ZH = ("零", "一", "两", "三", "四", "五", "六", "七", "八", "九")

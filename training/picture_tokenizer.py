@@ -1,4 +1,4 @@
-"""Distil the picture tokenizer: the codebook is fixed, its decoder learns code grid -> picture, its encoder the way back.
+"""Distil the picture tokenizer: the codebook is fixed; decoder and encoder learn to draw it and to read it.
 
 Both are plain supervised problems, so there is no straight-through gradient, no dead code and no adversary.
 """
@@ -18,10 +18,11 @@ from janus_app.models.vq import VQConfig, VQModel
 from training.codes import CODE_DIM, codebook
 from training.objects import N_BACKGROUNDS, N_COLOURS, N_THINGS
 from training.optim import optimisers, set_lr
-from training.world import GRID, N_TILES, SMALL, TILE, grid, tile_table
-from training.world import Item, Scene
+from training.world import GRID, N_TILES, TILE, Item, Scene, grid, tile_table
 
-CONFIG = VQConfig(codebook_size=N_TILES, code_dim=CODE_DIM, ch=32, ch_mult=(1, 1, 2, 3, 3), num_res_blocks=1, z_channels=64)
+CONFIG = VQConfig(
+    codebook_size=N_TILES, code_dim=CODE_DIM, ch=32, ch_mult=(1, 1, 2, 3, 3), num_res_blocks=1, z_channels=64
+)
 
 
 def random_scene(rng: np.random.Generator) -> Scene:
@@ -66,7 +67,9 @@ class _Readouts(nn.Module):
         self.views = nn.ModuleList(nn.Conv2d(w, 3 * (TILE >> i) ** 2, 1) for i, w in enumerate(widths))
 
     def forward(self, streams: list[Tensor]) -> list[Tensor]:
-        return [F.pixel_shuffle(view(x), TILE >> i) for i, (view, x) in enumerate(zip(self.views, streams, strict=False))]
+        return [
+            F.pixel_shuffle(view(x), TILE >> i) for i, (view, x) in enumerate(zip(self.views, streams, strict=False))
+        ]
 
 
 def picture_loss(got: Tensor, wanted: Tensor, weight: Tensor) -> Tensor:
@@ -140,7 +143,9 @@ def train(
                 loss = loss + 0.3 * picture_loss(view, pixels, weight)
         drawn = 1 - plain.flatten()
         if not low and step % encode_every == 0:
-            seen = torch.where(torch.rand(batch, 1, 1, 1, device=device) < 0.5, got.detach().clamp(-1, 1), noisy(pixels))
+            seen = torch.where(
+                torch.rand(batch, 1, 1, 1, device=device) < 0.5, got.detach().clamp(-1, 1), noisy(pixels)
+            )
             latents = F.normalize(model.latents(seen).flatten(2).transpose(1, 2), dim=-1)
             logits = 16 * latents @ book.T
             hits = (logits.argmax(-1) == tokens).float()
@@ -157,7 +162,10 @@ def train(
         sums += [float(loss.detach()), float(psnr), encoded, 1]
         if step % 25 == 0:
             mean = sums[:3] / sums[3]
-            print(f"step {step} {spent / 60:.1f} min loss {mean[0]:.4f} psnr {mean[1]:.2f} encode {mean[2]:.4f}", flush=True)
+            print(
+                f"step {step} {spent / 60:.1f} min loss {mean[0]:.4f} psnr {mean[1]:.2f} encode {mean[2]:.4f}",
+                flush=True,
+            )
             sums[:] = 0
         done = left <= 0
         if done or time.time() - last_save > 150:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
@@ -25,7 +26,10 @@ class Group:
 
 @dataclass(frozen=True)
 class Plan:
-    """A scene to draw. form: "one", "placed", "many", "relation", "list", "two places"; relation: left, right, above, below."""
+    """A scene to draw.
+
+    form: "one", "placed", "many", "relation", "list" or "two places"; relation: left, right, above or below.
+    """
 
     form: str
     groups: tuple[Group, ...]
@@ -48,7 +52,11 @@ LAYOUTS: dict[int, tuple[tuple[int, ...], ...]] = {
     4: ((0, 2, 6, 8), (0, 2, 6, 8), (0, 1, 3, 4), (3, 4, 6, 7), (1, 3, 5, 7), (4, 5, 7, 8)),
     5: ((0, 2, 4, 6, 8), (0, 1, 2, 3, 5), (1, 3, 4, 5, 7)),
 }
-LINES: dict[int, tuple[tuple[int, ...], ...]] = {1: ((1,), (1,), (0,), (2,)), 2: ((0, 1), (0, 2), (1, 2)), 3: ((0, 1, 2),)}
+LINES: dict[int, tuple[tuple[int, ...], ...]] = {
+    1: ((1,), (1,), (0,), (2,)),
+    2: ((0, 1), (0, 2), (1, 2)),
+    3: ((0, 1, 2),),
+}
 
 
 def kind(rng: RNG, held_out: bool = False) -> tuple[int, int]:
@@ -80,7 +88,9 @@ def _pick(rng: RNG, options: tuple) -> tuple:  # type: ignore[type-arg]
 def plan(rng: RNG, form: str = "", held_out: bool = False) -> Plan:
     """A random plan. held_out: one of its objects is a never-seen (thing, colour) pair, or, in a relation of two
     objects, the pair of objects was never seen in this order."""
-    form = form or str(rng.choice(["one", "placed", "many", "relation", "list", "two places"], p=[0.2, 0.12, 0.2, 0.28, 0.15, 0.05]))
+    form = form or str(
+        rng.choice(["one", "placed", "many", "relation", "list", "two places"], p=[0.2, 0.12, 0.2, 0.28, 0.15, 0.05])
+    )
     ground = background(rng)
     small = bool(rng.random() < 0.12)
     if form in ("one", "placed"):
@@ -106,7 +116,9 @@ def plan(rng: RNG, form: str = "", held_out: bool = False) -> Plan:
         across = relation in ("left", "right")
         slots_a = tuple(3 * i + line_a if across else 3 * line_a + i for i in along_a)
         slots_b = tuple(3 * i + line_b if across else 3 * line_b + i for i in along_b)
-        return Plan(form, (Group(a, *first, small, slots_a), Group(b, *second, small and a > 1, slots_b)), ground, relation)
+        return Plan(
+            form, (Group(a, *first, small, slots_a), Group(b, *second, small and a > 1, slots_b)), ground, relation
+        )
     kinds, counts = _list_of_kinds(rng, held_out)
     slots = list(_pick(rng, LAYOUTS[sum(counts)]))
     groups = []
@@ -139,6 +151,6 @@ def seen_scene(rng: RNG) -> Scene:
         kinds = [kind(rng) for _ in range(int(rng.integers(1, min(number, 3) + 1)))]
         slots = sorted(rng.choice(9, number, replace=False).tolist())
         items = [Item(*kinds[int(rng.integers(len(kinds)))], slot, bool(rng.random() < 0.15)) for slot in slots]
-        order = [held_out_order(a.thing, b.thing) for a, b in zip(items, items[1:], strict=False)]
+        order = [held_out_order(a.thing, b.thing) for a, b in pairwise(items)]
         if not any(order):
             return Scene.of(background(rng), items)

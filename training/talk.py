@@ -54,8 +54,14 @@ def ask(scene: Scene, rng: RNG, zh: bool, kind: str = "") -> Exchange:
     """A random question of `kind` (or any) about the scene; falls back to "what" where the scene cannot be asked so."""
     kind = kind or str(rng.choice(TYPES, p=_WEIGHTS))
     maker = {
-        "what": _what, "colour": _colour, "count": _count, "where": _where, "yes or no": _yes_no,
-        "relation": _relation, "background": _background, "size": _size,
+        "what": _what,
+        "colour": _colour,
+        "count": _count,
+        "where": _where,
+        "yes or no": _yes_no,
+        "relation": _relation,
+        "background": _background,
+        "size": _size,
     }[kind]
     return maker(scene, rng, zh) or _what(scene, rng, zh)
 
@@ -65,17 +71,40 @@ def _what(scene: Scene, rng: RNG, zh: bool) -> Exchange:
     if zh:
         key = listing(scene, True)
         if rng.random() < 0.5:
-            return Exchange("what", pick(rng, ("这是什么?", "图里有什么?", "你看到了什么?", "图片里有什么")), f"{key}。", key)
+            return Exchange(
+                "what", pick(rng, ("这是什么?", "图里有什么?", "你看到了什么?", "图片里有什么")), f"{key}。", key
+            )
         question = pick(rng, ("描述这张图片。", "描述一下这张图", "请描述图片"))
         return Exchange("what", question, f"{ground.zh}背景上有{key}。", f"{ground.zh}背景上有{key}")
     key = listing(scene, False)
     if rng.random() < 0.5:
-        question = pick(rng, ("What is this?", "What is in the picture?", "What do you see?", "what's this?",
-                              "What can you see in this picture?", "What is in this image?", "what is this"))
+        question = pick(
+            rng,
+            (
+                "What is this?",
+                "What is in the picture?",
+                "What do you see?",
+                "what's this?",
+                "What can you see in this picture?",
+                "What is in this image?",
+                "what is this",
+            ),
+        )
         return Exchange("what", question, f"I see {key}.", key)
-    question = pick(rng, ("Describe the picture.", "Describe this image.", "describe the picture", "describe it",
-                          "Please describe the picture.", "Describe the image in detail."))
-    return Exchange("what", question, f"The picture shows {key} on a {ground.name} background.", f"{key} on a {ground.name}")
+    question = pick(
+        rng,
+        (
+            "Describe the picture.",
+            "Describe this image.",
+            "describe the picture",
+            "describe it",
+            "Please describe the picture.",
+            "Describe the image in detail.",
+        ),
+    )
+    return Exchange(
+        "what", question, f"The picture shows {key} on a {ground.name} background.", f"{key} on a {ground.name}"
+    )
 
 
 def _unique(scene: Scene) -> list[Item]:
@@ -104,7 +133,9 @@ def _no_such(rng: RNG, scene: Scene, kind: str, question: str, question_zh: str,
 
 
 def _colour(scene: Scene, rng: RNG, zh: bool) -> Exchange | None:
-    question = pick(rng, ("What colour is the {}?", "What color is the {}?", "what color is the {}", "Which colour is the {}?"))
+    question = pick(
+        rng, ("What colour is the {}?", "What color is the {}?", "what color is the {}", "Which colour is the {}?")
+    )
     question_zh = pick(rng, ("{}是什么颜色?", "{}是什么颜色的?", "{}什么颜色"))
     if rng.random() < 0.08:
         return _no_such(rng, scene, "colour", question, question_zh, zh)
@@ -127,7 +158,9 @@ def _count(scene: Scene, rng: RNG, zh: bool) -> Exchange:
         if zh:
             question = pick(rng, ("图里一共有几个东西?", "一共有多少个物体?", "有几个东西?"))
             return Exchange("count", question, f"一共有{NUMBERS_ZH[n]}个。", f"有{NUMBERS_ZH[n]}个")
-        question = pick(rng, ("How many objects are there?", "How many things are in the picture?", "how many objects?"))
+        question = pick(
+            rng, ("How many objects are there?", "How many things are in the picture?", "how many objects?")
+        )
         text = "There is one object." if n == 1 else f"There are {NUMBERS[n]} objects."
         return Exchange("count", question, text, NUMBERS[n])
     if rng.random() < 0.15:
@@ -137,16 +170,36 @@ def _count(scene: Scene, rng: RNG, zh: bool) -> Exchange:
         n = sum(i.thing == thing for i in scene.items)
     it = THINGS[thing]
     if zh:
-        question = pick(rng, ("有几{m}{n}?", "图里有几{m}{n}?", "有多少{m}{n}?", "几{m}{n}")).format(m=it.measure, n=it.zh)
+        question = pick(rng, ("有几{m}{n}?", "图里有几{m}{n}?", "有多少{m}{n}?", "几{m}{n}")).format(
+            m=it.measure, n=it.zh
+        )
         text = f"有{NUMBERS_ZH[n]}{it.measure}{it.zh}。" if n else f"图里没有{it.zh}。"
         return Exchange("count", question, text, text[1:-1] if n else "没有")
-    question = pick(rng, ("How many {} are there?", "How many {} are in the picture?", "how many {}?", "How many {} do you see?", "How many {}?"))
-    text = f"There are no {it.plural}." if n == 0 else f"There is one {it.name}." if n == 1 else f"There are {NUMBERS[n]} {it.plural}."
+    question = pick(
+        rng,
+        (
+            "How many {} are there?",
+            "How many {} are in the picture?",
+            "how many {}?",
+            "How many {} do you see?",
+            "How many {}?",
+        ),
+    )
+    text = (
+        f"There are no {it.plural}."
+        if n == 0
+        else f"There is one {it.name}."
+        if n == 1
+        else f"There are {NUMBERS[n]} {it.plural}."
+    )
     return Exchange("count", question.format(it.plural), text, "no" if n == 0 else NUMBERS[n])
 
 
 def _where(scene: Scene, rng: RNG, zh: bool) -> Exchange | None:
-    question, question_zh = pick(rng, ("Where is the {}?", "where is the {}", "In which place is the {}?")), pick(rng, ("{}在哪里?", "{}在哪?", "{}在什么位置?"))
+    question, question_zh = (
+        pick(rng, ("Where is the {}?", "where is the {}", "In which place is the {}?")),
+        pick(rng, ("{}在哪里?", "{}在哪?", "{}在什么位置?")),
+    )
     if rng.random() < 0.08:
         return _no_such(rng, scene, "where", question, question_zh, zh)
     if not _unique(scene):
@@ -154,8 +207,12 @@ def _where(scene: Scene, rng: RNG, zh: bool) -> Exchange | None:
     item = _some(rng, _unique(scene))
     it = THINGS[item.thing]
     if zh:
-        return Exchange("where", question_zh.format(it.zh), f"{it.zh}在{PLACES_ZH[item.slot][0]}。", PLACES_ZH[item.slot][0])
-    return Exchange("where", question.format(it.name), f"The {it.name} is {PLACES[item.slot][0]}.", PLACES[item.slot][0])
+        return Exchange(
+            "where", question_zh.format(it.zh), f"{it.zh}在{PLACES_ZH[item.slot][0]}。", PLACES_ZH[item.slot][0]
+        )
+    return Exchange(
+        "where", question.format(it.name), f"The {it.name} is {PLACES[item.slot][0]}.", PLACES[item.slot][0]
+    )
 
 
 def _yes_no(scene: Scene, rng: RNG, zh: bool) -> Exchange:
@@ -171,10 +228,17 @@ def _yes_no(scene: Scene, rng: RNG, zh: bool) -> Exchange:
     if zh:
         name = (f"{COLOURS[colour].zh}色的" if with_colour else "") + THINGS[thing].zh
         question = pick(rng, ("图里有{}吗?", "有{}吗?", "有没有{}?")).format(name)
-        return Exchange("yes or no", question, f"有,图里有{name}。" if yes else f"没有,图里没有{name}。", "有," if yes else "没有,")
+        return Exchange(
+            "yes or no", question, f"有,图里有{name}。" if yes else f"没有,图里没有{name}。", "有," if yes else "没有,"
+        )
     name = article((f"{COLOURS[colour].name} " if with_colour else "") + THINGS[thing].name)
     question = pick(rng, ("Is there {}?", "Is there {} in the picture?", "Do you see {}?", "is there {}")).format(name)
-    return Exchange("yes or no", question, f"Yes, there is {name}." if yes else f"No, there is no {name.split(' ', 1)[1]}.", "Yes" if yes else "No")
+    return Exchange(
+        "yes or no",
+        question,
+        f"Yes, there is {name}." if yes else f"No, there is no {name.split(' ', 1)[1]}.",
+        "Yes" if yes else "No",
+    )
 
 
 def _relation(scene: Scene, rng: RNG, zh: bool) -> Exchange | None:
@@ -209,15 +273,22 @@ def _relation(scene: Scene, rng: RNG, zh: bool) -> Exchange | None:
 
 def _on_side(item: Item, anchor: Item, side: str) -> bool:
     return {
-        "left": item.column < anchor.column, "right": item.column > anchor.column,
-        "above": item.row < anchor.row, "below": item.row > anchor.row,
+        "left": item.column < anchor.column,
+        "right": item.column > anchor.column,
+        "above": item.row < anchor.row,
+        "below": item.row > anchor.row,
     }[side]
 
 
 def _background(scene: Scene, rng: RNG, zh: bool) -> Exchange:
     ground = BACKGROUNDS[scene.background]
     if zh:
-        return Exchange("background", pick(rng, ("背景是什么颜色?", "背景是什么颜色的?", "背景什么颜色")), f"背景是{ground.zh}的。", ground.zh)
+        return Exchange(
+            "background",
+            pick(rng, ("背景是什么颜色?", "背景是什么颜色的?", "背景什么颜色")),
+            f"背景是{ground.zh}的。",
+            ground.zh,
+        )
     question = pick(rng, ("What colour is the background?", "What color is the background?", "what is the background?"))
     return Exchange("background", question, f"The background is {ground.name}.", ground.name)
 
@@ -230,9 +301,19 @@ def _size(scene: Scene, rng: RNG, zh: bool) -> Exchange | None:
     item = _some(rng, small if small and rng.random() < 0.5 else items)
     it = THINGS[item.thing]
     if zh:
-        return Exchange("size", f"{it.zh}是大的还是小的?", f"{it.zh}是{'小' if item.small else '大'}的。", "小的。" if item.small else "大的。")
+        return Exchange(
+            "size",
+            f"{it.zh}是大的还是小的?",
+            f"{it.zh}是{'小' if item.small else '大'}的。",
+            "小的。" if item.small else "大的。",
+        )
     word = "small" if item.small else "big"
-    return Exchange("size", pick(rng, ("Is the {} big or small?", "How big is the {}?")).format(it.name), f"The {it.name} is {word}.", f"is {word}")
+    return Exchange(
+        "size",
+        pick(rng, ("Is the {} big or small?", "How big is the {}?")).format(it.name),
+        f"The {it.name} is {word}.",
+        f"is {word}",
+    )
 
 
 def compare(first: Scene, second: Scene, rng: RNG, zh: bool) -> Exchange:
@@ -240,9 +321,19 @@ def compare(first: Scene, second: Scene, rng: RNG, zh: bool) -> Exchange:
     if rng.random() < 0.35:
         same = first == second
         if zh:
-            return Exchange("compare", pick(rng, ("两张图一样吗?", "这两张图片相同吗?")), "一样。" if same else "不一样。", "不一样" if not same else "一样")
+            return Exchange(
+                "compare",
+                pick(rng, ("两张图一样吗?", "这两张图片相同吗?")),
+                "一样。" if same else "不一样。",
+                "不一样" if not same else "一样",
+            )
         question = pick(rng, ("Are the two pictures the same?", "Are these pictures the same?"))
-        return Exchange("compare", question, "Yes, they are the same." if same else "No, they are different.", "Yes" if same else "No")
+        return Exchange(
+            "compare",
+            question,
+            "Yes, they are the same." if same else "No, they are different.",
+            "Yes" if same else "No",
+        )
     thing = _some(rng, [*first.items, *second.items]).thing
     a, b = (sum(i.thing == thing for i in s.items) for s in (first, second))
     it = THINGS[thing]
@@ -250,7 +341,12 @@ def compare(first: Scene, second: Scene, rng: RNG, zh: bool) -> Exchange:
         text = "第一张图。" if a > b else "第二张图。" if b > a else "一样多。"
         return Exchange("compare", f"哪张图里的{it.zh}更多?", text, text[:-1])
     text = "The first picture." if a > b else "The second picture." if b > a else "Both have the same number."
-    return Exchange("compare", pick(rng, ("Which picture has more {}?", "which one has more {}?")).format(it.plural), text, text.split()[1] if a != b else "same")
+    return Exchange(
+        "compare",
+        pick(rng, ("Which picture has more {}?", "which one has more {}?")).format(it.plural),
+        text,
+        text.split()[1] if a != b else "same",
+    )
 
 
 HELLO = "Hello! Show me a picture and ask about it, or ask me to draw one."
@@ -278,16 +374,72 @@ _TALK: tuple[tuple[tuple[str, ...], str], ...] = (
     (("谢谢", "谢谢你!", "再见", "太好了"), THANKS_ZH),
 )
 _UNKNOWN = (
-    "What is the capital of {}?", "Who was {}?", "Write a poem about {}", "How do I get to {}?", "What is the weather in {}?",
-    "Tell me a story about {}.", "Translate {} into French", "Write a program that sorts {}", "Why is {} so famous?",
-    "What is {} plus {}?", "What time is it in {}?", "Explain {} to me.", "{}", "How old is {}?", "Do you like {}?",
+    "What is the capital of {}?",
+    "Who was {}?",
+    "Write a poem about {}",
+    "How do I get to {}?",
+    "What is the weather in {}?",
+    "Tell me a story about {}.",
+    "Translate {} into French",
+    "Write a program that sorts {}",
+    "Why is {} so famous?",
+    "What is {} plus {}?",
+    "What time is it in {}?",
+    "Explain {} to me.",
+    "{}",
+    "How old is {}?",
+    "Do you like {}?",
 )
-_UNKNOWN_ZH = ("{}的首都是哪里?", "{}是谁?", "写一首关于{}的诗", "{}的天气怎么样?", "讲一个{}的故事", "{}", "为什么{}这么有名?", "请解释{}。")
+_UNKNOWN_ZH = (
+    "{}的首都是哪里?",
+    "{}是谁?",
+    "写一首关于{}的诗",
+    "{}的天气怎么样?",
+    "讲一个{}的故事",
+    "{}",
+    "为什么{}这么有名?",
+    "请解释{}。",
+)
 _NAMES = (
-    "France", "Japan", "Einstein", "the moon", "quantum physics", "Berlin", "music", "my mother", "42", "7", "history",
-    "numbers", "the sea", "love", "a computer", "politics", "Shakespeare", "football", "gravity", "New York", "elephants",
+    "France",
+    "Japan",
+    "Einstein",
+    "the moon",
+    "quantum physics",
+    "Berlin",
+    "music",
+    "my mother",
+    "42",
+    "7",
+    "history",
+    "numbers",
+    "the sea",
+    "love",
+    "a computer",
+    "politics",
+    "Shakespeare",
+    "football",
+    "gravity",
+    "New York",
+    "elephants",
 )
-_NAMES_ZH = ("法国", "日本", "爱因斯坦", "月亮", "物理", "北京", "音乐", "妈妈", "历史", "大海", "爱", "电脑", "足球", "上海", "大象")
+_NAMES_ZH = (
+    "法国",
+    "日本",
+    "爱因斯坦",
+    "月亮",
+    "物理",
+    "北京",
+    "音乐",
+    "妈妈",
+    "历史",
+    "大海",
+    "爱",
+    "电脑",
+    "足球",
+    "上海",
+    "大象",
+)
 
 
 def small_talk(rng: RNG) -> tuple[str, str]:
@@ -300,12 +452,24 @@ def small_talk(rng: RNG) -> tuple[str, str]:
     zh = rng.random() < 0.4
     if roll < 0.62:
         if zh:
-            return pick(rng, (f"有几{thing.measure}{thing.zh}?", "这是什么?", f"{thing.zh}在哪里?", "描述这张图片。")), NO_PICTURE_ZH
-        return pick(rng, (f"How many {thing.plural} are there?", "What is this?", f"Where is the {thing.name}?", "Describe the picture.")), NO_PICTURE
+            return pick(
+                rng, (f"有几{thing.measure}{thing.zh}?", "这是什么?", f"{thing.zh}在哪里?", "描述这张图片。")
+            ), NO_PICTURE_ZH
+        return pick(
+            rng,
+            (
+                f"How many {thing.plural} are there?",
+                "What is this?",
+                f"Where is the {thing.name}?",
+                "Describe the picture.",
+            ),
+        ), NO_PICTURE
     if roll < 0.72:
         if zh:
             return pick(rng, ("画", "请画", "帮我画")) + words_zh(1, int(rng.integers(N_THINGS)), 0, False), DRAW_ZH
-        return pick(rng, ("Draw ", "draw ", "Please draw ", "paint ")) + words(1, int(rng.integers(N_THINGS)), 0, False), DRAW
+        return pick(rng, ("Draw ", "draw ", "Please draw ", "paint ")) + words(
+            1, int(rng.integers(N_THINGS)), 0, False
+        ), DRAW
     return unknown(rng, zh)
 
 

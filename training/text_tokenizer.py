@@ -17,8 +17,15 @@ from training.scenes import plan, seen_scene
 from training.talk import ask, compare, small_talk
 
 SPECIALS = (
-    "<｜begin▁of▁sentence｜>", "<｜end▁of▁sentence｜>", "<｜▁pad▁｜>", "<begin_of_image>", "<image_placeholder>",
-    "<patch_placeholder>", "<|User|>", "<|Assistant|>", "<end_of_image>",
+    "<｜begin▁of▁sentence｜>",
+    "<｜end▁of▁sentence｜>",
+    "<｜▁pad▁｜>",
+    "<begin_of_image>",
+    "<image_placeholder>",
+    "<patch_placeholder>",
+    "<|User|>",
+    "<|Assistant|>",
+    "<end_of_image>",
 )
 MERGED = 1100  # learned entries, bytes included; the specials come behind them
 
@@ -37,14 +44,16 @@ def sentences(rng: np.random.Generator, count: int) -> list[str]:
 def train(folder: Path, seed: int) -> Tokenizer:
     """Write tokenizer.json and its two companion files into `folder`."""
     tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([  # type: ignore[assignment]
-        pre_tokenizers.Split(Regex(r"[\r\n]"), "isolated"),
-        pre_tokenizers.Split(Regex(r"\p{Han}"), "isolated"),
-        pre_tokenizers.Split(Regex(r"\s?\p{L}+"), "isolated"),
-        pre_tokenizers.Split(Regex(r"\s?\p{P}+"), "isolated"),
-        pre_tokenizers.Digits(individual_digits=True),
-        pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-    ])
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [  # type: ignore[assignment]
+            pre_tokenizers.Split(Regex(r"[\r\n]"), "isolated"),
+            pre_tokenizers.Split(Regex(r"\p{Han}"), "isolated"),
+            pre_tokenizers.Split(Regex(r"\s?\p{L}+"), "isolated"),
+            pre_tokenizers.Split(Regex(r"\s?\p{P}+"), "isolated"),
+            pre_tokenizers.Digits(individual_digits=True),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
     tokenizer.decoder = decoders.ByteLevel()  # type: ignore[assignment]
     trainer = trainers.BpeTrainer(
         vocab_size=MERGED, min_frequency=2, show_progress=False, initial_alphabet=pre_tokenizers.ByteLevel.alphabet()
@@ -58,9 +67,17 @@ def train(folder: Path, seed: int) -> Tokenizer:
     bos, eos, pad = SPECIALS[:3]
     named = {"bos_token": bos, "eos_token": eos, "pad_token": pad, "additional_special_tokens": list(SPECIALS[4:])}
     config = {
-        **named, "add_bos_token": True, "add_eos_token": False, "clean_up_tokenization_spaces": False, "legacy": True,
-        "model_max_length": 1024, "processor_class": "VLChatProcessor", "sp_model_kwargs": {},
-        "tokenizer_class": "LlamaTokenizerFast", "unk_token": None, "use_default_system_prompt": False,
+        **named,
+        "add_bos_token": True,
+        "add_eos_token": False,
+        "clean_up_tokenization_spaces": False,
+        "legacy": True,
+        "model_max_length": 1024,
+        "processor_class": "VLChatProcessor",
+        "sp_model_kwargs": {},
+        "tokenizer_class": "LlamaTokenizerFast",
+        "unk_token": None,
+        "use_default_system_prompt": False,
     }
     for name, value in (("special_tokens_map.json", named), ("tokenizer_config.json", config)):
         (folder / name).write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", "utf-8")

@@ -106,11 +106,15 @@ def _shape(name: str, size: int) -> Image.Image:
     elif name == "star":
         angles = [-np.pi / 2 + k * np.pi / 5 for k in range(10)]
         radii = [0.48 * big if k % 2 == 0 else 0.2 * big for k in range(10)]
-        draw.polygon([(middle + r * np.cos(a), 0.53 * big + r * np.sin(a)) for a, r in zip(angles, radii, strict=True)], fill=255)
+        draw.polygon(
+            [(middle + r * np.cos(a), 0.53 * big + r * np.sin(a)) for a, r in zip(angles, radii, strict=True)], fill=255
+        )
     else:
         t = np.linspace(0, 2 * np.pi, 200)
         x, y = 16 * np.sin(t) ** 3, 13 * np.cos(t) - 5 * np.cos(2 * t) - 2 * np.cos(3 * t) - np.cos(4 * t)
-        draw.polygon([(middle + 0.027 * big * a, 0.46 * big - 0.027 * big * b) for a, b in zip(x, y, strict=True)], fill=255)
+        draw.polygon(
+            [(middle + 0.027 * big * a, 0.46 * big - 0.027 * big * b) for a, b in zip(x, y, strict=True)], fill=255
+        )
     alpha = mask.resize((size, size), Image.Resampling.BOX)
     image = Image.merge("RGBA", (*[Image.new("L", (size, size), 128)] * 3, alpha))
     return image

@@ -1,0 +1,274 @@
+"""How good the embedded model is: a program asks, draws, edits, looks and counts, through the app's own path.
+
+    python -m benchmarks.quality [--model janus-embedded] [--precision fp32,bf16,int8] [--n 100] [--json]
+
+Prompts and pictures come from fixed seeds the trainer never uses. "held-out" rows ask for (object, colour) pairs, or
+orders of two objects, that no picture or sentence of the training showed. Every number is a share of n, in per cent.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from benchmarks.faithful import checks, tells_place
+from benchmarks.judge import look
+from janus_app import loader
+from janus_app.catalog import Variant, load_catalog
+from janus_app.models.base import ChatRequest, EditRequest, Event, Finished, GenerateRequest, Model, Turn
+from janus_app.studio import drain
+from training.captions import caption
+from training.objects import COLOURS, HELD_OUT_PAIRS, THINGS
+from training.scenes import Plan, kind, plan, seen_scene
+from training.talk import TYPES, Exchange, ask, compare
+from training.world import SIDE, TILE, Scene, grid, render
+
+SEED = 7_000_000  # far from the trainer's seeds
+CHECKS = ("object", "colour", "count", "place", "background", "all")
+
+
+@dataclass(frozen=True)
+class Row:
+    variant: str
+    precision: str
+    verb: str
+    metric: str
+    value: float
+    n: int
+
+
+@dataclass(frozen=True)
+class Settings:
+    guidance: float
+    temperature: float
+    n: int
+
+
+class Tally:
+    """Right and asked for every metric of a verb."""
+
+    def __init__(self) -> None:
+        self.counts: dict[tuple[str, str], list[int]] = defaultdict(lambda: [0, 0])
+
+    def add(self, verb: str, metric: str, right: bool) -> None:
+        self.counts[verb, metric][0] += right
+        self.counts[verb, metric][1] += 1
+
+    def rows(self, variant: str, precision: str) -> list[Row]:
+        return [
+            Row(variant, precision, verb, metric, round(100 * right / n, 1), n)
+            for (verb, metric), (right, n) in self.counts.items()
+        ]
+
+
+def open_model(variant: Variant, precision: str, device: str = "auto") -> Model:
+    """The variant's model by the loader the app uses; its folder must be on this machine."""
+    if variant.folder is None:
+        raise SystemExit(f"{variant.id} is not a folder on this machine; quality is measured on embedded models.")
+    loading = loader.load(variant, variant.folder, device, precision)
+    while True:
+        try:
+            next(loading)
+        except StopIteration as end:
+            return end.value.model  # type: ignore[no-any-return]
+
+
+def finished(events: Iterator[Event]) -> Finished:
+    last = drain(events)
+    if not isinstance(last, Finished):
+        raise SystemExit("the model stopped without an answer")
+    return last
+
+
+def drawing(model: Model, settings: Settings, tally: Tally) -> None:
+    """Pictures of random plans, seen and held-out, judged by what is in them."""
+    for held_out in (False, True):
+        rng = np.random.default_rng(SEED + held_out)
+        for i in range(settings.n):
+            p = _held_out_plan(rng) if held_out else plan(rng)
+            prompt = caption(p, rng)
+            request = GenerateRequest(prompt, guidance=settings.guidance, temperature=settings.temperature, seed=i)
+            picture = finished(model.generate(request)).pictures[0]
+            result = checks(p, look(picture.image))
+            for name in CHECKS:
+                if name != "place" or tells_place(p):
+                    tally.add("generate", f"{name}, {'held-out' if held_out else 'seen'}", result[name])
+
+
+def _held_out_plan(rng: np.random.Generator) -> Plan:
+    form = str(rng.choice(["one", "placed", "many", "relation", "list"]))
+    return plan(rng, form, held_out=True)
+
+
+def _held_out_scene(rng: np.random.Generator) -> Scene:
+    """A scene to ask about with a never-seen (object, colour) pair in it."""
+    scene = seen_scene(rng)
+    thing, colour = sorted(HELD_OUT_PAIRS)[int(rng.integers(len(HELD_OUT_PAIRS)))]
+    items = [replace(i, thing=thing, colour=colour) if i.slot == scene.items[0].slot else i for i in scene.items]
+    return Scene.of(scene.background, [i for i in items if i.thing != thing or i.colour == colour])
+
+
+def answers(model: Model, settings: Settings, tally: Tally) -> None:
+    """Questions of every type about pictures, seen and held-out, in both languages, answered greedily."""
+    for held_out in (False, True):
+        rng = np.random.default_rng(SEED + 10 + held_out)
+        side = "held-out" if held_out else "seen"
+        for number in range(settings.n):
+            for wanted in TYPES:
+                scene = _held_out_scene(rng) if held_out else seen_scene(rng)
+                one = ask(scene, rng, number % 3 == 2, wanted)
+                if one.type == wanted:
+                    _answer(model, tally, one, (render(scene),), side)
+            if not held_out:
+                pair = seen_scene(rng), seen_scene(rng)
+                one = compare(*pair, rng, number % 3 == 2)
+                _answer(model, tally, one, tuple(render(s) for s in pair), side)
+
+
+def _answer(model: Model, tally: Tally, one: Exchange, pictures: tuple[Image.Image, ...], side: str) -> None:
+    request = ChatRequest((Turn("user", one.question, pictures),), temperature=0, max_new_tokens=80)
+    right = one.key.lower() in finished(model.chat(request)).text.strip().lower()
+    tally.add("chat", f"{one.type}, {side}", right)
+    tally.add("chat", f"all questions, {side}", right)
+
+
+def follow_ups(model: Model, settings: Settings, tally: Tally) -> None:
+    """A picture is drawn, then asked about twice: the second question leans on the first turn's picture."""
+    rng = np.random.default_rng(SEED + 20)
+    for i in range(settings.n):
+        p = plan(rng)
+        request = GenerateRequest(caption(p, rng), guidance=settings.guidance, temperature=settings.temperature, seed=i)
+        image = finished(model.generate(request)).pictures[0].image
+        verdict = look(image)
+        if not verdict.clear or not verdict.scene.items:
+            continue
+        zh = i % 3 == 2
+        first, second = ask(verdict.scene, rng, zh, "what"), ask(verdict.scene, rng, zh, "count")
+        turns: tuple[Turn, ...] = (Turn("user", first.question, (image,)),)
+        said = finished(model.chat(ChatRequest(turns, temperature=0, max_new_tokens=80))).text
+        turns += (Turn("assistant", said), Turn("user", second.question))
+        again = finished(model.chat(ChatRequest(turns, temperature=0, max_new_tokens=80))).text
+        tally.add("chat", "own drawing described", first.key.lower() in said.lower())
+        tally.add("chat", "then counted in a second turn", second.key.lower() in again.lower())
+
+
+def edits(model: Model, settings: Settings, tally: Tally) -> None:
+    """Recolour, replace, add and remove one object by painting its slot and describing the finished picture."""
+    rng = np.random.default_rng(SEED + 30)
+    for i in range(settings.n):
+        name = ("recolour", "replace", "add", "remove")[i % 4]
+        before, after, slot = _edit(rng, name)
+        mask = np.zeros((SIDE, SIDE), dtype=np.uint8)
+        y, x = 32 * (slot // 3), 32 * (slot % 3)
+        mask[y : y + 32, x : x + 32] = 255
+        source = render(before.scene)
+        request = EditRequest(
+            caption(after, rng),
+            source,
+            Image.fromarray(mask),
+            guidance=settings.guidance,
+            temperature=settings.temperature,
+            seed=i,
+        )
+        picture = finished(model.edit(request)).pictures[0]
+        verdict = look(picture.image)
+        right = checks(after, verdict)["all"] and verdict.scene == after.scene
+        pixels = np.abs(np.asarray(picture.image, float) - np.asarray(source, float)).mean(2)
+        kept = verdict.clear and [j for j in verdict.scene.items if j.slot != slot] == [
+            j for j in before.scene.items if j.slot != slot
+        ]
+        tally.add("edit", f"{name}: change made", right)
+        tally.add("edit", "all: change made", right)
+        tally.add("edit", "objects outside kept", kept)
+        tally.add("edit", "pixels outside within 8 of 255 on average", float(pixels[mask == 0].mean()) < 8)
+
+
+def _edit(rng: np.random.Generator, name: str) -> tuple[Plan, Plan, int]:
+    """The picture before, the plan of the picture after, and the slot that changes. Two objects on one line."""
+    while True:
+        p = plan(rng, "relation")
+        if all(g.count == 1 and not g.small for g in p.groups):
+            break
+    which = int(rng.integers(2))
+    group = p.groups[which]
+    if name in ("add", "remove"):
+        alone = Plan("placed", (p.groups[1 - which],), p.background)
+        return (alone, p, group.slots[0]) if name == "add" else (p, alone, group.slots[0])
+    while True:
+        thing, colour = kind(rng)
+        same = thing == group.thing
+        fits = same == (name == "recolour") and thing != p.groups[1 - which].thing
+        if fits and (thing, colour) != (group.thing, group.colour):
+            break
+    groups = list(p.groups)
+    groups[which] = replace(group, thing=thing, colour=colour)
+    return p, replace(p, groups=tuple(groups)), group.slots[0]
+
+
+def tokenizer(model: Model, settings: Settings, tally: Tally) -> None:
+    """Pictures through the picture tokenizer and back, nothing drawn: what everything else is bounded by."""
+    rng = np.random.default_rng(SEED + 40)
+    corner = np.zeros((SIDE, SIDE), dtype=np.uint8)
+    corner[-TILE:, -TILE:] = 255
+    for i in range(settings.n):
+        scene = seen_scene(rng)
+        request = EditRequest(listing_prompt(scene), render(scene), Image.fromarray(corner), temperature=0, seed=i)
+        picture = finished(model.edit(request)).pictures[0]
+        wanted = grid(scene)[:-1]
+        tally.add("tokenizer", "picture to the exact 35 tokens", tuple(wanted.tolist()) == picture.image_tokens[:-1])
+        error = (np.asarray(picture.image, float) - np.asarray(render(scene), float))[mask_out(corner)]
+        tally.add("tokenizer", "round trip above 25 dB", float((error**2).mean()) < 255**2 / 10**2.5)
+
+
+def listing_prompt(scene: Scene) -> str:
+    return " and ".join(f"{COLOURS[i.colour].name} {THINGS[i.thing].name}".strip() for i in scene.items) or "nothing"
+
+
+def mask_out(mask: np.ndarray) -> np.ndarray:
+    return mask == 0
+
+
+def measure(name: str, precisions: list[str], n: int, guidance: float | None, temperature: float | None) -> list[Row]:
+    variant = load_catalog().resolve(name)
+    rows: list[Row] = []
+    for precision in precisions:
+        model = open_model(variant, precision)
+        values: dict[str, Any] = variant.settings
+        settings = Settings(
+            guidance if guidance is not None else float(values["guidance"].default),
+            temperature if temperature is not None else float(values["temperature"].default),
+            n,
+        )
+        tally = Tally()
+        for part in (drawing, answers, follow_ups, edits, tokenizer):
+            part(model, settings, tally)
+        rows += tally.rows(variant.id, precision)
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="janus-embedded")
+    parser.add_argument("--precision", default="fp32", help="one or several, with commas")
+    parser.add_argument("--n", type=int, default=100, help="prompts, and questions of each type")
+    parser.add_argument("--guidance", type=float, help="instead of the variant's own setting")
+    parser.add_argument("--temperature", type=float, help="instead of the variant's own setting")
+    parser.add_argument("--json", action="store_true", help="one object a row")
+    args = parser.parse_args()
+    rows = measure(args.model, args.precision.split(","), args.n, args.guidance, args.temperature)
+    for row in rows:
+        if args.json:
+            print(json.dumps(asdict(row)))
+        else:
+            print(f"{row.precision:5} {row.verb:10} {row.metric:45} {row.value:6.1f} %  of {row.n}")
+
+
+if __name__ == "__main__":
+    main()

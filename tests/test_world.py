@@ -1,0 +1,122 @@
+"""The picture world: scenes, tiles and sentences agree with each other."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from training.captions import caption
+from training.codes import codebook
+from training.joint import tile_loss
+from training.objects import BACKGROUNDS, HELD_OUT_PAIRS, INDEX, N_COLOURS, NUMBERS, THINGS
+from training.scenes import plan, seen_scene
+from training.talk import TYPES, ask, compare
+from training.world import KINDS, N_TILES, Item, Scene, grid, read_grid, render, tile_factors, tile_id, tile_table
+
+
+def test_a_scene_is_its_tiles() -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(200):
+        scene = seen_scene(rng)
+        assert read_grid(grid(scene)) == scene
+
+
+def test_half_an_object_is_no_scene() -> None:
+    tokens = grid(Scene.of(0, [Item(0, 1, 4)]))
+    tokens[14] = 0
+    assert read_grid(tokens) is None
+
+
+def test_tile_numbers_and_factors_agree() -> None:
+    factors = tile_factors()
+    assert len(factors) == N_TILES
+    assert tuple(factors[tile_id(3, 2, 5, 1)]) == (1 + 3 * 5 + 2, 5, 1)
+
+
+def test_a_picture_shows_its_background_and_its_object() -> None:
+    pixels = np.asarray(render(Scene.of(3, [Item(INDEX["square"], 1, 0)])))
+    assert tuple(pixels[95, 95]) == BACKGROUNDS[3].rgb
+    red = pixels[16, 16].astype(int)
+    assert red[0] > 200 > 100 > red[1]
+
+
+def test_tiles_of_different_meaning_look_different() -> None:
+    """Otherwise no tokenizer could tell them apart and no judge either."""
+    table = tile_table().reshape(N_TILES, -1).astype(np.float32)
+    rng = np.random.default_rng(0)
+    for i in rng.choice(N_TILES, 300, replace=False):
+        distance = np.abs(table - table[i]).mean(1)
+        distance[i] = np.inf
+        assert distance.min() > 0, tile_factors()[i]
+
+
+def test_codes_are_unit_and_apart() -> None:
+    book = codebook()
+    assert torch.allclose(book.norm(dim=1), torch.ones(N_TILES))
+    near = (book @ book[::37].T).topk(2, dim=0).values[1]
+    assert float(near.max()) < 0.95
+
+
+def test_training_never_shows_held_out_pairs_and_evaluation_does() -> None:
+    rng = np.random.default_rng(1)
+    assert 15 <= len(HELD_OUT_PAIRS) <= 30
+    for _ in range(500):
+        for scene in (plan(rng).scene, seen_scene(rng)):
+            assert not {(i.thing, i.colour) for i in scene.items} & HELD_OUT_PAIRS
+    shown = plan(rng, "many", held_out=True)
+    assert (shown.groups[0].thing, shown.groups[0].colour) in HELD_OUT_PAIRS
+    assert (INDEX["frog"], 4) not in HELD_OUT_PAIRS
+
+
+def test_captions_name_what_is_drawn() -> None:
+    rng = np.random.default_rng(2)
+    for _ in range(300):
+        p = plan(rng)
+        text = caption(p, rng).lower()
+        for g in p.groups:
+            it = THINGS[g.thing]
+            nouns = [it.name, it.plural, it.zh, *it.aliases, "puppies", "bunnies"]
+            assert any(noun in text for noun in nouns), (text, it.name)
+
+
+@pytest.mark.parametrize("kind", TYPES)
+@pytest.mark.parametrize("zh", [False, True])
+def test_answers_hold_their_key(kind: str, zh: bool) -> None:
+    rng = np.random.default_rng(3)
+    for _ in range(100):
+        one = ask(seen_scene(rng), rng, zh, kind)
+        assert one.key.lower() in one.answer.lower()
+
+
+def test_counting_answers_are_true() -> None:
+    rng = np.random.default_rng(4)
+    scene = Scene.of(0, [Item(0, 1, 0), Item(0, 1, 1), Item(1, 0, 8)])
+    for _ in range(100):
+        one = ask(scene, rng, False, "count")
+        if "cats" in one.question:
+            assert one.key == "two"
+        elif "dogs" in one.question:
+            assert one.key == "one"
+        elif "objects" in one.question or "things" in one.question:
+            assert one.key == NUMBERS[3]
+        else:
+            assert one.key == "no"
+    more = [compare(scene, Scene.of(0, [Item(0, 0, 2)]), rng, False) for _ in range(50)]
+    assert {m.key for m in more if "more cats" in m.question} == {"first"}
+
+
+def test_split_softmax_is_the_softmax_over_all_tiles() -> None:
+    torch.manual_seed(0)
+    kind, colour, ground = torch.randn(1, 36, KINDS), torch.randn(1, 36, N_COLOURS), torch.randn(1, 36, 4)
+    factors = torch.from_numpy(tile_factors())
+    tiles = torch.randint(N_TILES, (1, 36))
+    k, c, b = factors.unbind(1)
+    logits = kind[..., k] + (k > 0) * colour[..., c] + ground[..., b]
+    whole = torch.nn.functional.cross_entropy(logits.flatten(0, 1), tiles.flatten(), reduction="sum")
+    truth = factors[tiles]
+    drawn = truth[..., 0] > 0
+    _, parts = tile_loss(kind, colour, ground, truth)
+    behind = torch.nn.functional.cross_entropy(ground.flatten(0, 1), truth[..., 2].flatten(), reduction="sum")
+    split = 36 * parts["place"] + int(drawn.sum()) * parts["hue"] + behind
+    assert torch.allclose(whole, split, rtol=1e-4)
