@@ -1,4 +1,4 @@
-"""The README is checked against the program: its commands run, its table is the manifest's, its links lead somewhere."""
+"""The README is checked against the program: its commands run, its table is the manifest's, its links exist."""
 
 from __future__ import annotations
 

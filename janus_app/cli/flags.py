@@ -55,7 +55,7 @@ def page(parser: argparse.ArgumentParser) -> None:
     """What app.py adds: how the page is served."""
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on; 0.0.0.0 = the whole network")
     parser.add_argument("--port", type=int, help="default 7860, or the next free one")
-    parser.add_argument("--share", action="store_true", help="a public link through Gradio's servers, behind a password")
+    parser.add_argument("--share", action="store_true", help="a public link through Gradio, behind a password")
     parser.add_argument("--auth", metavar="USER:PASSWORD", help="ask visitors for it; $JANUS_APP_AUTH does the same")
     parser.add_argument("--lang", default="auto", choices=("auto", "en", "zh-CN"), help="language of the page")
     parser.add_argument("--no-browser", action="store_true", help="do not open a browser window")
