@@ -208,7 +208,7 @@ def train(args: argparse.Namespace) -> None:
         print(f"resumed at step {step}", flush=True)
     for optimiser in made:
         for group in optimiser.param_groups:
-            group["initial_lr"] = args.lr if optimiser is made[0] else 3e-3
+            group["initial_lr"] = args.lr if optimiser is made[0] else 0.75 * args.lr
     rng = np.random.default_rng((args.seed, step))
     start = last_save = time.time()
     sums: dict[str, float] = {}

@@ -36,6 +36,12 @@ def random_scene(rng: np.random.Generator) -> Scene:
     return Scene.of(int(rng.integers(N_BACKGROUNDS)), items)
 
 
+def sparse(rng: np.random.Generator) -> Scene:
+    """One to four objects, as in the pictures people draw: a nearly empty picture has other statistics in the norms."""
+    scene = random_scene(rng)
+    return Scene.of(scene.background, [scene.items[i] for i in rng.permutation(len(scene.items))[: rng.integers(1, 5)]])
+
+
 def pixels_of(tokens: Tensor, table: Tensor) -> Tensor:
     """Tile numbers [n, 36] to pictures [n, 3, 96, 96] in -1..1; table [N_TILES, 3, 16, 16]."""
     tiles = table[tokens].view(-1, GRID, GRID, 3, TILE, TILE)
@@ -93,7 +99,8 @@ def coarse(model: VQModel, tokens: Tensor) -> list[Tensor]:
 
 
 def train(
-    out: Path, minutes: float, batch: int, seed: int, resume: bool, device: str, lr: float, low: bool, encode_every: int
+    out: Path, minutes: float, batch: int, seed: int, resume: bool, device: str, lr: float, low: bool, encode_every: int,
+    encoder_only: bool = False,
 ) -> None:
     """`low` trains only the decoder's coarse levels (they hold the memory of every tile); then train without it."""
     rng = np.random.default_rng(seed)
@@ -127,12 +134,16 @@ def train(
         spent = time.time() - start
         left = 1 - spent / (60 * minutes)
         set_lr(made, min(1.0, (step + 1) / 50) * max(0.01, min(1.0, left / 0.6)))
-        tokens = torch.from_numpy(np.stack([grid(random_scene(rng)) for _ in range(batch)])).to(device)
+        tokens = torch.from_numpy(np.stack([grid(sparse(rng) if i % 2 else random_scene(rng)) for i in range(batch)])).to(device)
         pixels = pixels_of(tokens, table).contiguous(memory_format=torch.channels_last)
         plain = (tokens < N_BACKGROUNDS).float().view(-1, 1, GRID, GRID)
         weight = F.interpolate(1.0 - 0.7 * plain, scale_factor=TILE)
         streams.clear()
-        if low:
+        if encoder_only:
+            with torch.no_grad():  # what the decoder makes of it, in a third of the steps; clean pictures in another
+                got = model.decode(tokens) if step % 3 == 0 else pixels
+            loss = torch.zeros((), device=device)
+        elif low:
             pictures = views(coarse(model, tokens))
             got = pictures[-1]
             loss = sum((picture_loss(view, pixels, weight) for view in pictures), torch.zeros(()))
@@ -142,7 +153,7 @@ def train(
             for view in views(streams):
                 loss = loss + 0.3 * picture_loss(view, pixels, weight)
         drawn = 1 - plain.flatten()
-        if not low and step % encode_every == 0:
+        if encoder_only or (not low and step % encode_every == 0):
             seen = torch.where(
                 torch.rand(batch, 1, 1, 1, device=device) < 0.5, got.detach().clamp(-1, 1), noisy(pixels)
             )
@@ -188,12 +199,13 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=0)
     parser.add_argument("--lr", type=float, default=3e-3)
     parser.add_argument("--low", action="store_true", help="only the decoder's coarse levels: run this first")
+    parser.add_argument("--encoder-only", action="store_true", help="go on with the encoder, the decoder as it is")
     parser.add_argument("--encode-every", type=int, default=2)
     args = parser.parse_args()
     if args.threads:
         torch.set_num_threads(args.threads)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    train(args.out, args.minutes, args.batch, args.seed, args.resume, device, args.lr, args.low, args.encode_every)
+    train(args.out, args.minutes, args.batch, args.seed, args.resume, device, args.lr, args.low, args.encode_every, args.encoder_only)
 
 
 if __name__ == "__main__":
