@@ -137,7 +137,13 @@ def _chinese(plan: Plan, rng: RNG) -> str:
         where = [pick(rng, PLACES_ZH[g.slots[0]]) for g in plan.groups]
         text = f"{where[0]}有{names[0]},{where[1]}有{names[1]}"
     elif plan.form == "relation":
-        text = f"{names[0]}在{names[1]}的{pick(rng, _RELATIONS_ZH[plan.relation])}"
+        side = pick(rng, _RELATIONS_ZH[plan.relation])
+        other = names[1][2:] if plan.groups[1].count == 1 and names[1][0] == "一" and rng.random() < 0.6 else names[1]
+        text = (
+            f"{names[0]}在{names[1]}的{side}"
+            if rng.random() < 0.6
+            else f"{other}{pick(rng, ('', '的'))}{side}有{names[0]}"
+        )
     else:
         text = "、".join(names[:-1]) + pick(rng, ("和", "和", "还有")) + names[-1]
     if plan.background or rng.random() < 0.15:

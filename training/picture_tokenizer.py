@@ -99,7 +99,15 @@ def coarse(model: VQModel, tokens: Tensor) -> list[Tensor]:
 
 
 def train(
-    out: Path, minutes: float, batch: int, seed: int, resume: bool, device: str, lr: float, low: bool, encode_every: int,
+    out: Path,
+    minutes: float,
+    batch: int,
+    seed: int,
+    resume: bool,
+    device: str,
+    lr: float,
+    low: bool,
+    encode_every: int,
     encoder_only: bool = False,
 ) -> None:
     """`low` trains only the decoder's coarse levels (they hold the memory of every tile); then train without it."""
@@ -134,7 +142,9 @@ def train(
         spent = time.time() - start
         left = 1 - spent / (60 * minutes)
         set_lr(made, min(1.0, (step + 1) / 50) * max(0.01, min(1.0, left / 0.6)))
-        tokens = torch.from_numpy(np.stack([grid(sparse(rng) if i % 2 else random_scene(rng)) for i in range(batch)])).to(device)
+        tokens = torch.from_numpy(
+            np.stack([grid(sparse(rng) if i % 2 else random_scene(rng)) for i in range(batch)])
+        ).to(device)
         pixels = pixels_of(tokens, table).contiguous(memory_format=torch.channels_last)
         plain = (tokens < N_BACKGROUNDS).float().view(-1, 1, GRID, GRID)
         weight = F.interpolate(1.0 - 0.7 * plain, scale_factor=TILE)
@@ -205,7 +215,18 @@ def main() -> None:
     if args.threads:
         torch.set_num_threads(args.threads)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    train(args.out, args.minutes, args.batch, args.seed, args.resume, device, args.lr, args.low, args.encode_every, args.encoder_only)
+    train(
+        args.out,
+        args.minutes,
+        args.batch,
+        args.seed,
+        args.resume,
+        device,
+        args.lr,
+        args.low,
+        args.encode_every,
+        args.encoder_only,
+    )
 
 
 if __name__ == "__main__":
