@@ -110,8 +110,8 @@ def config(vocabulary: int) -> dict[str, Any]:
 
 
 def export(joint_folder: Path, picture_file: Path, out: Path) -> None:
-    joint = torch.load(joint_folder / "joint.pt", map_location="cpu", weights_only=False)["model"]
-    pictures = torch.load(picture_file, map_location="cpu", weights_only=False)["model"]
+    joint = torch.load(joint_folder / "joint.pt", map_location="cpu", weights_only=True)["model"]
+    pictures = torch.load(picture_file, map_location="cpu", weights_only=True)["model"]
     out.mkdir(parents=True, exist_ok=True)
     save_file(tensors(joint, pictures), out / "model.safetensors", metadata={"format": "pt"})
     for name in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"):

@@ -200,7 +200,7 @@ def train(args: argparse.Namespace) -> None:
     made = optimisers(inside, outside, args.lr, 3e-3)
     step = 0
     if args.resume and file.exists():
-        saved = torch.load(file, weights_only=False)
+        saved = torch.load(file, weights_only=True)
         model.load_state_dict(saved["model"])
         for optimiser, state in zip(made, saved["optimisers"], strict=True):
             optimiser.load_state_dict(state)

@@ -124,7 +124,7 @@ def train(
     made = optimisers(inside, [p for n, p in named if not any(p is q for q in inside)], lr, 1.5e-3)
     step, spent, encoded = 0, 0.0, 0.0
     if resume and out.exists():
-        saved = torch.load(out, weights_only=False)
+        saved = torch.load(out, weights_only=True)
         model.load_state_dict(saved["model"])
         views.load_state_dict(saved["views"])
         for optimiser, state in zip(made, saved["optimisers"], strict=True):
