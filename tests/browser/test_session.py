@@ -100,15 +100,15 @@ def test_a_whole_session(visit: Any, served: Served, pictures: list[str], tmp_pa
     canvas.wait_for()
     page.wait_for_timeout(2_500)  # the editor fits the picture into its frame, without saying when it is done
     paint(page, canvas)
-    set_number(page, "#edit-count", 2)
+    set_number(page, "#edit-count", 8)
     page.click("#edit-run")
     wait_done(page, "edit")
     page.wait_for_selector("#edit-compare img")
-    drawn = sorted(served.outputs.glob("*.png"), key=lambda file: file.stat().st_mtime_ns)[-2:]
-    one, two = (read_record(file) for file in drawn)
-    assert (one.verb, one.prompt, one.settings["method"]) == ("edit", "a red circle", "region")
-    changed = sum(a != b for a, b in zip(one.image_tokens, two.image_tokens, strict=True))
-    assert 0 < changed < len(one.image_tokens) / 2, "two seeds may differ in the painted region only"
+    drawn = sorted(served.outputs.glob("*.png"), key=lambda file: file.stat().st_mtime_ns)[-8:]
+    edits = [read_record(file) for file in drawn]
+    assert {(e.verb, e.prompt, e.settings["method"]) for e in edits} == {("edit", "a red circle", "region")}
+    varying = sum(len(set(cell)) > 1 for cell in zip(*(e.image_tokens for e in edits), strict=True))
+    assert 0 < varying < len(edits[0].image_tokens) / 2, "eight seeds differ, in the painted region only"
     original = next(served.outputs.glob("*_1234.png"))
 
     # Reload the settings from the saved file, and draw it bit for bit from its tokens.
@@ -135,12 +135,13 @@ def test_a_whole_session(visit: Any, served: Served, pictures: list[str], tmp_pa
 
 
 def paint(page: Any, canvas: Any) -> None:
-    """A short stroke in the middle of the editor."""
+    """A corner of two strokes in the middle of the editor."""
     box = canvas.bounding_box()
     x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
-    page.mouse.move(x - 20, y)
+    page.mouse.move(x - 60, y)
     page.mouse.down()
-    page.mouse.move(x + 10, y + 10, steps=5)
+    page.mouse.move(x + 50, y, steps=6)
+    page.mouse.move(x + 50, y + 50, steps=4)
     page.mouse.up()
     page.wait_for_timeout(500)
 
