@@ -13,6 +13,7 @@ from PIL import Image, ImageChops, ImageOps
 from janus_app.errors import AppError
 from janus_app.models.base import EditRequest
 from janus_app.pictures import open_picture
+from janus_app.ui.controls import negative_box, run_or_stop, sampling_sliders, seed_row
 from janus_app.ui.drawing import draw, put_on, shelf_value
 from janus_app.ui.generate_tab import detail_html
 from janus_app.ui.html import empty, message
@@ -92,28 +93,13 @@ def build(page: Page, variant: gr.Dropdown, seen: gr.Textbox, demo: gr.Blocks) -
                 visible=False,
                 elem_id="edit-strength",
             )
-            with gr.Row(elem_classes="seed-row"):
-                seed = gr.Number(0, precision=0, label=label("seed"), elem_id="edit-seed", min_width=120)
-                fresh = gr.Checkbox(True, label=label("fresh_seed"), elem_id="edit-fresh", min_width=150)
+            seed, fresh = seed_row(label, "edit")
             with gr.Accordion(label("settings"), open=False, elem_id="edit-settings"):
-                guidance = gr.Slider(
-                    1, 10, 5, step=0.5, label=label("guidance"), info=label("guidance_info"), elem_id="edit-guidance"
-                )
-                temperature = gr.Slider(
-                    0,
-                    2,
-                    1,
-                    step=0.05,
-                    label=label("temperature"),
-                    info=label("temperature_info"),
-                    elem_id="edit-temperature",
-                )
+                guidance, temperature = sampling_sliders(label, "edit")
                 image_guidance = gr.Slider(
                     1, 5, 1.5, step=0.1, label=label("image_guidance"), visible=False, elem_id="edit-image-guidance"
                 )
-                negative = gr.Textbox(
-                    label=label("negative"), info=label("negative_info"), lines=1, max_lines=4, elem_id="edit-negative"
-                )
+                negative = negative_box(label, "edit")
         with gr.Column(scale=6, min_width=320, elem_classes="results"):
             status = gr.HTML(elem_id="edit-status", padding=False)
             notes = gr.HTML(elem_id="edit-notes", padding=False)
@@ -169,7 +155,7 @@ def build(page: Page, variant: gr.Dropdown, seen: gr.Textbox, demo: gr.Blocks) -
         language = page.language(request)
         first = new_seed() if new or s is None else s
         rest = (gr.skip(),) * 7
-        yield "", "", "", *rest, first, *_buttons(running=True)
+        yield "", "", "", *rest, first, *run_or_stop(running=True)
 
         def make() -> EditRequest:
             picture, mask = picture_and_mask(value)
@@ -210,11 +196,11 @@ def build(page: Page, variant: gr.Dropdown, seen: gr.Textbox, demo: gr.Blocks) -
                 gr.skip(),
                 gr.skip(),
             )
-        yield gr.skip(), gr.skip(), gr.skip(), *rest, gr.skip(), *_buttons(running=False)
+        yield gr.skip(), gr.skip(), gr.skip(), *rest, gr.skip(), *run_or_stop(running=False)
 
     def stopped(request: gr.Request) -> tuple[Any, ...]:
         line = message(page.texts.say("draw_stopped", page.language(request)))
-        return gr.skip(), line, *(gr.skip(),) * 9, *_buttons(running=False)
+        return gr.skip(), line, *(gr.skip(),) * 9, *run_or_stop(running=False)
 
     def choose(kept: list[Print], old: str, request: gr.Request, event: gr.SelectData) -> tuple[Any, ...]:
         index = min(int(event.index), len(kept) - 1)
@@ -282,10 +268,6 @@ def build(page: Page, variant: gr.Dropdown, seen: gr.Textbox, demo: gr.Blocks) -
     for moment in (demo.load, seen.change):
         moment(refresh, [variant, shelf], shown, **QUICK)
     return EditTab(editor, prompt)
-
-
-def _buttons(running: bool) -> tuple[dict[str, Any], dict[str, Any]]:
-    return gr.update(visible=not running), gr.update(visible=running)
 
 
 def for_editor(path: str) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import gradio as gr
 from janus_app.errors import AppError
 from janus_app.models.base import GenerateRequest
 from janus_app.records import Record, read_record, request_of
+from janus_app.ui.controls import negative_box, run_or_stop, sampling_sliders, seed_row
 from janus_app.ui.drawing import draw, put_on, shelf_value
 from janus_app.ui.html import empty, facts, message
 from janus_app.ui.page import (
@@ -60,25 +61,10 @@ def build(page: Page, variant: gr.Dropdown, seen: gr.Textbox, demo: gr.Blocks) -
                     label("stop"), variant="stop", elem_id="draw-stop", min_width=120, scale=2, visible=False
                 )
             count = gr.Slider(1, 16, 4, step=1, label=label("count"), elem_id="draw-count")
-            with gr.Row(elem_classes="seed-row"):
-                seed = gr.Number(0, precision=0, label=label("seed"), elem_id="draw-seed", min_width=120)
-                fresh = gr.Checkbox(True, label=label("fresh_seed"), elem_id="draw-fresh", min_width=150)
+            seed, fresh = seed_row(label, "draw")
             with gr.Accordion(label("settings"), open=False, elem_id="draw-settings"):
-                guidance = gr.Slider(
-                    1, 10, 5, step=0.5, label=label("guidance"), info=label("guidance_info"), elem_id="draw-guidance"
-                )
-                temperature = gr.Slider(
-                    0,
-                    2,
-                    1,
-                    step=0.05,
-                    label=label("temperature"),
-                    info=label("temperature_info"),
-                    elem_id="draw-temperature",
-                )
-                negative = gr.Textbox(
-                    label=label("negative"), info=label("negative_info"), lines=1, max_lines=4, elem_id="draw-negative"
-                )
+                guidance, temperature = sampling_sliders(label, "draw")
+                negative = negative_box(label, "draw")
             with gr.Accordion(label("from_png"), open=False, elem_id="draw-from"):
                 drop = gr.File(label=label("drop_png"), file_types=[".png"], elem_id="draw-drop", height=130)
                 drop_note = gr.HTML(elem_id="draw-drop-note", padding=False)
@@ -114,7 +100,7 @@ def build(page: Page, variant: gr.Dropdown, seen: gr.Textbox, demo: gr.Blocks) -
         kept: list[Print], selected: str | None, make: Callable[[], GenerateRequest], shown_seed: Any, language: str
     ) -> Iterator[tuple[Any, ...]]:
         rest = (gr.skip(),) * 5
-        yield "", "", "", *rest, shown_seed, *_buttons(running=True)
+        yield "", "", "", *rest, shown_seed, *run_or_stop(running=True)
         for view in draw(page, selected, make, language):
             sheet = gr.skip() if view.easel is None else view.easel
             if view.prints:
@@ -124,7 +110,7 @@ def build(page: Page, variant: gr.Dropdown, seen: gr.Textbox, demo: gr.Blocks) -
                 yield sheet, view.status, view.notes, *panel_now, gr.skip(), gr.skip(), gr.skip()
             else:
                 yield sheet, view.status, view.notes, *rest, gr.skip(), gr.skip(), gr.skip()
-        yield gr.skip(), gr.skip(), gr.skip(), *rest, gr.skip(), *_buttons(running=False)
+        yield gr.skip(), gr.skip(), gr.skip(), *rest, gr.skip(), *run_or_stop(running=False)
 
     def on_draw(
         words: str,
@@ -157,7 +143,7 @@ def build(page: Page, variant: gr.Dropdown, seen: gr.Textbox, demo: gr.Blocks) -
 
     def stopped(request: gr.Request) -> tuple[Any, ...]:
         line = message(page.texts.say("draw_stopped", page.language(request)))
-        return gr.skip(), line, *(gr.skip(),) * 7, *_buttons(running=False)
+        return gr.skip(), line, *(gr.skip(),) * 7, *run_or_stop(running=False)
 
     def choose(kept: list[Print], request: gr.Request, event: gr.SelectData) -> tuple[Any, ...]:
         index = min(int(event.index), len(kept) - 1)
@@ -221,10 +207,6 @@ def build(page: Page, variant: gr.Dropdown, seen: gr.Textbox, demo: gr.Blocks) -
     for moment in (demo.load, seen.change):
         moment(refresh, [variant, shelf], [easel, run, *examples, count, guidance, temperature], **QUICK)
     return GenerateTab(shelf, chosen, to_chat, to_edit)
-
-
-def _buttons(running: bool) -> tuple[dict[str, Any], dict[str, Any]]:
-    return gr.update(visible=not running), gr.update(visible=running)
 
 
 def _request(words: str, unwanted: str, n: Any, g: Any, t: Any, seed: Any) -> GenerateRequest:
