@@ -11,8 +11,10 @@ from torch import Tensor
 
 from janus_app.models.janus.prompts import SYSTEM
 from training.captions import caption
+from training.objects import COLOURS, THINGS
 from training.scenes import plan, seen_scene
-from training.talk import ask, compare, small_talk, unknown
+from training.small_talk import small_talk, unknown
+from training.talk import TYPES, ask, compare
 from training.text_tokenizer import SPECIALS
 from training.world import GRID, Item, Scene, grid
 
@@ -34,6 +36,12 @@ class Words:
 
     def encode(self, text: str) -> list[int]:
         return self.tokenizer.encode(text, add_special_tokens=False).ids
+
+    def names(self) -> Tensor:
+        """[N_THINGS + N_COLOURS, 3]: first tokens of every thing's noun, plural and Chinese noun, and of colours."""
+        said = [(t.name, t.plural, t.zh) for t in THINGS]
+        said += [(c.name, c.name, c.zh) if c.name else ("natural", "grey", "原") for c in COLOURS]
+        return torch.tensor([[self.encode(f" {a}")[0], self.encode(f" {b}")[0], self.encode(c)[0]] for a, b, c in said])
 
 
 @dataclass
@@ -105,6 +113,10 @@ def _another(scene: Scene, rng: RNG) -> Scene:
     return seen_scene(rng)
 
 
+# Places and neighbours are the slowest to be learned, so they are asked for more often than people would.
+_ASKED = np.array([0.17, 0.12, 0.19, 0.15, 0.15, 0.15, 0.04, 0.03])
+
+
 def _talk(rng: RNG, turns: int) -> tuple[list[tuple[str, str]], list[Scene]]:
     roll = rng.random()
     if roll < 0.06:
@@ -120,14 +132,15 @@ def _talk(rng: RNG, turns: int) -> tuple[list[tuple[str, str]], list[Scene]]:
         if rng.random() < 0.015:
             made.append(unknown(rng, zh))
         else:
-            one = ask(scene, rng, zh if rng.random() < 0.9 else not zh)
+            kind = str(rng.choice(TYPES, p=_ASKED))
+            one = ask(scene, rng, zh if rng.random() < 0.9 else not zh, kind)
             made.append((one.question, one.answer))
     return made, [scene]
 
 
 def talks(rng: RNG, words: Words, count: int, parts: int = 3) -> list[Talks]:
     """`count` conversations in `parts` batches of similar length: padding would be a third of the work."""
-    made = [_talk(rng, int(rng.integers(1, 5))) for _ in range(count)]
+    made = [_talk(rng, int(rng.integers(2, 7))) for _ in range(count)]
     made.sort(key=lambda one: CELLS * len(one[1]) + sum(len(q) + len(a) for q, a in one[0]) // 4)
     size = -(-count // parts)
     return [_batch(rng, words, made[i : i + size]) for i in range(0, count, size)]

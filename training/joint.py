@@ -51,10 +51,16 @@ def config(vocabulary: int) -> JanusConfig:
 
 
 class Joint(nn.Module):
-    """The network, with a factorised picture head and helper heads that only training has."""
+    """The network, with a factorised picture head and helper heads that only training has.
 
-    def __init__(self, vocabulary: int) -> None:
+    names [N_THINGS + N_COLOURS, 3]: token ids of the words for every thing and colour.
+    """
+
+    names: Tensor
+
+    def __init__(self, vocabulary: int, names: Tensor) -> None:
         super().__init__()
+        self.register_buffer("names", names, persistent=False)
         self.net = JanusNetwork(config(vocabulary))
         del self.net.gen_vision_model  # trained apart
         self.kind = nn.Linear(HEAD, KINDS)
@@ -63,6 +69,8 @@ class Joint(nn.Module):
         # Helpers: what each seen cell is, and which object comes next while drawing.
         self.cell = nn.Linear(192, KINDS + N_COLOURS + N_BACKGROUNDS)
         self.next = nn.Linear(192, N_THINGS + 1 + N_COLOURS)
+        # And where a cell is: of a drawn cell halfway up the trunk, of a seen one where the language model gets it.
+        self.drawn_at, self.seen_at = nn.Linear(192, CELLS), nn.Linear(192, CELLS)
         self.net.gen_embed = nn.Embedding.from_pretrained(EMBED_SCALE * codebook(), freeze=True)
         del self.net.gen_head.vision_head
         for name, p in self.named_parameters():
@@ -75,11 +83,9 @@ class Joint(nn.Module):
         for p in (self.kind.weight, self.colour.weight, self.ground.weight, self.net.language_model.lm_head.weight):
             nn.init.normal_(p, std=0.02)
 
-    def run(self, embeds: Tensor, prefix: Tensor | None = None) -> Tensor:
+    def run(self, embeds: Tensor, prefix: Tensor) -> Tensor:
         """Hidden states of embeds [n, T, 192] behind a shared prefix [1, P, 192], which is computed only once."""
         trunk = self.net.language_model.model
-        if prefix is None:
-            return trunk(embeds)
         n, steps, width = embeds.shape
         past = prefix.shape[1]
         head = trunk.config.head_dim
@@ -110,12 +116,19 @@ class Joint(nn.Module):
 
     def draw_loss(self, batch: Drawings, factors: Tensor) -> tuple[Tensor, dict[str, float]]:
         n = len(batch.ids)
+        trunk = self.net.language_model.model
         text = self.net.text_embeds(batch.ids)
         embeds = torch.cat([text, text.new_zeros(n, CELLS - 1, text.shape[-1])], dim=1)
         places = batch.ends[:, None] + torch.arange(CELLS, device=text.device)
         rows = torch.arange(n, device=text.device)[:, None]
         embeds = embeds.index_put((rows, places[:, 1:]), self.net.token_embeds(batch.tiles[:, :-1]))
-        hidden = self.run(embeds)[rows, places]
+        positions = torch.arange(embeds.shape[1], device=text.device)[None]
+        rotary = rotary_table(positions, trunk.config.head_dim, trunk.config.rope_theta, embeds.dtype)
+        for number, layer in enumerate(trunk.layers):
+            embeds = layer(embeds, rotary, None, None)
+            if number == 1:
+                early = embeds[rows, places]
+        hidden = trunk.norm(embeds)[rows, places]
         features = F.gelu(self.net.gen_head.output_mlp_projector(hidden))
         truth = factors[batch.tiles]
         loss, parts = tile_loss(self.kind(features), self.colour(features), self.ground(features), truth)
@@ -123,7 +136,20 @@ class Joint(nn.Module):
         guess = self.next(hidden)
         helper = F.cross_entropy(guess[..., : N_THINGS + 1].flatten(0, 1), thing.flatten())
         helper = helper + F.cross_entropy(guess[..., N_THINGS + 1 :].flatten(0, 1), colour.flatten(), ignore_index=-1)
-        return loss + 0.3 * helper, parts | {"next": float(helper.detach())}
+        cells = torch.arange(CELLS, device=text.device).expand(n, -1)
+        at = F.cross_entropy(self.drawn_at(early).flatten(0, 1), cells.flatten())
+        return loss + 0.3 * helper + 0.2 * at, parts | {"next": float(helper.detach()), "at": float(at.detach())}
+
+    def named(self, said: Tensor, truth: Tensor) -> Tensor:
+        """How far the language model's input for seen cells ([n, 192]) is from the words for what they show.
+
+        A cell that points the way its name's embedding points is found by the name without any learning of which
+        word means which picture.
+        """
+        embedded = self.net.language_model.model.embed_tokens(self.names).mean(1)
+        logits = said @ embedded.T * said.shape[-1] ** -0.5
+        things = F.cross_entropy(logits[:, :N_THINGS], (truth[:, 0] - 1) // PARTS)
+        return things + F.cross_entropy(logits[:, N_THINGS:], truth[:, 1])
 
     def talk_loss(
         self, batch: Talks, table: Tensor, factors: Tensor, prefix: Tensor
@@ -138,8 +164,13 @@ class Joint(nn.Module):
         if drawn.any():
             helper = helper + F.cross_entropy(cell[..., KINDS : KINDS + N_COLOURS][drawn], truth[..., 1][drawn])
         helper = helper + F.cross_entropy(cell[..., KINDS + N_COLOURS :].flatten(0, 1), truth[..., 2].flatten())
+        said = self.net.aligner(features)
+        cells = torch.arange(CELLS, device=table.device).expand(len(said), -1)
+        helper = helper + F.cross_entropy(self.seen_at(said).flatten(0, 1), cells.flatten())
+        if drawn.any():
+            helper = helper + self.named(said[drawn], truth[drawn])
         embeds = self.net.text_embeds(batch.ids)
-        embeds = embeds.masked_scatter(batch.picture[..., None], self.net.aligner(features))
+        embeds = embeds.masked_scatter(batch.picture[..., None], said)
         hidden = self.run(embeds, self.net.text_embeds(prefix)[None])
         wanted = batch.ids.roll(-1, 1)[batch.answer]
         logits = self.net.language_model.lm_head(hidden[batch.answer])
@@ -190,7 +221,7 @@ def train(args: argparse.Namespace) -> None:
         tokenizer = train_text(args.out, args.seed)
     words = Words(tokenizer)
     vocabulary = -(-tokenizer.get_vocab_size() // 64) * 64  # larger than the tokenizer's, as in the real checkpoints
-    model = Joint(vocabulary).to(device)
+    model = Joint(vocabulary, words.names()).to(device)
     table, factors = float_table(device), torch.from_numpy(tile_factors()).to(device)
     prefix = torch.tensor(words.prefix, device=device)
     blocks = ("model.layers.", "vision_tower.blocks.")

@@ -14,7 +14,8 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_token
 from janus_app.models.janus.prompts import SYSTEM
 from training.captions import caption
 from training.scenes import plan, seen_scene
-from training.talk import ask, compare, small_talk
+from training.small_talk import small_talk
+from training.talk import ask, compare
 
 SPECIALS = (
     "<｜begin▁of▁sentence｜>",

@@ -20,6 +20,7 @@ from PIL.Image import Image
 from janus_app.errors import AppError
 
 Verb = Literal["chat", "generate", "edit"]
+SOLVERS = ("euler", "heun", "ab2")  # of the flow families; ab2 = two-step Adams-Bashforth
 
 MAX_PROMPT_CHARACTERS = 8_000
 MAX_COUNT = 16
@@ -87,7 +88,9 @@ class GenerateRequest:
 
     guidance 1 switches classifier-free guidance off; temperature 0 is greedy. `negative` takes the place of the
     empty prompt in the unconditional row. `image_tokens` redraws known tokens without sampling (token models only).
-    `steps` is for flow and diffusion families; token models draw a fixed number of tokens and ignore it.
+    Flow families alone use `steps`, `solver` (one of SOLVERS) and `guidance_interval`: guidance is applied while the
+    share of the way done, 0 at noise and 1 at the picture, lies in it (Kynkaanniemi et al. 2024); token models draw a
+    fixed number of tokens and ignore them.
     """
 
     prompt: str
@@ -97,6 +100,8 @@ class GenerateRequest:
     temperature: float = 1.0
     seed: int = 0
     steps: int = 30
+    solver: str = "euler"
+    guidance_interval: tuple[float, float] = (0.0, 1.0)
     image_tokens: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
@@ -113,7 +118,10 @@ class EditRequest:
 
     `method` is one of the loaded model's `capabilities.edit_methods`. For "region" the `mask` (white = redraw, any
     mode and size equal to the picture's) chooses the token cells to draw anew and `prompt` describes the finished
-    picture; for "variation" `strength` (0..1] is the share of the picture drawn anew.
+    picture; for "variation" `strength` (0..1] is the share of the picture drawn anew. Flow families: "image to image"
+    starts from the picture noised by `strength`, "masked" draws the mask's white part anew and keeps every other pixel,
+    "flowedit" follows the difference between `source_prompt` (what the picture shows; empty = the model describes it)
+    and `prompt` (what it shall show).
     """
 
     prompt: str
@@ -128,16 +136,21 @@ class EditRequest:
     strength: float = 0.6
     seed: int = 0
     steps: int = 30
+    solver: str = "euler"
+    guidance_interval: tuple[float, float] = (0.0, 1.0)
+    source_prompt: str = ""
 
     def __post_init__(self) -> None:
         _prompt("The description of the edited picture", self.prompt)
         if self.negative:
             _prompt("The negative prompt", self.negative)
+        if self.source_prompt:
+            _prompt("The description of the picture as it is", self.source_prompt)
         _whole("The number of pictures", self.count, 1, MAX_COUNT)
         _drawing_ranges(self)
         _within("Image guidance", self.image_guidance, 1, 20)
         _within("Strength", self.strength, 0.01, 1)
-        if self.method == "region" and self.mask is None:
+        if self.method in ("region", "masked") and self.mask is None:
             raise AppError("Nothing is painted. Paint over the part of the picture to draw anew.")
         if self.mask is not None and self.mask.size != self.image.size:
             raise AppError(
@@ -151,6 +164,11 @@ def _drawing_ranges(request: GenerateRequest | EditRequest) -> None:
     _within("Temperature", request.temperature, 0, 2)
     _whole("Seed", request.seed, 0, MAX_SEED + 1 - request.count)  # the last picture's seed must be one too
     _whole("The number of steps", request.steps, 1, 100)
+    if request.solver not in SOLVERS:
+        raise AppError(f"There is no solver called {request.solver!r}. Choose one of {', '.join(SOLVERS)}.")
+    low, high = request.guidance_interval
+    _within("The start of the guidance interval", low, 0, 1)
+    _within("The end of the guidance interval", high, low, 1)
 
 
 Request = ChatRequest | GenerateRequest | EditRequest
