@@ -11,22 +11,20 @@ from __future__ import annotations
 import argparse
 import json
 from collections import defaultdict
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
-from typing import Any
 
 import numpy as np
 from PIL import Image
 
+from benchmarks.editing import measure_edits
 from benchmarks.faithful import checks, tells_place
 from benchmarks.judge import look
-from janus_app import loader
-from janus_app.catalog import Variant, load_catalog
-from janus_app.models.base import ChatRequest, EditRequest, Event, Finished, GenerateRequest, Model, Turn
-from janus_app.studio import drain
+from benchmarks.running import finished, open_model
+from janus_app.catalog import load_catalog
+from janus_app.models.base import ChatRequest, EditRequest, GenerateRequest, Model, Turn
 from training.captions import caption
 from training.objects import COLOURS, HELD_OUT_PAIRS, THINGS
-from training.scenes import Plan, kind, plan, seen_scene
+from training.scenes import Plan, plan, seen_scene
 from training.talk import TYPES, Exchange, ask, compare
 from training.world import SIDE, TILE, Scene, grid, render
 
@@ -46,9 +44,17 @@ class Row:
 
 @dataclass(frozen=True)
 class Settings:
-    guidance: float
-    temperature: float
+    """`numbers` are the variant's own defaults (guidance, temperature, steps, ...) or what was asked for instead;
+    `n` prompts are drawn with `seeds` seeds each."""
+
+    numbers: dict[str, float]
     n: int
+    seeds: int = 1
+
+    def draw(self, prompt: str, seed: int, count: int = 1) -> GenerateRequest:
+        steps = int(self.numbers.get("steps", 30))
+        guidance, temperature = self.numbers["guidance"], self.numbers.get("temperature", 1.0)
+        return GenerateRequest(prompt, guidance=guidance, temperature=temperature, seed=seed, steps=steps, count=count)
 
 
 class Tally:
@@ -68,25 +74,6 @@ class Tally:
         ]
 
 
-def open_model(variant: Variant, precision: str, device: str = "auto") -> Model:
-    """The variant's model by the loader the app uses; its folder must be on this machine."""
-    if variant.folder is None:
-        raise SystemExit(f"{variant.id} is not a folder on this machine; quality is measured on embedded models.")
-    loading = loader.load(variant, variant.folder, device, precision)
-    while True:
-        try:
-            next(loading)
-        except StopIteration as end:
-            return end.value.model  # type: ignore[no-any-return]
-
-
-def finished(events: Iterator[Event]) -> Finished:
-    last = drain(events)
-    if not isinstance(last, Finished):
-        raise SystemExit("the model stopped without an answer")
-    return last
-
-
 def drawing(model: Model, settings: Settings, tally: Tally) -> None:
     """Pictures of random plans, seen and held-out, judged by what is in them."""
     for held_out in (False, True):
@@ -94,12 +81,12 @@ def drawing(model: Model, settings: Settings, tally: Tally) -> None:
         for i in range(settings.n):
             p = _held_out_plan(rng) if held_out else plan(rng)
             prompt = caption(p, rng)
-            request = GenerateRequest(prompt, guidance=settings.guidance, temperature=settings.temperature, seed=i)
-            picture = finished(model.generate(request)).pictures[0]
-            result = checks(p, look(picture.image))
-            for name in CHECKS:
-                if name != "place" or tells_place(p):
-                    tally.add("generate", f"{name}, {'held-out' if held_out else 'seen'}", result[name])
+            request = settings.draw(prompt, settings.seeds * i, settings.seeds)
+            for picture in finished(model.generate(request)).pictures:
+                result = checks(p, look(picture.image))
+                for name in CHECKS:
+                    if name != "place" or tells_place(p):
+                        tally.add("generate", f"{name}, {'held-out' if held_out else 'seen'}", result[name])
 
 
 def _held_out_plan(rng: np.random.Generator) -> Plan:
@@ -144,8 +131,7 @@ def follow_ups(model: Model, settings: Settings, tally: Tally) -> None:
     rng = np.random.default_rng(SEED + 20)
     for i in range(settings.n):
         p = plan(rng)
-        request = GenerateRequest(caption(p, rng), guidance=settings.guidance, temperature=settings.temperature, seed=i)
-        image = finished(model.generate(request)).pictures[0].image
+        image = finished(model.generate(settings.draw(caption(p, rng), i))).pictures[0].image
         verdict = look(image)
         if not verdict.clear or not verdict.scene.items:
             continue
@@ -160,56 +146,8 @@ def follow_ups(model: Model, settings: Settings, tally: Tally) -> None:
 
 
 def edits(model: Model, settings: Settings, tally: Tally) -> None:
-    """Recolour, replace, add and remove one object by painting its slot and describing the finished picture."""
-    rng = np.random.default_rng(SEED + 30)
-    for i in range(settings.n):
-        name = ("recolour", "replace", "add", "remove")[i % 4]
-        before, after, slot = _edit(rng, name)
-        mask = np.zeros((SIDE, SIDE), dtype=np.uint8)
-        y, x = 32 * (slot // 3), 32 * (slot % 3)
-        mask[y : y + 32, x : x + 32] = 255
-        source = render(before.scene)
-        request = EditRequest(
-            caption(after, rng),
-            source,
-            Image.fromarray(mask),
-            guidance=settings.guidance,
-            temperature=settings.temperature,
-            seed=i,
-        )
-        picture = finished(model.edit(request)).pictures[0]
-        verdict = look(picture.image)
-        right = checks(after, verdict)["all"] and verdict.scene == after.scene
-        pixels = np.abs(np.asarray(picture.image, float) - np.asarray(source, float)).mean(2)
-        kept = verdict.clear and [j for j in verdict.scene.items if j.slot != slot] == [
-            j for j in before.scene.items if j.slot != slot
-        ]
-        tally.add("edit", f"{name}: change made", right)
-        tally.add("edit", "all: change made", right)
-        tally.add("edit", "objects outside kept", kept)
-        tally.add("edit", "pixels outside within 8 of 255 on average", float(pixels[mask == 0].mean()) < 8)
-
-
-def _edit(rng: np.random.Generator, name: str) -> tuple[Plan, Plan, int]:
-    """The picture before, the plan of the picture after, and the slot that changes. Two objects on one line."""
-    while True:
-        p = plan(rng, "relation")
-        if all(g.count == 1 and not g.small for g in p.groups):
-            break
-    which = int(rng.integers(2))
-    group = p.groups[which]
-    if name in ("add", "remove"):
-        alone = Plan("placed", (p.groups[1 - which],), p.background)
-        return (alone, p, group.slots[0]) if name == "add" else (p, alone, group.slots[0])
-    while True:
-        thing, colour = kind(rng)
-        same = thing == group.thing
-        fits = same == (name == "recolour") and thing != p.groups[1 - which].thing
-        if fits and (thing, colour) != (group.thing, group.colour):
-            break
-    groups = list(p.groups)
-    groups[which] = replace(group, thing=thing, colour=colour)
-    return p, replace(p, groups=tuple(groups)), group.slots[0]
+    """Every kind of edit with every method of the model; see benchmarks/editing.py."""
+    measure_edits(model, settings.numbers, SEED + 30, max(1, settings.n // 4), tally)
 
 
 def tokenizer(model: Model, settings: Settings, tally: Tally) -> None:
@@ -235,20 +173,20 @@ def mask_out(mask: np.ndarray) -> np.ndarray:
     return mask == 0
 
 
-def measure(name: str, precisions: list[str], n: int, guidance: float | None, temperature: float | None) -> list[Row]:
+PARTS = (drawing, answers, follow_ups, edits, tokenizer)
+
+
+def measure(name: str, precisions: list[str], n: int, seeds: int, instead: dict[str, float]) -> list[Row]:
+    """The card's rows for a variant; `instead` replaces its default settings by name."""
     variant = load_catalog().resolve(name)
+    settings = Settings({k: float(v.default) for k, v in variant.settings.items()} | instead, n, seeds)
     rows: list[Row] = []
     for precision in precisions:
         model = open_model(variant, precision)
-        values: dict[str, Any] = variant.settings
-        settings = Settings(
-            guidance if guidance is not None else float(values["guidance"].default),
-            temperature if temperature is not None else float(values["temperature"].default),
-            n,
-        )
         tally = Tally()
-        for part in (drawing, answers, follow_ups, edits, tokenizer):
-            part(model, settings, tally)
+        for part in PARTS:
+            if part is not tokenizer or model.capabilities.cell:
+                part(model, settings, tally)
         rows += tally.rows(variant.id, precision)
     return rows
 
@@ -258,11 +196,14 @@ def main() -> None:
     parser.add_argument("--model", default="janus-embedded")
     parser.add_argument("--precision", default="fp32", help="one or several, with commas")
     parser.add_argument("--n", type=int, default=100, help="prompts, and questions of each type")
-    parser.add_argument("--guidance", type=float, help="instead of the variant's own setting")
-    parser.add_argument("--temperature", type=float, help="instead of the variant's own setting")
+    parser.add_argument("--seeds", type=int, default=1, help="pictures drawn for every prompt")
+    for name in ("guidance", "temperature", "steps", "strength"):
+        parser.add_argument(f"--{name}", type=float, help="instead of the variant's own setting")
     parser.add_argument("--json", action="store_true", help="one object a row")
     args = parser.parse_args()
-    rows = measure(args.model, args.precision.split(","), args.n, args.guidance, args.temperature)
+    instead = {name: getattr(args, name) for name in ("guidance", "temperature", "steps", "strength")}
+    instead = {name: value for name, value in instead.items() if value is not None}
+    rows = measure(args.model, args.precision.split(","), args.n, args.seeds, instead)
     for row in rows:
         if args.json:
             print(json.dumps(asdict(row)))

@@ -14,11 +14,10 @@ from torch import Tensor
 
 from training.batches import CELLS
 from training.codes import CODE_DIM
-from training.joint import HEAD, Joint
+from training.joint import HEAD
+from training.joint import config as network_config
 from training.picture_tokenizer import CONFIG as VQ
 from training.world import N_TILES, SIDE, tile_factors
-
-_HELPERS = ("kind.", "colour.", "ground.", "cell.", "next.")
 
 
 def picture_head(state: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
@@ -33,7 +32,7 @@ def picture_head(state: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
 
 
 def tensors(joint: dict[str, Tensor], pictures: dict[str, Tensor]) -> dict[str, Tensor]:
-    out = {n.removeprefix("net."): t for n, t in joint.items() if not n.startswith(_HELPERS)}
+    out = {n.removeprefix("net."): t for n, t in joint.items() if n.startswith("net.")}
     out["gen_head.vision_head.weight"], out["gen_head.vision_head.bias"] = picture_head(joint)
     out |= {f"gen_vision_model.{n}": t for n, t in pictures.items()}
     return {n: t.detach().to("cpu", torch.bfloat16).contiguous() for n, t in out.items()}
@@ -45,7 +44,7 @@ def config(vocabulary: int) -> dict[str, Any]:
     def part(name: str, cls: str, **params: Any) -> dict[str, Any]:
         return {"cls": cls, "model_type": name, "params": params}
 
-    net = Joint(vocabulary).net.config
+    net = network_config(vocabulary)
     language, vision = net.language, net.vision
     return {
         "architectures": ["MultiModalityCausalLM"],

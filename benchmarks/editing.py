@@ -1,0 +1,93 @@
+"""Is the asked change made, and is the rest kept? Every method of a model, every kind of edit."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import numpy as np
+from PIL import Image
+
+from benchmarks.judge import Verdict, look
+from benchmarks.running import finished
+from janus_app.models.base import EditRequest, Model
+from training.captions import caption
+from training.edits import KINDS, Edit, edit
+from training.world import SIDE, Scene, render
+
+SLOT = SIDE // 3
+LOCAL = ("region", "masked")  # methods that are shown where to draw
+OTHER = ("variation",)  # is not asked for a change, so it cannot be measured by one
+
+
+class Report(Protocol):
+    def add(self, verb: str, metric: str, right: bool) -> None: ...
+
+
+def judged(made: Edit, verdict: Verdict) -> tuple[bool, bool]:
+    """(the asked change is there, everything else is as it was); unclear slots fail the part they lie in."""
+    seen = {i.slot: i for i in verdict.scene.items}
+    after = {i.slot: i for i in made.after.scene.items}
+    changed = set(made.slots)
+    right_ground = verdict.scene.background == made.after.background
+    if made.kind == "background":
+        return right_ground, verdict.clear and seen == after
+    there = all(seen.get(s) == after.get(s) for s in changed) and not changed & set(verdict.unclear)
+    rest = set(range(9)) - changed
+    kept = right_ground and all(seen.get(s) == after.get(s) for s in rest) and not rest & set(verdict.unclear)
+    return there, kept
+
+
+def mask_of(slots: tuple[int, ...]) -> Image.Image:
+    """White where the picture may change."""
+    pixels = np.zeros((SIDE, SIDE), dtype=np.uint8)
+    for slot in slots:
+        y, x = SLOT * (slot // 3), SLOT * (slot % 3)
+        pixels[y : y + SLOT, x : x + SLOT] = 255
+    return Image.fromarray(pixels)
+
+
+def request_for(
+    made: Edit, method: str, rng: np.random.Generator, settings: dict[str, float], seed: int
+) -> EditRequest:
+    """The request a person would make for this edit with this method; `settings` are EditRequest's numbers."""
+    numbers = {name: settings[name] for name in ("guidance", "temperature", "strength") if name in settings}
+    return EditRequest(
+        caption(made.after, rng) if method != "instruct" else made.instruction,
+        render(made.before.scene),
+        mask_of(made.slots) if method in LOCAL else None,
+        method,
+        source_prompt=caption(made.before, rng) if method == "flowedit" else "",
+        seed=seed,
+        steps=int(settings.get("steps", 30)),
+        **numbers,
+    )
+
+
+def unmasked_kept(before: Scene, picture: Image.Image, slots: tuple[int, ...]) -> bool:
+    """Whether the pixels outside the mask are as before, within 8 of 255 on average."""
+    difference = np.abs(np.asarray(picture, float) - np.asarray(render(before), float)).mean(2)
+    return float(difference[np.asarray(mask_of(slots)) == 0].mean()) < 8
+
+
+def measure_edits(model: Model, settings: dict[str, float], seed: int, n: int, report: Report) -> None:
+    """`n` edits of every kind with every method."""
+    for method in model.capabilities.edit_methods:
+        if method in OTHER:
+            continue
+        for kind in KINDS:
+            if method in LOCAL and kind == "background":
+                continue  # a region is no background
+            rng = np.random.default_rng((seed, KINDS.index(kind)))
+            for i in range(n):
+                made = edit(rng, kind, zh=i % 3 == 2)
+                request = request_for(made, method, rng, settings, i)
+                picture = finished(model.edit(request)).pictures[0].image
+                there, kept = judged(made, look(picture))
+                report.add("edit", f"{method}, {kind}: change made", there)
+                report.add("edit", f"{method}, {kind}: rest kept", kept)
+                report.add("edit", f"{method}: change made", there)
+                report.add("edit", f"{method}: rest kept", kept)
+                report.add("edit", f"{method}: both", there and kept)
+                if method in LOCAL:
+                    same = unmasked_kept(made.before.scene, picture, made.slots)
+                    report.add("edit", f"{method}: pixels outside within 8 of 255", same)

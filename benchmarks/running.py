@@ -1,0 +1,29 @@
+"""Models and jobs for measuring, by the path the app takes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from janus_app import loader
+from janus_app.catalog import Variant
+from janus_app.models.base import Event, Finished, Model
+from janus_app.studio import drain
+
+
+def open_model(variant: Variant, precision: str, device: str = "auto") -> Model:
+    """The variant's model by the loader the app uses; its folder must be on this machine."""
+    if variant.folder is None:
+        raise SystemExit(f"{variant.id} is not a folder on this machine; quality is measured on embedded models.")
+    loading = loader.load(variant, variant.folder, device, precision)
+    while True:
+        try:
+            next(loading)
+        except StopIteration as end:
+            return end.value.model  # type: ignore[no-any-return]
+
+
+def finished(events: Iterator[Event]) -> Finished:
+    last = drain(events)
+    if not isinstance(last, Finished):
+        raise SystemExit("the model stopped without an answer")
+    return last

@@ -1,0 +1,63 @@
+"""The edit triples: each says one change, the pictures differ by just that, and the judging of edits is right."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from benchmarks.editing import judged, mask_of, unmasked_kept
+from benchmarks.judge import look
+from training.edits import KINDS, edit
+from training.objects import BACKGROUNDS, COLOURS, N_BACKGROUNDS, THINGS
+from training.world import Scene, render
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_only_the_named_slots_change(kind: str) -> None:
+    rng = np.random.default_rng(5)
+    for i in range(60):
+        made = edit(rng, kind, zh=bool(i % 2))
+        before, after = ({x.slot: x for x in p.scene.items} for p in (made.before, made.after))
+        assert {s for s in range(9) if before.get(s) != after.get(s)} == set(made.slots)
+        assert (made.before.background != made.after.background) == (kind == "background")
+
+
+def test_the_instruction_names_what_it_asks_for() -> None:
+    rng = np.random.default_rng(6)
+    for i in range(40):
+        zh = bool(i % 2)
+        made = edit(rng, "recolour", zh)
+        (group,) = [g for g in made.after.groups if g not in made.before.groups]
+        thing, hue = THINGS[group.thing], COLOURS[group.colour]
+        assert (thing.zh if zh else thing.name) in made.instruction
+        assert (hue.zh if zh else hue.name) in made.instruction
+        ground = edit(rng, "background", zh)
+        name = BACKGROUNDS[ground.after.background]
+        assert (name.zh if zh else name.name) in ground.instruction
+
+
+def test_right_and_wrong_edits_are_told_apart() -> None:
+    rng = np.random.default_rng(7)
+    for i in range(100):
+        made = edit(rng, zh=bool(i % 2))
+        assert judged(made, look(render(made.after.scene))) == (True, True)
+        there, _ = judged(made, look(render(made.before.scene)))
+        assert not there, made
+        # The change is made but something else changed too.
+        other = (made.after.background + 1) % N_BACKGROUNDS
+        if made.kind != "background":
+            spoilt = look(render(Scene.of(other, list(made.after.scene.items))))
+            assert judged(made, spoilt) == (True, False)
+        else:
+            moved = [replace(x, slot=(x.slot + 1) % 9) for x in made.after.scene.items]
+            assert judged(made, look(render(Scene.of(made.after.background, moved)))) == (True, False)
+
+
+def test_kept_pixels_are_compared_outside_the_mask_only() -> None:
+    rng = np.random.default_rng(8)
+    made = edit(rng, "replace")
+    assert np.asarray(mask_of(made.slots)).sum() == 255 * 32 * 32
+    assert unmasked_kept(made.before.scene, render(made.after.scene), made.slots)
+    assert not unmasked_kept(made.before.scene, render(edit(rng, "background").after.scene), made.slots)
