@@ -1,0 +1,161 @@
+"""The flow solvers on flows whose exact solutions are known, and their schedule against the reference's rounding."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from janus_app.errors import AppError
+from janus_app.models.base import SOLVERS
+from janus_app.models.janusflow.solver import Guidance, Schedule, Step, integrate
+
+START = torch.tensor([[[[1.0, -2.0], [0.5, 3.0]]]])
+
+
+def curved(z: Tensor, t: float, weight: float) -> Tensor:
+    """dz/dt = z cos(4 t): z(1) = z(0) exp(sin(4) / 4). Double precision, so that only the method's error is seen."""
+    return z.double() * math.cos(4 * t)
+
+
+EXACT = START.double() * math.exp(math.sin(4) / 4)
+
+
+def last(steps: int, solver: str, first: int = 0) -> Step:
+    *_, end = integrate(curved, START.double(), Schedule(steps, first), solver=solver)
+    return end
+
+
+def error(steps: int, solver: str) -> float:
+    return float((last(steps, solver).latent - EXACT).abs().max())
+
+
+@pytest.mark.parametrize(("solver", "order"), [("euler", 1), ("heun", 2), ("ab2", 2)])
+def test_the_error_falls_with_the_order_of_the_method(solver: str, order: int) -> None:
+    orders = [math.log2(error(steps, solver) / error(2 * steps, solver)) for steps in (80, 160, 320)]
+    assert orders == pytest.approx([order] * 3, abs=0.15)
+
+
+def test_a_straight_flow_is_exact_in_one_step() -> None:
+    target = torch.randn(2, 4, 3, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    for solver in SOLVERS:
+        for steps in (1, 7):
+            *_, end = integrate(lambda z, t, w: target, torch.zeros_like(target), Schedule(steps), solver=solver)
+            assert torch.allclose(end.latent, target, atol=1e-12), solver
+
+
+@pytest.mark.parametrize("steps", [1, 3, 7, 30, 100])
+def test_euler_rounds_as_the_reference_does(steps: int) -> None:
+    """z + dt * v with a float32 tensor dt, and t = step / steps * 1000 before it is rounded once."""
+    times: list[float] = []
+
+    def velocity(z: Tensor, t: float, weight: float) -> Tensor:
+        times.append(t * 1000.0)
+        return torch.sin(3 * z) + t
+
+    z = START.clone()
+    width = torch.full_like(z, 1.0 / steps)
+    for step in range(steps):
+        z = z + width * (torch.sin(3 * z) + step / steps)
+    *_, end = integrate(velocity, START, Schedule(steps))
+    assert torch.equal(end.latent, z) and end.latent.dtype == torch.float32
+    assert times == [step / steps * 1000.0 for step in range(steps)]
+
+
+@pytest.mark.parametrize(("solver", "evaluations"), [("euler", 9), ("heun", 17), ("ab2", 9)])
+def test_network_evaluations_are_as_documented_and_stay_below_one(solver: str, evaluations: int) -> None:
+    asked: list[float] = []
+
+    def velocity(z: Tensor, t: float, weight: float) -> Tensor:
+        asked.append(t)
+        return z
+
+    list(integrate(velocity, START, Schedule(9), solver=solver))
+    assert len(asked) == evaluations and min(asked) == 0 and max(asked) == 8 / 9
+
+
+def test_every_step_says_how_far_it_is_and_points_to_the_end() -> None:
+    steps = list(integrate(lambda z, t, w: torch.ones_like(z), torch.zeros(1, 1, 1, 1), Schedule(10, 6)))
+    assert [(s.done, s.total) for s in steps] == [(1, 4), (2, 4), (3, 4), (4, 4)]
+    assert [s.t for s in steps] == [0.7, 0.8, 0.9, 1.0]
+    assert all(float(s.predicted) == pytest.approx(0.4) for s in steps)
+    assert torch.equal(steps[-1].predicted, steps[-1].latent)
+
+
+def test_nothing_is_computed_before_it_is_asked_for_or_after_it_is_closed() -> None:
+    asked: list[float] = []
+
+    def velocity(z: Tensor, t: float, weight: float) -> Tensor:
+        asked.append(t)
+        return z
+
+    walk = integrate(velocity, START, Schedule(10))
+    assert not asked
+    next(walk)
+    next(walk)
+    walk.close()  # type: ignore[attr-defined]
+    assert asked == [0.0, 0.1] and list(walk) == []
+    assert not torch.is_inference_mode_enabled()
+
+
+def test_guidance_lasts_as_long_as_its_interval() -> None:
+    seen: dict[str, list[float]] = {}
+    for solver in SOLVERS:
+        weights = seen.setdefault(solver, [])
+
+        def velocity(z: Tensor, t: float, weight: float, weights: list[float] = weights) -> Tensor:
+            weights.append(weight)
+            return z
+
+        list(integrate(velocity, START, Schedule(4), solver=solver, guidance=Guidance(3.0, (0.25, 0.5))))
+    assert seen == {
+        "euler": [1, 3, 3, 1],
+        "heun": [1, 1, 3, 3, 3, 3, 1],  # both evaluations of a step have the weight of its start
+        "ab2": [1, 3, 3, 1],
+    }
+
+
+@pytest.mark.parametrize("solver", ["heun", "ab2"])
+def test_second_order_holds_though_guidance_starts_and_stops(solver: str) -> None:
+    """v = weight * t: z(1) = (1 + 2 (0.75^2 - 0.25^2)) / 2 with weight 3 from 0.25 to just before 0.75."""
+
+    def velocity(z: Tensor, t: float, weight: float) -> Tensor:
+        return torch.full_like(z, weight * t)
+
+    exact = (1 + 2 * (0.75**2 - 0.25**2)) / 2
+    found = []
+    for steps in (40, 80):
+        *_, end = integrate(
+            velocity,
+            torch.zeros(1, 1, 1, 1, dtype=torch.float64),
+            Schedule(steps),
+            solver=solver,
+            guidance=Guidance(3.0, (0.25, 0.7499)),
+        )
+        found.append(abs(float(end.latent) - exact))
+    assert found[0] / found[1] == pytest.approx(4, abs=0.1)
+
+
+@pytest.mark.parametrize(
+    ("steps", "strength", "first"), [(30, 1.0, 0), (30, 0.5, 15), (30, 0.01, 29), (1, 0.3, 0), (10, 0.66, 3)]
+)
+def test_strength_is_the_share_of_the_steps(steps: int, strength: float, first: int) -> None:
+    assert Schedule.partial(steps, strength).first == first
+
+
+def test_after_a_step_the_latent_may_be_changed() -> None:
+    times: list[float] = []
+
+    def pin(z: Tensor, t: float) -> Tensor:
+        times.append(t)
+        return torch.full_like(z, t)
+
+    *_, end = integrate(lambda z, t, w: z, START, Schedule(4), after=pin)
+    assert times == [0.25, 0.5, 0.75, 1.0] and torch.equal(end.latent, torch.ones_like(START))
+
+
+def test_an_unknown_solver_is_a_sentence() -> None:
+    with pytest.raises(AppError, match="no solver called 'rk4'"):
+        next(integrate(curved, START, Schedule(4), solver="rk4"))
