@@ -20,7 +20,8 @@ from janus_app.catalog import Variant
 from janus_app.errors import AppError
 from janus_app.memory import choose_precision, resolve_device
 from janus_app.models.base import Model, Progress
-from janus_app.models.janus.config import parse_config, read_json
+from janus_app.models.checkpoint import read_json
+from janus_app.models.janus.config import parse_config
 from janus_app.models.janus.model import JanusModel
 from janus_app.models.janus.network import UNUSED_PREFIXES, JanusNetwork
 from janus_app.quantise import quantised_linear

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 
 from janus_app.errors import AppError
@@ -28,10 +28,10 @@ from janus_app.models.base import (
     Turn,
     Usage,
 )
-from janus_app.models.images import to_picture
+from janus_app.models.checkpoint import parse_processor, parse_style, read_json
+from janus_app.models.images import fit_square, masked_cells, to_picture
 from janus_app.models.janus import prompts
 from janus_app.models.janus.chat import answer_tokens
-from janus_app.models.janus.config import parse_processor, parse_style, read_json
 from janus_app.models.janus.draw import Sampling, decode_tokens, draw_tokens
 from janus_app.models.janus.network import JanusNetwork
 from janus_app.models.janus.prefill import prompt_embeds
@@ -154,8 +154,6 @@ class JanusModel:
         if request.method == "region":
             assert request.mask is not None  # the request refuses a region without one
             cells = masked_cells(fit_square(request.mask.convert("L"), self.side), self.grid)
-            if not cells.any():
-                raise AppError("The mask covers nothing. Paint over the part of the picture to draw anew.")
         else:
             drawn = max(1, round(request.strength * len(tokens)))
             cells = torch.arange(len(tokens)) >= len(tokens) - drawn
@@ -277,19 +275,3 @@ def merge_turns(turns: Sequence[Turn]) -> list[Turn]:
         if merged or turn.role == "user":
             merged.append(turn)
     return merged
-
-
-def fit_square(picture: Image.Image, side: int) -> Image.Image:
-    """The middle square of a picture at `side` pixels, kept as it is when it already has that size."""
-    if picture.mode != "L":
-        picture = picture.convert("RGB")
-    if picture.size == (side, side):
-        return picture
-    return ImageOps.fit(picture, (side, side), Image.Resampling.BICUBIC)
-
-
-def masked_cells(mask: Image.Image, grid: int) -> Tensor:
-    """Which token cells [grid * grid] hold any painted pixel of a square 8-bit mask (white = draw anew)."""
-    painted = torch.from_numpy(np.array(mask)) > 127
-    cell = mask.width // grid
-    return painted.view(grid, cell, grid, cell).permute(0, 2, 1, 3).flatten(2).any(-1).flatten()

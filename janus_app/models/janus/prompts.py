@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from janus_app.models.base import Turn
-from janus_app.models.janus.config import PromptStyle
+from janus_app.models.checkpoint import PromptStyle
 from janus_app.models.tokenizer import EOS, IMAGE, IMAGE_BEGIN, IMAGE_END, Piece, Special
 
 SYSTEM = (

@@ -1,0 +1,130 @@
+"""What a JanusFlow checkpoint's config.json says (Ma et al. 2024, section 3), and bounds on what it may say."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from janus_app.errors import AppError
+from janus_app.models.checkpoint import Fields, language_config, section_params, vision_config
+from janus_app.models.decoder import DecoderConfig
+from janus_app.models.siglip import VisionConfig
+
+
+@dataclass(frozen=True)
+class FlowEncoderConfig:
+    """The generation encoder: latents [n, in_channels, h, w] to features [n, width, h / stride, w / stride]."""
+
+    in_channels: int
+    width: int
+    kernel: int
+    stride: int
+    padding: int
+    blocks: int
+    hidden_size: int
+    eps: float
+    bias: bool
+
+
+@dataclass(frozen=True)
+class FlowDecoderConfig:
+    """The generation decoder: language model features `in_channels` wide and the encoder's, `skip` wide, to velocities.
+
+    Each of the `upsamples` doubles height and width.
+    """
+
+    in_channels: int
+    skip: int
+    out_channels: int
+    upsamples: int
+    blocks: int
+    hidden_size: int
+    eps: float
+    bias: bool
+
+
+@dataclass(frozen=True)
+class JanusFlowConfig:
+    language: DecoderConfig
+    vision: VisionConfig
+    encoder: FlowEncoderConfig
+    decoder: FlowDecoderConfig
+
+
+def is_janusflow(raw: Mapping[str, Any]) -> bool:
+    """Whether a config.json is JanusFlow's: Janus and it both call themselves `multi_modality`."""
+    return raw.get("model_type") == "multi_modality" and "vision_gen_enc_config" in raw
+
+
+def parse_config(raw: Mapping[str, Any]) -> JanusFlowConfig:
+    """config.json of JanusFlow. Raises AppError for another architecture, an absurd number, or parts that do not fit.
+
+    Stray keys of the published file (`elementwize_affine`, `num_extra_tensors`) mean nothing and are passed over.
+    """
+    if not is_janusflow(raw):
+        raise AppError(
+            "This folder does not hold a JanusFlow checkpoint: its config.json has no vision_gen_enc_config. "
+            "Choose a folder downloaded from deepseek-ai/JanusFlow-1.3B, or one trained from it."
+        )
+    language = language_config(raw)
+    config = JanusFlowConfig(language, vision_config(raw, "vision_und_enc_config"), _encoder(raw), _decoder(raw))
+    encoder, decoder = config.encoder, config.decoder
+    for name, mine, other in (
+        ("the widths of time embedding and language model", encoder.hidden_size, language.hidden_size),
+        ("the time widths of encoder and decoder", encoder.hidden_size, decoder.hidden_size),
+        ("the widths of the encoder's features and the decoder's skip", encoder.width, decoder.skip),
+        ("the channels of latents and velocities", encoder.in_channels, decoder.out_channels),
+        ("the scales of encoder and decoder", encoder.stride, 2**decoder.upsamples),
+    ):
+        if mine != other:
+            raise AppError(
+                f"config.json does not fit itself: {name} are {mine} and {other}, which must be equal. "
+                "The file is damaged or belongs to another model."
+            )
+    return config
+
+
+def _encoder(raw: Mapping[str, Any]) -> FlowEncoderConfig:
+    fields = Fields("vision_gen_enc_config.params", section_params(raw, "vision_gen_enc_config"))
+    _middle_only(fields)
+    kernel, stride = fields.whole("kernel_size"), fields.whole("stride")
+    return FlowEncoderConfig(
+        in_channels=fields.whole("input_channels"),
+        width=_width(fields),
+        kernel=kernel,
+        stride=stride,
+        padding=fields.whole("padding", max(0, kernel - stride), low=0),
+        blocks=fields.whole("layers_in_middle"),
+        hidden_size=fields.whole("hidden_size"),
+        eps=fields.number("norm_eps", 1e-6),
+        bias=bool(fields.values.get("use_bias", True)),
+    )
+
+
+def _decoder(raw: Mapping[str, Any]) -> FlowDecoderConfig:
+    fields = Fields("vision_gen_dec_config.params", section_params(raw, "vision_gen_dec_config"))
+    _middle_only(fields)
+    return FlowDecoderConfig(
+        in_channels=fields.whole("in_channels"),
+        skip=_width(fields),
+        out_channels=fields.whole("out_channels"),
+        upsamples=fields.whole("upsamples"),
+        blocks=fields.whole("layers_in_middle"),
+        hidden_size=fields.whole("hidden_size"),
+        eps=fields.number("norm_eps", 1e-6),
+        bias=bool(fields.values.get("use_bias", True)),
+    )
+
+
+def _width(fields: Fields) -> int:
+    """The one entry of block_out_channels: the published encoder and decoder have a single level each."""
+    widths = fields.values.get("block_out_channels")
+    if not isinstance(widths, list) or len(widths) != 1:
+        raise AppError(f"config.json says {fields.section}.block_out_channels = {widths!r}; one number was expected.")
+    return Fields(fields.section, {"block_out_channels": widths[0]}).whole("block_out_channels")
+
+
+def _middle_only(fields: Fields) -> None:
+    if fields.values.get("use_mid_block", True) is not True:
+        raise AppError(f"config.json switches {fields.section}.use_mid_block off, which no published JanusFlow does.")
