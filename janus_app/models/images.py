@@ -6,8 +6,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor
+
+from janus_app.errors import AppError
 
 
 @dataclass(frozen=True)
@@ -47,3 +49,29 @@ def to_picture(pixels: Tensor) -> Image.Image:
     """One picture [3, H, W] in -1..1 to 8-bit RGB; fractions are cut, not rounded, as in the reference."""
     scaled = ((pixels.float().cpu() + 1) / 2 * 255).clamp(0, 255)
     return Image.fromarray(scaled.to(torch.uint8).permute(1, 2, 0).numpy())
+
+
+def fit_square(picture: Image.Image, side: int) -> Image.Image:
+    """The middle square of a picture at `side` pixels, kept as it is when it already has that size."""
+    if picture.mode != "L":
+        picture = picture.convert("RGB")
+    if picture.size == (side, side):
+        return picture
+    return ImageOps.fit(picture, (side, side), Image.Resampling.BICUBIC)
+
+
+def painted_pixels(mask: Image.Image) -> np.ndarray:
+    """Where a mask is painted (white = draw anew): bool [H, W]."""
+    return np.array(mask.convert("L")) > 127
+
+
+def masked_cells(mask: Image.Image, grid: int) -> Tensor:
+    """Which of the grid * grid cells of a square mask hold any painted pixel: bool [grid * grid], row by row.
+
+    Raises AppError where none does.
+    """
+    painted = torch.from_numpy(painted_pixels(mask))
+    if not painted.any():
+        raise AppError("The mask covers nothing. Paint over the part of the picture to draw anew.")
+    cell = mask.width // grid
+    return painted.view(grid, cell, grid, cell).permute(0, 2, 1, 3).flatten(2).any(-1).flatten()

@@ -1,0 +1,128 @@
+"""Editing with a text-to-image flow that was never trained to edit. Latents here are float32 [n, C, h, w].
+
+    image to image   SDEdit (Meng et al. 2022, arXiv 2108.01073): noise the picture part of the way, draw from there
+    masked           known latents put back at every step, as in RePaint (Lugmayr et al. 2022, arXiv 2201.09865) and
+                     Blended Latent Diffusion (Avrahami et al. 2023, arXiv 2206.02779); then the known pixels, exactly
+    flowedit         FlowEdit (Kulikov et al. 2024, arXiv 2412.08629): the difference of two prompts' flows carries
+                     the picture over, without noising it and without inversion
+
+Each is an iterator of solver steps, so previews, progress and cancelling are the drawing loop's own. Randomness comes
+from `streams`, one generator a picture, so picture i of a batch is the picture its seed makes alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from janus_app.models.images import painted_pixels
+from janus_app.models.janusflow.solver import Guidance, Schedule, Step, Velocity, integrate
+
+EDIT_METHODS = {
+    "flowedit": "Changes what differs between two descriptions, the picture as it is and as it shall be, and keeps the "
+    "rest as far as the model can. Strength is the share of the way it may move.",
+    "masked": "Draws the painted part anew to fit a description of the finished picture. Every other pixel stays as "
+    "it is.",
+    "image to image": "Blurs the picture with noise and draws it again by a description of the finished picture. "
+    "Strength is the share drawn anew; layout and colours of the rest shine through.",
+}
+USES_STRENGTH = frozenset({"image to image", "flowedit"})
+USES_SOLVER = frozenset({"image to image", "masked"})  # FlowEdit's noise is new at every step: Euler only
+DESCRIBE = "Describe this picture in one sentence."
+
+
+def start_noise(streams: Sequence[torch.Generator], like: Tensor) -> Tensor:
+    """One normal latent a stream in the shape of `like` [1, C, h, w], drawn on the CPU and brought to its device."""
+    return torch.stack([torch.randn(like.shape[1:], generator=stream) for stream in streams]).to(like.device)
+
+
+def on_the_way(clean: Tensor, noise: Tensor, t: float) -> Tensor:
+    """The point at time t of the straight line from noise (0) to the picture (1)."""
+    return t * clean + (1 - t) * noise
+
+
+def image_to_image(
+    velocity: Velocity,
+    clean: Tensor,
+    streams: Sequence[torch.Generator],
+    schedule: Schedule,
+    *,
+    solver: str = "euler",
+    guidance: Guidance | None = None,
+) -> Iterator[Step]:
+    """SDEdit: from the picture `clean` [1, C, h, w], noised to schedule.start, along the prompt's flow.
+
+    A schedule from 0 forgets the picture and draws from noise alone.
+    """
+    z = on_the_way(clean, start_noise(streams, clean), schedule.start)
+    yield from integrate(velocity, z, schedule, solver=solver, guidance=guidance)
+
+
+def masked(
+    velocity: Velocity,
+    clean: Tensor,
+    free: Tensor,
+    streams: Sequence[torch.Generator],
+    schedule: Schedule,
+    *,
+    solver: str = "euler",
+    guidance: Guidance | None = None,
+) -> Iterator[Step]:
+    """Draw where `free` [h, w] is true; elsewhere the latent lies on the line from its noise to `clean` at each step.
+
+    The noise of the known part is that of the start, so its line is the one rectified flow was trained on. At t = 1
+    the known latents are those of `clean`, bit for bit.
+    """
+    noise = start_noise(streams, clean)
+
+    def known(z: Tensor, t: float) -> Tensor:
+        return torch.where(free, z, on_the_way(clean, noise, t))
+
+    for step in integrate(velocity, noise, schedule, solver=solver, guidance=guidance, after=known):
+        yield replace(step, predicted=torch.where(free, step.predicted, clean))
+
+
+def flow_edit(
+    target: Velocity,
+    source: Velocity,
+    clean: Tensor,
+    streams: Sequence[torch.Generator],
+    schedule: Schedule,
+    *,
+    guidance: Guidance | None = None,
+    source_guidance: Guidance | None = None,
+    draws: int = 1,
+) -> Iterator[Step]:
+    """FlowEdit, algorithm 1: from `clean` along dZ/dt = E_N [v_target(Z + S - clean, t) - v_source(S, t)].
+
+    S = t clean + (1 - t) N is the picture noised with fresh N; the mean is over `draws` noises a step. The paper's
+    n_max is schedule.run, its n_min is 0; times there run the other way. Z is a picture at every moment, so it is its
+    own preview. Each step costs 2 `draws` network evaluations.
+    """
+    guidance, source_guidance = guidance or Guidance(), source_guidance or Guidance()
+
+    def difference(z: Tensor, t: float, _: float) -> Tensor:
+        total = torch.zeros_like(z)
+        for _draw in range(draws):
+            noised = on_the_way(clean, start_noise(streams, clean), t)
+            total += target(z + noised - clean, t, guidance.at(t)) - source(noised, t, source_guidance.at(t))
+        return total / draws
+
+    start = clean.expand(len(streams), -1, -1, -1)
+    for step in integrate(difference, start, schedule):
+        yield replace(step, predicted=step.latent)
+
+
+def paste_back(drawn: Image.Image, original: Image.Image, mask: Image.Image) -> Image.Image:
+    """`drawn` where the mask is painted, `original` bit for bit everywhere else.
+
+    The edge is hard: a soft one would either touch pixels that were not painted or let what was painted over shine
+    through, and the latents were already blended, so there is no seam to hide but the autoencoder's own error.
+    """
+    where = painted_pixels(mask)[..., None]
+    return Image.fromarray(np.where(where, np.asarray(drawn), np.asarray(original)))
