@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from training.captions import caption
 from training.codes import codebook
+from training.export import export
 from training.joint import tile_loss
 from training.objects import BACKGROUNDS, HELD_OUT_PAIRS, INDEX, N_COLOURS, NUMBERS, THINGS
+from training.restore import restore
 from training.scenes import plan, seen_scene
 from training.talk import TYPES, ask, compare
 from training.world import KINDS, N_TILES, Item, Scene, grid, read_grid, render, tile_factors, tile_id, tile_table
@@ -120,3 +125,15 @@ def test_split_softmax_is_the_softmax_over_all_tiles() -> None:
     behind = torch.nn.functional.cross_entropy(ground.flatten(0, 1), truth[..., 2].flatten(), reduction="sum")
     split = 36 * parts["place"] + int(drawn.sum()) * parts["hue"] + behind
     assert torch.allclose(whole, split, rtol=1e-4)
+
+
+def test_finished_weights_turn_back_into_a_trainer_s_state(tmp_path: Path) -> None:
+    checkpoint = Path(__file__).parent.parent / "assets" / "janus_embedded"
+    restore(checkpoint, tmp_path / "state")
+    export(tmp_path / "state", tmp_path / "state" / "pictures.pt", tmp_path / "again")
+    before = load_file(checkpoint / "model.safetensors")
+    after = load_file(tmp_path / "again" / "model.safetensors")
+    assert before.keys() == after.keys()
+    for name, tensor in before.items():
+        loose = name.startswith("gen_head.vision_head")  # its rows were sums, rounded to bfloat16
+        assert torch.allclose(tensor.float(), after[name].float(), atol=0.02 if loose else 0, rtol=0.02), name

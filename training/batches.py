@@ -39,7 +39,7 @@ class Words:
 
     def names(self) -> Tensor:
         """[N_THINGS + N_COLOURS, 3]: first tokens of every thing's noun, plural and Chinese noun, and of colours."""
-        said = [(t.name, t.plural, t.zh) for t in THINGS]
+        said = [(t.name, t.plural, t.zh.lstrip("三")) for t in THINGS]  # that character is mostly the number three
         said += [(c.name, c.name, c.zh) if c.name else ("natural", "grey", "原") for c in COLOURS]
         return torch.tensor([[self.encode(f" {a}")[0], self.encode(f" {b}")[0], self.encode(c)[0]] for a, b, c in said])
 

@@ -29,9 +29,11 @@ from training.optim import optimisers, set_lr
 from training.picture_tokenizer import CONFIG as VQ
 from training.picture_tokenizer import float_table, noisy, pixels_of
 from training.text_tokenizer import train as train_text
-from training.world import KINDS, PARTS, SIDE, SMALL, TILE, tile_factors
+from training.world import GRID, KINDS, PARTS, SIDE, SMALL, TILE, tile_factors
 
 HEAD = 128
+MIDDLE = 2  # the layer after which words should have found what they name
+SLOTS = (GRID // 2) ** 2
 EMBED_SCALE = 4.0  # unit codes of 32 dimensions are small inputs for a freshly initialised layer
 
 
@@ -57,10 +59,14 @@ class Joint(nn.Module):
     """
 
     names: Tensor
+    thing_of: Tensor
 
     def __init__(self, vocabulary: int, names: Tensor) -> None:
         super().__init__()
         self.register_buffer("names", names, persistent=False)
+        self.register_buffer("thing_of", torch.full((vocabulary,), -1), persistent=False)
+        for thing, ids in enumerate(names[:N_THINGS].tolist()):
+            self.thing_of[ids] = thing
         self.net = JanusNetwork(config(vocabulary))
         del self.net.gen_vision_model  # trained apart
         self.kind = nn.Linear(HEAD, KINDS)
@@ -71,6 +77,8 @@ class Joint(nn.Module):
         self.next = nn.Linear(192, N_THINGS + 1 + N_COLOURS)
         # And where a cell is: of a drawn cell halfway up the trunk, of a seen one where the language model gets it.
         self.drawn_at, self.seen_at = nn.Linear(192, CELLS), nn.Linear(192, CELLS)
+        # And, at every word for a thing, in which slots of the picture it stands and in which colours.
+        self.seek = nn.Linear(192, SLOTS + N_COLOURS)
         self.net.gen_embed = nn.Embedding.from_pretrained(EMBED_SCALE * codebook(), freeze=True)
         del self.net.gen_head.vision_head
         for name, p in self.named_parameters():
@@ -83,8 +91,9 @@ class Joint(nn.Module):
         for p in (self.kind.weight, self.colour.weight, self.ground.weight, self.net.language_model.lm_head.weight):
             nn.init.normal_(p, std=0.02)
 
-    def run(self, embeds: Tensor, prefix: Tensor) -> Tensor:
-        """Hidden states of embeds [n, T, 192] behind a shared prefix [1, P, 192], which is computed only once."""
+    def run(self, embeds: Tensor, prefix: Tensor) -> tuple[Tensor, Tensor]:
+        """Hidden states of embeds [n, T, 192] behind a shared prefix [1, P, 192], which is computed only once: after
+        layer `MIDDLE` and after the last norm."""
         trunk = self.net.language_model.model
         n, steps, width = embeds.shape
         past = prefix.shape[1]
@@ -94,7 +103,7 @@ class Joint(nn.Module):
         )
         mask = torch.ones(steps, past + steps, dtype=torch.bool, device=embeds.device).tril(past)
         p, x = prefix, embeds
-        for layer in trunk.layers:
+        for number, layer in enumerate(trunk.layers):
             attention = layer.self_attn
             qkv = []
             for part, a, b in ((p, 0, past), (x, past, past + steps)):
@@ -112,7 +121,9 @@ class Joint(nn.Module):
             x = x + attention.o_proj(seen.transpose(1, 2).reshape(n, steps, width))
             p = p + layer.mlp(layer.post_attention_layernorm(p))
             x = x + layer.mlp(layer.post_attention_layernorm(x))
-        return trunk.norm(x)
+            if number == MIDDLE:
+                early = x
+        return early, trunk.norm(x)
 
     def draw_loss(self, batch: Drawings, factors: Tensor) -> tuple[Tensor, dict[str, float]]:
         n = len(batch.ids)
@@ -151,6 +162,23 @@ class Joint(nn.Module):
         things = F.cross_entropy(logits[:, :N_THINGS], (truth[:, 0] - 1) // PARTS)
         return things + F.cross_entropy(logits[:, N_THINGS:], truth[:, 1])
 
+    def sought(self, hidden: Tensor, batch: Talks, truth: Tensor) -> Tensor:
+        """How far the words for things ([n, T, 192]) are from knowing where the picture shows them, and in which
+        colours. Without it the way from a word to its cells is found by chance, late. One-picture conversations only.
+        """
+        thing = self.thing_of[batch.ids]
+        one = batch.picture.sum(1) == CELLS
+        rows, places = torch.nonzero((thing >= 0) & one[:, None], as_tuple=True)
+        if not len(rows):
+            return hidden.new_zeros(())
+        pictures = (batch.picture.sum(1) // CELLS).cumsum(0)[rows] - 1
+        seen, thing = truth[pictures], thing[rows, places]
+        here = (seen[..., 0] > 0) & ((seen[..., 0] - 1) // PARTS == thing[:, None])
+        slots = here.view(-1, GRID // 2, 2, GRID // 2, 2).any(-1).any(2).flatten(1)
+        colours = (F.one_hot(seen[..., 1].clamp(0), N_COLOURS).bool() & here[..., None]).any(1)
+        wanted = torch.cat([slots, colours], dim=1).float()
+        return F.binary_cross_entropy_with_logits(self.seek(hidden[rows, places]), wanted)
+
     def talk_loss(
         self, batch: Talks, table: Tensor, factors: Tensor, prefix: Tensor
     ) -> tuple[Tensor, dict[str, float]]:
@@ -171,12 +199,14 @@ class Joint(nn.Module):
             helper = helper + self.named(said[drawn], truth[drawn])
         embeds = self.net.text_embeds(batch.ids)
         embeds = embeds.masked_scatter(batch.picture[..., None], said)
-        hidden = self.run(embeds, self.net.text_embeds(prefix)[None])
+        early, hidden = self.run(embeds, self.net.text_embeds(prefix)[None])
+        found = self.sought(early, batch, truth)
         wanted = batch.ids.roll(-1, 1)[batch.answer]
         logits = self.net.language_model.lm_head(hidden[batch.answer])
         loss = F.cross_entropy(logits, wanted)
         right = float((logits.argmax(-1) == wanted).float().mean())
-        return loss + 0.2 * helper, {"say": float(loss.detach()), "words": right, "cell": float(helper.detach())}
+        seen = {"say": float(loss.detach()), "words": right}
+        return loss + 0.2 * helper + found, seen | {"cell": float(helper.detach()), "seek": float(found.detach())}
 
 
 def tile_loss(kind: Tensor, colour: Tensor, ground: Tensor, truth: Tensor) -> tuple[Tensor, dict[str, float]]:
@@ -233,7 +263,7 @@ def train(args: argparse.Namespace) -> None:
     if args.resume and file.exists():
         saved = torch.load(file, weights_only=True)
         model.load_state_dict(saved["model"])
-        for optimiser, state in zip(made, saved["optimisers"], strict=True):
+        for optimiser, state in zip(made, saved.get("optimisers", ()), strict="optimisers" in saved):
             optimiser.load_state_dict(state)
         step = saved["step"]
         print(f"resumed at step {step}", flush=True)

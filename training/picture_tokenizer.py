@@ -126,9 +126,10 @@ def train(
     if resume and out.exists():
         saved = torch.load(out, weights_only=True)
         model.load_state_dict(saved["model"])
-        views.load_state_dict(saved["views"])
-        for optimiser, state in zip(made, saved["optimisers"], strict=True):
-            optimiser.load_state_dict(state)
+        if "views" in saved:  # not so where the state was restored from finished weights
+            views.load_state_dict(saved["views"])
+            for optimiser, state in zip(made, saved["optimisers"], strict=True):
+                optimiser.load_state_dict(state)
         step, spent = saved["step"], 0.0
         rng = np.random.default_rng(seed + step)
         print(f"resumed at step {step}", flush=True)
