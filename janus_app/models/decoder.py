@@ -7,6 +7,7 @@ Hub's (`model.layers.0.self_attn.q_proj.weight`, ...), so a checkpoint streams i
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -66,6 +67,38 @@ class KVCache:
         self.values[layer, :, :, self.length : end] = value
         return self.keys[layer, :, :, :end], self.values[layer, :, :, :end]
 
+    def mask(self, steps: int) -> Tensor | None:
+        """Who sees whom among the next `steps` inputs and what is held; None where plain causal attention does."""
+        return attention_mask(steps, self.length, self.hidden, self.keys.device)
+
+    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
+        """Append, and let the queries [rows, heads, T, head_dim] look at everything they may."""
+        key, value = self.append(layer, key, value)
+        return causal_attention(query, key, value, mask)
+
+    def advance(self, steps: int) -> None:
+        self.length += steps
+
+
+class Cache(Protocol):
+    """What the trunk asks of a cache: KVCache grows, `prefix.SharedPrefixes` only lends what was read before."""
+
+    length: int
+
+    def mask(self, steps: int) -> Tensor | None: ...
+
+    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor: ...
+
+    def advance(self, steps: int) -> None: ...
+
+
+def causal_attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None) -> Tensor:
+    """[rows, heads, T, head_dim] over keys of as many or fewer heads; causal from the upper left without a mask."""
+    steps, grouped = query.shape[2], query.shape[1] != key.shape[1]
+    return F.scaled_dot_product_attention(
+        query, key, value, attn_mask=mask, is_causal=mask is None and steps > 1, enable_gqa=grouped
+    )
+
 
 class RMSNorm(nn.Module):
     """x / rms(x) * weight, the statistics in float32 (Zhang and Sennrich 2019)."""
@@ -100,24 +133,19 @@ class Attention(nn.Module):
         self.layer = layer
         self.head_dim = config.head_dim
         kv = config.num_key_value_heads * config.head_dim
-        self.grouped = config.num_key_value_heads != config.num_attention_heads
         self.q_proj = nn.Linear(config.hidden_size, config.hidden_size, bias=False)
         self.k_proj = nn.Linear(config.hidden_size, kv, bias=False)
         self.v_proj = nn.Linear(config.hidden_size, kv, bias=False)
         self.o_proj = nn.Linear(config.hidden_size, config.hidden_size, bias=False)
 
-    def forward(self, x: Tensor, rotary: tuple[Tensor, Tensor], cache: KVCache | None, mask: Tensor | None) -> Tensor:
+    def forward(self, x: Tensor, rotary: tuple[Tensor, Tensor], cache: Cache | None, mask: Tensor | None) -> Tensor:
         rows, steps, _ = x.shape
         q, k, v = (
             proj(x).view(rows, steps, -1, self.head_dim).transpose(1, 2)
             for proj in (self.q_proj, self.k_proj, self.v_proj)
         )
         q, k = rotate(q, *rotary), rotate(k, *rotary)
-        if cache is not None:
-            k, v = cache.append(self.layer, k, v)
-        out = F.scaled_dot_product_attention(
-            q, k, v, attn_mask=mask, is_causal=mask is None and steps > 1, enable_gqa=self.grouped
-        )
+        out = causal_attention(q, k, v) if cache is None else cache.attend(self.layer, q, k, v, mask)
         return self.o_proj(out.transpose(1, 2).reshape(rows, steps, -1))
 
 
@@ -140,7 +168,7 @@ class Block(nn.Module):
         self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.mlp = MLP(config)
 
-    def forward(self, x: Tensor, rotary: tuple[Tensor, Tensor], cache: KVCache | None, mask: Tensor | None) -> Tensor:
+    def forward(self, x: Tensor, rotary: tuple[Tensor, Tensor], cache: Cache | None, mask: Tensor | None) -> Tensor:
         x = x + self.self_attn(self.input_layernorm(x), rotary, cache, mask)
         return x + self.mlp(self.post_attention_layernorm(x))
 
@@ -155,7 +183,7 @@ class Trunk(nn.Module):
         self.layers = nn.ModuleList(Block(config, i) for i in range(config.num_hidden_layers))
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
 
-    def forward(self, embeds: Tensor, positions: Tensor | None = None, cache: KVCache | None = None) -> Tensor:
+    def forward(self, embeds: Tensor, positions: Tensor | None = None, cache: Cache | None = None) -> Tensor:
         """Run [rows, T, hidden] through the blocks and the final norm.
 
         With a cache the T new positions follow what it holds, and they are appended to it. positions [rows, T]
@@ -166,12 +194,12 @@ class Trunk(nn.Module):
         if positions is None:
             positions = torch.arange(past, past + steps, device=embeds.device).expand(rows, -1)
         rotary = rotary_table(positions, self.config.head_dim, self.config.rope_theta, embeds.dtype)
-        mask = attention_mask(steps, past, cache.hidden if cache is not None else None, embeds.device)
+        mask = cache.mask(steps) if cache is not None else None
         x = embeds
         for layer in self.layers:
             x = layer(x, rotary, cache, mask)
         if cache is not None:
-            cache.length += steps
+            cache.advance(steps)
         return self.norm(x)
 
 

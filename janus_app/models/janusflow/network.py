@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from janus_app.models.decoder import KVCache, LanguageModel, RMSNorm
+from janus_app.models.decoder import Cache, KVCache, LanguageModel, RMSNorm
 from janus_app.models.janusflow.config import FlowDecoderConfig, FlowEncoderConfig, JanusFlowConfig
 from janus_app.models.siglip import SigLIP
 
@@ -86,12 +86,16 @@ class _TimeEmbedding(nn.Module):
         self.linear_2 = nn.Linear(hidden_size, hidden_size, bias=bias)
 
     def forward(self, t: Tensor) -> Tensor:
-        """Shares of the way [n], 0..1, to [n, hidden_size]; the sinusoids are made in float32, cosines first."""
-        half = self.width // 2
-        steps = torch.arange(half, device=t.device, dtype=torch.float32) / half
-        angles = t.float()[:, None] * TIME_SCALE * torch.exp(-math.log(_LONGEST_PERIOD) * steps)
+        """Shares of the way [n], 0..1, to [n, hidden_size]; the sinusoids are made in float32, cosines first.
+
+        A float64 `t` on the CPU is scaled before it is rounded, as in the reference.
+        """
+        weight, half = self.linear_1.weight, self.width // 2
+        scaled = (t * TIME_SCALE).to(weight.device, torch.float32)
+        rates = torch.exp(-math.log(_LONGEST_PERIOD) * torch.arange(half, device=weight.device).float() / half)
+        angles = scaled[:, None] * rates
         waves = F.pad(torch.cat([angles.cos(), angles.sin()], dim=-1), (0, self.width % 2))
-        return self.linear_2(F.silu(self.linear_1(waves.to(self.linear_1.weight.dtype))))
+        return self.linear_2(F.silu(self.linear_1(waves.to(weight.dtype))))
 
 
 class FlowEncoder(nn.Module):
@@ -209,6 +213,6 @@ class JanusFlowNetwork(nn.Module):
     def new_cache(self, rows: int, capacity: int) -> KVCache:
         return KVCache(self.config.language, rows, capacity, device=self.device, dtype=self.dtype)
 
-    def forward(self, embeds: Tensor, positions: Tensor | None = None, cache: KVCache | None = None) -> Tensor:
+    def forward(self, embeds: Tensor, positions: Tensor | None = None, cache: Cache | None = None) -> Tensor:
         """Decoder inputs [rows, T, hidden] to final hidden states of the same shape."""
         return self.language_model.model(embeds, positions, cache)

@@ -1,0 +1,71 @@
+"""The velocity of latents under a prompt, which runs through the language model once, whatever is drawn from it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch import Tensor
+
+from janus_app.models import sampling
+from janus_app.models.janusflow.network import JanusFlowNetwork
+from janus_app.models.prefix import Prefix, SharedPrefixes
+
+
+class PromptVelocity:
+    """v(z, t, guidance) of one prompt, for any number of pictures; z and v are float32 [n, C, h, w].
+
+    `ids` is the prompt up to the role of the assistant, begin-of-sentence first; the time embedding takes the place
+    of the begin-of-image behind it. The unconditional row is begin-of-sentence alone, at position 0, with everything
+    after it where it stands in the conditional row: what a prompt of masked padding comes to. `negative` ids take its
+    place with positions of their own.
+    """
+
+    def __init__(self, network: JanusFlowNetwork, ids: Sequence[int], negative: Sequence[int] = ()) -> None:
+        self._network = network
+        conditional = self._read(ids, len(ids))
+        unconditional = self._read(negative, len(negative)) if negative else self._read(ids[:1], len(ids))
+        self._alone = SharedPrefixes([conditional])
+        self._both = SharedPrefixes([conditional, unconditional])
+        self._times: dict[float, Tensor] = {}
+
+    @torch.inference_mode()
+    def prepare(self, times: Iterable[float]) -> None:
+        """Make the time embeddings of a whole schedule in one go."""
+        fresh = sorted(set(times) - self._times.keys())
+        if fresh:
+            embeds = self._network.time_embeds(torch.tensor(fresh, dtype=torch.float64))
+            self._times |= {t: row[None] for t, row in zip(fresh, embeds, strict=True)}
+
+    @torch.inference_mode()
+    def __call__(self, z: Tensor, t: float, guidance: float) -> Tensor:
+        """The guided velocity at time t in 0..1; with guidance 1 the unconditional row is not computed.
+
+        c + (w - 1)(c - u) as in JanusFlow's sampler, mixed in float32.
+        """
+        conditional, unconditional = self.raw(z, t, both=guidance != 1)
+        if unconditional is None:
+            return conditional
+        return sampling.mix_guidance(conditional, unconditional, guidance)
+
+    @torch.inference_mode()
+    def raw(self, z: Tensor, t: float, *, both: bool) -> tuple[Tensor, Tensor | None]:
+        """The conditional velocity and, where `both` are wanted, the unconditional one, before guidance."""
+        network, shared = self._network, self._both if both else self._alone
+        groups, count = len(shared.prefixes), len(z)
+        self.prepare([t])
+        time = self._times[t]
+        # Both rows of a picture see the same latent at the same time, so the encoder runs once for the two.
+        tokens, skip = network.encode(z.to(network.device, network.dtype), time.expand(count, -1))
+        inputs = torch.cat([time.expand(count, 1, -1), tokens], dim=1).repeat(groups, 1, 1)
+        positions = shared.positions(groups * count, inputs.shape[1], inputs.device)
+        hidden = network(inputs, positions, shared)[:, 1:]
+        velocity = network.decode(hidden, skip.repeat(groups, 1, 1, 1), time.expand(groups * count, -1)).float()
+        return (velocity[:count], velocity[count:]) if both else (velocity, None)
+
+    @torch.inference_mode()
+    def _read(self, ids: Sequence[int], next_position: int) -> Prefix:
+        network = self._network
+        cache = network.new_cache(1, len(ids))
+        network(network.text_embeds(torch.tensor([list(ids)], device=network.device)), None, cache)
+        return Prefix.of(cache, next_position)
