@@ -50,7 +50,8 @@ class Variant:
     `size` is the native (width, height) in pixels, `context` the tokens the model was trained to hold, `memory` the
     bytes of the weights in each precision (may be empty), `parameters` 0 where not known. `examples` maps language to
     verb to prompts. `status` says in a sentence what was verified and how. `roles` is "words" or "tokens": how the
-    conversation's two roles are written ("" = as the checkpoint's processor_config.json has it).
+    conversation's two roles are written ("" = as the checkpoint's processor_config.json has it). `solvers` are those
+    of models.base.SOLVERS a flow model offers, its default first; empty for models that draw tokens.
     """
 
     id: str
@@ -73,6 +74,7 @@ class Variant:
     status: str = ""
     notes: str = ""
     roles: str = ""
+    solvers: tuple[str, ...] = ()
 
     @property
     def is_local(self) -> bool:
@@ -287,4 +289,5 @@ def _variant(row: Mapping[str, Any], base: Path) -> Variant:
         status=row.get("status", "").strip(),
         notes=row.get("notes", "").strip(),
         roles=row.get("roles", ""),
+        solvers=tuple(row.get("solvers", ())),
     )

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from janus_app.models.base import SOLVERS
+
 VERBS = ("chat", "generate", "edit")
 PRECISIONS = ("fp32", "bf16", "fp16", "int8", "nf4")
 SETTINGS = (
@@ -14,6 +16,8 @@ SETTINGS = (
     "image_guidance",
     "temperature",
     "steps",
+    "guidance_start",
+    "guidance_end",
     "count",
     "strength",
     "chat_temperature",
@@ -113,6 +117,13 @@ ROW: dict[str, Any] = {
             "propertyNames": {"enum": list(SETTINGS), "description": f"must be one of {', '.join(SETTINGS)}"},
             "additionalProperties": _SETTING,
             "description": "must map setting names to {default, low, high, step}",
+        },
+        "solvers": {
+            "type": "array",
+            "items": {"enum": list(SOLVERS), "description": f"must be one of {', '.join(SOLVERS)}"},
+            "minItems": 1,
+            "uniqueItems": True,
+            "description": f"must be a list of different solvers out of {', '.join(SOLVERS)}, the usual one first",
         },
         "examples": {
             "type": "object",

@@ -22,7 +22,7 @@ from PIL import Image, PngImagePlugin
 from janus_app import __version__
 from janus_app.catalog import Variant
 from janus_app.errors import AppError
-from janus_app.models.base import MAX_SEED, EditRequest, GenerateRequest, Picture
+from janus_app.models.base import EDIT_SETTINGS, MAX_SEED, EditRequest, GenerateRequest, Picture
 from janus_app.pictures import MAX_BYTES, Source, open_bytes, read_bounded
 
 if TYPE_CHECKING:
@@ -33,6 +33,8 @@ SCHEMA = 1
 MAX_CHARACTERS = 500_000
 MAX_TOKENS = 65_536
 MAX_TOKEN_ID = 2**20 - 1
+WHOLE_WAY = (0.0, 1.0)
+INTERVAL = ("guidance_start", "guidance_end")  # its names in a record, which writes it where it is not the whole way
 _PRECISIONS = ("fp32", "bf16", "fp16", "int8", "nf4")
 _VERBS = ("generate", "edit")
 _PACKAGES = ("torch", "transformers", "tokenizers", "pillow", "bitsandbytes")
@@ -42,11 +44,12 @@ Value = str | int | float | bool
 
 @dataclass(frozen=True)
 class Record:
-    """How a picture was made. `settings` are the verb's own knobs (guidance, temperature, method ...).
+    """How a picture was made. `settings` are the knobs that had a part in it (guidance, temperature, method ...).
 
     `model` is a catalog id, `revision` empty where it is not known, `device` a type without an index ("cuda"),
     `size` (width, height) in pixels, `seed` the one that draws this picture alone, `versions` maps package to
-    version, `image_tokens` is empty for families without tokens, `created` an ISO time with its zone.
+    version, `image_tokens` is empty for families without tokens, `created` an ISO time with its zone, `source_prompt`
+    the description FlowEdit started from.
     """
 
     app: str
@@ -66,17 +69,11 @@ class Record:
     settings: Mapping[str, Value] = field(default_factory=dict, hash=False)
     versions: Mapping[str, str] = field(default_factory=dict, hash=False)
     image_tokens: tuple[int, ...] = ()
+    source_prompt: str = ""
 
 
 def record_of(picture: Picture, request: GenerateRequest | EditRequest, variant: Variant, state: StudioState) -> Record:
     """How `picture` came to be; `state` is the studio's while or right after `request` ran."""
-    settings: dict[str, Value] = {"guidance": request.guidance, "temperature": request.temperature}
-    if not picture.image_tokens:
-        settings["steps"] = request.steps
-    if isinstance(request, EditRequest):
-        settings["method"] = request.method
-        settings["strength"] = request.strength
-        settings["image_guidance"] = request.image_guidance
     return Record(
         app=__version__,
         model=variant.id,
@@ -92,10 +89,28 @@ def record_of(picture: Picture, request: GenerateRequest | EditRequest, variant:
         seed=picture.seed,
         size=picture.image.size,
         created=datetime.now().astimezone().isoformat(timespec="seconds"),
-        settings=settings,
+        settings=_settings(picture, request),
         versions=_versions(),
         image_tokens=picture.image_tokens,
+        source_prompt=picture.source_prompt,
     )
+
+
+def _settings(picture: Picture, request: GenerateRequest | EditRequest) -> dict[str, Value]:
+    """The numbers that had a part in the picture, and no others: a reader must not think that the rest mattered."""
+    settings: dict[str, Value] = {}
+    if isinstance(request, EditRequest):
+        settings["method"] = request.method
+        used = EDIT_SETTINGS.get(request.method, frozenset())
+    else:
+        used = frozenset({"temperature"} if picture.image_tokens else {"steps", "solver", "guidance_interval"})
+    settings["guidance"] = request.guidance
+    for name in ("image_guidance", "temperature", "strength", "steps", "solver"):
+        if name in used:
+            settings[name] = getattr(request, name)
+    if "guidance_interval" in used and request.guidance_interval != WHOLE_WAY:
+        settings |= dict(zip(INTERVAL, request.guidance_interval, strict=True))
+    return settings
 
 
 def _versions() -> dict[str, str]:
@@ -111,13 +126,16 @@ def request_of(record: Record) -> GenerateRequest:
 
     Raises AppError for settings out of range.
     """
-    known = {name: record.settings[name] for name in ("guidance", "temperature", "steps") if name in record.settings}
+    settings = record.settings
+    known = {name: settings[name] for name in ("guidance", "temperature", "steps", "solver") if name in settings}
+    low, high = (settings.get(name, whole) for name, whole in zip(INTERVAL, WHOLE_WAY, strict=True))
     return GenerateRequest(
         record.prompt,
         record.negative,
         seed=record.seed,
         image_tokens=record.image_tokens,
-        **known,  # type: ignore[arg-type]  # the request checks them
+        guidance_interval=(low, high),  # type: ignore[arg-type]  # the request checks all of these
+        **known,  # type: ignore[arg-type]
     )
 
 
@@ -178,6 +196,8 @@ def parameters(record: Record) -> str:
     lines = [record.prompt]
     if record.negative:
         lines.append(f"Negative prompt: {record.negative}")
+    if record.source_prompt:
+        lines.append(f"Source prompt: {record.source_prompt}")
     names = {"guidance": "CFG scale"}
     facts: dict[str, Value] = {"Seed": record.seed, "Size": f"{record.size[0]}x{record.size[1]}", "Model": record.title}
     facts |= {names.get(k, k.replace("_", " ").capitalize()): v for k, v in record.settings.items()}
@@ -254,6 +274,7 @@ def _checked(data: Any) -> Record:
         settings=_mapping(data, "settings", (str, int, float, bool)),
         versions=_mapping(data, "versions", (str,)),
         image_tokens=_numbers(data, "image_tokens", MAX_TOKENS, 0, MAX_TOKEN_ID),
+        source_prompt=_text({"source_prompt": "", **data}, "source_prompt", 100_000, free=True),  # later than the rest
     )
 
 

@@ -21,6 +21,16 @@ from janus_app.errors import AppError
 
 Verb = Literal["chat", "generate", "edit"]
 SOLVERS = ("euler", "heun", "ab2")  # of the flow families; ab2 = two-step Adams-Bashforth
+# What each way of editing reads beside the prompts, the picture, count, guidance and seed; the page shows these alone.
+EDIT_SETTINGS: dict[str, frozenset[str]] = {
+    "region": frozenset({"mask", "temperature"}),
+    "variation": frozenset({"strength", "temperature"}),
+    "instruct": frozenset({"image_guidance", "temperature"}),
+    "image to image": frozenset({"strength", "steps", "solver", "guidance_interval"}),
+    "masked": frozenset({"mask", "steps", "solver", "guidance_interval"}),
+    "flowedit": frozenset({"source_prompt", "strength", "image_guidance", "steps", "guidance_interval"}),
+}
+DESCRIBE = "Describe the picture."  # asked where the source prompt is left to the model
 
 MAX_PROMPT_CHARACTERS = 8_000
 MAX_COUNT = 16
@@ -121,7 +131,8 @@ class EditRequest:
     picture; for "variation" `strength` (0..1] is the share of the picture drawn anew. Flow families: "image to image"
     starts from the picture noised by `strength`, "masked" draws the mask's white part anew and keeps every other pixel,
     "flowedit" follows the difference between `source_prompt` (what the picture shows; empty = the model describes it)
-    and `prompt` (what it shall show).
+    and `prompt` (what it shall show), guided by `image_guidance` and `guidance`. EDIT_SETTINGS says which method reads
+    which of the numbers; the others are ignored.
     """
 
     prompt: str
@@ -150,7 +161,7 @@ class EditRequest:
         _drawing_ranges(self)
         _within("Image guidance", self.image_guidance, 1, 20)
         _within("Strength", self.strength, 0.01, 1)
-        if self.method in ("region", "masked") and self.mask is None:
+        if "mask" in EDIT_SETTINGS.get(self.method, ()) and self.mask is None:
             raise AppError("Nothing is painted. Paint over the part of the picture to draw anew.")
         if self.mask is not None and self.mask.size != self.image.size:
             raise AppError(
@@ -190,13 +201,17 @@ class Queued:
 
 @dataclass(frozen=True)
 class Progress:
-    """`done` of `total` units of a stage ("download", "verify", "read", "draw", ...); total 0 = unknown."""
+    """`done` of `total` units of a stage ("download", "verify", "read", "draw", ...); total 0 = unknown.
+
+    `rate` is in units a second where the maker alone can tell (a resumed download starts far from 0); 0 = not said.
+    """
 
     stage: str
     done: int
     total: int
     unit: str = ""
     detail: str = ""
+    rate: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -218,11 +233,15 @@ class Preview:
 
 @dataclass(frozen=True)
 class Picture:
-    """A finished picture: native-size RGB, the seed that draws it alone, its image tokens (token models)."""
+    """A finished picture: native-size RGB, the seed that draws it alone, its image tokens (token models).
+
+    `source_prompt` is the description FlowEdit started from, whoever wrote it.
+    """
 
     image: Image
     seed: int
     image_tokens: tuple[int, ...] = ()
+    source_prompt: str = ""
 
 
 @dataclass(frozen=True)
