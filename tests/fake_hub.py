@@ -153,17 +153,19 @@ class _Handler(BaseHTTPRequestHandler):
         if fault.status:
             self._refuse(fault.status, fault.code)
             return
-        asked = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", ""))
-        start = int(asked.group(1)) if asked and not fault.no_range else 0
-        if asked and not fault.no_range and start >= len(data):
+        asked = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
+        start, end = (int(asked[1]), int(asked[2] or len(data) - 1) + 1) if asked else (0, len(data))
+        if fault.no_range:
+            asked, start, end = None, 0, len(data)
+        if asked and start >= len(data):
             self._refuse(416, "")
             return
-        body = bytearray(data[start:]) + b"x" * fault.extra
+        body = bytearray(data[start:end]) + b"x" * fault.extra
         if fault.corrupt_at is not None and 0 <= fault.corrupt_at - start < len(body):
             body[fault.corrupt_at - start] ^= 0xFF
-        self.send_response(206 if start else 200)
-        if start:
-            self.send_header("Content-Range", f"bytes {start}-{len(data) - 1}/{len(data)}")
+        self.send_response(206 if asked else 200)
+        if asked:
+            self.send_header("Content-Range", f"bytes {start}-{end - 1}/{len(data)}")
         self.send_header("Content-Length", str(len(body)))
         self.send_header("ETag", f'"{hub.etag(path)}"')
         self.send_header("X-Repo-Commit", REVISION)

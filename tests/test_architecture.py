@@ -15,12 +15,13 @@ PACKAGE = ROOT / "janus_app"
 
 # Ground floor first. A room may import its own and every lower floor, never a higher one or a neighbour.
 FLOORS = (
-    ("janus_app", "janus_app.errors"),
+    ("janus_app", "janus_app.errors", "janus_app.amounts"),
     ("janus_app.models.base",),  # the words every room speaks: requests and events
     ("janus_app.pictures", "janus_app.manifest_schema"),
     ("janus_app.catalog", "janus_app.local_folder"),
     ("janus_app.models", "janus_app.quantise"),
     ("janus_app.hub",),  # above models only for the words of models/base.py
+    ("janus_app.devices",),
     ("janus_app.memory",),
     ("janus_app.loader",),
     ("janus_app.studio",),

@@ -23,6 +23,7 @@ class RepoCache:
 
     def __init__(self, cache: Path, repo: str, revision: str) -> None:
         name = "models--" + repo.replace("/", "--")
+        self.cache = cache
         self.root = cache / name
         self.blobs = self.root / "blobs"
         self.snapshot = self.root / "snapshots" / revision
@@ -90,6 +91,14 @@ class RepoCache:
             shutil.rmtree(self.root, ignore_errors=True)
             shutil.rmtree(self.locks, ignore_errors=True)
         return freed
+
+
+def file_length(path: Path) -> int | None:
+    """The size of a file in bytes, None where there is none."""
+    try:
+        return path.stat().st_size
+    except OSError:
+        return None
 
 
 def _targets(snapshot: Path) -> set[Path]:

@@ -6,6 +6,7 @@ import errno
 from dataclasses import dataclass
 from pathlib import Path
 
+from janus_app.amounts import size_text
 from janus_app.errors import AppError
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -29,15 +30,6 @@ class Asked:
     revision: str
     path: str
     endpoint: str
-
-
-def human(count: float) -> str:
-    """Bytes in decimal units, as download pages print them."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if count < 1000 or unit == "GB":
-            break
-        count /= 1000
-    return f"{count:.0f} {unit}" if unit in ("B", "kB") else f"{count:.2f} {unit}"
 
 
 def explain_network(error: Exception, asked: Asked) -> AppError | Trouble:
@@ -90,7 +82,7 @@ def explain_network(error: Exception, asked: Asked) -> AppError | Trouble:
 
 def gave_up(trouble: Trouble, asked: Asked, attempts: int, kept: int) -> AppError:
     """After the last try."""
-    progress = f" {human(kept)} of it are kept and the next try goes on from there." if kept else ""
+    progress = f" {size_text(kept)} of it are kept and the next try goes on from there." if kept else ""
     return AppError(
         f"Downloading {asked.path} of {asked.repo} failed {attempts} times: {trouble.reason}.{progress} "
         "Check the network (and HTTPS_PROXY or HF_ENDPOINT if you use them), then try again."
@@ -101,7 +93,7 @@ def explain_disk(error: OSError, folder: Path, needed: int) -> AppError:
     """A failed write into the cache."""
     if error.errno in FULL:
         return AppError(
-            f"The disk of {folder} is full; {human(needed)} more are needed. What arrived is kept. "
+            f"The disk of {folder} is full; {size_text(needed)} more are needed. What arrived is kept. "
             "Free some space, or set HF_HOME to a folder on a larger disk, and start the download again."
         )
     if error.errno in READ_ONLY:
@@ -117,6 +109,6 @@ def explain_disk(error: OSError, folder: Path, needed: int) -> AppError:
 def no_room(folder: Path, needed: int, reserve: int, free: int) -> AppError:
     """Found before the first byte."""
     return AppError(
-        f"Not enough disk space: the download needs {human(needed)} and {human(reserve)} should stay free, "
-        f"but {folder} has {human(free)}. Free some space, or set HF_HOME to a folder on a larger disk."
+        f"Not enough disk space: the download needs {size_text(needed)} and {size_text(reserve)} should stay free, "
+        f"but {folder} has {size_text(free)}. Free some space, or set HF_HOME to a folder on a larger disk."
     )

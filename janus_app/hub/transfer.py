@@ -1,27 +1,28 @@
-"""One file from the Hub into the cache: resumed where an earlier try stopped, hashed while it is written.
+"""Files from the Hub into the cache: resumed where an earlier try stopped, hashed while they are written.
 
 huggingface_hub 2.x starts every interrupted file again at zero and never compares a hash, so only its request
-building, its connection pool and its error classes are used here.
+building, its connection pool and its error classes are used here. Everything runs in one event loop.
 """
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
-import hashlib
 import os
 import time
-from collections.abc import Generator, Iterator
-from dataclasses import dataclass, field
+from collections.abc import AsyncGenerator
+from concurrent.futures import Executor
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
+from janus_app.amounts import size_text, time_text
 from janus_app.errors import AppError
 from janus_app.hub.layout import BAD, RepoCache
-from janus_app.hub.problems import Asked, Trouble, explain_disk, explain_network, gave_up, human
-from janus_app.models.base import Progress
+from janus_app.hub.meter import BLOCK, Digest, Meter
+from janus_app.hub.problems import Asked, Trouble, explain_disk, explain_network, gave_up
 
-BLOCK = 1 << 20  # bytes hashed between two looks at the clock
-TICK = 0.1  # seconds between two reports
+STALE = (400, 401, 403, 404, 410)  # what storage servers answer when a signed address has run out
 
 
 @dataclass(frozen=True)
@@ -35,109 +36,109 @@ class Patience:
 
 
 @dataclass(frozen=True)
+class Width:
+    """How much at once: `files` at a time, `lanes` connections for one file once `worth` bytes of it are wanting.
+
+    Lanes fetch pieces of `piece` bytes; what arrived out of order is held in memory, at most lanes * piece, and is
+    all that a kill costs.
+    """
+
+    files: int = 4
+    lanes: int = 4
+    piece: int = 8 << 20
+    worth: int = 64 << 20
+
+
+@dataclass(frozen=True)
 class Remote:
-    """What the server says about a file: its ETag (sha256 of a large file, git hash of a small one) and length."""
+    """What the server says about a file: its ETag (sha256 of a large file, git hash of a small one), length, and where
+    it lies: the Hub's own address and the storage behind it, whose address runs out after a while."""
 
     etag: str
     size: int
     url: str
+    location: str
 
 
-@dataclass
-class Meter:
-    """Bytes done of a whole fetch, and how fast; `report` makes at most ten Progress events a second."""
-
-    total: int = 0
-    done: int = 0
-    label: str = ""
-    stage: str = "download"
-    _last: float = 0.0
-    _marks: list[tuple[float, int]] = field(default_factory=list)
-
-    def report(self, note: str = "", force: bool = False) -> Iterator[Progress]:
-        now = time.monotonic()
-        if not force and now - self._last < TICK:
-            return
-        self._last = now
-        self._marks = [mark for mark in self._marks if now - mark[0] < 8] + [(now, self.done)]
-        detail = " · ".join(part for part in (self.label, note or self._speed()) if part)
-        yield Progress(self.stage, self.done, self.total, "B", detail)
-
-    def moved(self, count: int) -> None:
-        """Bytes that cost no time (an earlier try's, or thrown away): they must not count as speed."""
-        self.done += count
-        self._marks = []
-
-    def _speed(self) -> str:
-        (first, before), (last, after) = self._marks[0], self._marks[-1]
-        if last - first < 0.5 or after <= before:
-            return ""
-        rate = (after - before) / (last - first)
-        return f"{human(rate)}/s · {duration((self.total - after) / rate)} left"
+class NoRangesError(Exception):
+    """The server begins at the first byte whatever is asked."""
 
 
-def duration(seconds: float) -> str:
-    """A rough time for people."""
-    if seconds < 90:
-        return f"{max(1, round(seconds))} s"
-    if seconds < 5400:
-        return f"{round(seconds / 60)} min"
-    return f"{seconds / 3600:.1f} h"
+class Sink:
+    """The unfinished file: bytes are appended in order, hashed as they come, counted by whoever received them."""
 
-
-class Digest:
-    """sha256 and git's own hash of the same bytes; git's needs the length first."""
-
-    def __init__(self, size: int) -> None:
+    def __init__(self, file: BinaryIO, size: int) -> None:
+        self._file = file
         self.size = size
-        self._sha256 = hashlib.sha256()
-        self._git = hashlib.sha1(b"blob %d\0" % size, usedforsecurity=False)
+        self.kept = 0
+        self.digest = Digest(size)
 
-    def update(self, block: bytes) -> None:
-        self._sha256.update(block)
-        if self.size < 64 << 20:  # large files are never named by git's hash
-            self._git.update(block)
+    def append(self, block: bytes) -> None:
+        self._file.write(block)
+        self.digest.update(block)
+        self.kept += len(block)
 
-    @property
-    def sha256(self) -> str:
-        return self._sha256.hexdigest()
+    def restart(self) -> None:
+        self._file.truncate(0)
+        self.kept, self.digest = 0, Digest(self.size)
 
-    def fits(self, etag: str) -> bool:
-        """Whether the bytes are those the ETag names. An ETag of another kind says nothing and fits."""
-        if len(etag) == 64:
-            return etag == self.sha256
-        if len(etag) == 40 and self.size < 64 << 20:
-            return etag == self._git.hexdigest()
-        return True
+    async def read_kept(self, meter: Meter) -> None:
+        """Hash what an earlier try left; a file longer than it may be is nothing of ours."""
+        if self._file.seek(0, os.SEEK_END) > self.size:
+            self._file.truncate(0)
+        self._file.seek(0)
+        if self.size > BLOCK:
+            meter.note("checking what was kept")
+        while old := self._file.read(BLOCK):
+            self.digest.update(old)
+            self.kept += len(old)
+            meter.moved(len(old))
+            await asyncio.sleep(0)  # so that a cancel is heard
 
 
-def hash_file(path: Path, meter: Meter) -> Generator[Progress, None, Digest]:
-    """Read a whole file. Raises AppError where it cannot be read."""
-    try:
-        digest = Digest(path.stat().st_size)
-        with path.open("rb") as stream:
-            while block := stream.read(BLOCK):
-                digest.update(block)
-                meter.done += len(block)
-                yield from meter.report()
-    except OSError as error:
-        raise AppError(
-            f"{path} cannot be read: {error.strerror or error}. "
-            "Check the disk, or delete the model and download it again."
-        ) from error
-    return digest
+class Tries:
+    """Counts failures in a row and waits after each; only bytes never reached before count as progress.
+
+    A server may start over for ever, and that must end.
+    """
+
+    def __init__(self, asked: Asked, patience: Patience, meter: Meter, furthest: int = 0) -> None:
+        self._asked, self._patience, self._meter = asked, patience, meter
+        self._furthest, self._failures = furthest, 0
+
+    async def failed(self, trouble: Trouble, reached: int, kept: int) -> None:
+        """Wait before another try, or raise the AppError that ends them. `kept` bytes are on disk by then."""
+        self._failures = 1 if reached > self._furthest else self._failures + 1
+        self._furthest = max(self._furthest, reached)
+        if self._failures >= self._patience.attempts:
+            raise gave_up(trouble, self._asked, self._failures, kept)
+        pause = min(self._patience.longest_wait, self._patience.first_wait * 2 ** (self._failures - 1))
+        until = time.monotonic() + min(120.0, max(pause, trouble.wait))
+        while (left := until - time.monotonic()) > 0:
+            self._meter.note(f"{trouble.reason}; trying again in {time_text(left)}")
+            await asyncio.sleep(min(1.0, left))
 
 
 class Transfer:
     """Fetches files of one repository. `token` as huggingface_hub takes it; False sends none."""
 
-    def __init__(self, cache: RepoCache, endpoint: str, token: bool | None, patience: Patience) -> None:
-        self.cache = cache
-        self.endpoint = endpoint
-        self.token = token
-        self.patience = patience
+    def __init__(
+        self,
+        cache: RepoCache,
+        endpoint: str,
+        token: bool | str | None,
+        patience: Patience,
+        width: Width,
+        meter: Meter,
+        client: Any,
+        helpers: Executor,
+    ) -> None:
+        self.cache, self.endpoint, self.token = cache, endpoint, token
+        self.patience, self.width, self.meter = patience, width, meter
+        self._client, self._helpers = client, helpers
+        self._storage: dict[str, str] = {}  # the Hub's address of a file -> where its bytes lie, for a while
 
-    def ask(self, asked: Asked, meter: Meter) -> Generator[Progress, None, Remote]:
+    async def ask(self, asked: Asked) -> Remote:
         """The file's ETag and length. Raises AppError as `problems` explains."""
         from huggingface_hub import get_hf_file_metadata, hf_hub_url
 
@@ -157,39 +158,37 @@ class Transfer:
                     f"{self.endpoint} offered revision {str(found.commit_hash)[:12]} of {asked.repo} instead of "
                     f"the pinned {asked.revision[:12]}. Nothing was downloaded; try another endpoint."
                 )
-            return Remote(found.etag, found.size, url)
+            return Remote(found.etag, found.size, url, found.location)
 
-        failures = 0
+        tries = Tries(asked, self.patience, self.meter)
         while True:
-            yield from meter.report(f"asking for {asked.path}", force=failures == 0)
             try:
-                return head()
+                remote = await asyncio.get_running_loop().run_in_executor(self._helpers, head)
+                self._storage[url] = remote.location
+                return remote
             except AppError:
                 raise
             except Exception as error:
                 trouble = _trouble(error, asked)
-            failures += 1
-            if failures >= self.patience.attempts:
-                raise gave_up(trouble, asked, failures, kept=0)
-            yield from self._wait(trouble, failures, meter)
+            await tries.failed(trouble, reached=0, kept=0)
 
-    def fetch(self, asked: Asked, remote: Remote, sha256: str | None, meter: Meter) -> Generator[Progress, None, str]:
+    async def fetch(self, asked: Asked, remote: Remote, sha256: str | None) -> str:
         """Bring the blob into the cache and link it. Returns its sha256; raises AppError and leaves no bad blob.
 
-        `sha256` is what the bytes must be; None accepts what the ETag vouches for. Closing the generator keeps the
-        part that arrived for the next try.
+        `sha256` is what the bytes must be; None accepts what the ETag vouches for. A cancel keeps the part that
+        arrived for the next try.
         """
         partial, blob = self.cache.partial(remote.etag), self.cache.blob(remote.etag)
         try:
             partial.parent.mkdir(parents=True, exist_ok=True)
             resumed = partial.exists() and partial.stat().st_size > 0
-            digest = yield from self._fill(asked, remote, partial, meter)
+            digest = await self._fill(asked, remote, partial)
             if not _right(digest, remote.etag, sha256) and resumed:
                 # A power cut can leave zeros at the end of what was kept: once more, from the start.
                 partial.unlink()
-                meter.moved(-remote.size)
-                yield from meter.report("the kept part was damaged; starting this file again", force=True)
-                digest = yield from self._fill(asked, remote, partial, meter)
+                self.meter.moved(-remote.size)
+                self.meter.note("the kept part was damaged; starting this file again")
+                digest = await self._fill(asked, remote, partial)
             if not _right(digest, remote.etag, sha256):
                 os.replace(partial, blob.with_name(blob.name + BAD))
                 raise _wrong_content(asked, digest.sha256, sha256 or remote.etag)
@@ -201,92 +200,111 @@ class Transfer:
             raise explain_disk(error, self.cache.root.parent, max(0, remote.size - arrived)) from error
         return digest.sha256
 
-    def _fill(self, asked: Asked, remote: Remote, partial: Path, meter: Meter) -> Generator[Progress, None, Digest]:
+    async def _fill(self, asked: Asked, remote: Remote, partial: Path) -> Digest:
         """Grow `partial` to the whole file, through as many connections as it takes."""
-        digest = Digest(remote.size)
-        with partial.open("a+b") as file:
-            if file.tell() > remote.size:
-                file.truncate(0)
-            file.seek(0)
-            kept = 0
-            while old := file.read(BLOCK):
-                digest.update(old)
-                kept += len(old)
-                meter.moved(len(old))
-                yield from meter.report("checking what was kept")
-            failures, furthest = 0, kept
-            while kept < remote.size:
-                try:
-                    with contextlib.closing(self._stream(asked, remote, kept)) as blocks:
-                        for block in blocks:
-                            if block is None:  # the server starts again from the first byte
-                                file.truncate(0)
-                                meter.moved(-kept)
-                                kept, digest = 0, Digest(remote.size)
-                                continue
-                            if kept + len(block) > remote.size:
-                                file.truncate(0)
-                                raise _too_long(asked, remote)
-                            file.write(block)
-                            digest.update(block)
-                            kept += len(block)
-                            meter.done += len(block)
-                            yield from meter.report()
-                    trouble = Trouble(f"it ended after {human(kept)} of {human(remote.size)}")
-                except Trouble as caught:
-                    trouble = caught
-                if kept >= remote.size:
-                    break
-                # Only bytes never reached before count as progress: a server may start over for ever.
-                failures = 1 if kept > furthest else failures + 1
-                furthest = max(furthest, kept)
-                if failures >= self.patience.attempts:
-                    raise gave_up(trouble, asked, failures, kept)
-                yield from self._wait(trouble, failures, meter)
-            file.flush()
-            os.fsync(file.fileno())
-        return digest
+        from janus_app.hub.lanes import Lanes
 
-    def _stream(self, asked: Asked, remote: Remote, start: int) -> Generator[bytes | None, None, None]:
-        """Bytes from `start` on, as they arrive; None = forget what you have, it begins at zero. Raises Trouble."""
-        from huggingface_hub import get_session
+        with partial.open("a+b", buffering=0) as file:
+            sink = Sink(file, remote.size)
+            await sink.read_kept(self.meter)
+            wide = self.width.lanes > 1 and remote.size - sink.kept >= self.width.worth
+            if wide:
+                try:
+                    await Lanes(self, asked, remote, sink).run()
+                except NoRangesError:
+                    wide = False
+            if not wide:
+                await self._one_by_one(asked, remote, sink)
+            os.fsync(file.fileno())
+        return sink.digest
+
+    async def _one_by_one(self, asked: Asked, remote: Remote, sink: Sink) -> None:
+        """The rest of a file through one connection at a time."""
+        tries = Tries(asked, self.patience, self.meter, furthest=sink.kept)
+        while sink.kept < remote.size:
+            try:
+                async with contextlib.aclosing(self.stream(asked, remote, sink.kept)) as blocks:
+                    async for block in blocks:
+                        if block is None:  # the server starts again from the first byte
+                            self.meter.moved(-sink.kept)
+                            sink.restart()
+                            continue
+                        if sink.kept + len(block) > remote.size:
+                            sink.restart()
+                            raise too_long(asked, remote)
+                        sink.append(block)
+                        self.meter.done += len(block)
+                trouble = Trouble(f"it ended after {size_text(sink.kept)} of {size_text(remote.size)}")
+            except Trouble as caught:
+                trouble = caught
+            if sink.kept < remote.size:
+                await tries.failed(trouble, reached=sink.kept, kept=sink.kept)
+
+    async def stream(
+        self, asked: Asked, remote: Remote, start: int, end: int | None = None
+    ) -> AsyncGenerator[bytes | None, None]:
+        """Bytes from `start` (up to `end`, not included) as they arrive; None = forget what you have, it begins at
+        zero. Raises Trouble."""
         from huggingface_hub.utils import build_hf_headers, hf_raise_for_status
 
         headers = build_hf_headers(token=self.token) | {"Accept-Encoding": "identity"}
-        if start:
-            headers["Range"] = f"bytes={start}-"
+        if start or end is not None:
+            headers["Range"] = f"bytes={start}-{'' if end is None else end - 1}"
         try:
-            with get_session().stream(
-                "GET", remote.url, headers=headers, follow_redirects=True, timeout=self.patience.read_timeout
-            ) as response:
-                if response.status_code == 416:
-                    yield None
+            while True:
+                url = self._storage.get(remote.url, remote.url)
+                allowed = headers if _same_host(url, remote.url) else _without_token(headers)
+                async with self._client.stream(
+                    "GET", url, headers=allowed, follow_redirects=True, timeout=self.patience.read_timeout
+                ) as response:
+                    if response.status_code in STALE and url != remote.url:
+                        self._storage.pop(remote.url, None)  # the Hub knows the new address
+                        continue
+                    if response.status_code == 416:
+                        yield None
+                        return
+                    if response.status_code >= 400:
+                        await response.aread()
+                        hf_raise_for_status(response)
+                    self._storage[remote.url] = str(response.url)
+                    if "Range" in headers and not _continues(response, start):
+                        yield None
+                    async for block in response.aiter_raw():
+                        yield block
                     return
-                if response.status_code >= 400:
-                    response.read()
-                    hf_raise_for_status(response)
-                if start and not _continues(response, start):
-                    yield None
-                yield from response.iter_raw()
         except (AppError, Trouble, GeneratorExit):
             raise
         except Exception as error:
+            self._storage.pop(remote.url, None)
             raise _trouble(error, asked) from error
 
-    def _wait(self, trouble: Trouble, failures: int, meter: Meter) -> Iterator[Progress]:
-        """Sleep in slices short enough for a cancel to feel immediate."""
-        pause = min(self.patience.longest_wait, self.patience.first_wait * 2 ** (failures - 1))
-        until = time.monotonic() + min(120.0, max(pause, trouble.wait))
-        while (left := until - time.monotonic()) > 0:
-            yield from meter.report(f"{trouble.reason}; trying again in {duration(left)}", force=True)
-            time.sleep(min(0.2, left))
+
+async def stepping(work: Any) -> Any:
+    """A generator of Progress as a coroutine: for acts written for the foreground. Returns its result."""
+    with contextlib.closing(work):
+        while True:
+            try:
+                next(work)
+            except StopIteration as end:
+                return end.value
+            await asyncio.sleep(0)
+
+
+def _same_host(url: str, other: str) -> bool:
+    from urllib.parse import urlsplit
+
+    return urlsplit(url).netloc == urlsplit(other).netloc
+
+
+def _without_token(headers: dict[str, str]) -> dict[str, str]:
+    return {name: value for name, value in headers.items() if name.lower() != "authorization"}
 
 
 def _continues(response: Any, start: int) -> bool:
     return response.status_code == 206 and response.headers.get("Content-Range", "").startswith(f"bytes {start}-")
 
 
-def _too_long(asked: Asked, remote: Remote) -> AppError:
+def too_long(asked: Asked, remote: Remote) -> AppError:
     return AppError(
         f"{asked.path} of {asked.repo} is longer than the {remote.size:,} bytes announced. It is not used. "
         "Try again, or try another network or endpoint."
