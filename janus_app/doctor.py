@@ -146,7 +146,7 @@ def _quantisation() -> Iterator[Finding]:
     """An int8 and an nf4 product through the very layers the loader makes, on the device it would choose."""
     import torch
 
-    from janus_app.memory import resolve_device
+    from janus_app.devices import resolve_device
     from janus_app.quantise import quantised_linear
 
     device = resolve_device("auto")

@@ -17,8 +17,9 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from janus_app.catalog import Variant
+from janus_app.devices import resolve_device
 from janus_app.errors import AppError
-from janus_app.memory import choose_precision, resolve_device
+from janus_app.memory import choose_precision
 from janus_app.models.base import Model, Progress
 from janus_app.models.checkpoint import read_json
 from janus_app.models.janus.config import parse_config

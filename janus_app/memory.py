@@ -1,96 +1,340 @@
-"""What a load costs, what is free, and which precision follows from both."""
+"""The fit advisor: what a model needs in each precision, what is free, and which precision and place follow from it.
+
+    advice = advise(variant, folder, "auto")     # no weights are touched, no file but config.json is read
+    print(advice.sentence)                       # "Janus-Pro-7B: bf16 needs 16.9 GB, you have 11.2 free: int8 ..."
+    option = advice.choose("auto")               # what the loader loads; AppError where nothing can work
+
+The page, the command line and the loader all ask here, so what is shown before a load is what the load does.
+"""
 
 from __future__ import annotations
 
+import gzip
+import json
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
 
 import torch
 
+from janus_app.amounts import size_text
 from janus_app.catalog import Variant
+from janus_app.devices import Place, device_memory, places
 from janus_app.errors import AppError
+from janus_app.models.footprint import Job, Peak, Widths
+from janus_app.quantise import (
+    DECODER_LAYERS,
+    QUANTISED,
+    bitsandbytes_missing,
+    held_bytes,
+    plain_dtype,
+    tensor_dtype,
+)
 
 PRECISIONS = ("fp32", "bf16", "fp16", "int8", "nf4")
-_BYTES = {"fp32": 4.0, "bf16": 2.0, "fp16": 2.0, "int8": 1.3, "nf4": 0.9}  # whole model, where the manifest is silent
-_RESERVE = 1.25e9  # CUDA context, workspaces, one picture's cache and decode
+FACTS = Path(__file__).resolve().parent.parent / "assets" / "checkpoints"  # config.json of models not yet downloaded
+_BYTES = {"fp32": 4.0, "bf16": 2.0, "fp16": 2.0, "int8": 1.3, "nf4": 0.9}  # whole model, where no config is known
+_UNKNOWN_WORK = 0.12  # of the bf16 weights, likewise
+_SMALL = 1e9  # a model below needs no room worth the name
+# Beside what is counted: CUDA's context, library workspaces and what an allocator cannot reuse.
+_RESERVE = {"cuda": 1.25e9, "xpu": 1.25e9, "mps": 0.5e9, "cpu": 0.3e9}
+_SMALL_RESERVE = 0.1e9
 
 
 @dataclass(frozen=True)
-class Memory:
-    """Bytes of the device the weights live on: graphics memory, or main memory for the CPU."""
+class Need:
+    """Bytes of the device at the highest point of a usual job. The reserve is for what cannot be counted."""
 
+    weights: int
+    cache: int
+    work: int
+    reserve: int
+
+    @property
+    def total(self) -> int:
+        return self.weights + self.cache + self.work + self.reserve
+
+
+@dataclass(frozen=True)
+class Option:
+    """One way to load: does it fit? `split` maps decoder layers that do not live on the main device to their place.
+
+    rank orders the ways "auto" tries, None is one it never takes.
+    """
+
+    precision: str
+    place: Place
+    need: Need
     free: int
-    total: int
+    fits: bool
+    split: Mapping[int, torch.device]
+    rank: tuple[int, ...] | None
+
+    @property
+    def words(self) -> str:
+        if not self.place.spread:
+            return self.precision
+        where = "main memory too" if self.place.host else "all cards"
+        return f"{self.precision} on {where}"
 
 
-def resolve_device(name: str) -> torch.device:
-    """ "auto", "cpu", "cuda", "cuda:1", "mps" or "xpu" to a device that is really there. Raises AppError."""
-    if name == "auto":
-        if torch.cuda.is_available():
-            return torch.device("cuda", 0)
-        if hasattr(torch, "xpu") and torch.xpu.is_available():
-            return torch.device("xpu", 0)
-        if torch.backends.mps.is_available():
-            return torch.device("mps")
-        return torch.device("cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise AppError(f"There is no device called {name!r}. Choose auto, cpu, cuda, cuda:1, mps or xpu.") from None
-    if device.type == "cuda":
-        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-        if not count:
-            raise AppError(
-                "No CUDA graphics card can be used here: PyTorch sees none (no card, no driver, or a CPU build of "
-                "PyTorch). Use --device cpu, or run `python -m janus_app doctor` to see what is missing."
+@dataclass(frozen=True)
+class Advice:
+    """All ways to load a model on a device, the best first."""
+
+    title: str
+    options: tuple[Option, ...]
+
+    @property
+    def best(self) -> Option | None:
+        return next((option for option in self.options if option.fits and option.rank is not None), None)
+
+    @property
+    def sentence(self) -> str:
+        """What a person reads before the load."""
+        first, best = self.options[0], self.best
+        need, free = _amount(first.need.total), _amount(first.free)
+        if best is first:
+            return f"{self.title}: {first.words} needs {need}, you have {free} free: it fits."
+        if best is None:
+            least = min(self.options, key=lambda option: option.need.total)
+            return (
+                f"{self.title}: even {least.words} needs {_amount(least.need.total)}, you have {_amount(least.free)} "
+                "free. Choose a smaller model, or close other programs that use the memory."
             )
-        if (device.index or 0) >= count:
-            raise AppError(f"There is no {name}: this machine has {count} CUDA card(s), counted from cuda:0.")
-        return torch.device("cuda", device.index or 0)
-    usable = {"cpu": True, "mps": torch.backends.mps.is_available(), "xpu": torch.xpu.is_available()}
-    if not usable.get(device.type, False):
-        raise AppError(f"The device {name!r} is not available here. Use --device auto or cpu.")
-    return device
+        return (
+            f"{self.title}: {first.words} needs {need}, you have {free} free: "
+            f"{best.words} ({_amount(best.need.total)}) recommended."
+        )
+
+    def option(self, precision: str) -> Option:
+        """The best way in one precision. Raises AppError for an unknown one."""
+        found = [option for option in self.options if option.precision == precision]
+        if not found:
+            raise AppError(f"There is no precision {precision!r}. Choose auto, {', '.join(PRECISIONS)}.")
+        return next((option for option in found if option.fits), found[0])
+
+    def smaller(self, precision: str) -> Option | None:
+        """The best option that needs less than `precision` does: what to try when memory ran out all the same."""
+        limit = self.option(precision).need.total
+        smaller = (option for option in self.options if option.need.total < limit)
+        return next((option for option in smaller if option.fits and option.rank is not None), None)
+
+    def choose(self, precision: str) -> Option:
+        """What to load for a wanted precision or "auto". Raises AppError where it cannot fit."""
+        chosen = self.best if precision == "auto" else self.option(precision)
+        if chosen is not None and chosen.fits:
+            return chosen
+        if chosen is None or self.best is None:
+            raise AppError(self.sentence)
+        raise AppError(
+            f"{self.title}: {chosen.words} needs {_amount(chosen.need.total)}, you have {_amount(chosen.free)} free. "
+            f"Choose {self.best.words} ({_amount(self.best.need.total)})."
+        )
 
 
-def device_memory(device: torch.device) -> Memory:
-    if device.type == "cuda":
-        free, total = torch.cuda.mem_get_info(device)
-        return Memory(free, total)
-    import psutil
+def advise(
+    variant: Variant,
+    folder: Path | None = None,
+    device: str = "auto",
+    *,
+    job: Job | None = None,
+    given_back: Mapping[str, int] | None = None,
+) -> Advice:
+    """Every way to load a variant on a device name, in the order "auto" tries them.
 
-    memory = psutil.virtual_memory()
-    return Memory(memory.available, memory.total)
+    folder holds its config.json where it is on disk. job defaults to the variant's own settings. given_back are bytes
+    by device that become free before the load (the model it replaces). Raises AppError for an absent device and a
+    config.json that is damaged.
+    """
+    model = _model(variant, folder)
+    job = job or usual_job(variant)
+    found = [
+        _option(model, precision, place, job, given_back or {})
+        for place in places(device)
+        for precision in PRECISIONS
+        if not (place.host and precision in QUANTISED)  # quantised layers cannot travel to and fro
+    ]
+    return Advice(variant.title, tuple(sorted(found, key=lambda option: option.rank or (9,))))
 
 
-def weight_bytes(variant: Variant, precision: str) -> int:
-    """Bytes of a variant's weights in a precision: the manifest's figure, or an estimate from its parameters."""
-    return variant.memory.get(precision) or int(variant.parameters * _BYTES[precision])
+def _rank(precision: str, place: Place) -> tuple[int, ...] | None:
+    """auto's order: full precision on one device, then on all cards, then quantised, with main memory at last."""
+    if place.main.type == "cpu":
+        liked = ["fp32", "bf16", "int8", "nf4"]
+    else:
+        half = {torch.bfloat16: "bf16", torch.float16: "fp16"}[plain_dtype("nf4", place.main)]
+        liked = [half, "int8", "nf4"]
+    if precision not in liked or (precision in QUANTISED and bitsandbytes_missing()):
+        return None
+    return (int(place.host), liked.index(precision), int(place.spread))
+
+
+def usual_job(variant: Variant) -> Job:
+    """One press of each button with the variant's own settings, one picture in the conversation."""
+
+    def setting(name: str, fallback: float) -> float:
+        row = variant.settings.get(name)
+        return row.default if row else fallback
+
+    return Job(
+        count=int(setting("count", 1)),
+        guided=setting("guidance", 5.0) != 1,
+        answer=int(setting("max_new_tokens", 512)),
+    )
+
+
+# ---- one model
+
+
+@dataclass(frozen=True)
+class _Model:
+    """What is known of a variant's sizes; config None where its config.json is nowhere to be read."""
+
+    variant: Variant
+    config: str | None
+
+
+def _model(variant: Variant, folder: Path | None) -> _Model:
+    file = (folder or variant.folder or Path()) / "config.json"
+    if (folder or variant.folder) and file.is_file():
+        from janus_app.models.checkpoint import read_json
+
+        return _Model(variant, json.dumps(read_json(file)))
+    facts = FACTS / f"{(variant.repo or '').split('/')[-1]}.json.gz"
+    if variant.repo and facts.is_file():
+        return _Model(variant, json.dumps(json.loads(gzip.decompress(facts.read_bytes()))["config"]))
+    return _Model(variant, None)
+
+
+@lru_cache(maxsize=64)
+def _sizes(config: str, precision: str, device: torch.device) -> tuple[int, tuple[int, ...]]:
+    """Bytes of the weights outside the decoder's layers, and of each layer."""
+    rest, layers = 0, dict[int, int]()
+    for name, size in held_bytes(_network(config), precision, device).items():
+        if name.startswith(DECODER_LAYERS):
+            layer = int(name.removeprefix(DECODER_LAYERS).split(".")[0])
+            layers[layer] = layers.get(layer, 0) + size
+        else:
+            rest += size
+    return rest, tuple(layers[i] for i in sorted(layers))
+
+
+@lru_cache(maxsize=8)
+def _network(config: str) -> torch.nn.Module:
+    from janus_app.models.janus.config import parse_config
+    from janus_app.models.janus.network import JanusNetwork
+
+    with torch.device("meta"):
+        return JanusNetwork(parse_config(json.loads(config)))
+
+
+def weight_bytes(variant: Variant, precision: str, folder: Path | None = None, device: str = "cpu") -> int:
+    """Bytes of a variant's weights as the loader holds them on a type of device."""
+    rest, layers = _weights(_model(variant, folder), precision, torch.device(device))
+    return rest + sum(layers)
+
+
+def _weights(model: _Model, precision: str, device: torch.device) -> tuple[int, tuple[int, ...]]:
+    if model.config is not None:
+        return _sizes(model.config, precision, device)
+    known = model.variant.memory.get(precision) or int(model.variant.parameters * _BYTES[precision])
+    return known, ()
+
+
+def running_peak(variant: Variant, precision: str, device: torch.device, job: Job, folder: Path | None = None) -> Peak:
+    """Cache and work of a job beside the weights."""
+    return _peak(_model(variant, folder), precision, device, job)
+
+
+def _peak(model: _Model, precision: str, device: torch.device, job: Job) -> Peak:
+    if model.config is None:
+        bf16, _ = _weights(model, "bf16", device)
+        return Peak(0, int(bf16 * _UNKNOWN_WORK))
+    from janus_app.models.janus import footprint
+    from janus_app.models.janus.config import parse_config
+
+    widths = Widths(
+        decoder=plain_dtype(precision, device).itemsize,
+        pictures=tensor_dtype("gen_vision_model.", precision, device).itemsize,
+        conv_scratch=_conv_scratch(precision, device),
+        linear_scratch=_LINEAR_SCRATCH.get(precision, 0.0),
+    )
+    return footprint.peak(parse_config(json.loads(model.config)), model.variant.size[0], job, widths)
+
+
+_LINEAR_SCRATCH = {"int8": 4.0, "nf4": 4.0}
+
+
+def _conv_scratch(precision: str, device: torch.device) -> float:
+    return 2.0 if device.type == "cpu" else 0.0
+
+
+# ---- one option
+
+
+def _option(model: _Model, precision: str, place: Place, job: Job, given_back: Mapping[str, int]) -> Option:
+    def free(device: torch.device) -> int:
+        return device_memory(device).free + given_back.get(str(device), 0)
+
+    rest, layers = _weights(model, precision, place.main)
+    peak = _peak(model, precision, place.main, job)
+    small = rest + sum(layers) < _SMALL
+    reserve = int(_SMALL_RESERVE if small else _RESERVE.get(place.main.type, _RESERVE["cuda"]))
+    need = Need(rest + sum(layers), peak.cache, peak.work, reserve)
+    if not place.spread:
+        room = free(place.main)
+        return Option(precision, place, need, room, need.total <= room, {}, _rank(precision, place))
+    host = free(torch.device("cpu")) if place.host else 0
+    rooms = {place.main: free(place.main), **{card: free(card) for card in place.cards}}
+    split = split_layers(rest, layers, peak, reserve, rooms, host)
+    total = sum(rooms.values()) + host
+    return Option(precision, place, need, total, split is not None, split or {}, _rank(precision, place))
+
+
+def split_layers(
+    rest: int, layers: tuple[int, ...], peak: Peak, reserve: int, rooms: Mapping[torch.device, int], host: int
+) -> dict[int, torch.device] | None:
+    """Which decoder layers leave the first device of `rooms`, and where to; None where they do not fit anywhere.
+
+    The first device keeps everything else. Layers stay in order, so activations cross from card to card once. A layer
+    in main memory (`host` bytes free) still calculates on the first device: its cache and, for the moment of its
+    turn, its weights need room there.
+    """
+    if not layers:
+        return None
+    cache = -(-peak.cache // len(layers))
+    for offloaded in range(len(layers) + 1) if host else (0,):
+        kept, sent = layers[: len(layers) - offloaded], layers[len(layers) - offloaded :]
+        left = {device: int(room - peak.work - reserve) for device, room in rooms.items()}
+        main = next(iter(left))
+        left[main] -= rest + offloaded * cache + 2 * max(sent, default=0)  # one layer at work, the next arriving
+        devices = [device for size, device in _fill(kept, cache, left)]
+        if len(devices) == len(kept) and left[main] >= 0 and sum(sent) + int(_RESERVE["cpu"]) * bool(sent) <= host:
+            devices += [torch.device("cpu")] * offloaded
+            return {layer: device for layer, device in enumerate(devices) if device != main}
+    return None
+
+
+def _fill(layers: tuple[int, ...], cache: int, left: dict[torch.device, int]) -> Iterator[tuple[int, torch.device]]:
+    """Give each layer the first device with room, never going back to one that was left; stop where none has."""
+    devices = iter(left)
+    device = next(devices)
+    for size in layers:
+        while left[device] < size + cache:
+            following = next(devices, None)
+            if following is None:
+                return
+            device = following
+        left[device] -= size + cache
+        yield size, device
+
+
+def _amount(size: float) -> str:
+    return f"{size / 1e9:.1f} GB" if size >= 1e8 else size_text(size)
 
 
 def choose_precision(variant: Variant, device: torch.device, wanted: str) -> str:
-    """The precision to load in. "auto" takes the best one that fits; one that cannot fit is refused.
-
-    Raises AppError for an unknown precision, or where nothing fits.
-    """
-    if wanted != "auto" and wanted not in PRECISIONS:
-        raise AppError(f"There is no precision {wanted!r}. Choose auto, {', '.join(PRECISIONS)}.")
-    free = device_memory(device).free
-    if device.type == "cuda":
-        full = "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
-        order = [full, "int8", "nf4"]
-    else:
-        order = ["fp32", "bf16"]
-    needs = {name: weight_bytes(variant, name) for name in PRECISIONS}
-    reserve = _RESERVE if needs["bf16"] > 1e9 else 0.1e9  # the embedded weights need no room worth the name
-    fits = [name for name in order if needs[name] + reserve <= free]
-    if wanted == "auto" and fits:
-        return fits[0]
-    if wanted != "auto" and needs[wanted] + reserve <= free:
-        return wanted
-    place = "graphics memory" if device.type == "cuda" else "memory"
-    asked = order[-1] if wanted == "auto" else wanted
-    remedy = f"Choose {fits[0]}." if fits else "Choose a smaller model, or close other programs that use the memory."
-    raise AppError(
-        f"{variant.title} in {asked} needs about {(needs[asked] + reserve) / 1e9:.1f} GB of {place} and "
-        f"{free / 1e9:.1f} GB are free. {remedy}"
-    )
+    """The precision to load in. "auto" takes the best one that fits; one that cannot fit is refused."""
+    return advise(variant, device=str(device)).choose(wanted).precision

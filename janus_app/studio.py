@@ -242,13 +242,22 @@ def _free_memory() -> None:
     torch = sys.modules.get("torch")  # nothing to free where no model was ever loaded
     if torch is not None and torch.cuda.is_available():
         torch.cuda.empty_cache()
+    trim()
+
+
+def trim() -> None:
+    """Hand freed memory back to the system: glibc keeps what it may need again (Linux only)."""
+    import ctypes
+
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
 
 
 def _memory(device: str) -> tuple[int, int]:
     """Used and total bytes of a device."""
     import torch
 
-    from janus_app.memory import device_memory
+    from janus_app.devices import device_memory
 
     memory = device_memory(torch.device(device))
     return memory.total - memory.free, memory.total

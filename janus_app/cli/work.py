@@ -26,7 +26,7 @@ def chosen(catalog: Catalog, args: argparse.Namespace) -> Variant:
 
 def load(studio: Studio, args: argparse.Namespace, variant: Variant) -> None:
     """Load what the flags name, with progress. Raises AppError, for an absent device before any download."""
-    from janus_app.memory import resolve_device
+    from janus_app.devices import resolve_device
 
     device = args.device or "auto"
     with asking():

@@ -1,0 +1,29 @@
+"""What Janus and Janus-Pro need beside their weights while they draw and answer."""
+
+from __future__ import annotations
+
+from janus_app.models.footprint import Job, Peak, Widths, cache_bytes, decoder_work, vision_work, vq_work
+from janus_app.models.janus.config import JanusConfig
+
+
+def peak(config: JanusConfig, side: int, job: Job, widths: Widths) -> Peak:
+    """The higher of drawing and answering, for pictures of `side` pixels."""
+    return max(_drawing(config, side, job, widths), _answering(config, job, widths), key=lambda peak: peak.total)
+
+
+def _drawing(config: JanusConfig, side: int, job: Job, widths: Widths) -> Peak:
+    """Every picture has its rows in the cache to the last token; previews decode one picture beside it."""
+    prompts = 2 if job.guided else 1
+    rows = prompts * job.count
+    cells = (side // config.vq.cell) ** 2
+    cache = cache_bytes(config.language, rows, job.prompt + cells, widths.decoder)
+    prefill = decoder_work(config.language, prompts, job.prompt, widths)
+    step = decoder_work(config.language, rows, 1, widths) + 6 * 4 * rows * config.vq.codebook_size  # logits and noise
+    return Peak(cache, max(prefill, step, vq_work(config.vq, side, widths)))
+
+
+def _answering(config: JanusConfig, job: Job, widths: Widths) -> Peak:
+    read = job.words + job.pictures * config.vision.patches
+    cache = cache_bytes(config.language, 1, read + job.answer, widths.decoder)
+    see = vision_work(config.vision, job.pictures, widths.decoder)
+    return Peak(cache, max(decoder_work(config.language, 1, read, widths), see))
