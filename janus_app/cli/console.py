@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+from janus_app.amounts import share_text, size_text, time_text
 from janus_app.errors import AppError
 from janus_app.models.base import Event, Finished, Notice, Progress, Queued, TextDelta
 
@@ -69,13 +70,14 @@ def follow(events: Iterable[Event], stream_text: bool = False) -> Finished | Non
 
 
 class _Bars:
-    """A progress bar for the stage at hand. Without a terminal, a line when a long stage begins."""
+    """A progress bar for the stage at hand. Without a terminal, a line when a long stage begins and at each tenth."""
 
-    LONG = ("download", "verify")
+    LONG = ("download", "verify", "convert")
 
     def __init__(self) -> None:
         self._bar: Any = None
         self._stage = ""
+        self._tenth = -1
 
     def __enter__(self) -> _Bars:
         return self
@@ -89,10 +91,11 @@ class _Bars:
             self._bar = None
 
     def show(self, event: Progress) -> None:
+        tenth = event.done * 10 // event.total if event.total else 0
         if not sys.stderr.isatty():
-            if event.stage != self._stage and event.stage in self.LONG:
-                say(f"{event.stage} {event.detail}".strip() + " ...")
-            self._stage = event.stage
+            if event.stage in self.LONG and (event.stage, tenth) != (self._stage, self._tenth):
+                say(f"{event.stage}: {progress_line(event)}")
+            self._stage, self._tenth = event.stage, tenth
             return
         if event.stage != self._stage:
             self.clear()
@@ -101,10 +104,29 @@ class _Bars:
             from tqdm import tqdm
 
             self._bar = tqdm(
-                desc=event.stage, unit=event.unit or "it", unit_scale=event.total > 10_000, leave=False, file=sys.stderr
+                desc=event.stage,
+                unit=event.unit or "it",
+                unit_scale=event.total > 10_000,
+                leave=False,
+                file=sys.stderr,
+                dynamic_ncols=True,
+                bar_format="{percentage:3.0f}%|{bar:20}| {desc}" if event.unit == "B" else None,
             )
         self._bar.total = event.total or None
         self._bar.n = event.done
-        if event.detail:
+        if event.unit == "B":
+            self._bar.set_description_str(clean(f"{event.stage} {progress_line(event)}"), refresh=False)
+        elif event.detail:
             self._bar.set_postfix_str(clean(event.detail)[:40], refresh=False)
         self._bar.refresh()
+
+
+def progress_line(event: Progress) -> str:
+    """3.1 of 4.2 GB, 41 MB/s, 27 s left, model.safetensors (2 of 8 files done)"""
+    done, total = share_text(event.done, event.total)
+    parts = [f"{done} of {total}" if event.total else ""]
+    if event.rate:
+        parts.append(f"{size_text(event.rate)}/s")
+        if event.total > event.done:
+            parts.append(f"{time_text((event.total - event.done) / event.rate)} left")
+    return ", ".join(part for part in (*parts, event.detail) if part)

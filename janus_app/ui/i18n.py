@@ -56,12 +56,15 @@ class Texts:
         return text.format(**values) if values else text
 
     def sentence(self, english: str, language: str) -> str:
-        """A sentence of another room in `language`, or as it is where the language has no words for it."""
+        """A sentence of another room in `language`, or as it is where the language has no words for it.
+
+        What stands in a sentence's places may be a sentence too (the reason of a failure) and is translated likewise.
+        """
         if language == "en":
             return english
         for pattern, own in _patterns(language):
             if found := pattern.fullmatch(english):
-                return own.format(**found.groupdict())
+                return own.format(**{name: self.sentence(text, language) for name, text in found.groupdict().items()})
         return english
 
     def named(self, kind: str, name: str, language: str) -> str:

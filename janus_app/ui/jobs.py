@@ -16,6 +16,7 @@ from typing import Any
 
 from PIL.Image import Image
 
+from janus_app.amounts import share_text, size_text, time_text
 from janus_app.errors import AppError
 from janus_app.models.base import Event, Finished, Notice, Preview, Progress, Queued, TextDelta
 from janus_app.ui.html import bar, message
@@ -124,8 +125,9 @@ def progress_html(event: Progress, speed: Speed, texts: Texts, language: str) ->
     rate = speed.seen(event.stage, event.done)
     parts = [stage]
     if event.unit in ("bytes", "B"):
-        amount = f"{size_text(event.done)} / {size_text(event.total)}" if event.total else size_text(event.done)
-        parts.append(amount)
+        rate = event.rate  # what an earlier try left counts as done at once, and is no speed
+        done, total = share_text(event.done, event.total)
+        parts.append(texts.say("amount_of", language, done=done, total=total) if event.total else size_text(event.done))
         if rate:
             parts.append(f"{size_text(rate)}/s")
     elif event.total:
@@ -136,20 +138,5 @@ def progress_html(event: Progress, speed: Speed, texts: Texts, language: str) ->
     if rate and event.total > event.done:
         parts.append(texts.say("time_left", language, time=time_text((event.total - event.done) / rate)))
     if event.detail:
-        parts.append(texts.sentence(event.detail, language))
+        parts.extend(texts.sentence(part, language) for part in event.detail.split(" · "))
     return bar(" · ".join(parts), event.done / event.total if event.total else None, stage)
-
-
-def size_text(count: float) -> str:
-    """Bytes in the largest decimal unit that keeps a digit before the point, as download pages write them."""
-    for unit, scale in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if count >= scale:
-            return f"{count / scale:.1f} {unit}" if count < 10 * scale else f"{count / scale:.0f} {unit}"
-    return f"{count:.0f} B"
-
-
-def time_text(seconds: float) -> str:
-    if seconds < 60:
-        return f"{max(seconds, 1):.0f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes}:{rest:02d} min" if minutes < 60 else f"{minutes // 60}:{minutes % 60:02d} h"
