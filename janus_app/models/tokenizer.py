@@ -36,17 +36,18 @@ Piece = str | Special
 class Tokenizer:
     """tokenizer.json read with the tokenizers library itself.
 
-    transformers' Llama classes would rewrite the pre-tokenizer of these files and lose every space.
+    transformers' Llama classes would rewrite the pre-tokenizer of these files and lose every space. `special` are the
+    tokens a family cannot do without.
     """
 
-    def __init__(self, file: Path) -> None:
+    def __init__(self, file: Path, special: Iterable[str] = (BOS, EOS, PAD, IMAGE_BEGIN, IMAGE, IMAGE_END)) -> None:
         try:
             self._fast = FastTokenizer.from_file(str(file))
         except Exception as error:  # the library raises bare Exception for anything it cannot read
             raise AppError(f"{file.name} cannot be read as a tokenizer. Download the checkpoint again.") from error
         self._fast.encode_special_tokens = True
         self._names: dict[str, int] = {}
-        for name in (BOS, EOS, PAD, IMAGE_BEGIN, IMAGE, IMAGE_END):
+        for name in special:
             self.id(name)
 
     def id(self, token: str) -> int:

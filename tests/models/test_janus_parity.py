@@ -17,14 +17,13 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor
 
-from janus_app.models import sampling
+from janus_app.models import prompts, sampling
 from janus_app.models.base import ChatRequest, Finished, GenerateRequest, TextDelta, Turn
+from janus_app.models.chat import answer_tokens
 from janus_app.models.images import to_picture
-from janus_app.models.janus import prompts
-from janus_app.models.janus.chat import answer_tokens
 from janus_app.models.janus.draw import Sampling, decode_tokens, draw_tokens
 from janus_app.models.janus.model import JanusModel
-from janus_app.models.janus.prefill import next_positions, prefill, prompt_embeds
+from janus_app.models.prefill import next_positions, prefill, prompt_embeds
 from janus_app.models.tokenizer import EOS, IMAGE, Piece
 from tests.conftest import CASES, GOLDEN, loaded
 

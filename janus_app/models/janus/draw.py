@@ -10,7 +10,7 @@ from torch import Tensor
 
 from janus_app.models import sampling
 from janus_app.models.janus.network import JanusNetwork
-from janus_app.models.janus.prefill import next_positions, prefill
+from janus_app.models.prefill import next_positions, prefill
 
 Noise = Callable[[], Tensor]
 

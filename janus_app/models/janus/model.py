@@ -12,10 +12,9 @@ from PIL import Image
 from torch import Tensor
 
 from janus_app.errors import AppError
-from janus_app.models import sampling
+from janus_app.models import prompts, sampling
 from janus_app.models.base import (
     Capabilities,
-    ChatRequest,
     EditRequest,
     Event,
     Finished,
@@ -24,51 +23,35 @@ from janus_app.models.base import (
     Picture,
     Preview,
     Progress,
-    TextDelta,
-    Turn,
-    Usage,
 )
-from janus_app.models.checkpoint import parse_processor, parse_style, read_json
+from janus_app.models.chat import Talker
 from janus_app.models.images import fit_square, masked_cells, to_picture
-from janus_app.models.janus import prompts
-from janus_app.models.janus.chat import answer_tokens
 from janus_app.models.janus.draw import Sampling, decode_tokens, draw_tokens
 from janus_app.models.janus.network import JanusNetwork
-from janus_app.models.janus.prefill import prompt_embeds
-from janus_app.models.tokenizer import EOS, IMAGE, PAD, TextStream, Tokenizer
+from janus_app.models.tokenizer import IMAGE_BEGIN, PAD
 
 EDIT_METHODS = {
     "region": "Draws the painted region anew to fit a description of the finished picture, and keeps the image tokens "
     "outside it. It is not told what to change: describe the whole picture you want.",
     "variation": "Keeps the top of the picture and draws the rest anew; strength is the share drawn anew.",
 }
-_LEAST_ANSWER = 16  # a conversation that leaves less room than this for the answer is shortened
 _BLANK = (236, 236, 240)  # what is not drawn yet
 
 
-class JanusModel:
+class JanusModel(Talker):
     """The network, its tokenizer and its picture processing behind the verbs. Not thread-safe.
 
     `context` is the number of tokens the weights were trained to hold, `roles` how the conversation's roles are
     written: facts of the manifest, not of config.json.
     """
 
+    network: JanusNetwork
+
     def __init__(self, network: JanusNetwork, folder: Path, *, context: int, roles: str = "") -> None:
-        self.network = network
-        self.tokenizer = Tokenizer(folder / "tokenizer.json")
-        self.processor = parse_processor(read_json(folder / "preprocessor_config.json"))
-        processor = read_json(folder / "processor_config.json")
-        self.style = parse_style(processor, roles)
         config = network.config
-        if self.tokenizer.size > config.language.vocab_size:
-            raise AppError("tokenizer.json has more entries than the model has rows; they belong to different models.")
-        self.picture_tokens = config.vision.patches
-        if processor.get("num_image_tokens", self.picture_tokens) != self.picture_tokens:
-            raise AppError(
-                f"processor_config.json says {processor['num_image_tokens']} tokens a picture but the vision tower "
-                f"makes {self.picture_tokens}; the files belong to different models."
-            )
-        self.side = self.processor.size
+        super().__init__(folder, config.language, config.vision, roles=roles, special=(IMAGE_BEGIN, PAD))
+        self.network = network
+        self.picture = prompts.picture_pieces(self.picture_tokens)
         self.grid = self.side // config.vq.cell
         self.batch = 16  # pictures drawn at once; halved when memory runs out
         self.capabilities = Capabilities(
@@ -78,59 +61,6 @@ class JanusModel:
             cell=config.vq.cell,
             edit_methods=dict(EDIT_METHODS),
         )
-
-    # ---- chat
-
-    def chat(self, request: ChatRequest) -> Iterator[Event]:
-        """Stream the answer. The oldest messages are left out, with a notice, where the context cannot hold them."""
-        started = time.perf_counter()
-        turns, ids = self._fit(merge_turns(request.turns))
-        if left_out := len(merge_turns(request.turns)) - len(turns):
-            yield Notice(
-                f"The conversation is longer than the model can hold; the first {left_out} messages were left out."
-            )
-        room = self.capabilities.context - len(ids)
-        yield Progress("read", 0, len(ids), "tokens")
-        pictures = [picture for turn in turns for picture in turn.images]
-        stream, answer = TextStream(self.tokenizer), []
-        for token in answer_tokens(
-            self.network,
-            self._embed(ids, pictures),
-            end=self.tokenizer.id(EOS),
-            limit=min(request.max_new_tokens, room),
-            temperature=request.temperature,
-            top_p=request.top_p,
-            seed=request.seed,
-        ):
-            answer.append(token)
-            yield TextDelta(stream.push(token), (token,))
-        if rest := stream.end():
-            yield TextDelta(rest)
-        if len(answer) == room:
-            yield Notice("The answer stopped because the model's context is full. Start a new conversation to go on.")
-        yield Finished(
-            text=self.tokenizer.decode(answer),
-            token_ids=tuple(answer),
-            usage=Usage(len(ids), len(answer), self.capabilities.context),
-            seconds=time.perf_counter() - started,
-        )
-
-    def _fit(self, turns: Sequence[Turn]) -> tuple[Sequence[Turn], list[int]]:
-        """The longest end of the conversation, starting with a question, that leaves room for an answer."""
-        for start in range(0, len(turns), 2):
-            messages = [prompts.turn_pieces(turn, self.picture_tokens) for turn in turns[start:]]
-            ids = self.tokenizer.encode(prompts.conversation(messages, self.style))
-            if len(ids) + _LEAST_ANSWER <= self.capabilities.context:
-                return turns[start:], ids
-        raise AppError(
-            f"The question takes {len(ids):,} tokens with its pictures; the model holds {self.capabilities.context:,}. "
-            "Shorten it or send fewer pictures."
-        )
-
-    @torch.inference_mode()
-    def _embed(self, ids: Sequence[int], pictures: Sequence[Image.Image] = ()) -> Tensor:
-        pixels = torch.stack([self.processor(picture) for picture in pictures]) if pictures else None
-        return prompt_embeds(self.network, ids, self.tokenizer.id(IMAGE), pixels)
 
     # ---- pictures
 
@@ -261,17 +191,3 @@ class JanusModel:
         weight = vq.quant_conv.weight
         pixels = (torch.from_numpy(np.array(picture)).float() / 127.5 - 1).permute(2, 0, 1)[None]
         return vq.encode(pixels.to(weight.device, weight.dtype))[0].cpu()
-
-
-def merge_turns(turns: Sequence[Turn]) -> list[Turn]:
-    """Alternating roles, the user's first: neighbours of one role are joined, empty and leading answers dropped."""
-    merged: list[Turn] = []
-    for turn in turns:
-        if not turn.text.strip() and not turn.images:
-            continue
-        if merged and merged[-1].role == turn.role:
-            last = merged.pop()
-            turn = Turn(turn.role, f"{last.text}\n{turn.text}", last.images + turn.images)
-        if merged or turn.role == "user":
-            merged.append(turn)
-    return merged

@@ -19,11 +19,11 @@ def picture_pieces(tokens: int) -> list[Piece]:
     return [Special(IMAGE_BEGIN), Special(IMAGE, tokens), Special(IMAGE_END)]
 
 
-def turn_pieces(turn: Turn, picture_tokens: int) -> list[Piece]:
-    """A message's pictures, one a line, then its text; outer white space goes, as in training."""
+def turn_pieces(turn: Turn, picture: Sequence[Piece]) -> list[Piece]:
+    """A message's pictures, each as the pieces `picture` on a line, then its text; outer white space goes."""
     pieces: list[Piece] = []
     for _ in turn.images:
-        pieces += [*picture_pieces(picture_tokens), "\n"]
+        pieces += [*picture, "\n"]
     return [*pieces, turn.text.strip()] if turn.text.strip() else pieces[:-1]
 
 

@@ -3,15 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from janus_app.models.decoder import KVCache
-from janus_app.models.janus.network import JanusNetwork
+from janus_app.models.decoder import Cache, KVCache, LanguageModel
 
 
-def prompt_embeds(network: JanusNetwork, ids: Sequence[int], placeholder: int, pixels: Tensor | None) -> Tensor:
+class Network(Protocol):
+    """What reading and answering need of a family's network."""
+
+    language_model: LanguageModel
+
+    @property
+    def device(self) -> torch.device: ...
+
+    @property
+    def dtype(self) -> torch.dtype: ...
+
+    def picture_embeds(self, pixels: Tensor) -> Tensor: ...
+
+    def text_embeds(self, ids: Tensor) -> Tensor: ...
+
+    def new_cache(self, rows: int, capacity: int) -> KVCache: ...
+
+    def __call__(self, embeds: Tensor, positions: Tensor | None = None, cache: Cache | None = None) -> Tensor: ...
+
+
+def prompt_embeds(network: Network, ids: Sequence[int], placeholder: int, pixels: Tensor | None) -> Tensor:
     """Decoder inputs [T, hidden]; picture embeddings are written over the placeholder ids, in order.
 
     pixels is [n, 3, S, S] for the n pictures of the prompt, or None.
@@ -24,7 +44,7 @@ def prompt_embeds(network: JanusNetwork, ids: Sequence[int], placeholder: int, p
     return embeds
 
 
-def prefill(network: JanusNetwork, rows: Sequence[Tensor], room: int) -> tuple[Tensor, KVCache]:
+def prefill(network: Network, rows: Sequence[Tensor], room: int) -> tuple[Tensor, KVCache]:
     """Run prompts [T_i, hidden] through the decoder at once; the cache has `room` positions left afterwards.
 
     Shorter rows are padded on the left; padding is seen by no one and counts for no position. Returns the final
