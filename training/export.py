@@ -19,6 +19,8 @@ from training.joint import config as network_config
 from training.picture_tokenizer import CONFIG as VQ
 from training.world import N_TILES, SIDE, tile_factors
 
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
+
 
 def picture_head(state: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
     """The sums of kind, colour and background terms as one matrix [N_TILES, HEAD] and its bias."""
@@ -111,13 +113,18 @@ def config(vocabulary: int) -> dict[str, Any]:
 def export(joint_folder: Path, picture_file: Path, out: Path) -> None:
     joint = torch.load(joint_folder / "joint.pt", map_location="cpu", weights_only=True)["model"]
     pictures = torch.load(picture_file, map_location="cpu", weights_only=True)["model"]
-    out.mkdir(parents=True, exist_ok=True)
-    save_file(tensors(joint, pictures), out / "model.safetensors", metadata={"format": "pt"})
-    for name in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"):
-        shutil.copy(joint_folder / name, out / name)
     vocabulary = joint["net.language_model.lm_head.weight"].shape[0]
+    write_folder(out, tensors(joint, pictures), config(vocabulary), joint_folder)
+
+
+def write_folder(out: Path, weights: dict[str, Tensor], config: dict[str, Any], tokenizer: Path) -> None:
+    """A checkpoint folder: weights, config.json, the tokenizer's files, and how pictures and words are read."""
+    out.mkdir(parents=True, exist_ok=True)
+    save_file(weights, out / "model.safetensors", metadata={"format": "pt"})
+    for name in TOKENIZER_FILES:
+        shutil.copy(tokenizer / name, out / name)
     files: dict[str, dict[str, Any]] = {
-        "config.json": config(vocabulary),
+        "config.json": config,
         "processor_config.json": {
             "add_special_token": False,
             "ignore_id": -100,
@@ -141,7 +148,7 @@ def export(joint_folder: Path, picture_file: Path, out: Path) -> None:
     }
     for name, value in files.items():
         (out / name).write_text(json.dumps(value, indent=2) + "\n", "utf-8")
-    size = sum(f.stat().st_size for f in out.iterdir())
+    size = sum(f.stat().st_size for f in out.rglob("*") if f.is_file())
     print(f"{out}: {size / 1e6:.1f} MB")
 
 

@@ -1,0 +1,279 @@
+"""Train the embedded JanusFlow: the joint model's language model and eye learn to carry a rectified flow.
+
+    python -m training.flow --joint runs/joint --out runs/flow --minutes 90 [--resume]
+
+The language model, the vision tower and the helper heads start as `training.joint` left them; the generation encoder
+and decoder and the one-layer aligner are new. Latents are looked up (`flow_codes`), so no autoencoder is run here.
+Captions teach the velocity picture - noise (Liu et al. 2022); a smaller share of conversations keeps the talk.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from tokenizers import Tokenizer
+from torch import Tensor, nn
+
+from janus_app.models.janusflow.config import FlowDecoderConfig, FlowEncoderConfig, JanusFlowConfig
+from janus_app.models.janusflow.network import JanusFlowNetwork
+from training.batches import CELLS, Drawings, Talks, Words, drawings, talks
+from training.export import TOKENIZER_FILES
+from training.flow_codes import LATENT_CHANNELS, SCALE, latent_table, latents_of
+from training.joint import Joint, coming, tile_loss
+from training.joint import config as joint_config
+from training.objects import N_THINGS
+from training.optim import optimisers, set_lr
+from training.picture_tokenizer import float_table, noisy, pixels_of, random_scene
+from training.world import grid, tile_factors
+
+WIDTH = 96  # of the generation encoder's and decoder's features; a token has 64 latent numbers to carry through
+BLOCKS = 2
+
+
+def config(vocabulary: int) -> JanusFlowConfig:
+    joint = joint_config(vocabulary)
+    hidden = joint.language.hidden_size
+    encoder = FlowEncoderConfig(LATENT_CHANNELS, WIDTH, 2, 2, 0, BLOCKS, hidden, 1e-6, True)
+    decoder = FlowDecoderConfig(WIDTH, WIDTH, LATENT_CHANNELS, 1, BLOCKS, hidden, 1e-6, True)
+    return JanusFlowConfig(joint.language, joint.vision, encoder, decoder)
+
+
+class Flow(nn.Module):
+    """The network to be shipped (`net`), and the joint model whose language model and tower it shares, for its losses
+    of talk and its helper heads.
+
+    The learned begin-of-understanding row is the embedding of begin-of-image, which the flow uses nowhere else.
+    """
+
+    def __init__(self, vocabulary: int, names: Tensor, joint: dict[str, Tensor] | None = None) -> None:
+        super().__init__()
+        self.joint = Joint(vocabulary, names)
+        if joint is not None:
+            self.joint.load_state_dict(joint)
+        old_aligner = self.joint.net.aligner
+        self.net = JanusFlowNetwork(config(vocabulary))
+        initialise(self.net)
+        self.net.language_model = self.joint.net.language_model
+        self.net.vision_und_enc_model.vision_tower = self.joint.net.vision_model.vision_tower
+        self.joint.net.aligner = self.net.vision_und_enc_aligner  # type: ignore[assignment]
+        if joint is not None:
+            self._fit_aligner(old_aligner)
+        self.net.beg_of_und_embed.requires_grad_(False)
+        for part in (self.joint.net.gen_embed, self.joint.net.gen_aligner):
+            part.requires_grad_(False)  # of token drawing only
+
+    @torch.no_grad()
+    def _fit_aligner(self, old: nn.Module) -> None:
+        """The linear map nearest to the joint model's two layers, by least squares on random pictures."""
+        rng = np.random.default_rng(0)
+        tokens = torch.from_numpy(np.stack([grid(random_scene(rng)) for _ in range(200)]))
+        pixels = noisy(pixels_of(tokens, float_table()))
+        features = torch.cat([self.net.vision_und_enc_model.vision_tower(p) for p in pixels.split(20)]).flatten(0, 1)
+        said = old(features)
+        padded = torch.cat([features, torch.ones(len(features), 1)], dim=1)
+        solution = torch.linalg.lstsq(padded, said).solution
+        self.net.vision_und_enc_aligner.weight.copy_(solution[:-1].T)
+        self.net.vision_und_enc_aligner.bias.copy_(solution[-1])
+        error = float((padded @ solution - said).square().mean() / said.var())
+        print(f"one-layer aligner: {100 * error:.1f} % of the two-layer one's variance is lost", flush=True)
+
+    def velocity(self, prompt: Tensor, ends: Tensor, z: Tensor, t: Tensor, positions: Tensor) -> tuple[Tensor, ...]:
+        """Velocities [n, 16, 12, 12], and the hidden states behind them after the second layer and the last norm.
+
+        prompt [n, L, hidden] right-padded, ends [n]: the place of the time embedding, behind which the latents stand.
+        """
+        clock = self.net.time_embeds(t)
+        tokens, skip = self.net.encode(z, clock)
+        rows = torch.arange(len(z), device=z.device)[:, None]
+        places = ends[:, None] + torch.arange(CELLS + 1, device=z.device)
+        embeds = torch.cat([prompt, prompt.new_zeros(len(z), CELLS, prompt.shape[-1])], dim=1)
+        embeds = embeds.index_put((rows, places), torch.cat([clock[:, None], tokens], dim=1))
+        early: list[Tensor] = []
+        hook = self.net.language_model.model.layers[1].register_forward_hook(lambda _m, _i, out: early.append(out))
+        hidden = self.net(embeds, positions)[rows, places[:, 1:]]
+        hook.remove()
+        return self.net.decode(hidden, skip, clock), early[0][rows, places[:, 1:]], hidden
+
+    def draw_loss(self, batch: Drawings, codes: Tensor, factors: Tensor, free: int) -> tuple[Tensor, dict[str, float]]:
+        """The flow's loss on captions; the first `free` rows are taught without theirs: begin-of-sentence alone,
+        with the positions of the whole prompt, as the unconditional row of guidance is computed."""
+        ids, ends = batch.ids, batch.ends
+        n = len(ids)
+        z1 = SCALE * latents_of(batch.tiles, codes)
+        z0 = torch.randn_like(z1)
+        t = torch.rand(n, device=ids.device) ** 1.5  # what to draw is decided early on the way
+        z = z0.lerp(z1, t[:, None, None, None])
+        positions = torch.arange(ids.shape[1] + CELLS, device=ids.device).expand(n, -1)
+        told = self.velocity(self.net.text_embeds(ids[free:]), ends[free:], z[free:], t[free:], positions[free:])
+        first = torch.cat([ids[:free, :1], ids[:free, :1]], dim=1)  # its second place is the time embedding's
+        moved = torch.cat([positions[:free, :1], ends[:free, None] + torch.arange(CELLS + 1, device=ids.device)], dim=1)
+        untold = self.velocity(self.net.text_embeds(first), torch.ones_like(ends[:free]), z[:free], t[:free], moved)
+        v, early, hidden = (torch.cat([a, b]) for a, b in zip(untold, told, strict=True))
+        error = (v - (z1 - z0)).square().mean((1, 2, 3))
+        flow = error.mean()
+        truth = factors[batch.tiles]
+        features = F.gelu(self.joint.net.gen_head.output_mlp_projector(hidden))
+        tiles, parts = tile_loss(
+            self.joint.kind(features), self.joint.colour(features), self.joint.ground(features), truth
+        )
+        thing, colour = coming(truth)
+        guess = self.joint.next(hidden)
+        helper = F.cross_entropy(guess[..., : N_THINGS + 1].flatten(0, 1), thing.flatten())
+        helper = helper + F.cross_entropy(guess[..., N_THINGS + 1 :].flatten(0, 1), colour.flatten(), ignore_index=-1)
+        cells = torch.arange(CELLS, device=ids.device).expand(n, -1)
+        at = F.cross_entropy(self.joint.drawn_at(early).flatten(0, 1), cells.flatten())
+        aimed = (error.detach() * (1 - t).square()).mean()
+        seen = {"flow": float(flow.detach()), "aim": float(aimed)} | parts | {"at": float(at.detach())}
+        return 4 * flow + 0.3 * tiles + 0.1 * helper + 0.1 * at, seen
+
+
+@torch.no_grad()
+def initialise(net: JanusFlowNetwork) -> None:
+    """Fresh weights, and a path on which noise passes the encoder and, turned round, leaves the decoder."""
+    for name, p in net.named_parameters():
+        if p.ndim == 1 and name.endswith("weight"):
+            nn.init.ones_(p)
+        elif name.endswith("bias") or "channelwise_norm" in name:
+            nn.init.zeros_(p)
+        elif "depthwise" in name:
+            nn.init.normal_(p, std=1 / 7)
+        elif "channelwise_linear_2" in name or "cond_embeds_mapper" in name:
+            nn.init.normal_(p, std=0.2 * p.shape[-1] ** -0.5)
+        else:
+            nn.init.normal_(p, std=p.flatten(1).shape[-1] ** -0.5)
+    inward = nn.init.orthogonal_(torch.empty(WIDTH, 4 * LATENT_CHANNELS))
+    net.vision_gen_enc_model.in_conv.weight.copy_(inward.view(WIDTH, LATENT_CHANNELS, 2, 2))
+    outward = net.vision_gen_dec_model.out_convs[0].unpatch_conv.weight
+    outward.mul_(0.2)
+    outward[:, WIDTH:, 0, 0] -= inward.T
+
+
+def by_length(batch: Drawings, parts: int) -> list[Drawings]:
+    """The batch in `parts` of similar prompt length, each as short as its longest prompt allows."""
+    order = batch.ends.argsort()
+    split = []
+    for rows in order.chunk(parts):
+        rows = rows[torch.randperm(len(rows))]  # the first ones are taught without their prompt
+        ends = batch.ends[rows]
+        split.append(Drawings(batch.ids[rows, : int(ends.max()) + 1], ends, batch.tiles[rows]))
+    return split
+
+
+def training_state(flow: Flow) -> dict[str, Tensor]:
+    """What the joint model and the network share is kept once, under the network's names."""
+    shared = ("joint.net.language_model.", "joint.net.vision_model.", "joint.net.aligner.")
+    return {n: p for n, p in flow.state_dict().items() if not n.startswith(shared)}
+
+
+def train(args: argparse.Namespace) -> None:
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    torch.manual_seed(args.seed)
+    args.out.mkdir(parents=True, exist_ok=True)
+    file = args.out / "flow.pt"
+    resumed = args.resume and file.exists()
+    if not resumed:
+        for name in TOKENIZER_FILES:
+            shutil.copy(args.joint / name, args.out / name)
+    tokenizer = Tokenizer.from_file(str(args.out / "tokenizer.json"))
+    words = Words(tokenizer)
+    vocabulary = -(-tokenizer.get_vocab_size() // 64) * 64
+    start_state = None
+    if not resumed:
+        start_state = torch.load(args.joint / "joint.pt", map_location="cpu", weights_only=True)["model"]
+    model = Flow(vocabulary, words.names(), start_state).to(device)
+    table, factors = float_table(device), torch.from_numpy(tile_factors()).to(device)
+    codes, prefix = latent_table().to(device), torch.tensor(words.prefix, device=device)
+    blocks = ("model.layers.", "vision_tower.blocks.", "channelwise_linear", "cond_embeds_mapper")
+    inside = [p for n, p in model.named_parameters() if p.ndim == 2 and any(b in n for b in blocks)]
+    known = {id(p) for p in inside}
+    outside = [p for p in model.parameters() if p.requires_grad and id(p) not in known]
+    made = optimisers(inside, outside, args.lr, 0.75 * args.lr)
+    step = 0
+    if resumed:
+        saved = torch.load(file, weights_only=True)
+        model.load_state_dict(saved["model"], strict=False)
+        for optimiser, state in zip(made, saved["optimisers"], strict=True):
+            optimiser.load_state_dict(state)
+            for group in optimiser.param_groups:
+                group["initial_lr"] = args.lr if optimiser is made[0] else 0.75 * args.lr
+        step = saved["step"]
+        print(f"resumed at step {step}", flush=True)
+    rng = np.random.default_rng((args.seed, 1, step))
+    torch.manual_seed(args.seed + step)
+    start = last_save = time.time()
+    sums: dict[str, float] = {}
+    while True:
+        left = 1 - (time.time() - start) / (60 * args.minutes)
+        warm = min(1.0, (time.time() - start) / 60) if resumed else min(1.0, (step + 1) / 40)
+        set_lr(made, warm * max(0.005, min(1.0, left / args.decay)))
+        draw = drawings(rng, words, args.batch, dropout=0.0)
+        for optimiser in made:
+            optimiser.zero_grad(set_to_none=True)
+        seen: dict[str, float] = {}
+        for part in by_length(draw, args.parts):
+            batch = Drawings(*(x.to(device) for x in vars(part).values()))
+            loss, told = model.draw_loss(batch, codes, factors, free=max(1, len(batch.ids) // 12))
+            (loss / args.parts).backward()
+            seen = {name: seen.get(name, 0.0) + value / args.parts for name, value in told.items()}
+        if step % args.talk_every == 0:
+            conversations = talks(rng, words, args.talks, parts=2)
+            for talk in conversations:
+                moved = Talks(*(x.to(device) for x in vars(talk).values()))
+                loss, said = model.joint.talk_loss(moved, table, factors, prefix)
+                (args.talk_weight * loss / len(conversations)).backward()
+                for name, value in said.items():
+                    seen[name] = seen.get(name, 0.0) + value * args.talk_every / len(conversations)
+        for optimiser in made:
+            optimiser.step()
+        step += 1
+        for name, value in seen.items():
+            sums[name] = sums.get(name, 0.0) + value / 24
+        if step % 24 == 0:
+            line = " ".join(f"{n} {v:.3f}" for n, v in sums.items())
+            print(f"step {step} {(time.time() - start) / 60:.1f} min {line}", flush=True)
+            sums = {}
+        if left <= 0 or time.time() - last_save > 120:
+            saved = {"model": training_state(model), "optimisers": [o.state_dict() for o in made], "step": step}
+            torch.save(saved, file.with_suffix(".tmp"))
+            file.with_suffix(".tmp").replace(file)
+            last_save = time.time()
+        if left <= 0:
+            return
+
+
+def options(words: list[str] | None = None) -> argparse.Namespace:
+    """The stage's options, from `words` or the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--joint", type=Path, required=True, help="the folder of training.joint, where all begins")
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--minutes", type=float, default=60)
+    parser.add_argument(
+        "--decay", type=float, default=0.7, help="share of the time in which the step size falls to zero"
+    )
+    parser.add_argument("--batch", type=int, default=48, help="drawings a step")
+    parser.add_argument("--parts", type=int, default=3, help="pieces of similar length a step's drawings are cut into")
+    parser.add_argument("--talks", type=int, default=12, help="conversations in a step that has some")
+    parser.add_argument("--talk-every", type=int, default=2)
+    parser.add_argument("--talk-weight", type=float, default=1.0)
+    parser.add_argument("--lr", type=float, default=3e-3)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--threads", type=int, default=0)
+    parser.add_argument("--resume", action="store_true")
+    return parser.parse_args(words)
+
+
+def main() -> None:
+    args = options()
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    train(args)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,111 @@
+"""Write what was trained as a JanusFlow checkpoint folder with its autoencoder: the Hub's names and files, bfloat16.
+
+    python -m training.flow_export --flow runs/flow --vae runs/vae.pt --out assets/janusflow_embedded
+
+The autoencoder lies in a folder `vae` inside it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from training.export import config as joint_config
+from training.export import write_folder
+from training.flow import config as flow_config
+from training.flow_vae import config as vae_config
+
+BEGIN_OF_IMAGE = "<begin_of_image>"
+VAE_WEIGHTS = "diffusion_pytorch_model.safetensors"
+
+
+def tensors(state: dict[str, Tensor], begin_of_image: int) -> dict[str, Tensor]:
+    """The network's tensors under the Hub's names; what only training has is left out.
+
+    The learned begin-of-understanding row is the embedding that begin-of-image had while training.
+    """
+    out = {n.removeprefix("net."): t for n, t in state.items() if n.startswith("net.")}
+    out["beg_of_und_embed"] = out["language_model.model.embed_tokens.weight"][begin_of_image, None]
+    return _halved(out)
+
+
+def config(vocabulary: int) -> dict[str, Any]:
+    """config.json with the fields of the published one, and the tower's sizes that only a table names there."""
+    net = flow_config(vocabulary)
+    joint = joint_config(vocabulary)
+
+    def part(name: str, cls: str, **params: Any) -> dict[str, Any]:
+        return {"cls": cls, "model_type": name, "params": params}
+
+    both: dict[str, Any] = {
+        "block_out_channels": [net.encoder.width],
+        "dropout": 0.0,
+        "elementwise_affine": True,
+        "hidden_size": net.encoder.hidden_size,
+        "layers_in_middle": net.encoder.blocks,
+        "norm_eps": net.encoder.eps,
+        "use_bias": net.encoder.bias,
+    }
+    return {
+        **{name: joint[name] for name in ("architectures", "model_type", "torch_dtype", "language_config")},
+        "vision_und_enc_config": {**joint["vision_config"], "model_type": "vision_und_enc"},
+        "vision_gen_enc_config": part(
+            "vision_gen_enc",
+            "ShallowUViTEncoder",
+            **both,
+            input_channels=net.encoder.in_channels,
+            kernel_size=net.encoder.kernel,
+            padding=net.encoder.padding,
+            stride=net.encoder.stride,
+        ),
+        "vision_gen_dec_config": part(
+            "vision_gen_dec",
+            "ShallowUViTDecoder",
+            **both,
+            in_channels=net.decoder.in_channels,
+            kernel_size=net.encoder.kernel,
+            out_channels=net.decoder.out_channels,
+            upsamples=net.decoder.upsamples,
+        ),
+    }
+
+
+def _halved(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {n: t.detach().to("cpu", torch.bfloat16).contiguous() for n, t in weights.items()}
+
+
+def export(flow_folder: Path, vae_file: Path, out: Path) -> None:
+    flow = torch.load(flow_folder / "flow.pt", map_location="cpu", weights_only=True)["model"]
+    vae = torch.load(vae_file, map_location="cpu", weights_only=True)["model"]
+    folder = out / "vae"
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file(
+        _halved({n.removeprefix("vae."): t for n, t in vae.items() if n.startswith("vae.")}),
+        folder / VAE_WEIGHTS,
+        metadata={"format": "pt"},
+    )
+    facts = {"_class_name": "AutoencoderKL", **vae_config()}
+    (folder / "config.json").write_text(json.dumps(facts, indent=2) + "\n", "utf-8")
+    added = json.loads((flow_folder / "tokenizer.json").read_text("utf-8"))["added_tokens"]
+    begin = next(token["id"] for token in added if token["content"] == BEGIN_OF_IMAGE)
+    vocabulary = flow["net.language_model.lm_head.weight"].shape[0]
+    write_folder(out, tensors(flow, begin), config(vocabulary), flow_folder)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--flow", type=Path, required=True, help="the folder of training.flow")
+    parser.add_argument("--vae", type=Path, required=True, help="the file of training.flow_vae")
+    parser.add_argument("--out", type=Path, required=True)
+    args = parser.parse_args()
+    export(args.flow, args.vae, args.out)
+
+
+if __name__ == "__main__":
+    main()
