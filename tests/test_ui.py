@@ -20,7 +20,7 @@ from janus_app.models.base import Finished, Notice, Preview, Progress, Queued, T
 from janus_app.records import read_record
 from janus_app.studio import drain
 from janus_app.ui import jobs
-from janus_app.ui.edit_tab import picture_and_mask
+from janus_app.ui.editor import picture_and_mask
 from janus_app.ui.guard import HostGuard, host_rules
 from janus_app.ui.html import message
 from janus_app.ui.i18n import FOLDER, Texts, match_language
@@ -262,7 +262,8 @@ def test_every_string_the_page_asks_for_exists_and_none_is_idle() -> None:
     english = set(json.loads((FOLDER / "en.json").read_text("utf-8")))
     asked = set(re.findall(r"(?:label|say)\(\s*[\"'](\w+)[\"']", source))
     assert asked <= english
-    made = ("stage_", "state_", "doing_", "setting_", "method_")  # names put together while running
+    # Names put together while running.
+    made = ("stage_", "state_", "doing_", "setting_", "method_", "solver_", "strength_")
     idle = {key for key in english if not key.startswith(made) and not re.search(f"[\"']{key}[\"']", source)}
     assert not idle
 

@@ -89,14 +89,11 @@ def _link(drawing: generate_tab.GenerateTab, chat: chat_tab.ChatTab, editing: ed
     def to_edit(kept: list[Print], index: int) -> tuple[Any, ...]:
         return kept[index].record.prompt, gr.update(selected="edit")
 
-    def into_editor(kept: list[Print], index: int) -> dict[str, Any]:
-        return edit_tab.for_editor(kept[index].shown)
-
     picture = [drawing.shelf, drawing.chosen]
     drawing.to_chat.click(to_chat, [*picture, chat.box], [chat.box, tabs], **QUICK)
     opened = drawing.to_edit.click(to_edit, picture, [editing.prompt, tabs], **QUICK)
     ready = opened.then(None, None, None, js=WAIT_FOR_CANVAS)
-    ready.then(into_editor, picture, editing.editor, **QUICK)
+    ready.then(edit_tab.take, picture, [editing.editor, editing.source], **QUICK)
 
 
 def launch(

@@ -1,4 +1,4 @@
-"""The edit tab: paint what should change, describe the finished picture, compare before and after."""
+"""The edit tab: a picture, a way of editing and what that way asks for; then before and after, compared."""
 
 from __future__ import annotations
 
@@ -8,15 +8,22 @@ from html import escape
 from typing import Any
 
 import gradio as gr
-from PIL import Image, ImageChops, ImageOps
-
-from janus_app.errors import AppError
-from janus_app.models.base import EditRequest
-from janus_app.pictures import open_picture
-from janus_app.ui.controls import negative_box, run_or_stop, sampling_sliders, seed_row
+from janus_app.models.base import DESCRIBE, EDIT_SETTINGS, ChatRequest, EditRequest, Turn
+from janus_app.ui.controls import (
+    INTERVAL,
+    flow_controls,
+    flow_settings,
+    flow_updates,
+    negative_box,
+    run_or_stop,
+    sampling_sliders,
+    seed_row,
+)
 from janus_app.ui.drawing import draw, put_on, shelf_value
+from janus_app.ui.editor import fitted, for_editor, picture_and_mask, picture_editor
 from janus_app.ui.generate_tab import detail_html
-from janus_app.ui.html import empty, message
+from janus_app.ui.html import empty, message, messages
+from janus_app.ui.jobs import watch
 from janus_app.ui.page import (
     EXAMPLES,
     JOB,
@@ -31,9 +38,8 @@ from janus_app.ui.page import (
 )
 from janus_app.ui.prints import Print
 
-SETTINGS = ("guidance", "temperature")
-BRUSH = "rgba(255, 64, 129, 0.6)"
-PAINTED = 8  # alpha from which a pixel counts as painted: the brush's soft rim does not
+SETTINGS = ("guidance", "temperature", "strength", "image_guidance")
+LONGEST_DESCRIPTION = 120  # tokens
 
 
 @dataclass(frozen=True)
@@ -42,6 +48,7 @@ class EditTab:
 
     editor: gr.ImageEditor
     prompt: gr.Textbox
+    source: gr.Textbox
 
 
 def build(page: Page, variant: gr.Dropdown, seen: gr.Textbox, demo: gr.Blocks) -> EditTab:
@@ -50,21 +57,18 @@ def build(page: Page, variant: gr.Dropdown, seen: gr.Textbox, demo: gr.Blocks) -
     about = gr.HTML(elem_id="edit-about", padding=False)
     with gr.Row(elem_classes="two-columns"):
         with gr.Column(scale=5, min_width=300):
-            editor = gr.ImageEditor(
-                label=label("picture_to_edit"),
-                type="pil",
-                image_mode="RGBA",
-                sources=["upload", "clipboard"],
-                brush=gr.Brush(default_size=10, colors=[BRUSH], default_color=BRUSH, color_mode="fixed"),
-                transforms=(),
-                layers=False,
-                buttons=[],
-                format="png",
-                elem_id="edit-editor",
-                height=430,
-                canvas_size=(384, 384),
-                placeholder=label("editor_hint"),
-            )
+            editor = picture_editor(label)
+            method = gr.Radio([], label=label("method"), elem_id="edit-method")
+            method_note = gr.HTML(elem_id="edit-method-note", padding=False)
+            with gr.Column(visible=False, elem_id="edit-source") as source_box:
+                source = gr.Textbox(
+                    label=label("source_prompt"),
+                    info=label("source_prompt_info"),
+                    lines=2,
+                    max_lines=6,
+                    elem_id="edit-source-prompt",
+                )
+                describe = gr.Button(label("describe_for_me"), size="sm", elem_id="edit-describe", min_width=120)
             prompt = gr.Textbox(
                 label=label("edit_prompt"),
                 placeholder=label("edit_prompt_hint"),
@@ -77,8 +81,6 @@ def build(page: Page, variant: gr.Dropdown, seen: gr.Textbox, demo: gr.Blocks) -
                     gr.Button("", size="sm", visible=False, elem_id=f"edit-example-{i}", min_width=60)
                     for i in range(EXAMPLES)
                 ]
-            method = gr.Radio([], label=label("method"), elem_id="edit-method")
-            method_note = gr.HTML(elem_id="edit-method-note", padding=False)
             with gr.Row(elem_classes="run-row"):
                 run = gr.Button(label("edit"), variant="primary", elem_id="edit-run", min_width=120)
                 stop = gr.Button(label("stop"), variant="stop", elem_id="edit-stop", min_width=120, visible=False)
@@ -89,7 +91,7 @@ def build(page: Page, variant: gr.Dropdown, seen: gr.Textbox, demo: gr.Blocks) -
                 0.6,
                 step=0.05,
                 label=label("strength"),
-                info=label("strength_info"),
+                info=label("strength_variation"),
                 visible=False,
                 elem_id="edit-strength",
             )
@@ -97,8 +99,16 @@ def build(page: Page, variant: gr.Dropdown, seen: gr.Textbox, demo: gr.Blocks) -
             with gr.Accordion(label("settings"), open=False, elem_id="edit-settings"):
                 guidance, temperature = sampling_sliders(label, "edit")
                 image_guidance = gr.Slider(
-                    1, 5, 1.5, step=0.1, label=label("image_guidance"), visible=False, elem_id="edit-image-guidance"
+                    1,
+                    10,
+                    1.5,
+                    step=0.1,
+                    label=label("image_guidance"),
+                    info=label("image_guidance_info"),
+                    visible=False,
+                    elem_id="edit-image-guidance",
                 )
+                flow = flow_controls(label, "edit")
                 negative = negative_box(label, "edit")
         with gr.Column(scale=6, min_width=320, elem_classes="results"):
             status = gr.HTML(elem_id="edit-status", padding=False)
@@ -139,6 +149,7 @@ def build(page: Page, variant: gr.Dropdown, seen: gr.Textbox, demo: gr.Blocks) -
     def on_edit(
         value: dict[str, Any] | None,
         words: str,
+        described: str,
         how: str | None,
         unwanted: str,
         n: Any,
@@ -146,6 +157,10 @@ def build(page: Page, variant: gr.Dropdown, seen: gr.Textbox, demo: gr.Blocks) -
         ig: Any,
         t: Any,
         st: Any,
+        steps: Any,
+        solver: str | None,
+        start: Any,
+        end: Any,
         new: bool,
         s: Any,
         selected: str | None,
@@ -162,8 +177,9 @@ def build(page: Page, variant: gr.Dropdown, seen: gr.Textbox, demo: gr.Blocks) -
             return EditRequest(
                 prompt=words or "",
                 image=picture,
-                mask=mask if how == "region" else None,
+                mask=mask if "mask" in uses(how) else None,
                 method=how or "region",
+                source_prompt=(described or "").strip() if "source_prompt" in uses(how) else "",
                 negative=(unwanted or "").strip(),
                 count=whole(n, "The number of pictures"),
                 guidance=number(g, "Guidance"),
@@ -171,6 +187,7 @@ def build(page: Page, variant: gr.Dropdown, seen: gr.Textbox, demo: gr.Blocks) -
                 temperature=number(t, "Temperature"),
                 strength=number(st, "Strength"),
                 seed=whole(first, "Seed"),
+                **flow_settings(steps, solver, start, end),
             )
 
         for view in draw(page, selected, make, language):
@@ -180,7 +197,7 @@ def build(page: Page, variant: gr.Dropdown, seen: gr.Textbox, demo: gr.Blocks) -
                 continue
             kept = put_on(kept, view.prints)
             size = view.prints[0].record.size
-            old = page.prints.serve_picture(_fitted(picture_and_mask(value)[0], size))
+            old = page.prints.serve_picture(fitted(picture_and_mask(value)[0], size))
             yield (
                 sheet,
                 view.status,
@@ -198,6 +215,23 @@ def build(page: Page, variant: gr.Dropdown, seen: gr.Textbox, demo: gr.Blocks) -
             )
         yield gr.skip(), gr.skip(), gr.skip(), *rest, gr.skip(), *run_or_stop(running=False)
 
+    def on_describe(
+        value: dict[str, Any] | None, selected: str | None, request: gr.Request
+    ) -> Iterator[tuple[Any, ...]]:
+        """The model's own words for the picture, into the box where they can be corrected."""
+        language = page.language(request)
+
+        def ask() -> Iterator[Any]:
+            turn = Turn("user", DESCRIBE, (picture_and_mask(value)[0],))
+            return page.job(selected, ChatRequest((turn,), temperature=0, max_new_tokens=LONGEST_DESCRIPTION))
+
+        yield gr.skip(), "", "", *run_or_stop(running=True)
+        for frame in watch(ask, page.texts, language):
+            notes = messages(frame.notices) + (message(frame.error, "error") if frame.error else "")
+            text = gr.skip() if frame.error else frame.text.strip()
+            yield text, frame.status, notes, gr.skip(), gr.skip()
+        yield gr.skip(), "", gr.skip(), *run_or_stop(running=False)
+
     def stopped(request: gr.Request) -> tuple[Any, ...]:
         line = message(page.texts.say("draw_stopped", page.language(request)))
         return gr.skip(), line, *(gr.skip(),) * 9, *run_or_stop(running=False)
@@ -206,15 +240,27 @@ def build(page: Page, variant: gr.Dropdown, seen: gr.Textbox, demo: gr.Blocks) -
         index = min(int(event.index), len(kept) - 1)
         return index, detail_html(page, kept[index], page.language(request)), (old, kept[index].shown)
 
-    def choose_method(how: str | None, request: gr.Request) -> tuple[Any, ...]:
+    def choose_method(how: str | None, selected: str | None, request: gr.Request) -> list[Any]:
+        language, now = page.language(request), page.variant(selected)
+        used, settings = uses(how), now.settings.keys()
         state = page.studio.state
         lines = state.capabilities.edit_methods if state.capabilities else {}
-        line = page.texts.sentence(lines.get(how or "", ""), page.language(request))
-        return (
+        line = page.texts.sentence(lines.get(how or "", ""), language)
+
+        def seen(name: str, setting: str = "") -> dict[str, Any]:
+            """A knob the variant has is shown before a model is loaded, and then where the way of editing reads it."""
+            return gr.update(visible=(setting or name) in settings and (how is None or name in used))
+
+        return [
             message(line) if line else "",
-            gr.update(visible=how == "variation"),
-            gr.update(visible=how not in ("region", "variation", None)),
-        )
+            gr.update(visible="source_prompt" in used),
+            gr.update(visible="strength" in used, info=page.texts.named("strength", how or "variation", language)),
+            gr.update(visible="image_guidance" in used),
+            seen("temperature"),
+            seen("steps"),
+            gr.update(visible=bool(now.solvers) and (how is None or "solver" in used)),
+            *(seen("guidance_interval", name) for name in INTERVAL),
+        ]
 
     def refresh(selected: str | None, kept: list[Print], request: gr.Request) -> list[Any]:
         language = page.language(request)
@@ -224,21 +270,28 @@ def build(page: Page, variant: gr.Dropdown, seen: gr.Textbox, demo: gr.Blocks) -
         able = "edit" in now.verbs
         names = [(page.texts.named("method", name, language), name) for name in methods]
         blank = gr.skip() if kept else empty(say("edit_empty_title", language), say("edit_empty", language))
-        knobs = [slider_update(now.settings.get(name)) for name in SETTINGS]
         first = next(iter(methods), None)
+        note, source_seen, *places = choose_method(first, selected, request)
+        knobs = [slider_update(now.settings.get(name)) for name in SETTINGS]
+        guided, warm, strong, image_guided = knobs
+        # Ranges and values are the variant's; what is seen is what the first way of editing reads.
+        values = [strong, image_guided, warm, *flow_updates(page, now, language)]
         return [
             about_html(page, now.title, able, language),
             blank,
             gr.update(interactive=able),
             gr.update(choices=names, value=first, visible=len(names) > 1),
-            *choose_method(first, request),
+            note,
+            source_seen,
+            *({**value, **place} for value, place in zip(values, places, strict=True)),
             *example_updates(now.prompts("edit", language)),
-            *knobs,
+            guided,
         ]
 
     inputs = [
         editor,
         prompt,
+        source,
         method,
         negative,
         count,
@@ -246,6 +299,7 @@ def build(page: Page, variant: gr.Dropdown, seen: gr.Textbox, demo: gr.Blocks) -
         image_guidance,
         temperature,
         strength,
+        *flow.all,
         fresh,
         seed,
         variant,
@@ -254,48 +308,33 @@ def build(page: Page, variant: gr.Dropdown, seen: gr.Textbox, demo: gr.Blocks) -
     editing: list[Any] = [
         run.click(on_edit, inputs, outputs, **JOB),
         prompt.submit(on_edit, inputs, outputs, **JOB),
+        describe.click(on_describe, [editor, variant], [source, status, notes, run, stop], **JOB),
     ]
     # First the cancel, then the line that says so: a last frame on its way would overwrite it.
     halted = stop.click(None, None, None, cancels=editing, **PRIVATE)
     halted.then(stopped, None, outputs, **QUICK)
-    method.input(choose_method, method, [method_note, strength, image_guidance], **QUICK)
+    places = [method_note, source_box, strength, image_guidance, temperature, *flow.all]
+    method.input(choose_method, [method, variant], places, **QUICK)
     gallery.select(choose, [shelf, before], [chosen, detail, compare], **QUICK)
     reuse.click(lambda kept, index: (kept[index].record.seed, False), [shelf, chosen], [seed, fresh], **QUICK)
-    onward.click(lambda kept, index: for_editor(kept[index].shown), [shelf, chosen], editor, **QUICK)
+    editor.upload(lambda: "", None, source, **QUICK)  # a description of another picture would mislead
+    onward.click(take, [shelf, chosen], [editor, source], **QUICK)
     for example in examples:
         example.click(lambda text: text, example, prompt, **QUICK)
-    shown = [about, easel, run, method, method_note, strength, image_guidance, *examples, guidance, temperature]
+    shown = [about, easel, run, method, *places, *examples, guidance]
     for moment in (demo.load, seen.change):
         moment(refresh, [variant, shelf], shown, **QUICK)
-    return EditTab(editor, prompt)
+    return EditTab(editor, prompt, source)
 
 
-def for_editor(path: str) -> dict[str, Any]:
-    """A served picture as the editor's blank canvas."""
-    return {"background": path, "layers": [], "composite": None}
+def uses(how: str | None) -> frozenset[str]:
+    """The settings a way of editing reads."""
+    return EDIT_SETTINGS.get(how or "", frozenset())
 
 
-def picture_and_mask(value: dict[str, Any] | None) -> tuple[Image.Image, Image.Image | None]:
-    """The editor's picture, and where anything was painted over it (white), or None where nothing was.
-
-    Raises AppError where there is no picture.
-    """
-    background = (value or {}).get("background")
-    if background is None:
-        raise AppError("There is no picture to edit. Put one into the editor, or send one over from the draw tab.")
-    picture = open_picture(background)
-    painted = Image.new("L", picture.size, 0)
-    for layer in (value or {}).get("layers") or ():
-        if layer is None:
-            continue
-        alpha = layer.convert("RGBA").getchannel("A").point(lambda a: 255 if a >= PAINTED else 0)
-        painted = ImageChops.lighter(painted, alpha.resize(picture.size, Image.Resampling.NEAREST))
-    return picture, painted if painted.getbbox() else None
-
-
-def _fitted(picture: Image.Image, size: tuple[int, int]) -> Image.Image:
-    """The middle of the picture at the size of the result, so that the slider lays them exactly over each other."""
-    return picture if picture.size == size else ImageOps.fit(picture, size, Image.Resampling.LANCZOS)
+def take(kept: list[Print], index: int) -> tuple[dict[str, Any], str]:
+    """A picture of the shelf for the editor, and what it shows by its own record."""
+    return for_editor(kept[index].shown), kept[index].record.prompt
 
 
 def about_html(page: Page, title: str, able: bool, language: str) -> str:

@@ -11,7 +11,16 @@ import gradio as gr
 from janus_app.errors import AppError
 from janus_app.models.base import GenerateRequest
 from janus_app.records import Record, read_record, request_of
-from janus_app.ui.controls import negative_box, run_or_stop, sampling_sliders, seed_row
+from janus_app.ui.controls import (
+    INTERVAL,
+    flow_controls,
+    flow_settings,
+    flow_updates,
+    negative_box,
+    run_or_stop,
+    sampling_sliders,
+    seed_row,
+)
 from janus_app.ui.drawing import draw, put_on, shelf_value
 from janus_app.ui.html import empty, facts, message
 from janus_app.ui.page import (
@@ -64,6 +73,7 @@ def build(page: Page, variant: gr.Dropdown, seen: gr.Textbox, demo: gr.Blocks) -
             seed, fresh = seed_row(label, "draw")
             with gr.Accordion(label("settings"), open=False, elem_id="draw-settings"):
                 guidance, temperature = sampling_sliders(label, "draw")
+                flow = flow_controls(label, "draw")
                 negative = negative_box(label, "draw")
             with gr.Accordion(label("from_png"), open=False, elem_id="draw-from"):
                 drop = gr.File(label=label("drop_png"), file_types=[".png"], elem_id="draw-drop", height=130)
@@ -95,6 +105,7 @@ def build(page: Page, variant: gr.Dropdown, seen: gr.Textbox, demo: gr.Blocks) -
 
     outputs = [easel, status, notes, gallery, shelf, chosen, detail, panel, seed, run, stop]
     controls = [prompt, negative, count, guidance, temperature, fresh, seed]
+    restored = [*controls, *flow.all]  # what a dropped picture fills
 
     def stream(
         kept: list[Print], selected: str | None, make: Callable[[], GenerateRequest], shown_seed: Any, language: str
@@ -122,12 +133,26 @@ def build(page: Page, variant: gr.Dropdown, seen: gr.Textbox, demo: gr.Blocks) -
         s: Any,
         selected: str | None,
         kept: list[Print],
+        steps: Any,
+        solver: str | None,
+        start: Any,
+        end: Any,
         request: gr.Request,
     ) -> Iterator[tuple[Any, ...]]:
         first = new_seed() if new or s is None else s
-        yield from stream(
-            kept, selected, lambda: _request(words, unwanted, n, g, t, first), first, page.language(request)
-        )
+
+        def make() -> GenerateRequest:
+            return GenerateRequest(
+                prompt=words or "",
+                negative=(unwanted or "").strip(),
+                count=whole(n, "The number of pictures"),
+                guidance=number(g, "Guidance"),
+                temperature=number(t, "Temperature"),
+                seed=whole(first, "Seed"),
+                **flow_settings(steps, solver, start, end),
+            )
+
+        yield from stream(kept, selected, make, first, page.language(request))
 
     def on_again(kept: list[Print], index: int, selected: str | None, request: gr.Request) -> Iterator[tuple[Any, ...]]:
         language = page.language(request)
@@ -151,7 +176,7 @@ def build(page: Page, variant: gr.Dropdown, seen: gr.Textbox, demo: gr.Blocks) -
 
     def on_drop(path: str | None, request: gr.Request) -> tuple[Any, ...]:
         language = page.language(request)
-        stay = (gr.skip(),) * len(controls)
+        stay = (gr.skip(),) * len(restored)
         if not path:
             return "", gr.update(visible=False), None, *stay
         try:
@@ -172,6 +197,9 @@ def build(page: Page, variant: gr.Dropdown, seen: gr.Textbox, demo: gr.Blocks) -
                 asked.temperature,
                 False,
                 asked.seed,
+                asked.steps,
+                asked.solver,
+                *asked.guidance_interval,
             ),
         )
 
@@ -179,7 +207,8 @@ def build(page: Page, variant: gr.Dropdown, seen: gr.Textbox, demo: gr.Blocks) -
         language = page.language(request)
         now = page.variant(selected)
         say = page.texts.say
-        hint = say("draw_empty" if "generate" in now.verbs else "draw_cannot", language, title=now.title)
+        able = "draw_empty_flow" if now.solvers else "draw_empty"
+        hint = say(able if "generate" in now.verbs else "draw_cannot", language, title=now.title)
         blank = gr.skip() if kept else empty(say("draw_empty_title", language), hint)
         knobs = [slider_update(now.settings.get(name)) for name in SETTINGS]
         return [
@@ -187,9 +216,10 @@ def build(page: Page, variant: gr.Dropdown, seen: gr.Textbox, demo: gr.Blocks) -
             gr.update(interactive="generate" in now.verbs),
             *example_updates(now.prompts("generate", language)),
             *knobs,
+            *flow_updates(page, now, language),
         ]
 
-    inputs = [*controls, variant, shelf]
+    inputs = [*controls, variant, shelf, *flow.all]  # new ones at the end: programs call this by place
     drawing: list[Any] = [
         run.click(on_draw, inputs, outputs, **public("draw")),
         prompt.submit(on_draw, inputs, outputs, **JOB),
@@ -201,43 +231,45 @@ def build(page: Page, variant: gr.Dropdown, seen: gr.Textbox, demo: gr.Blocks) -
     halted.then(stopped, None, outputs, **QUICK)
     gallery.select(choose, shelf, [chosen, detail], **QUICK)
     reuse.click(lambda kept, index: (kept[index].record.seed, False), [shelf, chosen], [seed, fresh], **QUICK)
-    drop.change(on_drop, drop, [drop_note, exact, dropped, *controls], **QUICK)
+    drop.change(on_drop, drop, [drop_note, exact, dropped, *restored], **QUICK)
     for example in examples:
         example.click(lambda text: text, example, prompt, **QUICK)
     for moment in (demo.load, seen.change):
-        moment(refresh, [variant, shelf], [easel, run, *examples, count, guidance, temperature], **QUICK)
+        moment(refresh, [variant, shelf], [easel, run, *examples, count, guidance, temperature, *flow.all], **QUICK)
     return GenerateTab(shelf, chosen, to_chat, to_edit)
-
-
-def _request(words: str, unwanted: str, n: Any, g: Any, t: Any, seed: Any) -> GenerateRequest:
-    return GenerateRequest(
-        prompt=words or "",
-        negative=(unwanted or "").strip(),
-        count=whole(n, "The number of pictures"),
-        guidance=number(g, "Guidance"),
-        temperature=number(t, "Temperature"),
-        seed=whole(seed, "Seed"),
-    )
 
 
 def detail_html(page: Page, print_: Print, language: str) -> str:
     """The selected picture in words."""
     say, record = page.texts.say, print_.record
-    knobs = ", ".join(
-        f"{page.texts.named('setting', name, language)} {value:g}"
-        for name, value in record.settings.items()
-        if isinstance(value, (int, float))
-    )
     return facts(
         [
             (say("prompt", language), record.prompt),
             (say("negative", language), record.negative),
             (say("seed", language), str(record.seed)),
             (say("model", language), f"{record.title} · {record.precision}"),
-            (say("settings", language), knobs),
+            (say("source_prompt", language), record.source_prompt),
+            (say("settings", language), settings_line(page, record, language)),
             (say("file", language), print_.file.name),
         ]
     )
+
+
+def settings_line(page: Page, record: Record, language: str) -> str:
+    """The record's settings in words, as far as the page has words for them: records may come from anybody."""
+    named, settings = page.texts.named, record.settings
+    low, high = (settings.get(name) for name in INTERVAL)
+    parts = []
+    if isinstance(low, (int, float)) and isinstance(high, (int, float)):
+        parts.append(page.texts.say("setting_interval", language, low=f"{low:g}", high=f"{high:g}"))
+    for name, value in settings.items():
+        if name in INTERVAL:
+            continue
+        if isinstance(value, str):
+            parts.append(named(name, value, language))
+        else:
+            parts.append(f"{named('setting', name, language)} {value:g}")
+    return ", ".join(parts)
 
 
 def drop_note_html(page: Page, record: Record, language: str) -> str:
@@ -246,7 +278,8 @@ def drop_note_html(page: Page, record: Record, language: str) -> str:
     lines = message(say("drop_read", language, title=record.title, seed=record.seed), "done")
     resident = page.resident()
     if record.verb == "edit":
-        lines += message(say("drop_edit", language), "warning")
+        again = "drop_edit" if record.image_tokens else "drop_edit_flow"
+        lines += message(say(again, language), "warning")
     if resident is None or resident.id != record.model:
         lines += message(say("drop_other_model", language, title=record.title), "warning")
     return lines

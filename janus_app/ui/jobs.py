@@ -37,6 +37,7 @@ KNOWN_STAGES = (
     "wait",
     "ready",
 )
+UNITS = {"tokens": "unit_tokens", "token": "unit_tokens", "steps": "unit_steps"}
 logger = logging.getLogger(__name__)
 
 
@@ -131,7 +132,7 @@ def progress_html(event: Progress, speed: Speed, texts: Texts, language: str) ->
         if rate:
             parts.append(f"{size_text(rate)}/s")
     elif event.total:
-        unit = texts.say("unit_tokens", language) if event.unit in ("tokens", "token") else event.unit
+        unit = texts.say(UNITS[event.unit], language) if event.unit in UNITS else event.unit
         parts.append(f"{event.done:,} / {event.total:,} {unit}".strip())
         if rate:
             parts.append(f"{rate:,.0f} {unit}/s" if rate >= 10 else f"{rate:.1f} {unit}/s")
