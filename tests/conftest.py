@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from janus_app.loader import Loaded
@@ -28,3 +29,10 @@ def loaded(folder: Path, precision: str = "fp32", device: str = "cpu") -> Loaded
             next(work)
         except StopIteration as end:
             return end.value
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """The counts of the download suite, where it ran."""
+    server = sys.modules.get("tests.fake_hub")
+    if server is not None and server.COUNTS.sent:
+        terminalreporter.write_line(f"downloads: {server.COUNTS.line()}")

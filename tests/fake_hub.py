@@ -5,7 +5,8 @@
         Hub(endpoint=server.endpoint, ...)
 
 Large files (over 100 kB) answer like LFS files: a redirect to another host name, as the real Hub does, with the
-sha256 as their ETag; small ones directly, with git's hash. `sent` counts the bytes of file contents that left.
+sha256 as their ETag; small ones directly, with git's hash. `sent` counts the bytes of file contents that left, `again`
+those of them that had left before, `busiest` the most contents that were on their way at once.
 """
 
 from __future__ import annotations
@@ -24,6 +25,27 @@ STEP = 16_384
 
 
 @dataclass
+class Counts:
+    """What all servers of this process saw; tests/conftest.py prints it at the end."""
+
+    faults: int = 0
+    sent: int = 0
+    again: int = 0
+    kills: int = 0
+    checked: int = 0  # files compared with what the server holds, after a download said it was done
+    lost: int = 0  # of those, the ones that differed
+
+    def line(self) -> str:
+        return (
+            f"faults tried: {self.faults}; processes killed: {self.kills}; bytes served: {self.sent:,}, of them again: "
+            f"{self.again:,}; files compared: {self.checked}; files lost: {self.lost}"
+        )
+
+
+COUNTS = Counts()
+
+
+@dataclass
 class Fault:
     """What goes wrong, `times` times. A `status` answers requests of any method, or of `method` alone."""
 
@@ -31,6 +53,8 @@ class Fault:
     status: int = 0
     method: str = ""
     code: str = ""  # X-Error-Code
+    retry_after: str = ""
+    storage: bool = False  # only at the storage behind the redirect
     die_after: int | None = None  # bytes of content sent, then the connection is cut
     extra: int = 0  # bytes more than announced
     corrupt_at: int | None = None  # this byte of the content is flipped
@@ -45,6 +69,10 @@ class FakeHub:
     def __init__(self, files: dict[str, bytes]) -> None:
         self.files = dict(files)
         self.sent = 0
+        self.again = 0
+        self.busiest = 0
+        self._busy = 0
+        self._left = {path: bytearray(len(data)) for path, data in files.items()}
         self.requests: list[tuple[str, str, dict[str, str]]] = []
         self.announced: dict[str, int] = {}  # a wrong length to claim in the metadata
         self.etags: dict[str, str] = {}  # a wrong ETag to claim
@@ -64,6 +92,8 @@ class FakeHub:
 
     def __exit__(self, *_: object) -> None:
         self._closing.set()
+        COUNTS.sent += self.sent
+        COUNTS.again += self.again
         self._server.shutdown()
         self._server.server_close()
 
@@ -71,20 +101,30 @@ class FakeHub:
         """Queue a fault for a file; "*" is any file."""
         self._faults.setdefault(path, []).append(fault)
 
-    def take(self, path: str, method: str) -> Fault:
+    def take(self, path: str, method: str, storage: bool = False) -> Fault:
         """The fault of this request. Those about contents wait for a GET."""
         with self._lock:
             for name in (path, "*"):
                 for fault in self._faults.get(name, []):
                     wanted = fault.method or (method if fault.status else "GET")
-                    if fault.times > 0 and method == wanted:
+                    if fault.times > 0 and method == wanted and (storage or not fault.storage):
                         fault.times -= 1
+                        COUNTS.faults += 1
                         return fault
         return Fault()
 
-    def count(self, bytes_sent: int) -> None:
+    def count(self, path: str, start: int, size: int) -> None:
+        """Bytes [start, start + size) of a file have left."""
         with self._lock:
-            self.sent += bytes_sent
+            self.sent += size
+            seen = self._left.setdefault(path, bytearray(len(self.files[path])))
+            self.again += seen[start : start + size].count(1)
+            seen[start : start + size] = b"\1" * len(seen[start : start + size])
+
+    def busy(self, change: int) -> None:
+        with self._lock:
+            self._busy += change
+            self.busiest = max(self.busiest, self._busy)
 
     def etag(self, path: str) -> str:
         data = self.files[path]
@@ -112,7 +152,7 @@ class _Handler(BaseHTTPRequestHandler):
         hub = self.hub
         hub.requests.append((self.command, self.path, dict(self.headers)))
         if match := re.fullmatch(r"/cdn/(.+)", self.path):
-            self._content(match.group(1))
+            self._content(match.group(1), storage=True)
             return
         match = re.fullmatch(r"/([^/]+/[^/]+)/resolve/([0-9a-f]+)/(.+)", self.path)
         if match is None:
@@ -121,7 +161,7 @@ class _Handler(BaseHTTPRequestHandler):
         repo, revision, path = match.groups()
         fault = hub.take(path, self.command) if self.command == "HEAD" else Fault()
         if fault.status:
-            self._refuse(fault.status, fault.code)
+            self._refuse(fault.status, fault.code, fault.retry_after)
         elif repo != REPO:
             self._refuse(404, "RepoNotFound")
         elif revision != REVISION:
@@ -139,19 +179,21 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             self._content(path)
 
-    def _refuse(self, status: int, code: str) -> None:
+    def _refuse(self, status: int, code: str, retry_after: str = "") -> None:
         self.send_response(status)
+        if retry_after:
+            self.send_header("Retry-After", retry_after)
         if code:
             self.send_header("X-Error-Code", code)
         self.send_header("Content-Length", "0")
         self.end_headers()
 
-    def _content(self, path: str) -> None:
+    def _content(self, path: str, storage: bool = False) -> None:
         hub = self.hub
         data = hub.files[path]
-        fault = hub.take(path, "GET") if self.command == "GET" else Fault()
+        fault = hub.take(path, "GET", storage) if self.command == "GET" else Fault()
         if fault.status:
-            self._refuse(fault.status, fault.code)
+            self._refuse(fault.status, fault.code, fault.retry_after)
             return
         asked = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
         start, end = (int(asked[1]), int(asked[2] or len(data) - 1) + 1) if asked else (0, len(data))
@@ -171,15 +213,17 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("X-Repo-Commit", REVISION)
         self.end_headers()
         if self.command == "GET":
-            self._send(bytes(body), fault)
+            hub.busy(1)
+            self._send(path, start, bytes(body), fault)
+            hub.busy(-1)
 
-    def _send(self, body: bytes, fault: Fault) -> None:
+    def _send(self, path: str, start: int, body: bytes, fault: Fault) -> None:
         limit = min(x for x in (fault.die_after, fault.stall_after, len(body)) if x is not None)
         try:
             for at in range(0, limit, STEP):
                 piece = body[at : min(at + STEP, limit)]
                 self.wfile.write(piece)
-                self.hub.count(len(piece))
+                self.hub.count(path, start + at, len(piece))
                 if fault.pause:
                     time.sleep(fault.pause)
             if fault.stall_after is not None:

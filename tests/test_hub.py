@@ -16,7 +16,7 @@ from janus_app.catalog import File, Variant
 from janus_app.errors import AppError
 from janus_app.hub import Hub, Patience
 from janus_app.models.base import Progress
-from tests.fake_hub import REPO, REVISION, FakeHub, Fault
+from tests.fake_hub import COUNTS, REPO, REVISION, FakeHub, Fault
 
 BIG = random.Random(0).randbytes(3_000_000)
 CONFIG = b'{"model_type": "multi_modality"}'
@@ -75,7 +75,17 @@ def drain(hub: Hub, model: Variant) -> tuple[Path, list[Progress]]:
         try:
             steps.append(next(work))
         except StopIteration as end:
+            compare(end.value, model)
             return end.value, steps
+
+
+def compare(folder: Path, model: Variant) -> None:
+    """Count the files of a finished download, and those that are not what was published."""
+    for file in model.files:
+        wanted = file.sha256 or (sha256(FILES[file.path]) if file.path in FILES else None)
+        if wanted is not None:
+            COUNTS.checked += 1
+            COUNTS.lost += sha256((folder / file.path).read_bytes()) != wanted
 
 
 def blob(tmp_path: Path) -> Path:

@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.fake_hub import FakeHub, Fault
+from tests.fake_hub import COUNTS, FakeHub, Fault
 from tests.test_hub import BIG, CONFIG, FILES, a_hub, blob, drain, partial, variant
+from tests.test_hub_parallel import AHEAD, WIDE
 
 ROOT = Path(__file__).parent.parent
 KILLS = int(os.environ.get("JANUS_APP_TEST_KILLS", "6"))  # 50 for the long run
@@ -23,10 +24,11 @@ import sys
 from pathlib import Path
 from tests.fake_hub import FakeHub
 from tests.test_hub import Hub, QUICK, drain, variant
+from tests.test_hub_parallel import WIDE
 from janus_app.errors import AppError
 {before}
 folder = Path({folder!r})
-hub = Hub(folder / "cache", {endpoint!r}, data=folder / "data", patience=QUICK, reserve=0)
+hub = Hub(folder / "cache", {endpoint!r}, data=folder / "data", patience=QUICK, reserve=0, width={width})
 try:
     print(drain(hub, variant())[0])
 except AppError as error:
@@ -35,21 +37,23 @@ except AppError as error:
 """
 
 
-def fetching(folder: Path, server: FakeHub, before: str = "") -> subprocess.Popen[str]:
-    code = FETCH.format(folder=str(folder), endpoint=server.endpoint, before=before)
+def fetching(folder: Path, server: FakeHub, before: str = "", width: str = "None") -> subprocess.Popen[str]:
+    code = FETCH.format(folder=str(folder), endpoint=server.endpoint, before=before, width=width)
     clean = {key: value for key, value in os.environ.items() if not key.lower().endswith("_proxy")}
     return subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, env=clean, stdout=subprocess.PIPE, text=True)
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs SIGKILL")
-def test_killed_at_random_points_it_always_goes_on_and_never_lies(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("width", "ahead"), [("None", 0), ("WIDE", AHEAD)], ids=["one connection", "four"])
+def test_killed_at_random_points_it_always_goes_on_and_never_lies(tmp_path: Path, width: str, ahead: int) -> None:
     at, kills, growing = random.Random(1), 0, []
     with FakeHub(FILES) as server:
         server.fault("model.safetensors", Fault(times=10_000, pause=0.01))
         for _ in range(KILLS):
             kept = partial(tmp_path).stat().st_size if partial(tmp_path).exists() else 0
             goal = kept + at.randrange(1, len(BIG) // (KILLS + 1))
-            process = fetching(tmp_path, server)
+            asked = len(server.requests)
+            process = fetching(tmp_path, server, width=width)
             while process.poll() is None:
                 if partial(tmp_path).exists() and partial(tmp_path).stat().st_size >= goal:
                     process.kill()
@@ -58,22 +62,29 @@ def test_killed_at_random_points_it_always_goes_on_and_never_lies(tmp_path: Path
             process.wait()
             kills += process.returncode == -signal.SIGKILL
             assert not blob(tmp_path).exists(), "a file that is not whole was shown as whole"
+            assert BIG.startswith(partial(tmp_path).read_bytes()), "what is kept is not the beginning of the file"
+            ranges = [r[2]["Range"] for r in server.requests[asked:] if "Range" in r[2]]
+            starts = [int(text.removeprefix("bytes=").split("-")[0]) for text in ranges]
+            assert min(starts, default=0) == kept, "it did not go on where the last one ended"
             growing.append(partial(tmp_path).stat().st_size)
         server._faults.clear()
         before = server.sent
-        folder, _ = drain(a_hub(tmp_path, server), variant())
+        folder, _ = drain(a_hub(tmp_path, server, width=WIDE if ahead else None), variant())
         assert (folder / "model.safetensors").read_bytes() == BIG
         assert server.sent - before == len(BIG) - growing[-1]
+        again = server.again  # what was still in a socket, or ahead of the file's end, died with the process
+    COUNTS.kills += kills
     assert kills == KILLS and growing == sorted(growing)
-    print(f"killed {kills} times, {len(BIG):,} bytes, kept each time {growing}, files lost: 0")
+    print(f"killed {kills} times, {len(BIG):,} bytes, kept each time {growing}, served again {again:,}, files lost: 0")
 
 
-def test_two_processes_download_once(tmp_path: Path) -> None:
+@pytest.mark.parametrize("width", ["None", "WIDE"])
+def test_two_processes_download_once(tmp_path: Path, width: str) -> None:
     with FakeHub(FILES) as server:
-        server.fault("model.safetensors", Fault(times=2, pause=0.01))
-        both = [fetching(tmp_path, server) for _ in range(2)]
+        server.fault("model.safetensors", Fault(times=99, pause=0.01))
+        both = [fetching(tmp_path, server, width=width) for _ in range(2)]
         assert [process.wait(timeout=60) for process in both] == [0, 0]
-        assert server.sent == len(BIG) + len(CONFIG)
+        assert (server.sent, server.again) == (len(BIG) + len(CONFIG), 0)
     assert blob(tmp_path).read_bytes() == BIG
 
 

@@ -13,8 +13,9 @@ import time
 from collections.abc import AsyncGenerator
 from concurrent.futures import Executor
 from dataclasses import dataclass
+from io import FileIO
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from janus_app.amounts import size_text, time_text
 from janus_app.errors import AppError
@@ -67,14 +68,16 @@ class NoRangesError(Exception):
 class Sink:
     """The unfinished file: bytes are appended in order, hashed as they come, counted by whoever received them."""
 
-    def __init__(self, file: BinaryIO, size: int) -> None:
+    def __init__(self, file: FileIO, size: int) -> None:
         self._file = file
         self.size = size
         self.kept = 0
         self.digest = Digest(size)
 
     def append(self, block: bytes) -> None:
-        self._file.write(block)
+        left = memoryview(block)
+        while left:  # an almost full disk takes a part and refuses the rest
+            left = left[self._file.write(left) :]
         self.digest.update(block)
         self.kept += len(block)
 
