@@ -5,19 +5,31 @@ from __future__ import annotations
 import argparse
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from janus_app.catalog import Catalog, Variant
 from janus_app.cli import flags
 from janus_app.cli.console import UsageError, asking, emit, follow, say
 from janus_app.cli.work import chosen, load, open_studio, value
 from janus_app.errors import AppError
-from janus_app.models.base import EditRequest, Finished, GenerateRequest
+from janus_app.models.base import EDIT_SETTINGS, SOLVERS, EditRequest, Finished, GenerateRequest
 from janus_app.pictures import open_mask, open_picture
-from janus_app.records import Record, output_path, read_record, record_of, request_of, save_png
+from janus_app.records import INTERVAL, WHOLE_WAY, Record, output_path, read_record, record_of, request_of, save_png
 from janus_app.studio import Studio
 
 # Given with --from, these ask for another picture; without them the recorded one is decoded again.
-RESAMPLING = ("model", "prompt", "negative", "count", "guidance", "temperature", "steps", "seed")
+RESAMPLING = (
+    "model",
+    "prompt",
+    "negative",
+    "count",
+    "guidance",
+    "temperature",
+    "steps",
+    "solver",
+    "guidance_interval",
+    "seed",
+)
 
 
 def add_generate(parser: argparse.ArgumentParser) -> None:
@@ -32,9 +44,17 @@ def add_edit(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--image", required=True, help="the picture to change")
     parser.add_argument("--mask", help="a picture of the same size, white where to draw anew")
     parser.add_argument("--prompt", required=True, help="what the finished picture shows")
+    parser.add_argument(
+        "--method",
+        choices=tuple(EDIT_SETTINGS),
+        help="way of editing (default: the model's first one that fits what was given; docs/editing.md)",
+    )
+    parser.add_argument(
+        "--source-prompt", help="for flowedit: what the picture shows now; without it the model describes it itself"
+    )
     flags.drawing(parser)
-    parser.add_argument("--strength", type=float, help="without a mask: the share drawn anew, above 0 to 1")
-    parser.add_argument("--image-guidance", type=float, help="for models that follow the picture too, 1 to 20")
+    parser.add_argument("--strength", type=float, help="how far the picture may change, above 0 to 1")
+    parser.add_argument("--image-guidance", type=float, help="weight of the picture as it is, 1 to 20; see docs")
 
 
 def generate(args: argparse.Namespace) -> int:
@@ -53,7 +73,7 @@ def generate(args: argparse.Namespace) -> int:
                 guidance=value(args, variant, "guidance", "guidance", 5.0),
                 temperature=value(args, variant, "temperature", "temperature", 1.0),
                 seed=args.seed or 0,
-                steps=value(args, variant, "steps", "steps", 30),
+                **_flow(args, variant),
             )
     _able(variant, "generate")
     load(studio, args, variant)
@@ -63,13 +83,16 @@ def generate(args: argparse.Namespace) -> int:
 def edit(args: argparse.Namespace) -> int:
     studio = open_studio()
     variant = chosen(studio.catalog, args)
+    method = args.method or ("region" if args.mask is not None else "variation")
     with asking():
         picture = open_picture(args.image)
+        if args.method is not None and args.mask is not None and "mask" not in EDIT_SETTINGS[args.method]:
+            raise AppError(f"The method {args.method!r} has no use for a mask. Leave out --mask or choose another.")
         request = EditRequest(
             prompt=args.prompt,
             image=picture,
             mask=open_mask(args.mask, picture.size) if args.mask is not None else None,
-            method="region" if args.mask is not None else "variation",
+            method=method,
             negative=args.negative or "",
             count=1 if args.count is None else args.count,
             guidance=value(args, variant, "guidance", "guidance", 5.0),
@@ -77,17 +100,32 @@ def edit(args: argparse.Namespace) -> int:
             temperature=value(args, variant, "temperature", "temperature", 1.0),
             strength=value(args, variant, "strength", "strength", 0.6),
             seed=args.seed or 0,
-            steps=value(args, variant, "steps", "steps", 30),
+            source_prompt=args.source_prompt or "",
+            **_flow(args, variant),
         )
     _able(variant, "edit")
     load(studio, args, variant)
     known = studio.state.capabilities
-    if known and request.method not in known.edit_methods:  # a family with its own way of editing
-        others = [name for name in known.edit_methods if name != "region"]
-        if args.mask is not None or not others:
-            raise AppError(f"{variant.title} cannot edit {'with' if args.mask else 'without'} a mask.")
+    if known and args.method is None and method not in known.edit_methods:  # a family with its own ways of editing
+        painted = args.mask is not None
+        others = [name for name in known.edit_methods if ("mask" in EDIT_SETTINGS.get(name, ())) == painted]
+        if not others:
+            raise AppError(f"{variant.title} cannot edit {'with' if painted else 'without'} a mask.")
         request = replace(request, method=others[0])
     return _draw(studio, request, args)
+
+
+def _flow(args: argparse.Namespace, variant: Variant) -> dict[str, Any]:
+    """What flow models are told besides; for the others these stay at values nobody reads."""
+    interval = args.guidance_interval
+    if interval is None:
+        rows = (variant.settings.get(name) for name in INTERVAL)
+        interval = tuple(row.default if row else end for row, end in zip(rows, WHOLE_WAY, strict=True))
+    return {
+        "steps": value(args, variant, "steps", "steps", 30),
+        "solver": args.solver or next(iter(variant.solvers), SOLVERS[0]),
+        "guidance_interval": interval,
+    }
 
 
 def _able(variant: Variant, verb: str) -> None:
@@ -152,6 +190,7 @@ def _draw(studio: Studio, request: GenerateRequest | EditRequest, args: argparse
                 "precision": record.precision,
                 "device": record.device,
                 "settings": dict(record.settings),
+                "source_prompt": record.source_prompt,
                 "seconds": round(finished.seconds, 3),
             }
         )

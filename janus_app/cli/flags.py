@@ -6,6 +6,8 @@ import argparse
 from pathlib import Path
 from typing import NoReturn
 
+from janus_app.models.base import SOLVERS
+
 PRECISIONS = ("auto", "fp32", "bf16", "fp16", "int8", "nf4")
 
 
@@ -18,6 +20,13 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{message[:1].upper()}{message[1:]}. See `{self.prog} --help`.\n")
+
+
+class _Pair(argparse.Action):
+    """Two values as a tuple."""
+
+    def __call__(self, parser: object, namespace: argparse.Namespace, values: object, _: object = None) -> None:
+        setattr(namespace, self.dest, tuple(values))  # type: ignore[arg-type]
 
 
 def debug(parser: argparse.ArgumentParser) -> None:
@@ -44,8 +53,19 @@ def drawing(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--negative", help="what to steer away from")
     parser.add_argument("--count", type=int, help="how many pictures, 1 to 16 (default 1); picture i uses seed + i")
     parser.add_argument("--guidance", type=float, help="how closely to follow the prompt, 1 to 20; 1 = off")
-    parser.add_argument("--steps", type=int, help="for models that draw in steps, 1 to 100; others ignore it")
-    sampling(parser, "always the likeliest token")
+    parser.add_argument("--steps", type=int, help="for flow models, which draw in steps, 1 to 100; others ignore it")
+    parser.add_argument(
+        "--solver", choices=SOLVERS, help="for flow models: how a step is computed (ab2 = Adams-Bashforth)"
+    )
+    parser.add_argument(
+        "--guidance-interval",
+        type=float,
+        nargs=2,
+        action=_Pair,
+        metavar=("FROM", "UNTIL"),
+        help="for flow models: guide on this share of the way alone, 0 = noise, 1 = picture (default 0 1)",
+    )
+    sampling(parser, "always the likeliest token; flow models ignore it")
     parser.add_argument(
         "--out", type=Path, default=Path("outputs"), help="folder, or a .png name, to write to (default outputs)"
     )
