@@ -8,6 +8,7 @@ from html import escape
 from typing import Any
 
 import gradio as gr
+
 from janus_app.models.base import DESCRIBE, EDIT_SETTINGS, ChatRequest, EditRequest, Turn
 from janus_app.ui.controls import (
     INTERVAL,
