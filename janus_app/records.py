@@ -298,7 +298,10 @@ def _numbers(data: dict[str, Any], name: str, most: int, low: int, high: int) ->
     values = data[name]
     if not isinstance(values, list) or len(values) > most:
         raise _UnfitError(f"its {name} is malformed")
-    return tuple(_whole(name, value, low, high) for value in values)
+    # A record has hundreds of tokens and a history thousands of records: no call for each number.
+    if set(map(type, values)) - {int} or (values and not low <= min(values) <= max(values) <= high):
+        raise _UnfitError(f"its {name} holds a number that is not from {low} to {high}")
+    return tuple(values)
 
 
 def _mapping(data: dict[str, Any], name: str, kinds: Any) -> dict[str, Any]:
