@@ -14,8 +14,11 @@ from typing import Any
 import pytest
 from PIL import Image, PngImagePlugin
 
+from janus_app.catalog import load_catalog
 from janus_app.errors import AppError
-from janus_app.records import KEY, Record, output_path, parameters, read_record, save_png
+from janus_app.models.base import EditRequest, GenerateRequest, Picture
+from janus_app.records import KEY, Record, output_path, parameters, read_record, record_of, request_of, save_png
+from janus_app.studio import StudioState
 
 RECORD = Record(
     app="0.1.0",
@@ -162,6 +165,8 @@ HOSTILE = {
     "settings name": {**_plain(), "settings": {"a b": 1}},
     "settings infinite": {**_plain(), "settings": {"guidance": 1e999}},
     "long prompt": {**_plain(), "prompt": "x" * 200_000},
+    "long source prompt": {**_plain(), "source_prompt": "x" * 200_000},
+    "source prompt": {**_plain(), "source_prompt": 5},
 }
 
 
@@ -176,3 +181,84 @@ def test_a_text_bomb_is_refused() -> None:
     assert len(bomb) < 100_000
     with pytest.raises(AppError):
         read_record(bomb)
+
+
+# ---- which settings a record holds
+
+LATENT = Picture(_picture(), 11)
+TOKENS = Picture(_picture(), 11, (1, 2, 3))
+VARIANT = load_catalog().default()
+STATE = StudioState(variant_id=VARIANT.id, precision="fp32", device="cpu:0")
+EDIT = EditRequest(
+    "a blue cat",
+    _picture(),
+    Image.new("L", (48, 48), 255),
+    strength=0.4,
+    temperature=0.3,
+    steps=12,
+    solver="ab2",
+    guidance=2,
+    image_guidance=1.25,
+    guidance_interval=(0.25, 0.75),
+)
+
+
+def settings_of(request: GenerateRequest | EditRequest, picture: Picture) -> dict[str, Any]:
+    return dict(record_of(picture, request, VARIANT, STATE).settings)
+
+
+def test_a_drawing_records_what_its_model_read() -> None:
+    asked = GenerateRequest("a cat", guidance=2, temperature=0.7, steps=12, solver="heun")
+    assert settings_of(asked, TOKENS) == {"guidance": 2, "temperature": 0.7}
+    assert settings_of(asked, LATENT) == {"guidance": 2, "steps": 12, "solver": "heun"}
+
+
+@pytest.mark.parametrize(
+    ("method", "expected"),
+    [
+        ("region", {"temperature": 0.3}),
+        ("variation", {"temperature": 0.3, "strength": 0.4}),
+        ("masked", {"steps": 12, "solver": "ab2", "guidance_start": 0.25, "guidance_end": 0.75}),
+        (
+            "image to image",
+            {"strength": 0.4, "steps": 12, "solver": "ab2", "guidance_start": 0.25, "guidance_end": 0.75},
+        ),
+        (
+            "flowedit",
+            {"strength": 0.4, "image_guidance": 1.25, "steps": 12, "guidance_start": 0.25, "guidance_end": 0.75},
+        ),
+    ],
+)
+def test_an_edit_records_what_its_method_read(method: str, expected: dict[str, Any]) -> None:
+    picture = TOKENS if "temperature" in expected else LATENT
+    assert settings_of(replace(EDIT, method=method), picture) == {"method": method, "guidance": 2} | expected
+
+
+def test_a_flow_drawing_is_asked_for_again_as_it_was(tmp_path: Path) -> None:
+    asked = GenerateRequest(
+        "a cat", "fog", guidance=3, seed=11, steps=7, solver="ab2", guidance_interval=(0.1, 0.6), temperature=1.0
+    )
+    file = save_png(tmp_path / "a.png", LATENT.image, record_of(LATENT, asked, VARIANT, STATE))
+    assert request_of(read_record(file)) == asked
+    whole = replace(asked, guidance_interval=(0.0, 1.0))
+    file = save_png(tmp_path / "b.png", LATENT.image, record_of(LATENT, whole, VARIANT, STATE))
+    assert request_of(read_record(file)) == whole
+
+
+def test_the_source_prompt_is_kept_and_older_records_do_without(tmp_path: Path) -> None:
+    picture = replace(LATENT, source_prompt="a red\ncat")
+    record = record_of(picture, replace(EDIT, method="flowedit"), VARIANT, STATE)
+    file = save_png(tmp_path / "a.png", picture.image, record)
+    assert read_record(file).source_prompt == "a red\ncat"
+    assert "Source prompt: a red" in parameters(record)
+    older = _plain()
+    del older["source_prompt"]
+    assert read_record(_png(older)) == RECORD
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"solver": "rk4"}, {"steps": 10_000}, {"guidance_start": 0.9, "guidance_end": 0.1}, {"solver": 3}]
+)
+def test_absurd_flow_settings_of_a_record_are_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(AppError):
+        request_of(replace(RECORD, settings=wrong))

@@ -31,6 +31,12 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"seed": MAX_SEED, "count": 2}, "Seed"),
     ({"steps": 0}, "steps"),
     ({"steps": 10_000}, "steps"),
+    ({"steps": 7.5}, "steps"),
+    ({"solver": "rk4"}, "no solver called 'rk4'"),
+    ({"guidance_interval": (-0.1, 1.0)}, "start of the guidance interval"),
+    ({"guidance_interval": (math.nan, 1.0)}, "start of the guidance interval"),
+    ({"guidance_interval": (0.5, 0.4)}, "end of the guidance interval must be a number from 0.5"),
+    ({"guidance_interval": (0.0, math.inf)}, "end of the guidance interval"),
 ]
 
 
@@ -40,6 +46,26 @@ def test_drawing(change: dict[str, Any], word: str) -> None:
         GenerateRequest(**({"prompt": "a cat"} | change))
     with pytest.raises(AppError, match=word):
         EditRequest(**({"prompt": "a cat", "image": PICTURE, "mask": PICTURE.convert("L")} | change))
+
+
+@pytest.mark.parametrize("method", ["region", "masked"])
+def test_a_painted_part_needs_paint_of_the_pictures_size(method: str) -> None:
+    with pytest.raises(AppError, match="Nothing is painted"):
+        EditRequest("a cat", PICTURE, None, method)
+    with pytest.raises(AppError, match="mask is 16 x 32 pixels but the picture is 32 x 32"):
+        EditRequest("a cat", PICTURE, Image.new("L", (16, 32)), method)
+
+
+@pytest.mark.parametrize("strength", [0, 1.1, math.nan])
+def test_strength(strength: float) -> None:
+    with pytest.raises(AppError, match="Strength"):
+        EditRequest("a cat", PICTURE, method="image to image", strength=strength)
+
+
+def test_the_description_of_the_picture_may_be_left_out_but_not_endless() -> None:
+    EditRequest("a cat", PICTURE, method="flowedit")
+    with pytest.raises(AppError, match="description of the picture as it is has 9,000"):
+        EditRequest("a cat", PICTURE, method="flowedit", source_prompt="x" * 9_000)
 
 
 def test_the_edges_are_allowed() -> None:
