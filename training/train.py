@@ -2,10 +2,11 @@
 
     python -m training.train --out runs/embedded --seed 0 --minutes 90 [--resume]
 
-The stages share the minutes: the picture tokenizer's coarse decoder, the whole picture tokenizer, the joint model.
-Each writes its state every two minutes; --resume skips finished stages and goes on in the unfinished one. Uses a GPU
-where torch has one. The checkpoint is written to OUT/checkpoint, also in the middle of things by
-`python -m training.export`.
+The stages share the minutes: the picture tokenizer's coarse decoder, the whole picture tokenizer, the joint model;
+then JanusFlow's autoencoder, and its flow, which begins where the joint model ended. Each writes its state every two
+minutes; --resume skips finished stages and goes on in the unfinished one. Uses a GPU where torch has one. The
+checkpoints are written to OUT/checkpoint and OUT/flow_checkpoint, also in the middle of things by
+`python -m training.export` and `python -m training.flow_export`.
 """
 
 from __future__ import annotations
@@ -16,10 +17,11 @@ from pathlib import Path
 
 import torch
 
-from training import joint, picture_tokenizer
+from training import flow, flow_vae, joint, picture_tokenizer
 from training.export import export
+from training.flow_export import export as export_flow
 
-SHARES = {"coarse": 0.15, "pictures": 0.3, "joint": 0.55}
+SHARES = {"coarse": 0.08, "pictures": 0.16, "joint": 0.4, "autoencoder": 0.16, "flow": 0.2}
 
 
 def run(out: Path, minutes: float, seed: int, resume: bool) -> None:
@@ -32,13 +34,13 @@ def run(out: Path, minutes: float, seed: int, resume: bool) -> None:
         if stage in finished:
             continue
         print(f"stage {stage}: {minutes * share:.0f} minutes on {device}", flush=True)
+        common = ["--minutes", str(minutes * share), "--seed", str(seed), *(["--resume"] if resume else [])]
         if stage == "joint":
-            joint.train(
-                joint.options(
-                    ["--out", str(out), "--minutes", str(minutes * share), "--seed", str(seed)]
-                    + (["--resume"] if resume else [])
-                )
-            )
+            joint.train(joint.options(["--out", str(out), *common]))
+        elif stage == "autoencoder":
+            flow_vae.train(flow_vae.options(["--out", str(out / "vae.pt"), *common]))
+        elif stage == "flow":
+            flow.train(flow.options(["--joint", str(out), "--out", str(out / "flow"), *common]))
         else:
             coarse = stage == "coarse"
             picture_tokenizer.train(
@@ -55,6 +57,7 @@ def run(out: Path, minutes: float, seed: int, resume: bool) -> None:
         finished.append(stage)
         log.write_text(json.dumps(finished), "utf-8")
     export(out, pictures, out / "checkpoint")
+    export_flow(out / "flow", out / "vae.pt", out / "flow_checkpoint")
 
 
 def main() -> None:
