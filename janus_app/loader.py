@@ -7,7 +7,7 @@ a quantised load peaks near its final size.
 from __future__ import annotations
 
 import pickle
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,12 +22,16 @@ from janus_app.errors import AppError
 from janus_app.memory import choose_precision
 from janus_app.models.base import Model, Progress
 from janus_app.models.checkpoint import read_json
-from janus_app.models.janus.config import parse_config
-from janus_app.models.janus.model import JanusModel
-from janus_app.models.janus.network import UNUSED_PREFIXES, JanusNetwork
-from janus_app.quantise import quantised_linear
-
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+from janus_app.models.families import (
+    AUTOENCODER,
+    autoencoder_folder,
+    build_model,
+    meta_network,
+    read_config,
+    unused_prefixes,
+)
+from janus_app.models.janusflow.vae import modern_name
+from janus_app.quantise import is_quantised, plain_dtype, quantised_linear, tensor_dtype
 
 
 @dataclass(frozen=True)
@@ -39,53 +43,69 @@ class Loaded:
     precision: str
 
 
-def meta_network(config: Mapping[str, Any]) -> JanusNetwork:
-    """The network a config.json describes, without memory behind its tensors."""
-    with torch.device("meta"):
-        return JanusNetwork(parse_config(config)).eval().requires_grad_(False)
-
-
 def expected_tensors(config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
-    """Name and shape of every tensor a checkpoint with this config.json must hold."""
+    """Name and shape of every tensor a checkpoint with this config (families.read_config) must hold."""
     return {name: tuple(t.shape) for name, t in meta_network(config).state_dict().items()}
 
 
-def load(variant: Variant, folder: Path, device: str, precision: str) -> Generator[Progress, None, Loaded]:
+def load(
+    variant: Variant, folder: Path, device: str, precision: str, parts: Mapping[str, Path] | None = None
+) -> Generator[Progress, None, Loaded]:
     """Load a checkpoint folder. Closing the generator drops what was loaded so far.
 
-    device is a name resolve_device knows, precision one of memory.PRECISIONS or "auto". Raises AppError for a device
-    that is not there, weights that cannot fit, and anything wrong with the files.
+    device is a name resolve_device knows, precision one of memory.PRECISIONS or "auto", `parts` the folders of the
+    variant's components by name. Raises AppError for a device that is not there, weights that cannot fit, and
+    anything wrong with the files.
     """
     where = resolve_device(device)
     chosen = choose_precision(variant, where, precision)
-    network = meta_network(read_json(folder / "config.json"))
-    yield from _stream(network, folder, where, chosen)
-    model = JanusModel(network, folder, context=variant.context, roles=variant.roles)
+    config = read_config(folder, parts, variant.family)
+    network = meta_network(config, variant.family)
+    sources = [Source(file, "") for file in weight_files(folder)]
+    if AUTOENCODER in config:
+        inside = autoencoder_folder(folder, parts)
+        sources += [Source(file, f"{AUTOENCODER}.") for file in weight_files(inside, "diffusion_pytorch_model")]
+    yield from _stream(network, sources, unused_prefixes(config), where, chosen)
+    model = build_model(network, folder, context=variant.context, roles=variant.roles)
     return Loaded(model, str(where), chosen)
 
 
-def _stream(network: JanusNetwork, folder: Path, device: torch.device, precision: str) -> Iterator[Progress]:
-    """Fill the meta network from the folder's weight files. Every tensor must come once, in its shape."""
+@dataclass(frozen=True)
+class Source:
+    """A weight file, and what stands before its tensors' names in the network."""
+
+    file: Path
+    prefix: str
+
+    def tensors(self) -> Iterator[tuple[str, Tensor]]:
+        for name, tensor in read_tensors(self.file):
+            yield (self.prefix + modern_name(name) if self.prefix else name), tensor
+
+
+def _stream(
+    network: nn.Module, sources: Sequence[Source], unused: tuple[str, ...], device: torch.device, precision: str
+) -> Iterator[Progress]:
+    """Fill the meta network from weight files. Every tensor must come once, in its shape."""
     wanted = {name: t.shape for name, t in network.state_dict().items()}
     total = sum(shape.numel() for shape in wanted.values())
     seen: set[str] = set()
     done = 0
     yield Progress("read", 0, total, "weights")
-    for file in weight_files(folder):
-        for name, tensor in read_tensors(file):
-            if name.startswith(UNUSED_PREFIXES):
+    for source in sources:
+        for name, tensor in source.tensors():
+            if name.startswith(unused):
                 continue
             if name not in wanted or name in seen:
-                raise AppError(f"{file.name} holds {name}, which this architecture {_twice(name in seen)}.")
+                raise AppError(f"{source.file.name} holds {name}, which this architecture {_twice(name in seen)}.")
             if tensor.shape != wanted[name]:
                 raise AppError(
-                    f"{file.name}: {name} has shape {list(tensor.shape)}, config.json asks for {list(wanted[name])}. "
-                    "The files belong to different models; download the checkpoint again."
+                    f"{source.file.name}: {name} has shape {list(tensor.shape)}, config.json asks for "
+                    f"{list(wanted[name])}. The files belong to different models; download the checkpoint again."
                 )
             _place(network, name, tensor, device, precision)
             seen.add(name)
             done += tensor.numel()
-            yield Progress("read", done, total, "weights", file.name)
+            yield Progress("read", done, total, "weights", source.file.name)
     if missing := sorted(wanted.keys() - seen):
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
         raise AppError(f"The checkpoint lacks {missing[0]}{more}. It is incomplete; download it again.")
@@ -96,39 +116,26 @@ def _twice(seen: bool) -> str:
 
 
 def _place(network: nn.Module, name: str, tensor: Tensor, device: torch.device, precision: str) -> None:
-    path, leaf = name.rsplit(".", 1)
+    path, _, leaf = name.rpartition(".")
     parent = network.get_submodule(path)
-    if (
-        precision in ("int8", "nf4")
-        and name.startswith("language_model.model.layers.")
-        and isinstance(parent, nn.Linear)
-    ):
+    if is_quantised(name, parent, precision):
         holder_path, attribute = path.rsplit(".", 1)
-        dtype = _plain_dtype(precision, device)
-        linear = quantised_linear(tensor, precision, device, dtype)
+        linear = quantised_linear(tensor, precision, device, plain_dtype(precision, device))
         setattr(network.get_submodule(holder_path), attribute, linear)
         return
-    dtype = _plain_dtype(precision, device)
-    if dtype == torch.float16 and name.startswith("gen_vision_model."):
-        dtype = torch.float32  # the picture decoder's activations leave half precision's range
+    dtype = tensor_dtype(name, precision, device)
     setattr(parent, leaf, nn.Parameter(tensor.to(device, dtype, copy=True), requires_grad=False))
 
 
-def _plain_dtype(precision: str, device: torch.device) -> torch.dtype:
-    """The dtype of everything that is not quantised."""
-    if precision in DTYPES:
-        return DTYPES[precision]
-    if device.type == "cpu":
-        return torch.float32
-    return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
-
-
-def weight_files(folder: Path) -> list[Path]:
+def weight_files(folder: Path, name: str = "") -> list[Path]:
     """The weight files of a checkpoint, safetensors before pickles, an index's shards in order.
+
+    They are called `name`, by default "model" (safetensors) or "pytorch_model" (pickles).
 
     Raises AppError where there are none, or an index names a file outside the folder or one that is absent.
     """
-    for suffix, single in (("safetensors", "model"), ("bin", "pytorch_model")):
+    names = {"safetensors": name or "model", "bin": name or "pytorch_model"}
+    for suffix, single in names.items():
         one = folder / f"{single}.{suffix}"
         if one.is_file():
             return [one]
@@ -136,7 +143,8 @@ def weight_files(folder: Path) -> list[Path]:
         if index.is_file():
             return _shards(folder, index)
     raise AppError(
-        f"{folder} holds no weights: neither model.safetensors nor pytorch_model.bin, nor an index of shards. "
+        f"{folder} holds no weights: neither {names['safetensors']}.safetensors nor {names['bin']}.bin, nor an index "
+        "of shards. "
         "Download the checkpoint again."
     )
 

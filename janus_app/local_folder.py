@@ -9,6 +9,7 @@ from typing import Any
 
 from janus_app.catalog import Setting, Variant
 from janus_app.errors import AppError
+from janus_app.models.base import SOLVERS
 
 TRAINED_CONTEXT = 4096  # Janus' configs allow 16,384 positions, but training used sequences of 4,096
 MAX_CONFIG_BYTES = 1_000_000  # real ones are under 2 kB
@@ -22,17 +23,20 @@ _SETTINGS = {
     "top_p": Setting(0.95, 0.05, 1.0, 0.05),
     "max_new_tokens": Setting(512, 16, 2048, 16),
 }
+_FLOW_SETTINGS = {
+    "guidance": Setting(2.0, 1.0, 10.0, 0.5),
+    "image_guidance": Setting(1.5, 1.0, 10.0, 0.5),
+    "steps": Setting(30, 1, 100, 1),
+    "guidance_start": Setting(0.0, 0.0, 1.0, 0.05),
+    "guidance_end": Setting(1.0, 0.0, 1.0, 0.05),
+    **{name: setting for name, setting in _SETTINGS.items() if name not in ("guidance", "temperature")},
+}
 
 
 def variant_of_folder(folder: Path) -> Variant:
-    """Describe the Janus checkpoint in `folder` (original layout). Raises AppError where it is none."""
+    """Describe the Janus or JanusFlow checkpoint in `folder` (original layout). Raises AppError where it is none."""
     config = _config(folder)
     kind = config.get("model_type")
-    if any(key.startswith("vision_gen_") for key in config):
-        raise AppError(
-            f"{folder} holds a JanusFlow checkpoint, which this version cannot run yet. "
-            "Choose a Janus or Janus-Pro checkpoint."
-        )
     if kind == "janus":
         raise AppError(
             f"{folder} holds a Janus checkpoint in the layout of the transformers library. "
@@ -43,7 +47,9 @@ def variant_of_folder(folder: Path) -> Variant:
             f"{folder} holds a checkpoint of type {str(kind)[:60]!r}, not Janus ('multi_modality'). "
             "Choose a folder downloaded from a deepseek-ai/Janus repository."
         )
-    side = _number(config, folder, "vision_config.params.image_size", low=8, high=4096, default=384)
+    flow = "vision_gen_enc_config" in config  # Janus and JanusFlow call themselves by the same model_type
+    tower = "vision_und_enc_config" if flow else "vision_config"
+    side = _number(config, folder, f"{tower}.params.image_size", low=8, high=4096, default=384)
     positions = _number(config, folder, "language_config.max_position_embeddings", low=1, high=2**24, default=2048)
     weights = [path for path in folder.iterdir() if path.suffix in (".safetensors", ".bin") and path.is_file()]
     if not weights:
@@ -54,7 +60,7 @@ def variant_of_folder(folder: Path) -> Variant:
     return Variant(
         id=f"folder-{name}",
         title=f"{folder.resolve().name} (folder)",
-        family="janus",
+        family="janusflow" if flow else "janus",
         repo=None,
         revision=None,
         folder=folder.resolve(),
@@ -65,7 +71,8 @@ def variant_of_folder(folder: Path) -> Variant:
         verbs=("chat", "generate", "edit"),
         size=(side, side),
         context=min(positions, TRAINED_CONTEXT),
-        settings=dict(_SETTINGS),
+        settings=dict(_FLOW_SETTINGS if flow else _SETTINGS),
+        solvers=SOLVERS if flow else (),
         parameters=sum(path.stat().st_size for path in weights) // 2,
         roles=_roles(folder.resolve()),
         status="A folder of your own: nothing about it has been verified here.",

@@ -200,8 +200,12 @@ def _model(variant: Variant, folder: Path | None) -> _Model:
     file = (folder or variant.folder or Path()) / "config.json"
     if (folder or variant.folder) and file.is_file():
         from janus_app.models.checkpoint import read_json
+        from janus_app.models.families import read_config
 
-        return _Model(variant, json.dumps(read_json(file)))
+        try:
+            return _Model(variant, json.dumps(read_config(file.parent)))
+        except AppError:  # without its autoencoder it does not load, but most of its size is known
+            return _Model(variant, json.dumps(read_json(file)))
     facts = FACTS / f"{(variant.repo or '').split('/')[-1]}.json.gz"
     if variant.repo and facts.is_file():
         return _Model(variant, json.dumps(json.loads(gzip.decompress(facts.read_bytes()))["config"]))
@@ -223,11 +227,9 @@ def _sizes(config: str, precision: str, device: torch.device) -> tuple[int, tupl
 
 @lru_cache(maxsize=8)
 def _network(config: str) -> torch.nn.Module:
-    from janus_app.models.janus.config import parse_config
-    from janus_app.models.janus.network import JanusNetwork
+    from janus_app.models.families import meta_network
 
-    with torch.device("meta"):
-        return JanusNetwork(parse_config(json.loads(config)))
+    return meta_network(json.loads(config))
 
 
 def weight_bytes(variant: Variant, precision: str, folder: Path | None = None, device: str = "cpu") -> int:
@@ -252,8 +254,7 @@ def _peak(model: _Model, precision: str, device: torch.device, job: Job) -> Peak
     if model.config is None:
         bf16, _ = _weights(model, "bf16", device)
         return Peak(0, int(bf16 * _UNKNOWN_WORK))
-    from janus_app.models.janus import footprint
-    from janus_app.models.janus.config import parse_config
+    from janus_app.models.families import job_peak
 
     widths = Widths(
         decoder=plain_dtype(precision, device).itemsize,
@@ -261,7 +262,7 @@ def _peak(model: _Model, precision: str, device: torch.device, job: Job) -> Peak
         conv_scratch=_conv_scratch(precision, device),
         linear_scratch=_LINEAR_SCRATCH.get(precision, 0.0),
     )
-    return footprint.peak(parse_config(json.loads(model.config)), model.variant.size[0], job, widths)
+    return job_peak(json.loads(model.config), model.variant.size[0], job, widths)
 
 
 _LINEAR_SCRATCH = {"int8": 4.0, "nf4": 4.0}

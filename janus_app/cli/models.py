@@ -103,11 +103,11 @@ def check(facts: Mapping[str, Any]) -> Check:
     `unused` tensors are the two groups the network leaves aside by name; `parameters` counts theirs too.
     """
     from janus_app.loader import expected_tensors
-    from janus_app.models.janus.network import UNUSED_PREFIXES
+    from janus_app.models.families import unused_prefixes
 
     listed = {name: tuple(shape) for name, shape in facts["tensors"].items()}
     ours = expected_tensors(facts["config"])
-    unused = {name for name in listed.keys() - ours.keys() if name.startswith(UNUSED_PREFIXES)}
+    unused = {name for name in listed.keys() - ours.keys() if name.startswith(unused_prefixes(facts["config"]))}
     both = listed.keys() & ours.keys()
     wrong = sorted(name for name in both if listed[name] != tuple(ours[name]))
     counted = [*ours.values(), *(listed[name] for name in unused)]

@@ -27,7 +27,7 @@ from janus_app.models.checkpoint import parse_processor, parse_style, read_json
 from janus_app.models.decoder import DecoderConfig
 from janus_app.models.prefill import Network, next_positions, prefill, prompt_embeds
 from janus_app.models.siglip import VisionConfig
-from janus_app.models.tokenizer import BOS, EOS, IMAGE, IMAGE_END, Piece, TextStream, Tokenizer
+from janus_app.models.tokenizer import BOS, EOS, IMAGE, Piece, TextStream, Tokenizer
 
 _LEAST_ANSWER = 16  # a conversation that leaves less room than this for the answer is shortened
 
@@ -54,6 +54,7 @@ class Talker:
     """A network, its tokenizer and its picture processing, answering conversations. Families build on it.
 
     `picture` are the pieces that one picture is in a prompt; its embeddings are written over the placeholders there.
+    `special` are tokens the tokenizer must have, `added` such as it gets at the end of its vocabulary if it has not.
     Raises AppError where the files of the folder do not belong together.
     """
 
@@ -62,9 +63,16 @@ class Talker:
     capabilities: Capabilities
 
     def __init__(
-        self, folder: Path, language: DecoderConfig, vision: VisionConfig, *, roles: str, special: Sequence[str] = ()
+        self,
+        folder: Path,
+        language: DecoderConfig,
+        vision: VisionConfig,
+        *,
+        roles: str,
+        special: Sequence[str] = (),
+        added: Sequence[str] = (),
     ) -> None:
-        self.tokenizer = Tokenizer(folder / "tokenizer.json", (BOS, EOS, IMAGE, IMAGE_END, *special))
+        self.tokenizer = Tokenizer(folder / "tokenizer.json", (BOS, EOS, IMAGE, *special), added)
         self.processor = parse_processor(read_json(folder / "preprocessor_config.json"))
         processor = read_json(folder / "processor_config.json")
         self.style = parse_style(processor, roles)

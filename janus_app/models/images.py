@@ -11,6 +11,8 @@ from torch import Tensor
 
 from janus_app.errors import AppError
 
+BLANK = (236, 236, 240)  # the grey of what is not drawn yet
+
 
 @dataclass(frozen=True)
 class ImageProcessor:

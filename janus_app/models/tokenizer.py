@@ -37,14 +37,20 @@ class Tokenizer:
     """tokenizer.json read with the tokenizers library itself.
 
     transformers' Llama classes would rewrite the pre-tokenizer of these files and lose every space. `special` are the
-    tokens a family cannot do without.
+    tokens a family cannot do without, `added` those that join the end of the vocabulary, in order, where they lack.
     """
 
-    def __init__(self, file: Path, special: Iterable[str] = (BOS, EOS, PAD, IMAGE_BEGIN, IMAGE, IMAGE_END)) -> None:
+    def __init__(
+        self,
+        file: Path,
+        special: Iterable[str] = (BOS, EOS, PAD, IMAGE_BEGIN, IMAGE, IMAGE_END),
+        added: Sequence[str] = (),
+    ) -> None:
         try:
             self._fast = FastTokenizer.from_file(str(file))
         except Exception as error:  # the library raises bare Exception for anything it cannot read
             raise AppError(f"{file.name} cannot be read as a tokenizer. Download the checkpoint again.") from error
+        self._fast.add_special_tokens([token for token in added if self._fast.token_to_id(token) is None])
         self._fast.encode_special_tokens = True
         self._names: dict[str, int] = {}
         for name in special:
@@ -63,18 +69,24 @@ class Tokenizer:
     def size(self) -> int:
         return self._fast.get_vocab_size(with_added_tokens=True)
 
-    def encode(self, pieces: Iterable[Piece]) -> list[int]:
-        """Begin-of-sentence once, then the pieces. Neighbouring strings are joined before they are split."""
-        ids = [self.id(BOS)]
+    @property
+    def special_names(self) -> tuple[str, ...]:
+        """The special tokens of the file, as they are written."""
+        return tuple(token.content for token in self._fast.get_added_tokens_decoder().values() if token.special)
+
+    def encode(self, pieces: Iterable[Piece], *, begin: bool = True) -> list[int]:
+        """Begin-of-sentence once (`begin`), then the pieces. Neighbouring strings are joined before they are split."""
+        ids = [self.id(BOS)] if begin else []
         text = ""
-        for piece in (*pieces, Special(BOS, 0)):
+        for piece in (*pieces, None):
             if isinstance(piece, str):
                 text += piece
                 continue
             if text:
                 ids += self._fast.encode(text, add_special_tokens=False).ids
                 text = ""
-            ids += [self.id(piece.token)] * piece.times
+            if piece is not None:
+                ids += [self.id(piece.token)] * piece.times
         return ids
 
     def decode(self, ids: Sequence[int]) -> str:

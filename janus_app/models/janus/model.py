@@ -14,6 +14,7 @@ from torch import Tensor
 from janus_app.errors import AppError
 from janus_app.models import prompts, sampling
 from janus_app.models.base import (
+    MAX_COUNT,
     Capabilities,
     EditRequest,
     Event,
@@ -24,18 +25,18 @@ from janus_app.models.base import (
     Preview,
     Progress,
 )
+from janus_app.models.batching import draw_in_batches
 from janus_app.models.chat import Talker
-from janus_app.models.images import fit_square, masked_cells, to_picture
+from janus_app.models.images import BLANK, fit_square, masked_cells, to_picture
 from janus_app.models.janus.draw import Sampling, decode_tokens, draw_tokens
 from janus_app.models.janus.network import JanusNetwork
-from janus_app.models.tokenizer import IMAGE_BEGIN, PAD
+from janus_app.models.tokenizer import IMAGE_BEGIN, IMAGE_END, PAD
 
 EDIT_METHODS = {
     "region": "Draws the painted region anew to fit a description of the finished picture, and keeps the image tokens "
     "outside it. It is not told what to change: describe the whole picture you want.",
     "variation": "Keeps the top of the picture and draws the rest anew; strength is the share drawn anew.",
 }
-_BLANK = (236, 236, 240)  # what is not drawn yet
 
 
 class JanusModel(Talker):
@@ -49,11 +50,11 @@ class JanusModel(Talker):
 
     def __init__(self, network: JanusNetwork, folder: Path, *, context: int, roles: str = "") -> None:
         config = network.config
-        super().__init__(folder, config.language, config.vision, roles=roles, special=(IMAGE_BEGIN, PAD))
+        super().__init__(folder, config.language, config.vision, roles=roles, special=(IMAGE_BEGIN, IMAGE_END, PAD))
         self.network = network
         self.picture = prompts.picture_pieces(self.picture_tokens)
         self.grid = self.side // config.vq.cell
-        self.batch = 16  # pictures drawn at once; halved when memory runs out
+        self.batch = MAX_COUNT
         self.capabilities = Capabilities(
             verbs=frozenset({"chat", "generate", "edit"}),
             size=(self.side, self.side),
@@ -102,22 +103,11 @@ class JanusModel(Talker):
         yield Finished(pictures=(picture,), seconds=time.perf_counter() - started)
 
     def _pictures(self, request: GenerateRequest | EditRequest, known: Tensor) -> Iterator[Event]:
-        """Draw request.count pictures, self.batch at a time; fewer at a time when memory runs out."""
         started = time.perf_counter()
         rows = self._prompt_rows(request)
-        done: list[Picture] = []
-        while len(done) < request.count:
-            count = min(self.batch, request.count - len(done))
-            try:
-                pictures = yield from self._batch(request, rows, known, tuple(done), count)
-            except torch.OutOfMemoryError:
-                if count == 1:
-                    raise
-                self.batch = count // 2
-                yield Notice(f"Not enough memory for {count} pictures at once; drawing {self.batch} at a time.")
-                continue
-            done += pictures
-        yield Finished(pictures=tuple(done), seconds=time.perf_counter() - started)
+        yield from draw_in_batches(
+            self, request.count, lambda before, count: self._batch(request, rows, known, before, count), started
+        )
 
     def _batch(
         self,
@@ -134,7 +124,7 @@ class JanusModel(Talker):
         rule = Sampling(request.guidance, request.temperature, lambda: sampling.exponential_noise(streams, codes))
         wanted = (known < 0).cumsum(0).tolist()
         steps, waiting = wanted[-1], request.count - len(before) - count
-        blank = Image.new("RGB", (self.side, self.side), _BLANK)
+        blank = Image.new("RGB", (self.side, self.side), BLANK)
         tokens, shown, cost = known.repeat(count, 1), 0.0, 0.0
         first = int((known < 0).nonzero()[0])
         for cell, tokens in enumerate(draw_tokens(self.network, rows, count, rule, known), first):
@@ -160,7 +150,7 @@ class JanusModel(Talker):
         cover = cover.resize((self.side, self.side), Image.Resampling.NEAREST)
         pictures = [to_picture(pixels) for pixels in decode_tokens(self.network, filled)]
         for picture in pictures:
-            picture.paste(_BLANK, mask=cover)
+            picture.paste(BLANK, mask=cover)
         return pictures
 
     @torch.inference_mode()

@@ -1,0 +1,35 @@
+"""Drawing many pictures a few at a time, fewer when memory runs out."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Generator, Iterator
+from typing import Protocol
+
+import torch
+
+from janus_app.models.base import Event, Finished, Notice, Picture
+
+# (pictures finished before, how many to draw now) -> the events on the way, and those pictures
+Draw = Callable[[tuple[Picture, ...], int], Generator[Event, None, list[Picture]]]
+
+
+class Painter(Protocol):
+    batch: int  # pictures drawn at once; halved when memory runs out, and kept so
+
+
+def draw_in_batches(painter: Painter, count: int, draw: Draw, started: float) -> Iterator[Event]:
+    """Draw `count` pictures and end with Finished; `started` is a time.perf_counter(), when the work began."""
+    done: list[Picture] = []
+    while len(done) < count:
+        now = min(painter.batch, count - len(done))
+        try:
+            pictures = yield from draw(tuple(done), now)
+        except torch.OutOfMemoryError:
+            if now == 1:
+                raise
+            painter.batch = now // 2
+            yield Notice(f"Not enough memory for {now} pictures at once; drawing {painter.batch} at a time.")
+            continue
+        done += pictures
+    yield Finished(pictures=tuple(done), seconds=time.perf_counter() - started)

@@ -1,0 +1,116 @@
+"""The families of models this version runs: which one a checkpoint is of, its network, and the model around it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from janus_app.errors import AppError
+from janus_app.models.base import Model
+from janus_app.models.checkpoint import read_json
+from janus_app.models.footprint import Job, Peak, Widths
+from janus_app.models.janusflow.config import is_janusflow
+
+FAMILIES = ("janus", "janusflow")
+AUTOENCODER = "vae"  # JanusFlow's component: a folder of this name, and the prefix of its tensors in the network
+
+
+def read_config(folder: Path, parts: Mapping[str, Path] | None = None, family: str = "") -> dict[str, Any]:
+    """config.json of a checkpoint folder, with its autoencoder's own under "vae" where the family draws with one.
+
+    `family` is what the folder should hold; "" takes it as it is. Raises AppError where a file is missing or broken.
+    """
+    config = read_json(folder / "config.json")
+    if is_janusflow(config) and family in ("", "janusflow"):
+        config[AUTOENCODER] = read_json(autoencoder_folder(folder, parts) / "config.json")
+    return config
+
+
+def autoencoder_folder(folder: Path, parts: Mapping[str, Path] | None = None) -> Path:
+    """Where a JanusFlow's autoencoder lies: inside the checkpoint's folder, where `parts` say, or beside it.
+
+    Raises AppError where it is in none of these places.
+    """
+    beside = folder.resolve().parent
+    places = (folder / AUTOENCODER, *(parts or {}).values(), beside / AUTOENCODER, beside / "sdxl-vae")
+    for place in places:
+        if (place / "config.json").is_file():
+            return place
+    raise AppError(
+        f"JanusFlow draws with an autoencoder, and {folder} has none: there is no folder called vae in it or beside "
+        "it. Download stabilityai/sdxl-vae (config.json and diffusion_pytorch_model.safetensors) into a folder vae "
+        "there, or load janusflow-1.3b, which fetches it."
+    )
+
+
+def meta_network(config: Mapping[str, Any], family: str = "") -> nn.Module:
+    """The network `read_config` describes, without memory behind its tensors; `family` "" = what config.json is of.
+
+    Without "vae" in it, a JanusFlow network comes without its autoencoder. Raises AppError for another family's config.
+    """
+    family = family or ("janusflow" if is_janusflow(config) else "janus")
+    with torch.device("meta"):
+        if family == "janusflow":
+            return _janusflow(config).eval().requires_grad_(False)
+        if family == "janus":
+            from janus_app.models.janus.config import parse_config
+            from janus_app.models.janus.network import JanusNetwork
+
+            return JanusNetwork(parse_config(config)).eval().requires_grad_(False)
+    raise AppError(f"This version runs the families {', '.join(FAMILIES)}, not {family!r}. Correct the model's row.")
+
+
+def _janusflow(config: Mapping[str, Any]) -> nn.Module:
+    from janus_app.models.janusflow.config import parse_config
+    from janus_app.models.janusflow.network import JanusFlowNetwork
+    from janus_app.models.janusflow.vae import meta_autoencoder
+
+    network = JanusFlowNetwork(parse_config(config))
+    if AUTOENCODER in config:
+        network.add_module(AUTOENCODER, meta_autoencoder(config[AUTOENCODER]))
+    return network
+
+
+def unused_prefixes(config: Mapping[str, Any]) -> tuple[str, ...]:
+    """Tensors every checkpoint of this family holds and nobody uses."""
+    if is_janusflow(config):
+        from janus_app.models.janusflow.network import UNUSED_PREFIXES as JANUSFLOW
+
+        return JANUSFLOW
+    from janus_app.models.janus.network import UNUSED_PREFIXES as JANUS
+
+    return JANUS
+
+
+def job_peak(config: Mapping[str, Any], side: int, job: Job, widths: Widths) -> Peak:
+    """Cache and work of a job beside the weights, for pictures of `side` pixels."""
+    if is_janusflow(config):
+        from janus_app.models.janusflow import config as janusflow
+        from janus_app.models.janusflow import footprint as flow
+
+        return flow.peak(janusflow.parse_config(config), config.get(AUTOENCODER, {}), side, job, widths)
+    from janus_app.models.janus import config as janus
+    from janus_app.models.janus import footprint
+
+    return footprint.peak(janus.parse_config(config), side, job, widths)
+
+
+def build_model(network: nn.Module, folder: Path, *, context: int, roles: str) -> Model:
+    """The model around a network with its weights in place and the other files of its folder."""
+    from janus_app.models.janus.network import JanusNetwork
+
+    if isinstance(network, JanusNetwork):
+        from janus_app.models.janus.model import JanusModel
+
+        return JanusModel(network, folder, context=context, roles=roles)
+    from janus_app.models.janusflow.model import JanusFlowModel
+    from janus_app.models.janusflow.network import JanusFlowNetwork
+    from janus_app.models.janusflow.vae import Autoencoder
+
+    assert isinstance(network, JanusFlowNetwork)
+    autoencoder = Autoencoder(network.get_submodule(AUTOENCODER))
+    return JanusFlowModel(network, autoencoder, folder, context=context, roles=roles)

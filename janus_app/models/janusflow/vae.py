@@ -1,0 +1,120 @@
+"""Between pictures and the latents JanusFlow draws: a diffusers AutoencoderKL (Rombach et al. 2022), that of SDXL."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor, nn
+
+from janus_app.errors import AppError
+from janus_app.models.checkpoint import Fields
+from janus_app.models.images import to_picture
+
+# Attention layers were called so in checkpoints written before mid-2023.
+_OLD_NAMES = {".query.": ".to_q.", ".key.": ".to_k.", ".value.": ".to_v.", ".proj_attn.": ".to_out.0."}
+_LARGEST_WIDTH = 4096
+
+
+def meta_autoencoder(raw: Mapping[str, Any]) -> nn.Module:
+    """The autoencoder a vae/config.json describes, built on the current default device.
+
+    Raises AppError for another class of autoencoder, absurd numbers, or where diffusers is not installed.
+    """
+    if raw.get("_class_name", "AutoencoderKL") != "AutoencoderKL":
+        raise AppError(
+            f"The vae folder holds a {str(raw['_class_name'])[:60]}, not the AutoencoderKL that JanusFlow needs. "
+            "Use the files of stabilityai/sdxl-vae."
+        )
+    widths = raw.get("block_out_channels")
+    if not isinstance(widths, list) or not 1 <= len(widths) <= 8:
+        raise AppError(f"The vae's config.json says block_out_channels = {widths!r}, which is not a short list.")
+    fields = Fields("vae", {**raw, **{f"block_out_channels.{i}": width for i, width in enumerate(widths)}})
+    for name in ("latent_channels", "layers_per_block", *(f"block_out_channels.{i}" for i in range(len(widths)))):
+        if fields.whole(name) > _LARGEST_WIDTH:
+            raise AppError(f"The vae's config.json says {name} = {fields.whole(name)}, which no autoencoder has.")
+    fields.number("scaling_factor", 0.18215)
+    try:
+        from diffusers import AutoencoderKL
+    except ImportError as error:
+        raise AppError(
+            "JanusFlow draws with the package diffusers, which cannot be imported here. Install it with "
+            "`python -m pip install diffusers`, or choose another model."
+        ) from error
+    try:
+        return AutoencoderKL.from_config(dict(raw)).eval().requires_grad_(False)
+    except (TypeError, ValueError, KeyError, IndexError, ZeroDivisionError, RuntimeError) as error:
+        raise AppError(f"The vae's config.json describes no autoencoder ({error}). Download it again.") from error
+
+
+def modern_name(name: str) -> str:
+    """The name diffusers uses today for a tensor of an older checkpoint."""
+    if ".attentions." in name:
+        for old, new in _OLD_NAMES.items():
+            name = name.replace(old, new)
+    return name
+
+
+class Autoencoder:
+    """Pictures [n, 3, H, W] in -1..1 to latents [n, channels, H / factor, W / factor] as the flow knows them, and back.
+
+    Latents are float32: (mean - shift) * scale of what the encoder gives. Pictures go through one at a time: a batch
+    would round differently, and the same latent must give the same picture whatever it was drawn beside.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        self._module: Any = module
+        config: Any = self._module.config
+        self.channels: int = config.latent_channels
+        self.factor: int = 2 ** (len(config.block_out_channels) - 1)
+        self._scale: float = config.scaling_factor
+        self._shift: float = config.shift_factor or 0.0
+        self._weight: Tensor = module.get_parameter("decoder.conv_in.weight")
+
+    @torch.inference_mode()
+    def encode(self, pixels: Tensor) -> Tensor:
+        """The mean of the encoder's distribution, not a sample of it: the same picture is the same latent."""
+        moments = [self._module.encode(self._here(row[None])).latent_dist.mean for row in pixels]
+        return (torch.cat(moments).float() - self._shift) * self._scale
+
+    @torch.inference_mode()
+    def decode(self, latents: Tensor) -> Tensor:
+        """Pictures [n, 3, H, W], about -1..1, in the autoencoder's own dtype."""
+        raw = latents / self._scale + self._shift
+        return torch.cat([self._module.decode(self._here(row[None])).sample for row in raw])
+
+    def encode_picture(self, picture: Image.Image) -> Tensor:
+        """An RGB picture whose sides are multiples of `factor` to its latent [1, channels, h, w]."""
+        pixels = torch.from_numpy(np.array(picture)).float().permute(2, 0, 1) / 127.5 - 1
+        return self.encode(pixels[None])
+
+    @torch.inference_mode()
+    def sketch(self, latents: Tensor) -> list[Image.Image]:
+        """Pictures in about the colours a decode would give, at a thousandth of its cost."""
+        colours, offset = self._colours
+        rgb = torch.einsum("nchw,cd->ndhw", latents.float().cpu(), colours) + offset[:, None, None]
+        size = (latents.shape[3] * self.factor, latents.shape[2] * self.factor)
+        return [to_picture(row).resize(size, Image.Resampling.BICUBIC) for row in rgb]
+
+    @cached_property
+    def _colours(self) -> tuple[Tensor, Tensor]:
+        """The linear map from latents to RGB, [channels, 3] and [3], that fits pictures of coloured clouds best."""
+        cells = 16
+        clouds = torch.randn(4, 3, 4, 4, generator=torch.Generator("cpu").manual_seed(0))
+        pictures = F.interpolate(clouds, scale_factor=cells * self.factor // 4, mode="bicubic").clamp(-1, 1)
+        latents = self.encode(pictures).cpu()
+        wanted = F.avg_pool2d(pictures, self.factor).permute(0, 2, 3, 1).flatten(0, 2)
+        known = latents.permute(0, 2, 3, 1).flatten(0, 2)
+        known = torch.cat([known, torch.ones(len(known), 1)], dim=1)
+        # A little ridge: channels a cloud does not move must not be given colours by accident.
+        square = known.T @ known + 1e-3 * len(known) * torch.eye(known.shape[1])
+        fit = torch.linalg.solve(square, known.T @ wanted)
+        return fit[:-1], fit[-1]
+
+    def _here(self, x: Tensor) -> Tensor:
+        return x.to(self._weight.device, self._weight.dtype)
