@@ -11,13 +11,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Generator
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from janus_app.catalog import File, Variant, data_folder
 from janus_app.errors import AppError
 from janus_app.hub.background import in_background
 from janus_app.hub.fetching import Fetching, set_aside
+from janus_app.hub.importing import Imported, import_files
 from janus_app.hub.layout import PARTIAL, RepoCache, file_length
 from janus_app.hub.ledger import Ledger
 from janus_app.hub.meter import Meter, hash_file
@@ -26,7 +28,7 @@ from janus_app.hub.transfer import Patience, Width
 from janus_app.hub.trust import Trust
 from janus_app.models.base import Progress
 
-__all__ = ["CacheStatus", "Hub", "Patience", "Width"]
+__all__ = ["CacheStatus", "Hub", "Imported", "Patience", "Width"]
 
 RESERVE = 500_000_000  # bytes of the disk that a download leaves free
 TOKEN_TO_MIRROR = "JANUS_APP_TOKEN_TO_MIRROR"  # set by a user who trusts the mirror in HF_ENDPOINT with the token
@@ -42,6 +44,8 @@ class CacheStatus:
     total: int
     folder: Path | None
     missing: tuple[str, ...] = ()
+    unfinished: int = 0  # of `on_disk`, bytes of files that are not whole yet
+    verified: bool = False  # every file was hashed once and has not changed since
 
 
 class Hub:
@@ -102,15 +106,19 @@ class Hub:
             size = _folder_bytes(variant.folder) if present else 0
             return CacheStatus(present, size, size, variant.folder, () if present else ("config.json",))
         cache = self._cache(variant)
-        on_disk = sum(file_length(path) or 0 for path in cache.leftovers() if path.name.endswith(PARTIAL))
-        missing = []
+        unfinished = sum(file_length(path) or 0 for path in cache.leftovers() if path.name.endswith(PARTIAL))
+        whole, missing = 0, []
         for file in variant.files:
-            length = file_length(cache.pointer(file.path))
-            on_disk += length or 0
-            if length is None or (file.size is not None and length != file.size):
+            size = file_length(cache.pointer(file.path))
+            whole += size or 0
+            if size is None or (file.size is not None and size != file.size):
                 missing.append(file.path)
+        on_disk = whole + unfinished
         total = max(variant.download_bytes, on_disk) if missing else on_disk
-        return CacheStatus(not missing, on_disk, total, cache.snapshot, tuple(missing))
+        verified = not missing and all(
+            self._trust.known_good(variant, file, cache.pointer(file.path)) for file in variant.files
+        )
+        return CacheStatus(not missing, on_disk, total, cache.snapshot, tuple(missing), unfinished, verified)
 
     def fetch(self, variant: Variant) -> Generator[Progress, None, Path]:
         """Make every file of the manifest present and verified; returns the folder that holds them.
@@ -150,12 +158,31 @@ class Hub:
         if variant.folder is not None:
             raise AppError(f"{variant.title} was not downloaded by this app, so it is not deleted: {variant.folder}")
         cache = self._cache(variant)
+        if cache.busy():
+            raise AppError(f"{variant.title} is being downloaded right now, so it is not deleted. Stop that first.")
         try:
             freed = cache.delete()
         except OSError as error:
             raise explain_disk(error, self.cache_dir, 0) from error
         self._ledger.forget(cache.root.resolve())
         return freed
+
+    def import_folder(self, variant: Variant, folder: Path, copy: bool = False) -> Generator[Progress, None, Imported]:
+        """Take the variant's files from a folder of the user into the cache. Raises AppError, see import_files."""
+        if variant.folder is not None:
+            raise AppError(f"{variant.title} already lies in a folder: {variant.folder}. It needs no import.")
+        if not folder.is_dir():
+            raise AppError(f"There is no folder {folder}. Give the path of the folder that holds the model's files.")
+        cache = self._cache(variant)
+        etags: dict[str, str] = {}
+        unsure = [file for file in variant.files if self._trust.expected(variant, file) is None]
+        if unsure and not self.offline:
+            meter = Meter(stage="import", label="asking the Hub for the hashes")
+            fetching = self._fetching(variant, cache, meter, replace(self._patience, attempts=1))
+            with suppress(AppError):  # without the Hub the files are taken as they are, and that is said
+                remotes = yield from in_background(lambda: fetching.ask(unsure), meter)
+                etags = {file.path: remote.etag for file, remote in zip(unsure, remotes, strict=True)}
+        return (yield from import_files(variant, cache, self._trust, folder, etags, copy=copy, reserve=self._reserve))
 
     def _cache(self, variant: Variant) -> RepoCache:
         assert variant.repo is not None and variant.revision is not None  # the catalog refuses such rows
@@ -190,18 +217,21 @@ class Hub:
 
     def _download(self, variant: Variant, cache: RepoCache, files: list[File]) -> Generator[Progress, None, None]:
         meter = Meter()
-        fetching = Fetching(
+        fetching = self._fetching(variant, cache, meter, self._patience)
+        yield from in_background(lambda: fetching.run(files), meter)
+
+    def _fetching(self, variant: Variant, cache: RepoCache, meter: Meter, patience: Patience) -> Fetching:
+        return Fetching(
             variant,
             cache,
             self._trust,
             meter,
             endpoint=self.endpoint,
             token=self._token(),
-            patience=self._patience,
+            patience=patience,
             width=self._width,
             reserve=self._reserve,
         )
-        yield from in_background(lambda: fetching.run(files), meter)
 
     def _token(self) -> bool | None:
         """Whose token: huggingface_hub's own choice for huggingface.co; for other endpoints only if asked to."""

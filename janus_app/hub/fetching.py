@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -44,14 +44,34 @@ class Fetching:
         self._finished = 0
         self._count = 0
 
+    async def ask(self, files: Sequence[File]) -> list[Remote]:
+        """What the Hub says about the files, without fetching them."""
+        async with self._transfer() as transfer:
+            return await _together([self._ask(transfer, file) for file in files])
+
     async def run(self, files: Sequence[File]) -> None:
         """Fetch the files. The first error cancels the others; what arrived of them is kept."""
+        self._count = len(files)
+        async with self._transfer() as transfer:
+            self._meter.note("asking for the files")
+            remotes = await _together([self._ask(transfer, file) for file in files])
+            self._meter.total = sum(remote.size for remote in remotes)
+            self._check_room(remotes)
+            seats = asyncio.Semaphore(self._width.files)
+            pairs = zip(files, remotes, strict=True)
+            await _together([self._in_turn(seats, transfer, file, remote) for file, remote in pairs])
+        self._meter.label = ""
+        self._meter.done = self._meter.total
+        self._meter.note("complete")
+
+    @asynccontextmanager
+    async def _transfer(self) -> AsyncIterator[Transfer]:
         from huggingface_hub import get_async_session
 
         helpers = ThreadPoolExecutor(self._width.files, thread_name_prefix="janus-ask")
         try:
             async with get_async_session() as client:
-                transfer = Transfer(
+                yield Transfer(
                     self._cache,
                     self._endpoint,
                     self._token,
@@ -61,19 +81,8 @@ class Fetching:
                     client,
                     helpers,
                 )
-                self._meter.note("asking for the files")
-                remotes = await _together([self._ask(transfer, file) for file in files])
-                self._meter.total = sum(remote.size for remote in remotes)
-                self._check_room(remotes)
-                self._count = len(files)
-                seats = asyncio.Semaphore(self._width.files)
-                pairs = zip(files, remotes, strict=True)
-                await _together([self._in_turn(seats, transfer, file, remote) for file, remote in pairs])
         finally:
             helpers.shutdown(wait=False, cancel_futures=True)
-        self._meter.label = ""
-        self._meter.done = self._meter.total
-        self._meter.note("complete")
 
     def _asked(self, file: File) -> Asked:
         return Asked(self._variant.repo or "", self._variant.revision or "", file.path, self._endpoint)

@@ -74,6 +74,19 @@ class RepoCache:
         """Unfinished and damaged files of ours."""
         return [path for mark in (PARTIAL, BAD) for path in self.blobs.glob("*" + mark)]
 
+    def busy(self) -> bool:
+        """True while some process fetches a file of this repository."""
+        from filelock import FileLock, Timeout
+
+        for path in self.locks.glob("*.lock"):
+            try:
+                FileLock(path).acquire(timeout=0).lock.release()
+            except Timeout:
+                return True
+            except OSError:
+                continue  # a cache that cannot be written has no downloads
+        return False
+
     def delete(self) -> int:
         """Remove this snapshot, what only it uses, and our leftovers. Returns the bytes freed."""
         own = _targets(self.snapshot)
