@@ -37,16 +37,16 @@ class PromptStyle:
 class Fields:
     """A section of config.json that answers with checked numbers and names itself when it cannot."""
 
-    def __init__(self, section: str, values: Any) -> None:
+    def __init__(self, section: str, values: Any, kind: str = "Janus") -> None:
         if not isinstance(values, Mapping):
-            raise AppError(f"config.json has no section {section}. This folder does not hold a Janus checkpoint.")
-        self.section, self.values = section, values
+            raise AppError(f"config.json has no section {section}. This folder does not hold a {kind} checkpoint.")
+        self.section, self.values, self.kind = section, values, kind
 
     def whole(self, name: str, default: int | None = None, *, low: int = 1) -> int:
         value = self.values.get(name, default)
         if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= _LARGEST:
             raise AppError(
-                f"config.json says {self.section}.{name} = {value!r}, which no Janus checkpoint can have. "
+                f"config.json says {self.section}.{name} = {value!r}, which no {self.kind} checkpoint can have. "
                 "The file is damaged or belongs to another model."
             )
         return value

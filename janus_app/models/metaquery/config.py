@@ -1,0 +1,113 @@
+"""What the config.json of a MetaQuery checkpoint says, and where the parts it names by id lie on disk."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from janus_app.errors import AppError
+from janus_app.models.checkpoint import Fields
+
+MODEL_TYPE = "metaquery"
+_SYSTEM = (
+    "You will be given an image or its caption. Please describe the content of the image in detail in your own words."
+)
+
+
+@dataclass(frozen=True)
+class MetaQueryConfig:
+    """The fields that change a result. The ids name repositories whose configs, tokenizer and scheduler are needed;
+    their weights are in the checkpoint itself.
+
+    queries: learned rows behind the prompt. latent_side: latents a side; latent_side * scale = pixels a side.
+    text_limit: tokens of a caption that are read.
+    """
+
+    mllm_id: str
+    diffusion_id: str
+    vae_id: str
+    scheduler_id: str
+    queries: int
+    connector_layers: int
+    latent_side: int
+    latent_channels: int
+    scale: int
+    text_limit: int
+    system_prompt: str
+
+    @property
+    def side(self) -> int:
+        """Pixels a side of a drawn picture."""
+        return self.latent_side * self.scale
+
+    @property
+    def component_ids(self) -> tuple[str, ...]:
+        """Every repository the checkpoint needs a file of, once each."""
+        return tuple(dict.fromkeys((self.mllm_id, self.diffusion_id, self.vae_id, self.scheduler_id)))
+
+
+def parse_config(raw: Mapping[str, Any]) -> MetaQueryConfig:
+    """config.json of a MetaQuery checkpoint. Raises AppError for another architecture or an absurd number."""
+    if raw.get("model_type") != MODEL_TYPE:
+        raise AppError(
+            f"config.json says model_type {raw.get('model_type')!r}; MetaQuery checkpoints say {MODEL_TYPE!r}."
+        )
+    fields = Fields("config", raw, kind="MetaQuery")
+    diffusion = _id(raw, "diffusion_model_id")
+    system = raw.get("system_prompt", _SYSTEM)
+    if not isinstance(system, str):
+        raise AppError("config.json gives a system_prompt that is no text. The file is damaged.")
+    return MetaQueryConfig(
+        mllm_id=_id(raw, "mllm_id"),
+        diffusion_id=diffusion,
+        vae_id=_id(raw, "vae_id", diffusion),
+        scheduler_id=_id(raw, "scheduler_id", diffusion),
+        queries=fields.whole("num_metaqueries"),
+        connector_layers=fields.whole("connector_num_hidden_layers"),
+        latent_side=fields.whole("input_size"),
+        latent_channels=fields.whole("in_channels"),
+        scale=fields.whole("vae_downsample_f"),
+        text_limit=fields.whole("max_input_text_tokens", 256),
+        system_prompt=system,
+    )
+
+
+def _id(raw: Mapping[str, Any], field: str, default: str | None = None) -> str:
+    value = raw.get(field) or default
+    parts = value.split("/") if isinstance(value, str) else [""]
+    if any(part in ("", ".", "..") or "\\" in part or ":" in part for part in parts):
+        raise AppError(
+            f"config.json says {field} = {value!r}, which is not the id of a repository. The file is damaged."
+        )
+    return "/".join(parts)
+
+
+class Components:
+    """Folders of the parts a checkpoint names by id; each holds the files of one repository.
+
+    For an id like "owner/name" a place is searched for `owner/name`, `owner--name` and `name`. The places are the
+    folder `components` inside the checkpoint and beside it, then `more` (where the downloader puts parts).
+    """
+
+    def __init__(self, folder: Path, more: Iterable[Path] = ()) -> None:
+        self._places = [folder / "components", folder.parent / "components", *more]
+
+    def folder(self, component: str) -> Path:
+        """The folder of a part. Raises AppError that says where it was looked for."""
+        found = self.find(component)
+        if found is None:
+            raise AppError(
+                f"This checkpoint needs {component}, which is not here. Download that repository (its weights are not "
+                f"needed) into {self._places[0] / component}."
+            )
+        return found
+
+    def find(self, component: str) -> Path | None:
+        name = component.removeprefix("components/")
+        for place in self._places:
+            for spelling in (name, name.replace("/", "--"), name.split("/")[-1]):
+                if (place / spelling).is_dir():
+                    return place / spelling
+        return None

@@ -1,0 +1,256 @@
+"""The frozen language model that reads prompts and pictures: transformers' own LLaVA-OneVision and Qwen2.5-VL.
+
+Pictures are seen once each and their features written over the placeholders of every prompt that shows them, so what
+is computed follows from ids and features alone: positions are always ours to give, and none of the library's ways of
+guessing them (from nested picture lists, from a forward pass before) can come into play.
+"""
+
+from __future__ import annotations
+
+import copy
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from janus_app.errors import AppError
+from janus_app.models.checkpoint import read_json
+from janus_app.models.tokenizer import Tokenizer
+
+_LONGEST_RATIO = 150  # Qwen2.5-VL's processor refuses pictures more than 200 times as long as they are high
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What the model sees of one picture: features [n, hidden] and, for Qwen, its grid (frames, rows, columns)."""
+
+    features: Tensor
+    grid: Tensor | None = None
+
+
+class Placed(NamedTuple):
+    """Positions of a prompt (None = counted up) and how far what follows lies behind its length."""
+
+    positions: Tensor | None
+    offset: int = 0
+
+
+class Mllm(ABC):
+    """A language model with eyes. `network` is on the meta device until its weights have been streamed in.
+
+    vocabulary: rows of the embedding that are words; the learned rows of MetaQuery come behind them.
+    """
+
+    image_token: str
+    image_token_field: str
+
+    def __init__(self, folder: Path, extra_rows: int) -> None:
+        self.config = self._parse(read_json(folder / "config.json"))
+        self.vocabulary = int(self.config.text_config.vocab_size)
+        self.tied = bool(self.config.tie_word_embeddings or self.config.text_config.tie_word_embeddings)
+        self.config.text_config.vocab_size += extra_rows
+        self.network: Any = self._build(self.config)
+        self.processor = self._processor(folder)
+        self.tokenizer = Tokenizer(folder / "tokenizer.json", ())
+        self.image_id = int(getattr(self.config, self.image_token_field))
+        self.image_token = next(
+            (name for name in self.tokenizer.special_names if self.tokenizer.id(name) == self.image_id), ""
+        )
+        if not self.image_token:
+            raise AppError(
+                f"tokenizer.json in {folder} has no token for pictures; its files belong to different models."
+            )
+        if self.tokenizer.size > self.vocabulary:
+            raise AppError(
+                f"tokenizer.json in {folder} has more entries than the language model has rows; they belong to "
+                "different models."
+            )
+
+    @property
+    def hidden_size(self) -> int:
+        return int(self.config.text_config.hidden_size)
+
+    @property
+    def context(self) -> int:
+        return int(self.config.text_config.max_position_embeddings)
+
+    def small_twin(self) -> nn.Module:
+        """The same architecture with one narrow layer, in memory: its buffers are equal to the large one's."""
+        config = copy.deepcopy(self.config)
+        config.text_config.vocab_size = 8
+        for part, layers in ((config.text_config, "num_hidden_layers"), (config.vision_config, self._vision_layers)):
+            setattr(part, layers, 1)
+            part.intermediate_size = 8
+        return self._build(config)
+
+    def embed(self, ids: Sequence[int], seen: Sequence[Seen]) -> Tensor:
+        """Inputs [1, T, hidden]: rows of the embedding with the pictures' features over their placeholders."""
+        table: nn.Embedding = self.network.get_input_embeddings()
+        row = torch.tensor([ids], device=table.weight.device)
+        embeds = table(row)
+        if seen:
+            embeds[row == self.image_id] = torch.cat([picture.features for picture in seen]).to(embeds.dtype)
+        return embeds
+
+    def read(self, embeds: Tensor, positions: Tensor | None, cache: Any = None) -> Tensor:
+        """Inputs [1, T, hidden] to states behind the final norm; `cache` (a transformers Cache) grows by T."""
+        output = self.network.language_model(
+            inputs_embeds=embeds, position_ids=positions, past_key_values=cache, use_cache=cache is not None
+        )
+        return output.last_hidden_state
+
+    @torch.inference_mode()
+    def see(self, picture: Image.Image, *, framed: bool) -> Seen:
+        """What the model sees of a picture; `framed` brings it into the frame that drawing was trained with."""
+        picture = picture.convert("RGB")
+        longest, shortest = max(picture.size), min(picture.size)
+        if longest > _LONGEST_RATIO * shortest:
+            raise AppError(
+                f"The picture is {picture.width} x {picture.height} pixels, too long a strip to be read. Crop it first."
+            )
+        return self._see(self._frame(picture) if framed else picture)
+
+    def to_device(self, pixels: Tensor) -> Tensor:
+        weight = self.network.get_input_embeddings().weight
+        return pixels.to(weight.device, weight.dtype)
+
+    # ---- what differs from model to model
+
+    _vision_layers = "num_hidden_layers"
+
+    @abstractmethod
+    def _parse(self, raw: dict[str, Any]) -> Any: ...
+
+    @abstractmethod
+    def _build(self, config: Any) -> nn.Module: ...
+
+    @abstractmethod
+    def _processor(self, folder: Path) -> Any:
+        """The image processor in its PIL form: the torchvision one moves pixels by up to 7e-3."""
+
+    @abstractmethod
+    def _see(self, picture: Image.Image) -> Seen: ...
+
+    def _frame(self, picture: Image.Image) -> Image.Image:
+        return picture
+
+    def place(self, ids: Sequence[int], seen: Sequence[Seen]) -> Placed:
+        return Placed(None)
+
+    @abstractmethod
+    def own_name(self, name: str) -> str:
+        """A tensor's name in transformers 5 from the name transformers 4.49 gave it."""
+
+
+class LlavaOneVision(Mllm):
+    """LLaVA-OneVision (Li et al. 2024): a SigLIP that looks at the whole picture and at tiles of it."""
+
+    image_token_field = "image_token_index"
+    _FRAME = 384
+
+    def _parse(self, raw: dict[str, Any]) -> Any:
+        from transformers import LlavaOnevisionConfig
+
+        return LlavaOnevisionConfig.from_dict(raw)
+
+    def _build(self, config: Any) -> nn.Module:
+        from transformers import LlavaOnevisionModel
+
+        return LlavaOnevisionModel(config)
+
+    def _processor(self, folder: Path) -> Any:
+        from transformers.models.llava_onevision.image_processing_pil_llava_onevision import (
+            LlavaOnevisionImageProcessorPil,
+        )
+
+        return LlavaOnevisionImageProcessorPil(**_processor_fields(folder))
+
+    def _frame(self, picture: Image.Image) -> Image.Image:
+        """The shorter side to 384 pixels, then the middle square; roundings are torchvision's, as in training."""
+        side, (width, height) = self._FRAME, picture.size
+        if width <= height:
+            width, height = side, int(side * height / width)
+        else:
+            width, height = int(side * width / height), side
+        picture = picture.resize((width, height), Image.Resampling.BILINEAR)
+        left, top = round((width - side) / 2), round((height - side) / 2)
+        return picture.crop((left, top, left + side, top + side))
+
+    def _see(self, picture: Image.Image) -> Seen:
+        batch = self.processor([picture], return_tensors="pt")  # a flat list: a nested one switches the tiles off
+        found = self.network.get_image_features(self.to_device(batch["pixel_values"]), batch["image_sizes"])
+        return Seen(found.pooler_output[0])
+
+    def own_name(self, name: str) -> str:
+        return name.replace("language_model.model.", "language_model.", 1)
+
+
+class Qwen25VL(Mllm):
+    """Qwen2.5-VL (Bai et al. 2025): pictures at their own size, positions in three dimensions (M-RoPE)."""
+
+    image_token_field = "image_token_id"
+    _vision_layers = "depth"
+    _PIXELS = (256 * 28 * 28, 1280 * 28 * 28)  # what MetaQuery was trained with
+
+    def _parse(self, raw: dict[str, Any]) -> Any:
+        from transformers import Qwen2_5_VLConfig
+
+        return Qwen2_5_VLConfig.from_dict(raw)
+
+    def _build(self, config: Any) -> nn.Module:
+        from transformers import Qwen2_5_VLModel
+
+        return Qwen2_5_VLModel(config)
+
+    def _processor(self, folder: Path) -> Any:
+        from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
+
+        low, high = self._PIXELS
+        return Qwen2VLImageProcessorPil(**{**_processor_fields(folder), "min_pixels": low, "max_pixels": high})
+
+    def _see(self, picture: Image.Image) -> Seen:
+        batch = self.processor([picture], return_tensors="pt")
+        grid = batch["image_grid_thw"]
+        device = self.network.get_input_embeddings().weight.device
+        found = self.network.get_image_features(self.to_device(batch["pixel_values"]), grid.to(device))
+        return Seen(found.pooler_output[0], grid[0])
+
+    def place(self, ids: Sequence[int], seen: Sequence[Seen]) -> Placed:
+        """M-RoPE positions [3, 1, T]; text behind a picture goes on from the picture's longer side."""
+        if not seen:
+            return Placed(None)
+        row = torch.tensor([ids])
+        grids = torch.stack([picture.grid for picture in seen if picture.grid is not None])
+        positions, offset = self.network.get_rope_index(
+            row, mm_token_type_ids=(row == self.image_id).int(), image_grid_thw=grids
+        )
+        return Placed(positions.to(self.network.get_input_embeddings().weight.device), int(offset))
+
+    def own_name(self, name: str) -> str:
+        return f"language_model.{name.removeprefix('model.')}" if name.startswith("model.") else name
+
+
+_KINDS: dict[str, type[Mllm]] = {"llava_onevision": LlavaOneVision, "qwen2_5_vl": Qwen25VL}
+
+
+def language_model(folder: Path, extra_rows: int) -> Mllm:
+    """The model a component's config.json describes, with `extra_rows` more embedding rows, on the current device.
+
+    Raises AppError for another architecture and for files that do not belong together.
+    """
+    kind = read_json(folder / "config.json").get("model_type")
+    if kind not in _KINDS:
+        raise AppError(
+            f"{folder} holds a language model of type {str(kind)[:60]!r}; MetaQuery is built on {' or '.join(_KINDS)}."
+        )
+    return _KINDS[kind](folder, extra_rows)
+
+
+def _processor_fields(folder: Path) -> dict[str, Any]:
+    fields = read_json(folder / "preprocessor_config.json")
+    return {name: value for name, value in fields.items() if name not in ("image_processor_type", "processor_class")}

@@ -1,0 +1,91 @@
+"""A language model's own chat template, written down as pieces in which a person's text cannot become a special token.
+
+The template comes from the repository the checkpoint names; nothing of its wording is kept here.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from janus_app.errors import AppError
+from janus_app.models.base import Turn
+from janus_app.models.checkpoint import read_json
+from janus_app.models.tokenizer import Piece, Special, Tokenizer
+
+_OPEN, _CLOSE = "\ue000", "\ue001"  # private-use characters around the number of a text that is put in afterwards
+
+
+class ChatTemplate:
+    """Conversations to pieces.
+
+    The template is rendered with a mark in place of every text and the special tokens are looked for in what the
+    template wrote; the texts are put in after that.
+    """
+
+    def __init__(self, folder: Path, tokenizer: Tokenizer, image_token: str) -> None:
+        self._template = _template(folder)
+        self._image_token = image_token
+        names = sorted(tokenizer.special_names, key=len, reverse=True)
+        self._cut = re.compile("|".join((*(f"({re.escape(name)})" for name in names), f"{_OPEN}[0-9]+{_CLOSE}")))
+
+    def pieces(self, turns: Sequence[Turn], placeholders: Sequence[int], system: str = "") -> list[Piece]:
+        """The prompt up to where the answer begins.
+
+        placeholders: how many image tokens stand for each picture of the turns, in order. Without `system` the
+        template's own system prompt, if any, is used.
+        """
+        texts: list[str] = []
+
+        def slot(text: str) -> dict[str, str]:
+            texts.append(text)
+            return {"type": "text", "text": f"{_OPEN}{len(texts) - 1}{_CLOSE}"}
+
+        messages: list[dict[str, Any]] = [{"role": "system", "content": [slot(system)]}] if system else []
+        for turn in turns:
+            pictures: list[dict[str, str]] = [{"type": "image"} for _ in turn.images]
+            messages.append({"role": turn.role, "content": [*pictures, slot(turn.text)]})
+        return self._split(self._render(messages), texts, iter(placeholders))
+
+    def _render(self, messages: list[dict[str, Any]]) -> str:
+        from tokenizers import Tokenizer as FastTokenizer
+        from tokenizers.models import BPE
+        from transformers import PreTrainedTokenizerFast
+
+        # The library's sandboxed renderer hangs on a tokenizer; an empty one does, for no text is encoded with it.
+        renderer = PreTrainedTokenizerFast(tokenizer_object=FastTokenizer(BPE()))
+        try:
+            rendered = renderer.apply_chat_template(
+                messages, chat_template=self._template, tokenize=False, add_generation_prompt=True
+            )
+        except Exception as error:  # a template is a small program: it can fail in any way
+            raise AppError(
+                f"The language model's chat template cannot be used ({type(error).__name__}). Download its files again."
+            ) from error
+        return str(rendered)
+
+    def _split(self, rendered: str, texts: Sequence[str], placeholders: Any) -> list[Piece]:
+        pieces: list[Piece] = []
+        end = 0
+        for match in self._cut.finditer(rendered):
+            pieces.append(rendered[end : match.start()])
+            found, end = match.group(), match.end()
+            if found[0] == _OPEN:
+                pieces.append(texts[int(found[1:-1])])
+            elif found == self._image_token:
+                pieces.append(Special(found, next(placeholders)))
+            else:
+                pieces.append(Special(found))
+        return [*pieces, rendered[end:]]
+
+
+def _template(folder: Path) -> str:
+    """From wherever transformers has kept templates over time."""
+    if (folder / "chat_template.jinja").is_file():
+        return (folder / "chat_template.jinja").read_text("utf-8")
+    for name in ("chat_template.json", "processor_config.json", "tokenizer_config.json"):
+        if (folder / name).is_file() and isinstance(found := read_json(folder / name).get("chat_template"), str):
+            return found
+    raise AppError(f"{folder} holds no chat template (chat_template.json). Download that repository's files again.")
