@@ -41,6 +41,31 @@ ROW = """
     examples: {{en: {{chat: ["What is {title}?"], generate: ["a {title} circle"]}}}}
     status: Random weights, for tests only.
 """
+FLOW_ROW = """
+  - id: {id}
+    title: {title}
+    family: janusflow
+    folder: {folder}
+    code_licence: MIT
+    weights_licence: none, random weights
+    verbs: [chat, generate, edit]
+    size: [96, 96]
+    context: 512
+    solvers: [euler, heun, ab2]
+    settings:
+      guidance: {{default: 2.0, low: 1.0, high: 10.0, step: 0.5}}
+      image_guidance: {{default: 1.5, low: 1.0, high: 10.0, step: 0.1}}
+      steps: {{default: 6, low: 1, high: 100, step: 1}}
+      guidance_start: {{default: 0.0, low: 0.0, high: 1.0, step: 0.05}}
+      guidance_end: {{default: 1.0, low: 0.0, high: 1.0, step: 0.05}}
+      count: {{default: 2, low: 1, high: 16, step: 1}}
+      strength: {{default: 0.6, low: 0.05, high: 1.0, step: 0.05}}
+      chat_temperature: {{default: 0.0, low: 0.0, high: 2.0, step: 0.05}}
+      top_p: {{default: 0.95, low: 0.05, high: 1.0, step: 0.05}}
+      max_new_tokens: {{default: 24, low: 8, high: 256, step: 8}}
+    examples: {{en: {{chat: ["What is {title}?"], generate: ["a {title} circle"]}}}}
+    status: Random weights, for tests only.
+"""
 
 
 @dataclass(frozen=True)
@@ -74,7 +99,7 @@ def free_port() -> int:
 
 @contextmanager
 def serve(folder: Path, pace: float = 0.0, **options: Any) -> Iterator[Served]:
-    """Serve a page whose catalog also holds `tiny-a` (resident from the start) and `tiny-b`.
+    """Serve a page whose catalog also holds `tiny-a` (resident from the start), `tiny-b` and the flow `tiny-flow`.
 
     `pace` is how many seconds the studio rests after each token.
     """
@@ -83,6 +108,7 @@ def serve(folder: Path, pace: float = 0.0, **options: Any) -> Iterator[Served]:
     rows = [
         ROW.format(id="tiny-a", title="Tiny A", folder=GOLDEN / "janus_pro_1b" / "checkpoint", guidance=5.0),
         ROW.format(id="tiny-b", title="Tiny B", folder=GOLDEN / "janus_1_3b" / "checkpoint", guidance=4.0),
+        FLOW_ROW.format(id="tiny-flow", title="Tiny Flow", folder=GOLDEN / "janusflow_1_3b" / "checkpoint"),
     ]
     manifest = folder / "models.yaml"
     manifest.write_text(MANIFEST.format(rows="".join(rows)), encoding="utf-8")

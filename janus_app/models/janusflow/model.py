@@ -175,6 +175,7 @@ class JanusFlowModel(Talker):
                 done = len(before) * steps + step.done * count
                 yield Progress("draw", done, total, "steps")
                 sketches = self.autoencoder.sketch(step.predicted)
+                sketches = [finish(sketch) for sketch in sketches] if finish else sketches
                 yield Preview((*(p.image for p in before), *sketches, *[blank] * waiting), done, total)
             drawn = []
             for i, latent in enumerate(step.latent):
