@@ -6,15 +6,12 @@ pickles) go through the real loader in float32 on the CPU.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, cast
 
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import load_file
 from torch import Tensor
 
 from janus_app.models import prompts, sampling
@@ -22,52 +19,17 @@ from janus_app.models.base import ChatRequest, Finished, GenerateRequest, TextDe
 from janus_app.models.chat import answer_tokens
 from janus_app.models.images import to_picture
 from janus_app.models.janus.draw import Sampling, decode_tokens, draw_tokens
-from janus_app.models.janus.model import JanusModel
 from janus_app.models.prefill import next_positions, prefill, prompt_embeds
-from janus_app.models.tokenizer import EOS, IMAGE, Piece
-from tests.conftest import CASES, GOLDEN, loaded
+from janus_app.models.tokenizer import EOS, IMAGE
+from tests.conftest import CASES, GOLDEN
+from tests.models.golden import FEATURES, LOGITS, PIXELS, UNDERSTANDING, Case, close, nearly_equal_pictures
 
-FEATURES, LOGITS, PIXELS = 2e-5, 1e-4, 1e-4
-UNDERSTANDING = ("rgb", "rgba", "gray", "multi_image", "multi_turn", "text_only")
 DRAWN = ("greedy", "greedy_long_cfg3", "sample_noise", "sample_noise_t07_cfg1", "seeded_multinomial")
-
-
-class Case:
-    def __init__(self, name: str) -> None:
-        self.folder = GOLDEN / name
-        self.meta: dict[str, Any] = json.loads((self.folder / "meta.json").read_text("utf-8"))
-        self.model = cast(JanusModel, loaded(self.folder / "checkpoint").model)
-
-    def expected(self, name: str) -> dict[str, Tensor]:
-        return load_file(self.folder / "expected" / f"{name}.safetensors")
-
-    def messages(self, conversation: list[dict[str, Any]]) -> list[list[Piece]]:
-        """A recorded conversation as our pieces; the open assistant turn at its end is ours to add."""
-        messages = []
-        for turn in conversation[:-1]:
-            pieces: list[Piece] = []
-            for i, text in enumerate(turn["content"].strip().split(IMAGE)):
-                pieces += [*prompts.picture_pieces(self.model.picture_tokens), text] if i else [text]
-            messages.append(pieces)
-        return messages
-
-    def question(self, name: str) -> tuple[list[int], list[Image.Image]]:
-        conversation = self.meta["und"][name]["conversation"]
-        files = [file for turn in conversation for file in turn.get("images", [])]
-        ids = self.model.tokenizer.encode(prompts.conversation(self.messages(conversation), self.model.style))
-        return ids, [Image.open(GOLDEN / "images" / file) for file in files]
-
-    def pixels(self, pictures: list[Image.Image]) -> Tensor | None:
-        return torch.stack([self.model.processor(p) for p in pictures]) if pictures else None
 
 
 @pytest.fixture(scope="module", params=CASES)
 def case(request: pytest.FixtureRequest) -> Iterator[Case]:
     yield Case(request.param)
-
-
-def close(actual: Tensor, expected: Tensor, tolerance: float) -> None:
-    torch.testing.assert_close(actual.float(), expected.float(), atol=tolerance, rtol=0)
 
 
 def test_preprocessing(case: Case) -> None:
@@ -138,9 +100,7 @@ def test_drawing(case: Case, name: str) -> None:
     pixels = decode_tokens(network, tokens)
     close(pixels, expected["pixels"], PIXELS)
     for picture, exact in zip(pixels, expected["image_uint8"], strict=True):
-        mine = torch.tensor(list(to_picture(picture).tobytes()), dtype=torch.int16).view(exact.shape)
-        off = (mine - exact.to(torch.int16)).abs()
-        assert off.max() <= 1 and (off > 0).float().mean() < 1e-3
+        nearly_equal_pictures(to_picture(picture), exact)
 
 
 @pytest.mark.parametrize("name", DRAWN)
