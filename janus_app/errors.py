@@ -1,5 +1,21 @@
 """The one kind of error a person ever reads: what happened, and what to do next."""
 
+from __future__ import annotations
+
+import errno
+
+# How the libraries say that memory ran out where they raise no type of their own for it.
+_NO_MEMORY = (
+    "can't allocate memory",
+    "cannot allocate memory",
+    "not enough memory",
+    "out of memory",
+    "bad_alloc",
+    "could not create a memory",
+    "alloc_failed",
+    "unable to mmap",
+)
+
 
 class AppError(Exception):
     """A failure explained in a sentence or two, safe to print on the page and on the command line.
@@ -7,3 +23,12 @@ class AppError(Exception):
     Raise it with the remedy inside the message. Everything else that reaches the top is a bug of ours and is
     reported as one, without a traceback in the user's face.
     """
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an exception of Python, PyTorch or a library below says that memory ran out, on whatever device."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOMEM
+    return isinstance(error, RuntimeError) and any(sign in str(error).lower() for sign in _NO_MEMORY)

@@ -6,6 +6,7 @@ a quantised load peaks near its final size.
 
 from __future__ import annotations
 
+import contextlib
 import pickle
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,9 +17,11 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
+from janus_app import converted
 from janus_app.catalog import Variant
 from janus_app.devices import resolve_device
-from janus_app.errors import AppError
+from janus_app.errors import AppError, out_of_memory
+from janus_app.heap import steady_heap
 from janus_app.memory import choose_precision
 from janus_app.models.base import Model, Progress
 from janus_app.models.checkpoint import read_json
@@ -32,6 +35,8 @@ from janus_app.models.families import (
 )
 from janus_app.models.janusflow.vae import modern_name
 from janus_app.quantise import is_quantised, plain_dtype, quantised_linear, tensor_dtype
+
+_SPAN = 256_000_000  # bytes read before a weight file is opened anew
 
 
 @dataclass(frozen=True)
@@ -57,6 +62,7 @@ def load(
     variant's components by name. Raises AppError for a device that is not there, weights that cannot fit, and
     anything wrong with the files.
     """
+    steady_heap()
     where = resolve_device(device)
     chosen = choose_precision(variant, where, precision)
     config = read_config(folder, parts, variant.family)
@@ -135,6 +141,7 @@ def weight_files(folder: Path, name: str = "") -> list[Path]:
     Raises AppError where there are none, or an index names a file outside the folder or one that is absent.
     """
     names = {"safetensors": name or "model", "bin": name or "pytorch_model"}
+    folder = (None if name else converted.usable(folder)) or folder  # pickles that were converted are read no more
     for suffix, single in names.items():
         one = folder / f"{single}.{suffix}"
         if one.is_file():
@@ -166,24 +173,57 @@ def _shards(folder: Path, index: Path) -> list[Path]:
 
 
 def read_tensors(file: Path) -> Iterator[tuple[str, Tensor]]:
-    """Name and tensor, one after the other, memory-mapped. Pickles are read with `weights_only=True` alone."""
-    damaged = AppError(f"{file.name} is damaged or incomplete. Delete it and download the checkpoint again.")
+    """Name and tensor, one after the other, memory-mapped. Pickles are read with `weights_only=True` alone.
+
+    The file is opened anew from time to time: a mapping keeps every page that was read resident, so one over the whole
+    file would cost as much memory again as the file is long. Do not keep a tensor beyond its turn.
+    """
+    waiting: list[str] | None = None
+    while waiting is None or waiting:
+        with _mapped(file) as tensors:
+            names: list[str] = list(tensors.keys()) if waiting is None else waiting
+            read = 0
+            while names and read < _SPAN:
+                name = names.pop(0)
+                with _damage(file):
+                    tensor = tensors.get_tensor(name)
+                read += tensor.nbytes
+                yield name, tensor
+                del tensor
+            waiting = names
+
+
+class _Pickled:
+    """A pickle read by `torch.load`, with the two methods of an open safetensors file that are used here."""
+
+    def __init__(self, state: Any) -> None:
+        if not isinstance(state, dict) or not all(isinstance(t, Tensor) for t in state.values()):
+            raise ValueError("not a table of tensors")
+        self.keys, self.get_tensor = state.keys, state.__getitem__
+
+
+@contextlib.contextmanager
+def _mapped(file: Path) -> Iterator[Any]:
+    with contextlib.ExitStack() as stack:
+        with _damage(file):
+            if file.suffix == ".safetensors":
+                tensors = stack.enter_context(safe_open(file, framework="pt", device="cpu"))
+            else:
+                tensors = _Pickled(torch.load(file, map_location="cpu", weights_only=True, mmap=True))
+        yield tensors
+
+
+@contextlib.contextmanager
+def _damage(file: Path) -> Iterator[None]:
+    """Failures of reading a weight file as sentences; running out of memory is none of them."""
     try:
-        if file.suffix == ".safetensors":
-            with safe_open(file, framework="pt", device="cpu") as tensors:
-                for name in tensors.keys():  # noqa: SIM118 - not a dict
-                    yield name, tensors.get_tensor(name)
-            return
-        state = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+        yield
     except pickle.UnpicklingError:
         raise AppError(
             f"{file.name} asks to run code while it is read, so it was not loaded. Use a checkpoint from its "
             "original repository, or one in safetensors."
         ) from None
     except (SafetensorError, RuntimeError, EOFError, ValueError, KeyError) as error:
-        if isinstance(error, torch.OutOfMemoryError):
+        if out_of_memory(error):
             raise
-        raise damaged from error
-    if not isinstance(state, dict) or not all(isinstance(t, Tensor) for t in state.values()):
-        raise damaged
-    yield from state.items()
+        raise AppError(f"{file.name} is damaged or incomplete. Delete it and download the checkpoint again.") from error

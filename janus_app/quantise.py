@@ -16,7 +16,9 @@ from janus_app.errors import AppError
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 QUANTISED = ("int8", "nf4")
 DECODER_LAYERS = "language_model.model.layers."  # the same in every family; only their linears are quantised
-FULL_IN_FP16 = ("gen_vision_model.", "vae.")  # picture decoders: their activations leave half precision's range
+# Picture decoders stay in float32 in fp16, whose range their activations leave, and in half precision on a CPU, where
+# few have instructions for its convolutions: without them they take eighty times as long and more memory.
+PICTURE_DECODERS = ("gen_vision_model.", "vae.")
 OUTLIER_THRESHOLD = 6.0  # LLM.int8(): activation columns beyond this stay in 16 bit
 NF4_BLOCK = 64  # weights that share one float32 scale
 
@@ -34,7 +36,8 @@ def plain_dtype(precision: str, device: torch.device) -> torch.dtype:
 def tensor_dtype(name: str, precision: str, device: torch.device) -> torch.dtype:
     """The dtype a tensor of the checkpoint is held in, unless `is_quantised` says that it is quantised."""
     dtype = plain_dtype(precision, device)
-    return torch.float32 if dtype == torch.float16 and name.startswith(FULL_IN_FP16) else dtype
+    full = dtype == torch.float16 or device.type == "cpu"
+    return torch.float32 if full and name.startswith(PICTURE_DECODERS) else dtype
 
 
 def is_quantised(name: str, parent: nn.Module, precision: str) -> bool:

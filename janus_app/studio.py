@@ -14,6 +14,7 @@ from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from typing import Literal, TypeVar
 
+from janus_app import heap
 from janus_app.catalog import Catalog, Variant
 from janus_app.errors import AppError
 from janus_app.hub import Hub
@@ -242,15 +243,7 @@ def _free_memory() -> None:
     torch = sys.modules.get("torch")  # nothing to free where no model was ever loaded
     if torch is not None and torch.cuda.is_available():
         torch.cuda.empty_cache()
-    trim()
-
-
-def trim() -> None:
-    """Hand freed memory back to the system: glibc keeps what it may need again (Linux only)."""
-    import ctypes
-
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL("libc.so.6").malloc_trim(0)
+    heap.trim()
 
 
 def _memory(device: str) -> tuple[int, int]:

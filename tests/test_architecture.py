@@ -20,10 +20,12 @@ FLOORS = (
     ("janus_app.pictures", "janus_app.manifest_schema"),
     ("janus_app.catalog", "janus_app.local_folder"),
     ("janus_app.models", "janus_app.quantise"),
+    ("janus_app.converted", "janus_app.own_models"),
     ("janus_app.hub",),  # above models only for the words of models/base.py
-    ("janus_app.devices",),
+    ("janus_app.devices", "janus_app.heap"),
     ("janus_app.memory",),
     ("janus_app.loader",),
+    ("janus_app.convert",),
     ("janus_app.studio",),
     ("janus_app.records", "janus_app.doctor"),
     ("janus_app.library",),

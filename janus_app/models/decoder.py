@@ -55,6 +55,8 @@ class KVCache:
 
     def repeat_rows(self, times: int) -> None:
         """Turn rows [a, b] into [a] * times + [b] * times: one prefill serves every picture of a prompt."""
+        if times == 1:
+            return
         self.keys = self.keys.repeat_interleave(times, dim=1)
         self.values = self.values.repeat_interleave(times, dim=1)
         if self.hidden is not None:
