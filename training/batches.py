@@ -56,12 +56,14 @@ class Drawings:
 @dataclass
 class Talks:
     """ids [n, L] after the shared prefix, where `picture` marks picture cells and `answer` what is to be learned
-    (position t predicts ids[t + 1]); tiles [pictures, 36] in the order the marked cells are read."""
+    (position t predicts ids[t + 1]); tiles [pictures, 36] in the order the marked cells are read. about [n, L, 9]:
+    at the last position of a question 1 for every slot its answer is about, and -1 wherever that is not known."""
 
     ids: Tensor
     picture: Tensor
     answer: Tensor
     tiles: Tensor
+    about: Tensor
 
 
 _WIDE = str.maketrans({"?": "\uff1f", ",": "\uff0c", "!": "\uff01", ":": "\uff1a"})
@@ -117,54 +119,66 @@ def _another(scene: Scene, rng: RNG) -> Scene:
 _ASKED = np.array([0.17, 0.12, 0.19, 0.15, 0.15, 0.15, 0.04, 0.03])
 
 
-def _talk(rng: RNG, turns: int) -> tuple[list[tuple[str, str]], list[Scene]]:
+Said = tuple[str, str, tuple[int, ...] | None]  # a question, its answer, the slots it is about
+
+
+def _talk(rng: RNG, turns: int) -> tuple[list[Said], list[Scene]]:
     roll = rng.random()
     if roll < 0.06:
-        return [small_talk(rng) for _ in range(min(turns, 2))], []
+        return [(*small_talk(rng), None) for _ in range(min(turns, 2))], []
     scene = seen_scene(rng)
     zh = rng.random() < 0.35
     if roll < 0.14:
         other = _another(scene, rng)
         both = compare(scene, other, rng, zh)
-        return [(both.question, both.answer)], [scene, other]
-    made = []
+        return [(both.question, both.answer, None)], [scene, other]
+    made: list[Said] = []
     for _ in range(turns):
         if rng.random() < 0.015:
-            made.append(unknown(rng, zh))
+            made.append((*unknown(rng, zh), None))
         else:
             kind = str(rng.choice(TYPES, p=_ASKED))
             one = ask(scene, rng, zh if rng.random() < 0.9 else not zh, kind)
-            made.append((one.question, one.answer))
+            made.append((one.question, one.answer, one.slots))
     return made, [scene]
 
 
 def talks(rng: RNG, words: Words, count: int, parts: int = 3) -> list[Talks]:
     """`count` conversations in `parts` batches of similar length: padding would be a third of the work."""
     made = [_talk(rng, int(rng.integers(2, 7))) for _ in range(count)]
-    made.sort(key=lambda one: CELLS * len(one[1]) + sum(len(q) + len(a) for q, a in one[0]) // 4)
+    made.sort(key=lambda one: CELLS * len(one[1]) + sum(len(q) + len(a) for q, a, _ in one[0]) // 4)
     size = -(-count // parts)
     return [_batch(rng, words, made[i : i + size]) for i in range(0, count, size)]
 
 
-def _batch(rng: RNG, words: Words, conversations: list[tuple[list[tuple[str, str]], list[Scene]]]) -> Talks:
+def _batch(rng: RNG, words: Words, conversations: list[tuple[list[Said], list[Scene]]]) -> Talks:
     rows, answers, pictures, tiles = [], [], [], []
+    ends: list[tuple[int, int, tuple[int, ...]]] = []
     for made, scenes in conversations:
         ids: list[int] = []
         learn: list[bool] = []
-        for turn, (question, answer) in enumerate(made):
+        for turn, (question, answer, slots) in enumerate(made):
             shown = "".join(f"{BOI}{IMAGE * CELLS}{EOI}\n" for _ in scenes) if turn == 0 else ""
             asked = words.encode(f"{USER}: {shown}{as_typed(question, rng)}\n\n{ASSISTANT}:")
             said = [*words.encode(f" {answer}"), words.eos]
             ids += asked + said
+            if slots is not None:
+                ends.append((len(rows), len(ids) - len(said) - 1, slots))
             # position t learns to say ids[t + 1]
             learn += [False] * (len(asked) - 1) + [True] * len(said) + [False]
         rows.append(ids)
         answers.append([int(x) for x in learn])
         pictures.append([int(i == words.image) for i in ids])
         tiles += [grid(s) for s in scenes]
+    padded = _padded(rows, words.pad)
+    about = torch.full((*padded.shape, (GRID // 2) ** 2), -1.0)
+    for row, place, slots in ends:
+        about[row, place] = 0
+        about[row, place, list(slots)] = 1
     return Talks(
-        _padded(rows, words.pad),
+        padded,
         _padded(pictures, 0).bool(),
         _padded(answers, 0).bool(),
         torch.from_numpy(np.stack(tiles) if tiles else np.zeros((0, CELLS), np.int64)),
+        about,
     )

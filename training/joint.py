@@ -32,7 +32,8 @@ from training.text_tokenizer import train as train_text
 from training.world import GRID, KINDS, PARTS, SIDE, SMALL, TILE, tile_factors
 
 HEAD = 128
-MIDDLE = 2  # the layer after which words should have found what they name
+FOUND = 2  # the layer after which words should have found what they name,
+ASKED = 3  # and that after which the end of a question should know what it is about
 SLOTS = (GRID // 2) ** 2
 EMBED_SCALE = 4.0  # unit codes of 32 dimensions are small inputs for a freshly initialised layer
 
@@ -79,6 +80,8 @@ class Joint(nn.Module):
         self.drawn_at, self.seen_at = nn.Linear(192, CELLS), nn.Linear(192, CELLS)
         # And, at every word for a thing, in which slots of the picture it stands and in which colours.
         self.seek = nn.Linear(192, SLOTS + N_COLOURS)
+        # And, at the end of a question, which slots its answer is about.
+        self.look = nn.Linear(192, SLOTS)
         self.net.gen_embed = nn.Embedding.from_pretrained(EMBED_SCALE * codebook(), freeze=True)
         del self.net.gen_head.vision_head
         for name, p in self.named_parameters():
@@ -93,7 +96,7 @@ class Joint(nn.Module):
 
     def run(self, embeds: Tensor, prefix: Tensor) -> tuple[Tensor, Tensor]:
         """Hidden states of embeds [n, T, 192] behind a shared prefix [1, P, 192], which is computed only once: after
-        layer `MIDDLE` and after the last norm."""
+        the layers `FOUND` and `ASKED`, side by side [n, T, 2, 192], and after the last norm."""
         trunk = self.net.language_model.model
         n, steps, width = embeds.shape
         past = prefix.shape[1]
@@ -103,6 +106,7 @@ class Joint(nn.Module):
         )
         mask = torch.ones(steps, past + steps, dtype=torch.bool, device=embeds.device).tril(past)
         p, x = prefix, embeds
+        early = []
         for number, layer in enumerate(trunk.layers):
             attention = layer.self_attn
             qkv = []
@@ -121,9 +125,9 @@ class Joint(nn.Module):
             x = x + attention.o_proj(seen.transpose(1, 2).reshape(n, steps, width))
             p = p + layer.mlp(layer.post_attention_layernorm(p))
             x = x + layer.mlp(layer.post_attention_layernorm(x))
-            if number == MIDDLE:
-                early = x
-        return early, trunk.norm(x)
+            if number in (FOUND, ASKED):
+                early.append(x)
+        return torch.stack(early, dim=2), trunk.norm(x)
 
     def draw_loss(self, batch: Drawings, factors: Tensor) -> tuple[Tensor, dict[str, float]]:
         n = len(batch.ids)
@@ -200,7 +204,11 @@ class Joint(nn.Module):
         embeds = self.net.text_embeds(batch.ids)
         embeds = embeds.masked_scatter(batch.picture[..., None], said)
         early, hidden = self.run(embeds, self.net.text_embeds(prefix)[None])
-        found = self.sought(early, batch, truth)
+        found = self.sought(early[:, :, 0], batch, truth)
+        known = batch.about[..., 0] >= 0
+        if known.any():
+            looked = self.look(early[:, :, 1][known])
+            found = found + F.binary_cross_entropy_with_logits(looked, batch.about[known])
         wanted = batch.ids.roll(-1, 1)[batch.answer]
         logits = self.net.language_model.lm_head(hidden[batch.answer])
         loss = F.cross_entropy(logits, wanted)

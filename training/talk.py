@@ -19,12 +19,14 @@ RNG = np.random.Generator
 
 @dataclass(frozen=True)
 class Exchange:
-    """A question and its answer; `type` is what quality is reported by, `key` the words a right answer must hold."""
+    """A question and its answer; `type` is what quality is reported by, `key` the words a right answer must hold,
+    `slots` the places of the picture that the answer is about, None where that says nothing."""
 
     type: str
     question: str
     answer: str
     key: str
+    slots: tuple[int, ...] | None = None
 
 
 TYPES = ("what", "colour", "count", "where", "yes or no", "relation", "background", "size")
@@ -113,6 +115,10 @@ def _unique(scene: Scene) -> list[Item]:
     return [i for i in scene.items if counts[i.thing] == 1]
 
 
+def _slots(scene: Scene, thing: int) -> tuple[int, ...]:
+    return tuple(i.slot for i in scene.items if i.thing == thing)
+
+
 def _some(rng: RNG, items: list[Item]) -> Item:
     return items[int(rng.integers(len(items)))]
 
@@ -128,8 +134,8 @@ def _absent(scene: Scene, rng: RNG) -> int:
 def _no_such(rng: RNG, scene: Scene, kind: str, question: str, question_zh: str, zh: bool) -> Exchange:
     it = THINGS[_absent(scene, rng)]
     if zh:
-        return Exchange(kind, question_zh.format(it.zh), f"图里没有{it.zh}。", f"没有{it.zh}")
-    return Exchange(kind, question.format(it.name), f"There is no {it.name} in the picture.", f"no {it.name}")
+        return Exchange(kind, question_zh.format(it.zh), f"图里没有{it.zh}。", f"没有{it.zh}", ())
+    return Exchange(kind, question.format(it.name), f"There is no {it.name} in the picture.", f"no {it.name}", ())
 
 
 def _colour(scene: Scene, rng: RNG, zh: bool) -> Exchange | None:
@@ -144,12 +150,13 @@ def _colour(scene: Scene, rng: RNG, zh: bool) -> Exchange | None:
         return None
     item = _some(rng, items)
     it, hue = THINGS[item.thing], _hue(item, zh)
+    slots = _slots(scene, item.thing)
     if zh:
-        return Exchange("colour", question_zh.format(it.zh), f"{it.zh}是{hue}的。", hue)
+        return Exchange("colour", question_zh.format(it.zh), f"{it.zh}是{hue}的。", hue, slots)
     if sum(i.thing == item.thing for i in scene.items) > 1:
         hue = hue.replace("its", "their")
-        return Exchange("colour", f"What colour are the {it.plural}?", f"The {it.plural} are {hue}.", hue)
-    return Exchange("colour", question.format(it.name), f"The {it.name} is {hue}.", hue)
+        return Exchange("colour", f"What colour are the {it.plural}?", f"The {it.plural} are {hue}.", hue, slots)
+    return Exchange("colour", question.format(it.name), f"The {it.name} is {hue}.", hue, slots)
 
 
 def _count(scene: Scene, rng: RNG, zh: bool) -> Exchange:
@@ -168,13 +175,13 @@ def _count(scene: Scene, rng: RNG, zh: bool) -> Exchange:
     else:
         thing = _some(rng, list(scene.items)).thing
         n = sum(i.thing == thing for i in scene.items)
-    it = THINGS[thing]
+    it, slots = THINGS[thing], _slots(scene, thing)
     if zh:
         question = pick(rng, ("有几{m}{n}?", "图里有几{m}{n}?", "有多少{m}{n}?", "几{m}{n}")).format(
             m=it.measure, n=it.zh
         )
         text = f"有{NUMBERS_ZH[n]}{it.measure}{it.zh}。" if n else f"图里没有{it.zh}。"
-        return Exchange("count", question, text, text[1:-1] if n else "没有")
+        return Exchange("count", question, text, text[1:-1] if n else "没有", slots)
     question = pick(
         rng,
         (
@@ -192,7 +199,7 @@ def _count(scene: Scene, rng: RNG, zh: bool) -> Exchange:
         if n == 1
         else f"There are {NUMBERS[n]} {it.plural}."
     )
-    return Exchange("count", question.format(it.plural), text, "no" if n == 0 else NUMBERS[n])
+    return Exchange("count", question.format(it.plural), text, "no" if n == 0 else NUMBERS[n], slots)
 
 
 def _where(scene: Scene, rng: RNG, zh: bool) -> Exchange | None:
@@ -205,14 +212,12 @@ def _where(scene: Scene, rng: RNG, zh: bool) -> Exchange | None:
     if not _unique(scene):
         return None
     item = _some(rng, _unique(scene))
-    it = THINGS[item.thing]
+    it, slots = THINGS[item.thing], (item.slot,)
     if zh:
-        return Exchange(
-            "where", question_zh.format(it.zh), f"{it.zh}在{PLACES_ZH[item.slot][0]}。", PLACES_ZH[item.slot][0]
-        )
-    return Exchange(
-        "where", question.format(it.name), f"The {it.name} is {PLACES[item.slot][0]}.", PLACES[item.slot][0]
-    )
+        place = PLACES_ZH[item.slot][0]
+        return Exchange("where", question_zh.format(it.zh), f"{it.zh}在{place}。", place, slots)
+    place = PLACES[item.slot][0]
+    return Exchange("where", question.format(it.name), f"The {it.name} is {place}.", place, slots)
 
 
 def _yes_no(scene: Scene, rng: RNG, zh: bool) -> Exchange:
@@ -225,12 +230,12 @@ def _yes_no(scene: Scene, rng: RNG, zh: bool) -> Exchange:
             colour = int(rng.choice([c for c in range(1, 8) if c not in here]))
         else:
             thing = _absent(scene, rng)
+    slots = tuple(i.slot for i in scene.items if i.thing == thing and (not with_colour or i.colour == colour))
     if zh:
         name = (f"{COLOURS[colour].zh}色的" if with_colour else "") + THINGS[thing].zh
         question = pick(rng, ("图里有{}吗?", "有{}吗?", "有没有{}?")).format(name)
-        return Exchange(
-            "yes or no", question, f"有,图里有{name}。" if yes else f"没有,图里没有{name}。", "有," if yes else "没有,"
-        )
+        text = f"有,图里有{name}。" if yes else f"没有,图里没有{name}。"
+        return Exchange("yes or no", question, text, "有," if yes else "没有,", slots)
     name = article((f"{COLOURS[colour].name} " if with_colour else "") + THINGS[thing].name)
     question = pick(rng, ("Is there {}?", "Is there {} in the picture?", "Do you see {}?", "is there {}")).format(name)
     return Exchange(
@@ -238,6 +243,7 @@ def _yes_no(scene: Scene, rng: RNG, zh: bool) -> Exchange:
         question,
         f"Yes, there is {name}." if yes else f"No, there is no {name.split(' ', 1)[1]}.",
         "Yes" if yes else "No",
+        slots,
     )
 
 
@@ -255,20 +261,21 @@ def _relation(scene: Scene, rng: RNG, zh: bool) -> Exchange | None:
     found = [i for i in scene.items if _on_side(i, anchor, side)]
     if len({(i.thing, i.colour, i.small) for i in found}) > 1:
         return None
+    slots = tuple(i.slot for i in found)
     name, name_zh = THINGS[anchor.thing].name, THINGS[anchor.thing].zh
     if zh:
         place = {"left": "左边", "right": "右边", "above": "上面", "below": "下面"}[side]
         question = pick(rng, ("{}的{}有什么?", "{}{}是什么?", "{}的{}是什么?")).format(name_zh, place)
         if not found:
-            return Exchange("relation", question, f"{name_zh}的{place}什么都没有。", "什么都没有")
+            return Exchange("relation", question, f"{name_zh}的{place}什么都没有。", "什么都没有", slots)
         key = words_zh(len(found), found[0].thing, found[0].colour, found[0].small)
-        return Exchange("relation", question, f"{name_zh}的{place}有{key}。", key)
+        return Exchange("relation", question, f"{name_zh}的{place}有{key}。", key, slots)
     place = {"left": "to the left of", "right": "to the right of", "above": "above", "below": "below"}[side]
     question = pick(rng, ("What is {} the {}?", "what is {} the {}", "What do you see {} the {}?")).format(place, name)
     if not found:
-        return Exchange("relation", question, f"There is nothing {place} the {name}.", "nothing")
+        return Exchange("relation", question, f"There is nothing {place} the {name}.", "nothing", slots)
     key = words(len(found), found[0].thing, found[0].colour, found[0].small)
-    return Exchange("relation", question, f"There {'is' if len(found) == 1 else 'are'} {key}.", key)
+    return Exchange("relation", question, f"There {'is' if len(found) == 1 else 'are'} {key}.", key, slots)
 
 
 def _on_side(item: Item, anchor: Item, side: str) -> bool:
@@ -306,6 +313,7 @@ def _size(scene: Scene, rng: RNG, zh: bool) -> Exchange | None:
             f"{it.zh}是大的还是小的?",
             f"{it.zh}是{'小' if item.small else '大'}的。",
             "小的。" if item.small else "大的。",
+            (item.slot,),
         )
     word = "small" if item.small else "big"
     return Exchange(
@@ -313,6 +321,7 @@ def _size(scene: Scene, rng: RNG, zh: bool) -> Exchange | None:
         pick(rng, ("Is the {} big or small?", "How big is the {}?")).format(it.name),
         f"The {it.name} is {word}.",
         f"is {word}",
+        (item.slot,),
     )
 
 
