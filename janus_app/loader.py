@@ -223,7 +223,7 @@ def _damage(file: Path) -> Iterator[None]:
             f"{file.name} asks to run code while it is read, so it was not loaded. Use a checkpoint from its "
             "original repository, or one in safetensors."
         ) from None
-    except (SafetensorError, RuntimeError, EOFError, ValueError, KeyError) as error:
+    except (SafetensorError, OSError, RuntimeError, EOFError, ValueError, KeyError) as error:
         if out_of_memory(error):
             raise
         raise AppError(f"{file.name} is damaged or incomplete. Delete it and download the checkpoint again.") from error

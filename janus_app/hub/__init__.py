@@ -10,11 +10,14 @@ the Hub said at first contact, which is pinned from then on.
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Generator
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
+from janus_app import converted
 from janus_app.catalog import File, Variant, data_folder
 from janus_app.errors import AppError
 from janus_app.hub.background import in_background
@@ -46,6 +49,8 @@ class CacheStatus:
     missing: tuple[str, ...] = ()
     unfinished: int = 0  # of `on_disk`, bytes of files that are not whole yet
     verified: bool = False  # every file was hashed once and has not changed since
+    converted: int = 0  # bytes of the safetensors copy of its pickles, beside `on_disk`
+    convertible: bool = False  # it is read from pickles, and has no such copy
 
 
 class Hub:
@@ -103,8 +108,9 @@ class Hub:
         """What is on disk, by names and lengths: quick, without network and without hashing."""
         if variant.folder is not None:
             present = (variant.folder / "config.json").is_file()
-            size = _folder_bytes(variant.folder) if present else 0
-            return CacheStatus(present, size, size, variant.folder, () if present else ("config.json",))
+            held = _folder_bytes(variant.folder) if present else 0
+            lacking = () if present else ("config.json",)
+            return CacheStatus(present, held, held, variant.folder, lacking, **_copy(variant.folder))
         cache = self._cache(variant)
         unfinished = sum(file_length(path) or 0 for path in cache.leftovers() if path.name.endswith(PARTIAL))
         whole, missing = 0, []
@@ -118,7 +124,16 @@ class Hub:
         verified = not missing and all(
             self._trust.known_good(variant, file, cache.pointer(file.path)) for file in variant.files
         )
-        return CacheStatus(not missing, on_disk, total, cache.snapshot, tuple(missing), unfinished, verified)
+        return CacheStatus(
+            not missing,
+            on_disk,
+            total,
+            cache.snapshot,
+            tuple(missing),
+            unfinished,
+            verified,
+            **(_copy(cache.snapshot) if not missing else {}),
+        )
 
     def fetch(self, variant: Variant) -> Generator[Progress, None, Path]:
         """Make every file of the manifest present and verified; returns the folder that holds them.
@@ -139,6 +154,7 @@ class Hub:
                     "offline mode is on. Unset HF_HUB_OFFLINE to download it, or choose the embedded model."
                 )
             yield from self._download(variant, cache, missing)
+        yield from self._verify_converted(cache.snapshot)
         return cache.snapshot
 
     def verify(self, variant: Variant) -> Generator[Progress, None, None]:
@@ -146,7 +162,9 @@ class Hub:
         if variant.folder is not None:
             _existing(variant, variant.folder)
             return
-        missing = yield from self._verify_present(variant, self._cache(variant), again=True)
+        cache = self._cache(variant)
+        missing = yield from self._verify_present(variant, cache, again=True)
+        yield from self._verify_converted(cache.snapshot, again=True)
         if missing:
             raise AppError(
                 f"{variant.title}: {', '.join(file.path for file in missing)} damaged or missing. "
@@ -154,7 +172,7 @@ class Hub:
             )
 
     def delete(self, variant: Variant) -> int:
-        """Remove the variant from disk, unfinished downloads included. Returns the bytes freed."""
+        """Remove the variant from disk, unfinished downloads and a converted copy included. Returns the bytes freed."""
         if variant.folder is not None:
             raise AppError(f"{variant.title} was not downloaded by this app, so it is not deleted: {variant.folder}")
         cache = self._cache(variant)
@@ -215,6 +233,30 @@ class Hub:
             missing.append(file)
         return missing
 
+    def trust_converted(self, folder: Path) -> None:
+        """Remember that the converted weights of a checkpoint folder were hashed just now."""
+        inside = converted.converted_folder(folder)
+        for name, facts in converted.read_record(inside).get("files", {}).items():
+            self._ledger.set_verified((inside / name).resolve(), facts["sha256"])
+
+    def _verify_converted(self, folder: Path, again: bool = False) -> Generator[Progress, None, None]:
+        """Hash converted weights not hashed before; damaged ones are removed, the pickles are there still."""
+        inside = converted.usable(folder)
+        if inside is None:
+            return
+        for name, facts in converted.read_record(inside)["files"].items():
+            path = inside / name
+            if not again and self._ledger.verified(path.resolve()) == facts["sha256"]:
+                continue
+            meter = Meter(stage="verify", total=facts["size"], label=name)
+            digest = yield from hash_file(path, meter)
+            if digest.sha256 != facts["sha256"]:
+                shutil.rmtree(inside, ignore_errors=True)
+                meter.note("the converted copy is damaged and was removed; the original is used")
+                yield from meter.report()
+                return
+            self._ledger.set_verified(path.resolve(), digest.sha256)
+
     def _download(self, variant: Variant, cache: RepoCache, files: list[File]) -> Generator[Progress, None, None]:
         meter = Meter()
         fetching = self._fetching(variant, cache, meter, self._patience)
@@ -244,6 +286,13 @@ class Hub:
 
 def _is_set(name: str) -> bool:
     return os.environ.get(name, "").lower() in _TRUE
+
+
+def _copy(folder: Path) -> dict[str, Any]:
+    """What there is to say about the converted copy of a checkpoint folder."""
+    inside = converted.converted_folder(folder)
+    size = sum(file_length(path) or 0 for path in inside.glob("*") if path.is_file())
+    return {"converted": size, "convertible": converted.wanting(folder)}
 
 
 def _folder_bytes(folder: Path) -> int:

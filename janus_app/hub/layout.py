@@ -12,6 +12,7 @@ import re
 import shutil
 from pathlib import Path
 
+from janus_app.converted import converted_folder
 from janus_app.errors import AppError
 
 PARTIAL = ".janus-partial"
@@ -99,6 +100,9 @@ class RepoCache:
         freed = sum(path.stat().st_size for path in doomed)
         for path in doomed:
             path.unlink(missing_ok=True)
+        copy = converted_folder(self.snapshot)
+        freed += sum(path.stat().st_size for path in copy.glob("*") if path.is_file())
+        shutil.rmtree(copy, ignore_errors=True)
         shutil.rmtree(self.snapshot, ignore_errors=True)
         if not others:
             shutil.rmtree(self.root, ignore_errors=True)
