@@ -89,6 +89,13 @@ class Trained(nn.Module):
         return moments[:, :LATENT_CHANNELS]
 
 
+def nearest(latents: Tensor, codes: Tensor) -> Tensor:
+    """How near each tile of latents [n, 16, 12, 12] is to every tile of the world: logits [n * 36, N_TILES]."""
+    read = F.pixel_unshuffle(latents, 2).flatten(2).transpose(1, 2).flatten(0, 1)
+    known = codes.flatten(1)
+    return 0.5 * (2 * read @ known.T - known.square().sum(1))
+
+
 def psnr(got: Tensor, wanted: Tensor) -> float:
     return float(-10 * torch.log10(F.mse_loss(got.clamp(-1, 1), wanted) / 4))
 
@@ -142,11 +149,12 @@ def train(args: argparse.Namespace) -> None:
                 torch.rand(batch, 1, 1, 1, device=device) < 0.5, seen[-1].detach().clamp(-1, 1), noisy(pixels)
             )
             read = model.read(shown)
-            error = (read - latents).square()
-            encoder_loss = (error * F.interpolate(1.0 - 0.7 * plain, scale_factor=2)).mean()
-            loss = loss + encoder_loss
-            sums[2] += float(encoder_loss.detach())
-            sums[3] += 1
+            error = (read - latents).square() * F.interpolate(1.0 - 0.7 * plain, scale_factor=2)
+            which = nearest(read, codes)
+            drawn = 1 - plain.flatten()
+            loss = loss + error.mean() + 0.3 * F.cross_entropy(which, tokens.flatten())
+            hits = (which.argmax(-1) == tokens.flatten()).float()
+            sums[2:] += [float((hits * drawn).sum() / drawn.sum().clamp(min=1)), 1]
         for optimiser in made:
             optimiser.zero_grad(set_to_none=True)
         loss.backward()
@@ -160,7 +168,7 @@ def train(args: argparse.Namespace) -> None:
         if step % 25 == 0:
             print(
                 f"step {step} {(time.time() - start) / 60:.1f} min loss {sums[0] / 25:.4f} psnr {sums[1] / 25:.2f} "
-                f"latent error {sums[2] / max(sums[3], 1):.4f}" + (" (low)" if low else ""),
+                f"tiles read {sums[2] / max(sums[3], 1):.4f}" + (" (low)" if low else ""),
                 flush=True,
             )
             sums[:] = 0
@@ -185,7 +193,7 @@ def options(words: list[str] | None = None) -> argparse.Namespace:
         "--decay", type=float, default=0.6, help="share of the time in which the step size falls to zero"
     )
     parser.add_argument("--batch", type=int, default=8)
-    parser.add_argument("--encode-every", type=int, default=2)
+    parser.add_argument("--encode-every", type=int, default=1)
     parser.add_argument("--encoder-only", action="store_true", help="go on with the encoder, the decoder as it is")
     parser.add_argument("--lr", type=float, default=3e-3)
     parser.add_argument("--seed", type=int, default=0)
