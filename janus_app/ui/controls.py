@@ -69,17 +69,13 @@ def flow_controls(label: Callable[[str], Any], tab: str) -> FlowControls:
         visible=False,
         elem_id=f"{tab}-solver",
     )
-    start = gr.Slider(
-        0,
-        1,
-        0,
-        step=0.05,
-        label=label("guidance_start"),
-        info=label("guidance_interval_info"),
-        visible=False,
-        elem_id=f"{tab}-guidance-start",
-    )
-    end = gr.Slider(0, 1, 1, step=0.05, label=label("guidance_end"), visible=False, elem_id=f"{tab}-guidance-end")
+    with gr.Row():
+        start = gr.Slider(
+            0, 1, 0, step=0.05, label=label("guidance_start"), visible=False, elem_id=f"{tab}-start", min_width=120
+        )
+        end = gr.Slider(
+            0, 1, 1, step=0.05, label=label("guidance_end"), visible=False, elem_id=f"{tab}-end", min_width=120
+        )
     return FlowControls(steps, solver, start, end)
 
 
