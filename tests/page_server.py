@@ -70,11 +70,12 @@ FLOW_ROW = """
 
 @dataclass(frozen=True)
 class Served:
-    """A running page: its address, the studio under it, the folder its pictures go to."""
+    """A running page: its address, the studio under it, the folders of its pictures and conversations."""
 
     url: str
     studio: Studio
     outputs: Path
+    data: Path
     demo: Any
 
 
@@ -116,10 +117,10 @@ def serve(folder: Path, pace: float = 0.0, **options: Any) -> Iterator[Served]:
     studio = PacedStudio(catalog, Hub())
     studio.pace = pace
     drain(studio.load("tiny-a", device="cpu"))
-    outputs = folder / "outputs"
+    outputs, data = folder / "outputs", folder / "data"
     port = free_port()
-    demo = launch(studio, catalog, port=port, outputs=outputs, prevent_thread_lock=True, **options)
+    demo = launch(studio, catalog, port=port, outputs=outputs, data=data, prevent_thread_lock=True, **options)
     try:
-        yield Served(f"http://127.0.0.1:{port}", studio, outputs, demo)
+        yield Served(f"http://127.0.0.1:{port}", studio, outputs, data, demo)
     finally:
         demo.close()

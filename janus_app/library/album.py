@@ -82,6 +82,9 @@ class Album:
             raise AppError("This picture is no longer there. It may have been deleted or moved.")
         return file
 
+    def is_favourite(self, name: str) -> bool:
+        return name in self._marks()
+
     def set_favourite(self, name: str, on: bool) -> None:
         """Mark or unmark a picture. Raises AppError where the folder cannot be written."""
         mark = self.folder / MARKS / self.path(name).name

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
 
 # Before gradio is imported: it must not call home, and neither may the Hub client.
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
@@ -14,16 +13,18 @@ import gradio as gr
 from PIL import Image
 from starlette.middleware import Middleware
 
-from janus_app.catalog import Catalog
+from janus_app.catalog import Catalog, data_folder
 from janus_app.errors import AppError
+from janus_app.library import library
 from janus_app.pictures import MAX_PIXELS
 from janus_app.studio import Studio
-from janus_app.ui import chat_tab, edit_tab, generate_tab, model_bar
-from janus_app.ui.guard import HostGuard, host_rules, new_login, serving_folder
+from janus_app.ui import actions, chat_tab, edit_tab, generate_tab, history_tab, model_bar
+from janus_app.ui.guard import HostGuard, answers_one_person, host_rules, new_login, serving_folder
 from janus_app.ui.html import message
 from janus_app.ui.i18n import Texts
+from janus_app.ui.links import Places, link
 from janus_app.ui.page import QUICK, Page
-from janus_app.ui.prints import Print, Prints
+from janus_app.ui.prints import Prints
 from janus_app.ui.theme import theme
 
 ASSETS = Path(__file__).resolve().parents[2] / "assets"
@@ -33,11 +34,23 @@ WAITING = 200  # jobs that may wait in Gradio's own queue before it refuses more
 
 
 def build(
-    studio: Studio, catalog: Catalog, *, lang: str = "auto", outputs: Path | None = None, share: bool = False
+    studio: Studio,
+    catalog: Catalog,
+    *,
+    lang: str = "auto",
+    outputs: Path | None = None,
+    data: Path | None = None,
+    share: bool = False,
+    private: bool = True,
 ) -> gr.Blocks:
-    """The page over `studio`. Drawn pictures are saved under `outputs` (default: ./outputs)."""
-    prints = Prints(outputs or Path("outputs"), serving_folder())
-    page = Page(studio, catalog, Texts(lang), prints, share)
+    """The page over `studio`. Drawn pictures are saved under `outputs` (default: ./outputs).
+
+    With `private`, conversations are kept too, under `data` (default: the user's data folder), and everything kept is
+    listed; a shared page is never private.
+    """
+    outputs = (outputs or Path("outputs")).absolute()
+    kept = library(outputs, data or data_folder()) if private and not share else None
+    page = Page(studio, catalog, Texts(lang), Prints(outputs, serving_folder()), share, kept)
     label = page.texts.label
     with gr.Blocks(title="Janus Studio", analytics_enabled=False, delete_cache=(3_600, KEEP_SECONDS)) as demo:
         with gr.Row(elem_id="masthead"):
@@ -45,13 +58,19 @@ def build(
             tagline = gr.HTML("", padding=False, elem_id="tagline")
         banner = gr.HTML("", padding=False, elem_id="banner")
         bar = model_bar.build(page, demo)
+        sink = actions.sink()
         with gr.Tabs(elem_id="tabs") as tabs:
             with gr.Tab(label("tab_chat"), id="chat", elem_id="tab-chat"):
-                chat = chat_tab.build(page, bar.variant, bar.seen, demo)
+                chat = chat_tab.build(page, bar.variant, bar.seen, demo, sink)
             with gr.Tab(label("tab_draw"), id="draw", elem_id="tab-draw"):
                 drawing = generate_tab.build(page, bar.variant, bar.seen, demo)
             with gr.Tab(label("tab_edit"), id="edit", elem_id="tab-edit"):
                 editing = edit_tab.build(page, bar.variant, bar.seen, demo)
+            places = Places(drawing, chat, editing, tabs, sink)
+            if page.library:
+                with gr.Tab(label("tab_history"), id="history", elem_id="tab-history") as tab:
+                    history = history_tab.build(page, page.library.album, tab, sink)
+                link(page, history.row, [history.opened], lambda opened: opened.print, places)
         keys = gr.HTML("", padding=False, elem_id="keys")
 
         def opened(request: gr.Request) -> tuple[str, str, str]:
@@ -65,35 +84,10 @@ def build(
             )
 
         demo.load(opened, None, [tagline, banner, keys], **QUICK)
-        _link(drawing, chat, editing, tabs)
+        for part in (drawing, editing):
+            link(page, part.row, [part.shelf, part.chosen], lambda shelf, index: shelf[index], places)
     demo.queue(max_size=WAITING, default_concurrency_limit=20)
     return demo
-
-
-# The editor loses a picture it is given before its canvas stands, which takes a moment after its tab is opened.
-WAIT_FOR_CANVAS = """async () => {
-  const started = Date.now();
-  while (!document.querySelector("#edit-editor canvas") && Date.now() - started < 10000)
-    await new Promise((resolve) => setTimeout(resolve, 50));
-  await new Promise((resolve) => setTimeout(resolve, 300));
-}"""
-
-
-def _link(drawing: generate_tab.GenerateTab, chat: chat_tab.ChatTab, editing: edit_tab.EditTab, tabs: gr.Tabs) -> None:
-    """Carry the selected picture from the draw tab to the others."""
-
-    def to_chat(kept: list[Print], index: int, box: dict[str, Any] | None) -> tuple[Any, ...]:
-        files = [*((box or {}).get("files") or []), kept[index].shown]
-        return {"text": (box or {}).get("text") or "", "files": files}, gr.update(selected="chat")
-
-    def to_edit(kept: list[Print], index: int) -> tuple[Any, ...]:
-        return kept[index].record.prompt, gr.update(selected="edit")
-
-    picture = [drawing.shelf, drawing.chosen]
-    drawing.to_chat.click(to_chat, [*picture, chat.box], [chat.box, tabs], **QUICK)
-    opened = drawing.to_edit.click(to_edit, picture, [editing.prompt, tabs], **QUICK)
-    ready = opened.then(None, None, None, js=WAIT_FOR_CANVAS)
-    ready.then(edit_tab.take, picture, [editing.editor, editing.source], **QUICK)
 
 
 def launch(
@@ -107,6 +101,7 @@ def launch(
     lang: str = "auto",
     open_browser: bool = False,
     outputs: Path | None = None,
+    data: Path | None = None,
     prevent_thread_lock: bool = False,
 ) -> gr.Blocks:
     """Serve the page until interrupted, or at once give it back with `prevent_thread_lock`.
@@ -116,7 +111,8 @@ def launch(
     # Gradio opens uploads before we see them; Pillow refuses pictures above twice this number.
     Image.MAX_IMAGE_PIXELS = MAX_PIXELS // 2
     made = new_login() if share and auth is None else None
-    demo = build(studio, catalog, lang=lang, outputs=outputs, share=share)
+    private = answers_one_person(host, share, auth is not None)
+    demo = build(studio, catalog, lang=lang, outputs=outputs, data=data, share=share, private=private)
     texts = Texts(lang)
     try:
         demo.launch(

@@ -10,6 +10,7 @@ from typing import Any
 import gradio as gr
 
 from janus_app.models.base import DESCRIBE, EDIT_SETTINGS, ChatRequest, EditRequest, Turn
+from janus_app.ui.actions import Actions, action_row
 from janus_app.ui.controls import (
     INTERVAL,
     flow_controls,
@@ -21,7 +22,7 @@ from janus_app.ui.controls import (
     seed_row,
 )
 from janus_app.ui.drawing import draw, put_on, shelf_value
-from janus_app.ui.editor import fitted, for_editor, picture_and_mask, picture_editor
+from janus_app.ui.editor import fitted, picture_and_mask, picture_editor
 from janus_app.ui.generate_tab import detail_html
 from janus_app.ui.html import empty, message, messages
 from janus_app.ui.jobs import watch
@@ -45,8 +46,11 @@ LONGEST_DESCRIPTION = 120  # tokens
 
 @dataclass(frozen=True)
 class EditTab:
-    """What the draw tab fills when a picture is sent here."""
+    """What is filled when a picture is sent here; the selected result (`shelf[chosen]`) with its row of actions."""
 
+    shelf: gr.State
+    chosen: gr.State
+    row: Actions
     editor: gr.ImageEditor
     prompt: gr.Textbox
     source: gr.Textbox
@@ -69,7 +73,7 @@ def build(page: Page, variant: gr.Dropdown, seen: gr.Textbox, demo: gr.Blocks) -
                     max_lines=6,
                     elem_id="edit-source-prompt",
                 )
-                describe = gr.Button(label("describe_for_me"), size="sm", elem_id="edit-describe", min_width=120)
+                describe = gr.Button(label("describe_for_me"), size="sm", elem_id="edit-source-describe", min_width=120)
             prompt = gr.Textbox(
                 label=label("edit_prompt"),
                 placeholder=label("edit_prompt_hint"),
@@ -141,9 +145,8 @@ def build(page: Page, variant: gr.Dropdown, seen: gr.Textbox, demo: gr.Blocks) -
             )
             with gr.Column(visible=False, elem_classes="chosen") as panel:
                 detail = gr.HTML(elem_id="edit-detail", padding=False)
-                with gr.Row(elem_classes="actions"):
-                    reuse = gr.Button(label("reuse_seed"), size="sm", elem_id="edit-reuse", min_width=120)
-                    onward = gr.Button(label("use_as_input"), size="sm", elem_id="edit-onward", min_width=120)
+                row = action_row(page, "edit")
+                reuse = gr.Button(label("reuse_seed"), size="sm", elem_id="edit-reuse", min_width=60)
 
     outputs = [easel, status, notes, compare, gallery, shelf, chosen, before, detail, panel, seed, run, stop]
 
@@ -318,24 +321,18 @@ def build(page: Page, variant: gr.Dropdown, seen: gr.Textbox, demo: gr.Blocks) -
     method.input(choose_method, [method, variant], places, **QUICK)
     gallery.select(choose, [shelf, before], [chosen, detail, compare], **QUICK)
     reuse.click(lambda kept, index: (kept[index].record.seed, False), [shelf, chosen], [seed, fresh], **QUICK)
-    editor.upload(lambda: "", None, source, **QUICK)  # a description of another picture would mislead
-    onward.click(take, [shelf, chosen], [editor, source], **QUICK)
+    editor.clear(lambda: "", None, source, **QUICK)  # a description of another picture would mislead
     for example in examples:
         example.click(lambda text: text, example, prompt, **QUICK)
     shown = [about, easel, run, method, *places, *examples, guidance]
     for moment in (demo.load, seen.change):
         moment(refresh, [variant, shelf], shown, **QUICK)
-    return EditTab(editor, prompt, source)
+    return EditTab(shelf, chosen, row, editor, prompt, source)
 
 
 def uses(how: str | None) -> frozenset[str]:
     """The settings a way of editing reads."""
     return EDIT_SETTINGS.get(how or "", frozenset())
-
-
-def take(kept: list[Print], index: int) -> tuple[dict[str, Any], str]:
-    """A picture of the shelf for the editor, and what it shows by its own record."""
-    return for_editor(kept[index].shown), kept[index].record.prompt
 
 
 def about_html(page: Page, title: str, able: bool, language: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import gradio as gr
@@ -11,6 +11,7 @@ import gradio as gr
 from janus_app.errors import AppError
 from janus_app.models.base import GenerateRequest
 from janus_app.records import Record, read_record, request_of
+from janus_app.ui.actions import Actions, action_row
 from janus_app.ui.controls import (
     INTERVAL,
     flow_controls,
@@ -43,12 +44,12 @@ SETTINGS = ("count", "guidance", "temperature")
 
 @dataclass(frozen=True)
 class GenerateTab:
-    """The selected picture (`shelf[chosen]`) and the two buttons that carry it to the other tabs."""
+    """The selected picture (`shelf[chosen]`) with its row of actions, and the controls a record fills."""
 
     shelf: gr.State
     chosen: gr.State
-    to_chat: gr.Button
-    to_edit: gr.Button
+    row: Actions
+    restored: list[Any]  # in the order of `restored_values`
 
 
 def build(page: Page, variant: gr.Dropdown, seen: gr.Textbox, demo: gr.Blocks) -> GenerateTab:
@@ -97,11 +98,8 @@ def build(page: Page, variant: gr.Dropdown, seen: gr.Textbox, demo: gr.Blocks) -
             )
             with gr.Column(visible=False, elem_id="draw-chosen", elem_classes="chosen") as panel:
                 detail = gr.HTML(elem_id="draw-detail", padding=False)
-                with gr.Row(elem_classes="actions"):
-                    again = gr.Button(label("draw_alone"), size="sm", elem_id="draw-again", min_width=120)
-                    reuse = gr.Button(label("reuse_seed"), size="sm", elem_id="draw-reuse", min_width=120)
-                    to_chat = gr.Button(label("use_in_chat"), size="sm", elem_id="draw-to-chat", min_width=120)
-                    to_edit = gr.Button(label("edit_this"), size="sm", elem_id="draw-to-edit", min_width=120)
+                row = action_row(page, "draw")
+                reuse = gr.Button(label("reuse_seed"), size="sm", elem_id="draw-reuse", min_width=60)
 
     outputs = [easel, status, notes, gallery, shelf, chosen, detail, panel, seed, run, stop]
     controls = [prompt, negative, count, guidance, temperature, fresh, seed]
@@ -154,11 +152,6 @@ def build(page: Page, variant: gr.Dropdown, seen: gr.Textbox, demo: gr.Blocks) -
 
         yield from stream(kept, selected, make, first, page.language(request))
 
-    def on_again(kept: list[Print], index: int, selected: str | None, request: gr.Request) -> Iterator[tuple[Any, ...]]:
-        language = page.language(request)
-        record = kept[index].record
-        yield from stream(kept, selected, lambda: replace(request_of(record), image_tokens=()), gr.skip(), language)
-
     def on_exact(
         record: Record | None, selected: str | None, kept: list[Print], request: gr.Request
     ) -> Iterator[tuple[Any, ...]]:
@@ -189,18 +182,7 @@ def build(page: Page, variant: gr.Dropdown, seen: gr.Textbox, demo: gr.Blocks) -
             drop_note_html(page, record, language),
             gr.update(visible=bool(record.image_tokens)),
             record,
-            *(
-                asked.prompt,
-                asked.negative,
-                1,
-                gr.update(value=asked.guidance, maximum=max(10, asked.guidance)),
-                asked.temperature,
-                False,
-                asked.seed,
-                asked.steps,
-                asked.solver,
-                *asked.guidance_interval,
-            ),
+            *restored_values(asked),
         )
 
     def refresh(selected: str | None, kept: list[Print], request: gr.Request) -> list[Any]:
@@ -223,7 +205,6 @@ def build(page: Page, variant: gr.Dropdown, seen: gr.Textbox, demo: gr.Blocks) -
     drawing: list[Any] = [
         run.click(on_draw, inputs, outputs, **public("draw")),
         prompt.submit(on_draw, inputs, outputs, **JOB),
-        again.click(on_again, [shelf, chosen, variant], outputs, **JOB),
         exact.click(on_exact, [dropped, variant, shelf], outputs, **JOB),
     ]
     # First the cancel, then the line that says so: a last frame on its way would overwrite it.
@@ -236,7 +217,23 @@ def build(page: Page, variant: gr.Dropdown, seen: gr.Textbox, demo: gr.Blocks) -
         example.click(lambda text: text, example, prompt, **QUICK)
     for moment in (demo.load, seen.change):
         moment(refresh, [variant, shelf], [easel, run, *examples, count, guidance, temperature, *flow.all], **QUICK)
-    return GenerateTab(shelf, chosen, to_chat, to_edit)
+    return GenerateTab(shelf, chosen, row, restored)
+
+
+def restored_values(asked: GenerateRequest, fresh: bool = False) -> tuple[Any, ...]:
+    """The draw tab's controls for a request, with its own seed or a new one each time."""
+    return (
+        asked.prompt,
+        asked.negative,
+        1,
+        gr.update(value=asked.guidance, maximum=max(10, asked.guidance)),
+        asked.temperature,
+        fresh,
+        asked.seed,
+        asked.steps,
+        asked.solver,
+        *asked.guidance_interval,
+    )
 
 
 def detail_html(page: Page, print_: Print, language: str) -> str:

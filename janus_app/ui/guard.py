@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 EVERYWHERE = ("0.0.0.0", "::", "")
+LOOPBACK = ("localhost", "127.0.0.1", "::1", "[::1]")
 
 
 class HostGuard:
@@ -63,7 +64,7 @@ def _is_address(host: str) -> bool:
 
 def host_rules(host: str, share: bool) -> dict[str, Any]:
     """The guard's settings for a page bound to `host`. JANUS_APP_HOSTS adds names, for a proxy in front."""
-    names = {"localhost", "127.0.0.1", "::1"}
+    names = {name.strip("[]") for name in LOOPBACK}
     if host in EVERYWHERE:
         names |= {socket.gethostname().lower(), f"{socket.gethostname().lower()}.local", socket.getfqdn().lower()}
     else:
@@ -72,6 +73,14 @@ def host_rules(host: str, share: bool) -> dict[str, Any]:
         names.add("*.gradio.live")
     names |= {name.strip().lower() for name in os.environ.get("JANUS_APP_HOSTS", "").split(",") if name.strip()}
     return {"names": frozenset(names), "any_address": host in EVERYWHERE}
+
+
+def answers_one_person(host: str, share: bool, has_login: bool) -> bool:
+    """True where the page may list what was made before: it answers this machine alone, or whoever has its password.
+
+    A shared page's password goes round, so it never does.
+    """
+    return not share and (has_login or host in LOOPBACK)
 
 
 def new_login() -> tuple[str, str]:

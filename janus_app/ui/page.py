@@ -12,6 +12,7 @@ import gradio as gr
 
 from janus_app.catalog import Catalog, Setting, Variant
 from janus_app.errors import AppError
+from janus_app.library import Library
 from janus_app.models.base import MAX_SEED, Event, Queued, Request
 from janus_app.studio import Studio, StudioState
 from janus_app.ui.i18n import Texts
@@ -41,13 +42,17 @@ class Sitting:
 
 @dataclass(frozen=True)
 class Page:
-    """Handed to each tab's `build`. `shared` = the page is open to strangers, so folders and downloads are closed."""
+    """Handed to each tab's `build`. `shared` = the page is open to strangers, so folders and downloads are closed.
+
+    `library` is what the page's one person keeps, None where others can open the page too: then nothing is listed.
+    """
 
     studio: Studio
     catalog: Catalog
     texts: Texts
     prints: Prints
     shared: bool = False
+    library: Library | None = None
 
     def language(self, request: gr.Request | None) -> str:
         return self.texts.language(request)

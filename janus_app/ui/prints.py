@@ -6,16 +6,22 @@ The page serves copies from its own temporary folder, byte for byte, so no folde
 from __future__ import annotations
 
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from uuid import uuid4
 
+from PIL import ImageOps
 from PIL.Image import Image
+from PIL.Image import new as new_picture
 
 from janus_app.catalog import Variant
+from janus_app.errors import AppError
 from janus_app.models.base import EditRequest, GenerateRequest, Picture
+from janus_app.pictures import open_picture
 from janus_app.records import Record, output_path, record_of, save_png
 from janus_app.studio import StudioState
+
+THUMB = 256  # pixels of a thumbnail's longer side
 
 
 @dataclass(frozen=True)
@@ -33,6 +39,7 @@ class Prints:
 
     outputs: Path
     serving: Path
+    copies: dict[tuple[str, str, int], str] = field(default_factory=dict, hash=False)  # made so far
 
     def keep(
         self, picture: Picture, request: GenerateRequest | EditRequest, variant: Variant, state: StudioState
@@ -44,13 +51,46 @@ class Prints:
 
     def serve(self, file: Path) -> str:
         """A copy of `file` under a name nobody can guess, in the folder the page may serve."""
-        folder = self.serving / uuid4().hex
+        folder = self.place()
         folder.mkdir(parents=True)
         return str(shutil.copyfile(file, folder / file.name))
 
+    def serve_again(self, file: Path) -> str:
+        """Like `serve`, with one copy for all calls while the file stays as it is: for what is opened again and again.
+
+        Raises OSError where the file is gone.
+        """
+        key = (str(file), "copy", file.stat().st_mtime_ns)
+        if key not in self.copies:
+            self.copies[key] = self.serve(file)
+        return self.copies[key]
+
+    def thumbnail(self, file: Path) -> str:
+        """A small JPEG of a picture, made once; a grey sheet where the picture cannot be read."""
+        try:
+            key = (str(file), "thumbnail", file.stat().st_mtime_ns)
+            if key not in self.copies:
+                self.copies[key] = self._thumbnail(open_picture(file))
+        except (OSError, AppError):
+            key = ("", "thumbnail", 0)
+            if key not in self.copies:
+                self.copies[key] = self._thumbnail(new_picture("RGB", (THUMB, THUMB), "#b8b4ae"))
+        return self.copies[key]
+
+    def _thumbnail(self, picture: Image) -> str:
+        folder = self.place()
+        folder.mkdir(parents=True)
+        small = picture if max(picture.size) <= THUMB else ImageOps.contain(picture, (THUMB, THUMB))
+        small.save(folder / "small.jpg", quality=85)
+        return str(folder / "small.jpg")
+
+    def place(self) -> Path:
+        """A new folder the page may serve from, under a name nobody can guess."""
+        return self.serving / uuid4().hex
+
     def serve_picture(self, picture: Image) -> str:
         """A picture that is nobody's file yet, as a PNG in the folder the page may serve."""
-        folder = self.serving / uuid4().hex
+        folder = self.place()
         folder.mkdir(parents=True)
         picture.save(folder / "picture.png")
         return str(folder / "picture.png")
