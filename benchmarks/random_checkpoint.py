@@ -22,14 +22,14 @@ class Size:
 
     hidden: int = 1024
     feed_forward: int = 2816
-    layers: int = 12
+    layers: int = 8
     heads: int = 16
-    vocabulary: int = 8192
-    side: int = 192
+    vocabulary: int = 49152
+    side: int = 96
     channels: int = 128
     codes: int = 16384
     tower_width: int = 512
-    tower_layers: int = 6
+    tower_layers: int = 4
 
 
 def config_of(size: Size) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import pickle
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,24 +19,27 @@ from torch import Tensor, nn
 
 from janus_app import converted
 from janus_app.catalog import Variant
-from janus_app.devices import resolve_device
 from janus_app.errors import AppError, out_of_memory
 from janus_app.heap import steady_heap
-from janus_app.memory import choose_precision
+from janus_app.memory import Option, advise
 from janus_app.models.base import Model, Progress
 from janus_app.models.checkpoint import read_json
 from janus_app.models.families import (
     AUTOENCODER,
     autoencoder_folder,
     build_model,
+    head_source,
     meta_network,
+    misfit,
+    own_names,
     read_config,
     unused_prefixes,
 )
 from janus_app.models.janusflow.vae import modern_name
 from janus_app.quantise import is_quantised, plain_dtype, quantised_linear, tensor_dtype
+from janus_app.spread import connect, device_of
 
-_SPAN = 256_000_000  # bytes read before a weight file is opened anew
+_SPAN = 128_000_000  # bytes read before a weight file is opened anew
 
 
 @dataclass(frozen=True)
@@ -58,38 +61,46 @@ def load(
 ) -> Generator[Progress, None, Loaded]:
     """Load a checkpoint folder. Closing the generator drops what was loaded so far.
 
-    device is a name resolve_device knows, precision one of memory.PRECISIONS or "auto", `parts` the folders of the
+    device is a name devices.places knows, precision one of memory.PRECISIONS or "auto", `parts` the folders of the
     variant's components by name. Raises AppError for a device that is not there, weights that cannot fit, and
     anything wrong with the files.
     """
     steady_heap()
-    where = resolve_device(device)
-    chosen = choose_precision(variant, where, precision)
+    option = advise(variant, folder, device).choose(precision)
+    where = option.place.main
     config = read_config(folder, parts, variant.family)
     network = meta_network(config, variant.family)
-    sources = [Source(file, "") for file in weight_files(folder)]
+    sources = [Source(file, "", own_names(network)) for file in weight_files(folder)]
     if AUTOENCODER in config:
         inside = autoencoder_folder(folder, parts)
         sources += [Source(file, f"{AUTOENCODER}.") for file in weight_files(inside, "diffusion_pytorch_model")]
-    yield from _stream(network, sources, unused_prefixes(config), where, chosen)
-    model = build_model(network, folder, context=variant.context, roles=variant.roles)
-    return Loaded(model, str(where), chosen)
+    if "lm_head" in dict(network.named_children()) and (head := head_source(config)):
+        sources.append(Source(head, "", only="lm_head.weight"))
+    yield from _stream(network, sources, unused_prefixes(config), option)
+    connect(network, option.split, where)
+    model = build_model(network, folder, context=variant.context, roles=variant.roles, parts=parts)
+    return Loaded(model, option.place.name, option.precision)
 
 
 @dataclass(frozen=True)
 class Source:
-    """A weight file, and what stands before its tensors' names in the network."""
+    """A weight file, what stands before its tensors' names in the network, and how they are spelt there.
+
+    `only` is the one tensor that is wanted of it; "" takes all.
+    """
 
     file: Path
     prefix: str
+    spell: Callable[[str], str] = str
+    only: str = ""
 
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
-        for name, tensor in read_tensors(self.file):
-            yield (self.prefix + modern_name(name) if self.prefix else name), tensor
+        for name, tensor in read_tensors(self.file, self.only):
+            yield (self.prefix + modern_name(name) if self.prefix else self.spell(name)), tensor
 
 
 def _stream(
-    network: nn.Module, sources: Sequence[Source], unused: tuple[str, ...], device: torch.device, precision: str
+    network: nn.Module, sources: Sequence[Source], unused: tuple[str, ...], option: Option
 ) -> Iterator[Progress]:
     """Fill the meta network from weight files. Every tensor must come once, in its shape."""
     wanted = {name: t.shape for name, t in network.state_dict().items()}
@@ -106,15 +117,15 @@ def _stream(
             if tensor.shape != wanted[name]:
                 raise AppError(
                     f"{source.file.name}: {name} has shape {list(tensor.shape)}, config.json asks for "
-                    f"{list(wanted[name])}. The files belong to different models; download the checkpoint again."
+                    f"{list(wanted[name])}. {misfit(network, name, True)}"
                 )
-            _place(network, name, tensor, device, precision)
+            _place(network, name, tensor, device_of(name, option.split, option.place.main), option.precision)
             seen.add(name)
             done += tensor.numel()
             yield Progress("read", done, total, "weights", source.file.name)
     if missing := sorted(wanted.keys() - seen):
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
-        raise AppError(f"The checkpoint lacks {missing[0]}{more}. It is incomplete; download it again.")
+        raise AppError(f"The checkpoint lacks {missing[0]}{more}. {misfit(network, missing[0], False)}")
 
 
 def _twice(seen: bool) -> str:
@@ -127,6 +138,7 @@ def _place(network: nn.Module, name: str, tensor: Tensor, device: torch.device, 
     if is_quantised(name, parent, precision):
         holder_path, attribute = path.rsplit(".", 1)
         linear = quantised_linear(tensor, precision, device, plain_dtype(precision, device))
+        linear.bias = parent.get_parameter("bias") if getattr(parent, "bias", None) is not None else None
         setattr(network.get_submodule(holder_path), attribute, linear)
         return
     dtype = tensor_dtype(name, precision, device)
@@ -172,13 +184,15 @@ def _shards(folder: Path, index: Path) -> list[Path]:
     return files
 
 
-def read_tensors(file: Path) -> Iterator[tuple[str, Tensor]]:
-    """Name and tensor, one after the other, memory-mapped. Pickles are read with `weights_only=True` alone.
+def read_tensors(file: Path, only: str = "") -> Iterator[tuple[str, Tensor]]:
+    """Name and tensor, one after the other, memory-mapped; `only` one of them where it is given.
+
+    Pickles are read with `weights_only=True` alone.
 
     The file is opened anew from time to time: a mapping keeps every page that was read resident, so one over the whole
     file would cost as much memory again as the file is long. Do not keep a tensor beyond its turn.
     """
-    waiting: list[str] | None = None
+    waiting: list[str] | None = [only] if only else None
     while waiting is None or waiting:
         with _mapped(file) as tensors:
             names: list[str] = list(tensors.keys()) if waiting is None else waiting

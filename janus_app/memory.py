@@ -299,43 +299,34 @@ def split_layers(
 ) -> dict[int, torch.device] | None:
     """Which decoder layers leave the first device of `rooms`, and where to; None where they do not fit anywhere.
 
-    The first device keeps everything else. Layers stay in order, so activations cross from card to card once. A layer
-    in main memory (`host` bytes free) still calculates on the first device: its cache and, for the moment of its
-    turn, its weights need room there.
+    The first device keeps everything else, the cache included. Layers stay in order. One in main memory (`host` bytes
+    free) calculates on the first device, so for the moment of its turn its weights need room there.
     """
-    if not layers:
-        return None
-    cache = -(-peak.cache // len(layers))
     for offloaded in range(len(layers) + 1) if host else (0,):
         kept, sent = layers[: len(layers) - offloaded], layers[len(layers) - offloaded :]
         left = {device: int(room - peak.work - reserve) for device, room in rooms.items()}
         main = next(iter(left))
-        left[main] -= rest + offloaded * cache + 2 * max(sent, default=0)  # one layer at work, the next arriving
-        devices = [device for size, device in _fill(kept, cache, left)]
+        left[main] -= rest + peak.cache + 2 * max(sent, default=0)  # one layer at work, the next arriving
+        devices = list(_fill(kept, left))
         if len(devices) == len(kept) and left[main] >= 0 and sum(sent) + int(_RESERVE["cpu"]) * bool(sent) <= host:
             devices += [torch.device("cpu")] * offloaded
             return {layer: device for layer, device in enumerate(devices) if device != main}
     return None
 
 
-def _fill(layers: tuple[int, ...], cache: int, left: dict[torch.device, int]) -> Iterator[tuple[int, torch.device]]:
-    """Give each layer the first device with room, never going back to one that was left; stop where none has."""
+def _fill(layers: tuple[int, ...], left: dict[torch.device, int]) -> Iterator[torch.device]:
+    """The first device with room for each layer, never going back to one that was left; ends where none has."""
     devices = iter(left)
     device = next(devices)
     for size in layers:
-        while left[device] < size + cache:
+        while left[device] < size:
             following = next(devices, None)
             if following is None:
                 return
             device = following
-        left[device] -= size + cache
-        yield size, device
+        left[device] -= size
+        yield device
 
 
 def _amount(size: float) -> str:
     return f"{size / 1e9:.1f} GB" if size >= 1e8 else size_text(size)
-
-
-def choose_precision(variant: Variant, device: torch.device, wanted: str) -> str:
-    """The precision to load in. "auto" takes the best one that fits; one that cannot fit is refused."""
-    return advise(variant, device=str(device)).choose(wanted).precision

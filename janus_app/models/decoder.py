@@ -53,6 +53,10 @@ class KVCache:
     def capacity(self) -> int:
         return self.keys.shape[3]
 
+    @property
+    def device(self) -> torch.device:
+        return self.keys.device
+
     def repeat_rows(self, times: int) -> None:
         """Turn rows [a, b] into [a] * times + [b] * times: one prefill serves every picture of a prompt."""
         if times == 1:
@@ -86,6 +90,9 @@ class Cache(Protocol):
     """What the trunk asks of a cache: KVCache grows, `prefix.SharedPrefixes` only lends what was read before."""
 
     length: int
+
+    @property
+    def device(self) -> torch.device: ...
 
     def mask(self, steps: int) -> Tensor | None: ...
 
@@ -147,7 +154,11 @@ class Attention(nn.Module):
             for proj in (self.q_proj, self.k_proj, self.v_proj)
         )
         q, k = rotate(q, *rotary), rotate(k, *rotary)
-        out = causal_attention(q, k, v) if cache is None else cache.attend(self.layer, q, k, v, mask)
+        if cache is None:
+            out = causal_attention(q, k, v)
+        else:  # a layer on another card brings its queries, keys and values to where the cache is
+            q, k, v = (part.to(cache.device) for part in (q, k, v))
+            out = cache.attend(self.layer, q, k, v, None if mask is None else mask.to(cache.device)).to(x.device)
         return self.o_proj(out.transpose(1, 2).reshape(rows, steps, -1))
 
 

@@ -47,6 +47,10 @@ class SharedPrefixes:
         self.length = max(prefix.next_position for prefix in self.prefixes)
         self._masks: dict[tuple[int, int], Tensor] = {}
 
+    @property
+    def device(self) -> torch.device:
+        return self.prefixes[0].keys.device
+
     def positions(self, rows: int, steps: int, device: torch.device) -> Tensor:
         """Positions [rows, steps] of the inputs behind the prompts."""
         starts = torch.tensor([prefix.next_position for prefix in self.prefixes], device=device)

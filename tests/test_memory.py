@@ -1,0 +1,274 @@
+"""The fit advisor: sizes that are the loader's own, orders and refusals, and models spread over devices."""
+
+from __future__ import annotations
+
+import itertools
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from janus_app import devices, memory
+from janus_app.catalog import Variant, load_catalog
+from janus_app.devices import Memory, Place, container_limit
+from janus_app.errors import AppError, out_of_memory
+from janus_app.memory import Advice, advise, split_layers, usual_job, weight_bytes
+from janus_app.models.base import ChatRequest, Finished, GenerateRequest, Turn
+from janus_app.models.footprint import Job, Peak, Widths
+from janus_app.models.janus import footprint
+from janus_app.models.janus.config import parse_config
+from janus_app.quantise import QUANTISED
+from janus_app.spread import connect
+from tests.conftest import CASES, GOLDEN, loaded
+
+CPU, CARD, SECOND = torch.device("cpu"), torch.device("cuda", 0), torch.device("cuda", 1)
+CATALOG = load_catalog()
+SEVEN = CATALOG["janus-pro-7b"]
+
+
+def free_everywhere(monkeypatch: pytest.MonkeyPatch, free: float) -> None:
+    monkeypatch.setattr(memory, "device_memory", lambda device: Memory(int(free), int(64e9)))
+
+
+def on_a_card(monkeypatch: pytest.MonkeyPatch, card: float, host: float = 0.0, second: float | None = None) -> Advice:
+    """The advice for the 7B model on a machine with this much free; no such card is here, so only sums are tested."""
+    cards = (SECOND,) if second is not None else ()
+    rooms = {"cuda:0": card, "cuda:1": second or 0.0, "cpu": host}
+    found = [Place("cuda:0", CARD)] + [Place("cuda:all", CARD, cards)] * bool(cards)
+    monkeypatch.setattr(memory, "places", lambda name: [*found, Place("cuda+cpu", CARD, cards, host=True)])
+    monkeypatch.setattr(memory, "device_memory", lambda device: Memory(int(rooms[str(device)]), int(64e9)))
+    return advise(SEVEN, device="cuda")
+
+
+@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("precision", memory.PRECISIONS)
+def test_predicted_weights_are_what_the_loader_makes(name: str, precision: str) -> None:
+    folder = GOLDEN / name / "checkpoint"
+    network = loaded(folder, precision).model.network  # type: ignore[attr-defined]
+    held = sum(t.nbytes for t in network.state_dict(keep_vars=True).values() if isinstance(t, torch.Tensor))
+    for module in network.modules():
+        if precision == "int8" and type(module).__name__ == "Linear8bitLt":
+            held += module.weight.SCB.nbytes
+        if precision == "nf4" and type(module).__name__ == "Linear4bit":
+            held += module.weight.quant_state.absmax.nbytes
+    predicted = weight_bytes(CATALOG.resolve(str(folder)), precision)
+    extra = network.state_dict().keys() if precision in QUANTISED else ()
+    counted_twice = sum(network.state_dict()[k].nbytes for k in extra if k.endswith(("SCB", "absmax", "quant_map")))
+    assert abs(held - counted_twice - predicted) <= 0.01 * predicted
+
+
+def test_the_manifests_weights_are_the_advisors(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The manifest's figures count everything in the files; the network leaves the two unused groups out."""
+    for variant in CATALOG.values():
+        if variant.repo and variant.family == "janus" and variant.parameters:
+            for precision in ("fp32", "bf16", "int8", "nf4"):
+                ours = weight_bytes(variant, precision, device="cuda")
+                assert 0 <= variant.memory[precision] - ours < 0.02 * ours, (variant.id, precision)
+
+
+def test_the_cache_is_what_the_model_allocates() -> None:
+    """Rows and positions of the prediction against the buffers of a real drawing."""
+    from janus_app.models.decoder import KVCache
+    from janus_app.models.janus.network import JanusNetwork
+
+    model = loaded(GOLDEN / "janus_pro_7b" / "checkpoint").model
+    network: JanusNetwork = model.network  # type: ignore[attr-defined]
+    seen: list[int] = []
+    repeat = KVCache.repeat_rows
+
+    def noted(self: KVCache, times: int) -> None:
+        repeat(self, times)
+        seen.append(self.keys.nbytes + self.values.nbytes)
+
+    request = GenerateRequest("A small red house.", count=3, guidance=4)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(KVCache, "repeat_rows", noted)
+        assert isinstance(list(model.generate(request))[-1], Finished)
+    tokens = len(model._prompt_rows(request)[0])  # type: ignore[attr-defined]
+    side = model.capabilities.size[0]
+    job = Job(count=3, guided=True, prompt=tokens, pictures=0, words=1, answer=1)
+    assert seen == [footprint.peak(network.config, side, job, Widths(4, 4)).cache]
+
+
+def test_more_is_never_predicted_to_need_less() -> None:
+    config = parse_config(memory.json.loads(memory._model(SEVEN, None).config or ""))
+    jobs = [Job(count=n, guided=g) for n in (1, 2, 4, 16) for g in (False, True)]
+    peaks = [footprint.peak(config, 384, job, Widths(2, 2)).total for job in jobs]
+    assert peaks == sorted(peaks)
+    # checkpoints/README, section 5: 16 pictures of 30 + 576 tokens hold 8.88 GiB of keys and values at 7B
+    many = footprint.peak(config, 384, Job(count=16, prompt=30), Widths(2, 2))
+    assert many.cache == pytest.approx(8.88 * 2**30, rel=0.01)
+
+
+def test_the_sentence_and_auto(monkeypatch: pytest.MonkeyPatch) -> None:
+    roomy = on_a_card(monkeypatch, 24e9)
+    assert roomy.best is roomy.options[0] and roomy.choose("auto").precision == "bf16"
+    assert "it fits" in roomy.sentence
+    tight = on_a_card(monkeypatch, 11.2e9)
+    first = tight.options[0].need.total / 1e9
+    int8 = tight.option("int8").need.total / 1e9
+    assert tight.sentence == (
+        f"Janus-Pro-7B: bf16 needs {first:.1f} GB, you have 11.2 GB free: int8 ({int8:.1f} GB) recommended."
+    )
+    assert tight.choose("auto").precision == "int8"
+    smaller = tight.smaller("int8")
+    assert smaller is not None and smaller.precision == "nf4"
+    with pytest.raises(AppError, match=r"bf16 needs .* Choose int8"):
+        tight.choose("bf16")
+    assert on_a_card(monkeypatch, 8.5e9).choose("auto").precision == "nf4"
+
+
+def test_a_load_that_cannot_end_is_not_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(AppError, match=r"even nf4 needs .* Choose a smaller model"):
+        on_a_card(monkeypatch, 3e9).choose("auto")
+    free_everywhere(monkeypatch, 1e6)
+    opened: list[object] = []
+    monkeypatch.setattr("janus_app.loader.read_tensors", lambda file: opened.append(file))
+    with pytest.raises(AppError, match="Choose a smaller model"):
+        loaded(GOLDEN / "janus_1_3b" / "checkpoint")
+    assert not opened
+
+
+def test_layers_go_to_main_memory_or_other_cards_only_when_needed(monkeypatch: pytest.MonkeyPatch) -> None:
+    offload = on_a_card(monkeypatch, 6e9, host=32e9).choose("auto")
+    assert offload.place.host and offload.precision == "bf16" and set(offload.split.values()) == {CPU}
+    both = on_a_card(monkeypatch, 11e9, host=32e9, second=11e9).choose("auto")
+    assert both.place.name == "cuda:all" and set(both.split.values()) == {SECOND}
+    assert list(both.split) == sorted(both.split) and max(both.split) == 29
+
+
+def test_a_split_fits_where_it_says() -> None:
+    """Every split of made-up sizes is checked against the rooms it was made for."""
+    layers, rest, reserve = (10,) * 8, 20, 5
+    found = 0
+    for main, second, host in itertools.product(range(20, 140, 7), range(0, 100, 13), (0, 400_000_000)):
+        split = split_layers(rest, layers, Peak(8, 3), reserve, {CARD: main, SECOND: second}, host)
+        if split is None:
+            continue
+        found += 1
+        away = [d for d in split.values() if d == CPU]
+        here = sum(layers) - 10 * len(split)
+        assert rest + here + 8 + 3 + reserve + (20 if away else 0) <= main
+        assert 10 * sum(d == SECOND for d in split.values()) + 3 + reserve <= max(second, 8)
+        assert not away or host
+    assert found > 50
+    assert split_layers(rest, layers, Peak(8, 3), reserve, {CARD: 30}, 0) is None
+
+
+def test_missing_bitsandbytes_is_never_recommended(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "bitsandbytes_missing", lambda: True)
+    assert on_a_card(monkeypatch, 11.2e9, host=32e9).choose("auto").place.host
+    with pytest.raises(AppError):
+        on_a_card(monkeypatch, 11.2e9).choose("auto")
+
+
+def test_what_the_resident_model_gives_back_counts_as_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    free_everywhere(monkeypatch, 1e9)
+    assert advise(SEVEN, device="cpu").best is None
+    assert advise(SEVEN, device="cpu", given_back={"cpu": int(40e9)}).choose("auto").precision == "fp32"
+
+
+def test_the_usual_job_is_the_variants_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    embedded = CATALOG.default()
+    job = usual_job(embedded)
+    assert (job.count, job.guided, job.answer) == (4, False, 64)
+    assert usual_job(replace(embedded, settings={})) == Job()
+
+
+def test_models_of_unknown_shape_are_estimated_by_their_parameters(monkeypatch: pytest.MonkeyPatch) -> None:
+    stranger: Variant = replace(SEVEN, repo="somebody/else", memory={}, parameters=10**9)
+    free_everywhere(monkeypatch, 10e9)
+    assert weight_bytes(stranger, "bf16") == 2 * 10**9
+    assert advise(stranger, device="cpu").choose("auto").precision == "fp32"
+
+
+def test_a_containers_limit_is_the_memory_there_is(tmp_path: Path) -> None:
+    assert container_limit(tmp_path) is None
+    (tmp_path / "memory.max").write_text("max\n")
+    (tmp_path / "memory.current").write_text("700\n")
+    (tmp_path / "memory.stat").write_text("anon 500\ninactive_file 200\nactive_file 0\n")
+    assert container_limit(tmp_path) is None
+    (tmp_path / "memory.max").write_text("1000\n")
+    assert container_limit(tmp_path) == Memory(500, 1000)
+    old = tmp_path / "old" / "memory"
+    old.mkdir(parents=True)
+    for name, text in (("limit_in_bytes", "900"), ("usage_in_bytes", "300"), ("stat", "total_inactive_file 100")):
+        (old / (f"memory.{name}")).write_text(text)
+    assert container_limit(tmp_path / "old") == Memory(700, 900)
+
+
+def test_the_device_with_room_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    free = {0: 10e9, 1: 20e9, 2: 20.5e9}
+    monkeypatch.setattr(devices, "cards", lambda: [torch.device("cuda", i) for i in free])
+    monkeypatch.setattr(devices, "device_memory", lambda d: Memory(int(free[d.index]), int(24e9)))
+    assert devices.resolve_device("cuda") == torch.device("cuda", 1)
+    assert devices.resolve_device("cuda:0") == torch.device("cuda", 0)
+    with pytest.raises(AppError, match="3 CUDA card"):
+        devices.resolve_device("cuda:3")
+    assert [p.name for p in devices.places("cuda:all")] == ["cuda:all"]
+    names = devices.device_names()
+    assert names[:4] == ["auto", "cuda:0", "cuda:1", "cuda:2"] and {"cuda:all", "cuda+cpu", "cpu"} < set(names)
+
+
+def drawn(model: object) -> list[tuple[int, ...]]:
+    *_, last = model.generate(GenerateRequest("A small red house.", count=2, seed=3))  # type: ignore[attr-defined]
+    assert isinstance(last, Finished)
+    return [p.image_tokens for p in last.pictures]
+
+
+def said(model: object) -> tuple[int, ...]:
+    request = ChatRequest((Turn("user", "Hello"),), temperature=0, max_new_tokens=12)
+    *_, last = model.chat(request)  # type: ignore[attr-defined]
+    assert isinstance(last, Finished)
+    return last.token_ids
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_offloaded_layers_give_the_same_bits(precision: str) -> None:
+    """Accelerate's hooks with the CPU as the device that calculates: the structure of offload, not its speed."""
+    pytest.importorskip("accelerate")
+    folder = GOLDEN / "janus_pro_1b" / "checkpoint"
+    whole, parted = loaded(folder, precision).model, loaded(folder, precision).model
+    layers = parted.network.language_model.model.layers  # type: ignore[attr-defined]
+    last = len(layers) - 1
+    connect(parted.network, {last: CPU}, CPU)  # type: ignore[attr-defined]
+    assert {p.device.type for p in layers[last].parameters()} == {"meta"}
+    assert {p.device.type for p in layers[0].parameters()} == {"cpu"}
+    assert drawn(parted) == drawn(whole) and said(parted) == said(whole)
+
+
+def test_the_loader_puts_layers_where_the_advice_says(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    pytest.importorskip("accelerate")
+    folder = Path(shutil.copytree(GOLDEN / "janus_pro_1b" / "checkpoint", tmp_path / "c"))
+    whole = drawn(loaded(folder).model)
+    place = Place("cpu", CPU, host=True)
+    option = memory._option
+    monkeypatch.setattr(
+        memory, "_option", lambda *a: replace(option(*a), place=place, split={0: CPU}, fits=True, rank=(0,))
+    )
+    parted = loaded(folder).model
+    layers = parted.network.language_model.model.layers  # type: ignore[attr-defined]
+    assert {p.device.type for p in layers[0].parameters()} == {"meta"}
+    assert drawn(parted) == whole
+
+
+def test_spreading_without_accelerate_is_explained(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "accelerate", None)
+    with pytest.raises(AppError, match="pip install accelerate"):
+        connect(torch.nn.Module(), {0: CPU}, CPU)
+
+
+@pytest.mark.parametrize(
+    "failure",
+    [
+        lambda: torch.empty(1 << 60, dtype=torch.uint8),  # what PyTorch raises on a CPU
+        lambda: bytearray(1 << 62),
+    ],
+)
+def test_real_failures_of_memory_are_known_as_such(failure: object) -> None:
+    with pytest.raises(Exception) as caught:  # noqa: PT011 - which one is the point
+        failure()  # type: ignore[operator]
+    assert out_of_memory(caught.value)
+    assert not out_of_memory(RuntimeError("shape mismatch")) and not out_of_memory(ValueError("out of memory"))
