@@ -256,7 +256,7 @@ def build(page: Page, variant: gr.Dropdown, seen: gr.Textbox, demo: gr.Blocks) -
             return gr.update(visible=(setting or name) in settings and (how is None or name in used))
 
         return [
-            message(line) if line else "",
+            message(line, "note" if "mask" in used else "note unpainted") if line else "",  # style.css hides the brush
             gr.update(visible="source_prompt" in used),
             gr.update(visible="strength" in used, info=page.texts.named("strength", how or "variation", language)),
             gr.update(visible="image_guidance" in used),
