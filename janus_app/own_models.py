@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -68,14 +69,12 @@ def _append(path: Path, row: dict[str, Any]) -> None:
     import yaml
 
     text = yaml.safe_dump([row], sort_keys=False, allow_unicode=True, default_flow_style=False)
-    block = "".join(f"  {line}\n" for line in text.splitlines())
     try:
         old = path.read_text(encoding="utf-8") if path.exists() else f"{_HEADER}variants:\n"
         before = (yaml.safe_load(old) or {}).get("variants") or []
-        new = old + ("" if old.endswith("\n") else "\n") + block
-        after = yaml.safe_load(new)["variants"]
-        if after != [*before, row]:
-            raise ValueError
+        start = old if old.endswith("\n") else old + "\n"
+        deep = (textwrap.indent(text, " " * width) for width in (2, 0, 4))  # as deep as the rows before it
+        new = next(start + block for block in deep if _rows(start + block) == [*before, row])
         path.parent.mkdir(parents=True, exist_ok=True)
         fresh = path.with_name(f"{path.name}.{os.getpid()}.new")
         fresh.write_text(new, encoding="utf-8")
@@ -85,8 +84,18 @@ def _append(path: Path, row: dict[str, Any]) -> None:
             f"The model list {path} cannot be written: {error.strerror or error}. "
             "Make it writable, or choose the folder by its path."
         ) from error
-    except (ValueError, AttributeError, TypeError, KeyError, yaml.YAMLError):
+    except (StopIteration, AttributeError, yaml.YAMLError):
         raise AppError(
             f"The model list {path} is written in a way that cannot be extended by the app. Add this row yourself:\n"
-            f"{block}"
+            f"{text}"
         ) from None
+
+
+def _rows(text: str) -> Any:
+    """The rows of a list's text, None where it is no YAML."""
+    import yaml
+
+    try:
+        return yaml.safe_load(text).get("variants")
+    except (AttributeError, yaml.YAMLError):
+        return None

@@ -66,7 +66,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         flags.debug(command)
         return command
 
-    add_models(add("models", models, "List the models, or check the code against the real checkpoints."))
+    add_models(add("models", models, "List, download, verify, import, convert or delete models."))
     for name, run, extend, summary in (
         ("chat", chat, add_chat, "Ask about pictures, or just talk."),
         ("generate", generate, add_generate, "Draw pictures from words, or draw one of ours again."),

@@ -1,4 +1,4 @@
-"""`models`: what can be chosen, and the proof that the code fits the real checkpoints."""
+"""`models`: what can be chosen and what of it is here, and the proof that the code fits the real checkpoints."""
 
 from __future__ import annotations
 
@@ -11,9 +11,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from janus_app.amounts import size_text
 from janus_app.catalog import Variant
 from janus_app.cli import flags
 from janus_app.cli.console import emit
+from janus_app.cli.files import ACTIONS, files
 from janus_app.cli.work import open_studio
 from janus_app.errors import AppError
 from janus_app.studio import Studio
@@ -23,6 +25,20 @@ FACTS = Path(__file__).resolve().parent.parent.parent / "assets" / "checkpoints"
 
 def add_models(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
+        "action",
+        nargs="?",
+        choices=("list", *ACTIONS),
+        default="list",
+        metavar="ACTION",
+        help="list (default); download, verify, delete or convert (pickles to safetensors) the model NAME; "
+        "import the folder NAME",
+    )
+    parser.add_argument("name", nargs="?", metavar="NAME", help="a model of the list, or a folder")
+    parser.add_argument("--yes", action="store_true", help="delete: do not ask")
+    parser.add_argument("--model", metavar="MODEL", help="import: the model of the list whose files the folder holds")
+    parser.add_argument("--own", metavar="TITLE", help="import: add the folder to your own models under this title")
+    parser.add_argument("--copy", action="store_true", help="import: copy the files even where links would do")
+    parser.add_argument(
         "--check", action="store_true", help="compare the code with the tensor names and shapes of the real checkpoints"
     )
     flags.json_lines(parser)
@@ -31,6 +47,8 @@ def add_models(parser: argparse.ArgumentParser) -> None:
 def models(args: argparse.Namespace) -> int:
     if args.check:
         return _check_all(args.json)
+    if args.action != "list":
+        return files(args)
     studio = open_studio()
     rows = [_row(studio, variant) for variant in studio.catalog.values()]
     if args.json:
@@ -41,7 +59,7 @@ def models(args: argparse.Namespace) -> int:
         print(f"{row['id']}: {row['title']}")
         print(f"  can {', '.join(row['verbs'])}; draws {row['size'][0]} x {row['size'][1]}")
         if row["memory"]:
-            print("  weights: " + ", ".join(f"{name} {_gb(size)}" for name, size in row["memory"].items()))
+            print("  weights: " + ", ".join(f"{name} {size_text(size)}" for name, size in row["memory"].items()))
         print(f"  {_where(row)}")
         print(f"  {row['status']}")
     return 0
@@ -61,6 +79,10 @@ def _row(studio: Studio, variant: Variant) -> dict[str, Any]:
         "memory": dict(variant.memory),
         "licence": variant.weights_licence,
         "on_disk": bool(cached.complete),
+        "bytes_on_disk": cached.on_disk + cached.converted,
+        "unfinished_bytes": cached.unfinished,
+        "verified": cached.verified,
+        "convertible": cached.convertible,
         "download_bytes": max(0, cached.total - cached.on_disk),
         "ships_with_app": variant.is_local,
         "status": variant.status,
@@ -69,12 +91,13 @@ def _row(studio: Studio, variant: Variant) -> dict[str, Any]:
 
 def _where(row: Mapping[str, Any]) -> str:
     if row["ships_with_app"]:
-        return "ships with the app" if row["on_disk"] else "its folder is missing or incomplete"
-    return "downloaded" if row["on_disk"] else f"not downloaded ({_gb(row['download_bytes'])})"
-
-
-def _gb(size: float) -> str:
-    return f"{size / 1e9:.1f} GB" if size >= 1e8 else f"{size / 1e6:.1f} MB"
+        return "on this machine" if row["on_disk"] else "its folder is missing or incomplete"
+    if not row["on_disk"]:
+        kept = f", {size_text(row['unfinished_bytes'])} of it are here" if row["unfinished_bytes"] else ""
+        return f"not downloaded ({size_text(row['download_bytes'])} to fetch{kept})"
+    hashes = "every hash compared" if row["verified"] else "hashes not compared yet"
+    pickle = "; a pickle: `models convert` makes a safetensors copy" if row["convertible"] else ""
+    return f"downloaded, {size_text(row['bytes_on_disk'])}, {hashes}{pickle}"
 
 
 @dataclass(frozen=True)
