@@ -268,7 +268,7 @@ def test_spreading_without_accelerate_is_explained(monkeypatch: pytest.MonkeyPat
     ],
 )
 def test_real_failures_of_memory_are_known_as_such(failure: object) -> None:
-    with pytest.raises(Exception) as caught:  # noqa: PT011 - which one is the point
+    with pytest.raises(Exception) as caught:
         failure()  # type: ignore[operator]
     assert out_of_memory(caught.value)
     assert not out_of_memory(RuntimeError("shape mismatch")) and not out_of_memory(ValueError("out of memory"))
