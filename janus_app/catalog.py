@@ -11,8 +11,8 @@ import math
 import os
 import re
 import sys
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,16 @@ class File:
 
 
 @dataclass(frozen=True)
+class Component:
+    """A second repository a variant cannot do without: files of `repo` at `revision`, under a licence of their own."""
+
+    repo: str
+    revision: str
+    files: tuple[File, ...]
+    licence: str = ""
+
+
+@dataclass(frozen=True)
 class Setting:
     """A knob of the page: its first value, its range (both ends allowed) and the slider's step."""
 
@@ -51,7 +61,8 @@ class Variant:
     bytes of the weights in each precision (may be empty), `parameters` 0 where not known. `examples` maps language to
     verb to prompts. `status` says in a sentence what was verified and how. `roles` is "words" or "tokens": how the
     conversation's two roles are written ("" = as the checkpoint's processor_config.json has it). `solvers` are those
-    of models.base.SOLVERS a flow model offers, its default first; empty for models that draw tokens.
+    of models.base.SOLVERS a flow model offers, its default first; empty for models that draw tokens. `components` are
+    further repositories by name ("vae"), fetched with it.
     """
 
     id: str
@@ -75,6 +86,7 @@ class Variant:
     notes: str = ""
     roles: str = ""
     solvers: tuple[str, ...] = ()
+    components: Mapping[str, Component] = field(default_factory=dict, hash=False)
 
     @property
     def is_local(self) -> bool:
@@ -82,9 +94,32 @@ class Variant:
         return self.folder is not None
 
     @property
-    def download_bytes(self) -> int:
-        """What fetching everything costs, exact where sizes are known; 0 for weights already on disk."""
+    def file_bytes(self) -> int:
+        """What fetching its own files costs, exact where sizes are known; 0 for weights already on disk."""
         return sum(file.size or file.about or 0 for file in self.files) if self.repo else 0
+
+    @property
+    def download_bytes(self) -> int:
+        """What fetching everything costs, its components too."""
+        return self.file_bytes + sum(part.file_bytes for part in self.parts.values())
+
+    @property
+    def parts(self) -> dict[str, Variant]:
+        """The components as variants of their own: for whoever puts files on disk."""
+        return {
+            name: replace(
+                self,
+                id=f"{self.id}.{name}",
+                title=f"{self.title} ({name})",
+                repo=part.repo,
+                revision=part.revision,
+                folder=None,
+                files=part.files,
+                weights_licence=part.licence or self.weights_licence,
+                components={},
+            )
+            for name, part in self.components.items()
+        }
 
     def prompts(self, verb: str, language: str = DEFAULT_LANGUAGE) -> tuple[str, ...]:
         """Example prompts of a verb; English ones where the language has none."""
@@ -245,20 +280,26 @@ def _check(row: Mapping[str, Any], source: Path) -> None:
         for needed in ("revision", "files"):
             if needed not in row:
                 _refuse(source, row["id"], needed, "is missing; a model on the Hub needs it")
-    seen: set[str] = set()
-    for file in row.get("files", ()):
-        path = file["path"]
-        parts = path.split("/")
-        if any(part in ("", ".", "..") for part in parts) or re.search(r"[\\:\x00-\x1f]", path):
-            _refuse(source, row["id"], "files", f"{path!r} must be a relative path that stays inside the folder")
-        if path in seen:
-            _refuse(source, row["id"], "files", f"{path!r} is listed twice")
-        seen.add(path)
+    _check_files(row, "files", row.get("files", ()), source)
+    for name, component in row.get("components", {}).items():
+        _check_files(row, f"components.{name}.files", component["files"], source)
     for name, setting in row["settings"].items():
         if not all(math.isfinite(value) for value in setting.values()):
             _refuse(source, row["id"], f"settings.{name}", "numbers must be finite")
         if not setting["low"] <= setting["default"] <= setting["high"]:
             _refuse(source, row["id"], f"settings.{name}", "the default must lie from low to high")
+
+
+def _check_files(row: Mapping[str, Any], field_name: str, files: Sequence[Mapping[str, Any]], source: Path) -> None:
+    seen: set[str] = set()
+    for file in files:
+        path = file["path"]
+        parts = path.split("/")
+        if any(part in ("", ".", "..") for part in parts) or re.search(r"[\\:\x00-\x1f]", path):
+            _refuse(source, row["id"], field_name, f"{path!r} must be a relative path that stays inside the folder")
+        if path in seen:
+            _refuse(source, row["id"], field_name, f"{path!r} is listed twice")
+        seen.add(path)
 
 
 def _variant(row: Mapping[str, Any], base: Path) -> Variant:
@@ -290,4 +331,13 @@ def _variant(row: Mapping[str, Any], base: Path) -> Variant:
         notes=row.get("notes", "").strip(),
         roles=row.get("roles", ""),
         solvers=tuple(row.get("solvers", ())),
+        components={
+            name: Component(
+                part["repo"],
+                part["revision"],
+                tuple(File(**file) for file in part["files"]),
+                part.get("licence", ""),
+            )
+            for name, part in row.get("components", {}).items()
+        },
     )

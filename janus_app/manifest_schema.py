@@ -10,6 +10,7 @@ from typing import Any
 from janus_app.models.base import SOLVERS
 
 VERBS = ("chat", "generate", "edit")
+COMPONENTS = ("vae",)  # the autoencoder JanusFlow draws with
 PRECISIONS = ("fp32", "bf16", "fp16", "int8", "nf4")
 SETTINGS = (
     "guidance",
@@ -62,6 +63,25 @@ _SETTING: dict[str, Any] = {
 }
 _PROMPTS: dict[str, Any] = {"type": "array", "items": _TEXT, "description": "must be a list of prompts"}
 
+_REPO: dict[str, Any] = {
+    "type": "string",
+    "pattern": "^[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*$",
+    "description": "must be owner/name as the Hub spells it",
+}
+_REVISION: dict[str, Any] = {
+    "type": "string",
+    "pattern": "^[0-9a-f]{40}$",
+    "description": "must be a commit of 40 lower-case hex digits (branch names such as main can change)",
+}
+_FILES: dict[str, Any] = {"type": "array", "items": _FILE, "minItems": 1, "description": "must be a list of files"}
+_COMPONENT: dict[str, Any] = {
+    "type": "object",
+    "required": ["repo", "revision", "files"],
+    "additionalProperties": False,
+    "properties": {"repo": _REPO, "revision": _REVISION, "files": _FILES, "licence": _TEXT},
+    "description": "must be {repo, revision, files, licence}; licence may be left out",
+}
+
 ROW: dict[str, Any] = {
     "$schema": "https://json-schema.org/draft/2020-12/schema",
     "type": "object",
@@ -75,18 +95,16 @@ ROW: dict[str, Any] = {
         },
         "title": _TEXT,
         "family": _TEXT,
-        "repo": {
-            "type": "string",
-            "pattern": "^[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*$",
-            "description": "must be owner/name as the Hub spells it",
-        },
-        "revision": {
-            "type": "string",
-            "pattern": "^[0-9a-f]{40}$",
-            "description": "must be a commit of 40 lower-case hex digits (branch names such as main can change)",
-        },
+        "repo": _REPO,
+        "revision": _REVISION,
         "folder": _TEXT,
-        "files": {"type": "array", "items": _FILE, "minItems": 1, "description": "must be a list of files"},
+        "files": _FILES,
+        "components": {
+            "type": "object",
+            "propertyNames": {"enum": list(COMPONENTS), "description": f"must be one of {', '.join(COMPONENTS)}"},
+            "additionalProperties": _COMPONENT,
+            "description": f"must map names ({', '.join(COMPONENTS)}) to {{repo, revision, files, licence}}",
+        },
         "code_licence": _TEXT,
         "weights_licence": _TEXT,
         "licence_note": _TEXT,

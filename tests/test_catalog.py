@@ -43,7 +43,7 @@ def written(tmp_path: Path, *rows: object) -> Path:
 
 def test_the_built_in_rows() -> None:
     catalog = load_catalog()
-    assert list(catalog) == ["janus-embedded", "janus-1.3b", "janus-pro-1b", "janus-pro-7b"]
+    assert {"janus-embedded", "janus-1.3b", "janus-pro-1b", "janus-pro-7b", "janusflow-1.3b"} <= catalog.keys()
     assert catalog.default(False).is_local and catalog.default(True).id in catalog
     for variant in catalog.values():
         assert set(variant.verbs) <= {"chat", "generate", "edit"} and variant.status
@@ -57,6 +57,24 @@ def test_the_built_in_rows() -> None:
     assert {Path(file.path).suffix for file in seven.files} == {".json", ".bin"}
     assert catalog["janus-1.3b"].memory["bf16"] == 2 * catalog["janus-1.3b"].parameters
     assert hash(seven) != hash(embedded)
+
+
+def test_a_component_is_a_second_repository(tmp_path: Path) -> None:
+    flow = load_catalog()["janusflow-1.3b"]
+    vae = flow.parts["vae"]
+    assert (vae.repo, vae.folder, vae.parts) == ("stabilityai/sdxl-vae", None, {})
+    assert flow.download_bytes == flow.file_bytes + vae.file_bytes and vae.file_bytes > 3e8
+    sound = {"repo": "a/b", "revision": "0" * 40, "files": [{"path": "config.json", "size": None, "sha256": None}]}
+    for wrong, field, reason in (
+        ({"vea": sound}, "components", "vae"),
+        ({"vae": {**sound, "revision": "main"}}, "components.vae.revision", "40"),
+        ({"vae": {**sound, "files": []}}, "components.vae.files", "list of files"),
+        ({"vae": {**sound, "files": [{"path": "../x", "size": 1, "sha256": None}]}}, "components.vae.files", "stays"),
+    ):
+        path = written(tmp_path, {**ROW, "components": wrong})
+        with pytest.raises(AppError, match=rf"(?s){field}.*{reason}"):
+            load_catalog(path)
+    assert load_catalog(written(tmp_path, {**ROW, "components": {"vae": sound}}))[ROW["id"]].parts
 
 
 def test_names_are_resolved_and_wrong_ones_answered_with_close_ones(tmp_path: Path) -> None:
@@ -75,7 +93,7 @@ def test_own_rows_come_from_argument_environment_or_data_folder(
     path = written(tmp_path, ROW)
     assert load_catalog(path)["mine"].files == (File("model.safetensors", 5, None),)
     monkeypatch.setenv("JANUS_APP_MANIFEST", str(path))
-    assert "mine" in load_catalog() and len(load_catalog()) == 5
+    assert "mine" in load_catalog() and {"janus-embedded", "janusflow-1.3b"} <= load_catalog().keys()
     monkeypatch.delenv("JANUS_APP_MANIFEST")
     assert "mine" not in load_catalog()
     data_folder().mkdir()
@@ -176,6 +194,14 @@ def folder(tmp_path: Path, config: object, weights: bool = True) -> str:
     return str(place)
 
 
+def test_a_folder_of_janusflow_is_told_apart(tmp_path: Path) -> None:
+    flow = {**CONFIG, "vision_gen_enc_config": {}, "vision_und_enc_config": {"params": {"image_size": 48}}}
+    variant = load_catalog().resolve(folder(tmp_path, flow))
+    assert (variant.family, variant.size) == ("janusflow", (48, 48))
+    assert variant.solvers == load_catalog()["janusflow-1.3b"].solvers
+    assert variant.settings.keys() == load_catalog()["janusflow-1.3b"].settings.keys()
+
+
 def test_a_folder_is_described_from_its_config(tmp_path: Path) -> None:
     variant = load_catalog().resolve(folder(tmp_path, CONFIG))
     assert (variant.id, variant.family, variant.size, variant.context) == ("folder-my-janus", "janus", (96, 96), 512)
@@ -186,7 +212,6 @@ def test_a_folder_is_described_from_its_config(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("config", "reason"),
     [
-        (CONFIG | {"vision_gen_enc_config": {}}, "JanusFlow"),
         (CONFIG | {"model_type": "janus"}, "transformers library"),
         (CONFIG | {"model_type": "llama"}, "'llama', not Janus"),
         (CONFIG | {"vision_config": {"params": {"image_size": 10**9}}}, "image_size must be 8 to 4096"),
