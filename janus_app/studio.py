@@ -159,7 +159,8 @@ class Studio:
             folder = yield from self._reporting(self.hub.fetch(variant))
             self._drop()
             self._phase = "loading"
-            loaded = yield from self._reporting(loader.load(variant, folder, device, precision))
+            parts = self.hub.part_folders(variant)
+            loaded = yield from self._reporting(loader.load(variant, folder, device, precision, parts))
             self._resident = _Resident(variant, loaded.model, loaded.device, loaded.precision)
             yield Progress("ready", 1, 1, detail=variant.title)
         except MemoryError:

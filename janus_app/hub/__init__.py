@@ -105,7 +105,17 @@ class Hub:
         return _is_set("HF_HUB_OFFLINE")
 
     def status(self, variant: Variant) -> CacheStatus:
-        """What is on disk, by names and lengths: quick, without network and without hashing."""
+        """What is on disk of a variant and its components, by names and lengths: quick, no network, no hashing."""
+        own = self._status(variant)
+        for name, part in variant.parts.items():
+            own = _with_part(own, name, self._status(part))
+        return own
+
+    def part_folders(self, variant: Variant) -> dict[str, Path]:
+        """Where the variant's components lie once they were fetched, by name."""
+        return {name: self._cache(part).snapshot for name, part in variant.parts.items()}
+
+    def _status(self, variant: Variant) -> CacheStatus:
         if variant.folder is not None:
             present = (variant.folder / "config.json").is_file()
             held = _folder_bytes(variant.folder) if present else 0
@@ -120,7 +130,7 @@ class Hub:
             if size is None or (file.size is not None and size != file.size):
                 missing.append(file.path)
         on_disk = whole + unfinished
-        total = max(variant.download_bytes, on_disk) if missing else on_disk
+        total = max(variant.file_bytes, on_disk) if missing else on_disk
         verified = not missing and all(
             self._trust.known_good(variant, file, cache.pointer(file.path)) for file in variant.files
         )
@@ -138,10 +148,18 @@ class Hub:
     def fetch(self, variant: Variant) -> Generator[Progress, None, Path]:
         """Make every file of the manifest present and verified; returns the folder that holds them.
 
+        Components follow, each into a folder of its own (`part_folders`).
+
         Progress counts bytes: stage "verify" for files already here and not hashed before, then "download". Closing
         the generator stops at once and keeps what arrived. Raises AppError for everything the user
         can do something about.
         """
+        folder = yield from self._fetch(variant)
+        for part in variant.parts.values():
+            yield from self._fetch(part)
+        return folder
+
+    def _fetch(self, variant: Variant) -> Generator[Progress, None, Path]:
         if variant.folder is not None:
             return _existing(variant, variant.folder)
         cache = self._cache(variant)
@@ -159,6 +177,10 @@ class Hub:
 
     def verify(self, variant: Variant) -> Generator[Progress, None, None]:
         """Hash every file again. Raises AppError naming damaged and missing ones; damaged ones are set aside."""
+        for one in (variant, *variant.parts.values()):
+            yield from self._verify(one)
+
+    def _verify(self, variant: Variant) -> Generator[Progress, None, None]:
         if variant.folder is not None:
             _existing(variant, variant.folder)
             return
@@ -172,17 +194,22 @@ class Hub:
             )
 
     def delete(self, variant: Variant) -> int:
-        """Remove the variant from disk, unfinished downloads and a converted copy included. Returns the bytes freed."""
+        """Remove the variant from disk, unfinished downloads and a converted copy included, and its components.
+
+        Returns the bytes freed.
+        """
         if variant.folder is not None:
             raise AppError(f"{variant.title} was not downloaded by this app, so it is not deleted: {variant.folder}")
-        cache = self._cache(variant)
-        if cache.busy():
+        caches = [self._cache(one) for one in (variant, *variant.parts.values())]
+        if any(cache.busy() for cache in caches):
             raise AppError(f"{variant.title} is being downloaded right now, so it is not deleted. Stop that first.")
-        try:
-            freed = cache.delete()
-        except OSError as error:
-            raise explain_disk(error, self.cache_dir, 0) from error
-        self._ledger.forget(cache.root.resolve())
+        freed = 0
+        for cache in caches:
+            try:
+                freed += cache.delete()
+            except OSError as error:
+                raise explain_disk(error, self.cache_dir, 0) from error
+            self._ledger.forget(cache.root.resolve())
         return freed
 
     def import_folder(self, variant: Variant, folder: Path, copy: bool = False) -> Generator[Progress, None, Imported]:
@@ -282,6 +309,19 @@ class Hub:
         if self.endpoint == constants._HF_DEFAULT_ENDPOINT or _is_set(TOKEN_TO_MIRROR):
             return None
         return False
+
+
+def _with_part(own: CacheStatus, name: str, part: CacheStatus) -> CacheStatus:
+    """A variant and one of its components as one thing on disk."""
+    return replace(
+        own,
+        complete=own.complete and part.complete,
+        on_disk=own.on_disk + part.on_disk,
+        total=own.total + part.total,
+        missing=(*own.missing, *(f"{name}/{file}" for file in part.missing)),
+        unfinished=own.unfinished + part.unfinished,
+        verified=own.verified and part.verified,
+    )
 
 
 def _is_set(name: str) -> bool:
