@@ -14,7 +14,7 @@ from training.captions import caption
 from training.objects import COLOURS, THINGS
 from training.scenes import plan, seen_scene
 from training.small_talk import small_talk, unknown
-from training.talk import TYPES, ask, compare
+from training.talk import TYPES, Exchange, ask, compare
 from training.text_tokenizer import SPECIALS
 from training.world import GRID, Item, Scene, grid
 
@@ -37,6 +37,18 @@ class Words:
     def encode(self, text: str) -> list[int]:
         return self.tokenizer.encode(text, add_special_tokens=False).ids
 
+    def parts(self, one: Exchange) -> list[tuple[int, tuple[int, ...]]]:
+        """For every phrase of a listing answer its first token's number in the answer, and its slots."""
+        text, found, at = f" {one.answer}", [], 0
+        starts = [a for a, _ in self.tokenizer.encode(text, add_special_tokens=False).offsets] if one.parts else []
+        for phrase, slots in one.parts:
+            at = text.index(phrase, at)
+            # An English word's token begins with the space before it.
+            token = next(i for i, start in enumerate(starts) if start in (at, at - 1) or start > at)
+            found.append((token, slots))
+            at += len(phrase)
+        return found
+
     def names(self) -> Tensor:
         """[N_THINGS + N_COLOURS, 3]: first tokens of every thing's noun, plural and Chinese noun, and of colours."""
         said = [(t.name, t.plural, t.zh.lstrip("三")) for t in THINGS]  # that character is mostly the number three
@@ -57,7 +69,8 @@ class Drawings:
 class Talks:
     """ids [n, L] after the shared prefix, where `picture` marks picture cells and `answer` what is to be learned
     (position t predicts ids[t + 1]); tiles [pictures, 36] in the order the marked cells are read. about [n, L, 9]:
-    at the last position of a question 1 for every slot its answer is about, and -1 wherever that is not known."""
+    at the last position of a question, and before every phrase of a list, 1 for every slot that the answer or phrase
+    is about; -1 where nothing is said about that."""
 
     ids: Tensor
     picture: Tensor
@@ -119,51 +132,48 @@ def _another(scene: Scene, rng: RNG) -> Scene:
 _ASKED = np.array([0.17, 0.12, 0.19, 0.15, 0.15, 0.15, 0.04, 0.03])
 
 
-Said = tuple[str, str, tuple[int, ...] | None]  # a question, its answer, the slots it is about
-
-
-def _talk(rng: RNG, turns: int) -> tuple[list[Said], list[Scene]]:
+def _talk(rng: RNG, turns: int) -> tuple[list[Exchange], list[Scene]]:
     roll = rng.random()
     if roll < 0.06:
-        return [(*small_talk(rng), None) for _ in range(min(turns, 2))], []
+        return [Exchange("", *small_talk(rng), "") for _ in range(min(turns, 2))], []
     scene = seen_scene(rng)
     zh = rng.random() < 0.35
     if roll < 0.14:
         other = _another(scene, rng)
-        both = compare(scene, other, rng, zh)
-        return [(both.question, both.answer, None)], [scene, other]
-    made: list[Said] = []
+        return [compare(scene, other, rng, zh)], [scene, other]
+    made: list[Exchange] = []
     for _ in range(turns):
         if rng.random() < 0.015:
-            made.append((*unknown(rng, zh), None))
+            made.append(Exchange("", *unknown(rng, zh), ""))
         else:
             kind = str(rng.choice(TYPES, p=_ASKED))
-            one = ask(scene, rng, zh if rng.random() < 0.9 else not zh, kind)
-            made.append((one.question, one.answer, one.slots))
+            made.append(ask(scene, rng, zh if rng.random() < 0.9 else not zh, kind))
     return made, [scene]
 
 
 def talks(rng: RNG, words: Words, count: int, parts: int = 3) -> list[Talks]:
     """`count` conversations in `parts` batches of similar length: padding would be a third of the work."""
     made = [_talk(rng, int(rng.integers(2, 7))) for _ in range(count)]
-    made.sort(key=lambda one: CELLS * len(one[1]) + sum(len(q) + len(a) for q, a, _ in one[0]) // 4)
+    made.sort(key=lambda one: CELLS * len(one[1]) + sum(len(e.question) + len(e.answer) for e in one[0]) // 4)
     size = -(-count // parts)
     return [_batch(rng, words, made[i : i + size]) for i in range(0, count, size)]
 
 
-def _batch(rng: RNG, words: Words, conversations: list[tuple[list[Said], list[Scene]]]) -> Talks:
+def _batch(rng: RNG, words: Words, conversations: list[tuple[list[Exchange], list[Scene]]]) -> Talks:
     rows, answers, pictures, tiles = [], [], [], []
     ends: list[tuple[int, int, tuple[int, ...]]] = []
     for made, scenes in conversations:
         ids: list[int] = []
         learn: list[bool] = []
-        for turn, (question, answer, slots) in enumerate(made):
+        for turn, one in enumerate(made):
             shown = "".join(f"{BOI}{IMAGE * CELLS}{EOI}\n" for _ in scenes) if turn == 0 else ""
-            asked = words.encode(f"{USER}: {shown}{as_typed(question, rng)}\n\n{ASSISTANT}:")
-            said = [*words.encode(f" {answer}"), words.eos]
+            asked = words.encode(f"{USER}: {shown}{as_typed(one.question, rng)}\n\n{ASSISTANT}:")
+            said = [*words.encode(f" {one.answer}"), words.eos]
             ids += asked + said
-            if slots is not None:
-                ends.append((len(rows), len(ids) - len(said) - 1, slots))
+            start = len(ids) - len(said)
+            if one.slots is not None:
+                ends.append((len(rows), start - 1, one.slots))
+            ends += [(len(rows), start + token - 1, slots) for token, slots in words.parts(one)]
             # position t learns to say ids[t + 1]
             learn += [False] * (len(asked) - 1) + [True] * len(said) + [False]
         rows.append(ids)

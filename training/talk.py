@@ -20,13 +20,15 @@ RNG = np.random.Generator
 @dataclass(frozen=True)
 class Exchange:
     """A question and its answer; `type` is what quality is reported by, `key` the words a right answer must hold,
-    `slots` the places of the picture that the answer is about, None where that says nothing."""
+    `slots` the places of the picture that the answer is about, None where that says nothing; `parts` the phrases of
+    an answer that lists things, in order, with the slots each is about."""
 
     type: str
     question: str
     answer: str
     key: str
     slots: tuple[int, ...] | None = None
+    parts: tuple[tuple[str, tuple[int, ...]], ...] = ()
 
 
 TYPES = ("what", "colour", "count", "where", "yes or no", "relation", "background", "size")
@@ -43,6 +45,17 @@ def listing(scene: Scene, zh: bool) -> str:
     if zh:
         return "、".join(names[:-1]) + ("和" if len(names) > 1 else "") + names[-1]
     return names[0] if len(names) == 1 else ", ".join(names[:-1]) + " and " + names[-1]
+
+
+def _parts(scene: Scene, zh: bool) -> tuple[tuple[str, tuple[int, ...]], ...]:
+    """The phrases of `listing` and where each one's objects stand."""
+    return tuple(
+        (
+            (words_zh if zh else words)(n, *k),
+            tuple(i.slot for i in scene.items if (i.thing, i.colour, i.small) == k),
+        )
+        for n, k in kinds_of(scene)
+    )
 
 
 def _hue(item: Item, zh: bool) -> str:
@@ -69,15 +82,14 @@ def ask(scene: Scene, rng: RNG, zh: bool, kind: str = "") -> Exchange:
 
 
 def _what(scene: Scene, rng: RNG, zh: bool) -> Exchange:
-    ground = BACKGROUNDS[scene.background]
+    ground, parts = BACKGROUNDS[scene.background], _parts(scene, zh)
     if zh:
         key = listing(scene, True)
         if rng.random() < 0.5:
-            return Exchange(
-                "what", pick(rng, ("这是什么?", "图里有什么?", "你看到了什么?", "图片里有什么")), f"{key}。", key
-            )
+            question = pick(rng, ("这是什么?", "图里有什么?", "你看到了什么?", "图片里有什么"))
+            return Exchange("what", question, f"{key}。", key, parts=parts)
         question = pick(rng, ("描述这张图片。", "描述一下这张图", "请描述图片"))
-        return Exchange("what", question, f"{ground.zh}背景上有{key}。", f"{ground.zh}背景上有{key}")
+        return Exchange("what", question, f"{ground.zh}背景上有{key}。", f"{ground.zh}背景上有{key}", parts=parts)
     key = listing(scene, False)
     if rng.random() < 0.5:
         question = pick(
@@ -92,7 +104,7 @@ def _what(scene: Scene, rng: RNG, zh: bool) -> Exchange:
                 "what is this",
             ),
         )
-        return Exchange("what", question, f"I see {key}.", key)
+        return Exchange("what", question, f"I see {key}.", key, parts=parts)
     question = pick(
         rng,
         (
@@ -104,9 +116,8 @@ def _what(scene: Scene, rng: RNG, zh: bool) -> Exchange:
             "Describe the image in detail.",
         ),
     )
-    return Exchange(
-        "what", question, f"The picture shows {key} on a {ground.name} background.", f"{key} on a {ground.name}"
-    )
+    text = f"The picture shows {key} on a {ground.name} background."
+    return Exchange("what", question, text, f"{key} on a {ground.name}", parts=parts)
 
 
 def _unique(scene: Scene) -> list[Item]:
