@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 REPO = "test-owner/tiny-janus"
+SECOND = "test-owner/tiny-vae"  # its files are those of the server's whose path starts with "second/"
 REVISION = "0123456789abcdef0123456789abcdef01234567"
 LARGE = 100_000
 STEP = 16_384
@@ -159,10 +160,11 @@ class _Handler(BaseHTTPRequestHandler):
             self._refuse(404, "")
             return
         repo, revision, path = match.groups()
+        path = f"second/{path}" if repo == SECOND else path
         fault = hub.take(path, self.command) if self.command == "HEAD" else Fault()
         if fault.status:
             self._refuse(fault.status, fault.code, fault.retry_after)
-        elif repo != REPO:
+        elif repo not in (REPO, SECOND):
             self._refuse(404, "RepoNotFound")
         elif revision != REVISION:
             self._refuse(404, "RevisionNotFound")
