@@ -51,6 +51,7 @@ def draw(client: Client, prompt: str = "a red circle", count: float = 2, seed: f
         settings["fresh"],
         seed,
         "tiny-a",
+        *settings.get("flow", ()),
         api_name="/draw",
     )
 
@@ -182,6 +183,39 @@ def test_a_variant_is_switched_and_an_unknown_one_refused(page: Served, client: 
     job.result(timeout=60)
     assert "message error" in everything_said(job)
     drain(page.studio.load("tiny-a", device="cpu"))
+
+
+def test_a_flow_model_draws_by_its_own_settings_and_the_same_again(page: Served, client: Client) -> None:
+    pytest.importorskip("diffusers")
+    client.submit("tiny-flow", "cpu", "auto", api_name="/load").result(timeout=120)
+    assert page.studio.state.variant_id == "tiny-flow"
+    try:
+        drawings = [
+            draw(client, count=1, seed=21, guidance=2, flow=flow)
+            for flow in ((4, "ab2", 0.25, 1.0), (4, "ab2", 0.25, 1.0), (4, "euler", 0.25, 1.0), (2,))
+        ]
+        for job in drawings:
+            job.result(timeout=120)
+        first, again, other, short = (gallery_of(job)[0] for job in drawings)
+        record = read_record(first)
+        assert record.settings == {
+            "guidance": 2,
+            "steps": 4,
+            "solver": "ab2",
+            "guidance_start": 0.25,
+            "guidance_end": 1,
+        }
+        assert read_record(short).settings == {"guidance": 2, "steps": 2, "solver": "euler"}
+        pictures = [Image.open(file).tobytes() for file in (first, again, other)]
+        assert pictures[0] == pictures[1] != pictures[2]
+        said = everything_said(drawings[0])
+        assert "data:image/jpeg;base64" in said and "Adams-Bashforth" in said and "guidance from 0.25 to 1" in said
+        assert re.search(r"\d / 4 steps|\d of 4 steps", said), "progress is counted in steps"
+        backwards = draw(client, count=1, flow=(4, "euler", 0.8, 0.2))
+        backwards.result(timeout=60)
+        assert "end of the guidance interval" in everything_said(backwards)
+    finally:
+        drain(page.studio.load("tiny-a", device="cpu"))
 
 
 def test_only_named_doors_are_open_to_programs(client: Client) -> None:
