@@ -53,11 +53,39 @@
     },
   };
 
-  // Gradio's chat box has a visible-to-nobody label beside its text field and no link between the two.
+  // On a phone the list of conversations would push the chat out of sight: it begins folded there. A click before
+  // the page is alive is lost, so it is tried until it is seen to work.
+  const fold = async () => {
+    for (let tries = 0; tries < 40; tries += 1) {
+      await wait(250);
+      const head = document.querySelector("#chat-list-panel > .label-wrap");
+      if (head && !head.classList.contains("open")) return;
+      if (head) head.click();
+    }
+  };
+  if (window.innerWidth <= 640) fold();
+
+  // A file dropped beside every place that takes one goes to the page's own: the server looks what it is.
+  const carries = (event) => [...(event.dataTransfer?.types || [])].includes("Files");
+  const taken = (event) => event.target.closest?.(".block")?.querySelector("input[type=file]");
+  document.addEventListener("dragover", (event) => carries(event) && event.preventDefault());
+  document.addEventListener("drop", (event) => {
+    if (!carries(event) || taken(event)) return;
+    event.preventDefault(); // or the browser leaves the page for the picture
+    const input = document.querySelector("#page-drop input[type=file]");
+    const file = event.dataTransfer.files[0];
+    if (!input || !file) return;
+    const one = new DataTransfer();
+    one.items.add(file);
+    input.files = one.files;
+    input.dispatchEvent(new Event("change", { bubbles: true }));
+  });
+
+  // Gradio's chat box has a visible-to-nobody label beside its text fields and no link between them.
   const name = () => {
-    const field = document.querySelector("#chat-box textarea:not([aria-label])");
     const label = document.querySelector("#chat-box [data-testid=block-info]");
-    if (field && label) field.setAttribute("aria-label", label.textContent.trim());
+    for (const field of document.querySelectorAll("#chat-box textarea, #chat-bot textarea"))
+      if (label && !field.hasAttribute("aria-label")) field.setAttribute("aria-label", label.textContent.trim());
   };
   new MutationObserver(name).observe(document.documentElement, { subtree: true, childList: true });
 })();

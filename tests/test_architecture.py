@@ -22,7 +22,7 @@ FLOORS = (
     ("janus_app.models", "janus_app.quantise", "janus_app.spread"),
     ("janus_app.converted", "janus_app.own_models"),
     ("janus_app.hub",),  # above models only for the words of models/base.py
-    ("janus_app.devices", "janus_app.heap"),
+    ("janus_app.devices", "janus_app.heap", "janus_app.watchdog"),
     ("janus_app.memory",),
     ("janus_app.loader",),
     ("janus_app.convert",),

@@ -18,13 +18,14 @@ from janus_app.errors import AppError
 from janus_app.library import library
 from janus_app.pictures import MAX_PIXELS
 from janus_app.studio import Studio
-from janus_app.ui import actions, chat_tab, edit_tab, generate_tab, history_tab, model_bar
+from janus_app.ui import actions, chat_tab, edit_tab, generate_tab, history_tab, model_bar, restore
 from janus_app.ui.guard import HostGuard, answers_one_person, host_rules, new_login, serving_folder
 from janus_app.ui.html import message
 from janus_app.ui.i18n import Texts
 from janus_app.ui.links import Places, link
 from janus_app.ui.page import QUICK, Page
 from janus_app.ui.prints import Prints
+from janus_app.ui.talk import latest_print
 from janus_app.ui.theme import theme
 
 ASSETS = Path(__file__).resolve().parents[2] / "assets"
@@ -86,6 +87,8 @@ def build(
         demo.load(opened, None, [tagline, banner, keys], **QUICK)
         for part in (drawing, editing):
             link(page, part.row, [part.shelf, part.chosen], lambda shelf, index: shelf[index], places)
+        link(page, chat.row, [chat.talk], latest_print, places)
+        restore.build(page, places)
     demo.queue(max_size=WAITING, default_concurrency_limit=20)
     return demo
 

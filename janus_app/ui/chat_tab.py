@@ -13,9 +13,9 @@ from janus_app.errors import AppError
 from janus_app.library.conversations import Conversation, new_conversation, new_id
 from janus_app.models.base import MAX_PROMPT_CHARACTERS
 from janus_app.ui import chat_side
-from janus_app.ui.actions import Sink
+from janus_app.ui.actions import Actions, Sink, action_row
 from janus_app.ui.chat_side import library_of, served, side_updates
-from janus_app.ui.chat_work import Scene, branch_update, idle_box, reply, save
+from janus_app.ui.chat_work import Scene, around, idle_box, reply, save
 from janus_app.ui.html import message
 from janus_app.ui.page import EXAMPLES, JOB, PRIVATE, QUICK, Page, example_updates, public, slider_update
 from janus_app.ui.talk import question, shown
@@ -32,6 +32,8 @@ class ChatTab:
     answers: list[Any]
     outputs: list[Any]
     cleared: Callable[..., Any]
+    talk: gr.State
+    row: Actions
 
 
 def build(page: Page, variant: gr.Dropdown, seen: gr.Textbox, demo: gr.Blocks, sink: Sink) -> ChatTab:
@@ -55,9 +57,6 @@ def build(page: Page, variant: gr.Dropdown, seen: gr.Textbox, demo: gr.Blocks, s
                 allow_tags=False,
                 placeholder="",
             )
-            branch = gr.Dropdown(
-                [], label=label("branch"), info=label("branch_info"), visible=False, elem_id="chat-branch"
-            )
             with gr.Row(elem_classes="chips", elem_id="chat-examples"):
                 examples = [
                     gr.Button("", size="sm", visible=False, elem_id=f"chat-example-{i}", min_width=60)
@@ -77,12 +76,18 @@ def build(page: Page, variant: gr.Dropdown, seen: gr.Textbox, demo: gr.Blocks, s
             status = gr.HTML(elem_id="chat-status", padding=False)
             notes = gr.HTML(elem_id="chat-notes", padding=False)
             context = gr.HTML(elem_id="chat-context", padding=False)
+            branch = gr.Dropdown(
+                [], label=label("branch"), info=label("branch_info"), visible=False, elem_id="chat-branch"
+            )
+            with gr.Column(visible=False, elem_id="chat-picture", elem_classes="beside") as panel:
+                gr.Markdown(label("chat_picture"))
+                row = action_row(page, "chat")
             with gr.Row(elem_classes="actions"):
                 retry = gr.Button(label("retry"), size="sm", elem_id="chat-retry", min_width=90)
                 clear = gr.Button(label("new_chat"), size="sm", elem_id="chat-clear", min_width=90)
             temperature, top_p, length, seed = _settings(page)
 
-    outputs = [bot, talk, box, status, notes, context, retry, clear, branch]
+    outputs = [bot, talk, box, status, notes, context, retry, clear, branch, panel]
     knobs = [temperature, top_p, length, seed, variant]
 
     def on_ask(
@@ -111,10 +116,8 @@ def build(page: Page, variant: gr.Dropdown, seen: gr.Textbox, demo: gr.Blocks, s
     def stopped(now: Conversation, request: gr.Request) -> tuple[Any, ...]:
         language = page.language(request)
         line, on = message(page.texts.say("stopped", language)), gr.update(interactive=True)
-        return Scene(
-            shown(now, page, language), now, idle_box(), line, retry=on, clear=on,
-            branch=branch_update(page, now, language),
-        ).row()  # fmt: skip
+        scene = Scene(shown(now, page, language), now, idle_box(), line, retry=on, clear=on)
+        return scene.then(**around(page, now, language)).row()
 
     def cleared(request: gr.Request) -> tuple[Any, ...]:
         return scene_of(new_conversation(), page.language(request))
@@ -123,14 +126,15 @@ def build(page: Page, variant: gr.Dropdown, seen: gr.Textbox, demo: gr.Blocks, s
         """Everything as it is when `now` was just opened."""
         on = gr.update(interactive=True)
         empty = gr.MultimodalTextbox(value={"text": "", "files": []}, submit_btn=True, stop_btn=False)
-        branches = branch_update(page, now, language)
-        return Scene(shown(now, page, language), now, box or empty, "", "", "", on, on, branches).row()
+        scene = Scene(shown(now, page, language), now, box or empty, "", "", "", on, on)
+        return scene.then(**around(page, now, language)).row()
 
     def choose_branch(end: str | None, now: Conversation, request: gr.Request) -> tuple[Any, ...]:
         language = page.language(request)
         now = now.at(end or now.head)
         trouble = save(page, now, language)
-        return Scene(shown(now, page, language), now, status="", notes=trouble, context="").row()
+        scene = Scene(shown(now, page, language), now, status="", notes=trouble, context="")
+        return scene.then(**around(page, now, language)).row()
 
     def refresh(selected: str | None, request: gr.Request) -> list[Any]:
         language = page.language(request)
@@ -188,7 +192,7 @@ def build(page: Page, variant: gr.Dropdown, seen: gr.Textbox, demo: gr.Blocks, s
         for end in ends:
             end.then(listed, [*side.asked, talk], side.parts, **QUICK)
         demo.load(listed, [*side.asked, talk], side.parts, **QUICK)
-    return ChatTab(box, answers, outputs, cleared)
+    return ChatTab(box, answers, outputs, cleared, talk, row)
 
 
 def _settings(page: Page) -> tuple[gr.Slider, gr.Slider, gr.Slider, gr.Number]:

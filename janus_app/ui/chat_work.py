@@ -17,7 +17,7 @@ from janus_app.ui.drawing import draw
 from janus_app.ui.html import message, messages, meter
 from janus_app.ui.jobs import Frame, watch
 from janus_app.ui.page import Page, number, whole
-from janus_app.ui.talk import command, drawing, editing, shown, turns
+from janus_app.ui.talk import command, drawing, editing, pictures_of, shown, turns
 
 logger = logging.getLogger(__name__)
 
@@ -35,6 +35,7 @@ class Scene:
     retry: Any = field(default_factory=gr.skip)
     clear: Any = field(default_factory=gr.skip)
     branch: Any = field(default_factory=gr.skip)
+    panel: Any = field(default_factory=gr.skip)
 
     def row(self) -> tuple[Any, ...]:
         return tuple(getattr(self, part.name) for part in fields(self))
@@ -59,9 +60,8 @@ def reply(
     talk = (before if before.id else new_conversation()).said(asked)
     thinking = message(page.texts.say("reading", language))
     busy = gr.MultimodalTextbox(value={"text": "", "files": []}, submit_btn=False, stop_btn=True)
-    yield Scene(
-        shown(talk, page, language, waiting=True), talk, busy, thinking, "", gr.skip(), off, off, gr.skip()
-    ).row()
+    history = shown(talk, page, language, waiting=True)
+    yield Scene(history, talk, busy, thinking, "", retry=off, clear=off).row()
     work = _picture if command(asked.text) else _answer
     trouble, last, so_far = "", talk, Scene()
     try:
@@ -79,9 +79,9 @@ def reply(
         box = gr.MultimodalTextbox(value=back, submit_btn=True, stop_btn=False) if give_back else idle_box()
         yield Scene(shown(before, page, language), before, box, retry=on, clear=on).row()
         return
-    branch = branch_update(page, last, language)
     # Programs read the last answer alone, so it says everything once more.
-    yield so_far.then(box=idle_box(), notes=trouble or gr.skip(), retry=on, clear=on, branch=branch).row()
+    ready = {"box": idle_box(), "notes": trouble or gr.skip(), "retry": on, "clear": on}
+    yield so_far.then(**ready, **around(page, last, language)).row()
 
 
 def _answer(page: Page, talk: Conversation, settings: list[Any], language: str, thinking: str) -> Scenes:
@@ -161,6 +161,11 @@ def save(page: Page, talk: Conversation, language: str) -> str:
 
 def idle_box() -> gr.MultimodalTextbox:
     return gr.MultimodalTextbox(submit_btn=True, stop_btn=False)
+
+
+def around(page: Page, talk: Conversation, language: str) -> dict[str, Any]:
+    """The parts of a scene that follow from the whole conversation: its branches, and the row for its picture."""
+    return {"branch": branch_update(page, talk, language), "panel": gr.update(visible=bool(pictures_of(talk)))}
 
 
 def branch_update(page: Page, talk: Conversation, language: str) -> dict[str, Any]:

@@ -99,6 +99,13 @@ def flow_settings(steps: Any, solver: str | None, start: Any, end: Any) -> dict[
     }
 
 
+def saved_picture(label: Callable[[str], Any], tab: str) -> tuple[gr.File, gr.HTML]:
+    """Where a picture of this app is given to take its settings from, and what is said about it."""
+    with gr.Accordion(label("from_png"), open=False, elem_id=f"{tab}-from"):
+        drop = gr.File(label=label("drop_png"), file_types=[".png"], elem_id=f"{tab}-drop", height=130)
+        return drop, gr.HTML(elem_id=f"{tab}-drop-note", padding=False)
+
+
 def run_or_stop(running: bool) -> tuple[dict[str, Any], dict[str, Any]]:
     """Updates of the run and the stop button: one of them is seen at a time."""
     return gr.update(visible=not running), gr.update(visible=running)

@@ -19,6 +19,7 @@ from janus_app.ui.controls import (
     negative_box,
     run_or_stop,
     sampling_sliders,
+    saved_picture,
     seed_row,
 )
 from janus_app.ui.drawing import draw, put_on, shelf_value
@@ -54,6 +55,9 @@ class EditTab:
     editor: gr.ImageEditor
     prompt: gr.Textbox
     source: gr.Textbox
+    restored: list[Any]  # what the record of an edited picture fills, in the order of `restore.edit_values`
+    drop: gr.File
+    drop_note: gr.HTML
 
 
 def build(page: Page, variant: gr.Dropdown, seen: gr.Textbox, demo: gr.Blocks) -> EditTab:
@@ -115,6 +119,7 @@ def build(page: Page, variant: gr.Dropdown, seen: gr.Textbox, demo: gr.Blocks) -
                 )
                 flow = flow_controls(label, "edit")
                 negative = negative_box(label, "edit")
+            drop, drop_note = saved_picture(label, "edit")
         with gr.Column(scale=6, min_width=320, elem_classes="results"):
             status = gr.HTML(elem_id="edit-status", padding=False)
             notes = gr.HTML(elem_id="edit-notes", padding=False)
@@ -292,23 +297,9 @@ def build(page: Page, variant: gr.Dropdown, seen: gr.Textbox, demo: gr.Blocks) -
             guided,
         ]
 
-    inputs = [
-        editor,
-        prompt,
-        source,
-        method,
-        negative,
-        count,
-        guidance,
-        image_guidance,
-        temperature,
-        strength,
-        *flow.all,
-        fresh,
-        seed,
-        variant,
-        shelf,
-    ]
+    sampling = [guidance, image_guidance, temperature, strength]
+    restored = [prompt, source, method, negative, count, *sampling, *flow.all, fresh, seed]
+    inputs = [editor, *restored, variant, shelf]
     editing: list[Any] = [
         run.click(on_edit, inputs, outputs, **JOB),
         prompt.submit(on_edit, inputs, outputs, **JOB),
@@ -318,7 +309,7 @@ def build(page: Page, variant: gr.Dropdown, seen: gr.Textbox, demo: gr.Blocks) -
     halted = stop.click(None, None, None, cancels=editing, **PRIVATE)
     halted.then(stopped, None, outputs, **QUICK)
     places = [method_note, source_box, strength, image_guidance, temperature, *flow.all]
-    method.input(choose_method, [method, variant], places, **QUICK)
+    method.change(choose_method, [method, variant], places, **QUICK)
     gallery.select(choose, [shelf, before], [chosen, detail, compare], **QUICK)
     reuse.click(lambda kept, index: (kept[index].record.seed, False), [shelf, chosen], [seed, fresh], **QUICK)
     editor.clear(lambda: "", None, source, **QUICK)  # a description of another picture would mislead
@@ -327,7 +318,7 @@ def build(page: Page, variant: gr.Dropdown, seen: gr.Textbox, demo: gr.Blocks) -
     shown = [about, easel, run, method, *places, *examples, guidance]
     for moment in (demo.load, seen.change):
         moment(refresh, [variant, shelf], shown, **QUICK)
-    return EditTab(shelf, chosen, row, editor, prompt, source)
+    return EditTab(shelf, chosen, row, editor, prompt, source, restored, drop, drop_note)
 
 
 def uses(how: str | None) -> frozenset[str]:

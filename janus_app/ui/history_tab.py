@@ -45,14 +45,15 @@ def build(page: Page, album: Album, tab: gr.Tab, sink: Sink) -> HistoryTab:
     label = page.texts.label
     names, first, opened = gr.State([]), gr.State(0), gr.State(None)
     with gr.Row(elem_classes="filters", elem_id="history-filters"):
+        spans: list[Any] = list(SPANS)
         words = gr.Textbox(
             label=label("search_pictures"), placeholder=label("search_pictures_hint"), max_lines=1, scale=3,
             min_width=180, elem_id="history-words",
         )  # fmt: skip
         model = gr.Dropdown([("", "")], value="", label=label("model"), scale=2, min_width=140, elem_id="history-model")
         verb = gr.Dropdown([("", "")], value="", label=label("made_by"), scale=1, min_width=110, elem_id="history-verb")
-        span = gr.Dropdown(list(SPANS), value="any", label=label("made_when"), scale=1, min_width=120, elem_id="history-span")
-        stars = gr.Checkbox(False, label=label("favourites_only"), min_width=130, elem_id="history-stars")
+        span = gr.Dropdown(spans, value="any", label=label("made_when"), scale=1, min_width=120, elem_id="history-span")
+        stars = gr.Checkbox(False, label=label("favourites_only"), min_width=170, elem_id="history-stars")
     with gr.Row(elem_classes="actions paging"):
         count = gr.HTML(elem_id="history-count", padding=False)
         back = gr.Button(label("newer"), size="sm", interactive=False, elem_id="history-back", min_width=60)
@@ -65,6 +66,7 @@ def build(page: Page, album: Album, tab: gr.Tab, sink: Sink) -> HistoryTab:
                 label=label("pictures"),
                 show_label=False,
                 columns=6,
+                fit_columns=False,
                 height="auto",
                 object_fit="cover",
                 allow_preview=False,

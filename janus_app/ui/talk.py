@@ -13,10 +13,13 @@ from janus_app.errors import AppError
 from janus_app.library.conversations import Conversation, Message, new_id, shortened
 from janus_app.models.base import EDIT_SETTINGS, Capabilities, EditRequest, GenerateRequest, Turn
 from janus_app.pictures import open_picture
+from janus_app.records import Record, read_record
 from janus_app.ui.page import Page, new_seed
+from janus_app.ui.prints import Print
 
 _COMMAND = re.compile(r"\s*/(?:(draw|edit)(?:\s+|$)|(画|改))(.*)", re.DOTALL | re.IGNORECASE)
 _VERBS = {"画": "draw", "改": "edit"}
+NO_RECORD = Record("", "", "", "", "", "", "", "", "generate", "", "", 0, (1, 1), "")
 CARRIED = 4  # drawn pictures the next question brings along; more would crowd a small model's context
 
 
@@ -77,6 +80,26 @@ def turns(talk: Conversation) -> tuple[Turn, ...]:
     return tuple(found)
 
 
+def pictures_of(talk: Conversation) -> list[str]:
+    """The files of the pictures on view, oldest first."""
+    return [path for message in talk.path for path in message.pictures if Path(path).is_file()]
+
+
+def latest_print(talk: Conversation) -> Print:
+    """The picture on view that came last. A person's own has no record; then its settings are empty.
+
+    Raises AppError where there is none.
+    """
+    pictures = pictures_of(talk)
+    if not pictures:
+        raise AppError("There is no picture in this conversation to edit. Add one, or draw one with /draw.")
+    try:
+        record = read_record(pictures[-1])
+    except AppError:
+        record = NO_RECORD
+    return Print(Path(pictures[-1]), pictures[-1], record)
+
+
 def _opened(path: str) -> Image:
     if not Path(path).is_file():
         raise AppError("A picture of this conversation is no longer there. Branch off before it, or start anew.")
@@ -97,7 +120,7 @@ def editing(words: str, talk: Conversation, variant: Variant, able: Capabilities
     """
     if not words:
         raise AppError("Say how the finished picture shall look, for example: /edit a blue circle")
-    pictures = [path for message in talk.path for path in message.pictures if Path(path).is_file()]
+    pictures = pictures_of(talk)
     if not pictures:
         raise AppError("There is no picture in this conversation to edit. Add one, or draw one with /draw.")
     methods = able.edit_methods if able else {}

@@ -1,0 +1,214 @@
+"""A large model is fetched through the page: paused, the app killed, started again, resumed, loaded, deleted."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+from tests.conftest import GOLDEN
+from tests.fake_hub import COUNTS, FakeHub, Fault
+from tests.page_server import free_port
+from tests.test_cli_files import row
+from tests.test_hub import sha256
+
+pytestmark = pytest.mark.browser
+ROOT = Path(__file__).resolve().parents[2]
+PADDING = 100_000_000  # bytes of a tensor every Janus checkpoint may hold and nobody reads
+WEIGHTS = "pytorch_model.bin"
+SHOTS = os.environ.get("JANUS_APP_SHOTS")  # a folder for screenshots
+
+
+@pytest.fixture(scope="module")
+def files() -> dict[str, bytes]:
+    """The tiny checkpoint, made large."""
+    import io
+
+    folder = GOLDEN / "janus_pro_1b" / "checkpoint"
+    state = torch.load(folder / WEIGHTS, weights_only=True)
+    state["vision_model.vision_tower.attn_pool.padding"] = torch.randint(0, 255, (PADDING,), dtype=torch.uint8)
+    held = io.BytesIO()
+    torch.save(state, held)
+    return {file.name: file.read_bytes() for file in folder.iterdir()} | {WEIGHTS: held.getvalue()}
+
+
+class App:
+    """The app as a person starts it, with a home of its own."""
+
+    def __init__(self, folder: Path, endpoint: str) -> None:
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.folder = folder
+        clean = {k: v for k, v in os.environ.items() if not k.lower().endswith("_proxy") and k != "HF_HUB_CACHE"}
+        own = {
+            "HF_HOME": str(folder / "home"),
+            "HF_ENDPOINT": endpoint,
+            "HF_HUB_OFFLINE": "0",
+            "JANUS_APP_DATA": str(folder / "data"),
+            "JANUS_APP_MANIFEST": str(folder / "models.yaml"),
+        }
+        command = [sys.executable, str(ROOT / "app.py"), "--port", str(self.port), "--no-browser"]
+        log = (folder / "app.log").open("ab")
+        self.process = subprocess.Popen(command, cwd=folder, env=clean | own, stdout=log, stderr=log)
+        for _ in range(600):
+            with contextlib.suppress(OSError), urllib.request.urlopen(self.url, timeout=5):
+                return
+            if self.process.poll() is not None:
+                break
+            time.sleep(0.2)
+        self.kill()
+        raise AssertionError(f"the app did not start: {(folder / 'app.log').read_text()}")
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait()
+
+
+@pytest.fixture
+def hub(files: dict[str, bytes], tmp_path: Path) -> Iterator[FakeHub]:
+    (tmp_path / "models.yaml").write_text(yaml.safe_dump({"variants": [row(files) | {"verbs": ["chat", "generate"]}]}))
+    with FakeHub(files) as server:
+        yield server
+
+
+@pytest.fixture
+def started(hub: FakeHub, tmp_path: Path) -> Iterator[list[App]]:
+    """Apps started by the test, ended with it."""
+    apps: list[App] = []
+    yield apps
+    for app in apps:
+        app.kill()
+
+
+def visit(browser: Any, app: App, **options: Any) -> Any:
+    page = browser.new_context(**({"viewport": {"width": 1280, "height": 900}} | options)).new_page()
+    page.set_default_timeout(60_000)
+    page.goto(app.url)
+    page.wait_for_selector(".state-line")
+    page.locator("#model-variant input").click()
+    page.get_by_role("option", name="Tiny Janus").click()
+    return page
+
+
+def shot(page: Any, name: str) -> None:
+    if SHOTS:
+        page.screenshot(path=str(Path(SHOTS) / f"{name}.png"))
+
+
+def kept(folder: Path) -> int:
+    found = list((folder / "home").rglob("*.janus-partial"))
+    return found[0].stat().st_size if found else 0
+
+
+def until(condition: Any, page: Any) -> None:
+    for _ in range(1200):
+        if condition():
+            return
+        page.wait_for_timeout(50)
+    raise AssertionError(f"it never came; the bar says: {page.inner_text('#model-bar')}")
+
+
+def test_paused_killed_resumed_and_loaded(
+    browser: Any, hub: FakeHub, started: list[App], files: dict[str, bytes], tmp_path: Path
+) -> None:
+    hub.fault(WEIGHTS, Fault(times=10_000, pause=0.004))
+    started.append(App(tmp_path, hub.endpoint))
+    page = visit(browser, started[-1])
+    page.wait_for_selector("#model-load:has-text('Download and load')")
+    page.click("#model-load")
+    page.wait_for_selector("#model-pause:visible")
+    until(lambda: kept(tmp_path) > 20_000_000, page)
+    line = page.inner_text("#model-work")
+    assert re.search(r"Downloading · [\d.]+( MB)? of 103 MB · [\d.]+ [kM]B/s · .* left · pytorch_model\.bin", line), (
+        line
+    )
+    page.click("#model-pause")
+    page.wait_for_selector("#model-work:has-text('Paused.')")
+    page.wait_for_selector("#model-load:has-text('Resume download')")
+    paused = kept(tmp_path)
+    assert re.search(r"Paused\. \d+( MB)? of 103 MB are here and kept", page.inner_text("#model-work"))
+    page.wait_for_timeout(500)
+    assert kept(tmp_path) == paused, "a paused download goes on"
+
+    page.click("#model-load")  # resume, and lose the app in the middle
+    until(lambda: kept(tmp_path) > paused + 10_000_000, page)
+    started[-1].kill()
+    COUNTS.kills += 1
+    page.context.close()
+    left = kept(tmp_path)
+
+    before = len(hub.requests)
+    started.append(App(tmp_path, hub.endpoint))
+    page = visit(browser, started[-1])
+    page.wait_for_selector("#model-load:has-text('Resume download')")
+    page.get_by_text("Files on this machine").click()
+    page.wait_for_selector("#files-facts:has-text('is here in part')")
+    page.click("#model-load")
+    until(lambda: kept(tmp_path) > left + 5_000_000, page)
+    shot(page, "download-resumed")
+    hub._faults.clear()
+    page.wait_for_selector(".state-line.ready:has-text('Tiny Janus')", timeout=120_000)
+    starts = [int(re.sub(r"bytes=(\d+)-.*", r"\1", r[2]["Range"])) for r in hub.requests[before:] if "Range" in r[2]]
+    assert min(starts) == left, "it did not go on where the killed app ended"
+    blob = next((tmp_path / "home").rglob(sha256(files[WEIGHTS])))
+    assert blob.read_bytes() == files[WEIGHTS]
+    COUNTS.checked += 1
+
+    # The panel: every act on the files, and the model is still loaded in between.
+    page.wait_for_selector("#files-facts:has-text('Every hash was compared')")
+    page.click("#files-verify")
+    page.wait_for_selector("#files-work:has-text('every file is as it should be')")
+    page.click("#files-convert")
+    page.wait_for_selector("#files-work:has-text('read from safetensors')")
+    page.wait_for_selector("#files-facts:has-text('safetensors copy')")
+    shot(page, "files-panel")
+    page.click("#files-delete")
+    page.wait_for_selector("#files-question:has-text('Delete Tiny Janus')")
+    page.click("#files-keep")
+    page.wait_for_selector("#files-question", state="hidden")
+    assert blob.exists()
+    page.click("#files-delete")
+    page.click("#files-really")
+    page.wait_for_selector("#files-work:has-text('is deleted')")
+    assert not blob.exists() and not list((tmp_path / "home").rglob("*.safetensors"))
+    page.wait_for_selector("#model-load:has-text('Download and load')")
+
+
+def test_chinese_on_a_phone(
+    browser: Any, hub: FakeHub, started: list[App], files: dict[str, bytes], tmp_path: Path
+) -> None:
+    hub.fault(WEIGHTS, Fault(times=10_000, pause=0.01))
+    started.append(App(tmp_path, hub.endpoint))
+    page = visit(browser, started[-1], locale="zh-CN", viewport={"width": 390, "height": 844})
+    page.wait_for_selector("#model-load:has-text('下载并加载')")
+    page.click("#model-load")
+    until(lambda: kept(tmp_path) > 5_000_000, page)
+    page.get_by_text("本机文件").click()
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    line = page.inner_text("#model-work")
+    assert "正在下载" in line and "个文件" in line and not re.search(r"\b(?:of|files|done|left)\b", line), line
+    shot(page, "download-phone-zh")
+    page.click("#model-pause")
+    page.wait_for_selector("#model-work:has-text('已暂停')")
+    page.wait_for_selector("#model-load:has-text('继续下载')")
+    hub._faults.clear()
+    hub.fault("*", Fault(times=99, status=403, code="GatedRepo"))
+    page.click("#model-load")
+    page.wait_for_selector("#model-work .message.error:has-text('同意')")
+    hub._faults.clear()
+    page.fill("#files-folder textarea, #files-folder input", str(tmp_path / "nothing"))
+    page.click("#files-take")
+    page.wait_for_selector("#files-work .message.error:has-text('没有')")
+    english = re.findall(r"[A-Za-z]{4,} [A-Za-z]{2,} [A-Za-z]{2,}", page.inner_text("#model-bar"))
+    assert not english, english
