@@ -25,6 +25,7 @@ from janus_app.cli.models import check, read_facts
 from janus_app.models.base import Event, Progress, Request
 from janus_app.records import read_record, save_png
 from janus_app.studio import Studio
+from tests.page_server import FLOW_ROW
 
 ROOT = Path(__file__).parent.parent
 MODEL = str(ROOT / "tests" / "golden" / "janus" / "janus_pro_1b" / "checkpoint")
@@ -58,6 +59,18 @@ def listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     own.write_text(yaml.safe_dump({"variants": [row]}))
     monkeypatch.setenv("JANUS_APP_MANIFEST", str(own))
     return "tiny"
+
+
+@pytest.fixture
+def flow_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The tiny JanusFlow under an id of the user's own model list."""
+    pytest.importorskip("diffusers")
+    own = tmp_path / "flow.yaml"
+    folder = ROOT / "tests" / "golden" / "janus" / "janusflow_1_3b" / "checkpoint"
+    rows = FLOW_ROW.format(id="tiny-flow", title="Tiny Flow", folder=folder)
+    own.write_text(f"variants:\n{rows}", encoding="utf-8")
+    monkeypatch.setenv("JANUS_APP_MANIFEST", str(own))
+    return "tiny-flow"
 
 
 # ---- what works
@@ -149,6 +162,58 @@ def test_edit_keeps_the_tokens_outside_the_mask(capsys: pytest.CaptureFixture[st
     assert read_record(varied["file"]).settings["method"] == "variation"
     assert main([*same, "--mask", str(tmp_path / "black.png")]) == 2
     assert "Paint the part" in capsys.readouterr().err
+
+
+def test_a_flow_model_takes_its_own_settings(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, flow_listed: str
+) -> None:
+    asked = ["--model", flow_listed, "--prompt", "a cat", "--seed", "3", "--guidance", "2", "--steps", "3"]
+    flow = ["--solver", "ab2", "--guidance-interval", "0.2", "0.8"]
+    (first,) = draw_json(capsys, tmp_path, *asked, *flow)
+    expected = {"guidance": 2.0, "steps": 3, "solver": "ab2", "guidance_start": 0.2, "guidance_end": 0.8}
+    assert first["settings"] == expected and first["image_tokens"] == []
+    (again,) = draw_json(capsys, tmp_path, "--from", first["file"])
+    assert again["settings"] == expected
+    assert Image.open(again["file"]).tobytes() == Image.open(first["file"]).tobytes()
+    (other,) = draw_json(
+        capsys, tmp_path, "--from", first["file"], "--solver", "euler", "--guidance-interval", "0", "1"
+    )
+    assert other["settings"] == {"guidance": 2.0, "steps": 3, "solver": "euler"}
+    assert Image.open(other["file"]).tobytes() != Image.open(first["file"]).tobytes()
+
+
+def test_a_flow_model_edits_by_the_method_that_fits_what_is_given(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, flow_listed: str
+) -> None:
+    picture = Image.open(PICTURE).convert("RGB").resize((96, 96))
+    picture.save(tmp_path / "in.png")
+    mask = np.zeros((96, 96), np.uint8)
+    mask[30:60, 30:60] = 255
+    Image.fromarray(mask).save(tmp_path / "mask.png")
+    same = ["edit", "--model", flow_listed, "--image", str(tmp_path / "in.png"), "--prompt", "a dog", "--steps", "2"]
+    same += ["--out", str(tmp_path / "out"), "--json"]
+    for flags in (
+        ["--mask", str(tmp_path / "mask.png")],
+        ["--source-prompt", "a cat", "--strength", "0.5"],
+        [],
+        ["--method", "image to image"],
+    ):
+        assert main([*same, *flags]) == 0, flags
+    out, err = capsys.readouterr()
+    painted, typed, described, noised = (json.loads(line) for line in out.splitlines())
+    assert [r["settings"]["method"] for r in (painted, typed, described, noised)] == [
+        "masked",
+        "flowedit",
+        "flowedit",
+        "image to image",
+    ]
+    assert np.array_equal(np.asarray(Image.open(painted["file"]))[mask == 0], np.asarray(picture)[mask == 0])
+    assert typed["source_prompt"] == "a cat" == read_record(typed["file"]).source_prompt
+    assert "The model sees:" in err and described["source_prompt"] and painted["source_prompt"] == ""
+    assert main([*same, "--method", "variation"]) == 1
+    assert "cannot edit by 'variation'" in capsys.readouterr().err
+    assert main(["generate", "--from", typed["file"]]) == 2
+    assert "made by edit" in capsys.readouterr().err
 
 
 def test_out_may_name_the_file(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
