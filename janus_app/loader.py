@@ -44,11 +44,15 @@ _SPAN = 128_000_000  # bytes read before a weight file is opened anew
 
 @dataclass(frozen=True)
 class Loaded:
-    """A model and where and how its weights lie."""
+    """A model and where and how its weights lie.
+
+    device is the place's name, "cuda+cpu" for one; main the device that calculates.
+    """
 
     model: Model
     device: str
     precision: str
+    main: str = "cpu"
 
 
 def expected_tensors(config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
@@ -79,7 +83,7 @@ def load(
     yield from _stream(network, sources, unused_prefixes(config), option)
     connect(network, option.split, where)
     model = build_model(network, folder, context=variant.context, roles=variant.roles, parts=parts)
-    return Loaded(model, option.place.name, option.precision)
+    return Loaded(model, option.place.name, option.precision, str(where))
 
 
 @dataclass(frozen=True)
@@ -138,7 +142,7 @@ def _place(network: nn.Module, name: str, tensor: Tensor, device: torch.device, 
     if is_quantised(name, parent, precision):
         holder_path, attribute = path.rsplit(".", 1)
         linear = quantised_linear(tensor, precision, device, plain_dtype(precision, device))
-        linear.bias = parent.get_parameter("bias") if getattr(parent, "bias", None) is not None else None
+        linear.register_parameter("bias", dict(parent.named_parameters()).get("bias"))
         setattr(network.get_submodule(holder_path), attribute, linear)
         return
     dtype = tensor_dtype(name, precision, device)

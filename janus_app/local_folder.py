@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,12 +32,27 @@ _FLOW_SETTINGS = {
     "guidance_end": Setting(1.0, 0.0, 1.0, 0.05),
     **{name: setting for name, setting in _SETTINGS.items() if name not in ("guidance", "temperature")},
 }
+_METAQUERY_SETTINGS = {
+    "guidance": Setting(4.5, 1.0, 10.0, 0.5),
+    "image_guidance": Setting(1.5, 1.0, 10.0, 0.5),
+    "steps": Setting(30, 1, 100, 1),
+    **{name: _SETTINGS[name] for name in ("count", "chat_temperature", "top_p", "max_new_tokens")},
+}
 
 
 def variant_of_folder(folder: Path) -> Variant:
-    """Describe the Janus or JanusFlow checkpoint in `folder` (original layout). Raises AppError where it is none."""
+    """Describe the Janus, JanusFlow or MetaQuery checkpoint in `folder` (original layout).
+
+    Raises AppError where it is none.
+    """
     config = _config(folder)
     kind = config.get("model_type")
+    if kind == "metaquery":
+        latents = _number(config, folder, "input_size", low=1, high=1024, default=16)
+        scale = _number(config, folder, "vae_downsample_f", low=1, high=64, default=32)
+        side = latents * scale
+        positions = 32_768  # of LLaVA-OneVision; Qwen2.5-VL, whose config is elsewhere, holds more
+        return _variant(folder, "metaquery", (side, side), positions, _METAQUERY_SETTINGS)
     if kind == "janus":
         raise AppError(
             f"{folder} holds a Janus checkpoint in the layout of the transformers library. "
@@ -44,13 +60,21 @@ def variant_of_folder(folder: Path) -> Variant:
         )
     if kind != "multi_modality":
         raise AppError(
-            f"{folder} holds a checkpoint of type {str(kind)[:60]!r}, not Janus ('multi_modality'). "
-            "Choose a folder downloaded from a deepseek-ai/Janus repository."
+            f"{folder} holds a checkpoint of type {str(kind)[:60]!r}, not Janus ('multi_modality') or MetaQuery "
+            "('metaquery'). Choose a folder downloaded from a deepseek-ai/Janus repository."
         )
     flow = "vision_gen_enc_config" in config  # Janus and JanusFlow call themselves by the same model_type
     tower = "vision_und_enc_config" if flow else "vision_config"
     side = _number(config, folder, f"{tower}.params.image_size", low=8, high=4096, default=384)
     positions = _number(config, folder, "language_config.max_position_embeddings", low=1, high=2**24, default=2048)
+    settings = _FLOW_SETTINGS if flow else _SETTINGS
+    family = "janusflow" if flow else "janus"
+    return _variant(folder, family, (side, side), min(positions, TRAINED_CONTEXT), settings)
+
+
+def _variant(
+    folder: Path, family: str, size: tuple[int, int], context: int, settings: Mapping[str, Setting]
+) -> Variant:
     weights = [path for path in folder.iterdir() if path.suffix in (".safetensors", ".bin") and path.is_file()]
     if not weights:
         raise AppError(
@@ -60,7 +84,7 @@ def variant_of_folder(folder: Path) -> Variant:
     return Variant(
         id=f"folder-{name}",
         title=f"{folder.resolve().name} (folder)",
-        family="janusflow" if flow else "janus",
+        family=family,
         repo=None,
         revision=None,
         folder=folder.resolve(),
@@ -69,10 +93,10 @@ def variant_of_folder(folder: Path) -> Variant:
         weights_licence="see the folder",
         licence_note="This checkpoint comes from your own folder; its licence is whatever its publisher says.",
         verbs=("chat", "generate", "edit"),
-        size=(side, side),
-        context=min(positions, TRAINED_CONTEXT),
-        settings=dict(_FLOW_SETTINGS if flow else _SETTINGS),
-        solvers=SOLVERS if flow else (),
+        size=size,
+        context=context,
+        settings=dict(settings),
+        solvers=SOLVERS if family == "janusflow" else (),
         parameters=sum(path.stat().st_size for path in weights) // 2,
         roles=_roles(folder.resolve()),
         status="A folder of your own: nothing about it has been verified here.",

@@ -204,8 +204,8 @@ def _model(variant: Variant, folder: Path | None) -> _Model:
 
         try:
             return _Model(variant, json.dumps(read_config(file.parent)))
-        except AppError:  # without its autoencoder it does not load, but most of its size is known
-            return _Model(variant, json.dumps(read_json(file)))
+        except AppError:  # a part is missing: it does not load, but something is known of its size
+            return _Model(variant, None if variant.family == "metaquery" else json.dumps(read_json(file)))
     facts = FACTS / f"{(variant.repo or '').split('/')[-1]}.json.gz"
     if variant.repo and facts.is_file():
         return _Model(variant, json.dumps(json.loads(gzip.decompress(facts.read_bytes()))["config"]))

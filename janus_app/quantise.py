@@ -15,7 +15,8 @@ from janus_app.errors import AppError
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 QUANTISED = ("int8", "nf4")
-DECODER_LAYERS = "language_model.model.layers."  # the same in every family; only their linears are quantised
+DECODER_LAYERS = "language_model.model.layers."  # of the Janus families; these can lie on several devices
+_QUANTISED_LAYERS = (DECODER_LAYERS, "mllm.language_model.layers.")  # MetaQuery's; only their linears are quantised
 # Picture decoders stay in float32 in fp16, whose range their activations leave, and in half precision on a CPU, where
 # few have instructions for its convolutions: without them they take eighty times as long and more memory.
 PICTURE_DECODERS = ("gen_vision_model.", "vae.")
@@ -41,8 +42,9 @@ def tensor_dtype(name: str, precision: str, device: torch.device) -> torch.dtype
 
 
 def is_quantised(name: str, parent: nn.Module, precision: str) -> bool:
-    """Whether `name`, a tensor of `parent`, becomes int8 or nf4: the decoder's linears alone, in those precisions."""
-    return precision in QUANTISED and name.startswith(DECODER_LAYERS) and isinstance(parent, nn.Linear)
+    """Whether `name`, a tensor of `parent`, becomes int8 or nf4: the weights of the decoder's linears, if asked for."""
+    linear = isinstance(parent, nn.Linear) and name.endswith(".weight")
+    return precision in QUANTISED and name.startswith(_QUANTISED_LAYERS) and linear
 
 
 def held_bytes(network: nn.Module, precision: str, device: torch.device) -> dict[str, int]:

@@ -25,7 +25,7 @@ SOLVERS = ("euler", "heun", "ab2")  # of the flow families; ab2 = two-step Adams
 EDIT_SETTINGS: dict[str, frozenset[str]] = {
     "region": frozenset({"mask", "temperature"}),
     "variation": frozenset({"strength", "temperature"}),
-    "instruct": frozenset({"image_guidance", "temperature"}),
+    "instruct": frozenset({"image_guidance", "temperature", "steps"}),  # whichever of them the variant has
     "image to image": frozenset({"strength", "steps", "solver", "guidance_interval"}),
     "masked": frozenset({"mask", "steps", "solver", "guidance_interval"}),
     "flowedit": frozenset({"source_prompt", "strength", "image_guidance", "steps", "guidance_interval"}),
@@ -131,8 +131,9 @@ class EditRequest:
     picture; for "variation" `strength` (0..1] is the share of the picture drawn anew. Flow families: "image to image"
     starts from the picture noised by `strength`, "masked" draws the mask's white part anew and keeps every other pixel,
     "flowedit" follows the difference between `source_prompt` (what the picture shows; empty = the model describes it)
-    and `prompt` (what it shall show), guided by `image_guidance` and `guidance`. EDIT_SETTINGS says which method reads
-    which of the numbers; the others are ignored.
+    and `prompt` (what it shall show), guided by `image_guidance` and `guidance`. For "instruct" `prompt` says what to
+    change; `more_images` join `image`, in order, where the model's `edit_pictures` allows. EDIT_SETTINGS says which
+    method reads which of the numbers; the others are ignored.
     """
 
     prompt: str
@@ -150,8 +151,11 @@ class EditRequest:
     solver: str = "euler"
     guidance_interval: tuple[float, float] = (0.0, 1.0)
     source_prompt: str = ""
+    more_images: tuple[Image, ...] = ()
 
     def __post_init__(self) -> None:
+        if self.image is None:
+            raise AppError("There is no picture to edit. Add one first.")
         _prompt("The description of the edited picture", self.prompt)
         if self.negative:
             _prompt("The negative prompt", self.negative)
@@ -272,7 +276,7 @@ class Capabilities:
     """What a loaded model can do. `size` is the native (width, height) of drawn pictures in pixels.
 
     `edit_methods` maps a method's name to the line the page shows about it. `cell` is the side in pixels of one
-    image token (0 where pictures are not tokens).
+    image token (0 where pictures are not tokens). `edit_pictures` is how many pictures an edit may start from.
     """
 
     verbs: frozenset[Verb]
@@ -280,6 +284,7 @@ class Capabilities:
     context: int
     cell: int = 0
     edit_methods: dict[str, str] = field(default_factory=dict)
+    edit_pictures: int = 1
 
 
 class Model(Protocol):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,17 +14,23 @@ from janus_app.models.base import Model
 from janus_app.models.checkpoint import read_json
 from janus_app.models.footprint import Job, Peak, Widths
 from janus_app.models.janusflow.config import is_janusflow
+from janus_app.models.metaquery.config import Components, is_metaquery
 
-FAMILIES = ("janus", "janusflow")
+FAMILIES = ("janus", "janusflow", "metaquery")
 AUTOENCODER = "vae"  # JanusFlow's component: a folder of this name, and the prefix of its tensors in the network
 
 
 def read_config(folder: Path, parts: Mapping[str, Path] | None = None, family: str = "") -> dict[str, Any]:
-    """config.json of a checkpoint folder, with its autoencoder's own under "vae" where the family draws with one.
+    """config.json of a checkpoint folder, with the configs of the parts it is made of.
 
-    `family` is what the folder should hold; "" takes it as it is. Raises AppError where a file is missing or broken.
+    JanusFlow: its autoencoder's under "vae". MetaQuery: those of all it names by id under "parts". `family` is what
+    the folder should hold; "" takes it as it is. Raises AppError where a file is missing or broken.
     """
     config = read_json(folder / "config.json")
+    if is_metaquery(config) and family in ("", "metaquery"):
+        from janus_app.models.metaquery.network import read_parts
+
+        return read_parts(config, Components(folder, parts))
     if is_janusflow(config) and family in ("", "janusflow"):
         config[AUTOENCODER] = read_json(autoencoder_folder(folder, parts) / "config.json")
     return config
@@ -52,8 +58,12 @@ def meta_network(config: Mapping[str, Any], family: str = "") -> nn.Module:
 
     Without "vae" in it, a JanusFlow network comes without its autoencoder. Raises AppError for another family's config.
     """
-    family = family or ("janusflow" if is_janusflow(config) else "janus")
+    family = family or ("metaquery" if is_metaquery(config) else "janusflow" if is_janusflow(config) else "janus")
     with torch.device("meta"):
+        if family == "metaquery":
+            from janus_app.models.metaquery.network import build
+
+            return build(config)
         if family == "janusflow":
             return _janusflow(config).eval().requires_grad_(False)
         if family == "janus":
@@ -75,8 +85,34 @@ def _janusflow(config: Mapping[str, Any]) -> nn.Module:
     return network
 
 
+def own_names(network: nn.Module) -> Callable[[str], str]:
+    """From a tensor's name in a checkpoint to its name in the network; most families keep the checkpoint's."""
+    return getattr(network, "own_name", str)
+
+
+def misfit(network: nn.Module, name: str, given: bool) -> str:
+    """What a person can do about a tensor that has another shape, or (not `given`) is lacking."""
+    explain = getattr(network, "misfit", None)
+    found = explain(name, given) if explain else ""
+    if found:
+        return found
+    if given:
+        return "The files belong to different models; download the checkpoint again."
+    return "It is incomplete; download it again."
+
+
+def head_source(config: Mapping[str, Any]) -> Path | None:
+    """A weight file outside the checkpoint that holds the words' head of its language model."""
+    head = config.get("parts", {}).get("head") if is_metaquery(config) else None
+    return Path(head) if head else None
+
+
 def unused_prefixes(config: Mapping[str, Any]) -> tuple[str, ...]:
-    """Tensors every checkpoint of this family holds and nobody uses."""
+    """Tensors every checkpoint of this family holds and nobody uses, by their names in the network."""
+    if is_metaquery(config):
+        from janus_app.models.metaquery.network import UNUSED_PREFIXES as METAQUERY
+
+        return METAQUERY
     if is_janusflow(config):
         from janus_app.models.janusflow.network import UNUSED_PREFIXES as JANUSFLOW
 
@@ -88,6 +124,10 @@ def unused_prefixes(config: Mapping[str, Any]) -> tuple[str, ...]:
 
 def job_peak(config: Mapping[str, Any], side: int, job: Job, widths: Widths) -> Peak:
     """Cache and work of a job beside the weights, for pictures of `side` pixels."""
+    if is_metaquery(config):
+        from janus_app.models.metaquery import footprint as metaquery
+
+        return metaquery.peak(config, job, widths)
     if is_janusflow(config):
         from janus_app.models.janusflow import config as janusflow
         from janus_app.models.janusflow import footprint as flow
@@ -99,7 +139,9 @@ def job_peak(config: Mapping[str, Any], side: int, job: Job, widths: Widths) -> 
     return footprint.peak(janus.parse_config(config), side, job, widths)
 
 
-def build_model(network: nn.Module, folder: Path, *, context: int, roles: str) -> Model:
+def build_model(
+    network: nn.Module, folder: Path, *, context: int, roles: str, parts: Mapping[str, Path] | None = None
+) -> Model:
     """The model around a network with its weights in place and the other files of its folder."""
     from janus_app.models.janus.network import JanusNetwork
 
@@ -107,6 +149,12 @@ def build_model(network: nn.Module, folder: Path, *, context: int, roles: str) -
         from janus_app.models.janus.model import JanusModel
 
         return JanusModel(network, folder, context=context, roles=roles)
+    if type(network).__name__ == "MetaQueryNetwork":  # named, not imported: its libraries are heavy
+        from janus_app.models.metaquery.model import MetaQueryModel
+        from janus_app.models.metaquery.network import MetaQueryNetwork
+
+        assert isinstance(network, MetaQueryNetwork)
+        return MetaQueryModel(network, Components(folder, parts), context=context)
     from janus_app.models.janusflow.model import JanusFlowModel
     from janus_app.models.janusflow.network import JanusFlowNetwork
     from janus_app.models.janusflow.vae import Autoencoder

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,10 @@ MODEL_TYPE = "metaquery"
 _SYSTEM = (
     "You will be given an image or its caption. Please describe the content of the image in detail in your own words."
 )
+
+
+def is_metaquery(raw: Mapping[str, Any]) -> bool:
+    return raw.get("model_type") == MODEL_TYPE
 
 
 @dataclass(frozen=True)
@@ -50,7 +54,7 @@ class MetaQueryConfig:
 
 def parse_config(raw: Mapping[str, Any]) -> MetaQueryConfig:
     """config.json of a MetaQuery checkpoint. Raises AppError for another architecture or an absurd number."""
-    if raw.get("model_type") != MODEL_TYPE:
+    if not is_metaquery(raw):
         raise AppError(
             f"config.json says model_type {raw.get('model_type')!r}; MetaQuery checkpoints say {MODEL_TYPE!r}."
         )
@@ -87,12 +91,14 @@ def _id(raw: Mapping[str, Any], field: str, default: str | None = None) -> str:
 class Components:
     """Folders of the parts a checkpoint names by id; each holds the files of one repository.
 
-    For an id like "owner/name" a place is searched for `owner/name`, `owner--name` and `name`. The places are the
-    folder `components` inside the checkpoint and beside it, then `more` (where the downloader puts parts).
+    `parts` (folders by id, from the downloader) come first. Then the folder `components` inside the checkpoint and
+    beside it: an id like "owner/name" is searched for there as `owner/name`, `owner--name` and `name`.
     """
 
-    def __init__(self, folder: Path, more: Iterable[Path] = ()) -> None:
-        self._places = [folder / "components", folder.parent / "components", *more]
+    def __init__(self, folder: Path, parts: Mapping[str, Path] | None = None) -> None:
+        folder = folder.resolve()
+        self._parts = dict(parts or {})
+        self._places = [folder / "components", folder.parent / "components"]
 
     def folder(self, component: str) -> Path:
         """The folder of a part. Raises AppError that says where it was looked for."""
@@ -105,6 +111,8 @@ class Components:
         return found
 
     def find(self, component: str) -> Path | None:
+        if component in self._parts:
+            return self._parts[component]
         name = component.removeprefix("components/")
         for place in self._places:
             for spelling in (name, name.replace("/", "--"), name.split("/")[-1]):

@@ -85,6 +85,11 @@ class Guidance:
     text: float
     pictures: float = 1.0
 
+    @property
+    def of_pictures(self) -> bool:
+        """Whether input pictures have a weight of their own; up to 1 they have none, as in the reference."""
+        return self.pictures > 1
+
     def mix(self, rows: Tensor) -> Tensor:
         """[rows, ...] to [...]. Rows: caption alone; negative, caption; or nothing seen, negative, caption."""
         *less, caption = rows

@@ -41,52 +41,31 @@ class Placed(NamedTuple):
 
 
 class Mllm(ABC):
-    """A language model with eyes. `network` is on the meta device until its weights have been streamed in.
+    """A language model with eyes: `network` is transformers' model, `config` the one it was built from.
 
-    vocabulary: rows of the embedding that are words; the learned rows of MetaQuery come behind them.
+    vocabulary: rows of the embedding that are words; the learned rows of MetaQuery come behind them. Raises AppError
+    where the files of `folder`, the model's own repository, do not fit it.
     """
 
-    image_token: str
     image_token_field: str
 
-    def __init__(self, folder: Path, extra_rows: int) -> None:
-        self.config = self._parse(read_json(folder / "config.json"))
-        self.vocabulary = int(self.config.text_config.vocab_size)
-        self.tied = bool(self.config.tie_word_embeddings or self.config.text_config.tie_word_embeddings)
-        self.config.text_config.vocab_size += extra_rows
-        self.network: Any = self._build(self.config)
+    def __init__(self, network: nn.Module, config: Any, extra_rows: int, folder: Path) -> None:
+        self.network: Any = network
+        self.config = config
+        self.vocabulary = int(config.text_config.vocab_size) - extra_rows
         self.processor = self._processor(folder)
         self.tokenizer = Tokenizer(folder / "tokenizer.json", ())
-        self.image_id = int(getattr(self.config, self.image_token_field))
-        self.image_token = next(
-            (name for name in self.tokenizer.special_names if self.tokenizer.id(name) == self.image_id), ""
-        )
-        if not self.image_token:
+        self.image_id = int(getattr(config, self.image_token_field))
+        tokens = {self.tokenizer.id(name): name for name in self.tokenizer.special_names}
+        if self.image_id not in tokens or self.tokenizer.size > self.vocabulary:
             raise AppError(
-                f"tokenizer.json in {folder} has no token for pictures; its files belong to different models."
+                f"tokenizer.json and config.json in {folder} belong to different models. Download them again."
             )
-        if self.tokenizer.size > self.vocabulary:
-            raise AppError(
-                f"tokenizer.json in {folder} has more entries than the language model has rows; they belong to "
-                "different models."
-            )
-
-    @property
-    def hidden_size(self) -> int:
-        return int(self.config.text_config.hidden_size)
+        self.image_token = tokens[self.image_id]
 
     @property
     def context(self) -> int:
         return int(self.config.text_config.max_position_embeddings)
-
-    def small_twin(self) -> nn.Module:
-        """The same architecture with one narrow layer, in memory: its buffers are equal to the large one's."""
-        config = copy.deepcopy(self.config)
-        config.text_config.vocab_size = 8
-        for part, layers in ((config.text_config, "num_hidden_layers"), (config.vision_config, self._vision_layers)):
-            setattr(part, layers, 1)
-            part.intermediate_size = 8
-        return self._build(config)
 
     def embed(self, ids: Sequence[int], seen: Sequence[Seen]) -> Tensor:
         """Inputs [1, T, hidden]: rows of the embedding with the pictures' features over their placeholders."""
@@ -121,13 +100,26 @@ class Mllm(ABC):
 
     # ---- what differs from model to model
 
-    _vision_layers = "num_hidden_layers"
-
+    @classmethod
     @abstractmethod
-    def _parse(self, raw: dict[str, Any]) -> Any: ...
+    def parse(cls, raw: dict[str, Any]) -> Any:
+        """transformers' config from the fields of config.json."""
 
+    @classmethod
     @abstractmethod
-    def _build(self, config: Any) -> nn.Module: ...
+    def build(cls, config: Any) -> nn.Module:
+        """The network on the current default device, without a head for words."""
+
+    @classmethod
+    @abstractmethod
+    def own_name(cls, name: str) -> str:
+        """A tensor's name in transformers 5 from the name transformers 4.49 gave it."""
+
+    def next(self, position: int, placed: Placed) -> Tensor | None:
+        """The position of a single token behind a prompt and `position` tokens in all; None = counted up."""
+        if not placed.offset:
+            return None
+        return torch.full((3, 1, 1), position + placed.offset, device=self.network.get_input_embeddings().weight.device)
 
     @abstractmethod
     def _processor(self, folder: Path) -> Any:
@@ -140,11 +132,8 @@ class Mllm(ABC):
         return picture
 
     def place(self, ids: Sequence[int], seen: Sequence[Seen]) -> Placed:
+        """Positions of a prompt that shows these pictures."""
         return Placed(None)
-
-    @abstractmethod
-    def own_name(self, name: str) -> str:
-        """A tensor's name in transformers 5 from the name transformers 4.49 gave it."""
 
 
 class LlavaOneVision(Mllm):
@@ -153,12 +142,14 @@ class LlavaOneVision(Mllm):
     image_token_field = "image_token_index"
     _FRAME = 384
 
-    def _parse(self, raw: dict[str, Any]) -> Any:
+    @classmethod
+    def parse(cls, raw: dict[str, Any]) -> Any:
         from transformers import LlavaOnevisionConfig
 
         return LlavaOnevisionConfig.from_dict(raw)
 
-    def _build(self, config: Any) -> nn.Module:
+    @classmethod
+    def build(cls, config: Any) -> nn.Module:
         from transformers import LlavaOnevisionModel
 
         return LlavaOnevisionModel(config)
@@ -186,7 +177,8 @@ class LlavaOneVision(Mllm):
         found = self.network.get_image_features(self.to_device(batch["pixel_values"]), batch["image_sizes"])
         return Seen(found.pooler_output[0])
 
-    def own_name(self, name: str) -> str:
+    @classmethod
+    def own_name(cls, name: str) -> str:
         return name.replace("language_model.model.", "language_model.", 1)
 
 
@@ -194,15 +186,16 @@ class Qwen25VL(Mllm):
     """Qwen2.5-VL (Bai et al. 2025): pictures at their own size, positions in three dimensions (M-RoPE)."""
 
     image_token_field = "image_token_id"
-    _vision_layers = "depth"
     _PIXELS = (256 * 28 * 28, 1280 * 28 * 28)  # what MetaQuery was trained with
 
-    def _parse(self, raw: dict[str, Any]) -> Any:
+    @classmethod
+    def parse(cls, raw: dict[str, Any]) -> Any:
         from transformers import Qwen2_5_VLConfig
 
         return Qwen2_5_VLConfig.from_dict(raw)
 
-    def _build(self, config: Any) -> nn.Module:
+    @classmethod
+    def build(cls, config: Any) -> nn.Module:
         from transformers import Qwen2_5_VLModel
 
         return Qwen2_5_VLModel(config)
@@ -231,24 +224,22 @@ class Qwen25VL(Mllm):
         )
         return Placed(positions.to(self.network.get_input_embeddings().weight.device), int(offset))
 
-    def own_name(self, name: str) -> str:
+    @classmethod
+    def own_name(cls, name: str) -> str:
         return f"language_model.{name.removeprefix('model.')}" if name.startswith("model.") else name
 
 
-_KINDS: dict[str, type[Mllm]] = {"llava_onevision": LlavaOneVision, "qwen2_5_vl": Qwen25VL}
+KINDS: dict[str, type[Mllm]] = {"llava_onevision": LlavaOneVision, "qwen2_5_vl": Qwen25VL}
 
 
-def language_model(folder: Path, extra_rows: int) -> Mllm:
-    """The model a component's config.json describes, with `extra_rows` more embedding rows, on the current device.
-
-    Raises AppError for another architecture and for files that do not belong together.
-    """
-    kind = read_json(folder / "config.json").get("model_type")
-    if kind not in _KINDS:
-        raise AppError(
-            f"{folder} holds a language model of type {str(kind)[:60]!r}; MetaQuery is built on {' or '.join(_KINDS)}."
-        )
-    return _KINDS[kind](folder, extra_rows)
+def small_config(config: Any) -> Any:
+    """The same architecture with one narrow layer; tables that follow from the config are as in the large one."""
+    small = copy.deepcopy(config)
+    small.text_config.vocab_size = 8
+    small.text_config.num_hidden_layers = 1
+    setattr(small.vision_config, "depth" if hasattr(small.vision_config, "depth") else "num_hidden_layers", 1)
+    small.text_config.intermediate_size = small.vision_config.intermediate_size = 8
+    return small
 
 
 def _processor_fields(folder: Path) -> dict[str, Any]:

@@ -6,6 +6,8 @@ U-Net of Stable Diffusion 1.5), the connector is ours.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,32 +15,41 @@ from torch import Tensor, nn
 
 from janus_app.errors import AppError
 from janus_app.models.checkpoint import read_json
-from janus_app.models.metaquery.config import Components, MetaQueryConfig
+from janus_app.models.metaquery.config import Components, MetaQueryConfig, parse_config
 from janus_app.models.metaquery.connector import HEAD_DIM, connector
-from janus_app.models.metaquery.mllm import Mllm, language_model
+from janus_app.models.metaquery.mllm import KINDS, Mllm, small_config
 
 # Pictures enter through the language model alone, so the encoding half of the autoencoder has no part in drawing.
-UNUSED_PREFIXES = ("vae.encoder.", "vae.quant_conv.")
+# The reference drops the head for words; where one is left, it is that of the language model's own repository.
+UNUSED_PREFIXES = ("vae.encoder.", "vae.quant_conv.", "mllm.lm_head.", "mllm.language_model.lm_head.")
 _MLLM = "model.mllm_backbone."
+HEAD = "lm_head.weight"
+PARTS = "parts"
 MARKERS = 2  # embedding rows around the queries: begin and end of image
 
 
 class MetaQueryNetwork(nn.Module):
     """`mllm`, `connector`, `transformer` (the diffuser), `vae` and, where words need a head of their own, `lm_head`."""
 
-    def __init__(self, config: MetaQueryConfig, reader: Mllm, transformer: nn.Module, vae: nn.Module) -> None:
+    def __init__(self, config: MetaQueryConfig, parts: Mapping[str, Any]) -> None:
         super().__init__()
         self.config = config
-        self.mllm = reader.network
-        width = reader.hidden_size
-        if width % HEAD_DIM:
+        self.kind = _kind(config, parts["language"])
+        self.language_config = self.kind.parse(dict(parts["language"]))
+        text = self.language_config.text_config
+        self.tied = bool(self.language_config.tie_word_embeddings or text.tie_word_embeddings)
+        self.lm_head: nn.Linear | None = None
+        if parts.get("head") and not self.tied:
+            self.lm_head = nn.Linear(text.hidden_size, text.vocab_size, bias=False)
+        text.vocab_size += config.queries + MARKERS
+        self.mllm = self.kind.build(self.language_config)
+        if text.hidden_size % HEAD_DIM:
             raise AppError(
-                f"The language model is {width} wide, which is no multiple of {HEAD_DIM}: no connector fits."
+                f"The language model is {text.hidden_size} wide, which is no multiple of {HEAD_DIM}: no connector fits."
             )
-        self.connector = connector(width, config.connector_layers, caption_width(transformer))
-        self.transformer = transformer
-        self.vae = vae
-        self.lm_head = None if reader.tied else nn.Linear(width, reader.vocabulary, bias=False)
+        self.transformer = _denoiser(config, parts["denoiser"])
+        self.connector = connector(text.hidden_size, config.connector_layers, caption_width(self.transformer))
+        self.vae = _decoder(config, parts["vae"])
 
     @property
     def device(self) -> torch.device:
@@ -52,66 +63,145 @@ class MetaQueryNetwork(nn.Module):
     def _like(self) -> Tensor:
         return self.connector.get_parameter("1.weight")
 
+    def own_name(self, name: str) -> str:
+        """Where a tensor of the checkpoint belongs here; names it does not know come back as they are."""
+        if not name.startswith(_MLLM):
+            return name.removeprefix("model.")
+        inner = name.removeprefix(_MLLM)
+        ours = f"mllm.{self.kind.own_name(inner)}"
+        if ".vision_model." in ours and not hasattr(getattr(self.mllm, "vision_tower", None), "vision_model"):
+            ours = ours.replace(".vision_model.", ".", 1)  # newer releases of transformers lost this level
+        return ours
 
-def build(config: MetaQueryConfig, components: Components) -> tuple[MetaQueryNetwork, Mllm]:
-    """The network on the meta device, with the reader that wraps its language model.
+    def misfit(self, name: str, given: bool) -> str:
+        """What to do about a tensor of ours that the checkpoint holds in another shape, or (not `given`) lacks."""
+        if not name.startswith("mllm."):
+            return ""
+        if given:
+            return (
+                f"The language model in the checkpoint is of another size than {self.config.mllm_id}. Put the one it "
+                "was trained with into the components folder."
+            )
+        return "It was saved without (all of) its language model; ask its publisher for the complete one."
 
-    Raises AppError where a component is missing, of another architecture, or does not fit the checkpoint's config.
+    def fill_buffers(self) -> None:
+        """Give the language model the tables that no checkpoint holds (rotary frequencies, position numbers).
+
+        They follow from the config alone, so a twin of one narrow layer, built in memory, has the same ones.
+        """
+        missing = {name for name, buffer in self.named_buffers() if buffer.is_meta}
+        with torch.device("cpu"):
+            twin = self.kind.build(small_config(self.language_config))
+        tables = dict(twin.named_buffers(prefix="mllm"))
+        for name in missing:
+            path, leaf = name.rsplit(".", 1)
+            self.get_submodule(path).register_buffer(leaf, tables[name].to(self.device), persistent=False)
+
+
+def build(raw: Mapping[str, Any]) -> MetaQueryNetwork:
+    """The network on the current default device, from what `read_parts` found.
+
+    Raises AppError where a part is of another architecture or does not fit the checkpoint's config.
     """
+    _require_packages()
+    return MetaQueryNetwork(parse_config(raw), raw[PARTS]).eval().requires_grad_(False)
+
+
+def _require_packages() -> None:
     try:
         import diffusers
         import transformers  # noqa: F401
     except ModuleNotFoundError as error:
         raise AppError(
             f"MetaQuery needs the package {error.name}, which is not installed. "
-            "Run `python -m pip install transformers diffusers`."
+            "Run `python -m pip install transformers diffusers`, or choose another model."
         ) from error
     diffusers.utils.logging.set_verbosity_error()  # it remarks on every field of a config it does not know
-    with torch.device("meta"):
-        reader = language_model(components.folder(config.mllm_id), config.queries + MARKERS)
-        transformer = _denoiser(diffusers, config, components)
-        vae = _decoder(diffusers, config, components)
-        network = MetaQueryNetwork(config, reader, transformer, vae)
-    return network.eval().requires_grad_(False), reader
 
 
-def _denoiser(diffusers: Any, config: MetaQueryConfig, components: Components) -> nn.Module:
-    folder = components.folder(config.diffusion_id)
-    for part, kind in (("transformer", diffusers.SanaTransformer2DModel), ("unet", diffusers.UNet2DConditionModel)):
-        if (folder / part / "config.json").is_file():
-            raw = read_json(folder / part / "config.json")
-            if raw.get("_class_name") != kind.__name__:
-                raise AppError(
-                    f"{config.diffusion_id} holds a {raw.get('_class_name')}; MetaQuery draws with "
-                    "SanaTransformer2DModel or UNet2DConditionModel."
-                )
-            if raw.get("in_channels") != config.latent_channels:
-                raise AppError(
-                    f"{config.diffusion_id} draws {raw.get('in_channels')} latent channels, the checkpoint asks for "
-                    f"{config.latent_channels}: they do not belong together."
-                )
-            return kind.from_config(raw)
-    raise AppError(
-        f"{folder} holds neither transformer/config.json (SANA) nor unet/config.json. Download that repository again."
+def read_parts(raw: Mapping[str, Any], components: Components) -> dict[str, Any]:
+    """config.json with what it refers to by name: the configs of the language model, the diffuser and its decoder.
+
+    "head" among them is the file with a word head of its own that the language model's folder holds, "" for none.
+    """
+    config = parse_config(raw)
+    diffusion = components.folder(config.diffusion_id)
+    denoiser = diffusion / "transformer" / "config.json"
+    if not denoiser.is_file():
+        denoiser = diffusion / "unet" / "config.json"
+    language = components.folder(config.mllm_id)
+    return {
+        **raw,
+        PARTS: {
+            "language": read_json(language / "config.json"),
+            "denoiser": read_json(denoiser),
+            "vae": read_json(components.folder(config.vae_id) / "vae" / "config.json"),
+            "head": str(head_file(language) or ""),
+        },
+    }
+
+
+def head_file(language: Path) -> Path | None:
+    """The weight file in the language model's own folder that holds its head for words, where there is one."""
+    index, single = language / "model.safetensors.index.json", language / "model.safetensors"
+    if index.is_file():
+        name = read_json(index).get("weight_map", {}).get(HEAD, "")
+        return language / name if name and name == Path(name).name and (language / name).is_file() else None
+    if single.is_file():
+        from safetensors import safe_open
+
+        with safe_open(single, framework="pt") as tensors:
+            return single if HEAD in tensors.keys() else None  # noqa: SIM118 - not a dict
+    return None
+
+
+def _kind(config: MetaQueryConfig, language: Mapping[str, Any]) -> type[Mllm]:
+    name = language.get("model_type")
+    if name not in KINDS:
+        raise AppError(
+            f"{config.mllm_id} is a language model of type {str(name)[:60]!r}; MetaQuery is built on "
+            f"{' or '.join(KINDS)}."
+        )
+    return KINDS[name]
+
+
+def _denoiser(config: MetaQueryConfig, raw: Mapping[str, Any]) -> nn.Module:
+    import diffusers
+
+    return _diffusers_part(
+        config, raw, (diffusers.SanaTransformer2DModel, diffusers.UNet2DConditionModel), "in_channels"
     )
 
 
-def _decoder(diffusers: Any, config: MetaQueryConfig, components: Components) -> nn.Module:
-    file = components.folder(config.vae_id) / "vae" / "config.json"
-    raw = read_json(file)
-    kinds = {kind.__name__: kind for kind in (diffusers.AutoencoderDC, diffusers.AutoencoderKL)}
-    if raw.get("_class_name") not in kinds:
-        raise AppError(f"{file} describes a {raw.get('_class_name')}; MetaQuery decodes with {' or '.join(kinds)}.")
-    vae = kinds[raw["_class_name"]].from_config(raw)
-    if vae.config.latent_channels != config.latent_channels:
-        raise AppError(
-            f"{config.vae_id} decodes {vae.config.latent_channels} latent channels, the checkpoint asks for "
-            f"{config.latent_channels}: they do not belong together."
-        )
+def _decoder(config: MetaQueryConfig, raw: Mapping[str, Any]) -> nn.Module:
+    import diffusers
+
+    vae: Any = _diffusers_part(config, raw, (diffusers.AutoencoderDC, diffusers.AutoencoderKL), "latent_channels")
     vae.encoder = nn.Identity()
     if getattr(vae, "quant_conv", None) is not None:
         vae.quant_conv = nn.Identity()
     return vae
+
+
+def _diffusers_part(
+    config: MetaQueryConfig, raw: Mapping[str, Any], kinds: tuple[Any, ...], channels: str
+) -> nn.Module:
+    named = {kind.__name__: kind for kind in kinds}
+    if raw.get("_class_name") not in named:
+        raise AppError(
+            f"{config.diffusion_id} holds a {str(raw.get('_class_name'))[:60]}; MetaQuery uses {' or '.join(named)}."
+        )
+    if raw.get(channels) != config.latent_channels:
+        raise AppError(
+            f"The {raw['_class_name']} of {config.diffusion_id} has {raw.get(channels)} latent channels, the "
+            f"checkpoint asks for {config.latent_channels}: they do not belong together."
+        )
+    try:
+        return named[raw["_class_name"]].from_config(dict(raw))
+    except (TypeError, ValueError, KeyError, IndexError, ZeroDivisionError, RuntimeError) as error:
+        raise AppError(
+            f"The config of {config.diffusion_id} describes no {raw['_class_name']} ({error}). Download it again."
+        ) from error
 
 
 def caption_width(transformer: Any) -> int:
@@ -125,33 +215,3 @@ def scheduler(config: MetaQueryConfig, components: Components) -> Any:
 
     file = components.folder(config.scheduler_id) / "scheduler" / "scheduler_config.json"
     return DPMSolverMultistepScheduler.from_config(read_json(file))
-
-
-def own_name(name: str, network: MetaQueryNetwork, reader: Mllm) -> str:
-    """Where a tensor of the checkpoint belongs in the network; names it does not know come back as they are."""
-    if not name.startswith(_MLLM):
-        return name.removeprefix("model.")
-    inner = name.removeprefix(_MLLM)
-    if inner.removeprefix("language_model.") == "lm_head.weight":
-        return "lm_head.weight"
-    ours = f"mllm.{reader.own_name(inner)}"
-    if ".vision_model." in ours and not hasattr(getattr(network.mllm, "vision_tower", None), "vision_model"):
-        ours = ours.replace(".vision_model.", ".", 1)  # newer releases of transformers lost this level
-    return ours
-
-
-def fill_buffers(network: MetaQueryNetwork, reader: Mllm) -> None:
-    """Give the language model the tables that no checkpoint holds (rotary frequencies, position numbers).
-
-    They follow from the config alone, so a twin of one narrow layer, built in memory, has the same ones.
-    """
-    missing = {name for name, buffer in network.named_buffers() if buffer.is_meta}
-    if not missing:
-        return
-    with torch.device("cpu"):
-        twin = dict(reader.small_twin().named_buffers(prefix="mllm"))
-    for name in missing:
-        if name not in twin:
-            raise AppError(f"The checkpoint lacks {name}. It is incomplete; download it again.")
-        path, leaf = name.rsplit(".", 1)
-        network.get_submodule(path).register_buffer(leaf, twin[name].to(network.device), persistent=False)

@@ -7,14 +7,15 @@ others, go through the connector.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 
 import torch
 from PIL import Image
 from torch import Tensor
 
 from janus_app.errors import AppError
-from janus_app.models.base import Turn
+from janus_app.models.base import Progress, Turn
+from janus_app.models.metaquery.denoise import Guidance
 from janus_app.models.metaquery.mllm import Mllm, Seen
 from janus_app.models.metaquery.network import MARKERS, MetaQueryNetwork
 from janus_app.models.metaquery.template import ChatTemplate
@@ -73,21 +74,25 @@ class Reading:
                 del self._kept[next(iter(self._kept))]
         return found
 
-    def see(self, pictures: Sequence[Image.Image]) -> list[Seen]:
-        return [self.reader.see(picture, framed=True) for picture in pictures]
+    def rows(
+        self, caption: str, negative: str, pictures: Sequence[Image.Image], guidance: Guidance
+    ) -> Generator[Progress, None, Tensor]:
+        """Conditions [rows, N, C] of the rows guidance mixes: [unseen,] [negative,] caption.
 
-    def rows(self, caption: str, negative: str, pictures: Sequence[Image.Image], guides: tuple[bool, bool]) -> Tensor:
-        """Conditions [rows, N, C] of the rows guidance needs: [unseen,] [negative,] caption.
-
-        guides: whether text and pictures are guided (their weight is not 1). The unseen row shows black pictures of
-        the same sizes beside the negative prompt, as the models were trained.
+        A weight of 1 needs no row of its own. The unseen row shows black pictures of the same sizes beside the
+        negative prompt, as the models were trained.
         """
-        text, image = guides
-        seen = self.see(pictures)
-        found = [self.condition(caption, pictures, seen)]
-        if text or (image and pictures):
-            found.insert(0, self.condition(negative, pictures, seen))
-        if image and pictures:
-            black = [Image.new("RGB", picture.size) for picture in pictures]
-            found.insert(0, self.condition(negative, black, self.see(black)))
+        looks = [tuple(pictures)] * (1 if guidance.text == 1 and not guidance.of_pictures else 2)
+        if pictures and guidance.of_pictures:
+            looks.insert(0, tuple(Image.new("RGB", picture.size) for picture in pictures))
+        found: list[Tensor] = []
+        seen: dict[int, Seen] = {}
+        for number, look in enumerate(looks):
+            yield Progress("encode", number, len(looks))
+            for picture in look:
+                if id(picture) not in seen:
+                    seen[id(picture)] = self.reader.see(picture, framed=True)
+                    yield Progress("encode", number, len(looks))
+            text = caption if number == len(looks) - 1 else negative
+            found.append(self.condition(text, look, [seen[id(picture)] for picture in look]))
         return torch.stack(found)
