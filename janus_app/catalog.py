@@ -143,6 +143,10 @@ class Catalog(Mapping[str, Variant]):
     def __len__(self) -> int:
         return len(self._variants)
 
+    def include(self, variant: Variant) -> None:
+        """Add a row the user has just made, for as long as this program runs."""
+        self._variants[variant.id] = variant
+
     def default(self, has_gpu: bool = False) -> Variant:
         """The variant to select when nobody named one."""
         return self._variants[self._defaults["gpu" if has_gpu else "cpu"]]

@@ -61,6 +61,7 @@ class Fault:
     corrupt_at: int | None = None  # this byte of the content is flipped
     no_range: bool = False  # answers 200 from the first byte to a Range request
     pause: float = 0.0  # seconds between two steps of content
+    step: int = STEP  # bytes
     stall_after: int | None = None  # after so many bytes nothing comes any more, though the connection stays
 
 
@@ -222,8 +223,8 @@ class _Handler(BaseHTTPRequestHandler):
     def _send(self, path: str, start: int, body: bytes, fault: Fault) -> None:
         limit = min(x for x in (fault.die_after, fault.stall_after, len(body)) if x is not None)
         try:
-            for at in range(0, limit, STEP):
-                piece = body[at : min(at + STEP, limit)]
+            for at in range(0, limit, fault.step):
+                piece = body[at : min(at + fault.step, limit)]
                 self.wfile.write(piece)
                 self.hub.count(path, start + at, len(piece))
                 if fault.pause:

@@ -12,7 +12,6 @@ from janus_app.amounts import size_text
 from janus_app.catalog import Variant
 from janus_app.cli.console import UsageError, asking, emit, follow, say
 from janus_app.cli.work import open_studio
-from janus_app.hub import Imported
 from janus_app.models.base import Progress
 from janus_app.studio import Studio
 
@@ -85,7 +84,7 @@ def _import(studio: Studio, args: argparse.Namespace) -> int:
     variant = _variant(studio, args.model)
     done = _result(studio.hub.import_folder(variant, folder, copy=args.copy))
     found = {"model": variant.id, "folder": str(done.folder), "compared": done.compared, "unknown": list(done.unknown)}
-    _say(args, found | {"linked": done.linked}, import_line(variant, done))
+    _say(args, found | {"linked": done.linked}, done.line(variant))
     return 0
 
 
@@ -105,18 +104,6 @@ ACTIONS: dict[str, Callable[[Studio, argparse.Namespace], int]] = {
     "import": _import,
     "convert": _convert,
 }
-
-
-def import_line(variant: Variant, done: Imported) -> str:
-    """What an import did, in words."""
-    how = "linked, which takes no space" if done.linked else "copied"
-    checked = f"{done.compared} files have the published hash"
-    if not done.unknown:
-        return f"{variant.title} is imported ({how}); {checked}."
-    return (
-        f"{variant.title} is imported ({how}); {checked}, and {', '.join(done.unknown)} were taken as they are: "
-        "their hashes are published nowhere this app could ask."
-    )
 
 
 def convert_hint(variant: Variant) -> str:

@@ -13,9 +13,8 @@ import os
 import shutil
 from collections.abc import Generator
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from janus_app import converted
 from janus_app.catalog import File, Variant, data_folder
@@ -23,10 +22,11 @@ from janus_app.errors import AppError
 from janus_app.hub.background import in_background
 from janus_app.hub.fetching import Fetching, set_aside
 from janus_app.hub.importing import Imported, import_files
-from janus_app.hub.layout import PARTIAL, RepoCache, file_length
+from janus_app.hub.layout import RepoCache, file_length
 from janus_app.hub.ledger import Ledger
 from janus_app.hub.meter import Meter, hash_file
 from janus_app.hub.problems import explain_disk
+from janus_app.hub.status import CacheStatus, status_of_cache, status_of_folder, with_part
 from janus_app.hub.transfer import Patience, Width
 from janus_app.hub.trust import Trust
 from janus_app.models.base import Progress
@@ -36,21 +36,6 @@ __all__ = ["CacheStatus", "Hub", "Imported", "Patience", "Width"]
 RESERVE = 500_000_000  # bytes of the disk that a download leaves free
 TOKEN_TO_MIRROR = "JANUS_APP_TOKEN_TO_MIRROR"  # set by a user who trusts the mirror in HF_ENDPOINT with the token
 _TRUE = {"1", "true", "yes", "on"}
-
-
-@dataclass(frozen=True)
-class CacheStatus:
-    """What of a variant lies on this machine. `total` counts published sizes where exact ones are not known."""
-
-    complete: bool
-    on_disk: int
-    total: int
-    folder: Path | None
-    missing: tuple[str, ...] = ()
-    unfinished: int = 0  # of `on_disk`, bytes of files that are not whole yet
-    verified: bool = False  # every file was hashed once and has not changed since
-    converted: int = 0  # bytes of the safetensors copy of its pickles, beside `on_disk`
-    convertible: bool = False  # it is read from pickles, and has no such copy
 
 
 class Hub:
@@ -106,44 +91,17 @@ class Hub:
 
     def status(self, variant: Variant) -> CacheStatus:
         """What is on disk of a variant and its components, by names and lengths: quick, no network, no hashing."""
-        own = self._status(variant)
+        if variant.folder is not None:
+            own = status_of_folder(variant.folder)
+        else:
+            own = status_of_cache(variant, self._cache(variant), self._trust)
         for name, part in variant.parts.items():
-            own = _with_part(own, name, self._status(part))
+            own = with_part(own, name, status_of_cache(part, self._cache(part), self._trust))
         return own
 
     def part_folders(self, variant: Variant) -> dict[str, Path]:
         """Where the variant's components lie once they were fetched, by name."""
         return {name: self._cache(part).snapshot for name, part in variant.parts.items()}
-
-    def _status(self, variant: Variant) -> CacheStatus:
-        if variant.folder is not None:
-            present = (variant.folder / "config.json").is_file()
-            held = _folder_bytes(variant.folder) if present else 0
-            lacking = () if present else ("config.json",)
-            return CacheStatus(present, held, held, variant.folder, lacking, **_copy(variant.folder))
-        cache = self._cache(variant)
-        unfinished = sum(file_length(path) or 0 for path in cache.leftovers() if path.name.endswith(PARTIAL))
-        whole, missing = 0, []
-        for file in variant.files:
-            size = file_length(cache.pointer(file.path))
-            whole += size or 0
-            if size is None or (file.size is not None and size != file.size):
-                missing.append(file.path)
-        on_disk = whole + unfinished
-        total = max(variant.file_bytes, on_disk) if missing else on_disk
-        verified = not missing and all(
-            self._trust.known_good(variant, file, cache.pointer(file.path)) for file in variant.files
-        )
-        return CacheStatus(
-            not missing,
-            on_disk,
-            total,
-            cache.snapshot,
-            tuple(missing),
-            unfinished,
-            verified,
-            **(_copy(cache.snapshot) if not missing else {}),
-        )
 
     def fetch(self, variant: Variant) -> Generator[Progress, None, Path]:
         """Make every file of the manifest present and verified; returns the folder that holds them.
@@ -227,7 +185,13 @@ class Hub:
             with suppress(AppError):  # without the Hub the files are taken as they are, and that is said
                 remotes = yield from in_background(lambda: fetching.ask(unsure), meter)
                 etags = {file.path: remote.etag for file, remote in zip(unsure, remotes, strict=True)}
-        return (yield from import_files(variant, cache, self._trust, folder, etags, copy=copy, reserve=self._reserve))
+        done = yield from import_files(variant, cache, self._trust, folder, etags, copy=copy, reserve=self._reserve)
+        for name, part in variant.parts.items():
+            if (folder / name).is_dir():  # else the component is fetched when the model is loaded
+                more = yield from self.import_folder(part, folder / name, copy)
+                unknown = (*done.unknown, *(f"{name}/{path}" for path in more.unknown))
+                done = replace(done, compared=done.compared + more.compared, unknown=unknown)
+        return done
 
     def _cache(self, variant: Variant) -> RepoCache:
         assert variant.repo is not None and variant.revision is not None  # the catalog refuses such rows
@@ -311,32 +275,8 @@ class Hub:
         return False
 
 
-def _with_part(own: CacheStatus, name: str, part: CacheStatus) -> CacheStatus:
-    """A variant and one of its components as one thing on disk."""
-    return replace(
-        own,
-        complete=own.complete and part.complete,
-        on_disk=own.on_disk + part.on_disk,
-        total=own.total + part.total,
-        missing=(*own.missing, *(f"{name}/{file}" for file in part.missing)),
-        unfinished=own.unfinished + part.unfinished,
-        verified=own.verified and part.verified,
-    )
-
-
 def _is_set(name: str) -> bool:
     return os.environ.get(name, "").lower() in _TRUE
-
-
-def _copy(folder: Path) -> dict[str, Any]:
-    """What there is to say about the converted copy of a checkpoint folder."""
-    inside = converted.converted_folder(folder)
-    size = sum(file_length(path) or 0 for path in inside.glob("*") if path.is_file())
-    return {"converted": size, "convertible": converted.wanting(folder)}
-
-
-def _folder_bytes(folder: Path) -> int:
-    return sum(file_length(path) or 0 for path in folder.iterdir() if path.is_file())
 
 
 def _existing(variant: Variant, folder: Path) -> Path:

@@ -28,6 +28,16 @@ class Imported:
     unknown: tuple[str, ...]
     linked: bool
 
+    def line(self, variant: Variant) -> str:
+        """The same in words."""
+        how = "linked, which takes no space" if self.linked else "copied"
+        if not self.unknown:
+            return f"{variant.title} is imported ({how}); files whose hash is the published one: {self.compared}."
+        return (
+            f"{variant.title} is imported ({how}); files whose hash is the published one: {self.compared}. "
+            f"Taken as they are, because their hashes could be asked nowhere: {', '.join(self.unknown)}."
+        )
+
 
 def import_files(
     variant: Variant,

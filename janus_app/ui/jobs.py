@@ -26,6 +26,8 @@ FRAMES_PER_SECOND = 10
 KNOWN_STAGES = (
     "download",
     "verify",
+    "import",
+    "convert",
     "read",
     "build",
     "quantise",
@@ -43,7 +45,10 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Frame:
-    """`status` is HTML. `previews` is empty where nothing new was drawn since the last frame. `error` is a sentence."""
+    """`status` is HTML. `previews` is empty where nothing new was drawn since the last frame. `error` is a sentence.
+
+    `progress` is what `status` was made from, where it was progress.
+    """
 
     status: str = ""
     text: str = ""
@@ -51,6 +56,7 @@ class Frame:
     notices: tuple[str, ...] = ()
     finished: Finished | None = None
     error: str = ""
+    progress: Progress | None = None
 
 
 class Speed:
@@ -83,6 +89,7 @@ def watch(make: Callable[[], Iterator[Event]], texts: Texts, language: str) -> I
     notices: list[str] = []
     previews: tuple[Image, ...] = ()
     finished: Finished | None = None
+    progress: Progress | None = None
     speed, last = Speed(), 0.0
     try:
         with closing(_closable(make())) as events:
@@ -98,12 +105,12 @@ def watch(make: Callable[[], Iterator[Event]], texts: Texts, language: str) -> I
                 if isinstance(event, Queued):
                     status = message(queue_line(event.place, texts, language))
                 elif isinstance(event, Progress):
-                    status = progress_html(event, speed, texts, language)
+                    status, progress = progress_html(event, speed, texts, language), event
                 now = time.monotonic()
                 if now - last >= 1 / FRAMES_PER_SECOND:
-                    yield Frame(status, text, previews, tuple(notices))
+                    yield Frame(status, text, previews, tuple(notices), progress=progress)
                     last, previews = now, ()
-            yield Frame(status, text, previews, tuple(notices), finished)
+            yield Frame(status, text, previews, tuple(notices), finished, progress=progress)
     except AppError as error:
         yield Frame("", text, (), tuple(notices), error=texts.sentence(str(error), language))
     except Exception as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from html import escape
@@ -9,9 +10,11 @@ from typing import Any
 
 import gradio as gr
 
+from janus_app.amounts import share_text
 from janus_app.catalog import Variant
 from janus_app.errors import AppError
 from janus_app.models.base import Event
+from janus_app.ui.files_panel import FilesPanel
 from janus_app.ui.html import message
 from janus_app.ui.jobs import KNOWN_STAGES, size_text, watch
 from janus_app.ui.page import JOB, PRIVATE, QUICK, Page, public
@@ -65,11 +68,13 @@ def build(page: Page, demo: gr.Blocks) -> ModelBar:
             )
             with gr.Row(elem_classes="model-buttons", scale=2):
                 load = gr.Button(label("load"), variant="primary", elem_id="model-load", min_width=90)
+                pause = gr.Button(label("pause"), elem_id="model-pause", min_width=90, visible=False)
                 cancel = gr.Button(label("cancel"), variant="stop", elem_id="model-cancel", min_width=90, visible=False)
                 unload = gr.Button(label("unload"), elem_id="model-unload", min_width=90)
         state = gr.HTML(elem_id="model-state", padding=False)
         work = gr.HTML(elem_id="model-work", padding=False)
         about = gr.HTML(elem_id="model-about", padding=False)
+        files = FilesPanel(page, variant, lambda language: gr.update(choices=variant_choices(page, language)))
     seen = gr.Textbox("", visible="hidden", elem_id="model-seen", label="model-seen")
     shown = gr.State("")  # the state line this tab shows, so an unchanged one is not sent again
     timer = gr.Timer(TICK_SECONDS)
@@ -93,6 +98,8 @@ def build(page: Page, demo: gr.Blocks) -> ModelBar:
             html,
             html,
             page.studio.state.variant_id or "",
+            load_label(page, chosen, language),
+            *files.show(chosen, language),
         )
 
     def choose(name: str | None, request: gr.Request) -> tuple[Any, ...]:
@@ -100,26 +107,44 @@ def build(page: Page, demo: gr.Blocks) -> ModelBar:
         try:
             found = resolve(page, name)
         except AppError as error:
-            return gr.skip(), message(page.texts.sentence(str(error), language), "error")
-        return gr.update(choices=precision_choices(page, found, language)), about_html(page, found, language)
+            said = message(page.texts.sentence(str(error), language), "error")
+            return gr.skip(), said, gr.skip(), *(gr.skip() for _ in files.outputs)
+        return (
+            gr.update(choices=precision_choices(page, found, language)),
+            about_html(page, found, language),
+            load_label(page, found, language),
+            *files.show(found, language),
+        )
 
     def run_load(name: str | None, device: str, precision: str, request: gr.Request) -> Iterator[tuple[Any, ...]]:
-        yield from _report(page, request, lambda: _load(page, name, device, precision))
+        yield from _report(page, request, lambda: _load(page, name, device, precision), name)
 
-    def run_unload(request: gr.Request) -> Iterator[tuple[Any, ...]]:
-        yield from _report(page, request, page.studio.unload)
+    def run_unload(name: str | None, request: gr.Request) -> Iterator[tuple[Any, ...]]:
+        yield from _report(page, request, page.studio.unload, name)
 
-    def stopped(request: gr.Request) -> tuple[Any, ...]:
-        language = page.language(request)
-        return message(page.texts.say("load_stopped", language)), *_buttons(running=False), gr.skip()
+    def stopped(name: str | None, request: gr.Request) -> tuple[Any, ...]:
+        return _ended(page, page.language(request), name, message(kept_line(page, name, request, "load_stopped")))
 
-    outputs = [work, load, cancel, unload, variant]
-    demo.load(opened, None, [variant, device, precision, about, state, shown, seen], **QUICK)
+    def paused(name: str | None, request: gr.Request) -> tuple[Any, ...]:
+        return _ended(page, page.language(request), name, message(kept_line(page, name, request, "load_paused")))
+
+    def here(name: str | None, request: gr.Request) -> tuple[Any, ...]:
+        try:
+            return files.show(resolve(page, name), page.language(request))
+        except AppError:
+            return tuple(gr.skip() for _ in files.outputs)
+
+    outputs = [work, load, pause, cancel, unload, variant]
+    first = [variant, device, precision, about, state, shown, seen, load, *files.outputs]
+    demo.load(opened, None, first, **QUICK)
     timer.tick(tick, shown, [state, shown, seen], **QUICK)
-    variant.change(choose, variant, [precision, about], **QUICK)
+    variant.change(choose, variant, [precision, about, load, *files.outputs], **QUICK)
     loading = load.click(run_load, [variant, device, precision], outputs, **public("load"))
-    unloading = unload.click(run_unload, None, outputs, **JOB)
-    cancel.click(None, None, None, cancels=[loading, unloading], **PRIVATE).then(stopped, None, outputs, **QUICK)
+    unloading = unload.click(run_unload, variant, outputs, **JOB)
+    loading.then(here, variant, files.outputs, **QUICK)
+    for button, say_so in ((pause, paused), (cancel, stopped)):
+        end = button.click(None, None, None, cancels=[loading, unloading], **PRIVATE)
+        end.then(say_so, variant, outputs, **QUICK).then(here, variant, files.outputs, **QUICK)
     return ModelBar(variant, seen)
 
 
@@ -137,26 +162,60 @@ def _load(page: Page, name: str | None, device: str, precision: str) -> Iterator
     yield from page.studio.load(name or variant.id, device=device, precision=precision)
 
 
-def _report(page: Page, request: gr.Request, make: Any) -> Iterator[tuple[Any, ...]]:
-    """Stream a load or unload into the bar: [work, load, cancel, unload, variant]."""
+def _report(page: Page, request: gr.Request, make: Any, name: str | None) -> Iterator[tuple[Any, ...]]:
+    """Stream a load or unload into the bar: [work, load, pause, cancel, unload, variant]."""
     language = page.language(request)
     yield message(page.texts.say("starting", language)), *_buttons(running=True), gr.skip()
-    frame = None
+    frame, fetching = None, False
     for frame in watch(make, page.texts, language):
         notes = "".join(message(text) for text in frame.notices)
-        yield frame.status + notes, gr.skip(), gr.skip(), gr.skip(), gr.skip()
+        before, fetching = fetching, frame.progress is not None and frame.progress.stage == "download"
+        pause = gr.update(visible=fetching) if fetching != before else gr.skip()
+        yield frame.status + notes, gr.skip(), pause, gr.skip(), gr.skip(), gr.skip()
     end = "".join(message(text) for text in frame.notices) if frame else ""
     if frame and frame.error:
         end += message(frame.error, "error")
-    yield end, *_buttons(running=False), gr.update(choices=variant_choices(page, language))
+    yield _ended(page, language, name, end)
+
+
+def _ended(page: Page, language: str, name: str | None, end: str) -> tuple[Any, ...]:
+    """The bar at rest again, with the last word on what was done."""
+    load, *others = _buttons(running=False)
+    with contextlib.suppress(AppError):  # a folder typed by hand that has gone since
+        load |= load_label(page, resolve(page, name), language)
+    return end, load, *others, gr.update(choices=variant_choices(page, language))
 
 
 def _buttons(running: bool) -> tuple[dict[str, Any], ...]:
+    """load, pause, cancel, unload; pause comes with the first byte of a download."""
     return (
         gr.update(visible=not running),
+        gr.update(visible=False),
         gr.update(visible=running),
         gr.update(interactive=not running),
     )
+
+
+def load_label(page: Page, variant: Variant, language: str) -> dict[str, Any]:
+    """What pressing Load means for this variant: load it, download it first, or go on with a download."""
+    status = page.studio.hub.status(variant)
+    key = "load" if status.complete or variant.is_local else "resume" if status.on_disk else "load_download"
+    updated: dict[str, Any] = gr.update(value=page.texts.say(key, language))
+    return updated
+
+
+def kept_line(page: Page, name: str | None, request: gr.Request, key: str) -> str:
+    """That loading was stopped or paused, and how much of a download is kept."""
+    language = page.language(request)
+    said = page.texts.say(key, language)
+    try:
+        status = page.studio.hub.status(resolve(page, name))
+    except AppError:
+        return said
+    if status.complete or not status.on_disk:
+        return said
+    done, total = share_text(status.on_disk, status.total)
+    return f"{said} {page.texts.say('load_kept', language, done=done, total=total)}"
 
 
 def cached(page: Page, variant: Variant) -> bool:
@@ -211,7 +270,8 @@ def _detail(page: Page, detail: str, language: str) -> str:
     word, _, rest = detail.partition(" ")
     key = f"doing_{word}" if word in DOING else f"stage_{word}"
     known = word in DOING or word in KNOWN_STAGES
-    return f"{page.texts.say(key, language)} {rest}".strip() if known else detail
+    said = " · ".join(page.texts.sentence(part, language) for part in rest.split(" · "))
+    return f"{page.texts.say(key, language)} {said}".strip() if known else detail
 
 
 def about_html(page: Page, variant: Variant, language: str) -> str:

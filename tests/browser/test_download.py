@@ -92,8 +92,8 @@ def started(hub: FakeHub, tmp_path: Path) -> Iterator[list[App]]:
 
 
 def visit(browser: Any, app: App, **options: Any) -> Any:
-    page = browser.new_context(**({"viewport": {"width": 1280, "height": 900}} | options)).new_page()
-    page.set_default_timeout(60_000)
+    page: Any = browser.new_context(**({"viewport": {"width": 1280, "height": 900}} | options)).new_page()
+    page.set_default_timeout(180_000)
     page.goto(app.url)
     page.wait_for_selector(".state-line")
     page.locator("#model-variant input").click()
@@ -122,7 +122,7 @@ def until(condition: Any, page: Any) -> None:
 def test_paused_killed_resumed_and_loaded(
     browser: Any, hub: FakeHub, started: list[App], files: dict[str, bytes], tmp_path: Path
 ) -> None:
-    hub.fault(WEIGHTS, Fault(times=10_000, pause=0.004))
+    hub.fault(WEIGHTS, Fault(times=10_000, pause=0.1, step=1 << 18))
     started.append(App(tmp_path, hub.endpoint))
     page = visit(browser, started[-1])
     page.wait_for_selector("#model-load:has-text('Download and load')")
@@ -188,7 +188,7 @@ def test_paused_killed_resumed_and_loaded(
 def test_chinese_on_a_phone(
     browser: Any, hub: FakeHub, started: list[App], files: dict[str, bytes], tmp_path: Path
 ) -> None:
-    hub.fault(WEIGHTS, Fault(times=10_000, pause=0.01))
+    hub.fault(WEIGHTS, Fault(times=10_000, pause=0.2, step=1 << 18))
     started.append(App(tmp_path, hub.endpoint))
     page = visit(browser, started[-1], locale="zh-CN", viewport={"width": 390, "height": 844})
     page.wait_for_selector("#model-load:has-text('下载并加载')")
