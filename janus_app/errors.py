@@ -25,6 +25,14 @@ class AppError(Exception):
     """
 
 
+class NoRoom(AppError):
+    """A load ran out of memory. `offer` is the precision to try next, "" where none is smaller."""
+
+    def __init__(self, sentence: str, offer: str = "") -> None:
+        super().__init__(sentence)
+        self.offer = offer
+
+
 def out_of_memory(error: BaseException) -> bool:
     """Whether an exception of Python, PyTorch or a library below says that memory ran out, on whatever device."""
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":

@@ -10,13 +10,14 @@ from __future__ import annotations
 import contextlib
 import gc
 import threading
+import time
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
-from typing import Literal, TypeVar
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 from janus_app import heap
 from janus_app.catalog import Catalog, Variant
-from janus_app.errors import AppError
+from janus_app.errors import AppError, NoRoom, out_of_memory
 from janus_app.hub import Hub
 from janus_app.models.base import (
     Capabilities,
@@ -24,20 +25,31 @@ from janus_app.models.base import (
     Event,
     GenerateRequest,
     Model,
+    Notice,
     Progress,
     Queued,
     Request,
 )
+from janus_app.watchdog import Watchdog
+
+if TYPE_CHECKING:
+    from janus_app.loader import Loaded
+    from janus_app.memory import Advice, Option
 
 Phase = Literal["empty", "loading", "ready", "busy"]
 T = TypeVar("T")
 
 _LOOK_AGAIN = 0.1  # seconds between two looks at the line; also how late a closed waiter leaves it
+_WORTH_SAYING = 1e9  # bytes: what a smaller model needs is not worth a line before its load
 
 
 @dataclass(frozen=True)
 class StudioState:
-    """What the model bar shows. Memory is that of the model's device, in bytes, None where nobody asked yet."""
+    """What the model bar shows. Memory is that of the model's device, in bytes, None where nobody asked yet.
+
+    `silence` is a sentence where the job at work has said nothing for a while, `resting` the title of a model that was
+    unloaded because nobody used it; the next job loads it again.
+    """
 
     variant_id: str | None = None
     title: str = ""
@@ -49,6 +61,8 @@ class StudioState:
     memory_used: int | None = None
     memory_total: int | None = None
     queue: int = 0
+    silence: str = ""
+    resting: str = ""
 
 
 @dataclass(frozen=True)
@@ -57,6 +71,8 @@ class _Resident:
     model: Model
     device: str
     precision: str
+    main: str
+    weights: int
 
 
 class _Line:
@@ -95,17 +111,24 @@ class Studio:
     def __init__(self, catalog: Catalog, hub: Hub) -> None:
         self.catalog = catalog
         self.hub = hub
+        self.idle_minutes: float | None = None  # unload a model nobody used for so long; None = never
+        self.watchdog = Watchdog()
         self._line = _Line()
         self._resident: _Resident | None = None
+        self._resting: tuple[Variant, str, str] | None = None  # variant, device, precision
         self._phase: Phase = "empty"
         self._detail = ""
+        self._last_used = time.monotonic()
 
     @property
     def state(self) -> StudioState:
         resident, queue = self._resident, max(0, len(self._line) - 1)
+        heard = self.watchdog.silence()
+        silence = heard.why if heard else ""
         if resident is None:
-            return StudioState(phase=self._phase, detail=self._detail, queue=queue)
-        used, total = _memory(resident.device)
+            resting = self._resting[0].title if self._resting else ""
+            return StudioState(phase=self._phase, detail=self._detail, queue=queue, silence=silence, resting=resting)
+        used, total = _memory(resident.main)
         return StudioState(
             resident.variant.id,
             resident.variant.title,
@@ -117,6 +140,7 @@ class Studio:
             used,
             total,
             queue,
+            silence,
         )
 
     @property
@@ -124,10 +148,25 @@ class Studio:
         """The variant of the resident model."""
         return self._resident.variant if self._resident else None
 
+    def advice(self, name: str, device: str = "auto") -> Advice:
+        """What `name` needs in every precision and what fits, with the resident model's memory counted as free.
+
+        Raises AppError for an unknown model, an absent device or a damaged config.json.
+        """
+        return self._advice(self.catalog.resolve(name), device)
+
+    def _advice(self, variant: Variant, device: str) -> Advice:
+        from janus_app.memory import advise
+
+        resident = self._resident
+        given_back = {resident.main: resident.weights} if resident else {}
+        return advise(variant, self.hub.status(variant).folder, device, given_back=given_back)
+
     def load(self, name: str, device: str = "auto", precision: str = "auto") -> Iterator[Event]:
         """Make `name` (a manifest id or a checkpoint folder) the resident model, downloading it where needed.
 
-        The files are fetched before the old model is dropped, so a failed or cancelled download keeps it.
+        What cannot fit is refused before anything is downloaded or dropped. The files are fetched before the old model
+        is dropped, so a failed or cancelled download keeps it.
         """
         variant = self.catalog.resolve(name)
         return self._in_turn(lambda: self._load(variant, device, precision))
@@ -146,9 +185,9 @@ class Studio:
         try:
             while place := self._line.place(ticket, _LOOK_AGAIN):
                 yield Queued(place)  # said again and again, so that a waiting job can be closed
-            with contextlib.closing(work()) as events:  # type: ignore[type-var]
-                yield from events
+            yield from self.watchdog.watch(work())
         finally:
+            self._last_used = time.monotonic()
             self._line.leave(ticket)
 
     def _load(self, variant: Variant, device: str, precision: str) -> Iterator[Event]:
@@ -156,20 +195,39 @@ class Studio:
 
         self._phase = "loading"
         try:
+            advice = self._advice(variant, device)
+            option = advice.choose(precision)
+            if option is not advice.options[0] or option.need.weights > _WORTH_SAYING:
+                yield Notice(advice.sentence)
             folder = yield from self._reporting(self.hub.fetch(variant))
             self._drop()
             self._phase = "loading"
-            parts = self.hub.part_folders(variant)
-            loaded = yield from self._reporting(loader.load(variant, folder, device, precision, parts))
-            self._resident = _Resident(variant, loaded.model, loaded.device, loaded.precision)
+            work = loader.load(variant, folder, option.place.name, option.precision, self.hub.part_folders(variant))
+            failed = yield from self._loading(variant, work, option)
+            if failed:  # said only here, where what was loaded so far is gone with the error
+                _free_memory()
+                raise _no_room(advice, option)
             yield Progress("ready", 1, 1, detail=variant.title)
-        except MemoryError:
-            raise AppError(f"{variant.title} does not fit into memory. Choose a smaller model or precision.") from None
         finally:
             self._phase = "ready" if self._resident else "empty"
             self._detail = ""
             if self._resident is None:
                 _free_memory()
+
+    def _loading(
+        self, variant: Variant, work: Generator[Progress, None, Loaded], option: Option
+    ) -> Generator[Progress, None, bool]:
+        """Make what `work` loads the resident model; True where memory ran out on the way."""
+        try:
+            loaded = yield from self._reporting(work)
+        except Exception as error:
+            if not out_of_memory(error):
+                raise
+            return True
+        weights = option.need.weights
+        self._resident = _Resident(variant, loaded.model, loaded.device, loaded.precision, loaded.main, weights)
+        self._resting = None
+        return False
 
     def _reporting(self, work: Generator[Progress, None, T]) -> Generator[Progress, None, T]:
         """Pass a stage's progress on and keep the last line for `state`."""
@@ -184,6 +242,9 @@ class Studio:
                 yield step
 
     def _run(self, request: Request) -> Iterator[Event]:
+        if self._resident is None and self._resting is not None:
+            yield Notice(f"{self._resting[0].title} was unloaded while nobody used it; it is loaded again.")
+            yield from self._load(*self._resting)
         resident = self._resident
         if resident is None:
             raise AppError("No model is loaded. Choose one in the model bar and press Load.")
@@ -194,24 +255,43 @@ class Studio:
         self._phase, self._detail = "busy", verb
         try:
             yield from act()
+            return
         except Exception as error:
-            if not _out_of_memory(error):
+            if not out_of_memory(error):
                 raise
-            _free_memory()
-            raise AppError(
-                "The device ran out of memory. The model is still loaded: try fewer pictures, a shorter "
-                "conversation, or load it in int8."
-            ) from None
         finally:
             self._phase, self._detail = "ready", ""
+        _free_memory()  # only now: the error held on to everything the job had allocated
+        raise AppError(
+            "The device ran out of memory. The model is still loaded: try fewer pictures or a shorter conversation, "
+            "or load it in a smaller precision."
+        )
 
     def _unload(self) -> Iterator[Event]:
         self._drop()
+        self._resting = None
         yield Progress("unloaded", 1, 1)
+
+    def rest(self) -> bool:
+        """Unload the model where nobody has used it for `idle_minutes`; the next job loads it again. True if so."""
+        resident, limit = self._resident, self.idle_minutes
+        unused = time.monotonic() - self._last_used
+        if resident is None or not limit or len(self._line) or unused < 60 * limit:
+            return False
+        drain(self.unload())
+        self._resting = (resident.variant, resident.device, resident.precision)
+        return True
 
     def _drop(self) -> None:
         self._resident, self._phase = None, "empty"
         _free_memory()
+
+
+def _no_room(advice: Advice, option: Option) -> NoRoom:
+    smaller = advice.smaller(option.precision)
+    remedy = f"Load it in {smaller.words}." if smaller else "Choose a smaller model, or close other programs."
+    sentence = f"Memory ran out while {advice.title} was loaded in {option.words}; nothing is loaded now. {remedy}"
+    return NoRoom(sentence, smaller.precision if smaller else "")
 
 
 def _verb(model: Model, request: Request) -> tuple[Literal["chat", "generate", "edit"], Callable[[], Iterator[Event]]]:
@@ -229,12 +309,6 @@ def drain(events: Iterator[Event], on_event: Callable[[Event], None] | None = No
         if on_event:
             on_event(last)
     return last
-
-
-def _out_of_memory(error: Exception) -> bool:
-    import torch
-
-    return isinstance(error, torch.OutOfMemoryError | MemoryError)
 
 
 def _free_memory() -> None:

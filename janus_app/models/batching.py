@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import time
 from collections.abc import Callable, Generator, Iterator
 from typing import Protocol
 
 import torch
 
+from janus_app.errors import out_of_memory
 from janus_app.models.base import Event, Finished, Notice, Picture
 
 # (pictures finished before, how many to draw now) -> the events on the way, and those pictures
@@ -24,12 +26,20 @@ def draw_in_batches(painter: Painter, count: int, draw: Draw, started: float) ->
     while len(done) < count:
         now = min(painter.batch, count - len(done))
         try:
-            pictures = yield from draw(tuple(done), now)
-        except torch.OutOfMemoryError:
-            if now == 1:
-                raise
-            painter.batch = now // 2
-            yield Notice(f"Not enough memory for {now} pictures at once; drawing {painter.batch} at a time.")
+            done += yield from draw(tuple(done), now)
             continue
-        done += pictures
+        except Exception as error:
+            if now == 1 or not out_of_memory(error):
+                raise
+        # Only here, with the error and all it holds on to gone, is the failed attempt's memory free.
+        release()
+        painter.batch = now // 2
+        yield Notice(f"Not enough memory for {now} pictures at once; drawing {painter.batch} at a time.")
     yield Finished(pictures=tuple(done), seconds=time.perf_counter() - started)
+
+
+def release() -> None:
+    """Give what a failed step held back to its device."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()

@@ -39,8 +39,10 @@ def answer_tokens(
     """Ids of the answer to an embedded prompt [T, hidden], without the end-of-sentence id, at most `limit`."""
     stream = torch.Generator("cpu").manual_seed(seed)
     hidden, cache = prefill(network, [prompt], limit)
+    finite = sampling.Finite()
     for _ in range(limit):
         logits = network.language_model.lm_head(hidden[:, -1])
+        finite.watch(logits)
         noise = sampling.exponential_noise([stream], logits.shape[-1]) if temperature else None
         token = sampling.pick(sampling.keep_top_p(logits, temperature, top_p), temperature, noise)
         chosen = int(token)

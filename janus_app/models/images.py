@@ -10,6 +10,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from janus_app.errors import AppError
+from janus_app.models.sampling import not_finite
 
 BLANK = (236, 236, 240)  # the grey of what is not drawn yet
 
@@ -48,7 +49,12 @@ class ImageProcessor:
 
 
 def to_picture(pixels: Tensor) -> Image.Image:
-    """One picture [3, H, W] in -1..1 to 8-bit RGB; fractions are cut, not rounded, as in the reference."""
+    """One picture [3, H, W] in -1..1 to 8-bit RGB; fractions are cut, not rounded, as in the reference.
+
+    Raises AppError where the numbers are none: it would be a black picture.
+    """
+    if not bool(torch.isfinite(pixels).all()):
+        raise not_finite(pixels.dtype)
     scaled = ((pixels.float().cpu() + 1) / 2 * 255).clamp(0, 255)
     return Image.fromarray(scaled.to(torch.uint8).permute(1, 2, 0).numpy())
 

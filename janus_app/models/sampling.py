@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from janus_app.errors import AppError
+
 
 def generators(seed: int, count: int) -> list[torch.Generator]:
     """One CPU generator per picture: picture i draws from seed + i whatever the batch or the device."""
@@ -46,3 +48,38 @@ def keep_top_p(logits: Tensor, temperature: float, top_p: float) -> Tensor:
     probabilities = ordered.softmax(-1)
     outside = probabilities.cumsum(-1) - probabilities >= top_p
     return logits.masked_fill(outside.scatter(-1, order, outside), float("-inf"))
+
+
+class Finite:
+    """Sees to it that logits stay numbers, so that half precision's overflow becomes a sentence and not a grey picture.
+
+    Looking waits for the device, so it is done after every `every` steps and whenever `check` is called.
+    """
+
+    def __init__(self, every: int = 1) -> None:
+        self._every, self._steps = every, 0
+        self._lost: Tensor | None = None
+
+    def watch(self, logits: Tensor) -> None:
+        """Note a step's logits. Raises AppError where one of the steps since the last look was not finite."""
+        lost = ~torch.isfinite(logits).all()
+        self._lost = lost if self._lost is None else self._lost | lost
+        self._steps += 1
+        if self._steps % self._every == 0:
+            self.check(logits.dtype)
+
+    def check(self, dtype: torch.dtype) -> None:
+        if self._lost is not None and bool(self._lost):
+            raise not_finite(dtype)
+
+
+def not_finite(dtype: torch.dtype) -> AppError:
+    """What to say where a model calculates infinities or NaN."""
+    if dtype == torch.float16:
+        return AppError(
+            "The model's numbers left the range of fp16, so there is nothing to show. Load it in bf16, fp32 or int8."
+        )
+    return AppError(
+        "The model calculates infinities instead of numbers, so there is nothing to show: its weights may be damaged. "
+        "Verify its files, or load it in fp32."
+    )

@@ -13,6 +13,7 @@ from janus_app.models.janus.network import JanusNetwork
 from janus_app.models.prefill import next_positions, prefill
 
 Noise = Callable[[], Tensor]
+_LOOK = 24  # cells between two looks at whether the numbers are still finite
 
 
 @dataclass(frozen=True)
@@ -49,13 +50,17 @@ def draw_tokens(
         hidden = network(embeds, next_positions(cache, first), cache)
         for _ in range(first):
             rule.noise()
+    finite = sampling.Finite(_LOOK)
     for cell in range(first, last + 1):
         logits = network.gen_head(hidden[:, -1])
+        finite.watch(logits)
         if len(prompts) == 2:
             logits = sampling.mix_guidance(logits[:count], logits[count:], rule.guidance)
         noise = rule.noise()
         if int(known[cell]) < 0:
             tokens[:, cell] = sampling.pick(logits, rule.temperature, noise)
+        if cell == last:
+            finite.check(logits.dtype)
         yield tokens
         if cell < last:
             embeds = network.token_embeds(tokens[:, cell : cell + 1]).repeat(len(prompts), 1, 1)

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from janus_app.errors import AppError
+from janus_app.errors import AppError, out_of_memory
 from janus_app.models import prompts, sampling
 from janus_app.models.base import (
     MAX_COUNT,
@@ -125,14 +125,21 @@ class JanusModel(Talker):
         wanted = (known < 0).cumsum(0).tolist()
         steps, waiting = wanted[-1], request.count - len(before) - count
         blank = Image.new("RGB", (self.side, self.side), BLANK)
-        tokens, shown, cost = known.repeat(count, 1), 0.0, 0.0
+        tokens, shown, cost, previews = known.repeat(count, 1), 0.0, 0.0, True
         first = int((known < 0).nonzero()[0])
         for cell, tokens in enumerate(draw_tokens(self.network, rows, count, rule, known), first):
             yield Progress("draw", len(before) * steps + wanted[cell] * count, request.count * steps, "tokens")
             now = time.perf_counter()
             # A preview costs a decode, so it may take a fifth of the time at most, and ten a second are enough.
-            if (cell + 1) % self.grid == 0 and now - shown > max(0.1, 4 * cost):
-                parts = self._preview(tokens, known, cell)
+            if previews and (cell + 1) % self.grid == 0 and now - shown > max(0.1, 4 * cost):
+                try:
+                    parts = self._preview(tokens, known, cell)
+                except Exception as error:  # what is drawn so far is worth more than a look at it
+                    if not out_of_memory(error):
+                        raise
+                    previews = False
+                    yield Notice("There is no memory for previews beside the drawing; it goes on without them.")
+                    continue
                 shown = time.perf_counter()
                 cost = shown - now
                 images = (*(p.image for p in before), *parts, *[blank] * waiting)

@@ -1,0 +1,123 @@
+"""One case of a process that runs out of memory: `python -m tests.faults_child CASE` prints what happened as JSON.
+
+The system itself refuses memory (RLIMIT_DATA), so what fails, and how, is what fails on a person's machine.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import sys
+import tempfile
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+os.environ["OMP_NUM_THREADS"] = "1"
+
+from benchmarks.random_checkpoint import Size, write
+from janus_app.catalog import load_catalog
+from janus_app.errors import AppError, NoRoom
+from janus_app.hub import Hub
+from janus_app.models.base import ChatRequest, Event, Finished, GenerateRequest, Notice, Turn
+from janus_app.studio import Studio
+
+MB = 1 << 20
+# The keys and values of a picture and its twin row are 2 MB, of sixteen 27 MB.
+SIZE = Size(512, 1024, 4, 8, 4096, 96, 32, 512, 128, 2)
+COUNT = 16
+DRAW = GenerateRequest("A small red house.", count=COUNT, seed=5)
+ASK = ChatRequest((Turn("user", "Hello"),), temperature=0, max_new_tokens=4)
+
+
+def limit(spare: int | None) -> None:
+    """Allow `spare` bytes beyond what the process has mapped for data; None lifts the limit."""
+    hard = resource.getrlimit(resource.RLIMIT_DATA)[1]
+    if spare is None:
+        resource.setrlimit(resource.RLIMIT_DATA, (hard, hard))
+        return
+    lines = Path("/proc/self/status").read_text().splitlines()
+    used = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmData:"))
+    resource.setrlimit(resource.RLIMIT_DATA, (used + spare, hard))
+
+
+def run(events: Any) -> None:
+    for _ in events:
+        pass
+
+
+def finish(events: Any) -> tuple[Finished, list[str]]:
+    notices: list[str] = []
+    last: Event | None = None
+    for last in events:
+        if isinstance(last, Notice):
+            notices.append(last.text)
+    assert isinstance(last, Finished)
+    return last, notices
+
+
+def failing(events: Any) -> AppError:
+    try:
+        run(events)
+    except AppError as error:
+        return error
+    raise AssertionError("nothing failed")
+
+
+def pictures(done: Finished) -> list[list[int]]:
+    return [list(p.image_tokens) for p in done.pictures]
+
+
+def turns(studio: Studio, folder: str) -> dict[str, Any]:
+    expected = [pictures(finish(studio.run(replace(DRAW, count=1, seed=5 + i)))[0])[0] for i in (0, 7, 15)]
+    limit(12 * MB)
+    done, notices = finish(studio.run(DRAW))
+    limit(None)
+    drawn = pictures(done)
+    assert studio._resident is not None
+    batch = studio._resident.model.batch  # type: ignore[attr-defined]
+    return {
+        "notices": notices,
+        "pictures": [drawn[0], drawn[7], drawn[15]],
+        "expected": expected,
+        "batch": batch,
+        "count": COUNT,
+    }
+
+
+def job(studio: Studio, folder: str) -> dict[str, Any]:
+    expected = list(finish(studio.run(ASK))[0].token_ids)
+    limit(0)
+    error = failing(studio.run(replace(DRAW, count=1)))
+    phase = studio.state.phase
+    limit(None)
+    answer = list(finish(studio.run(ASK))[0].token_ids)
+    return {"error": str(error), "phase": phase, "expected": expected, "answer": answer}
+
+
+def load(studio: Studio, folder: str) -> dict[str, Any]:
+    parameters = os.path.getsize(Path(folder) / "model.safetensors") // 2
+    limit(3 * parameters)  # between 2 bytes a parameter in bf16 and 4 in fp32; the mapped file does not count
+    error = failing(studio.load(folder, "cpu", "fp32"))
+    phase = studio.state.phase
+    offer = error.offer if isinstance(error, NoRoom) else None
+    run(studio.load(folder, "cpu", offer or "bf16"))
+    return {"error": str(error), "offer": offer, "phase": phase, "after": studio.state.phase}
+
+
+CASES: dict[str, Callable[[Studio, str], dict[str, Any]]] = {"turns": turns, "job": job, "load": load}
+
+
+def main() -> None:
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = str(write(Path(temporary) / "made-up", SIZE))
+        studio = Studio(load_catalog(), Hub())
+        if sys.argv[1] != "load":
+            run(studio.load(folder, "cpu", "fp32"))
+        print(json.dumps(CASES[sys.argv[1]](studio, folder)))
+
+
+if __name__ == "__main__":
+    main()
