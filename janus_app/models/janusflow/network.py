@@ -91,7 +91,7 @@ class _TimeEmbedding(nn.Module):
         A float64 `t` on the CPU is scaled before it is rounded, as in the reference.
         """
         weight, half = self.linear_1.weight, self.width // 2
-        scaled = (t * TIME_SCALE).to(weight.device, torch.float32)
+        scaled = (t * TIME_SCALE).float().to(weight.device)  # rounded first: not every device has float64
         rates = torch.exp(-math.log(_LONGEST_PERIOD) * torch.arange(half, device=weight.device).float() / half)
         angles = scaled[:, None] * rates
         waves = F.pad(torch.cat([angles.cos(), angles.sin()], dim=-1), (0, self.width % 2))
