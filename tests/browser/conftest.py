@@ -29,7 +29,7 @@ WATCH = """() => {
       const text = document.getElementById(id)?.innerText.trim();
       if (text && window.seen.status.at(-1) !== text) window.seen.status.push(text);
     }
-    const sheets = document.querySelectorAll("#draw-easel img, #edit-easel img");
+    const sheets = document.querySelectorAll("#draw-easel img, #edit-easel img, #chat-status img");
     for (const image of sheets) window.seen.sheets.add(image.src);
     const answer = [...document.querySelectorAll("#chat-bot .bot.message")].at(-1)?.innerText;
     if (answer) window.seen.answers.add(answer);

@@ -57,6 +57,20 @@ def answer(page: Any, question: str, number: int) -> str:
     return text
 
 
+def say(page: Any, words: str) -> None:
+    """Send a message in the chat tab and wait until its answer is complete."""
+    page.fill("#chat-box textarea", words)
+    page.wait_for_selector("#chat-box .submit-button:visible")
+    page.keyboard.press("Control+Enter")
+    page.wait_for_selector(f"#chat-bot .user.message:has-text('{words}')")
+    page.wait_for_selector("#chat-box .submit-button:visible")
+
+
+def choose_branch(page: Any, index: int) -> None:
+    page.locator("#chat-branch input").click()
+    page.get_by_role("option").nth(index).click()
+
+
 def test_a_whole_session(visit: Any, served: Served, pictures: list[str], tmp_path: Path) -> None:
     page = visit()
 
@@ -196,7 +210,7 @@ def test_chinese_browser_gets_chinese(visit: Any) -> None:
     go(page, 1)
     page.wait_for_selector("#draw-run:has-text('开始绘画')")
     assert page.evaluate("document.documentElement.lang") == "zh-CN"
-    for tab in (0, 1, 2):
+    for tab in (0, 1, 2, 3):
         go(page, tab)
         page.wait_for_timeout(300)
         english = re.findall(
@@ -212,7 +226,7 @@ def test_chinese_browser_gets_chinese(visit: Any) -> None:
 @pytest.mark.parametrize("theme", ["light", "dark"])
 def test_phone_width_and_names_of_controls(visit: Any, theme: str) -> None:
     page = visit(f"?__theme={theme}", viewport={"width": 390, "height": 844})
-    for tab in (0, 1, 2):
+    for tab in (0, 1, 2, 3):
         go(page, tab)
         page.wait_for_timeout(300)
         assert page.evaluate("document.documentElement.scrollWidth") <= 390

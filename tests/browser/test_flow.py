@@ -1,0 +1,95 @@
+"""The dropdown switches to a flow model, which draws, edits in all its ways and chats, in a real Chromium."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from janus_app.records import Record, read_record
+from janus_app.studio import drain
+from tests.browser.test_session import answer, choose, draw, go, newest, paint, set_number, wait_done
+from tests.page_server import Served
+
+pytestmark = pytest.mark.browser
+
+TITLE, ID, STEPS = "Tiny Flow", "tiny-flow", 4
+BRUSH = "#edit-editor button[aria-label=Brush]"
+
+
+def edit(page: Any, served: Served, method: str, prompt: str) -> tuple[Path, Record]:
+    """Choose a way of editing, describe the picture, run; the file it made and its record."""
+    page.locator("#edit-method label", has_text=method).click()
+    page.fill("#edit-prompt textarea", prompt)
+    before = newest(served.outputs)
+    page.click("#edit-run")
+    page.wait_for_selector("#edit-stop:visible")
+    wait_done(page, "edit")
+    page.wait_for_selector("#edit-compare img")
+    file = newest(served.outputs)
+    assert file != before
+    return file, read_record(file)
+
+
+def test_a_flow_model_draws_edits_and_chats(visit: Any, served: Served) -> None:
+    pytest.importorskip("diffusers")
+    page = visit()
+    page.set_default_timeout(90_000)
+    choose(page, TITLE)
+    page.click("#model-load")
+    page.wait_for_function(f"document.querySelector('#model-state').innerText.includes('{TITLE}')")
+    assert served.studio.state.variant_id == ID
+
+    # The draw tab has steps and a solver in place of the temperature.
+    go(page, 1)
+    page.locator("#draw-settings button").first.click()
+    page.wait_for_selector("#draw-steps:visible")
+    assert page.locator("#draw-solver").is_visible() and not page.locator("#draw-temperature").is_visible()
+    set_number(page, "#draw-steps", STEPS)
+    draw(page, "a red house", 1, 77)
+    wait_done(page)
+    assert any("steps" in line and "Drawing" in line for line in page.evaluate("window.seen.status"))
+    assert page.evaluate("window.seen.sheets.size") >= 1, "no preview was shown"
+    original = newest(served.outputs)
+    record = read_record(original)
+    assert record.settings["steps"] == STEPS and record.settings["solver"] == "euler" and not record.image_tokens
+
+    # Two descriptions: the drawn picture brings its own along; painting plays no part.
+    page.click("#draw-to-edit")
+    canvas = page.locator("#edit-editor canvas").first
+    canvas.wait_for()
+    page.wait_for_function("document.querySelector('#edit-source-prompt textarea').value == 'a red house'")
+    page.wait_for_timeout(2_500)  # the editor fits the picture into its frame, without saying when it is done
+    assert not page.locator(BRUSH).is_visible()
+    page.locator("#edit-settings button").first.click()
+    set_number(page, "#edit-steps", STEPS)
+    assert not page.locator("#edit-solver").is_visible() and page.locator("#edit-strength").is_visible()
+    _, record = edit(page, served, "Two descriptions", "a blue house")
+    assert record.settings["method"] == "flowedit" and record.source_prompt == "a red house"
+    assert "solver" not in record.settings
+
+    # Left empty, the model describes the picture itself and says so.
+    page.fill("#edit-source-prompt textarea", "")
+    _, record = edit(page, served, "Two descriptions", "a blue house")
+    assert record.source_prompt and "The model sees:" in page.inner_text("#edit-notes")
+
+    # A painted part: every other pixel stays.
+    page.locator("#edit-method label", has_text="Painted part").click()
+    page.wait_for_selector("#edit-solver:visible")
+    assert not page.locator("#edit-source-prompt").is_visible() and not page.locator("#edit-strength").is_visible()
+    page.locator(BRUSH).click()
+    paint(page, canvas)
+    file, record = edit(page, served, "Painted part", "a blue house")
+    assert record.settings["method"] == "masked" and "strength" not in record.settings
+    changed = (np.asarray(Image.open(file)) != np.asarray(Image.open(original))).any(-1)
+    assert 0 < changed.mean() < 0.5, "the painted part alone was drawn anew"
+
+    _, record = edit(page, served, "Image to image", "a blue house")
+    assert record.settings["method"] == "image to image" and record.settings["strength"] == 0.6
+
+    go(page, 0)
+    assert answer(page, "What is this?", 1)
+    drain(served.studio.load("tiny-a", device="cpu"))

@@ -1,0 +1,204 @@
+"""What was said and drawn is there after a restart, and nobody else's is ever shown: in a real Chromium."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from janus_app.records import read_record
+from tests.browser.conftest import WATCH
+from tests.browser.test_session import choose_branch, go, say
+from tests.page_server import Served, serve
+
+pytestmark = pytest.mark.browser
+
+
+@pytest.fixture
+def enter(browser: Any) -> Iterator[Any]:
+    """Open a page served by the test itself; a script error fails the test at its end."""
+    contexts: list[Any] = []
+    errors: list[str] = []
+
+    def open_page(served: Served, login: tuple[str, str] | None = None, **options: Any) -> Any:
+        context = browser.new_context(**({"viewport": {"width": 1280, "height": 900}} | options))
+        contexts.append(context)
+        page = context.new_page()
+        page.set_default_timeout(60_000)
+        page.on("pageerror", lambda error: errors.append(str(error)))
+        page.goto(served.url)
+        if login:
+            page.fill("input[type=text], input:not([type])", login[0])
+            page.fill("input[type=password]", login[1])
+            page.keyboard.press("Enter")
+        page.wait_for_selector(".state-line.ready")
+        page.evaluate(WATCH)
+        return page
+
+    yield open_page
+    for context in contexts:
+        context.close()
+    assert not errors
+
+
+def loaded(page: Any, place: str) -> None:
+    """Wait until the first picture there is not only in the page but drawn."""
+    page.wait_for_function(f"document.querySelector('{place} img')?.naturalWidth > 0")
+
+
+def stored(served: Served) -> list[dict[str, Any]]:
+    return [json.loads(file.read_text()) for file in served.data.glob("conversations/*/conversation.json")]
+
+
+def test_a_picture_drawn_and_discussed_is_found_again_after_a_restart(enter: Any, tmp_path: Path) -> None:
+    with serve(tmp_path, pace=0.02) as first:
+        page = enter(first)
+        assert "kept here" in page.inner_text("#chat-list-note")
+
+        # Drawn in the chat, watched, and asked about.
+        say(page, "/draw a red circle")
+        loaded(page, "#chat-bot .bot")
+        assert page.evaluate("window.seen.sheets.size") >= 2, "the picture was not seen growing"
+        before = page.inner_text("#chat-context")
+        say(page, "What is it?")
+        page.wait_for_selector("#chat-context .meter")
+        assert page.inner_text("#chat-context") != before
+        answer = page.locator("#chat-bot .bot.message").last.inner_text()
+
+        # Named; then a message is edited, which begins a branch.
+        page.wait_for_selector("#chat-name input, #chat-name textarea")
+        page.locator("#chat-name input, #chat-name textarea").fill("The circle")
+        page.keyboard.press("Enter")
+        page.wait_for_selector("#chat-list label:has-text('The circle')")
+        page.locator("#chat-bot button[aria-label=Edit]").last.click()
+        page.locator("#chat-bot textarea").fill("And its colour?")
+        page.locator("#chat-bot button[aria-label=Submit]").click()
+        page.wait_for_selector("#chat-branch input")
+        assert "What is it?" not in page.inner_text("#chat-bot")
+        choose_branch(page, 0)
+        page.wait_for_selector("#chat-bot .user.message:has-text('What is it?')")
+        assert page.locator("#chat-bot .bot.message").last.inner_text() == answer
+
+        # Stop ends a drawing in the chat and keeps what was said.
+        first.studio.pace = 0.2  # type: ignore[attr-defined]
+        page.fill("#chat-box textarea", "/draw never finished")
+        page.keyboard.press("Control+Enter")
+        page.wait_for_selector("#chat-status .easel img")
+        page.keyboard.press("Escape")
+        page.wait_for_selector("#chat-status:has-text('Stopped')")
+        assert len(list(first.outputs.glob("*.png"))) == 1
+
+    with serve(tmp_path) as second:
+        page = enter(second)
+        page.locator("#chat-list label", has_text="The circle").click()
+        loaded(page, "#chat-bot .bot")
+        assert answer in page.inner_text("#chat-bot")
+
+        # The history has the picture; it becomes a favourite, and goes back into a conversation.
+        go(page, 3)
+        loaded(page, "#history-gallery")
+        page.fill("#history-words input, #history-words textarea", "blue")
+        page.wait_for_selector("#history-blank .empty:has-text('Nothing fits')")
+        page.fill("#history-words input, #history-words textarea", "RED circle")
+        page.locator("#history-gallery .thumbnail-item").first.focus()
+        page.keyboard.press("Enter")
+        page.wait_for_selector("#history-detail dt")
+        loaded(page, "#history-picture")
+        page.click("#history-star")
+        page.wait_for_selector("#history-gallery .caption-label:has-text('★')")
+        with page.expect_download() as saved:
+            page.click("#history-save")
+        kept = next(second.outputs.glob("*.png"))
+        assert saved.value.suggested_filename == kept.name
+        assert Path(saved.value.path()).read_bytes() == kept.read_bytes(), "with its record"
+        page.click("#history-ask")
+        page.wait_for_selector("#chat-box .thumbnail-item, #chat-box .thumbnail-image")
+        say(page, "Is it round?")
+        assert len(stored(second)) == 2
+
+        # Draw again gives the very same picture; then the first is deleted, but not from its conversation.
+        go(page, 3)
+        page.click("#history-again")
+        page.wait_for_selector("#draw-status .message.done")
+        again = max(second.outputs.glob("*.png"), key=lambda file: file.stat().st_mtime_ns)
+        assert again != kept and read_record(again).image_tokens == read_record(kept).image_tokens
+        go(page, 3)
+        page.wait_for_selector("#history-count:has-text('of 2')")
+        page.click("#history-delete")
+        page.click("#history-delete-yes")
+        page.wait_for_selector("#history-count:has-text('1 to 1 of 1')")
+        assert not kept.exists() and again.exists()
+        go(page, 0)
+        page.locator("#chat-list label", has_text="The circle").click()
+        loaded(page, "#chat-bot .bot")
+        page.click("#chat-delete")
+        page.click("#chat-delete-yes")
+        page.wait_for_function("!document.querySelector('#chat-list').innerText.includes('The circle')")
+        assert [talk["messages"][0]["text"] for talk in stored(second)] == ["Is it round?"]
+
+
+def test_visitors_of_a_shared_page_meet_nobody_elses_things(
+    enter: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_tunnel(*args: Any, **more: Any) -> str:
+        raise RuntimeError("Could not create share link. No network.")
+
+    monkeypatch.setattr("gradio.networking.setup_tunnel", no_tunnel)
+    (tmp_path / "outputs").mkdir()
+    login = ("guest", "a long password")
+    with serve(tmp_path, share=True, auth=login) as served:
+        one, two = enter(served, login), enter(served, login)
+        say(one, "/draw my secret circle")
+        loaded(one, "#chat-bot .bot")
+        one.reload()
+        one.wait_for_selector(".state-line.ready")
+        two.reload()
+        two.wait_for_selector(".state-line.ready")
+        for page in (one, two):
+            assert page.get_by_role("tab").count() == 3, "no history"
+            assert page.locator("#chat-side").count() == 0, "no list of conversations"
+            for tab in range(3):
+                go(page, tab)
+                page.wait_for_timeout(200)
+                assert "secret" not in page.inner_text("body")
+        assert not (served.data / "conversations").exists()
+
+
+def test_a_picture_dropped_on_the_page_sets_every_control(visit: Any, served: Served, tmp_path: Path) -> None:
+    from tests.test_library import RECORD, replace, save_png
+
+    record = replace(
+        RECORD, verb="edit", prompt="a blue star", seed=77, image_tokens=(),
+        settings={"guidance": 3.5, "temperature": 0.5, "method": "variation", "strength": 0.35},
+    )  # fmt: skip
+    edited = save_png(tmp_path / "edited.png", Image.new("RGB", (8, 8)), record)
+    Image.new("RGB", (8, 8)).save(tmp_path / "mine.png")
+    page = visit()
+    drop(page, edited)
+    page.wait_for_selector("#edit-prompt:visible")
+    page.wait_for_function("document.querySelector('#edit-prompt textarea').value === 'a blue star'")
+    page.wait_for_selector("#edit-strength:visible")
+    assert page.input_value("#edit-seed input") == "77"
+    assert page.input_value("#edit-strength input[type=number]") == "0.35"
+    page.get_by_role("button", name="Settings", exact=True).locator("visible=true").click()
+    assert page.input_value("#edit-guidance input[type=number]") == "3.5"
+    drop(page, tmp_path / "mine.png")
+    page.wait_for_selector("#chat-box .thumbnail-item, #chat-box .thumbnail-image")
+
+
+def drop(page: Any, file: Path) -> None:
+    """Let a file fall on the page's heading, which takes none itself."""
+    data = list(file.read_bytes())
+    page.evaluate(
+        """([data, name]) => {
+          const files = new DataTransfer();
+          files.items.add(new File([new Uint8Array(data)], name, {type: "image/png"}));
+          const event = new DragEvent("drop", {dataTransfer: files, bubbles: true, cancelable: true});
+          document.querySelector("#brand h1").dispatchEvent(event);
+        }""",
+        [data, file.name],
+    )
