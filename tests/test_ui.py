@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
@@ -16,14 +17,18 @@ from gradio_client import Client, handle_file
 from PIL import Image
 
 from janus_app.errors import AppError
+from janus_app.library import library
+from janus_app.library.conversations import Conversations, Message, new_conversation, new_id
 from janus_app.models.base import Finished, Notice, Preview, Progress, Queued, TextDelta
 from janus_app.records import read_record
 from janus_app.studio import drain
 from janus_app.ui import jobs
+from janus_app.ui.chat_work import save
 from janus_app.ui.editor import picture_and_mask
-from janus_app.ui.guard import HostGuard, host_rules
+from janus_app.ui.guard import HostGuard, answers_one_person, host_rules
 from janus_app.ui.html import message
 from janus_app.ui.i18n import FOLDER, Texts, match_language
+from janus_app.ui.talk import command, turns
 from tests.page_server import Served, serve
 
 EASEL, STATUS, NOTES, GALLERY, SEED = 0, 1, 2, 3, 6  # places in what "draw" answers (states are not sent)
@@ -80,6 +85,51 @@ def test_drawn_pictures_are_saved_with_records_and_served_byte_for_byte(page: Se
     assert (first.seed, second.seed, first.model, first.prompt) == (41, 42, "tiny-a", "a red circle")
     assert len(first.image_tokens) == 36 and first.settings["guidance"] == 5
     assert "data:image/jpeg;base64" in everything_said(job), "no preview was shown"
+
+
+def ask(client: Client, text: str, files: tuple[Path, ...] = ()) -> Any:
+    given = [handle_file(str(file)) for file in files]
+    return client.submit({"text": text, "files": given}, 0, 0.95, 24, 0, "tiny-a", api_name="/chat")
+
+
+def context_used(answer: Any) -> int:
+    found = re.search(r"(\d+) of 512 tokens used", json.dumps(answer))
+    assert found, answer
+    return int(found[1])
+
+
+def test_a_picture_drawn_in_the_chat_can_be_asked_about_and_edited(page: Served, client: Client) -> None:
+    words = context_used(ask(client, "What is it?").result(timeout=60))
+    client.reset_session()
+    drawn = ask(client, "/draw a red circle").result(timeout=60)
+    assert [part["type"] for part in drawn[0][1]["content"]] == ["file"]
+    asked = ask(client, "What is it?").result(timeout=60)
+    assert [turn["role"] for turn in asked[0]] == ["user", "assistant"] * 2
+    assert context_used(asked) > words + 30, "the drawn picture came along with the question"
+    edited = ask(client, "/edit a blue circle").result(timeout=60)
+    assert [part["type"] for part in edited[0][5]["content"]] == ["file"]
+    assert "Keeps the top" in json.dumps(edited), "what this way of editing does is said"
+    newest = max(page.outputs.glob("*.png"), key=lambda file: file.stat().st_mtime_ns)
+    record = read_record(newest)
+    assert (record.verb, record.prompt, record.settings["method"]) == ("edit", "a blue circle", "variation")
+    (kept,) = Conversations(page.data / "conversations").find("/draw red circle").conversations
+    said = [message.text for message in kept.path]
+    assert [*said[:3], *said[4:]] == ["/draw a red circle", "", "What is it?", "/edit a blue circle", ""]
+    assert Path(kept.path[5].pictures[0]).read_bytes() == newest.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("/draw", "Say what to draw"),
+        ("/edit", "Say how the finished"),
+        ("/edit a cat", "no picture in this conversation"),
+    ],
+)
+def test_a_command_that_cannot_be_done_is_given_back_with_a_sentence(client: Client, text: str, sentence: str) -> None:
+    job = ask(client, text)
+    job.result(timeout=30)
+    assert sentence in everything_said(job) and text in json.dumps(job.outputs()[-1])
 
 
 def test_a_picture_of_a_batch_can_be_drawn_alone(page: Served, client: Client) -> None:
@@ -274,6 +324,68 @@ def _no_tunnel(*args: Any, **more: Any) -> str:
 
 
 # ---- parts
+
+
+@pytest.mark.parametrize(
+    ("text", "means"),
+    [
+        ("/draw a red circle", ("draw", "a red circle")),
+        ("  /EDIT\na blue one", ("edit", "a blue one")),
+        ("/draw", ("draw", "")),
+        ("/画一只猫", ("draw", "一只猫")),
+        ("/改 蓝色", ("edit", "蓝色")),
+        ("/drawing is fun", None),
+        ("please /draw it", None),
+        ("", None),
+    ],
+)
+def test_commands_of_the_chat(text: str, means: tuple[str, str] | None) -> None:
+    assert command(text) == means
+
+
+def test_the_model_reads_pictures_in_questions_only(tmp_path: Path) -> None:
+    files = []
+    for number, colour in enumerate(("red", "lime", "blue", "cyan", "pink", "gold")):
+        Image.new("RGB", (4, 4), colour).save(tmp_path / f"{number}.png")
+        files.append(str(tmp_path / f"{number}.png"))
+    talk = new_conversation()
+    for role, text, shown in (
+        ("user", "hello", files[5:]),
+        ("assistant", "hi", ()),
+        *(turn for file in files[:5] for turn in (("user", f"/draw {file}", ()), ("assistant", "", (file,)))),
+        ("user", "Which is best?", ()),
+    ):
+        talk = talk.said(Message(new_id(), talk.head, role, text, tuple(shown)))  # type: ignore[arg-type]
+    first, answer, last = turns(talk)
+    assert (first.text, answer.text, last.text) == ("hello", "hi", "Which is best?")
+    assert len(first.images) == 1 and not answer.images
+    assert [image.getpixel((0, 0)) for image in last.images] == [
+        (0, 255, 0), (0, 0, 255), (0, 255, 255), (255, 192, 203),
+    ]  # fmt: skip
+
+
+def test_a_conversation_that_cannot_be_kept_says_so(tmp_path: Path) -> None:
+    (tmp_path / "data").write_text("a file in the place of the folder")
+    kept = library(tmp_path / "outputs", tmp_path / "data")
+    page: Any = SimpleNamespace(library=kept, texts=Texts("zh-CN"))
+    talk = new_conversation().said(Message(new_id(), "", "user", "hello"))
+    assert "message error" in save(page, talk, "en") and "was not saved" in save(page, talk, "en")
+    assert "无法写入" in save(page, talk, "zh-CN")
+    assert save(SimpleNamespace(library=None), talk, "en") == ""  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("host", "share", "login", "listed"),
+    [
+        ("127.0.0.1", False, False, True),
+        ("localhost", False, False, True),
+        ("0.0.0.0", False, False, False),
+        ("0.0.0.0", False, True, True),
+        ("127.0.0.1", True, True, False),
+    ],
+)
+def test_what_is_kept_is_listed_for_one_person_only(host: str, share: bool, login: bool, listed: bool) -> None:
+    assert answers_one_person(host, share, login) is listed
 
 
 def test_languages_have_the_same_strings_and_places() -> None:

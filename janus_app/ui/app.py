@@ -157,6 +157,8 @@ def launch(
         )
     if made:
         print(f"Login: user {made[0]}, password {made[1]}")
+    if not private and not share:
+        print("Others can open this page, so it keeps no history. With --auth USER:PASSWORD it does.")
     print("Stop with Ctrl+C.", flush=True)
     if not prevent_thread_lock:
         demo.block_thread()

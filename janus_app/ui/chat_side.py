@@ -79,7 +79,7 @@ def build(page: Page, talk: gr.State, sink: Sink) -> Side:
         language = page.language(request)
         store = library_of(page).conversations
         try:
-            if title.strip() != store.open(now.id).name:  # leaving the box unchanged names nothing
+            if now.messages and title.strip() != store.open(now.id).name:  # leaving the box unchanged names nothing
                 store.rename(now.id, title)
         except AppError as error:
             gr.Warning(page.texts.sentence(str(error), language))

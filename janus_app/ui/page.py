@@ -75,7 +75,7 @@ class Page:
 
         `sitting` is filled in at the first step of the work itself: by then no other tab can change the model.
         """
-        if self.studio.state.phase == "empty":
+        if self.studio.state.phase == "empty" and not self.studio.state.resting:
             variant = self.variant(selected)
             if not variant.is_local:
                 raise AppError("No model is loaded. Choose one at the top of the page and press Load.")

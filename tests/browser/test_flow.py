@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +27,12 @@ def edit(page: Any, served: Served, method: str, prompt: str) -> tuple[Path, Rec
     page.fill("#edit-prompt textarea", prompt)
     before = newest(served.outputs)
     page.click("#edit-run")
-    page.wait_for_selector("#edit-stop:visible")
+    last_try = time.monotonic() + 90
+    while (file := newest(served.outputs)) == before or not file.stat().st_size:
+        assert time.monotonic() < last_try, page.inner_text("#edit-notes")
+        page.wait_for_timeout(100)
     wait_done(page, "edit")
     page.wait_for_selector("#edit-compare img")
-    file = newest(served.outputs)
-    assert file != before
     return file, read_record(file)
 
 
