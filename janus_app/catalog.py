@@ -62,7 +62,7 @@ class Variant:
     verb to prompts. `status` says in a sentence what was verified and how. `roles` is "words" or "tokens": how the
     conversation's two roles are written ("" = as the checkpoint's processor_config.json has it). `solvers` are those
     of models.base.SOLVERS a flow model offers, its default first; empty for models that draw tokens. `components` are
-    further repositories by name ("vae"), fetched with it.
+    further repositories by name ("vae"), fetched with it. `yours`: nobody offers the weights; the user brings them.
     """
 
     id: str
@@ -87,6 +87,7 @@ class Variant:
     roles: str = ""
     solvers: tuple[str, ...] = ()
     components: Mapping[str, Component] = field(default_factory=dict, hash=False)
+    yours: bool = False
 
     @property
     def is_local(self) -> bool:
@@ -335,6 +336,7 @@ def _variant(row: Mapping[str, Any], base: Path) -> Variant:
         notes=row.get("notes", "").strip(),
         roles=row.get("roles", ""),
         solvers=tuple(row.get("solvers", ())),
+        yours=row.get("yours", False),
         components={
             name: Component(
                 part["repo"],

@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from janus_app.catalog import Setting, Variant
+from janus_app.catalog import Component, Setting, Variant, load_catalog
 from janus_app.errors import AppError
 from janus_app.models.base import SOLVERS
 
@@ -52,7 +53,8 @@ def variant_of_folder(folder: Path) -> Variant:
         scale = _number(config, folder, "vae_downsample_f", low=1, high=64, default=32)
         side = latents * scale
         positions = 32_768  # of LLaVA-OneVision; Qwen2.5-VL, whose config is elsewhere, holds more
-        return _variant(folder, "metaquery", (side, side), positions, _METAQUERY_SETTINGS)
+        found = _variant(folder, "metaquery", (side, side), positions, _METAQUERY_SETTINGS)
+        return replace(found, components=_known_components(folder, config))
     if kind == "janus":
         raise AppError(
             f"{folder} holds a Janus checkpoint in the layout of the transformers library. "
@@ -101,6 +103,17 @@ def _variant(
         roles=_roles(folder.resolve()),
         status="A folder of your own: nothing about it has been verified here.",
     )
+
+
+def _known_components(folder: Path, config: dict[str, Any]) -> dict[str, Component]:
+    """What the manifest can fetch of the repositories a MetaQuery names; nothing where the user put them beside it."""
+    if any((place / "components").is_dir() for place in (folder.resolve(), folder.resolve().parent)):
+        return {}
+    wanted = {"mllm": config.get("mllm_id"), "diffusion": config.get("diffusion_model_id")}
+    rows = [row.components for row in load_catalog().values()]
+    return {
+        role: row[role] for role, repo in wanted.items() for row in rows if role in row and row[role].repo == repo
+    }
 
 
 def _roles(folder: Path) -> str:

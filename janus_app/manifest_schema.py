@@ -10,7 +10,8 @@ from typing import Any
 from janus_app.models.base import SOLVERS
 
 VERBS = ("chat", "generate", "edit")
-COMPONENTS = ("vae",)  # the autoencoder JanusFlow draws with
+# vae: the autoencoder JanusFlow draws with. mllm and diffusion: whose configs and tokenizers MetaQuery is built from.
+COMPONENTS = ("vae", "mllm", "diffusion")
 PRECISIONS = ("fp32", "bf16", "fp16", "int8", "nf4")
 SETTINGS = (
     "guidance",
@@ -154,6 +155,7 @@ ROW: dict[str, Any] = {
             "description": "must map a language (en, zh-CN) to verbs to lists of prompts",
         },
         "roles": {"enum": ["words", "tokens"], "description": "must be words or tokens"},
+        "yours": {"type": "boolean", "description": "must be true where the user brings the weights into `folder`"},
         "status": _TEXT,
         "notes": _TEXT,
     },

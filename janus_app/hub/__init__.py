@@ -282,6 +282,11 @@ def _is_set(name: str) -> bool:
 def _existing(variant: Variant, folder: Path) -> Path:
     """The folder of a local variant. Raises AppError where it holds no checkpoint."""
     if not (folder / "config.json").is_file():
+        if variant.yours:
+            raise AppError(
+                f"{variant.notes} To use it all the same, put a checkpoint of your own into {folder}, or give the path "
+                "of its folder as the model."
+            )
         raise AppError(
             f"{variant.title} should be in {folder}, but there is no config.json in it. "
             "Restore the folder (a complete clone has it), or choose another model."

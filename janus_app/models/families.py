@@ -15,6 +15,7 @@ from janus_app.models.checkpoint import read_json
 from janus_app.models.footprint import Job, Peak, Widths
 from janus_app.models.janusflow.config import is_janusflow
 from janus_app.models.metaquery.config import Components, is_metaquery
+from janus_app.models.metaquery.config import parse_config as parse_metaquery
 
 FAMILIES = ("janus", "janusflow", "metaquery")
 AUTOENCODER = "vae"  # JanusFlow's component: a folder of this name, and the prefix of its tensors in the network
@@ -30,7 +31,7 @@ def read_config(folder: Path, parts: Mapping[str, Path] | None = None, family: s
     if is_metaquery(config) and family in ("", "metaquery"):
         from janus_app.models.metaquery.network import read_parts
 
-        return read_parts(config, Components(folder, parts))
+        return read_parts(config, Components(folder, parse_metaquery(config), parts))
     if is_janusflow(config) and family in ("", "janusflow"):
         config[AUTOENCODER] = read_json(autoencoder_folder(folder, parts) / "config.json")
     return config
@@ -154,7 +155,7 @@ def build_model(
         from janus_app.models.metaquery.network import MetaQueryNetwork
 
         assert isinstance(network, MetaQueryNetwork)
-        return MetaQueryModel(network, Components(folder, parts), context=context)
+        return MetaQueryModel(network, Components(folder, network.config, parts), context=context)
     from janus_app.models.janusflow.model import JanusFlowModel
     from janus_app.models.janusflow.network import JanusFlowNetwork
     from janus_app.models.janusflow.vae import Autoencoder

@@ -91,13 +91,15 @@ def _id(raw: Mapping[str, Any], field: str, default: str | None = None) -> str:
 class Components:
     """Folders of the parts a checkpoint names by id; each holds the files of one repository.
 
-    `parts` (folders by id, from the downloader) come first. Then the folder `components` inside the checkpoint and
-    beside it: an id like "owner/name" is searched for there as `owner/name`, `owner--name` and `name`.
+    They are looked for in the folder `components` inside the checkpoint and beside it, an id like "owner/name" as
+    `owner/name`, `owner--name` and `name`; then among `parts`, what the downloader fetched: folders by role, "mllm" and
+    "diffusion".
     """
 
-    def __init__(self, folder: Path, parts: Mapping[str, Path] | None = None) -> None:
+    def __init__(self, folder: Path, config: MetaQueryConfig, parts: Mapping[str, Path] | None = None) -> None:
         folder = folder.resolve()
-        self._parts = dict(parts or {})
+        roles = {"diffusion": config.diffusion_id, "mllm": config.mllm_id}
+        self._parts = {roles[role]: path for role, path in (parts or {}).items() if role in roles and path.is_dir()}
         self._places = [folder / "components", folder.parent / "components"]
 
     def folder(self, component: str) -> Path:
@@ -111,11 +113,9 @@ class Components:
         return found
 
     def find(self, component: str) -> Path | None:
-        if component in self._parts:
-            return self._parts[component]
         name = component.removeprefix("components/")
         for place in self._places:
             for spelling in (name, name.replace("/", "--"), name.split("/")[-1]):
                 if (place / spelling).is_dir():
                     return place / spelling
-        return None
+        return self._parts.get(component)
