@@ -17,7 +17,6 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from janus_app.amounts import size_text
 from janus_app.catalog import Variant
 from janus_app.converted import RECORD, converted_folder, pickles, stamp, usable
 from janus_app.errors import AppError
@@ -80,7 +79,7 @@ def convert(folder: Path, part: int = PART, reserve: int = RESERVE) -> Generator
     finally:
         shutil.rmtree(work, ignore_errors=True)
     meter.done = meter.total
-    meter.label = f"{size_text(total)} in {target}"
+    meter.label = ""
     yield from meter.report(force=True)
     return target
 

@@ -119,7 +119,9 @@ class FakeHub:
         """Bytes [start, start + size) of a file have left."""
         with self._lock:
             self.sent += size
-            seen = self._left.setdefault(path, bytearray(len(self.files[path])))
+            if path not in self._left:
+                self._left[path] = bytearray(len(self.files[path]))
+            seen = self._left[path]
             self.again += seen[start : start + size].count(1)
             seen[start : start + size] = b"\1" * len(seen[start : start + size])
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 from dataclasses import dataclass
+from datetime import datetime, timezone
+from email.utils import parsedate_to_datetime
 from pathlib import Path
 
 from janus_app.amounts import size_text
@@ -67,8 +69,10 @@ def explain_network(error: Exception, asked: Asked) -> AppError | Trouble:
         status = response.status_code if response is not None else 0
         if status == 429 or status >= 500:
             wait = response.headers.get("Retry-After", "") if response is not None else ""
-            busy = "asks to slow down" if status == 429 else "has a problem of its own"
-            return Trouble(f"{asked.endpoint} {busy} (HTTP {status})", float(wait) if wait.isdigit() else 0)
+            seconds = _seconds(wait)
+            if status == 429:
+                return Trouble(f"{asked.endpoint} asks to slow down (HTTP {status})", seconds)
+            return Trouble(f"{asked.endpoint} has a problem of its own (HTTP {status})", seconds)
         if status in (401, 403):
             return AppError(
                 f"{asked.endpoint} refuses access to {asked.repo} (HTTP {status}). "
@@ -82,11 +86,27 @@ def explain_network(error: Exception, asked: Asked) -> AppError | Trouble:
 
 def gave_up(trouble: Trouble, asked: Asked, attempts: int, kept: int) -> AppError:
     """After the last try."""
-    progress = f" {size_text(kept)} of it are kept and the next try goes on from there." if kept else ""
+    if not kept:
+        return AppError(
+            f"Downloading {asked.path} of {asked.repo} failed {attempts} times: {trouble.reason}. "
+            "Check the network (and HTTPS_PROXY or HF_ENDPOINT if you use them), then try again."
+        )
     return AppError(
-        f"Downloading {asked.path} of {asked.repo} failed {attempts} times: {trouble.reason}.{progress} "
+        f"Downloading {asked.path} of {asked.repo} failed {attempts} times: {trouble.reason}. "
+        f"{size_text(kept)} of it are kept and the next try goes on from there. "
         "Check the network (and HTTPS_PROXY or HF_ENDPOINT if you use them), then try again."
     )
+
+
+def _seconds(retry_after: str) -> float:
+    """The wait a Retry-After header asks for: seconds, or a date; 0 where it says nothing that can be read."""
+    if retry_after.strip().isdigit():
+        return float(retry_after)
+    try:
+        until = parsedate_to_datetime(retry_after)
+        return max(0.0, (until - datetime.now(timezone.utc)).total_seconds())
+    except (TypeError, ValueError):
+        return 0
 
 
 def explain_disk(error: OSError, folder: Path, needed: int) -> AppError:

@@ -29,9 +29,13 @@ def _file(language: str) -> dict[str, Any]:
 
 @lru_cache
 def _patterns(language: str) -> tuple[tuple[re.Pattern[str], str], ...]:
-    """The language's known sentences as patterns: a {name} in the English one matches anything."""
+    """The language's known sentences as patterns: a {name} in the English one matches anything.
+
+    Those that fix the most words come first, so that none is taken for a shorter one with a long value in it.
+    """
     found = []
-    for english, own in _file(language).get("sentences", {}).items():
+    known: dict[str, str] = _file(language).get("sentences", {})
+    for english, own in sorted(known.items(), key=lambda pair: -len(re.sub(r"\{\w+\}", "", pair[0]))):
         pieces = re.split(r"\{(\w+)\}", english)
         # pieces alternates text, name, text, name, ...
         pattern = "".join(re.escape(piece) if i % 2 == 0 else f"(?P<{piece}>.+?)" for i, piece in enumerate(pieces))
