@@ -189,6 +189,12 @@ def test_closing_stops_within_one_step(model: JanusFlowModel) -> None:
     assert len(calls) == 2 + 3
 
 
+def test_numbers_that_overflow_are_a_sentence(model: JanusFlowModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(PromptVelocity, "__call__", lambda self, z, t, guidance: z * float("inf"))
+    with pytest.raises(AppError, match="infinities"):
+        draw(model)
+
+
 def test_one_step_and_a_hundred(model: JanusFlowModel) -> None:
     assert draw(model, steps=1)[0].image.size == (96, 96)
     assert sum(isinstance(e, Preview) for e in model.generate(GenerateRequest(PROMPT, steps=100))) == 100

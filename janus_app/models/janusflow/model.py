@@ -174,6 +174,8 @@ class JanusFlowModel(Talker):
             for step in work(sampling.generators(seed, count)):
                 done = len(before) * steps + step.done * count
                 yield Progress("draw", done, total, "steps")
+                if not bool(torch.isfinite(step.latent).all()):
+                    raise sampling.not_finite(self.network.dtype)
                 sketches = self.autoencoder.sketch(step.predicted)
                 sketches = [finish(sketch) for sketch in sketches] if finish else sketches
                 yield Preview((*(p.image for p in before), *sketches, *[blank] * waiting), done, total)
