@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from janus_app.errors import AppError
+from janus_app.hub import Width
 from tests.fake_hub import COUNTS, FakeHub, Fault
 from tests.test_hub import BIG, CONFIG, FILES, a_hub, blob, drain, partial, variant
 from tests.test_hub_parallel import AHEAD, WIDE
@@ -108,6 +112,40 @@ def test_a_full_disk_is_explained_and_what_arrived_is_kept(tmp_path: Path) -> No
         assert 1_000_000 < kept <= 1_500_000
         drain(a_hub(tmp_path, server), variant())
         assert server.sent - before == len(BIG) - kept
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of 2 MB; only root may make one."""
+    place = tmp_path / "cache"
+    place.mkdir()
+    mount = shutil.which("mount")
+    command = [mount or "mount", "-t", "tmpfs", "-o", "size=2m", "janus-test", str(place)]
+    if sys.platform != "linux" or mount is None or subprocess.run(command, capture_output=True).returncode:
+        pytest.skip("a small disk cannot be mounted here")
+    yield place
+    subprocess.run(["umount", str(place)], check=True)
+
+
+@pytest.mark.parametrize("width", [None, WIDE], ids=["one connection", "four"])
+def test_a_disk_that_fills_up_is_explained_and_more_room_ends_it(
+    tmp_path: Path, small_disk: Path, width: Width | None
+) -> None:
+    with FakeHub(FILES) as server:
+        with pytest.raises(AppError, match="Not enough disk space"):
+            drain(a_hub(tmp_path, server, width=width), variant())
+        # Somebody else fills the disk after the look at it: here by promising more room than there is.
+        hub = a_hub(tmp_path, server, width=width, reserve=-(10**9))
+        with pytest.raises(AppError, match=r"is full; [\d.]+ (kB|MB) more are needed. What arrived is kept"):
+            drain(hub, variant())
+        kept = partial(tmp_path).read_bytes()
+        assert 1_000_000 < len(kept) < len(BIG) and BIG.startswith(kept)
+        subprocess.run(["mount", "-o", "remount,size=16m", str(small_disk)], check=True)
+        before = len(server.requests)
+        folder, _ = drain(hub, variant())
+        assert (folder / "model.safetensors").read_bytes() == BIG
+        ranges = [r[2]["Range"] for r in server.requests[before:] if "Range" in r[2]]
+        assert min(int(text[6:].split("-")[0]) for text in ranges) == len(kept)
 
 
 @pytest.mark.skipif(not hasattr(os, "geteuid"), reason="needs user ids")
