@@ -96,7 +96,7 @@ def build(page: Page, talk: gr.State, sink: Sink) -> Side:
 
         return take
 
-    search.input(sought, [search, talk], [limit, *parts], **QUICK)
+    search.change(sought, [search, talk], [limit, *parts], **QUICK)
     more.click(further, [search, limit, talk], [limit, *parts], **QUICK)
     name.submit(renamed, [name, search, limit, talk], parts, **QUICK)
     name.blur(renamed, [name, search, limit, talk], parts, **QUICK)

@@ -179,7 +179,7 @@ def build(page: Page, album: Album, tab: gr.Tab, sink: Sink) -> HistoryTab:
 
     opening = tab.select(choices, None, [model, verb, span], **QUICK)
     opening.then(seen, [first, *filters], grid, **QUICK)
-    gr.on([words.input, *(f.input for f in filters[1:])], anew, filters, grid, **QUICK)
+    gr.on([words.change, *(f.input for f in filters[1:])], anew, filters, grid, **QUICK)
     back.click(newer, [first, *filters], grid, **QUICK)
     on.click(older, [first, *filters], grid, **QUICK)
     gallery.select(choose, names, sight, **QUICK)
