@@ -39,10 +39,14 @@ def serve(args: argparse.Namespace) -> int:
     auth = credentials(args.auth or os.environ.get("JANUS_APP_AUTH"))
     studio = open_studio()
     variant = chosen(studio.catalog, args)
+    if args.idle_unload is not None and not 0 < args.idle_unload < float("inf"):
+        raise UsageError(f"--idle-unload must be a number of minutes above 0, not {args.idle_unload:g}.")
+    studio.idle_minutes = args.idle_unload
     if args.model or args.device or args.precision:
         load(studio, args, variant)
     elif variant.is_local:  # ready by the time somebody has read the page
         threading.Thread(target=warm_up, args=(studio, variant.id), daemon=True).start()
+    threading.Thread(target=studio.rest_when_idle, name="idle", daemon=True).start()
     from janus_app.ui.app import launch
 
     launch(

@@ -8,18 +8,21 @@ from __future__ import annotations
 import logging
 import os
 import platform
+import re
 import shutil
 import socket
+import subprocess
 import sys
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
+from janus_app.amounts import size_text
 from janus_app.catalog import load_catalog
 from janus_app.errors import AppError
 from janus_app.hub import Hub
@@ -41,8 +44,21 @@ class Finding:
     remedy: str = ""
 
 
-def examine(outputs: Path, port: int = PORT, timeout: float = 4.0, hub: Hub | None = None) -> Iterator[Finding]:
-    """All checks in order, each reported as soon as it is done. Raises nothing: a check that breaks is a FAIL."""
+def as_text(findings: Sequence[Finding]) -> str:
+    """Findings as lines to paste into a bug report."""
+    lines = []
+    for finding in findings:
+        lines.append(f"{finding.level:4}  {finding.what}: {finding.detail}")
+        if finding.remedy:
+            lines.append(f"      {finding.remedy}")
+    return "\n".join(lines)
+
+
+def examine(outputs: Path, port: int | None = PORT, timeout: float = 4.0, hub: Hub | None = None) -> Iterator[Finding]:
+    """All checks in order, each reported as soon as it is done. Raises nothing: a check that breaks is a FAIL.
+
+    port None leaves that check out: a running page sits on its own.
+    """
     hub = hub or Hub()
     checks: tuple[tuple[str, Callable[[], Iterator[Finding]]], ...] = (
         ("Python", _python),
@@ -50,16 +66,18 @@ def examine(outputs: Path, port: int = PORT, timeout: float = 4.0, hub: Hub | No
         ("PyTorch", _torch),
         ("Quantisation", _quantisation),
         ("Triton", _triton),
+        ("Offload", _offload),
         ("Models", lambda: _models(hub)),
         ("Disk", lambda: _disk(outputs, hub.cache_dir)),
         ("Hub", lambda: _hub(hub, timeout)),
-        ("Port", lambda: _port(port)),
+        *([("Port", lambda: _port(port))] if port is not None else []),
     )
     for what, check in checks:
         try:
-            yield from check()
+            for finding in check():
+                yield replace(finding, detail=_home(finding.detail))
         except AppError as error:
-            yield Finding("FAIL", what, _home(str(error)))
+            yield Finding("FAIL", what, _home(str(error)), "See the line itself.")
         except Exception as error:  # a broken installation breaks in its own ways; the rest is still worth a look
             yield Finding(
                 "FAIL", what, f"this check broke: {type(error).__name__}: {_home(str(error))[:300]}", REINSTALL
@@ -105,28 +123,49 @@ def _torch() -> Iterator[Finding]:
     if torch.cuda.is_available():
         yield from _cards(torch)
         return
-    card = shutil.which("nvidia-smi") is not None
-    if card and not torch.version.cuda:
+    driver = _driver()
+    if driver and not torch.version.cuda:
         remedy = "There is an NVIDIA driver: install a CUDA build of PyTorch from pytorch.org to use the card."
-        yield Finding("WARN", "Graphics card", "this PyTorch cannot use it", remedy)
-    elif card:
-        remedy = f"Update the NVIDIA driver to one that supports CUDA {torch.version.cuda}."
-        yield Finding("WARN", "Graphics card", "PyTorch sees none though a driver is there", remedy)
+        yield Finding("WARN", "Graphics card", f"this PyTorch cannot use it (driver {driver})", remedy)
+    elif driver:
+        remedy = (
+            f"Update the NVIDIA driver to one that supports CUDA {torch.version.cuda}, or install a PyTorch built for "
+            "an older CUDA."
+        )
+        yield Finding("WARN", "Graphics card", f"PyTorch sees none though driver {driver} is there", remedy)
     elif torch.backends.mps.is_available():
         yield Finding("OK", "Graphics card", "Apple GPU (mps)")
     else:
-        free = _main_memory()
-        yield Finding("OK", "Graphics card", f"none; the CPU is used ({free}). Fine for the embedded model")
+        yield Finding("OK", "Graphics card", "none; the CPU is used. Fine for the embedded model")
+    yield Finding("OK", "Memory", _main_memory())
+
+
+def _driver() -> str:
+    """The NVIDIA driver's version and the newest CUDA it serves, "" where there is none."""
+    program = shutil.which("nvidia-smi")
+    if program is None:
+        return ""
+    try:
+        done = subprocess.run([program], capture_output=True, text=True, timeout=20)
+    except (OSError, subprocess.TimeoutExpired):
+        return "unknown"
+    version = re.search(r"Driver Version:\s*([\d.]+)", done.stdout)
+    cuda = re.search(r"CUDA Version:\s*([\d.]+)", done.stdout)
+    words = [version.group(1) if version else "unknown", f"for CUDA up to {cuda.group(1)}" if cuda else ""]
+    return " ".join(word for word in words if word)
 
 
 def _main_memory() -> str:
-    import psutil
+    import torch
 
-    memory = psutil.virtual_memory()
-    return f"{memory.available / 1e9:.1f} of {memory.total / 1e9:.1f} GB memory free"
+    from janus_app.devices import device_memory
+
+    memory = device_memory(torch.device("cpu"))
+    return f"{memory.free / 1e9:.1f} of {memory.total / 1e9:.1f} GB free"
 
 
 def _cards(torch: Any) -> Iterator[Finding]:
+    yield Finding("OK", "Driver", f"NVIDIA {_driver() or 'unknown'}; PyTorch uses CUDA {torch.version.cuda}")
     for index in range(torch.cuda.device_count()):
         name = torch.cuda.get_device_name(index)
         try:
@@ -139,7 +178,10 @@ def _cards(torch: Any) -> Iterator[Finding]:
             continue
         with torch.cuda.device(index):
             half = "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "no bf16, fp16 is used"
-        yield Finding("OK", f"cuda:{index}", f"{name}, {free / 1e9:.1f} of {total / 1e9:.1f} GB free, {half}")
+        major, minor = torch.cuda.get_device_capability(index)
+        detail = f"{name} (capability {major}.{minor}), {free / 1e9:.1f} of {total / 1e9:.1f} GB free, {half}"
+        yield Finding("OK", f"cuda:{index}", detail)
+    yield Finding("OK", "Memory", _main_memory())
 
 
 def _quantisation() -> Iterator[Finding]:
@@ -156,6 +198,7 @@ def _quantisation() -> Iterator[Finding]:
     exact = x @ weight.T
     for precision, limit in (("int8", 0.05), ("nf4", 0.3)):
         try:
+            version = metadata.version("bitsandbytes")
             layer = quantised_linear(weight, precision, device, dtype)
             logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it remarks on its own casts
             with torch.inference_mode():
@@ -163,20 +206,62 @@ def _quantisation() -> Iterator[Finding]:
             error = float((near - exact).norm() / exact.norm())
         except Exception as failure:
             remedy = "Choose bf16 or fp32, or run `python -m pip install -U bitsandbytes`."
-            yield Finding("WARN", precision, f"does not work on {device.type} ({type(failure).__name__})", remedy)
+            yield Finding("WARN", precision, f"does not work on {device.type} ({_kind(failure)})", remedy)
             continue
         if error < limit:
-            yield Finding("OK", precision, f"works on {device.type} (error of a product {error:.1%})")
+            yield Finding(
+                "OK", precision, f"bitsandbytes {version} works on {device.type} (error of a product {error:.1%})"
+            )
         else:
             remedy = "Choose bf16 or fp32, or run `python -m pip install -U bitsandbytes`."
             yield Finding("WARN", precision, f"gives wrong numbers on {device.type} ({error:.0%} off)", remedy)
 
 
+def _kind(error: Exception) -> str:
+    """What a failure is, in a few words: our own sentence's cause, else its type."""
+    cause = error.__cause__ or error
+    return "bitsandbytes is not installed" if isinstance(cause, ImportError) else type(cause).__name__
+
+
 def _triton() -> Iterator[Finding]:
+    """On a card, a kernel is compiled and run; without one there is nothing to run it on."""
     try:
-        yield Finding("OK", "Triton", metadata.version("triton"))
+        version = metadata.version("triton")
     except metadata.PackageNotFoundError:
         yield Finding("OK", "Triton", "not installed; only needed for speed on NVIDIA cards")
+        return
+    import torch
+
+    if not torch.cuda.is_available():
+        yield Finding("OK", "Triton", f"{version}, not tried: no card")
+        return
+    remedy = "Models run without it, more slowly. Install a C compiler and the Triton that belongs to your PyTorch."
+    try:
+        double = torch.compile(lambda x: x * 2 + 1)
+        right = bool((double(torch.ones(1024, device="cuda")) == 3).all())
+    except Exception as error:  # no compiler, no headers, a version that does not fit: all mean the same here
+        yield Finding("WARN", "Triton", f"{version} cannot compile here ({type(error).__name__})", remedy)
+        return
+    yield Finding("OK", "Triton", f"{version} works") if right else Finding("WARN", "Triton", "wrong numbers", remedy)
+
+
+def _offload() -> Iterator[Finding]:
+    """Whether layers can be spread over several devices: tried on the CPU, by the library's own hooks."""
+    try:
+        version = metadata.version("accelerate")
+        import torch
+        from accelerate import cpu_offload
+    except Exception as error:
+        detail = f"accelerate cannot be used ({type(error).__name__}); models must fit one device"
+        yield Finding("WARN", "Offload", detail, "Run `python -m pip install accelerate`.")
+        return
+    layer = torch.nn.Linear(4, 4)
+    x = torch.ones(1, 4)
+    with torch.inference_mode():
+        same = torch.equal(layer(x), cpu_offload(layer, execution_device=torch.device("cpu"))(x))
+    level: Level = "OK" if same else "WARN"
+    remedy = "" if same else "Run `python -m pip install -U accelerate`."
+    yield Finding(level, "Offload", f"accelerate {version}" + ("" if same else " changes results"), remedy)
 
 
 def _models(hub: Hub) -> Iterator[Finding]:
@@ -184,15 +269,20 @@ def _models(hub: Hub) -> Iterator[Finding]:
     for variant in catalog.values():
         status = hub.status(variant)
         if status.complete:
-            yield Finding("OK", variant.id, "on disk")
+            sure = "verified" if status.verified or variant.is_local else "it is verified when it is first loaded"
+            yield Finding("OK", variant.id, f"on disk, {size_text(status.on_disk)}, {sure}")
         elif variant.is_local:
+            if variant.id != catalog.default().id:
+                yield Finding("OK", variant.id, "not on this machine")
+                continue
             remedy = "Copy the app anew: its embedded weights belong to it."
-            level: Level = "FAIL" if variant.id == catalog.default().id else "WARN"
-            yield Finding(level, variant.id, "its files are missing", remedy)
+            yield Finding("FAIL", variant.id, "its files are missing", remedy)
         else:
-            left = f"{(status.total - status.on_disk) / 1e9:.1f} GB"
-            had = "partly" if status.on_disk else "not"
-            yield Finding("OK", variant.id, f"{had} downloaded; loading it fetches {left} once")
+            left = size_text(status.total - status.on_disk)
+            had = (
+                f"{size_text(status.on_disk)} downloaded, whole files and parts" if status.on_disk else "not downloaded"
+            )
+            yield Finding("OK", variant.id, f"{had}; loading it fetches {left} once")
 
 
 def _disk(outputs: Path, cache: Path) -> Iterator[Finding]:

@@ -108,6 +108,17 @@ class Advice:
             f"{best.words} ({_amount(best.need.total)}) recommended."
         )
 
+    def judge(self, precision: str) -> tuple[str, bool]:
+        """The sentence on one precision or "auto", and whether that can be loaded."""
+        if precision == "auto":
+            return self.sentence, self.best is not None
+        try:
+            option = self.choose(precision)
+        except AppError as error:
+            return str(error), False
+        need, free = _amount(option.need.total), _amount(option.free)
+        return f"{self.title}: {option.words} needs {need}, you have {free} free: it fits.", True
+
     def option(self, precision: str) -> Option:
         """The best way in one precision. Raises AppError for an unknown one."""
         found = [option for option in self.options if option.precision == precision]

@@ -22,6 +22,7 @@ from janus_app.hub import Hub
 from janus_app.models.base import (
     Capabilities,
     ChatRequest,
+    EditRequest,
     Event,
     GenerateRequest,
     Model,
@@ -148,14 +149,18 @@ class Studio:
         """The variant of the resident model."""
         return self._resident.variant if self._resident else None
 
-    def advice(self, name: str, device: str = "auto") -> Advice:
-        """What `name` needs in every precision and what fits, with the resident model's memory counted as free.
+    @staticmethod
+    def device_names() -> list[str]:
+        """The devices of this machine, "auto" first."""
+        from janus_app.devices import device_names
 
-        Raises AppError for an unknown model, an absent device or a damaged config.json.
+        return device_names()
+
+    def advice(self, variant: Variant, device: str = "auto") -> Advice:
+        """What a variant needs in every precision and what fits, with the resident model's memory counted as free.
+
+        Raises AppError for an absent device or a damaged config.json.
         """
-        return self._advice(self.catalog.resolve(name), device)
-
-    def _advice(self, variant: Variant, device: str) -> Advice:
         from janus_app.memory import advise
 
         resident = self._resident
@@ -195,7 +200,7 @@ class Studio:
 
         self._phase = "loading"
         try:
-            advice = self._advice(variant, device)
+            advice = self.advice(variant, device)
             option = advice.choose(precision)
             if option is not advice.options[0] or option.need.weights > _WORTH_SAYING:
                 yield Notice(advice.sentence)
@@ -252,6 +257,11 @@ class Studio:
         if verb not in resident.model.capabilities.verbs:
             able = ", ".join(v.title for v in self.catalog.values() if verb in v.verbs)
             raise AppError(f"{resident.variant.title} cannot {verb}. These can: {able or 'none'}.")
+        most = resident.model.capabilities.edit_pictures
+        if isinstance(request, EditRequest) and len(request.more_images) >= most:
+            pictures = f"{most} pictures" if most > 1 else "one picture"
+            given = 1 + len(request.more_images)
+            raise AppError(f"{resident.variant.title} edits {pictures} at a time and got {given}. Remove some.")
         self._phase, self._detail = "busy", verb
         try:
             yield from act()
@@ -281,6 +291,13 @@ class Studio:
         drain(self.unload())
         self._resting = (resident.variant, resident.device, resident.precision)
         return True
+
+    def rest_when_idle(self, look_again: float = 10.0) -> None:
+        """Rest whenever it is time; never returns. For a thread of the program that serves the studio."""
+        while True:
+            time.sleep(look_again)
+            with contextlib.suppress(AppError):
+                self.rest()
 
     def _drop(self) -> None:
         self._resident, self._phase = None, "empty"

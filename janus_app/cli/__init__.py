@@ -16,6 +16,7 @@ from janus_app.cli.chat import add_chat, chat
 from janus_app.cli.console import UsageError, say
 from janus_app.cli.doctor import add_doctor, doctor
 from janus_app.cli.draw import add_edit, add_generate, edit, generate
+from janus_app.cli.fit import add_fit, fit
 from janus_app.cli.models import add_models, models
 from janus_app.errors import AppError
 
@@ -76,5 +77,6 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         flags.model(command)
         extend(command)
         flags.json_lines(command)
+    add_fit(add("fit", fit, "Say what a model needs in each precision and what fits this machine."))
     add_doctor(add("doctor", doctor, "Say whether this machine is ready, and what to do where it is not."))
     return parser.parse_args(argv)

@@ -11,6 +11,7 @@ from typing import Any
 from janus_app.amounts import share_text, size_text, time_text
 from janus_app.errors import AppError
 from janus_app.models.base import Event, Finished, Notice, Progress, Queued, TextDelta
+from janus_app.watchdog import Watchdog, told
 
 
 class UsageError(AppError):
@@ -48,11 +49,9 @@ def follow(events: Iterable[Event], stream_text: bool = False) -> Finished | Non
     """
     finished: Finished | None = None
     place = 0
-    with contextlib.ExitStack() as stack:
-        if hasattr(events, "close"):
-            stack.callback(events.close)
-        bars = stack.enter_context(_Bars())
-        for event in events:
+    dog = Watchdog()
+    with _Bars() as bars, told(dog, say):
+        for event in dog.watch(events if hasattr(events, "close") else (event for event in events)):
             if isinstance(event, Progress):
                 bars.show(event)
             elif isinstance(event, Notice):

@@ -9,6 +9,10 @@ from typing import NoReturn
 from janus_app.models.base import SOLVERS
 
 PRECISIONS = ("auto", "fp32", "bf16", "fp16", "int8", "nf4")
+DEVICE_HELP = (
+    "auto, cpu, cuda, cuda:1, cuda:all (layers over all cards), cuda+cpu (layers that do not fit wait in main memory), "
+    "mps or xpu (default auto)"
+)
 
 
 class Parser(argparse.ArgumentParser):
@@ -35,7 +39,7 @@ def debug(parser: argparse.ArgumentParser) -> None:
 
 def model(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", metavar="NAME", help="a model of `models`, or a folder holding a checkpoint")
-    parser.add_argument("--device", help="auto, cpu, cuda, cuda:1, mps or xpu (default auto)")
+    parser.add_argument("--device", help=DEVICE_HELP)
     parser.add_argument("--precision", choices=PRECISIONS, help="how weights are held (default auto)")
 
 
@@ -78,4 +82,7 @@ def page(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--share", action="store_true", help="a public link through Gradio, behind a password")
     parser.add_argument("--auth", metavar="USER:PASSWORD", help="ask visitors for it; $JANUS_APP_AUTH does the same")
     parser.add_argument("--lang", default="auto", choices=("auto", "en", "zh-CN"), help="language of the page")
+    parser.add_argument(
+        "--idle-unload", type=float, metavar="MINUTES", help="unload a model nobody used for so long (default never)"
+    )
     parser.add_argument("--no-browser", action="store_true", help="do not open a browser window")

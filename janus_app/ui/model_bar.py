@@ -17,10 +17,9 @@ from janus_app.models.base import Event
 from janus_app.ui.files_panel import FilesPanel
 from janus_app.ui.html import message
 from janus_app.ui.jobs import KNOWN_STAGES, size_text, watch
+from janus_app.ui.machine_panel import PRECISIONS, MachinePanel
 from janus_app.ui.page import JOB, PRIVATE, QUICK, Page, public
 
-DEVICES = ("auto", "cuda", "cpu", "mps")
-PRECISIONS = ("auto", "fp32", "bf16", "fp16", "int8", "nf4")
 DOING = ("chat", "generate", "edit")
 TICK_SECONDS = 1.0
 
@@ -50,10 +49,10 @@ def build(page: Page, demo: gr.Blocks) -> ModelBar:
                 min_width=240,
             )
             device = gr.Dropdown(
-                list(DEVICES),
+                ["auto"],  # the machine panel adds what there is
                 value="auto",
                 label=label("device"),
-                allow_custom_value=not page.shared,  # "cuda:1"
+                allow_custom_value=not page.shared,
                 elem_id="model-device",
                 scale=1,
                 min_width=140,
@@ -74,6 +73,7 @@ def build(page: Page, demo: gr.Blocks) -> ModelBar:
         state = gr.HTML(elem_id="model-state", padding=False)
         work = gr.HTML(elem_id="model-work", padding=False)
         about = gr.HTML(elem_id="model-about", padding=False)
+        MachinePanel(page, demo, variant, device, precision)
         files = FilesPanel(page, variant, lambda language: gr.update(choices=variant_choices(page, language)))
     seen = gr.Textbox("", visible="hidden", elem_id="model-seen", label="model-seen")
     shown = gr.State("")  # the state line this tab shows, so an unchanged one is not sent again
@@ -88,12 +88,9 @@ def build(page: Page, demo: gr.Blocks) -> ModelBar:
     def opened(request: gr.Request) -> tuple[Any, ...]:
         language = page.language(request)
         chosen = page.variant(None)
-        auto = page.texts.say("auto", language)
         html = state_html(page, language)
         return (
             gr.update(choices=variant_choices(page, language), value=chosen.id),
-            gr.update(choices=[(auto if name == "auto" else name, name) for name in DEVICES]),
-            gr.update(choices=precision_choices(page, chosen, language)),
             about_html(page, chosen, language),
             html,
             html,
@@ -108,9 +105,8 @@ def build(page: Page, demo: gr.Blocks) -> ModelBar:
             found = resolve(page, name)
         except AppError as error:
             said = message(page.texts.sentence(str(error), language), "error")
-            return gr.skip(), said, gr.skip(), *(gr.skip() for _ in files.outputs)
+            return said, gr.skip(), *(gr.skip() for _ in files.outputs)
         return (
-            gr.update(choices=precision_choices(page, found, language)),
             about_html(page, found, language),
             load_label(page, found, language),
             *files.show(found, language),
@@ -135,10 +131,10 @@ def build(page: Page, demo: gr.Blocks) -> ModelBar:
             return tuple(gr.skip() for _ in files.outputs)
 
     outputs = [work, load, pause, cancel, unload, variant]
-    first = [variant, device, precision, about, state, shown, seen, load, *files.outputs]
+    first = [variant, about, state, shown, seen, load, *files.outputs]
     demo.load(opened, None, first, **QUICK)
     timer.tick(tick, shown, [state, shown, seen], **QUICK)
-    variant.change(choose, variant, [precision, about, load, *files.outputs], **QUICK)
+    variant.change(choose, variant, [about, load, *files.outputs], **QUICK)
     loading = load.click(run_load, [variant, device, precision], outputs, **public("load"))
     unloading = unload.click(run_unload, variant, outputs, **JOB)
     loading.then(here, variant, files.outputs, **QUICK)
@@ -159,6 +155,9 @@ def _load(page: Page, name: str | None, device: str, precision: str) -> Iterator
     variant = resolve(page, name)
     if page.shared and not cached(page, variant):
         raise AppError("On a shared page only models that are already on this machine can be loaded.")
+    if not cached(page, variant):
+        page.studio.advice(variant, device).choose(precision)  # raises what cannot fit before gigabytes come for it
+        yield from page.studio.hub.fetch(variant)  # outside the line: others go on working meanwhile
     yield from page.studio.load(name or variant.id, device=device, precision=precision)
 
 
@@ -235,21 +234,13 @@ def variant_choices(page: Page, language: str) -> list[tuple[str, str]]:
     return choices
 
 
-def precision_choices(page: Page, variant: Variant, language: str) -> list[tuple[str, str]]:
-    """Each precision with what its weights take, where the manifest says."""
-    choices = [(page.texts.say("auto", language), "auto")]
-    for name in PRECISIONS[1:]:
-        size = variant.memory.get(name)
-        choices.append((f"{name} · {size_text(size)}" if size else name, name))
-    return choices
-
-
 def state_html(page: Page, language: str) -> str:
     """One line: what is loaded, what it is doing, what it takes."""
     state, say = page.studio.state, page.texts.say
     parts = []
     if state.phase == "empty":
-        parts.append(escape(say("state_empty", language)))
+        resting = say("state_resting", language, title=state.resting) if state.resting else ""
+        parts.append(escape(resting or say("state_empty", language)))
     else:
         parts.append(f"<strong>{escape(state.title)}</strong>")
         parts.append(escape(say(f"state_{state.phase}", language)))
@@ -262,7 +253,8 @@ def state_html(page: Page, language: str) -> str:
         parts.append(escape(say("memory", language, used=used, total=total)))
     if state.queue:
         parts.append(escape(say("waiting", language, count=state.queue)))
-    return f'<div class="state-line {escape(state.phase)}"><span class="dot"></span>{"<i>·</i>".join(parts)}</div>'
+    line = f'<div class="state-line {escape(state.phase)}"><span class="dot"></span>{"<i>·</i>".join(parts)}</div>'
+    return line + message(page.texts.sentence(state.silence, language), "warning")
 
 
 def _detail(page: Page, detail: str, language: str) -> str:
