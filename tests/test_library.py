@@ -141,6 +141,9 @@ def test_a_deleted_conversation_is_gone_with_its_pictures(tmp_path: Path) -> Non
     assert store.find().conversations == () and list((tmp_path / "talks").glob("*")) in ([], [tmp_path / "talks/.lock"])
     with pytest.raises(AppError, match="no longer there"):
         store.open(said.id)
+    with pytest.raises(AppError, match="was deleted"):
+        store.save(talk(said, "an answer that came too late"))
+    assert store.find().conversations == ()
 
 
 @pytest.mark.parametrize("name", ["", "..", "../../etc", "2026-11-21_1234567g", "2026-11-21_12345678/x", "a\0b"])

@@ -129,6 +129,7 @@ class Conversations:
         self.folder = folder
         self._read: dict[Path, tuple[tuple[int, ...], Conversation]] = {}
         self._guard = threading.Lock()
+        self._deleted: set[str] = set()  # an answer still on its way when its conversation goes must not bring it back
 
     def find(self, words: str = "") -> Listing:
         """The conversations in whose title and messages every word occurs; all of them for no words."""
@@ -169,6 +170,8 @@ class Conversations:
         """Store it with copies of its pictures. Messages another program added meanwhile stay. Raises AppError."""
         if not conversation.messages:
             return
+        if conversation.id in self._deleted:
+            raise AppError("This conversation was deleted, so nothing more of it is kept. Start a new one.")
         home = self._home(conversation.id)
         with spoken(NOT_SAVED, home):
             (home / PICTURES).mkdir(parents=True, exist_ok=True)
@@ -191,10 +194,14 @@ class Conversations:
         home = self._home(name)
         gone = home.with_name(f".deleted-{home.name}-{secrets.token_hex(4)}")
         with spoken("The conversation was not deleted", self.folder):
+            self._deleted.add(name)
             try:
                 home.rename(gone)  # at once and whole, so nobody meets half of it
             except FileNotFoundError:
                 return
+            except OSError:
+                self._deleted.discard(name)
+                raise
             shutil.rmtree(gone)
 
     def _homes(self) -> list[Path]:

@@ -66,7 +66,7 @@ class App:
                 return
             if self.process.poll() is not None:
                 break
-            time.sleep(0.2)
+            time.sleep(0.5)
         self.kill()
         raise AssertionError(f"the app did not start: {(folder / 'app.log').read_text()}")
 
