@@ -100,8 +100,6 @@ class MetaQueryModel:
         if request.method not in EDIT_METHODS:
             raise AppError(f"This model cannot edit by {request.method!r}; it can by {', '.join(EDIT_METHODS)}.")
         pictures = (request.image, *request.more_images)
-        if len(pictures) > MOST_PICTURES:
-            raise AppError(f"You gave {len(pictures)} pictures; this model takes at most {MOST_PICTURES}. Remove some.")
         return self._pictures(request, pictures, Guidance(request.guidance, request.image_guidance))
 
     def _pictures(

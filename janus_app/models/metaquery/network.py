@@ -75,14 +75,14 @@ class MetaQueryNetwork(nn.Module):
 
     def misfit(self, name: str, given: bool) -> str:
         """What to do about a tensor of ours that the checkpoint holds in another shape, or (not `given`) lacks."""
-        if not name.startswith("mllm."):
-            return ""
-        if given:
+        if given and name.startswith(("mllm.", "connector.0.")):  # the connector is as wide as the language model
             return (
                 f"The language model in the checkpoint is of another size than {self.config.mllm_id}. Put the one it "
                 "was trained with into the components folder."
             )
-        return "It was saved without (all of) its language model; ask its publisher for the complete one."
+        if not given and name.startswith("mllm."):
+            return "It was saved without (all of) its language model; ask its publisher for the complete one."
+        return ""
 
     def fill_buffers(self) -> None:
         """Give the language model the tables that no checkpoint holds (rotary frequencies, position numbers).
