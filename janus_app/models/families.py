@@ -43,7 +43,8 @@ def autoencoder_folder(folder: Path, parts: Mapping[str, Path] | None = None) ->
     Raises AppError where it is in none of these places.
     """
     beside = folder.resolve().parent
-    places = (folder / AUTOENCODER, *(parts or {}).values(), beside / AUTOENCODER, beside / "sdxl-vae")
+    fetched = (parts[AUTOENCODER],) if parts and AUTOENCODER in parts else ()
+    places = (folder / AUTOENCODER, *fetched, beside / AUTOENCODER, beside / "sdxl-vae")
     for place in places:
         if (place / "config.json").is_file():
             return place
