@@ -93,8 +93,12 @@ class Fetching:
         return remote
 
     def _check_room(self, remotes: Sequence[Remote]) -> None:
-        needed = sum(max(0, remote.size - (file_length(self._cache.partial(remote.etag)) or 0)) for remote in remotes)
-        check_room(self._cache.cache, needed, self._reserve)
+        def lacking(remote: Remote) -> int:
+            if file_length(self._cache.blob(remote.etag)) == remote.size:
+                return 0  # another revision has it
+            return max(0, remote.size - (file_length(self._cache.partial(remote.etag)) or 0))
+
+        check_room(self._cache.cache, sum(lacking(remote) for remote in remotes), self._reserve)
 
     async def _in_turn(self, seats: asyncio.Semaphore, transfer: Transfer, file: File, remote: Remote) -> None:
         async with seats:

@@ -61,7 +61,7 @@ class App:
         command = [sys.executable, str(ROOT / "app.py"), "--port", str(self.port), "--no-browser"]
         log = (folder / "app.log").open("ab")
         self.process = subprocess.Popen(command, cwd=folder, env=clean | own, stdout=log, stderr=log)
-        for _ in range(600):
+        for _ in range(500):
             with contextlib.suppress(OSError), urllib.request.urlopen(self.url, timeout=5):
                 return
             if self.process.poll() is not None:
@@ -122,7 +122,7 @@ def until(condition: Any, page: Any) -> None:
 def test_paused_killed_resumed_and_loaded(
     browser: Any, hub: FakeHub, started: list[App], files: dict[str, bytes], tmp_path: Path
 ) -> None:
-    hub.fault(WEIGHTS, Fault(times=10_000, pause=0.1, step=1 << 18))
+    hub.fault(WEIGHTS, Fault(times=10_000, pause=0.3, step=1 << 20))
     started.append(App(tmp_path, hub.endpoint))
     page = visit(browser, started[-1])
     page.wait_for_selector("#model-load:has-text('Download and load')")
@@ -188,7 +188,7 @@ def test_paused_killed_resumed_and_loaded(
 def test_chinese_on_a_phone(
     browser: Any, hub: FakeHub, started: list[App], files: dict[str, bytes], tmp_path: Path
 ) -> None:
-    hub.fault(WEIGHTS, Fault(times=10_000, pause=0.2, step=1 << 18))
+    hub.fault(WEIGHTS, Fault(times=10_000, pause=0.6, step=1 << 20))
     started.append(App(tmp_path, hub.endpoint))
     page = visit(browser, started[-1], locale="zh-CN", viewport={"width": 390, "height": 844})
     page.wait_for_selector("#model-load:has-text('下载并加载')")
