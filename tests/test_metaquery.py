@@ -234,22 +234,30 @@ def test_closing_stops_within_a_step(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("name", [LLAVA, QWEN])
-def test_chat_is_the_language_models(name: str) -> None:
+def test_chat_is_the_language_models(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Against the same model run on the whole conversation for every token, without a cache."""
     ours = model(name)
+    reader, states, read = ours.reader, list[Tensor](), ours.reader.read
     turns = (Turn("user", "What is this?", (picture("a"),)), Turn("assistant", "A dog."), Turn("user", "Sure?"))
+
+    def noted(*args: Any) -> Tensor:
+        states.append(read(*args)[:, -1:])
+        return states[-1]
+
+    monkeypatch.setattr(reader, "read", noted)
     events = list(ours.chat(ChatRequest(turns, temperature=1.0, top_p=1.0, seed=5, max_new_tokens=6)))
     answer = events[-1]
     assert isinstance(answer, Finished) and len(answer.token_ids) == 6
     assert "".join(e.text for e in events if isinstance(e, TextDelta)) == answer.text
 
-    reader, stream = ours.reader, torch.Generator().manual_seed(5)
+    stream = torch.Generator().manual_seed(5)
     seen = [reader.see(picture("a"), framed=False)]
     ids = reader.tokenizer.encode(ours.talk.template.pieces(turns, [len(seen[0].features)]), begin=False)
     assert answer.usage is not None and answer.usage.prompt_tokens == len(ids)
     with torch.inference_mode():
-        for token in answer.token_ids:
-            state = reader.read(reader.embed(ids, seen), reader.place(ids, seen).positions)[:, -1]
+        for token, stepwise in zip(answer.token_ids, states[:6], strict=True):
+            state = read(reader.embed(ids, seen), reader.place(ids, seen).positions)[:, -1]
+            assert relative(stepwise[:, 0], state) < 1e-5
             logits = state @ reader.network.get_input_embeddings().weight[: reader.tokenizer.size].T
             assert token == int(sampling.pick(logits, 1.0, sampling.exponential_noise([stream], logits.shape[-1])))
             ids.append(token)
@@ -302,7 +310,7 @@ def test_typed_special_tokens_stay_text() -> None:
 def test_long_text_is_cut_and_said() -> None:
     ours = model(LLAVA)
     limit = ours.network.config.text_limit
-    for text in ("A photo of a red fox. " * 60, "狐狸🦊" * 200):
+    for text in ("A photo of a red fox. " * 60, *(" a" * i + "狐狸🦊" * 200 for i in range(4))):
         kept, cut = ours.reading.cut(text)
         assert cut and text.startswith(kept) and "\ufffd" not in kept
         assert limit - 4 <= len(ours.reader.tokenizer.encode([kept], begin=False)) <= limit
