@@ -89,14 +89,14 @@ def record_of(picture: Picture, request: GenerateRequest | EditRequest, variant:
         seed=picture.seed,
         size=picture.image.size,
         created=datetime.now().astimezone().isoformat(timespec="seconds"),
-        settings=_settings(picture, request),
+        settings=_settings(picture, request, variant),
         versions=_versions(),
         image_tokens=picture.image_tokens,
         source_prompt=picture.source_prompt,
     )
 
 
-def _settings(picture: Picture, request: GenerateRequest | EditRequest) -> dict[str, Value]:
+def _settings(picture: Picture, request: GenerateRequest | EditRequest, variant: Variant) -> dict[str, Value]:
     """The numbers that had a part in the picture, and no others: a reader must not think that the rest mattered."""
     settings: dict[str, Value] = {}
     if isinstance(request, EditRequest):
@@ -104,9 +104,12 @@ def _settings(picture: Picture, request: GenerateRequest | EditRequest) -> dict[
         used = EDIT_SETTINGS.get(request.method, frozenset())
     else:
         used = frozenset({"temperature"} if picture.image_tokens else {"steps", "solver", "guidance_interval"})
+    # What a way of editing reads is the same for all models, but not every model has all of it.
+    absent = {name for name in ("temperature", "steps") if name not in variant.settings}
+    absent |= set() if variant.solvers else {"solver"}
     settings["guidance"] = request.guidance
     for name in ("image_guidance", "temperature", "strength", "steps", "solver"):
-        if name in used:
+        if name in used and name not in absent:
             settings[name] = getattr(request, name)
     if "guidance_interval" in used and request.guidance_interval != WHOLE_WAY:
         settings |= dict(zip(INTERVAL, request.guidance_interval, strict=True))

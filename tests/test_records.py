@@ -188,6 +188,7 @@ def test_a_text_bomb_is_refused() -> None:
 LATENT = Picture(_picture(), 11)
 TOKENS = Picture(_picture(), 11, (1, 2, 3))
 VARIANT = load_catalog().default()
+FLOW = load_catalog()["janusflow-1.3b"]
 STATE = StudioState(variant_id=VARIANT.id, precision="fp32", device="cpu:0")
 EDIT = EditRequest(
     "a blue cat",
@@ -204,7 +205,7 @@ EDIT = EditRequest(
 
 
 def settings_of(request: GenerateRequest | EditRequest, picture: Picture) -> dict[str, Any]:
-    return dict(record_of(picture, request, VARIANT, STATE).settings)
+    return dict(record_of(picture, request, VARIANT if picture.image_tokens else FLOW, STATE).settings)
 
 
 def test_a_drawing_records_what_its_model_read() -> None:
@@ -238,16 +239,16 @@ def test_a_flow_drawing_is_asked_for_again_as_it_was(tmp_path: Path) -> None:
     asked = GenerateRequest(
         "a cat", "fog", guidance=3, seed=11, steps=7, solver="ab2", guidance_interval=(0.1, 0.6), temperature=1.0
     )
-    file = save_png(tmp_path / "a.png", LATENT.image, record_of(LATENT, asked, VARIANT, STATE))
+    file = save_png(tmp_path / "a.png", LATENT.image, record_of(LATENT, asked, FLOW, STATE))
     assert request_of(read_record(file)) == asked
     whole = replace(asked, guidance_interval=(0.0, 1.0))
-    file = save_png(tmp_path / "b.png", LATENT.image, record_of(LATENT, whole, VARIANT, STATE))
+    file = save_png(tmp_path / "b.png", LATENT.image, record_of(LATENT, whole, FLOW, STATE))
     assert request_of(read_record(file)) == whole
 
 
 def test_the_source_prompt_is_kept_and_older_records_do_without(tmp_path: Path) -> None:
     picture = replace(LATENT, source_prompt="a red\ncat")
-    record = record_of(picture, replace(EDIT, method="flowedit"), VARIANT, STATE)
+    record = record_of(picture, replace(EDIT, method="flowedit"), FLOW, STATE)
     file = save_png(tmp_path / "a.png", picture.image, record)
     assert read_record(file).source_prompt == "a red\ncat"
     assert "Source prompt: a red" in parameters(record)
@@ -262,3 +263,19 @@ def test_the_source_prompt_is_kept_and_older_records_do_without(tmp_path: Path) 
 def test_absurd_flow_settings_of_a_record_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(AppError):
         request_of(replace(RECORD, settings=wrong))
+
+
+def test_an_instruction_records_what_its_model_has() -> None:
+    """The same way of editing is read by models that draw tokens and by MetaQuery, whose solver is its own."""
+    metaquery = load_catalog()["metaquery-b"]
+    asked = replace(EDIT, method="instruct", guidance=4)
+    mine = record_of(LATENT, asked, metaquery, STATE).settings
+    assert mine == {"method": "instruct", "guidance": 4, "image_guidance": 1.25, "steps": 12}
+    drawn = record_of(LATENT, GenerateRequest("a cat", guidance=4, steps=12), metaquery, STATE).settings
+    assert drawn == {"guidance": 4, "steps": 12}
+    assert record_of(TOKENS, asked, VARIANT, STATE).settings == {
+        "method": "instruct",
+        "guidance": 4,
+        "image_guidance": 1.25,
+        "temperature": 0.3,
+    }
