@@ -191,7 +191,7 @@ def _buttons(running: bool) -> tuple[dict[str, Any], ...]:
         gr.update(visible=not running),
         gr.update(visible=False),
         gr.update(visible=running),
-        gr.update(interactive=not running),
+        gr.update(visible=not running),  # no room for it beside the other two
     )
 
 
