@@ -111,9 +111,7 @@ def _known_components(folder: Path, config: dict[str, Any]) -> dict[str, Compone
         return {}
     wanted = {"mllm": config.get("mllm_id"), "diffusion": config.get("diffusion_model_id")}
     rows = [row.components for row in load_catalog().values()]
-    return {
-        role: row[role] for role, repo in wanted.items() for row in rows if role in row and row[role].repo == repo
-    }
+    return {role: row[role] for role, repo in wanted.items() for row in rows if role in row and row[role].repo == repo}
 
 
 def _roles(folder: Path) -> str:
