@@ -6,11 +6,13 @@ pickles are memory-mapped and written a gigabyte at a time, so memory holds no m
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
 from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import safe_open
@@ -140,22 +142,27 @@ def _write(
 
 def _compare(sources: Sequence[Path], homes: dict[str, Path], meter: Meter) -> Iterator[Progress]:
     """Every name, shape, type and byte of what was written, read anew, against the pickles."""
-    held: dict[Path, int] = {}
-    for source in sources:
-        for name, theirs in read_tensors(source):
-            meter.label = homes[name].name
-            with safe_open(homes[name], framework="pt", device="cpu") as written:
-                if homes[name] not in held:
-                    held[homes[name]] = len(written.keys())
+    count = 0
+    with contextlib.ExitStack() as stack:
+        opened: Path | None = None
+        written: Any = None
+        for source in sources:
+            for name, theirs in read_tensors(source):
+                meter.label = homes[name].name
+                if homes[name] != opened:
+                    stack.close()
+                    opened = homes[name]
+                    written = stack.enter_context(safe_open(opened, framework="pt", device="cpu"))
+                    count += len(written.keys())
                 mine = written.get_tensor(name) if name in written.keys() else None  # noqa: SIM118 - not a dict
                 if mine is None or not _same(mine, theirs):
                     raise AppError(
                         f"The converted {name} differs from the pickle, so nothing was kept. Check disk and memory, "
                         "then try again."
                     )
-            meter.done += theirs.nbytes
-            yield from meter.report()
-    if sum(held.values()) != len(homes):
+                meter.done += theirs.nbytes
+                yield from meter.report()
+    if count != len(homes):
         raise AppError("The converted files hold more or less than the pickles, so nothing was kept. Try again.")
 
 

@@ -14,6 +14,7 @@ from janus_app.models.base import Progress
 
 BLOCK = 1 << 20  # bytes hashed between two looks at the clock
 TICK = 0.1  # seconds between two reports
+SLOWEST = 1.0  # seconds between two reports to a slow listener, and so the longest wait for a cancel
 SPEED_SECONDS = 8  # over which the speed is an average
 GIT_HASHED = 64 << 20  # larger files are never named by git's hash
 
@@ -32,6 +33,7 @@ class Meter:
     stage: str = "download"
     _notes: deque[str] = field(default_factory=deque)
     _last: float = 0.0
+    _pace: float = TICK
     _marks: deque[tuple[float, int]] = field(default_factory=deque)
 
     def note(self, text: str) -> None:
@@ -44,14 +46,20 @@ class Meter:
         self._marks.clear()
 
     def report(self, force: bool = False) -> Iterator[Progress]:
-        """The notes that wait, else the state of things if the last report is old enough."""
+        """The notes that wait, else the state of things if the last report is old enough.
+
+        Who listens may be slow (a page on a busy machine): then the work goes on for as long as the listener took,
+        up to a second, before it is asked again. Otherwise an act would cost one report for each block.
+        """
+        if not (self._notes or force or time.monotonic() - self._last >= self._pace):
+            return
+        before = time.monotonic()
+        if not self._notes:
+            yield self._progress("")
         while self._notes:
             yield self._progress(self._notes.popleft())
-            force = False
-            self._last = time.monotonic()
-        if force or time.monotonic() - self._last >= TICK:
-            self._last = time.monotonic()
-            yield self._progress("")
+        self._last = time.monotonic()
+        self._pace = min(SLOWEST, max(TICK, self._last - before))
 
     def _progress(self, note: str) -> Progress:
         detail = " · ".join(part for part in (self.label, note) if part)
