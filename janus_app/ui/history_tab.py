@@ -22,6 +22,8 @@ PAGE = 24  # pictures in sight at once
 DAY = 86_400.0
 SPANS = {"any": 0.0, "day": DAY, "week": 7 * DAY, "month": 30 * DAY}  # the filter's choices, in seconds
 STAR = "★ "
+# On a phone the opened picture stands above the grid and may be out of sight.
+SHOW = "() => document.getElementById('history-opened')?.scrollIntoView({block: 'nearest'})"
 
 
 @dataclass(frozen=True)
@@ -182,7 +184,7 @@ def build(page: Page, album: Album, tab: gr.Tab, sink: Sink) -> HistoryTab:
     gr.on([words.change, *(f.input for f in filters[1:])], anew, filters, grid, **QUICK)
     back.click(newer, [first, *filters], grid, **QUICK)
     on.click(older, [first, *filters], grid, **QUICK)
-    gallery.select(choose, names, sight, **QUICK)
+    gallery.select(choose, names, sight, **QUICK).then(None, None, None, js=SHOW)
     star.click(mark, [opened, first, *filters], [*sight, *grid], **QUICK)
     delete.click(ask, opened, [sure, asked], **QUICK)
     no.click(lambda: gr.update(visible=False), None, sure, **QUICK)

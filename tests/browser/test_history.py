@@ -28,7 +28,7 @@ def enter(browser: Any) -> Iterator[Any]:
         context = browser.new_context(**({"viewport": {"width": 1280, "height": 900}} | options))
         contexts.append(context)
         page = context.new_page()
-        page.set_default_timeout(60_000)
+        page.set_default_timeout(120_000)  # a busy machine of two cores
         page.on("pageerror", lambda error: errors.append(str(error)))
         page.goto(served.url)
         if login:
