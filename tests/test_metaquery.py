@@ -19,6 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from janus_app.catalog import load_catalog
+from janus_app.cli import main
 from janus_app.errors import AppError
 from janus_app.hub import Hub
 from janus_app.models import sampling
@@ -40,6 +41,7 @@ from janus_app.models.metaquery.config import parse_config
 from janus_app.models.metaquery.connector import HEAD_DIM, connector, rotate
 from janus_app.models.metaquery.denoise import Guidance
 from janus_app.models.metaquery.sketch import Sketch
+from janus_app.records import read_record
 from janus_app.studio import Studio, drain
 from tests.conftest import GOLDEN as JANUS
 from tests.conftest import loaded
@@ -345,6 +347,16 @@ def test_pictures_beyond_what_a_model_takes_are_refused() -> None:
         drain(studio.run(EditRequest("x", a, method="instruct", more_images=(a,) * 8)))
     finished = drain(studio.run(EditRequest("x", a, method="instruct", more_images=(a,), steps=1)))
     assert isinstance(finished, Finished) and len(finished.pictures) == 1
+
+
+def test_the_command_takes_several_pictures(tmp_path: Path) -> None:
+    a, b = (str(GOLDEN / "images" / f"{name}.png") for name in "ab")
+    call = ["edit", "--model", str(GOLDEN / "ckpt_llavaov_sd15"), "--device", "cpu", "--precision", "fp32"]
+    call += ["--image", a, "--prompt", "Add a hat", "--steps", "2"]
+    assert main([*call, "--out", str(tmp_path / "one.png")]) == 0
+    assert main([*call, "--also", b, "--out", str(tmp_path / "two.png")]) == 0
+    assert gap(*(Image.open(tmp_path / f"{name}.png") for name in ("one", "two"))) > 5
+    assert read_record(tmp_path / "two.png").settings["method"] == "instruct"
 
 
 # ---- loading

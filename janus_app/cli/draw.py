@@ -42,6 +42,13 @@ def add_generate(parser: argparse.ArgumentParser) -> None:
 
 def add_edit(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--image", required=True, help="the picture to change")
+    parser.add_argument(
+        "--also",
+        action="append",
+        default=[],
+        metavar="IMAGE",
+        help="one more input picture, where the model takes several",
+    )
     parser.add_argument("--mask", help="a picture of the same size, white where to draw anew")
     parser.add_argument("--prompt", required=True, help="what the finished picture shows")
     parser.add_argument(
@@ -101,6 +108,7 @@ def edit(args: argparse.Namespace) -> int:
             strength=value(args, variant, "strength", "strength", 0.6),
             seed=args.seed or 0,
             source_prompt=args.source_prompt or "",
+            more_images=tuple(open_picture(name) for name in args.also),
             **_flow(args, variant),
         )
     _able(variant, "edit")
