@@ -15,6 +15,7 @@ from huggingface_hub import hf_hub_download
 from janus_app.catalog import File, Variant
 from janus_app.errors import AppError
 from janus_app.hub import Hub, Patience
+from janus_app.hub.meter import Meter
 from janus_app.models.base import Progress
 from tests.fake_hub import COUNTS, REPO, REVISION, FakeHub, Fault
 
@@ -362,3 +363,16 @@ def test_local_folders_are_only_looked_at(tmp_path: Path) -> None:
     assert hub.status(model).complete
     with pytest.raises(AppError, match="not deleted"):
         hub.delete(model)
+
+
+def test_a_slow_listener_does_not_slow_the_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [100.0]
+    monkeypatch.setattr("janus_app.hub.meter.time.monotonic", lambda: clock[0])
+    meter, reports = Meter(total=1000), 0
+    for _ in range(1000):
+        clock[0] += 0.01  # a block of work
+        meter.done += 1
+        for _ in meter.report():
+            reports += 1
+            clock[0] += 5.0  # the page takes its time
+    assert reports <= 1000 * 0.01 / 1.0 + 2
