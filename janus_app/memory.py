@@ -12,7 +12,7 @@ from __future__ import annotations
 import gzip
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -40,6 +40,10 @@ _SMALL = 1e9  # a model below needs no room worth the name
 # Beside what is counted: CUDA's context, library workspaces and what an allocator cannot reuse.
 _RESERVE = {"cuda": 1.25e9, "xpu": 1.25e9, "mps": 0.5e9, "cpu": 0.3e9}
 _SMALL_RESERVE = 0.1e9
+# Measured on a CPU (docs/memory.md): feature maps its convolutions copy, and small blocks the C library keeps.
+_CONV_COPIES, _HEAP = 2.0, 8_000_000
+# Bytes a weight while a quantised layer is at work: on cards (not measured) and on a CPU, which unpacks to float32.
+_UNPACKED = ({"nf4": 2.0}, {"int8": 4.0, "nf4": 4.0})
 
 
 @dataclass(frozen=True)
@@ -236,7 +240,7 @@ def _sizes(config: str, precision: str, device: torch.device) -> tuple[int, tupl
     return rest, tuple(layers[i] for i in sorted(layers))
 
 
-@lru_cache(maxsize=8)
+@lru_cache(maxsize=1)
 def _network(config: str) -> torch.nn.Module:
     from janus_app.models.families import meta_network
 
@@ -270,17 +274,11 @@ def _peak(model: _Model, precision: str, device: torch.device, job: Job) -> Peak
     widths = Widths(
         decoder=plain_dtype(precision, device).itemsize,
         pictures=tensor_dtype("gen_vision_model.", precision, device).itemsize,
-        conv_scratch=_conv_scratch(precision, device),
-        linear_scratch=_LINEAR_SCRATCH.get(precision, 0.0),
+        conv_scratch=_CONV_COPIES if device.type == "cpu" else 0.0,
+        linear_scratch=_UNPACKED[device.type == "cpu"].get(precision, 0.0),
     )
-    return job_peak(json.loads(model.config), model.variant.size[0], job, widths)
-
-
-_LINEAR_SCRATCH = {"int8": 4.0, "nf4": 4.0}
-
-
-def _conv_scratch(precision: str, device: torch.device) -> float:
-    return 2.0 if device.type == "cpu" else 0.0
+    peak = job_peak(json.loads(model.config), model.variant.size[0], job, widths)
+    return replace(peak, work=peak.work + _HEAP) if device.type == "cpu" else peak
 
 
 # ---- one option

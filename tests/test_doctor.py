@@ -121,3 +121,32 @@ def test_port_is_free() -> None:
         assert not doctor.port_is_free("127.0.0.1", listener.getsockname()[1])
     assert not doctor.port_is_free("no.such.host.invalid", 80)
     assert not doctor.port_is_free("127.0.0.1", 99_999)
+
+
+def test_a_page_asks_without_the_port_and_gets_text_to_paste(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "_hub", lambda hub, timeout: iter(()))
+    findings = list(doctor.examine(tmp_path, port=None))
+    names = {f.what for f in findings}
+    assert "Port" not in names and {"Memory", "Offload", "int8", "nf4"} <= names
+    text = doctor.as_text(findings)
+    assert len(text.splitlines()) == len(findings) + sum(bool(f.remedy) for f in findings)
+    assert str(Path.home()) + "/" not in text
+
+
+def test_a_driver_without_a_fitting_pytorch(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A stand-in for the program of the driver: no card is here."""
+    program = tmp_path / "nvidia-smi"
+    program.write_text("#!/bin/sh\necho '| NVIDIA-SMI 550.54 Driver Version: 550.54.14   CUDA Version: 12.4 |'\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    torch = pytest.importorskip("torch")
+    if torch.cuda.is_available():
+        pytest.skip("a card is here and works")
+    (card,) = (f for f in doctor._torch() if f.what == "Graphics card")
+    assert card.level == "WARN" and "550.54.14 for CUDA up to 12.4" in card.detail and "pytorch.org" in card.remedy
+
+
+def test_bitsandbytes_that_is_absent_or_broken_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "bitsandbytes", None)
+    absent = list(doctor._quantisation())
+    assert all(f.level == "WARN" and "not installed" in f.detail and "pip install" in f.remedy for f in absent)

@@ -272,3 +272,21 @@ def test_real_failures_of_memory_are_known_as_such(failure: object) -> None:
         failure()  # type: ignore[operator]
     assert out_of_memory(caught.value)
     assert not out_of_memory(RuntimeError("shape mismatch")) and not out_of_memory(ValueError("out of memory"))
+
+
+@pytest.mark.parametrize("precision", QUANTISED)
+def test_bitsandbytes_absent_or_too_old_is_a_sentence(precision: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    import sys
+    from importlib.machinery import ModuleSpec
+    from types import ModuleType
+
+    folder = GOLDEN / "janus_1_3b" / "checkpoint"
+    monkeypatch.setitem(sys.modules, "bitsandbytes", None)
+    with pytest.raises(AppError, match=r"pip install bitsandbytes"):
+        loaded(folder, precision)
+    old = ModuleType("bitsandbytes")
+    old.__spec__ = ModuleSpec("bitsandbytes", None)
+    old.nn = ModuleType("nn")  # type: ignore[attr-defined]  # a release without these layers
+    monkeypatch.setitem(sys.modules, "bitsandbytes", old)
+    with pytest.raises(AppError, match=r"pip install -U bitsandbytes"):
+        loaded(folder, precision)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import gc
+import os
 import shutil
 import threading
+import time
 import weakref
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -19,12 +22,13 @@ from janus_app.models.base import (
     Event,
     Finished,
     GenerateRequest,
+    Notice,
     Progress,
     Queued,
-    TextDelta,
     Turn,
 )
 from janus_app.studio import Studio, drain
+from janus_app.watchdog import Watchdog, explain, told
 from tests.conftest import GOLDEN
 
 PRO = str(GOLDEN / "janus_pro_1b" / "checkpoint")
@@ -164,28 +168,132 @@ def test_cancelling_a_load(studio: Studio) -> None:
     assert studio.state.phase == "ready"
 
 
-def test_running_out_of_memory_is_explained_and_survived(studio: Studio, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert studio._resident is not None
-
-    def exhausted(_: ChatRequest) -> Iterator[Event]:
-        yield TextDelta("a")
-        raise MemoryError
-
-    monkeypatch.setattr(studio._resident.model, "chat", exhausted)
-    with pytest.raises(AppError, match="ran out of memory"):
-        drain(studio.run(ASK))
-    monkeypatch.undo()
-    assert studio.state.phase == "ready"
-    assert isinstance(drain(studio.run(ASK)), Finished)
+def alive(kind: type) -> int:
+    """Objects with memory behind them: the advisor keeps a network on the meta device, which has none."""
+    gc.collect()
+    found = [thing for thing in gc.get_objects() if type(thing) is kind]
+    return sum(thing.device.type != "meta" for thing in found)
 
 
-def test_many_switches_leak_nothing(studio: Studio) -> None:
+def test_fifty_switches_leak_nothing(studio: Studio) -> None:
+    """Neither objects nor resident memory: what is left after fifty is what was left after four."""
     import psutil
 
+    from janus_app.models.decoder import KVCache
+    from janus_app.models.janus.network import JanusNetwork
+
     process = psutil.Process()
+    brief = replace(ASK, max_new_tokens=1)
     for name in (OLD, PRO) * 2:
         drain(studio.load(name, "cpu", "fp32"))
+        drain(studio.run(brief))
     settled = process.memory_info().rss
-    for name in (OLD, PRO) * 10:
+    for name in (OLD, PRO) * 25:
         drain(studio.load(name, "cpu", "fp32"))
-    assert process.memory_info().rss - settled < 20e6  # each checkpoint is 5 MB in fp32
+        drain(studio.run(brief))
+    assert (alive(JanusNetwork), alive(KVCache)) == (1, 0)
+    assert process.memory_info().rss - settled < 10e6  # each checkpoint is 5 MB in fp32
+    drain(studio.unload())
+    assert alive(JanusNetwork) == 0
+
+
+def test_what_cannot_fit_is_refused_before_anything_is_dropped_or_fetched(
+    studio: Studio, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from janus_app import memory
+    from janus_app.devices import Memory
+
+    def fetched(*_: object) -> Iterator[Progress]:
+        raise AssertionError("a download was begun")
+
+    monkeypatch.setattr(studio.hub, "fetch", fetched)
+    monkeypatch.setattr(memory, "device_memory", lambda device: Memory(int(2e9), int(4e9)))
+    with pytest.raises(AppError, match=r"Janus-Pro-7B: even nf4 needs .* you have 2.0 GB free"):
+        drain(studio.load("janus-pro-7b", "cpu"))
+    assert studio.state.phase == "ready" and isinstance(drain(studio.run(ASK)), Finished)
+
+
+def test_a_model_nobody_uses_rests_and_the_next_job_wakes_it(studio: Studio) -> None:
+    expected = tokens(drain(studio.run(DRAW)))
+    assert not studio.rest(), "no limit was set"
+    studio.idle_minutes = 60
+    assert not studio.rest(), "it was used just now"
+    studio.idle_minutes = 1e-9
+    job = studio.run(ASK)
+    next(job)
+    assert not studio.rest(), "it is at work"
+    job.close()  # type: ignore[attr-defined]
+    assert studio.rest()
+    assert studio.state.phase == "empty" and studio.state.resting
+    events = list(studio.run(DRAW))
+    assert isinstance(events[0], Notice) and "loaded again" in events[0].text
+    assert tokens(events[-1]) == expected
+    assert studio.state.precision == "fp32" and not studio.state.resting
+    assert studio.rest()
+    drain(studio.unload())
+    with pytest.raises(AppError, match="No model is loaded"):  # somebody wanted it away
+        drain(studio.run(ASK))
+
+
+def test_a_silent_job_says_so_and_at_which_stage(studio: Studio, tmp_path: Path) -> None:
+    """A weight file that gives nothing: a pipe nobody writes to, read by the real loader."""
+    folder = Path(shutil.copytree(OLD, tmp_path / "silent"))
+    (folder / "model.safetensors").unlink()
+    os.mkfifo(folder / "pytorch_model.bin")
+    studio.watchdog.patience = 0.2
+    ended: list[BaseException] = []
+
+    def load() -> None:
+        try:
+            drain(studio.load(str(folder), "cpu", "fp32"))
+        except BaseException as error:
+            ended.append(error)
+
+    worker = threading.Thread(target=load, daemon=True)
+    worker.start()
+    deadline = time.monotonic() + 60
+    while not studio.state.silence and time.monotonic() < deadline:
+        time.sleep(0.05)
+    said = studio.state.silence
+    with open(folder / "pytorch_model.bin", "wb") as pipe:  # what waits is let go
+        pipe.write(b"nothing")
+    worker.join(timeout=60)
+    assert said.startswith("Nothing has come for") and "disk is slow" in said
+    assert isinstance(ended[0], AppError) and studio.state.silence == ""
+
+
+def test_silence_of_the_receiver_is_not_the_jobs(studio: Studio) -> None:
+    studio.watchdog.patience = 0.05
+    job = studio.run(DRAW)
+    next(job)
+    time.sleep(0.2)
+    assert studio.state.silence == ""
+    job.close()  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("stage", "busy", "scarce", "word"),
+    [
+        ("download", True, True, "server"),
+        ("draw", True, True, "out of memory"),
+        ("read", False, False, "disk"),
+        ("draw", True, False, "still calculating"),
+        ("", False, False, "waits for a device"),
+    ],
+)
+def test_why_nothing_comes(stage: str, busy: bool, scarce: bool, word: str) -> None:
+    assert word in explain(stage, 31.4, busy=busy, scarce=scarce)
+
+
+def test_the_command_line_tells_a_silence_once() -> None:
+    heard: list[str] = []
+    dog = Watchdog(patience=0.1)
+
+    def slow() -> Iterator[Event]:
+        yield Progress("draw", 0, 2)
+        time.sleep(1)
+        yield Progress("draw", 1, 2)
+
+    with told(dog, heard.append):
+        events = list(dog.watch(slow()))
+    assert len(events) == 2 and len(heard) == 1 and "Nothing has come" in heard[0]
