@@ -124,12 +124,13 @@ def build(page: Page, variant: gr.Dropdown, seen: gr.Textbox, demo: gr.Blocks) -
             status = gr.HTML(elem_id="edit-status", padding=False)
             notes = gr.HTML(elem_id="edit-notes", padding=False)
             easel = gr.HTML(elem_id="edit-easel", padding=False)
+            # Hidden and not absent: on a page whose tab was opened by a button, Gradio never builds absent ones later.
             compare = gr.ImageSlider(
                 label=label("before_after"),
                 show_label=False,
                 type="filepath",
                 interactive=False,
-                visible=False,
+                visible="hidden",
                 buttons=["fullscreen"],
                 slider_position=50,
                 elem_id="edit-compare",
@@ -145,10 +146,10 @@ def build(page: Page, variant: gr.Dropdown, seen: gr.Textbox, demo: gr.Blocks) -
                 allow_preview=False,
                 buttons=["download_all"],
                 interactive=False,
-                visible=False,
+                visible="hidden",
                 elem_id="edit-gallery",
             )
-            with gr.Column(visible=False, elem_classes="chosen") as panel:
+            with gr.Column(visible="hidden", elem_classes="chosen") as panel:
                 detail = gr.HTML(elem_id="edit-detail", padding=False)
                 row = action_row(page, "edit")
                 reuse = gr.Button(label("reuse_seed"), size="sm", elem_id="edit-reuse", min_width=60)

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from PIL import Image
 
-from janus_app.records import read_record
+from janus_app.models.base import Finished, GenerateRequest
+from janus_app.records import output_path, read_record, record_of, save_png
+from janus_app.studio import drain
 from tests.browser.conftest import WATCH
 from tests.browser.test_session import choose_branch, go, say
 from tests.page_server import Served, serve
+from tests.test_library import RECORD
 
 pytestmark = pytest.mark.browser
 
@@ -98,12 +102,46 @@ def test_a_picture_drawn_and_discussed_is_found_again_after_a_restart(enter: Any
         loaded(page, "#chat-bot .bot")
         assert answer in page.inner_text("#chat-bot")
 
-        # The history has the picture; it becomes a favourite, and goes back into a conversation.
+        # The picture is in the history too, and deleting it there leaves the conversation whole.
         go(page, 3)
         loaded(page, "#history-gallery")
-        page.fill("#history-words input, #history-words textarea", "blue")
+        page.locator("#history-gallery .thumbnail-item").first.click()
+        page.wait_for_selector("#history-detail dt")
+        page.click("#history-delete")
+        page.click("#history-delete-yes")
+        page.wait_for_selector("#history-blank .empty")
+        assert not list(second.outputs.glob("*.png"))
+        assert read_record(next(second.data.glob("conversations/*/pictures/*.png"))).prompt == "a red circle"
+
+        # So is deleting the conversation asked for twice, and done.
+        go(page, 0)
+        page.click("#chat-delete")
+        page.click("#chat-delete-no")
+        page.wait_for_selector("#chat-delete-yes", state="hidden")
+        page.click("#chat-delete")
+        page.click("#chat-delete-yes")
+        page.wait_for_function("!document.querySelector('#chat-list').innerText.includes('The circle')")
+        assert stored(second) == []
+
+
+def keep_drawn(served: Served, prompt: str, seed: int) -> Path:
+    """A picture of the outputs folder, drawn without the page."""
+    request = GenerateRequest(prompt, seed=seed)
+    finished = drain(served.studio.run(request))
+    assert isinstance(finished, Finished) and served.studio.variant
+    record = record_of(finished.pictures[0], request, served.studio.variant, served.studio.state)
+    return save_png(output_path(served.outputs, record), finished.pictures[0].image, record)
+
+
+def test_a_picture_of_the_history_is_marked_saved_discussed_and_drawn_again(enter: Any, tmp_path: Path) -> None:
+    with serve(tmp_path) as served:
+        kept = keep_drawn(served, "a red circle", 5)
+        page = enter(served)
+        go(page, 3)
+        loaded(page, "#history-gallery")
+        page.fill("#history-words input", "blue")
         page.wait_for_selector("#history-blank .empty:has-text('Nothing fits')")
-        page.fill("#history-words input, #history-words textarea", "RED circle")
+        page.fill("#history-words input", "RED circle")
         page.locator("#history-gallery .thumbnail-item").first.focus()
         page.keyboard.press("Enter")
         page.wait_for_selector("#history-detail dt")
@@ -112,33 +150,21 @@ def test_a_picture_drawn_and_discussed_is_found_again_after_a_restart(enter: Any
         page.wait_for_selector("#history-gallery .caption-label:has-text('★')")
         with page.expect_download() as saved:
             page.click("#history-save")
-        kept = next(second.outputs.glob("*.png"))
         assert saved.value.suggested_filename == kept.name
         assert Path(saved.value.path()).read_bytes() == kept.read_bytes(), "with its record"
+
+        page.click("#history-again")
+        page.wait_for_selector("#draw-status .message.done")
+        (again,) = set(served.outputs.glob("*.png")) - {kept}
+        assert read_record(again).image_tokens == read_record(kept).image_tokens
+        go(page, 3)
+        page.wait_for_selector("#history-count:has-text('1 to 2 of 2')")
+
         page.click("#history-ask")
         page.wait_for_selector("#chat-box .thumbnail-item, #chat-box .thumbnail-image")
         say(page, "Is it round?")
-        assert len(stored(second)) == 2
-
-        # Draw again gives the very same picture; then the first is deleted, but not from its conversation.
-        go(page, 3)
-        page.click("#history-again")
-        page.wait_for_selector("#draw-status .message.done")
-        again = max(second.outputs.glob("*.png"), key=lambda file: file.stat().st_mtime_ns)
-        assert again != kept and read_record(again).image_tokens == read_record(kept).image_tokens
-        go(page, 3)
-        page.wait_for_selector("#history-count:has-text('of 2')")
-        page.click("#history-delete")
-        page.click("#history-delete-yes")
-        page.wait_for_selector("#history-count:has-text('1 to 1 of 1')")
-        assert not kept.exists() and again.exists()
-        go(page, 0)
-        page.locator("#chat-list label", has_text="The circle").click()
-        loaded(page, "#chat-bot .bot")
-        page.click("#chat-delete")
-        page.click("#chat-delete-yes")
-        page.wait_for_function("!document.querySelector('#chat-list').innerText.includes('The circle')")
-        assert [talk["messages"][0]["text"] for talk in stored(second)] == ["Is it round?"]
+        page.wait_for_selector("#chat-list label:has-text('Is it round?')")
+        assert [len(message["pictures"]) for message in stored(served)[0]["messages"]] == [1, 0]
 
 
 def test_visitors_of_a_shared_page_meet_nobody_elses_things(
@@ -169,8 +195,6 @@ def test_visitors_of_a_shared_page_meet_nobody_elses_things(
 
 
 def test_a_picture_dropped_on_the_page_sets_every_control(visit: Any, served: Served, tmp_path: Path) -> None:
-    from tests.test_library import RECORD, replace, save_png
-
     record = replace(
         RECORD, verb="edit", prompt="a blue star", seed=77, image_tokens=(),
         settings={"guidance": 3.5, "temperature": 0.5, "method": "variation", "strength": 0.35},
