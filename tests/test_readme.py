@@ -10,8 +10,10 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
-from janus_app.catalog import load_catalog
+from janus_app.catalog import Variant, load_catalog
+from janus_app.memory import running_peak, usual_job, weight_bytes
 
 ROOT = Path(__file__).parent.parent
 READMES = [ROOT / "README.md", ROOT / "README.zh-CN.md"]
@@ -27,7 +29,7 @@ def commands(readme: Path) -> list[str]:
 def test_the_commands_run_in_order(readme: Path, tmp_path: Path) -> None:
     """Every `python -m janus_app` line, one after the other, in an empty folder, with the embedded model."""
     lines = [line for line in commands(readme) if line.startswith("python -m janus_app")]
-    assert len(lines) == 6
+    assert len(lines) == 7
     environment = {
         **os.environ,
         "PYTHONPATH": str(ROOT),
@@ -37,7 +39,8 @@ def test_the_commands_run_in_order(readme: Path, tmp_path: Path) -> None:
     for line in lines:
         command = [sys.executable, *shlex.split(line)[1:]]
         done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
-        assert done.returncode == 0, f"{line}\n{done.stdout}\n{done.stderr}"
+        too_small = " fit " in line and done.returncode == 1  # what it says of this machine
+        assert done.returncode == 0 or too_small, f"{line}\n{done.stdout}\n{done.stderr}"
         assert "Traceback" not in done.stderr
 
 
@@ -53,6 +56,12 @@ def test_both_languages_show_the_same_commands() -> None:
     assert plain[0] == plain[1]
 
 
+def on_a_card(variant: Variant, precision: str) -> float:
+    """Bytes the fit advisor counts for one picture on a CUDA card, with what it keeps free."""
+    peak = running_peak(variant, precision, torch.device("cuda"), usual_job(variant))
+    return weight_bytes(variant, precision, device="cuda") + peak.cache + peak.work + 1.25e9
+
+
 @LANGUAGES
 def test_the_table_is_the_manifests(readme: Path) -> None:
     text = readme.read_text("utf-8")
@@ -61,7 +70,7 @@ def test_the_table_is_the_manifests(readme: Path) -> None:
         (row,) = re.findall(rf"^\| {re.escape(title)}[^|]*\|.*$", text, flags=re.M)
         assert f"{variant.size[0]} x {variant.size[1]}" in row
         if variant.repo:
-            needs = " / ".join(f"{(variant.memory[p] + 1.25e9) / 1e9:.1f}" for p in ("bf16", "int8", "nf4"))
+            needs = " / ".join(f"{on_a_card(variant, p) / 1e9:.1f}" for p in ("bf16", "int8", "nf4"))
             assert f"| {needs} GB |" in row
             assert f"{variant.download_bytes / 1e9:.1f} GB" in row
 
