@@ -77,7 +77,16 @@ class App:
 
 @pytest.fixture
 def hub(files: dict[str, bytes], tmp_path: Path) -> Iterator[FakeHub]:
-    (tmp_path / "models.yaml").write_text(yaml.safe_dump({"variants": [row(files) | {"verbs": ["chat", "generate"]}]}))
+    (tmp_path / "models.yaml").write_text(yaml.safe_dump({"variants": [row(files)]}))
+    with FakeHub(files) as server:
+        yield server
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> Iterator[FakeHub]:
+    """The same with the tiny checkpoint as it is."""
+    files = {file.name: file.read_bytes() for file in (GOLDEN / "janus_pro_1b" / "checkpoint").iterdir()}
+    (tmp_path / "models.yaml").write_text(yaml.safe_dump({"variants": [row(files)]}))
     with FakeHub(files) as server:
         yield server
 
@@ -93,7 +102,7 @@ def started(hub: FakeHub, tmp_path: Path) -> Iterator[list[App]]:
 
 def visit(browser: Any, app: App, **options: Any) -> Any:
     page: Any = browser.new_context(**({"viewport": {"width": 1280, "height": 900}} | options)).new_page()
-    page.set_default_timeout(180_000)
+    page.set_default_timeout(300_000)
     page.goto(app.url)
     page.wait_for_selector(".state-line")
     page.locator("#model-variant input").click()
@@ -158,14 +167,23 @@ def test_paused_killed_resumed_and_loaded(
     until(lambda: kept(tmp_path) > left + 5_000_000, page)
     shot(page, "download-resumed")
     hub._faults.clear()
-    page.wait_for_selector(".state-line.ready:has-text('Tiny Janus')", timeout=120_000)
+    page.wait_for_selector(".state-line.ready:has-text('Tiny Janus')")
     starts = [int(re.sub(r"bytes=(\d+)-.*", r"\1", r[2]["Range"])) for r in hub.requests[before:] if "Range" in r[2]]
     assert min(starts) == left, "it did not go on where the killed app ended"
     blob = next((tmp_path / "home").rglob(sha256(files[WEIGHTS])))
     assert blob.read_bytes() == files[WEIGHTS]
     COUNTS.checked += 1
 
-    # The panel: every act on the files, and the model is still loaded in between.
+
+def test_the_panel_verifies_converts_and_deletes(
+    browser: Any, small: FakeHub, started: list[App], tmp_path: Path
+) -> None:
+    started.append(App(tmp_path, small.endpoint))
+    page = visit(browser, started[-1])
+    page.click("#model-load")
+    page.wait_for_selector(".state-line.ready:has-text('Tiny Janus')")
+    blob = next((tmp_path / "home").rglob(sha256(small.files[WEIGHTS])))
+    page.get_by_text("Files on this machine").click()
     page.wait_for_selector("#files-facts:has-text('Every hash was compared')")
     page.click("#files-verify")
     page.wait_for_selector("#files-work:has-text('every file is as it should be')")
