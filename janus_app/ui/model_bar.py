@@ -165,11 +165,11 @@ def _report(page: Page, request: gr.Request, make: Any, name: str | None) -> Ite
     """Stream a load or unload into the bar: [work, load, pause, cancel, unload, variant]."""
     language = page.language(request)
     yield message(page.texts.say("starting", language)), *_buttons(running=True), gr.skip()
-    frame, fetching = None, False
+    frame = None
     for frame in watch(make, page.texts, language):
         notes = "".join(message(text) for text in frame.notices)
-        before, fetching = fetching, frame.progress is not None and frame.progress.stage == "download"
-        pause = gr.update(visible=fetching) if fetching != before else gr.skip()
+        fetching = frame.progress is not None and frame.progress.stage == "download"
+        pause = gr.update(visible=fetching)  # in every frame: a busy browser may miss one
         yield frame.status + notes, gr.skip(), pause, gr.skip(), gr.skip(), gr.skip()
     end = "".join(message(text) for text in frame.notices) if frame else ""
     if frame and frame.error:
