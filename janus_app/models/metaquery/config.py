@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -86,6 +87,18 @@ def _id(raw: Mapping[str, Any], field: str, default: str | None = None) -> str:
             f"config.json says {field} = {value!r}, which is not the id of a repository. The file is damaged."
         )
     return "/".join(parts)
+
+
+@contextlib.contextmanager
+def usable(what: str) -> Iterator[None]:
+    """Whatever a library says about a file it cannot make sense of, as a sentence about `what`."""
+    try:
+        yield
+    except AppError:
+        raise
+    except Exception as error:  # their checks raise many things
+        said = " ".join(str(error).split())[:200]
+        raise AppError(f"{what} cannot be used ({type(error).__name__}: {said}). Download its files again.") from error
 
 
 class Components:

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from janus_app.errors import AppError
 from janus_app.models.checkpoint import read_json
+from janus_app.models.metaquery.config import usable
 from janus_app.models.tokenizer import Tokenizer
 
 _LONGEST_RATIO = 150  # Qwen2.5-VL's processor refuses pictures more than 200 times as long as they are high
@@ -53,7 +54,8 @@ class Mllm(ABC):
         self.network: Any = network
         self.config = config
         self.vocabulary = int(config.text_config.vocab_size) - extra_rows
-        self.processor = self._processor(folder)
+        with usable(str(folder / "preprocessor_config.json")):
+            self.processor = self._processor(folder)
         self.tokenizer = Tokenizer(folder / "tokenizer.json", ())
         self.image_id = int(getattr(config, self.image_token_field))
         tokens = {self.tokenizer.id(name): name for name in self.tokenizer.special_names}

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from janus_app.errors import AppError
 from janus_app.models.checkpoint import read_json
-from janus_app.models.metaquery.config import Components, MetaQueryConfig, parse_config
+from janus_app.models.metaquery.config import Components, MetaQueryConfig, parse_config, usable
 from janus_app.models.metaquery.connector import HEAD_DIM, connector
 from janus_app.models.metaquery.mllm import KINDS, Mllm, small_config
 
@@ -35,14 +35,16 @@ class MetaQueryNetwork(nn.Module):
         super().__init__()
         self.config = config
         self.kind = _kind(config, parts["language"])
-        self.language_config = self.kind.parse(dict(parts["language"]))
+        with usable(f"config.json of {config.mllm_id}"):
+            self.language_config = self.kind.parse(dict(parts["language"]))
         text = self.language_config.text_config
         self.tied = bool(self.language_config.tie_word_embeddings or text.tie_word_embeddings)
         self.lm_head: nn.Linear | None = None
         if parts.get("head") and not self.tied:
             self.lm_head = nn.Linear(text.hidden_size, text.vocab_size, bias=False)
         text.vocab_size += config.queries + MARKERS
-        self.mllm = self.kind.build(self.language_config)
+        with usable(f"config.json of {config.mllm_id}"):
+            self.mllm = self.kind.build(self.language_config)
         if text.hidden_size % HEAD_DIM:
             raise AppError(
                 f"The language model is {text.hidden_size} wide, which is no multiple of {HEAD_DIM}: no connector fits."
@@ -196,12 +198,8 @@ def _diffusers_part(
             f"The {raw['_class_name']} of {config.diffusion_id} has {raw.get(channels)} latent channels, the "
             f"checkpoint asks for {config.latent_channels}: they do not belong together."
         )
-    try:
+    with usable(f"The config of the {raw['_class_name']} of {config.diffusion_id}"):
         return named[raw["_class_name"]].from_config(dict(raw))
-    except (TypeError, ValueError, KeyError, IndexError, ZeroDivisionError, RuntimeError) as error:
-        raise AppError(
-            f"The config of {config.diffusion_id} describes no {raw['_class_name']} ({error}). Download it again."
-        ) from error
 
 
 def caption_width(transformer: Any) -> int:
@@ -214,4 +212,5 @@ def scheduler(config: MetaQueryConfig, components: Components) -> Any:
     from diffusers import DPMSolverMultistepScheduler
 
     file = components.folder(config.scheduler_id) / "scheduler" / "scheduler_config.json"
-    return DPMSolverMultistepScheduler.from_config(read_json(file))
+    with usable(str(file)):
+        return DPMSolverMultistepScheduler.from_config(read_json(file))
