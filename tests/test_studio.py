@@ -8,7 +8,7 @@ import shutil
 import threading
 import time
 import weakref
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -235,17 +235,22 @@ def test_a_model_nobody_uses_rests_and_the_next_job_wakes_it(studio: Studio) -> 
         drain(studio.run(ASK))
 
 
-def test_a_silent_job_says_so_and_at_which_stage(studio: Studio, tmp_path: Path) -> None:
-    """A weight file that gives nothing: a pipe nobody writes to, read by the real loader."""
-    folder = Path(shutil.copytree(OLD, tmp_path / "silent"))
-    (folder / "model.safetensors").unlink()
-    os.mkfifo(folder / "pytorch_model.bin")
+def test_a_silent_job_says_so_and_at_which_stage(studio: Studio, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A download that reads from a pipe nobody writes to."""
+    source, sink = os.pipe()
+
+    def fetch(_: object) -> Generator[Progress, None, Path]:
+        yield Progress("download", 1, 100, "bytes")
+        os.read(source, 1)
+        raise AppError("The server sent nothing.")
+
+    monkeypatch.setattr(studio.hub, "fetch", fetch)
     studio.watchdog.patience = 0.2
     ended: list[BaseException] = []
 
     def load() -> None:
         try:
-            drain(studio.load(str(folder), "cpu", "fp32"))
+            drain(studio.load(OLD, "cpu", "fp32"))
         except BaseException as error:
             ended.append(error)
 
@@ -255,11 +260,12 @@ def test_a_silent_job_says_so_and_at_which_stage(studio: Studio, tmp_path: Path)
     while not studio.state.silence and time.monotonic() < deadline:
         time.sleep(0.05)
     said = studio.state.silence
-    with open(folder / "pytorch_model.bin", "wb") as pipe:  # what waits is let go
-        pipe.write(b"nothing")
+    os.close(sink)  # what waits is let go
     worker.join(timeout=60)
-    assert said.startswith("Nothing has come for") and "disk is slow" in said
+    os.close(source)
+    assert said.startswith("Nothing has come for") and "server is silent" in said
     assert isinstance(ended[0], AppError) and studio.state.silence == ""
+    assert studio.state.phase == "ready" and isinstance(drain(studio.run(ASK)), Finished)
 
 
 def test_silence_of_the_receiver_is_not_the_jobs(studio: Studio) -> None:

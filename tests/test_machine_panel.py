@@ -1,0 +1,61 @@
+"""The part of the page about this machine: advice in words and choices, the doctor's findings, the silence of a job."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from janus_app import memory
+from janus_app.catalog import load_catalog
+from janus_app.devices import Memory
+from janus_app.doctor import Finding
+from janus_app.hub import Hub
+from janus_app.studio import Studio
+from janus_app.ui.i18n import Texts
+from janus_app.ui.machine_panel import PRECISIONS, findings_html, fit_html, precision_choices
+from janus_app.ui.page import Page
+from janus_app.ui.prints import Prints
+from janus_app.watchdog import explain
+
+
+@pytest.fixture
+def page(tmp_path: Path) -> Page:
+    catalog = load_catalog()
+    return Page(Studio(catalog, Hub()), catalog, Texts(), Prints(tmp_path, tmp_path))
+
+
+def test_the_advice_follows_what_is_chosen(page: Page, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "device_memory", lambda device: Memory(int(12e9), int(16e9)))
+    html = fit_html(page, "janus-pro-7b", "cpu", "auto", "en")
+    assert "message note" in html and "fp32 needs" in html and "recommended" in html
+    html = fit_html(page, "janus-pro-7b", "cpu", "fp32", "en")
+    assert "message warning" in html and "Choose nf4" in html
+    assert "it fits" in fit_html(page, "janus-pro-7b", "cpu", "nf4", "en")
+    assert "message warning" in fit_html(page, "no-such-model", "cpu", "auto", "en")
+    choices = {value: words for words, value in precision_choices(page, "janus-pro-7b", "cpu", "en")}
+    assert tuple(choices) == PRECISIONS
+    assert "does not fit" in choices["fp32"] and "does not fit" not in choices["nf4"]
+    assert [value for _, value in precision_choices(page, "no-such-model", "cpu", "en")] == list(PRECISIONS)
+
+
+def test_sentences_of_these_rooms_are_translated(page: Page, monkeypatch: pytest.MonkeyPatch) -> None:
+    for free in (64e9, 12e9, 1e9):
+        monkeypatch.setattr(memory, "device_memory", lambda device, free=free: Memory(int(free), int(64e9)))
+        for precision in ("auto", "fp32"):
+            words, _ = page.studio.advice(page.catalog["janus-pro-7b"], "cpu").judge(precision)
+            assert page.texts.sentence(words, "zh-CN") != words
+    for stage, busy, scarce in (
+        ("download", False, False),
+        ("read", False, False),
+        ("draw", True, True),
+        ("draw", True, False),
+        ("", False, False),
+    ):
+        words = explain(stage, 30, busy=busy, scarce=scarce)
+        assert page.texts.sentence(words, "zh-CN") != words
+
+
+def test_findings_are_escaped() -> None:
+    html = findings_html([Finding("WARN", "<b>x</b>", "a & b", "do <this>")])
+    assert "<b>x</b>" not in html and "a &amp; b" in html and "do &lt;this&gt;" in html and "finding warn" in html
