@@ -257,9 +257,10 @@ def test_a_silent_job_says_so_and_at_which_stage(studio: Studio, monkeypatch: py
     worker = threading.Thread(target=load, daemon=True)
     worker.start()
     deadline = time.monotonic() + 60
-    while not studio.state.silence and time.monotonic() < deadline:
+    said = ""
+    while "server" not in said and time.monotonic() < deadline:  # on a busy machine the advice before it is slow too
         time.sleep(0.05)
-    said = studio.state.silence
+        said = studio.state.silence
     os.close(sink)  # what waits is let go
     worker.join(timeout=60)
     os.close(source)
