@@ -208,7 +208,7 @@ def test_a_picture_dropped_on_the_page_sets_every_control(visit: Any, served: Se
     page.wait_for_selector("#edit-strength:visible")
     assert page.input_value("#edit-seed input") == "77"
     assert page.input_value("#edit-strength input[type=number]") == "0.35"
-    page.get_by_role("button", name="Settings", exact=True).locator("visible=true").click()
+    page.locator("#edit-settings > .label-wrap").click()
     assert page.input_value("#edit-guidance input[type=number]") == "3.5"
     drop(page, tmp_path / "mine.png")
     page.wait_for_selector("#chat-box .thumbnail-item, #chat-box .thumbnail-image")
