@@ -10,10 +10,15 @@ import numpy as np
 import pytest
 import torch
 from diffusers import AutoencoderKL
+from PIL import Image
 from safetensors.torch import load_file
 from tokenizers import Tokenizer
 from torch import Tensor
 
+from benchmarks.judge import look
+from benchmarks.running import finished, open_model
+from janus_app.catalog import load_catalog
+from janus_app.models.base import ChatRequest, EditRequest, GenerateRequest, Model, Turn
 from janus_app.models.janusflow.config import parse_config
 from janus_app.models.janusflow.network import JanusFlowNetwork
 from janus_app.models.janusflow.velocity import PromptVelocity
@@ -23,8 +28,9 @@ from training.flow import Flow, by_length, training_state
 from training.flow_codes import LATENT_CHANNELS, SCALE, SIDE_LATENTS, latent_table, latents_of
 from training.flow_export import export
 from training.flow_vae import Trained
+from training.objects import COLOURS, INDEX, THINGS
 from training.scenes import seen_scene
-from training.world import N_TILES, grid, tile_factors
+from training.world import N_TILES, Item, Scene, grid, render, tile_factors
 
 EMBEDDED = Path(__file__).parent.parent / "assets" / "janus_embedded"
 
@@ -162,3 +168,40 @@ def test_a_resumed_state_is_the_same_model() -> None:
     other.load_state_dict(training_state(flow()), strict=False)
     mine, theirs = flow().state_dict(), other.state_dict()
     assert all(torch.equal(t, theirs[n]) for n, t in mine.items())
+
+
+@lru_cache(maxsize=1)
+def shipped() -> Model:
+    return open_model(load_catalog()["janusflow-embedded"], "fp32")
+
+
+def test_the_shipped_weights_draw_what_is_asked() -> None:
+    """One named thing in a named colour, at ten steps; chance would be one in 250."""
+    right = 0
+    for seed, (colour, thing) in enumerate([("red", "house"), ("green", "frog"), ("yellow", "star"), ("blue", "car")]):
+        request = GenerateRequest(f"a {colour} {thing}", steps=10, guidance=1.5, seed=seed, count=2)
+        for picture in finished(shipped().generate(request)).pictures:
+            items = look(picture.image).scene.items
+            right += any((THINGS[i.thing].name, COLOURS[i.colour].name) == (thing, colour) for i in items)
+    assert right >= 6, f"{right} of 8"
+
+
+def test_the_shipped_weights_see_what_is_shown() -> None:
+    scene = Scene.of(3, [Item(INDEX["cat"], 1, 4)])
+    asked = (
+        ("What colour is the background?", "dark"),
+        ("Is the cat big or small?", "big"),
+        ("describe it", "red cat"),
+    )
+    for question, wanted in asked.items():
+        request = ChatRequest((Turn("user", question, (render(scene),)),), temperature=0, max_new_tokens=40)
+        assert wanted in finished(shipped().chat(request)).text
+
+
+def test_the_shipped_autoencoder_gives_a_picture_back() -> None:
+    """What every edit is bounded by: a masked edit that asks for nothing new keeps the object next to the mask."""
+    scene = Scene.of(0, [Item(INDEX["star"], 3, 0)])
+    mask = Image.new("L", (96, 96))
+    mask.paste(255, (64, 64, 96, 96))
+    request = EditRequest("a yellow star in the top left corner", render(scene), mask, "masked", steps=10, guidance=1.5)
+    assert Item(INDEX["star"], 3, 0) in look(finished(shipped().edit(request)).pictures[0].image).scene.items
