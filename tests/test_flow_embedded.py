@@ -193,7 +193,7 @@ def test_the_shipped_weights_see_what_is_shown() -> None:
         ("Is the cat big or small?", "big"),
         ("describe it", "red cat"),
     )
-    for question, wanted in asked.items():
+    for question, wanted in asked:
         request = ChatRequest((Turn("user", question, (render(scene),)),), temperature=0, max_new_tokens=40)
         assert wanted in finished(shipped().chat(request)).text
 
