@@ -17,7 +17,7 @@ from tests.page_server import Served
 
 pytestmark = pytest.mark.browser
 
-TITLE, ID, STEPS = "Tiny Flow", "tiny-flow", 4
+TITLE, ID, STEPS = "JanusFlow embedded", "janusflow-embedded", 4
 BRUSH = "#edit-editor button[aria-label=Brush]"
 
 
