@@ -58,11 +58,9 @@ def main() -> None:
         for row, (picture, text) in enumerate(((source, f"{method}:"), (after, prompt))):
             y = GAP + row * (SIDE + LINE)
             page.paste(picture.resize((SIDE, SIDE), Image.Resampling.NEAREST), (x, y))
-            half = len(text) // 2
-            cut = text.find(" ", half) if len(text) > 30 else -1
-            draw.multiline_text(
-                (x, y + SIDE + 2), text if cut < 0 else f"{text[:cut]}\n{text[cut + 1 :]}", fill="black"
-            )
+            cut = text.find(" ", len(text) // 2) if len(text) > 30 else -1
+            lines = text if cut < 0 else f"{text[:cut]}\n{text[cut + 1 :]}"
+            draw.multiline_text((x, y + SIDE + 2), lines, fill="black")
         if slot is not None:
             left, top = x + (slot % 3) * SIDE // 3, GAP + (slot // 3) * SIDE // 3
             draw.rectangle((left, top, left + SIDE // 3 - 1, top + SIDE // 3 - 1), outline="magenta", width=2)
