@@ -84,8 +84,8 @@ def test_killed_at_random_points_it_always_goes_on_and_never_lies(tmp_path: Path
         before = server.sent
         folder, _ = drain(a_hub(tmp_path, server, width=WIDE if ahead else None), variant())
         assert (folder / "model.safetensors").read_bytes() == BIG
-        again = server.sent - before - (len(BIG) - growing[-1])
-        assert 0 <= again <= 1 << 18, "more came again than what was still on its way to the killed process"
+        late = server.sent - before - (len(BIG) - growing[-1])
+        assert 0 <= late <= 1 << 18, "more came again than what was still on its way to the killed process"
         again = server.again  # what was still in a socket, or ahead of the file's end, died with the process
     COUNTS.kills += kills
     assert kills == KILLS and growing == sorted(growing)
