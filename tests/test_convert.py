@@ -201,7 +201,7 @@ print(most - before)
 
 @pytest.mark.skipif(sys.platform != "linux", reason="counts private memory as Linux does")
 def test_memory_holds_about_one_part(tmp_path: Path) -> None:
-    part, count = 16_000_000, 12
+    part, count = 16_000_000, 24
     state = {f"layer.{i}": torch.randn(part // 4) for i in range(count)}
     torch.save(state, tmp_path / "pytorch_model.bin")
     root = Path(__file__).parent.parent
