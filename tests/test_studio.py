@@ -11,6 +11,7 @@ import weakref
 from collections.abc import Generator, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -168,11 +169,10 @@ def test_cancelling_a_load(studio: Studio) -> None:
     assert studio.state.phase == "ready"
 
 
-def alive(kind: type) -> int:
+def alive(kind: type) -> set[Any]:
     """Objects with memory behind them: the advisor keeps a network on the meta device, which has none."""
     gc.collect()
-    found = [thing for thing in gc.get_objects() if type(thing) is kind]
-    return sum(thing.device.type != "meta" for thing in found)
+    return {thing for thing in gc.get_objects() if type(thing) is kind and thing.device.type != "meta"}
 
 
 def test_fifty_switches_leak_nothing(studio: Studio) -> None:
@@ -182,7 +182,10 @@ def test_fifty_switches_leak_nothing(studio: Studio) -> None:
     from janus_app.models.decoder import KVCache
     from janus_app.models.janus.network import JanusNetwork
 
-    process, others = psutil.Process(), alive(JanusNetwork)  # models that other tests keep
+    process, others = (
+        psutil.Process(),
+        weakref.WeakSet(alive(JanusNetwork)),
+    )  # models that other tests keep, or just let go
     brief = replace(ASK, max_new_tokens=1)
     for name in (OLD, PRO) * 2:
         drain(studio.load(name, "cpu", "fp32"))
@@ -191,10 +194,10 @@ def test_fifty_switches_leak_nothing(studio: Studio) -> None:
     for name in (OLD, PRO) * 25:
         drain(studio.load(name, "cpu", "fp32"))
         drain(studio.run(brief))
-    assert (alive(JanusNetwork) - others, alive(KVCache)) == (1, 0)
+    assert (len(alive(JanusNetwork) - set(others)), len(alive(KVCache))) == (1, 0)
     assert process.memory_info().rss - settled < 10e6  # each checkpoint is 5 MB in fp32
     drain(studio.unload())
-    assert alive(JanusNetwork) == others
+    assert alive(JanusNetwork) <= set(others)
 
 
 def test_what_cannot_fit_is_refused_before_anything_is_dropped_or_fetched(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import functools
 import ipaddress
 import os
 import secrets
@@ -88,10 +89,12 @@ def new_login() -> tuple[str, str]:
     return "guest", secrets.token_urlsafe(9)
 
 
+@functools.cache
 def serving_folder() -> Path:
-    """The page's temporary folder, private to this user and gone when the program ends.
+    """The temporary folder of this program's pages, private to this user and gone when the program ends.
 
-    File addresses on the page show its path, so it carries nobody's name. Gradio keeps uploads there too.
+    File addresses on the page show its path, so it carries nobody's name. Gradio keeps uploads there too, and looks
+    for them where the environment says at that moment: one folder a program, or a second page would lose the first's.
     """
     folder = Path(tempfile.mkdtemp(prefix="janus-page-")).resolve()
     atexit.register(shutil.rmtree, folder, ignore_errors=True)

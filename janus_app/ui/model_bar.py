@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from html import escape
@@ -22,6 +23,8 @@ from janus_app.ui.page import JOB, PRIVATE, QUICK, Page, public
 
 DOING = ("chat", "generate", "edit")
 TICK_SECONDS = 1.0
+# In the browser, because a person may choose while the opening page is still asking what is loaded.
+UNTOUCHED = "(chosen, loaded) => chosen === %s ? loaded : chosen"
 
 
 @dataclass(frozen=True)
@@ -87,17 +90,8 @@ def build(page: Page, demo: gr.Blocks) -> ModelBar:
 
     def opened(request: gr.Request) -> tuple[Any, ...]:
         language = page.language(request)
-        chosen = page.variant(None)
         html = state_html(page, language)
-        return (
-            gr.update(choices=variant_choices(page, language), value=chosen.id),
-            about_html(page, chosen, language),
-            html,
-            html,
-            page.studio.state.variant_id or "",
-            load_label(page, chosen, language),
-            *files.show(chosen, language),
-        )
+        return gr.update(choices=variant_choices(page, language)), html, html, page.variant(None).id
 
     def choose(name: str | None, request: gr.Request) -> tuple[Any, ...]:
         language = page.language(request)
@@ -131,10 +125,12 @@ def build(page: Page, demo: gr.Blocks) -> ModelBar:
             return tuple(gr.skip() for _ in files.outputs)
 
     outputs = [work, load, pause, cancel, unload, variant]
-    first = [variant, about, state, shown, seen, load, *files.outputs]
-    demo.load(opened, None, first, **QUICK)
+    described = [about, load, *files.outputs]
+    opening = demo.load(opened, None, [variant, state, shown, seen], **QUICK)
+    opening = opening.then(None, [variant, seen], variant, js=UNTOUCHED % json.dumps(page.variant(None).id))
+    opening.then(choose, variant, described, **QUICK)
     timer.tick(tick, shown, [state, shown, seen], **QUICK)
-    variant.change(choose, variant, [about, load, *files.outputs], **QUICK)
+    variant.change(choose, variant, described, **QUICK)
     loading = load.click(run_load, [variant, device, precision], outputs, **public("load"))
     unloading = unload.click(run_unload, variant, outputs, **JOB)
     loading.then(here, variant, files.outputs, **QUICK)

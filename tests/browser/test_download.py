@@ -92,7 +92,7 @@ def small(tmp_path: Path) -> Iterator[FakeHub]:
 
 
 @pytest.fixture
-def started(hub: FakeHub, tmp_path: Path) -> Iterator[list[App]]:
+def started() -> Iterator[list[App]]:
     """Apps started by the test, ended with it."""
     apps: list[App] = []
     yield apps
