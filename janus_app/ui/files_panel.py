@@ -24,9 +24,9 @@ Act = Callable[[Variant], Iterator[Event]]
 class FilesPanel:
     """Built under the model bar; `show` fills `outputs` for a variant and a language."""
 
-    def __init__(self, page: Page, chosen: gr.Dropdown, changed: Callable[[str], Any]) -> None:
-        """`chosen` is the dropdown with the variant, `changed(language)` its update after an act."""
-        self._page, self._changed = page, changed
+    def __init__(self, page: Page, chosen: gr.Dropdown) -> None:
+        """`chosen` is the dropdown with the variant. Each event of `ends` fires when an act is over."""
+        self._page = page
         label = page.texts.label
         with gr.Accordion(label("files"), open=False, elem_id="model-files", visible=not page.shared):
             self._facts = gr.HTML(elem_id="files-facts", padding=False)
@@ -47,8 +47,8 @@ class FilesPanel:
                 self._own = gr.Button(label("import_own"), size="sm", elem_id="files-own", min_width=120)
             self._work = gr.HTML(elem_id="files-work", padding=False)
         self.outputs = [self._facts, self._verify, self._convert, self._delete, self._sure]
-        if not page.shared:  # whoever is not at this machine has no handler to call
-            self._listen(chosen)
+        # Whoever is not at this machine has no handler to call.
+        self.ends: list[Any] = [] if page.shared else self._listen(chosen)
 
     def show(self, variant: Variant, language: str) -> tuple[Any, ...]:
         """Updates of `outputs`."""
@@ -63,9 +63,9 @@ class FilesPanel:
             gr.update(visible=False),
         )
 
-    def _listen(self, chosen: gr.Dropdown) -> None:
+    def _listen(self, chosen: gr.Dropdown) -> list[Any]:
         page = self._page
-        doing = [*self.outputs, self._work, self._stop, chosen]
+        doing = [*self.outputs, self._work, self._stop]
 
         def job(act: Act) -> Callable[..., Iterator[tuple[Any, ...]]]:
             def run(name: str | None, request: gr.Request) -> Iterator[tuple[Any, ...]]:
@@ -100,7 +100,8 @@ class FilesPanel:
         ]
         self._delete.click(ask, chosen, [self._sure, self._question], **QUICK)
         self._keep.click(lambda: gr.update(visible=False), None, self._sure, **QUICK)
-        self._stop.click(None, None, None, cancels=jobs, **PRIVATE).then(stopped, chosen, doing, **QUICK)
+        stop = self._stop.click(None, None, None, cancels=jobs, **PRIVATE).then(stopped, chosen, doing, **QUICK)
+        return [*jobs, stop]
 
     def _run(self, name: str | None, request: gr.Request, act: Act) -> Iterator[tuple[Any, ...]]:
         """Stream an act into `doing`: its progress, then how things are now."""
@@ -108,7 +109,7 @@ class FilesPanel:
         still = tuple(gr.skip() for _ in self.outputs)
         frame = None
         for frame in watch(lambda: act(self._page.catalog.resolve(name or "")), self._page.texts, language):
-            yield *still, frame.status, gr.update(visible=True), gr.skip()
+            yield *still, frame.status, gr.update(visible=True)
         end = "".join(message(text) for text in frame.notices) if frame else ""
         if frame and frame.error:
             end += message(frame.error, "error")
@@ -119,7 +120,7 @@ class FilesPanel:
             shown = self.show(self._page.catalog.resolve(name or ""), language)
         except AppError:
             shown = tuple(gr.skip() for _ in self.outputs)
-        return *shown, end, gr.update(visible=False), self._changed(language)
+        return *shown, end, gr.update(visible=False)
 
 
 def _verify(page: Page, variant: Variant) -> Iterator[Event]:

@@ -77,7 +77,7 @@ def build(page: Page, demo: gr.Blocks) -> ModelBar:
         work = gr.HTML(elem_id="model-work", padding=False)
         about = gr.HTML(elem_id="model-about", padding=False)
         MachinePanel(page, demo, variant, device, precision)
-        files = FilesPanel(page, variant, lambda language: gr.update(choices=variant_choices(page, language)))
+        files = FilesPanel(page, variant)
     seen = gr.Textbox("", visible="hidden", elem_id="model-seen", label="model-seen")
     shown = gr.State("")  # the state line this tab shows, so an unchanged one is not sent again
     timer = gr.Timer(TICK_SECONDS)
@@ -124,6 +124,14 @@ def build(page: Page, demo: gr.Blocks) -> ModelBar:
         except AppError:
             return tuple(gr.skip() for _ in files.outputs)
 
+    def filed(name: str | None, request: gr.Request) -> tuple[Any, ...]:
+        language = page.language(request)
+        choices = gr.update(choices=variant_choices(page, language))
+        try:
+            return load_label(page, resolve(page, name), language), choices
+        except AppError:  # a folder typed by hand that has gone since
+            return gr.skip(), choices
+
     outputs = [work, load, pause, cancel, unload, variant]
     described = [about, load, *files.outputs]
     opening = demo.load(opened, None, [variant, state, shown, seen], **QUICK)
@@ -134,6 +142,8 @@ def build(page: Page, demo: gr.Blocks) -> ModelBar:
     loading = load.click(run_load, [variant, device, precision], outputs, **public("load"))
     unloading = unload.click(run_unload, variant, outputs, **JOB)
     loading.then(here, variant, files.outputs, **QUICK)
+    for end in files.ends:
+        end.then(filed, variant, [load, variant], **QUICK)
     for button, say_so in ((pause, paused), (cancel, stopped)):
         end = button.click(None, None, None, cancels=[loading, unloading], **PRIVATE)
         end.then(say_so, variant, outputs, **QUICK).then(here, variant, files.outputs, **QUICK)

@@ -102,7 +102,7 @@ def started() -> Iterator[list[App]]:
 
 def visit(browser: Any, app: App, **options: Any) -> Any:
     page: Any = browser.new_context(**({"viewport": {"width": 1280, "height": 900}} | options)).new_page()
-    page.set_default_timeout(300_000)
+    page.set_default_timeout(120_000)
     page.goto(app.url)
     page.wait_for_selector(".state-line")
     page.locator("#model-variant input").click()
