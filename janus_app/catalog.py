@@ -63,6 +63,7 @@ class Variant:
     conversation's two roles are written ("" = as the checkpoint's processor_config.json has it). `solvers` are those
     of models.base.SOLVERS a flow model offers, its default first; empty for models that draw tokens. `components` are
     further repositories by name ("vae"), fetched with it. `yours`: nobody offers the weights; the user brings them.
+    `edit_methods` are the ways of editing of a model that was trained for others than its family's usual ones.
     """
 
     id: str
@@ -88,6 +89,7 @@ class Variant:
     solvers: tuple[str, ...] = ()
     components: Mapping[str, Component] = field(default_factory=dict, hash=False)
     yours: bool = False
+    edit_methods: tuple[str, ...] = ()
 
     @property
     def is_local(self) -> bool:
@@ -336,6 +338,7 @@ def _variant(row: Mapping[str, Any], base: Path) -> Variant:
         notes=row.get("notes", "").strip(),
         roles=row.get("roles", ""),
         solvers=tuple(row.get("solvers", ())),
+        edit_methods=tuple(row.get("edit_methods", ())),
         yours=row.get("yours", False),
         components={
             name: Component(

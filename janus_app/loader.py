@@ -82,7 +82,9 @@ def load(
         sources.append(Source(head, "", only="lm_head.weight"))
     yield from _stream(network, sources, unused_prefixes(config), option)
     connect(network, option.split, where)
-    model = build_model(network, folder, context=variant.context, roles=variant.roles, parts=parts)
+    model = build_model(
+        network, folder, context=variant.context, roles=variant.roles, parts=parts, methods=variant.edit_methods
+    )
     return Loaded(model, option.place.name, option.precision, str(where))
 
 

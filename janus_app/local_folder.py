@@ -33,6 +33,8 @@ _FLOW_SETTINGS = {
     "guidance_end": Setting(1.0, 0.0, 1.0, 0.05),
     **{name: setting for name, setting in _SETTINGS.items() if name not in ("guidance", "temperature")},
 }
+_JANUS_4O = ("instruct", "region", "variation")
+_PLAIN_READING = Setting(5.0, 1.0, 10.0, 0.5)  # the weight Janus-4o's published code uses
 _METAQUERY_SETTINGS = {
     "guidance": Setting(4.5, 1.0, 10.0, 0.5),
     "image_guidance": Setting(1.5, 1.0, 10.0, 0.5),
@@ -71,7 +73,10 @@ def variant_of_folder(folder: Path) -> Variant:
     positions = _number(config, folder, "language_config.max_position_embeddings", low=1, high=2**24, default=2048)
     settings = _FLOW_SETTINGS if flow else _SETTINGS
     family = "janusflow" if flow else "janus"
-    return _variant(folder, family, (side, side), min(positions, TRAINED_CONTEXT), settings)
+    found = _variant(folder, family, (side, side), min(positions, TRAINED_CONTEXT), settings)
+    if family == "janus" and _is_copy_of(folder.resolve(), "janus4o"):  # its files are those of Janus-Pro
+        return replace(found, edit_methods=_JANUS_4O, settings={**settings, "image_guidance": _PLAIN_READING})
+    return found
 
 
 def _variant(
@@ -115,12 +120,13 @@ def _known_components(folder: Path, config: dict[str, Any]) -> dict[str, Compone
 
 
 def _roles(folder: Path) -> str:
-    """Janus-1.3B calls its roles by plain words, but early revisions of its files say otherwise or nothing.
+    """Janus-1.3B calls its roles by plain words, but early revisions of its files say otherwise or nothing."""
+    return "words" if _is_copy_of(folder, "janus13b") else ""
 
-    A copy is known by its name: the folder's own, or the repository's above it in a download cache.
-    """
-    names = [re.sub(r"[^a-z0-9]", "", part.lower()) for part in folder.parts]
-    return "words" if any("janus13b" in name for name in names) else ""
+
+def _is_copy_of(folder: Path, name: str) -> bool:
+    """A copy is known by its name: the folder's own, or the repository's above it in a download cache."""
+    return any(name in re.sub(r"[^a-z0-9]", "", part.lower()) for part in folder.parts)
 
 
 def _config(folder: Path) -> dict[str, Any]:

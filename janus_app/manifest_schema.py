@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from janus_app.models.base import SOLVERS
+from janus_app.models.base import EDIT_SETTINGS, SOLVERS
 
 VERBS = ("chat", "generate", "edit")
 # vae: the autoencoder JanusFlow draws with. mllm and diffusion: whose configs and tokenizers MetaQuery is built from.
@@ -143,6 +143,13 @@ ROW: dict[str, Any] = {
             "minItems": 1,
             "uniqueItems": True,
             "description": f"must be a list of different solvers out of {', '.join(SOLVERS)}, the usual one first",
+        },
+        "edit_methods": {
+            "type": "array",
+            "items": {"enum": list(EDIT_SETTINGS), "description": f"must be one of {', '.join(EDIT_SETTINGS)}"},
+            "minItems": 1,
+            "uniqueItems": True,
+            "description": f"must be a list of different ways of editing out of {', '.join(EDIT_SETTINGS)}",
         },
         "examples": {
             "type": "object",

@@ -196,6 +196,7 @@ def usual_job(variant: Variant) -> Job:
     return Job(
         count=int(setting("count", 1)),
         guided=setting("guidance", 5.0) != 1,
+        instructed=variant.family == "janus" and "instruct" in variant.edit_methods,
         answer=int(setting("max_new_tokens", 512)),
     )
 

@@ -57,6 +57,8 @@ def _row(variant: Variant, identity: str, title: str) -> dict[str, Any]:
         },
         "status": variant.status,
     }
+    if variant.edit_methods:
+        row["edit_methods"] = list(variant.edit_methods)
     if variant.solvers:
         row["solvers"] = list(variant.solvers)
     if variant.roles:

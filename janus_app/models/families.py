@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -142,15 +142,24 @@ def job_peak(config: Mapping[str, Any], side: int, job: Job, widths: Widths) -> 
 
 
 def build_model(
-    network: nn.Module, folder: Path, *, context: int, roles: str, parts: Mapping[str, Path] | None = None
+    network: nn.Module,
+    folder: Path,
+    *,
+    context: int,
+    roles: str,
+    parts: Mapping[str, Path] | None = None,
+    methods: Sequence[str] = (),
 ) -> Model:
-    """The model around a network with its weights in place and the other files of its folder."""
+    """The model around a network with its weights in place and the other files of its folder.
+
+    `methods` are the ways of editing a Janus was trained for; empty = those that every Janus has.
+    """
     from janus_app.models.janus.network import JanusNetwork
 
     if isinstance(network, JanusNetwork):
         from janus_app.models.janus.model import JanusModel
 
-        return JanusModel(network, folder, context=context, roles=roles)
+        return JanusModel(network, folder, context=context, roles=roles, methods=methods)
     if type(network).__name__ == "MetaQueryNetwork":  # named, not imported: its libraries are heavy
         from janus_app.models.metaquery.model import MetaQueryModel
         from janus_app.models.metaquery.network import MetaQueryNetwork

@@ -18,12 +18,14 @@ from janus_app.models.vq import VQConfig
 class Job:
     """How much is asked of a model at once.
 
-    count pictures are drawn together from a prompt of `prompt` tokens, `guided` with an unconditional row each; a
-    conversation holds `pictures` pictures, `words` tokens of text and an answer of up to `answer` tokens.
+    count pictures are drawn together from a prompt of `prompt` tokens, `guided` with an unconditional row each,
+    `instructed` with two readings of a picture in the prompt; a conversation holds `pictures` pictures, `words` tokens
+    of text and an answer of up to `answer` tokens.
     """
 
     count: int = 1
     guided: bool = True
+    instructed: bool = False
     prompt: int = 64
     pictures: int = 1
     words: int = 64

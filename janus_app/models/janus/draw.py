@@ -18,11 +18,24 @@ _LOOK = 24  # cells between two looks at whether the numbers are still finite
 
 @dataclass(frozen=True)
 class Sampling:
-    """guidance 1 needs no unconditional row; temperature 0 needs no noise."""
+    """guidance 1 needs no unconditional row; temperature 0 needs no noise.
+
+    `pictures` is set where a prompt comes in two readings of its picture: the weight of the plainer one.
+    """
 
     guidance: float
     temperature: float
     noise: Noise
+    pictures: float | None = None
+
+    def mix(self, rows: Sequence[Tensor]) -> Tensor:
+        """Logits of the rows, each [count, codes], to [count, codes]. The unconditional row, if any, is the last."""
+        if self.pictures is not None:  # Janus-4o's published code: the two readings are averaged before guidance
+            whole, plain, *less = rows
+            conditional = (whole + self.pictures * plain) / (1 + self.pictures)
+        else:
+            conditional, *less = rows
+        return sampling.mix_guidance(conditional, less[0], self.guidance) if less else conditional
 
 
 @torch.inference_mode()
@@ -31,9 +44,9 @@ def draw_tokens(
 ) -> Iterator[Tensor]:
     """Draw `count` pictures of one prompt; yield the same tensor [count, cells] after every new cell.
 
-    prompts are the embedded conditional row and, where guidance differs from 1, the unconditional one. known [cells]
-    holds -1 where a cell is to be drawn and its token where it is kept. Noise is drawn for kept cells too, so that
-    cell k sees the same noise whatever is kept before it. Janus, section 3.3: each token goes to both rows.
+    prompts are the embedded rows whose logits `Sampling.mix` takes. known [cells] holds -1 where a cell is to be drawn
+    and its token where it is kept. Noise is drawn for kept cells too, so that cell k sees the same noise whatever is
+    kept before it. Janus, section 3.3: each token goes to all rows.
     """
     cells = len(known)
     tokens = known.to(network.device).repeat(count, 1)
@@ -54,8 +67,7 @@ def draw_tokens(
     for cell in range(first, last + 1):
         logits = network.gen_head(hidden[:, -1])
         finite.watch(logits)
-        if len(prompts) == 2:
-            logits = sampling.mix_guidance(logits[:count], logits[count:], rule.guidance)
+        logits = rule.mix(logits.split(count))
         noise = rule.noise()
         if int(known[cell]) < 0:
             tokens[:, cell] = sampling.pick(logits, rule.temperature, noise)

@@ -13,11 +13,12 @@ def peak(config: JanusConfig, side: int, job: Job, widths: Widths) -> Peak:
 
 def _drawing(config: JanusConfig, side: int, job: Job, widths: Widths) -> Peak:
     """Every picture has its rows in the cache to the last token; previews decode one picture beside it."""
-    prompts = 2 if job.guided else 1
+    prompts = (2 if job.guided else 1) + job.instructed
     rows = prompts * job.count
     cells = (side // config.vq.cell) ** 2
-    cache = cache_bytes(config.language, rows, job.prompt + cells, widths.decoder)
-    prefill = decoder_work(config.language, prompts, job.prompt, widths)
+    read = job.prompt + (config.vision.patches + cells if job.instructed else 0)
+    cache = cache_bytes(config.language, rows, read + cells, widths.decoder)
+    prefill = decoder_work(config.language, prompts, read, widths)
     step = decoder_work(config.language, rows, 1, widths) + 6 * 4 * rows * config.vq.codebook_size  # logits and noise
     return Peak(cache, max(prefill, step, vq_work(config.vq, side, widths)))
 

@@ -28,27 +28,24 @@ from janus_app.models.base import (
 from janus_app.models.batching import draw_in_batches
 from janus_app.models.chat import Talker
 from janus_app.models.images import BLANK, fit_square, masked_cells, to_picture
+from janus_app.models.janus import edit
 from janus_app.models.janus.draw import Sampling, decode_tokens, draw_tokens
 from janus_app.models.janus.network import JanusNetwork
 from janus_app.models.tokenizer import IMAGE_BEGIN, IMAGE_END, PAD
-
-EDIT_METHODS = {
-    "region": "Draws the painted region anew to fit a description of the finished picture, and keeps the image tokens "
-    "outside it. It is not told what to change: describe the whole picture you want.",
-    "variation": "Keeps the top of the picture and draws the rest anew; strength is the share drawn anew.",
-}
 
 
 class JanusModel(Talker):
     """The network, its tokenizer and its picture processing behind the verbs. Not thread-safe.
 
     `context` is the number of tokens the weights were trained to hold, `roles` how the conversation's roles are
-    written: facts of the manifest, not of config.json.
+    written, `methods` the ways of editing they know: facts of the manifest, not of config.json.
     """
 
     network: JanusNetwork
 
-    def __init__(self, network: JanusNetwork, folder: Path, *, context: int, roles: str = "") -> None:
+    def __init__(
+        self, network: JanusNetwork, folder: Path, *, context: int, roles: str = "", methods: Sequence[str] = ()
+    ) -> None:
         config = network.config
         super().__init__(folder, config.language, config.vision, roles=roles, special=(IMAGE_BEGIN, IMAGE_END, PAD))
         self.network = network
@@ -60,7 +57,7 @@ class JanusModel(Talker):
             size=(self.side, self.side),
             context=min(context, config.language.max_position_embeddings),
             cell=config.vq.cell,
-            edit_methods=dict(EDIT_METHODS),
+            edit_methods={name: edit.EDIT_METHODS[name] for name in methods or edit.USUAL_METHODS},
         )
 
     # ---- pictures
@@ -72,16 +69,23 @@ class JanusModel(Talker):
         return self._pictures(request, torch.full((self.grid**2,), -1))
 
     def edit(self, request: EditRequest) -> Iterator[Event]:
-        """Redraw a region, or everything below the kept top ("variation"), of a picture's image tokens."""
-        if request.method not in self.capabilities.edit_methods:
-            raise AppError(f"This model cannot edit by {request.method!r}; it can by {', '.join(EDIT_METHODS)}.")
+        """Redraw a region or everything below the kept top of a picture's image tokens, or follow an instruction."""
+        known = self.capabilities.edit_methods
+        if request.method not in known:
+            raise AppError(f"This model cannot edit by {request.method!r}; it can by {', '.join(known)}.")
         return self._edit(request)
 
     def _edit(self, request: EditRequest) -> Iterator[Event]:
         width, height = request.image.size
         if width != height:
             yield Notice("The picture was cropped to a square around its middle: the model draws squares only.")
-        tokens = self._encode(fit_square(request.image, self.side))
+        square = fit_square(request.image, self.side)
+        tokens = self._encode(square)
+        if request.method == "instruct":
+            yield Progress("encode", 0, 1, "pictures")
+            blank, rows = torch.full_like(tokens, -1), self._instruction_rows(request, square, tokens)
+            yield from self._pictures(request, blank, rows)
+            return
         if request.method == "region":
             assert request.mask is not None  # the request refuses a region without one
             cells = masked_cells(fit_square(request.mask.convert("L"), self.side), self.grid)
@@ -102,9 +106,12 @@ class JanusModel(Talker):
         picture = Picture(to_picture(pixels[0]), request.seed, request.image_tokens)
         yield Finished(pictures=(picture,), seconds=time.perf_counter() - started)
 
-    def _pictures(self, request: GenerateRequest | EditRequest, known: Tensor) -> Iterator[Event]:
+    def _pictures(
+        self, request: GenerateRequest | EditRequest, known: Tensor, rows: Sequence[Tensor] = ()
+    ) -> Iterator[Event]:
+        """Draw what is not known of the pictures; `rows` are the prompt's, embedded, where they were made before."""
         started = time.perf_counter()
-        rows = self._prompt_rows(request)
+        rows = rows or self._prompt_rows(request)
         yield from draw_in_batches(
             self, request.count, lambda before, count: self._batch(request, rows, known, before, count), started
         )
@@ -121,7 +128,12 @@ class JanusModel(Talker):
         seed = request.seed + len(before)
         streams = sampling.generators(seed, count)
         codes = self.network.config.vq.codebook_size
-        rule = Sampling(request.guidance, request.temperature, lambda: sampling.exponential_noise(streams, codes))
+        rule = Sampling(
+            request.guidance,
+            request.temperature,
+            lambda: sampling.exponential_noise(streams, codes),
+            request.image_guidance if isinstance(request, EditRequest) and request.method == "instruct" else None,
+        )
         wanted = (known < 0).cumsum(0).tolist()
         steps, waiting = wanted[-1], request.count - len(before) - count
         blank = Image.new("RGB", (self.side, self.side), BLANK)
@@ -175,11 +187,26 @@ class JanusModel(Talker):
             )
         if request.guidance == 1:
             return [self._embed(ids)]
-        if request.negative.strip():
-            other = self.tokenizer.encode(prompts.drawing(request.negative, self.style))
-        else:
-            other = [ids[0], *[self.tokenizer.id(PAD)] * (len(ids) - 2), ids[-1]]
-        return [self._embed(ids), self._embed(other)]
+        return [self._embed(ids), self._embed(self._unconditional(ids, request.negative))]
+
+    @torch.inference_mode()
+    def _instruction_rows(self, request: EditRequest, square: Image.Image, tokens: Tensor) -> list[Tensor]:
+        """The embedded prompt with the picture read in both ways, in one way and, unless guidance is 1, in none."""
+        ids = self.tokenizer.encode(edit.instruction(request.prompt, self.picture_tokens, len(tokens), self.style))
+        if len(ids) + len(tokens) > self.capabilities.context:
+            raise AppError(
+                f"The instruction takes {len(ids):,} tokens with its picture and a new picture {len(tokens)}; the "
+                f"model holds {self.capabilities.context:,}. Shorten the instruction."
+            )
+        places = torch.tensor(ids, device=self.network.device) == self.tokenizer.id(PAD)
+        rows = edit.readings(self.network, self._embed(ids, [square]), places, tokens)
+        return rows if request.guidance == 1 else [*rows, self._embed(self._unconditional(ids, request.negative))]
+
+    def _unconditional(self, ids: Sequence[int], negative: str) -> list[int]:
+        """The row without the prompt: what is not wanted or, where nothing is said, a prompt of padding alone."""
+        if negative.strip():
+            return self.tokenizer.encode(prompts.drawing(negative, self.style))
+        return [ids[0], *[self.tokenizer.id(PAD)] * (len(ids) - 2), ids[-1]]
 
     @torch.inference_mode()
     def _encode(self, picture: Image.Image) -> Tensor:
