@@ -159,7 +159,7 @@ def save_png(path: Path, picture: Image.Image, record: Record) -> Path:
             picture.convert("RGB").save(file, "PNG", pnginfo=chunks)
             file.flush()
             os.fsync(file.fileno())
-        kept = _reserve(path)
+        kept = reserve(path)
         os.replace(part, kept)
     except OSError as error:
         raise AppError(_why_not(error, path.parent)) from None
@@ -169,7 +169,7 @@ def save_png(path: Path, picture: Image.Image, record: Record) -> Path:
     return kept
 
 
-def _reserve(path: Path) -> Path:
+def reserve(path: Path) -> Path:
     """Create the first free name of path, path-2, path-3 ...: only one of two writers can get each."""
     number = 1
     while True:

@@ -17,6 +17,7 @@ from janus_app.cli.console import UsageError, say
 from janus_app.cli.doctor import add_doctor, doctor
 from janus_app.cli.draw import add_edit, add_generate, edit, generate
 from janus_app.cli.fit import add_fit, fit
+from janus_app.cli.grid import add_grid, grid
 from janus_app.cli.models import add_models, models
 from janus_app.errors import AppError
 
@@ -72,6 +73,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         ("chat", chat, add_chat, "Ask about pictures, or just talk."),
         ("generate", generate, add_generate, "Draw pictures from words, or draw one of ours again."),
         ("edit", edit, add_edit, "Change a picture: a masked region, or a variation of all of it."),
+        ("grid", grid, add_grid, "Draw a grid over one or two settings, and a labelled sheet of it."),
     ):
         command = add(name, run, summary)
         flags.model(command)

@@ -80,9 +80,9 @@ def generate(args: argparse.Namespace) -> int:
                 guidance=value(args, variant, "guidance", "guidance", 5.0),
                 temperature=value(args, variant, "temperature", "temperature", 1.0),
                 seed=args.seed or 0,
-                **_flow(args, variant),
+                **flow(args, variant),
             )
-    _able(variant, "generate")
+    able(variant, "generate")
     load(studio, args, variant)
     return _draw(studio, request, args)
 
@@ -109,9 +109,9 @@ def edit(args: argparse.Namespace) -> int:
             seed=args.seed or 0,
             source_prompt=args.source_prompt or "",
             more_images=tuple(open_picture(name) for name in args.also),
-            **_flow(args, variant),
+            **flow(args, variant),
         )
-    _able(variant, "edit")
+    able(variant, "edit")
     load(studio, args, variant)
     known = studio.state.capabilities
     if known and args.method is None and method not in known.edit_methods:  # a family with its own ways of editing
@@ -123,7 +123,7 @@ def edit(args: argparse.Namespace) -> int:
     return _draw(studio, request, args)
 
 
-def _flow(args: argparse.Namespace, variant: Variant) -> dict[str, Any]:
+def flow(args: argparse.Namespace, variant: Variant) -> dict[str, Any]:
     """What flow models are told besides; for the others these stay at values nobody reads."""
     interval = args.guidance_interval
     if interval is None:
@@ -136,7 +136,7 @@ def _flow(args: argparse.Namespace, variant: Variant) -> dict[str, Any]:
     }
 
 
-def _able(variant: Variant, verb: str) -> None:
+def able(variant: Variant, verb: str) -> None:
     if verb not in variant.verbs:
         raise UsageError(
             f"{variant.title} cannot {verb}; it can {' and '.join(variant.verbs)}. Choose another --model."

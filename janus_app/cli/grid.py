@@ -1,0 +1,75 @@
+"""`grid`: pictures over one or two settings, each in a file of its own, and a labelled sheet of them."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from pathlib import Path
+
+from janus_app.cli import flags
+from janus_app.cli.console import UsageError, asking, emit, follow
+from janus_app.cli.draw import able, flow
+from janus_app.cli.work import chosen, load, open_studio, value
+from janus_app.models.base import Event, GenerateRequest, Picture
+from janus_app.records import Record, output_path, record_of, save_png
+from janus_app.runs.axes import AXES, parse_axis
+from janus_app.runs.grid import Cell, draw_grid, plan_grid, save_sheet
+
+AXIS_HELP = f"a setting and its values: guidance=1,3,5, seed=1..4, 'prompt=a red cat | a blue dog' ({', '.join(AXES)})"
+
+
+def add_grid(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--x", required=True, metavar="SETTING=VALUES", help=AXIS_HELP)
+    parser.add_argument("--y", metavar="SETTING=VALUES", help="the same for the rows; without it there is one row")
+    parser.add_argument("--prompt", help="what to draw; not needed where an axis is the prompt")
+    flags.drawing(parser)
+
+
+def grid(args: argparse.Namespace) -> int:
+    studio = open_studio()
+    variant = chosen(studio.catalog, args)
+    able(variant, "generate")
+    with asking():
+        x, y = parse_axis(args.x), parse_axis(args.y) if args.y is not None else None
+        given = args.prompt or next((str(a.values[0]) for a in (x, y) if a and a.name == "prompt"), "")
+        if args.count is not None:
+            raise UsageError("A grid has one picture in each cell. Leave --count out, or make the seed an axis.")
+        if args.out.suffix.lower() == ".png":
+            raise UsageError("A grid is many files. Give --out a folder.")
+        base = GenerateRequest(
+            prompt=given,
+            negative=args.negative or "",
+            guidance=value(args, variant, "guidance", "guidance", 5.0),
+            temperature=value(args, variant, "temperature", "temperature", 1.0),
+            seed=args.seed or 0,
+            **flow(args, variant),
+        )
+        plan = plan_grid(base, x, y, variant)
+    load(studio, args, variant)
+
+    def keep(picture: Picture, request: GenerateRequest) -> tuple[Path, Record]:
+        assert studio.variant is not None
+        record = record_of(picture, request, studio.variant, studio.state)
+        file = save_png(output_path(args.out, record), picture.image, record)
+        if args.json:
+            emit({"file": str(file), "seed": record.seed, "prompt": record.prompt, "settings": dict(record.settings)})
+        else:
+            print(file, flush=True)
+        return file, record
+
+    cells: list[Cell] = []
+
+    def events() -> Iterator[Event]:
+        for step in draw_grid(plan, studio.run, keep):
+            if isinstance(step, Cell):
+                cells.append(step)
+            else:
+                yield step
+
+    follow(events())
+    file = save_sheet(plan, cells, args.out)
+    if args.json:
+        emit({"sheet": str(file)})
+    else:
+        print(file, flush=True)
+    return 0

@@ -1,0 +1,158 @@
+"""Grids over two settings: what is planned, what is drawn, and the sheet."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from janus_app.catalog import load_catalog
+from janus_app.cli import main
+from janus_app.errors import AppError
+from janus_app.hub import Hub
+from janus_app.models.base import Event, GenerateRequest, Picture, Progress
+from janus_app.records import output_path, read_record, record_of, save_png
+from janus_app.runs.axes import Axis, axes_of, parse_axis
+from janus_app.runs.grid import CHUNK, MAX_CELLS, Cell, draw_grid, plan_grid
+from janus_app.runs.sheet import sheet
+from janus_app.studio import Studio, drain
+from tests.page_server import FLOW_ROW, GOLDEN
+
+BASE = GenerateRequest("a red cat", seed=5, count=4)
+
+
+@pytest.mark.parametrize(
+    ("text", "values"),
+    [
+        ("guidance=1, 3,5", (1.0, 3.0, 5.0)),
+        ("guidance=1，2.5", (1.0, 2.5)),
+        ("seed=1..4", (1, 2, 3, 4)),
+        ("seed=7 9 7", (7, 9)),
+        ("solver=euler,ab2", ("euler", "ab2")),
+        ("prompt=a cat, a dog | two cats", ("a cat, a dog", "two cats")),
+        ("negative=|blurry", ("", "blurry")),
+    ],
+)
+def test_an_axis_is_read_from_words(text: str, values: tuple[Any, ...]) -> None:
+    assert parse_axis(text) == Axis(text.partition("=")[0], values)
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("guidance", "is no axis"),
+        ("size=1,2", "is no axis"),
+        ("guidance=", "has no values"),
+        ("guidance=one", "is no number"),
+        ("steps=1.5", "is no whole number"),
+        ("solver=magic", "no solver called"),
+        ("seed=1..4000000000", "more than 8 values"),
+    ],
+)
+def test_a_wrong_axis_is_refused_with_a_sentence(text: str, sentence: str) -> None:
+    with pytest.raises(AppError, match=sentence):
+        parse_axis(text)
+
+
+def test_a_plan_is_checked_whole_before_anything_is_drawn() -> None:
+    variant = load_catalog()["janus-embedded"]
+    assert "steps" not in axes_of(variant) and "temperature" in axes_of(variant)
+    plan = plan_grid(BASE, parse_axis("guidance=1,3"), parse_axis("seed=5..7"), variant)
+    assert [[(r.guidance, r.seed, r.count) for r in row] for row in plan.requests] == [
+        [(1.0, seed, 1), (3.0, seed, 1)] for seed in (5, 6, 7)
+    ]
+    for x, y, sentence in (
+        ("guidance=1,2", "guidance=3", "Both axes"),
+        ("steps=1,2", None, "no setting called steps"),
+        ("guidance=1,99", None, "Guidance must be"),
+        ("seed=1..7", "guidance=1,2,3,4,5,6", f"at most {MAX_CELLS}"),
+    ):
+        with pytest.raises(AppError, match=sentence):
+            plan_grid(BASE, parse_axis(x), parse_axis(y) if y else None, variant)
+
+
+@pytest.fixture(scope="module")
+def studio(tmp_path_factory: pytest.TempPathFactory) -> Studio:
+    """The embedded model, and a tiny flow one beside it."""
+    rows = tmp_path_factory.mktemp("rows") / "rows.yaml"
+    flow = FLOW_ROW.format(id="tiny-flow", title="Tiny Flow", folder=GOLDEN / "janusflow_1_3b" / "checkpoint")
+    rows.write_text(f"variants:\n{flow}", encoding="utf-8")
+    studio = Studio(load_catalog(rows), Hub())
+    drain(studio.load("janus-embedded", device="cpu"))
+    return studio
+
+
+def drawn(studio: Studio, folder: Path, x: str, y: str | None = None) -> Iterator[Event | Cell]:
+    assert studio.variant is not None
+    plan = plan_grid(BASE, parse_axis(x), parse_axis(y) if y else None, studio.variant)
+
+    def keep(picture: Picture, request: GenerateRequest) -> tuple[Path, Any]:
+        assert studio.variant is not None
+        record = record_of(picture, request, studio.variant, studio.state)
+        return save_png(output_path(folder, record), picture.image, record), record
+
+    return draw_grid(plan, studio.run, keep)
+
+
+def test_a_cell_is_the_picture_its_settings_draw_alone(studio: Studio, tmp_path: Path) -> None:
+    steps = list(drawn(studio, tmp_path, "temperature=0.2,1", "seed=5,9"))
+    cells = [step for step in steps if isinstance(step, Cell)]
+    assert [(c.row, c.column) for c in cells] == [(0, 0), (0, 1), (1, 0), (1, 1)]
+    alone = drain(studio.run(GenerateRequest("a red cat", seed=9, temperature=1.0)))
+    assert alone.pictures[0].image_tokens == read_record(cells[3].file).image_tokens  # type: ignore[union-attr]
+    assert cells[2].record.image_tokens != cells[3].record.image_tokens, "the settings made no difference"
+    counted = [step for step in steps if isinstance(step, Progress) and step.stage == "draw"]
+    shares = [step.done / step.total for step in counted]
+    assert shares == sorted(shares) and shares[-1] == 1 and counted[-1].detail == "picture 4 of 4"
+
+
+def test_stopping_keeps_what_was_drawn_and_frees_the_studio(studio: Studio, tmp_path: Path) -> None:
+    steps = drawn(studio, tmp_path, "seed=1..4")
+    next(step for step in steps if isinstance(step, Cell))
+    next(step for step in steps if isinstance(step, Progress))
+    steps.close()  # type: ignore[attr-defined]
+    assert studio.state.phase == "ready" and studio.state.queue == 0
+    assert len(list(tmp_path.glob("*.png"))) == 1
+
+
+def test_a_changed_model_ends_the_grid(studio: Studio, tmp_path: Path) -> None:
+    pytest.importorskip("diffusers")
+    steps = drawn(studio, tmp_path, "seed=1..3")
+    next(step for step in steps if isinstance(step, Cell))
+    drain(studio.load("tiny-flow", device="cpu"))
+    try:
+        with pytest.raises(AppError, match="changed to Tiny Flow"):
+            list(steps)
+    finally:
+        drain(studio.load("janus-embedded", device="cpu"))
+
+
+def test_the_sheet_has_every_picture_at_its_place_and_size() -> None:
+    colours = [["#ff0000", "#00ff00"], ["#0000ff", "#ffff00"]]
+    pictures = [[Image.new("RGB", (200, 100), colour) for colour in row] for row in colours]
+    made = sheet(Axis("guidance", (1.0, 2.0)), Axis("prompt", ("一只猫", "a very long prompt " * 30)), pictures, "note")
+    for r, row in enumerate(colours):
+        for c, colour in enumerate(row):
+            whole = Image.new("RGB", (200, 100), colour).getpixel((0, 0))
+            places = [(x, y) for x in range(0, made.width, 20) for y in range(0, made.height, 10)]
+            here = [place for place in places if made.getpixel(place) == whole]
+            assert len(here) == 100, f"the picture in row {r}, column {c} was scaled or covered"
+
+
+def test_the_command_writes_each_picture_and_the_sheet(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    prompts = "--x=prompt=a red cat | a blue dog"
+    assert main(["grid", prompts, "--y", "seed=3,4", "--out", str(tmp_path), "--device", "cpu", "--json"]) == 0
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [(line["prompt"], line["seed"]) for line in lines[:-1]] == [
+        (prompt, seed) for seed in (3, 4) for prompt in ("a red cat", "a blue dog")
+    ]
+    facts = json.loads(Image.open(lines[-1]["sheet"]).info[CHUNK])
+    assert [name for row in facts["files"] for name in row] == [Path(line["file"]).name for line in lines[:-1]]
+    with pytest.raises(AppError, match="carries no record"):
+        read_record(lines[-1]["sheet"])  # a collage is not drawn again
+    assert main(["grid", "--x", "guidance=1", "--prompt", "a cat", "--count", "2"]) == 2
+    assert "one picture in each cell" in capsys.readouterr().err
