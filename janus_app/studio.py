@@ -25,11 +25,15 @@ from janus_app.models.base import (
     EditRequest,
     Event,
     GenerateRequest,
+    InspectRequest,
     Model,
     Notice,
     Progress,
     Queued,
+    Ranker,
+    RankRequest,
     Request,
+    TokenView,
 )
 from janus_app.watchdog import Watchdog
 
@@ -253,7 +257,7 @@ class Studio:
         resident = self._resident
         if resident is None:
             raise AppError("No model is loaded. Choose one in the model bar and press Load.")
-        verb, act = _verb(resident.model, request)
+        verb, act = _verb(resident, request)
         if verb not in resident.model.capabilities.verbs:
             able = ", ".join(v.title for v in self.catalog.values() if verb in v.verbs)
             raise AppError(f"{resident.variant.title} cannot {verb}. These can: {able or 'none'}.")
@@ -311,12 +315,29 @@ def _no_room(advice: Advice, option: Option) -> NoRoom:
     return NoRoom(sentence, smaller.precision if smaller else "")
 
 
-def _verb(model: Model, request: Request) -> tuple[Literal["chat", "generate", "edit"], Callable[[], Iterator[Event]]]:
+def _verb(
+    resident: _Resident, request: Request
+) -> tuple[Literal["chat", "generate", "edit"], Callable[[], Iterator[Event]]]:
+    """The verb a request belongs to and what does it. Raises AppError where the model's family cannot."""
+    model = resident.model
     if isinstance(request, ChatRequest):
         return "chat", lambda: model.chat(request)
     if isinstance(request, GenerateRequest):
         return "generate", lambda: model.generate(request)
-    return "edit", lambda: model.edit(request)
+    if isinstance(request, EditRequest):
+        return "edit", lambda: model.edit(request)
+    if isinstance(request, RankRequest):
+        if not isinstance(model, Ranker):
+            raise AppError(f"{resident.variant.title} cannot rank pictures. Load a Janus or JanusFlow model for it.")
+        return "chat", lambda: model.rank(request)
+    if not isinstance(model, TokenView):
+        raise AppError(
+            f"{resident.variant.title} does not draw picture tokens, so there is no token view of its pictures. "
+            "Load a Janus model."
+        )
+    if isinstance(request, InspectRequest):
+        return "generate", lambda: model.inspect(request)
+    return "generate", lambda: model.swap(request)
 
 
 def drain(events: Iterator[Event], on_event: Callable[[Event], None] | None = None) -> Event | None:

@@ -4,6 +4,9 @@
     generate(GenerateRequest) -> Iterator[Notice | Progress | Preview | Finished]
     edit(EditRequest)         -> Iterator[Notice | Progress | Preview | Finished]
 
+and, of models that draw tokens, the looks at a finished picture (`TokenView`), of models that read pictures the ranking
+of several (`Ranker`).
+
 An iterator is the whole concurrency story: closing it stops the work within one step. Everything here is plain
 numbers and PIL pictures, so the page, the command line and the tests speak it without importing torch.
 """
@@ -13,7 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 from PIL.Image import Image
 
@@ -36,6 +39,7 @@ MAX_PROMPT_CHARACTERS = 8_000
 MAX_COUNT = 16
 MAX_SEED = 2**53 - 1  # the largest whole number a browser holds exactly
 MAX_NEW_TOKENS = 4_096
+MAX_ALTERNATIVES = 64  # tokens told for one place of a picture
 
 
 def _within(name: str, value: float, low: float, high: float) -> None:
@@ -97,7 +101,9 @@ class GenerateRequest:
     """Draw `count` pictures of `prompt`; picture i uses seed + i, so it can be drawn again alone.
 
     guidance 1 switches classifier-free guidance off; temperature 0 is greedy. `negative` takes the place of the
-    empty prompt in the unconditional row. `image_tokens` redraws known tokens without sampling (token models only).
+    empty prompt in the unconditional row. `image_tokens` redraws known tokens without sampling (token models only);
+    with `keep` only the first `keep` of them stay and the rest is drawn anew: the same seed and prompt that drew a
+    picture draw it again from any `keep`, another seed goes on differently from there.
     Flow families alone use `steps`, `solver` (one of SOLVERS) and `guidance_interval`: guidance is applied while the
     share of the way done, 0 at noise and 1 at the picture, lies in it (Kynkaanniemi et al. 2024); token models draw a
     fixed number of tokens and ignore them.
@@ -113,6 +119,7 @@ class GenerateRequest:
     solver: str = "euler"
     guidance_interval: tuple[float, float] = (0.0, 1.0)
     image_tokens: tuple[int, ...] = ()
+    keep: int | None = None
 
     def __post_init__(self) -> None:
         _prompt("The prompt", self.prompt)
@@ -120,6 +127,9 @@ class GenerateRequest:
             _prompt("The negative prompt", self.negative)
         _whole("The number of pictures", self.count, 1, MAX_COUNT)
         _drawing_ranges(self)
+        if self.keep is not None:
+            _has_tokens(self.image_tokens)
+            _whole("The number of kept tokens", self.keep, 0, len(self.image_tokens))
 
 
 @dataclass(frozen=True)
@@ -186,7 +196,67 @@ def _drawing_ranges(request: GenerateRequest | EditRequest) -> None:
     _within("The end of the guidance interval", high, low, 1)
 
 
-Request = ChatRequest | GenerateRequest | EditRequest
+def _has_tokens(tokens: tuple[int, ...]) -> None:
+    if not tokens:
+        raise AppError(
+            "The picture's record holds no image tokens: it was not drawn token by token. Choose a picture of a "
+            "Janus model."
+        )
+
+
+@dataclass(frozen=True)
+class InspectRequest:
+    """How sure the model was of every image token of a picture, drawn with these words and numbers.
+
+    `alternatives` is how many of the most probable tokens are told for each place. Temperature 0 is looked at as 1:
+    greedy drawing leaves no odds to show.
+    """
+
+    prompt: str
+    image_tokens: tuple[int, ...]
+    negative: str = ""
+    guidance: float = 5.0
+    temperature: float = 1.0
+    alternatives: int = 8
+
+    def __post_init__(self) -> None:
+        _prompt("The prompt", self.prompt)
+        if self.negative:
+            _prompt("The negative prompt", self.negative)
+        _has_tokens(self.image_tokens)
+        _within("Guidance", self.guidance, 1, 20)
+        _within("Temperature", self.temperature, 0, 2)
+        _whole("The number of alternatives", self.alternatives, 1, MAX_ALTERNATIVES)
+
+
+@dataclass(frozen=True)
+class SwapRequest:
+    """The pictures that come of putting each of `tokens` in place `cell` (0 = top left, by rows), nothing sampled."""
+
+    image_tokens: tuple[int, ...]
+    cell: int
+    tokens: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        _has_tokens(self.image_tokens)
+        _whole("The patch", self.cell, 0, len(self.image_tokens) - 1)
+        _whole("The number of alternatives", len(self.tokens), 1, MAX_ALTERNATIVES)
+
+
+@dataclass(frozen=True)
+class RankRequest:
+    """Ask the model of each picture whether it shows what `prompt` asks for."""
+
+    prompt: str
+    images: tuple[Image, ...]
+
+    def __post_init__(self) -> None:
+        _prompt("The prompt", self.prompt)
+        if not self.images:
+            raise AppError("There is no picture to rank. Draw some first.")
+
+
+Request = ChatRequest | GenerateRequest | EditRequest | InspectRequest | SwapRequest | RankRequest
 
 
 @dataclass(frozen=True)
@@ -249,6 +319,32 @@ class Picture:
 
 
 @dataclass(frozen=True)
+class TokenFacts:
+    """One image token as the model saw it before it was chosen.
+
+    `probability` of the chosen token and `entropy` (bits, 0 = no choice at all) are those of the distribution it was
+    drawn from: guided, at the temperature. `gap` (bits) is the Kullback-Leibler divergence of the unconditional from
+    the conditional distribution at temperature 1, KL(conditional || unconditional): how much the words changed what was
+    to come here, whatever the guidance made of it. `alternatives` are (token, probability), likeliest first.
+    """
+
+    token: int
+    probability: float
+    entropy: float
+    gap: float
+    alternatives: tuple[tuple[int, float], ...]
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """A picture with the facts of its tokens, row by row, `columns` in a row."""
+
+    image: Image
+    columns: int
+    cells: tuple[TokenFacts, ...]
+
+
+@dataclass(frozen=True)
 class Usage:
     """How full the context is: tokens read, tokens written, and the most the model was trained to hold."""
 
@@ -266,6 +362,8 @@ class Finished:
     token_ids: tuple[int, ...] = ()
     usage: Usage | None = None
     seconds: float = 0.0
+    inspection: Inspection | None = None
+    scores: tuple[float, ...] = ()  # of a RankRequest: P(yes) / (P(yes) + P(no)) of each picture, in their order
 
 
 Event = Notice | Queued | Progress | TextDelta | Preview | Finished
@@ -297,3 +395,19 @@ class Model(Protocol):
     def generate(self, request: GenerateRequest) -> Iterator[Event]: ...
 
     def edit(self, request: EditRequest) -> Iterator[Event]: ...
+
+
+@runtime_checkable
+class TokenView(Protocol):
+    """What a model that draws picture tokens can show of them. Both end with Finished."""
+
+    def inspect(self, request: InspectRequest) -> Iterator[Event]: ...
+
+    def swap(self, request: SwapRequest) -> Iterator[Event]: ...
+
+
+@runtime_checkable
+class Ranker(Protocol):
+    """A model that can say of a picture whether it shows what was asked for. Ends with Finished."""
+
+    def rank(self, request: RankRequest) -> Iterator[Event]: ...

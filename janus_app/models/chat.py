@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from janus_app.errors import AppError
-from janus_app.models import prompts, sampling
+from janus_app.models import prompts, rank, sampling
 from janus_app.models.base import (
     Capabilities,
     ChatRequest,
@@ -19,6 +19,7 @@ from janus_app.models.base import (
     Finished,
     Notice,
     Progress,
+    RankRequest,
     TextDelta,
     Turn,
     Usage,
@@ -121,6 +122,10 @@ class Talker:
             usage=Usage(len(ids), len(answer), self.capabilities.context),
             seconds=time.perf_counter() - started,
         )
+
+    def rank(self, request: RankRequest) -> Iterator[Event]:
+        """How sure the model is, from 0 to 1, that each picture shows what the prompt asks for."""
+        return rank.rank(self, request)
 
     def _fit(self, turns: Sequence[Turn]) -> tuple[Sequence[Turn], list[int]]:
         """The longest end of the conversation, starting with a question, that leaves room for an answer."""

@@ -20,16 +20,19 @@ from janus_app.models.base import (
     Event,
     Finished,
     GenerateRequest,
+    InspectRequest,
     Notice,
     Picture,
     Preview,
     Progress,
+    SwapRequest,
 )
 from janus_app.models.batching import draw_in_batches
 from janus_app.models.chat import Talker
 from janus_app.models.images import BLANK, fit_square, masked_cells, to_picture
 from janus_app.models.janus import edit
 from janus_app.models.janus.draw import Sampling, decode_tokens, draw_tokens
+from janus_app.models.janus.inspect import look_inside, swapped
 from janus_app.models.janus.network import JanusNetwork
 from janus_app.models.tokenizer import IMAGE_BEGIN, IMAGE_END, PAD
 
@@ -63,10 +66,24 @@ class JanusModel(Talker):
     # ---- pictures
 
     def generate(self, request: GenerateRequest) -> Iterator[Event]:
-        """Draw, with the picture so far after every row; or decode `image_tokens` without sampling."""
+        """Draw, with the picture so far after every row; or decode `image_tokens`, or go on from the first of them."""
+        known = torch.full((self.grid**2,), -1)
         if request.image_tokens:
-            return self._redraw(request)
-        return self._pictures(request, torch.full((self.grid**2,), -1))
+            tokens = self._fitting(request.image_tokens)
+            if request.keep is None or request.keep == len(tokens):
+                return self._redraw(request)
+            known[: request.keep] = tokens[: request.keep]
+        return self._pictures(request, known)
+
+    def inspect(self, request: InspectRequest) -> Iterator[Event]:
+        """Facts of every token of a picture, as if it was drawn with the request's words and numbers."""
+        tokens = self._fitting(request.image_tokens)
+        return look_inside(self.network, self._prompt_rows(request, both=True), tokens, self.grid, request)
+
+    def swap(self, request: SwapRequest) -> Iterator[Event]:
+        """The picture with each of some tokens in one place, decoded."""
+        self._fitting(request.tokens, cells=len(request.tokens))
+        return swapped(self.network, self._fitting(request.image_tokens), request)
 
     def edit(self, request: EditRequest) -> Iterator[Event]:
         """Redraw a region or everything below the kept top of a picture's image tokens, or follow an instruction."""
@@ -94,14 +111,18 @@ class JanusModel(Talker):
             cells = torch.arange(len(tokens)) >= len(tokens) - drawn
         yield from self._pictures(request, torch.where(cells, -1, tokens))
 
-    def _redraw(self, request: GenerateRequest) -> Iterator[Event]:
-        started = time.perf_counter()
-        cells, codes = self.grid**2, self.network.config.vq.codebook_size
-        if len(request.image_tokens) != cells or not all(0 <= t < codes for t in request.image_tokens):
+    def _fitting(self, tokens: Sequence[int], cells: int | None = None) -> Tensor:
+        """Image tokens as a tensor on the CPU. Raises AppError where they are not this model's."""
+        cells, codes = cells or self.grid**2, self.network.config.vq.codebook_size
+        if len(tokens) != cells or not all(0 <= t < codes for t in tokens):
             raise AppError(
                 f"The picture's record does not fit this model: it needs {cells} image tokens below {codes}. "
                 "Load the variant the picture was drawn with."
             )
+        return torch.tensor(tokens)
+
+    def _redraw(self, request: GenerateRequest) -> Iterator[Event]:
+        started = time.perf_counter()
         pixels = decode_tokens(self.network, torch.tensor([request.image_tokens], device=self.network.device))
         picture = Picture(to_picture(pixels[0]), request.seed, request.image_tokens)
         yield Finished(pictures=(picture,), seconds=time.perf_counter() - started)
@@ -173,8 +194,10 @@ class JanusModel(Talker):
         return pictures
 
     @torch.inference_mode()
-    def _prompt_rows(self, request: GenerateRequest | EditRequest) -> list[Tensor]:
-        """The embedded conditional row and, unless guidance is 1, the unconditional one.
+    def _prompt_rows(
+        self, request: GenerateRequest | EditRequest | InspectRequest, both: bool = False
+    ) -> list[Tensor]:
+        """The embedded conditional row and, unless guidance is 1 and not `both` are wanted, the unconditional one.
 
         Unconditional: begin-of-sentence and begin-of-image stay, everything between becomes padding *that is
         attended to*, as the models were trained. A negative prompt takes that row's place.
@@ -185,7 +208,7 @@ class JanusModel(Talker):
                 f"The prompt takes {len(ids):,} tokens and a picture {self.grid**2}; the model holds "
                 f"{self.capabilities.context:,}. Shorten the prompt."
             )
-        if request.guidance == 1:
+        if request.guidance == 1 and not both:
             return [self._embed(ids)]
         return [self._embed(ids), self._embed(self._unconditional(ids, request.negative))]
 
