@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from janus_app.errors import AppError
+from janus_app.models.eight_bit import Int8Linear
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 QUANTISED = ("int8", "nf4")
@@ -97,7 +98,10 @@ def _linear(bnb: object, weight: Tensor, precision: str, device: torch.device, d
             inner, outer, bias=False, has_fp16_weights=False, threshold=OUTLIER_THRESHOLD, device="meta"
         )
         eight_bit = modules.Int8Params(weight.contiguous(), requires_grad=False, has_fp16_weights=False)
-        linear.weight = eight_bit.to(device)  # quantises on the way
+        quantised = eight_bit.to(device)  # quantises on the way
+        if device.type == "cpu":  # bitsandbytes' rows and scales; its own product is slow, see eight_bit.py
+            return Int8Linear(quantised.data, quantised.SCB / 127).eval()
+        linear.weight = quantised
     else:
         linear = modules.Linear4bit(
             inner, outer, bias=False, compute_dtype=dtype, compress_statistics=False, quant_type="nf4", device="meta"

@@ -235,6 +235,6 @@ def test_bitsandbytes_quantises_the_decoder_linears_alone(precision: str) -> Non
     pytest.importorskip("bitsandbytes", reason="bitsandbytes is not installed here")
     model = cast(JanusFlowModel, loaded(FLOW / "checkpoint", precision).model)
     kinds = {n: type(m).__name__ for n, m in model.network.named_modules() if isinstance(m, torch.nn.Linear)}
-    quantised = {name for name, kind in kinds.items() if kind in ("Linear8bitLt", "Linear4bit")}
+    quantised = {name for name, kind in kinds.items() if kind in ("Int8Linear", "Linear4bit")}
     assert quantised == {name for name in kinds if name.startswith("language_model.model.layers.")} != set()
     assert len(pixels(model)) == 96 * 96 * 3

@@ -169,7 +169,7 @@ def test_bitsandbytes_quantises_the_decoder_linears_alone(precision: str) -> Non
     model = loaded(GOLDEN / "janus_1_3b" / "checkpoint", precision).model
     network = model.network  # type: ignore[attr-defined]
     kinds = {name: type(m).__name__ for name, m in network.named_modules() if isinstance(m, torch.nn.Linear)}
-    quantised = {name for name, kind in kinds.items() if kind in ("Linear8bitLt", "Linear4bit")}
+    quantised = {name for name, kind in kinds.items() if kind in ("Int8Linear", "Linear4bit")}
     assert quantised == {name for name in kinds if name.startswith("language_model.model.layers.")}
     small = torch.int8 if precision == "int8" else torch.uint8
     assert all(network.get_submodule(name).weight.dtype == small for name in quantised)

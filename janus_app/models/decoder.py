@@ -6,12 +6,15 @@ Hub's (`model.layers.0.self_attn.q_proj.weight`, ...), so a checkpoint streams i
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from janus_app.models.fused import fuse
 
 
 @dataclass(frozen=True)
@@ -34,7 +37,7 @@ class DecoderConfig:
 
 
 class KVCache:
-    """Keys and values of every layer in one buffer, [layers, rows, kv_heads, capacity, head_dim].
+    """Keys and values of every layer in one buffer, `held` [layers, 2, rows, kv_heads, capacity, head_dim].
 
     `length` positions are filled. `hidden` marks cache slots no query may look at, [rows, capacity] or None when
     every slot is seen: left padding of a shorter row.
@@ -43,39 +46,51 @@ class KVCache:
     def __init__(
         self, config: DecoderConfig, rows: int, capacity: int, *, device: torch.device, dtype: torch.dtype
     ) -> None:
-        shape = (config.num_hidden_layers, rows, config.num_key_value_heads, capacity, config.head_dim)
-        self.keys = torch.zeros(shape, device=device, dtype=dtype)
-        self.values = torch.zeros(shape, device=device, dtype=dtype)
+        shape = (config.num_hidden_layers, 2, rows, config.num_key_value_heads, capacity, config.head_dim)
+        self.held = torch.zeros(shape, device=device, dtype=dtype)
         self.length = 0
         self.hidden: Tensor | None = None
 
     @property
+    def keys(self) -> Tensor:
+        """[layers, rows, kv_heads, capacity, head_dim], as `values`."""
+        return self.held[:, 0]
+
+    @property
+    def values(self) -> Tensor:
+        return self.held[:, 1]
+
+    @property
+    def rows(self) -> int:
+        return self.held.shape[2]
+
+    @property
     def capacity(self) -> int:
-        return self.keys.shape[3]
+        return self.held.shape[4]
 
     @property
     def device(self) -> torch.device:
-        return self.keys.device
+        return self.held.device
 
     def repeat_rows(self, times: int) -> None:
         """Turn rows [a, b] into [a] * times + [b] * times: one prefill serves every picture of a prompt."""
         if times == 1:
             return
-        self.keys = self.keys.repeat_interleave(times, dim=1)
-        self.values = self.values.repeat_interleave(times, dim=1)
+        self.held = self.held.repeat_interleave(times, dim=2)
         if self.hidden is not None:
             self.hidden = self.hidden.repeat_interleave(times, dim=0)
 
     def append(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
         """Write [rows, kv_heads, T, head_dim] after the filled part; return everything up to it."""
         end = self.length + key.shape[2]
-        self.keys[layer, :, :, self.length : end] = key
-        self.values[layer, :, :, self.length : end] = value
-        return self.keys[layer, :, :, :end], self.values[layer, :, :, :end]
+        keys, values = self.held[layer]
+        keys[:, :, self.length : end] = key
+        values[:, :, self.length : end] = value
+        return keys[:, :, :end], values[:, :, :end]
 
     def mask(self, steps: int) -> Tensor | None:
         """Who sees whom among the next `steps` inputs and what is held; None where plain causal attention does."""
-        return attention_mask(steps, self.length, self.hidden, self.keys.device)
+        return attention_mask(steps, self.length, self.hidden, self.device)
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
         """Append, and let the queries [rows, heads, T, head_dim] look at everything they may."""
@@ -118,22 +133,30 @@ class RMSNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
-        full = x.float()
-        full = full * torch.rsqrt(full.pow(2).mean(-1, keepdim=True) + self.eps)
-        return self.weight * full.to(x.dtype)
+        return rms_norm(x, self.weight, self.eps)
+
+
+def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """The norm of RMSNorm; the length of a row is taken in one kernel, which is what makes it cheap for few rows."""
+    length = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32)
+    scale = (length * length / x.shape[-1] + eps).rsqrt()
+    return weight * (x * scale).to(x.dtype)
 
 
 def rotary_table(positions: Tensor, head_dim: int, theta: float, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """cos and sin of the rotary angles, each [rows, 1, T, head_dim], made in float32 (Su et al. 2021, eq. 34)."""
+    """cos and sin of the rotary angles, each [rows, 1, T, head_dim], made in float32 (Su et al. 2021, eq. 34).
+
+    The first half of the sines is negative, so that `rotate` needs no other sign.
+    """
     inverse = theta ** -(torch.arange(0, head_dim, 2, device=positions.device).float() / head_dim)
-    angles = positions[..., None].float() * inverse
-    angles = torch.cat((angles, angles), dim=-1)[:, None]
-    return angles.cos().to(dtype), angles.sin().to(dtype)
+    angles = (positions[..., None].float() * inverse)[:, None]
+    cos, sin = angles.cos(), angles.sin()
+    return torch.cat((cos, cos), dim=-1).to(dtype), torch.cat((-sin, sin), dim=-1).to(dtype)
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    first, second = x.chunk(2, dim=-1)
-    return x * cos + torch.cat((-second, first), dim=-1) * sin
+    """x [..., head_dim] turned by the angles of `rotary_table`."""
+    return torch.addcmul(x * cos, x.roll(x.shape[-1] // 2, -1), sin)
 
 
 class Attention(nn.Module):
@@ -146,20 +169,26 @@ class Attention(nn.Module):
         self.k_proj = nn.Linear(config.hidden_size, kv, bias=False)
         self.v_proj = nn.Linear(config.hidden_size, kv, bias=False)
         self.o_proj = nn.Linear(config.hidden_size, config.hidden_size, bias=False)
+        self.kv_heads = config.num_key_value_heads
+        self.qkv: nn.Module | None = None  # the first three as one product, see Trunk.fuse
 
     def forward(self, x: Tensor, rotary: tuple[Tensor, Tensor], cache: Cache | None, mask: Tensor | None) -> Tensor:
         rows, steps, _ = x.shape
-        q, k, v = (
-            proj(x).view(rows, steps, -1, self.head_dim).transpose(1, 2)
-            for proj in (self.q_proj, self.k_proj, self.v_proj)
-        )
-        q, k = rotate(q, *rotary), rotate(k, *rotary)
+        projected = torch.cat([p(x) for p in self.projections], dim=-1) if self.qkv is None else self.qkv(x)
+        heads = projected.view(rows, steps, -1, self.head_dim).transpose(1, 2)
+        turned, v = heads[:, : -self.kv_heads], heads[:, -self.kv_heads :]
+        turned = rotate(turned, *rotary)
+        q, k = turned[:, : -self.kv_heads], turned[:, -self.kv_heads :]
         if cache is None:
             out = causal_attention(q, k, v)
         else:  # a layer on another card brings its queries, keys and values to where the cache is
             q, k, v = (part.to(cache.device) for part in (q, k, v))
             out = cache.attend(self.layer, q, k, v, None if mask is None else mask.to(cache.device)).to(x.device)
         return self.o_proj(out.transpose(1, 2).reshape(rows, steps, -1))
+
+    @property
+    def projections(self) -> tuple[nn.Linear, nn.Linear, nn.Linear]:
+        return self.q_proj, self.k_proj, self.v_proj
 
 
 class MLP(nn.Module):
@@ -168,9 +197,11 @@ class MLP(nn.Module):
         self.gate_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
         self.up_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
         self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=False)
+        self.gate_up: nn.Module | None = None
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+        gate, up = (self.gate_proj(x), self.up_proj(x)) if self.gate_up is None else self.gate_up(x).chunk(2, dim=-1)
+        return self.down_proj(F.silu(gate) * up)
 
 
 class Block(nn.Module):
@@ -195,6 +226,17 @@ class Trunk(nn.Module):
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
         self.layers = nn.ModuleList(Block(config, i) for i in range(config.num_hidden_layers))
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+
+    def fuse(self) -> None:
+        """Join q, k and v, and gate and up, once the weights are in place. Names and shapes of the state stay."""
+        for block in self.blocks:
+            attention, mlp = block.self_attn, block.mlp
+            if attention.qkv is None:
+                attention.qkv, mlp.gate_up = fuse(*attention.projections), fuse(mlp.gate_proj, mlp.up_proj)
+
+    @property
+    def blocks(self) -> Iterator[Block]:
+        return (layer for layer in self.layers if isinstance(layer, Block))
 
     def forward(self, embeds: Tensor, positions: Tensor | None = None, cache: Cache | None = None) -> Tensor:
         """Run [rows, T, hidden] through the blocks and the final norm.

@@ -157,6 +157,7 @@ def build_model(
     from janus_app.models.janus.network import JanusNetwork
 
     if isinstance(network, JanusNetwork):
+        network.language_model.model.fuse()
         from janus_app.models.janus.model import JanusModel
 
         return JanusModel(network, folder, context=context, roles=roles, methods=methods)
@@ -171,5 +172,6 @@ def build_model(
     from janus_app.models.janusflow.vae import Autoencoder
 
     assert isinstance(network, JanusFlowNetwork)
+    network.language_model.model.fuse()
     autoencoder = Autoencoder(network.get_submodule(AUTOENCODER))
     return JanusFlowModel(network, autoencoder, folder, context=context, roles=roles)

@@ -1,0 +1,62 @@
+"""Several linears that read the same input, as one matrix product: q, k and v; gate and up.
+
+The linears stay where they are, under the checkpoint's names: their weights become views of the one matrix, so fusing
+costs no memory. It happens after loading; a module whose weights travel (`janus_app.spread`) is left as it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from janus_app.models.eight_bit import Int8Linear, joined
+
+Product = Callable[[Tensor], Tensor]
+
+
+class Joined(nn.Module):
+    """x [..., in] to the outputs of the linears side by side, [..., sum of out]."""
+
+    weight: Tensor
+
+    def __init__(self, linears: Sequence[nn.Linear]) -> None:
+        super().__init__()
+        # A buffer that no checkpoint has: names and shapes of the state stay the checkpoint's.
+        self.register_buffer("weight", torch.cat([linear.weight.data for linear in linears]), persistent=False)
+        parts = self.weight.split([linear.out_features for linear in linears])
+        for linear, part in zip(linears, parts, strict=True):
+            linear.weight = nn.Parameter(part, requires_grad=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.weight)
+
+
+class Apart(nn.Module):
+    """The same from linears that cannot be one matrix (4 bits, bitsandbytes' own 8 bits); it owns none of them."""
+
+    def __init__(self, linears: Sequence[nn.Module]) -> None:
+        super().__init__()
+        self._linears = tuple(linears)  # a tuple, so that they are not registered a second time
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat([linear(x) for linear in self._linears], dim=-1)
+
+
+def fuse(*linears: nn.Linear) -> nn.Module:
+    """The linears as one module; none may have a bias."""
+    assert all(linear.bias is None for linear in linears)
+    if all(type(linear) is nn.Linear and not linear.weight.is_meta for linear in linears):
+        return Joined(linears)
+    eight = [linear for linear in linears if isinstance(linear, Int8Linear)]
+    return joined(eight) if len(eight) == len(linears) else Apart(linears)
+
+
+def product(linear: nn.Module) -> Product:
+    """The module as a plain function where it is a plain linear: a module's own call costs a small kernel's time."""
+    if isinstance(linear, Joined) or type(linear) is nn.Linear:
+        weight, bias = linear.weight, getattr(linear, "bias", None)
+        return lambda x: F.linear(x, weight, bias)
+    return linear.forward
