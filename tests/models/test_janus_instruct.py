@@ -123,7 +123,9 @@ def test_other_ways_and_drawing_are_as_before(usual: JanusModel, model: JanusMod
         heavy = EditRequest(WORDS, picture, request.mask, request.method, seed=3, image_guidance=9.0)
         assert finish(model.edit(heavy)).pictures[0].image_tokens == drawn[0], "the weight of pictures is not read"
     asked = GenerateRequest(WORDS, seed=3)
-    assert finish(usual.generate(asked)).pictures[0].image_tokens == finish(model.generate(asked)).pictures[0].image_tokens
+    assert (
+        finish(usual.generate(asked)).pictures[0].image_tokens == finish(model.generate(asked)).pictures[0].image_tokens
+    )
 
 
 def test_bad_input_is_refused_or_said(model: JanusModel, picture: Image.Image) -> None:
