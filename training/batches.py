@@ -93,7 +93,7 @@ def as_typed(text: str, rng: RNG) -> str:
     return text.lower() if roll > 0.9 else text
 
 
-def _padded(rows: list[list[int]], fill: int) -> Tensor:
+def padded(rows: list[list[int]], fill: int) -> Tensor:
     out = torch.full((len(rows), max(map(len, rows))), fill)
     for i, row in enumerate(rows):
         out[i, : len(row)] = torch.tensor(row)
@@ -110,7 +110,7 @@ def drawings(rng: RNG, words: Words, count: int, dropout: float = 0.1) -> Drawin
         rows.append(ids)
         tiles.append(grid(p.scene))
     ends = torch.tensor([len(r) - 1 for r in rows])
-    return Drawings(_padded(rows, words.pad), ends, torch.from_numpy(np.stack(tiles)))
+    return Drawings(padded(rows, words.pad), ends, torch.from_numpy(np.stack(tiles)))
 
 
 def _another(scene: Scene, rng: RNG) -> Scene:
@@ -151,22 +151,24 @@ def _talk(rng: RNG, turns: int) -> tuple[list[Exchange], list[Scene]]:
     return made, [scene]
 
 
-def talks(rng: RNG, words: Words, count: int, parts: int = 3) -> list[Talks]:
-    """`count` conversations in `parts` batches of similar length: padding would be a third of the work."""
+def talks(rng: RNG, words: Words, count: int, parts: int = 3, cells: int = CELLS) -> list[Talks]:
+    """`count` conversations in `parts` batches of similar length: padding would be a third of the work.
+
+    A picture takes `cells` places of a prompt."""
     made = [_talk(rng, int(rng.integers(2, 7))) for _ in range(count)]
     made.sort(key=lambda one: CELLS * len(one[1]) + sum(len(e.question) + len(e.answer) for e in one[0]) // 4)
     size = -(-count // parts)
-    return [_batch(rng, words, made[i : i + size]) for i in range(0, count, size)]
+    return [_batch(rng, words, made[i : i + size], cells) for i in range(0, count, size)]
 
 
-def _batch(rng: RNG, words: Words, conversations: list[tuple[list[Exchange], list[Scene]]]) -> Talks:
+def _batch(rng: RNG, words: Words, conversations: list[tuple[list[Exchange], list[Scene]]], cells: int) -> Talks:
     rows, answers, pictures, tiles = [], [], [], []
     ends: list[tuple[int, int, tuple[int, ...]]] = []
     for made, scenes in conversations:
         ids: list[int] = []
         learn: list[bool] = []
         for turn, one in enumerate(made):
-            shown = "".join(f"{BOI}{IMAGE * CELLS}{EOI}\n" for _ in scenes) if turn == 0 else ""
+            shown = "".join(f"{BOI}{IMAGE * cells}{EOI}\n" for _ in scenes) if turn == 0 else ""
             asked = words.encode(f"{USER}: {shown}{as_typed(one.question, rng)}\n\n{ASSISTANT}:")
             said = [*words.encode(f" {one.answer}"), words.eos]
             ids += asked + said
@@ -180,15 +182,15 @@ def _batch(rng: RNG, words: Words, conversations: list[tuple[list[Exchange], lis
         answers.append([int(x) for x in learn])
         pictures.append([int(i == words.image) for i in ids])
         tiles += [grid(s) for s in scenes]
-    padded = _padded(rows, words.pad)
-    about = torch.full((*padded.shape, (GRID // 2) ** 2), -1.0)
+    everything = padded(rows, words.pad)
+    about = torch.full((*everything.shape, (GRID // 2) ** 2), -1.0)
     for row, place, slots in ends:
         about[row, place] = 0
         about[row, place, list(slots)] = 1
     return Talks(
-        padded,
-        _padded(pictures, 0).bool(),
-        _padded(answers, 0).bool(),
+        everything,
+        padded(pictures, 0).bool(),
+        padded(answers, 0).bool(),
         torch.from_numpy(np.stack(tiles) if tiles else np.zeros((0, CELLS), np.int64)),
         about,
     )

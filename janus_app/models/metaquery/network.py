@@ -87,14 +87,17 @@ class MetaQueryNetwork(nn.Module):
         return ""
 
     def fill_buffers(self) -> None:
-        """Give the language model the tables that no checkpoint holds (rotary frequencies, position numbers).
+        """Give language model and diffuser the tables that no checkpoint holds (rotary frequencies, positions).
 
-        They follow from the config alone, so a twin of one narrow layer, built in memory, has the same ones.
+        They follow from the configs alone, so twins of one narrow layer or none, built in memory, have the same ones.
         """
         missing = {name for name, buffer in self.named_buffers() if buffer.is_meta}
         with torch.device("cpu"):
             twin = self.kind.build(small_config(self.language_config))
-        tables = dict(twin.named_buffers(prefix="mllm"))
+            tables = dict(twin.named_buffers(prefix="mllm"))
+            if any(name.startswith("transformer.") for name in missing):  # SANA with an interpolation_scale
+                denoiser = type(self.transformer).from_config({**self.transformer.config, "num_layers": 0})  # type: ignore[attr-defined]
+                tables |= dict(denoiser.named_buffers(prefix="transformer"))
         for name in missing:
             path, leaf = name.rsplit(".", 1)
             self.get_submodule(path).register_buffer(leaf, tables[name].to(self.device), persistent=False)

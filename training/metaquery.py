@@ -1,0 +1,211 @@
+"""Train the embedded MetaQuery in two stages, from the embedded JanusFlow's weights on.
+
+    python -m training.metaquery --out runs/metaquery --stage read --minutes 30 [--resume]
+    python -m training.metaquery --out runs/metaquery --stage draw --minutes 30 [--resume]
+
+"read" makes the language model: it talks about pictures in LLaVA-OneVision's layout, and its states at the queries
+learn to tell, through the connector, which tiles the asked picture consists of. Then it is frozen. "draw" is
+MetaQuery's own training: queries, connector and SANA learn by flow matching (Liu et al. 2022) what such a picture
+looks like.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from tokenizers import Tokenizer
+from torch import Tensor
+
+from training.batches import Talks, Words, talks
+from training.export import TOKENIZER_FILES
+from training.metaquery_data import BLACK, Asked, captions, instructions
+from training.metaquery_model import SEEN, MetaQuery, begin_with, frame
+from training.metaquery_vae import latent_table, latents_of
+from training.optim import optimisers, set_lr
+from training.picture_tokenizer import float_table, noisy, pixels_of
+from training.world import tile_factors
+
+QUERIES_MOVE = 4  # in "draw" the queries learn in every so manieth step: their way back through the trunk is dear
+
+
+class Trainer:
+    """The losses of both stages on batches of tile numbers."""
+
+    def __init__(self, model: MetaQuery, words: Words, device: str) -> None:
+        self.model, self.words, self.device = model, words, device
+        self.table, self.codes = float_table(device), latent_table().to(device)
+        self.factors, self.frame = torch.from_numpy(tile_factors()).to(device), frame().to(device)
+
+    def shown(self, tiles: Tensor, framed: bool) -> Tensor:
+        """Pictures as the eye gets them: some of them noisy, as drawings are, and through the frame of drawing."""
+        pixels = noisy(pixels_of(tiles.clamp(min=0), self.table))
+        pixels = torch.where((tiles[:, 0] == BLACK)[:, None, None, None], -torch.ones_like(pixels), pixels)
+        return self.frame @ pixels @ self.frame.T if framed else pixels
+
+    def conditions(self, batch: Asked) -> Tensor:
+        reader = self.model.reader
+        if len(batch.seen):
+            embeds = reader.embed(batch.ids, batch.picture, reader.see(self.shown(batch.seen, framed=True)))
+        else:
+            embeds = reader.language.model.embed_tokens(batch.ids)
+        return self.model.connector(reader.states(embeds, batch.ends))
+
+    def ask_loss(self, batch: Asked, name: str, drawing: bool, repeats: int) -> tuple[Tensor, dict[str, float]]:
+        """What the conditions of a batch say, and, `drawing`, how well SANA draws from them."""
+        conditions = self.conditions(batch)
+        loss, parts, right = self.model.tiles_loss(conditions, self.factors[batch.tiles])
+        seen = {f"{name} {part}": value for part, value in parts.items() if part in ("place", "which")}
+        seen |= {f"{name} tiles": float(right.float().mean()), f"{name} whole": float(right.all(1).float().mean())}
+        if not drawing:
+            return loss, seen
+        flow = self.model.flow_loss(conditions, latents_of(batch.tiles, self.codes), repeats)
+        return 4 * flow + 0.1 * loss, {f"{name} flow": float(flow.detach()), **seen}
+
+    def talk_loss(self, batch: Talks) -> tuple[Tensor, dict[str, float]]:
+        reader = self.model.reader
+        prefix = torch.tensor(self.words.prefix, device=self.device).expand(len(batch.ids), -1)
+        said = reader.see(self.shown(batch.tiles, framed=False)) if len(batch.tiles) else reader.newline[None]
+        embeds = torch.cat(
+            [reader.language.model.embed_tokens(prefix), reader.embed(batch.ids, batch.picture, said)], dim=1
+        )
+        hidden = reader.language.model(embeds)[:, prefix.shape[1] :]
+        wanted = batch.ids.roll(-1, 1)[batch.answer]
+        logits = reader.language.lm_head(hidden[batch.answer])
+        loss = F.cross_entropy(logits, wanted)
+        right = float((logits.argmax(-1) == wanted).float().mean())
+        return loss, {"say": float(loss.detach()), "words": right}
+
+
+def make_optimisers(model: MetaQuery, stage: str, lr: float, reader_lr: float) -> list[torch.optim.Optimizer]:
+    """Muon and AdamW for the new parts and, apart and slower, for the language model; the eye keeps what it learned.
+
+    The queries belong to the new parts.
+    """
+    drawing = stage == "draw"
+    groups: dict[tuple[bool, bool], list[Tensor]] = {}
+    for name, p in model.named_parameters():
+        old = name.startswith("reader.") and name != "reader.queries"
+        unused = name.startswith("reader.tower.") or (name.startswith("sana.") and not drawing)
+        p.requires_grad_(not unused and not (old and drawing))
+        if p.requires_grad:
+            block = any(part in name for part in ("layers.", "blocks.")) and p.ndim >= 2 and "conv_depth" not in name
+            groups.setdefault((old, block and "table" not in name), []).append(p)
+    made: list[torch.optim.Optimizer] = []
+    for old, rate in ((False, lr), (True, reader_lr)):
+        inside, outside = groups.get((old, True), []), groups.get((old, False), [])
+        if inside or outside:
+            made += optimisers(inside, outside, rate, 0.75 * rate)  # type: ignore[arg-type]
+    return made
+
+
+def train(args: argparse.Namespace) -> None:
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    torch.manual_seed(args.seed)
+    args.out.mkdir(parents=True, exist_ok=True)
+    for name in TOKENIZER_FILES:
+        shutil.copy(args.flow / name, args.out / name)
+    words = Words(Tokenizer.from_file(str(args.out / "tokenizer.json")))
+    vocabulary = -(-words.tokenizer.get_vocab_size() // 64) * 64
+    file, drawing = args.out / "metaquery.pt", args.stage == "draw"
+    model = MetaQuery(vocabulary)
+    saved: dict[str, Any] = torch.load(file, weights_only=True) if (args.resume or drawing) and file.exists() else {}
+    if saved:
+        model.load_state_dict(saved["model"])
+    else:
+        begin_with(model.reader, args.flow, args.janus, words.boi)
+    model = model.to(device)
+    made = make_optimisers(model, args.stage, args.lr, args.reader_lr)
+    step = 0
+    if args.resume and saved.get("stage") == args.stage:
+        step = saved["step"]
+        for optimiser, state in zip(made, saved["optimisers"], strict=True):
+            rates = [group["initial_lr"] for group in optimiser.param_groups]
+            optimiser.load_state_dict(state)
+            for group, rate in zip(optimiser.param_groups, rates, strict=True):
+                group["initial_lr"] = rate
+        print(f"resumed at step {step}", flush=True)
+    trainer = Trainer(model, words, device)
+    rng = np.random.default_rng((args.seed, 2 if drawing else 1, step))
+    torch.manual_seed(args.seed + step)
+    start = last_save = time.time()
+    sums: dict[str, list[float]] = {}
+    while True:
+        left = 1 - (time.time() - start) / (60 * args.minutes)
+        set_lr(made, min(1.0, (step + 1) / 40) * max(0.005, min(1.0, left / args.decay)))
+        for optimiser in made:
+            optimiser.zero_grad(set_to_none=True)
+        model.reader.queries.requires_grad_(not drawing or step % QUERIES_MOVE == 0)
+        dropout = 0.1 if drawing else 0.03
+        asked = {
+            "draw": captions(rng, words, args.captions, dropout),
+            "edit": instructions(rng, words, args.edits, 0.04 if drawing else 0.02),
+        }
+        total = args.captions + args.edits
+        for name, batch in asked.items():
+            loss, told = trainer.ask_loss(batch.to(device), name, drawing, args.repeats)
+            (loss * (len(batch.ids) / total)).backward()
+            for key, value in told.items():
+                sums.setdefault(key, []).append(value)
+        if not drawing and step % args.talk_every == 0:
+            conversations = talks(rng, words, args.talks, parts=2, cells=SEEN)
+            for talk in conversations:
+                loss, told = trainer.talk_loss(Talks(*(x.to(device) for x in vars(talk).values())))
+                (loss / len(conversations)).backward()
+                for key, value in told.items():
+                    sums.setdefault(key, []).append(value)
+        for optimiser in made:
+            optimiser.step()
+        step += 1
+        if step % 20 == 0:
+            line = " ".join(f"{n} {np.mean(v):.3f}" for n, v in sums.items())
+            print(f"step {step} {(time.time() - start) / 60:.1f} min {line}", flush=True)
+            sums = {}
+        if left <= 0 or time.time() - last_save > 60:
+            state = {"model": model.state_dict(), "optimisers": [o.state_dict() for o in made]}
+            torch.save({**state, "step": step, "stage": args.stage}, file.with_suffix(".tmp"))
+            file.with_suffix(".tmp").replace(file)
+            last_save = time.time()
+        if left <= 0:
+            return
+
+
+def options(words: list[str] | None = None) -> argparse.Namespace:
+    """The stage's options, from `words` or the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--stage", choices=("read", "draw"), required=True)
+    parser.add_argument("--flow", type=Path, default=Path("assets/janusflow_embedded"), help="where all begins")
+    parser.add_argument("--janus", type=Path, default=Path("assets/janus_embedded"), help="for the projector")
+    parser.add_argument("--minutes", type=float, default=30)
+    parser.add_argument(
+        "--decay", type=float, default=0.6, help="share of the time in which the step size falls to zero"
+    )
+    parser.add_argument("--captions", type=int, default=24, help="captions a step")
+    parser.add_argument("--edits", type=int, default=24, help="instructions a step")
+    parser.add_argument("--repeats", type=int, default=2, help="noises for every condition")
+    parser.add_argument("--talks", type=int, default=8, help="conversations in a step that has some")
+    parser.add_argument("--talk-every", type=int, default=3)
+    parser.add_argument("--lr", type=float, default=4e-3)
+    parser.add_argument("--reader-lr", type=float, default=2e-3)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--threads", type=int, default=0)
+    parser.add_argument("--resume", action="store_true")
+    return parser.parse_args(words)
+
+
+def main() -> None:
+    args = options()
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    train(args)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,90 @@
+"""What the embedded MetaQuery is asked to draw: captions, instructions about a picture, pictures to be given back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from training.batches import ASSISTANT, BOI, EOI, IMAGE, USER, Words, as_typed, padded
+from training.captions import caption
+from training.edits import edit
+from training.metaquery_model import SEEN
+from training.scenes import plan, seen_scene
+from training.world import grid
+
+RNG = np.random.Generator
+BLACK = -1  # the tile number of a black picture, which stands for none where guidance leaves pictures out
+_AS_IS = (
+    "keep the picture as it is",
+    "Draw the same picture.",
+    "the same picture again",
+    "不要改变图片",
+    "画一张同样的图。",
+)
+
+
+@dataclass
+class Asked:
+    """ids [n, L] right-padded prompts, their lengths ends [n], marked places of pictures [n, L]; seen [pictures, 36]
+    the tiles of pictures shown, tiles [n, 36] those of the picture that shall come out."""
+
+    ids: Tensor
+    ends: Tensor
+    picture: Tensor
+    seen: Tensor
+    tiles: Tensor
+
+    def to(self, device: str) -> Asked:
+        return Asked(*(part.to(device) for part in vars(self).values()))
+
+
+def prompt(words: Words, text: str, pictures: int) -> list[int]:
+    """Ids of a prompt up to where the queries begin: what the checkpoint's chat template writes."""
+    shown = f"{BOI}{IMAGE * SEEN}{EOI}\n" * pictures
+    return [*words.prefix, *words.encode(f"{USER}: {shown}{text}\n\n{ASSISTANT}:\n")]
+
+
+def captions(rng: RNG, words: Words, count: int, dropout: float) -> Asked:
+    """Captions with their pictures; `dropout` is the share whose caption is left out, for guidance."""
+    rows, tiles = [], []
+    for _ in range(count):
+        p = plan(rng)
+        text = as_typed(caption(p, rng), rng)
+        rows.append(prompt(words, "" if rng.random() < dropout else text, 0))
+        tiles.append(grid(p.scene))
+    return _asked(words, rows, [], tiles)
+
+
+def instructions(rng: RNG, words: Words, count: int, dropout: float) -> Asked:
+    """Pictures with what to do about them, a fifth of them to be given back as they are.
+
+    dropout: the share that shows a black picture and asks for nothing. A picture without an instruction is to be given
+    back: guidance turns away from it towards the change.
+    """
+    rows, seen, tiles = [], [], []
+    for _ in range(count):
+        roll = rng.random()
+        if roll < dropout:
+            before, after, text = np.full(36, BLACK), grid(plan(rng).scene), ""
+        elif roll < 0.2:
+            scene = grid(seen_scene(rng))
+            before, after = scene, scene
+            text = "" if rng.random() < 0.7 else _AS_IS[int(rng.integers(len(_AS_IS)))]
+        else:
+            made = edit(rng, zh=bool(rng.random() < 0.34))
+            before, after = grid(made.before.scene), grid(made.after.scene)
+            text = as_typed(made.instruction, rng)
+        rows.append(prompt(words, text, 1))
+        seen.append(before)
+        tiles.append(after)
+    return _asked(words, rows, seen, tiles)
+
+
+def _asked(words: Words, rows: list[list[int]], seen: list[np.ndarray], tiles: list[np.ndarray]) -> Asked:
+    ids = padded(rows, words.pad)
+    shown = torch.from_numpy(np.stack(seen)) if seen else torch.zeros(0, 36, dtype=torch.long)
+    ends = torch.tensor([len(row) for row in rows])
+    return Asked(ids, ends, ids == words.image, shown, torch.from_numpy(np.stack(tiles)))

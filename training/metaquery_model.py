@@ -1,0 +1,230 @@
+"""The embedded MetaQuery while it is trained: a tiny LLaVA-OneVision, learned queries, connector and SANA.
+
+The language model and its eye are built of the modules of the embedded Janus, which compute what transformers' classes
+compute (a Qwen2 whose biases are zero is a Llama; `tests/test_metaquery_embedded.py`) and train faster on a CPU.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from diffusers import SanaTransformer2DModel
+from PIL import Image
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from janus_app.models.checkpoint import read_json
+from janus_app.models.decoder import LanguageModel
+from janus_app.models.janusflow.config import parse_config
+from janus_app.models.janusflow.network import JanusFlowNetwork
+from janus_app.models.metaquery.connector import connector
+from janus_app.models.siglip import SigLIP
+from training.batches import CELLS
+from training.joint import HEAD, tile_loss
+from training.joint import config as joint_config
+from training.metaquery_vae import CHANNELS
+from training.objects import N_BACKGROUNDS, N_COLOURS
+from training.picture_tokenizer import float_table, noisy, pixels_of, random_scene
+from training.world import GRID, KINDS, SIDE, grid
+
+QUERIES = CELLS
+SEEN = CELLS + GRID * (GRID + 1)  # LLaVA-OneVision looks twice, the second time with a mark at the end of every row
+LAYERS = 3  # of the connector
+WIDTH = 192
+FRAME = 384  # MetaQuery enlarges a picture to this before the eye's processor makes it small again
+FLOW_SHIFT = 3.0
+
+
+def sana_config() -> dict[str, Any]:
+    """transformer/config.json, with diffusers' field names."""
+    return {
+        "attention_bias": False,
+        "attention_head_dim": 32,
+        "caption_channels": WIDTH,
+        "cross_attention_dim": WIDTH,
+        "cross_attention_head_dim": 32,
+        "dropout": 0.0,
+        "guidance_embeds": False,
+        "in_channels": CHANNELS,
+        "interpolation_scale": 1,
+        "mlp_ratio": 2.5,
+        "norm_elementwise_affine": False,
+        "norm_eps": 1e-6,
+        "num_attention_heads": 6,
+        "num_cross_attention_heads": 6,
+        "num_layers": 4,
+        "out_channels": CHANNELS,
+        "patch_size": 1,
+        "qk_norm": None,
+        "sample_size": GRID,
+        "timestep_scale": 1.0,
+    }
+
+
+def frame() -> Tensor:
+    """[96, 96]: what enlarging to 384 pixels and shrinking again does to a column of a picture."""
+    column = Image.fromarray(np.eye(SIDE, dtype=np.float32))
+    large = column.resize((SIDE, FRAME), Image.Resampling.BILINEAR)
+    return torch.from_numpy(np.array(large.resize((SIDE, SIDE), Image.Resampling.BICUBIC)))
+
+
+class Reader(nn.Module):
+    """The language model with its eye. `queries` [1 + QUERIES, hidden]: begin of image, then the queries."""
+
+    def __init__(self, vocabulary: int) -> None:
+        super().__init__()
+        sizes = joint_config(vocabulary)
+        self.tower = SigLIP(sizes.vision)  # its last norm is not used: LLaVA reads the features before it
+        self.projector = nn.Sequential(
+            nn.Linear(sizes.vision.width, WIDTH), nn.GELU(), nn.Linear(WIDTH, sizes.language.hidden_size)
+        )
+        self.newline = nn.Parameter(torch.zeros(WIDTH))
+        self.language = LanguageModel(sizes.language)
+        self.queries = nn.Parameter(torch.empty(1 + QUERIES, WIDTH))
+
+    def features(self, pixels: Tensor) -> Tensor:
+        x = self.tower.patch_embed.proj(pixels).flatten(2).transpose(1, 2) + self.tower.pos_embed
+        for block in self.tower.blocks:
+            x = block(x)
+        return x
+
+    def see(self, pixels: Tensor) -> Tensor:
+        """Pictures [n, 3, 96, 96] in -1..1 to inputs of the language model [n, SEEN, hidden]."""
+        said = self.projector(self.features(pixels))
+        rows = said.view(-1, GRID, GRID, WIDTH)
+        marks = self.newline.expand(len(said), GRID, 1, -1)
+        return torch.cat([said, torch.cat([rows, marks], dim=2).flatten(1, 2)], dim=1)
+
+    def embed(self, ids: Tensor, picture: Tensor, said: Tensor) -> Tensor:
+        """ids [n, L] with what was seen written over the marked places."""
+        return self.language.model.embed_tokens(ids).masked_scatter(picture[..., None], said)
+
+    def states(self, embeds: Tensor, ends: Tensor) -> Tensor:
+        """States [n, QUERIES, hidden] at the queries behind prompts [n, L, hidden] of the lengths `ends`."""
+        n = len(embeds)
+        rows = torch.arange(n, device=embeds.device)[:, None]
+        places = ends[:, None] + torch.arange(1 + QUERIES, device=embeds.device)
+        embeds = torch.cat([embeds, embeds.new_zeros(n, 1 + QUERIES, embeds.shape[-1])], dim=1)
+        embeds = embeds.index_put((rows, places), self.queries.expand(n, -1, -1))
+        return self.language.model(embeds)[rows, places[:, 1:]]
+
+
+class MetaQuery(nn.Module):
+    """Everything that is trained, with heads that only training has: which tile each query stands for."""
+
+    def __init__(self, vocabulary: int) -> None:
+        super().__init__()
+        self.reader = Reader(vocabulary)
+        self.connector = connector(WIDTH, LAYERS, WIDTH)
+        self.sana: Any = SanaTransformer2DModel.from_config(sana_config())
+        self.named = nn.Linear(WIDTH, HEAD)
+        self.kind, self.colour = nn.Linear(HEAD, KINDS), nn.Linear(HEAD, N_COLOURS)
+        self.ground = nn.Linear(HEAD, N_BACKGROUNDS)
+        initialise(self)
+
+    def tiles_loss(self, conditions: Tensor, truth: Tensor) -> tuple[Tensor, dict[str, float], Tensor]:
+        """How far conditions [n, 36, WIDTH] are from saying the tiles (`truth` [n, 36, 3], factors), and which tiles
+        they say right [n, 36]."""
+        features = F.gelu(self.named(conditions))
+        kind, colour, ground = self.kind(features), self.colour(features), self.ground(features)
+        loss, parts = tile_loss(kind, colour, ground, truth)
+        said = torch.stack([part.argmax(-1) for part in (kind, colour, ground)], dim=-1)
+        right = said == truth
+        drawn = truth[..., 0] > 0
+        return loss, parts, right[..., 0] & right[..., 2] & (right[..., 1] | ~drawn)
+
+    def flow_loss(self, conditions: Tensor, latents: Tensor, repeats: int) -> Tensor:
+        """The error of the velocity noise - latents, `repeats` noises for every condition.
+
+        Its weight is the noise's share: with little noise left a velocity magnifies tiny errors of the picture.
+        """
+        conditions, latents = conditions.repeat(repeats, 1, 1), latents.repeat(repeats, 1, 1, 1)
+        noise = torch.randn_like(latents)
+        share = torch.rand(len(latents), device=latents.device)
+        share = FLOW_SHIFT * share / (1 + (FLOW_SHIFT - 1) * share)
+        mixed = latents.lerp(noise, share[:, None, None, None])
+        told = self.sana(mixed, encoder_hidden_states=conditions, timestep=1000 * share, return_dict=False)[0]
+        error = (told - (noise - latents)).square().mean((1, 2, 3))
+        return (error * share).mean()
+
+
+@torch.no_grad()
+def initialise(model: MetaQuery) -> None:
+    """Fresh weights for what no other checkpoint gives. SANA's gates begin open and its time's scales closed."""
+    for name, p in model.connector.named_parameters():
+        if p.ndim == 2:
+            nn.init.normal_(p, std=p.shape[1] ** -0.5 * (0.3 if "o_proj" in name or "down_proj" in name else 1))
+        elif name.endswith("bias"):
+            nn.init.zeros_(p)
+    sana = model.sana
+    for block in sana.transformer_blocks:
+        block.scale_shift_table.zero_()
+        block.scale_shift_table[[2, 5]] = 0.5
+    sana.scale_shift_table.zero_()
+    sana.time_embed.linear.weight.mul_(0.2)
+    sana.time_embed.linear.bias.zero_()
+    inward = nn.init.orthogonal_(torch.empty(WIDTH, CHANNELS))
+    scale = (WIDTH / CHANNELS) ** 0.5
+    sana.patch_embed.proj.weight.copy_(scale * inward[..., None, None])
+    sana.patch_embed.proj.bias.zero_()
+    sana.proj_out.weight.mul_(0.2).add_(inward.T / scale)
+    sana.proj_out.bias.zero_()
+
+
+@torch.no_grad()
+def begin_with(reader: Reader, flow: Path, janus: Path, boi: int) -> None:
+    """Language model, eye and first queries from the embedded JanusFlow, the projector from the Janus it came from.
+
+    JanusFlow's language model has learned to draw all cells at once; what its encoder makes of an empty canvas is where
+    the queries begin.
+    """
+    weights = {n: t.float() for n, t in load_file(flow / "model.safetensors").items()}
+    old = {n: t.float() for n, t in load_file(janus / "model.safetensors").items() if n.startswith("aligner.")}
+    tower, language = "vision_und_enc_model.vision_tower.", "language_model."
+    reader.tower.load_state_dict({n.removeprefix(tower): t for n, t in weights.items() if n.startswith(tower)})
+    reader.language.load_state_dict({n.removeprefix(language): t for n, t in weights.items() if n.startswith(language)})
+    reader.newline.zero_()
+    reader.language.model.embed_tokens.weight[boi] = weights["beg_of_und_embed"][0]
+    reader.queries.copy_(_first_queries(flow))
+    norm = reader.tower.norm
+    tokens = torch.from_numpy(np.stack([grid(random_scene(np.random.default_rng(i))) for i in range(240)]))
+    features = torch.cat([reader.features(p) for p in noisy(pixels_of(tokens, float_table())).split(40)]).flatten(0, 1)
+    wanted = F.linear(norm(features), *(weights[f"vision_und_enc_aligner.{n}"] for n in ("weight", "bias")))
+    # Layer norm is linear but for each token's own deviation: begin with the mean one.
+    inner, outer = reader.projector[0], reader.projector[2]
+    centred = old["aligner.layers.0.weight"] * norm.weight
+    deviation = features.std(-1).mean()
+    inner.weight.copy_((centred - centred.mean(1, keepdim=True)) / deviation)
+    inner.bias.copy_(old["aligner.layers.0.bias"] + old["aligner.layers.0.weight"] @ norm.bias)
+    outer.weight.copy_(old["aligner.layers.2.weight"])
+    outer.bias.copy_(old["aligner.layers.2.bias"])
+    _fit(reader.projector, features, wanted)
+
+
+@torch.enable_grad()
+def _fit(projector: nn.Module, features: Tensor, wanted: Tensor, steps: int = 600) -> None:
+    optimiser = torch.optim.Adam(projector.parameters(), lr=2e-3)
+    for step in range(steps):
+        optimiser.param_groups[0]["lr"] = 2e-3 * (1 - step / steps)
+        rows = torch.randint(len(features), (1024,))
+        optimiser.zero_grad(set_to_none=True)
+        error = (projector(features[rows]) - wanted[rows]).square().mean()
+        error.backward()
+        optimiser.step()
+        if step in (0, steps - 1):
+            share = 100 * float(error.detach() / wanted.var())
+            print(f"projector: {share:.1f} % of the aligner's variance is lost", flush=True)
+    optimiser.zero_grad(set_to_none=True)
+
+
+def _first_queries(flow: Path) -> Tensor:
+    network = JanusFlowNetwork(parse_config(read_json(flow / "config.json")))
+    network.load_state_dict({n: t.float() for n, t in load_file(flow / "model.safetensors").items()}, strict=False)
+    clock = network.time_embeds(torch.zeros(1))
+    noise = torch.randn(64, network.config.encoder.in_channels, 2 * GRID, 2 * GRID)
+    tokens, _ = network.encode(noise, clock.expand(64, -1))
+    return torch.cat([clock, tokens.mean(0)])

@@ -1,0 +1,206 @@
+"""The latents of the embedded MetaQuery, and the training of the decoder of its tiny DC-AE.
+
+    python -m training.metaquery_vae --out runs/metaquery/vae.pt --minutes 15 [--resume]
+
+One latent cell is one tile of 16 x 16 pixels: 16 numbers say which object (8), which part of it (3), which colour (3)
+and which background (2). So latents are looked up in a table, and the diffuser is trained without an autoencoder. Of
+DC-AE (Chen et al. 2024) only the decoder is trained: in MetaQuery pictures enter through the language model alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from diffusers import AutoencoderDC
+from torch import Tensor, nn
+
+from training.flow_codes import _corners, _spread
+from training.objects import N_BACKGROUNDS, N_COLOURS, N_THINGS
+from training.optim import optimisers, set_lr
+from training.picture_tokenizer import float_table, picture_loss, pixels_of
+from training.world import GRID, PARTS, SMALL, TILE, tile_factors
+
+CHANNELS = 16
+WIDTHS = (8, 24, 48, 96, 192)  # from the finest level to the tiles'; the finest is a pixel shuffle alone
+_OBJECT = 8
+
+
+@lru_cache(maxsize=1)
+def latent_table() -> Tensor:
+    """[N_TILES, 16]: the latents of every tile, each number about -2 to 2."""
+    kind, colour, background = torch.from_numpy(tile_factors()).unbind(1)
+    drawn = (kind > 0).float()[:, None]
+    thing, part = (kind - 1).clamp(min=0) // PARTS, (kind - 1).clamp(min=0) % PARTS
+    small = (part == SMALL).float()[:, None]
+    halves = torch.stack([part // 2 * 2.0 - 1, part % 2 * 2.0 - 1], dim=1) * (1 - small)
+    what = torch.cat([_spread(N_THINGS, _OBJECT)[thing], halves, 2 * small - 1, _corners(8, 3)[colour]], dim=1)
+    return torch.cat([what * drawn, _corners(4, 2)[background]], dim=1)
+
+
+def latents_of(tokens: Tensor, table: Tensor) -> Tensor:
+    """Tile numbers [n, 36] to latents [n, 16, 6, 6]; table from `latent_table`."""
+    return table[tokens].view(-1, GRID, GRID, CHANNELS).permute(0, 3, 1, 2)
+
+
+def config() -> dict[str, Any]:
+    """vae/config.json, with diffusers' field names."""
+    levels = len(WIDTHS)
+    kinds = ["ResBlock"] * (levels - 1) + ["EfficientViTBlock"]
+    depths = [0, *[1] * (levels - 2), 2]
+    return {
+        "attention_head_dim": 32,
+        "decoder_act_fns": "silu",
+        "decoder_block_out_channels": list(WIDTHS),
+        "decoder_block_types": kinds,
+        "decoder_layers_per_block": depths,
+        "decoder_norm_types": "rms_norm",
+        "decoder_qkv_multiscales": [[] for _ in WIDTHS],
+        "downsample_block_type": "pixel_unshuffle",
+        "encoder_block_out_channels": list(WIDTHS),
+        "encoder_block_types": kinds,
+        "encoder_layers_per_block": depths,
+        "encoder_qkv_multiscales": [[] for _ in WIDTHS],
+        "in_channels": 3,
+        "latent_channels": CHANNELS,
+        "scaling_factor": 1.0,
+        "upsample_block_type": "pixel_shuffle",
+    }
+
+
+class Trained(nn.Module):
+    """The decoder, and linear views of its inner levels as the whole picture."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        whole: Any = AutoencoderDC.from_config(config())
+        self.decoder: Any = whole.decoder
+        levels = len(WIDTHS)
+        self.views = nn.ModuleList(nn.Conv2d(WIDTHS[i], 3 * (1 << 2 * i), 1) for i in range(1, levels))
+
+    def draw(self, latents: Tensor, levels: int) -> list[Tensor]:
+        """Pictures [n, 3, 96, 96] as seen from the `levels` coarsest levels; all of them: the last is its own."""
+        decoder = self.decoder
+        x = decoder.conv_in(latents) + latents.repeat_interleave(decoder.in_shortcut_repeats, dim=1)
+        seen = []
+        for i in range(len(WIDTHS) - 1, max(0, len(WIDTHS) - 1 - levels), -1):
+            x = decoder.up_blocks[i](x)
+            seen.append(F.pixel_shuffle(self.views[i - 1](x), 1 << i))
+        if levels < len(WIDTHS):
+            return seen
+        x = decoder.norm_out(x.movedim(1, -1)).movedim(-1, 1)
+        return [*seen, decoder.conv_out(decoder.conv_act(x))]
+
+
+def crowded(rng: np.random.Generator, count: int) -> Tensor:
+    """Tile numbers [count, 36] of pictures full of objects: every tile of the world comes by often."""
+    fields = np.stack(
+        [
+            rng.integers(N_THINGS, size=(count, 9)),
+            rng.integers(N_COLOURS, size=(count, 9)),
+            np.broadcast_to(rng.integers(N_BACKGROUNDS, size=(count, 1)), (count, 9)),
+            rng.choice(3, p=[0.2, 0.2, 0.6], size=(count, 9)),  # nothing, a small one, a large one
+        ]
+    )
+    thing, colour, ground, size = fields[:, :, :, None]  # [count, 9, 1]
+    part = np.arange(4)
+    place = np.where(size == 1, SMALL, part)
+    tiles = N_BACKGROUNDS + ((thing * PARTS + place) * N_COLOURS + colour) * N_BACKGROUNDS + ground
+    tiles = np.where((size == 0) | ((size == 1) & (part > 0)), ground, tiles)
+    return torch.from_numpy(tiles.reshape(count, 3, 3, 2, 2).transpose(0, 1, 3, 2, 4).reshape(count, GRID * GRID))
+
+
+def psnr(got: Tensor, wanted: Tensor) -> float:
+    return float(-10 * torch.log10(F.mse_loss(got.clamp(-1, 1), wanted) / 4))
+
+
+def train(args: argparse.Namespace) -> None:
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    torch.manual_seed(args.seed)
+    model = Trained().to(device).to(memory_format=torch.channels_last)
+    table, codes = float_table(device), latent_table().to(device)
+    named = list(model.named_parameters())
+    inside = [p for n, p in named if p.ndim >= 2 and "views" not in n and "conv_depth" not in n]
+    known = {id(p) for p in inside}
+    made = optimisers(inside, [p for _, p in named if id(p) not in known], args.lr, 0.5 * args.lr)
+    step = 0
+    if args.resume and args.out.exists():
+        saved = torch.load(args.out, weights_only=True)
+        model.load_state_dict(saved["model"])
+        for optimiser, state in zip(made, saved["optimisers"], strict=True):
+            optimiser.load_state_dict(state)
+        step = saved["step"]
+        print(f"resumed at step {step}", flush=True)
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng((args.seed, step))
+    start = last_save = time.time()
+    sums = np.zeros(2)
+    while True:
+        spent = (time.time() - start) / (60 * args.minutes)
+        set_lr(made, min(1.0, (step + 1) / 50) * max(0.01, min(1.0, (1 - spent) / args.decay)))
+        levels = len(WIDTHS) if args.resume or spent >= args.low else 1 if spent < args.low / 2 else 2
+        tokens = crowded(rng, args.batch * (8 if levels == 1 else 3 if levels == 2 else 1)).to(device)
+        pixels = pixels_of(tokens, table).contiguous(memory_format=torch.channels_last)
+        latents = latents_of(tokens, codes)
+        latents = latents + torch.randn_like(latents) * (0.35 * torch.rand(len(latents), 1, 1, 1, device=device))
+        plain = (tokens < N_BACKGROUNDS).float().view(-1, 1, GRID, GRID)
+        weight = F.interpolate(1.0 - 0.7 * plain, scale_factor=TILE)
+        seen = model.draw(latents, levels)
+        loss = picture_loss(seen[-1], pixels, weight)
+        for view in seen[:-1]:
+            loss = loss + 0.3 * picture_loss(view, pixels, weight)
+        for optimiser in made:
+            optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        for optimiser in made:
+            optimiser.step()
+        step += 1
+        sums += [float(loss.detach()), psnr(seen[-1].detach(), pixels)]
+        if step % 25 == 0:
+            minutes = (time.time() - start) / 60
+            print(
+                f"step {step} {minutes:.1f} min levels {levels} loss {sums[0] / 25:.4f} psnr {sums[1] / 25:.2f}",
+                flush=True,
+            )
+            sums[:] = 0
+        if spent >= 1 or time.time() - last_save > 60:
+            saved = {"model": model.state_dict(), "optimisers": [o.state_dict() for o in made], "step": step}
+            torch.save(saved, args.out.with_suffix(".tmp"))
+            args.out.with_suffix(".tmp").replace(args.out)
+            last_save = time.time()
+        if spent >= 1:
+            return
+
+
+def options(words: list[str] | None = None) -> argparse.Namespace:
+    """The stage's options, from `words` or the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--minutes", type=float, default=15)
+    parser.add_argument("--low", type=float, default=0.4, help="share of the time for the coarse levels alone")
+    parser.add_argument(
+        "--decay", type=float, default=0.5, help="share of the time in which the step size falls to zero"
+    )
+    parser.add_argument("--batch", type=int, default=12)
+    parser.add_argument("--lr", type=float, default=3e-3)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--threads", type=int, default=0)
+    parser.add_argument("--resume", action="store_true")
+    return parser.parse_args(words)
+
+
+def main() -> None:
+    args = options()
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    train(args)
+
+
+if __name__ == "__main__":
+    main()
