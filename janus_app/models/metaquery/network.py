@@ -96,8 +96,9 @@ class MetaQueryNetwork(nn.Module):
             twin = self.kind.build(small_config(self.language_config))
             tables = dict(twin.named_buffers(prefix="mllm"))
             if any(name.startswith("transformer.") for name in missing):  # SANA with an interpolation_scale
-                denoiser = type(self.transformer).from_config({**self.transformer.config, "num_layers": 0})  # type: ignore[attr-defined]
-                tables |= dict(denoiser.named_buffers(prefix="transformer"))
+                denoiser: Any = self.transformer
+                narrow = type(denoiser).from_config({**denoiser.config, "num_layers": 0})
+                tables |= dict(narrow.named_buffers(prefix="transformer"))
         for name in missing:
             path, leaf = name.rsplit(".", 1)
             self.get_submodule(path).register_buffer(leaf, tables[name].to(self.device), persistent=False)
