@@ -59,7 +59,7 @@ def captions(rng: RNG, words: Words, count: int, dropout: float) -> Asked:
 
 
 def instructions(rng: RNG, words: Words, count: int, dropout: float) -> Asked:
-    """Pictures with what to do about them, a fifth of them to be given back as they are.
+    """Pictures with what to do about them, one in six of them to be given back as it is.
 
     dropout: the share that shows a black picture and asks for nothing. A picture without an instruction is to be given
     back: guidance turns away from it towards the change.
@@ -69,7 +69,7 @@ def instructions(rng: RNG, words: Words, count: int, dropout: float) -> Asked:
         roll = rng.random()
         if roll < dropout:
             before, after, text = np.full(36, BLACK), grid(plan(rng).scene), ""
-        elif roll < 0.2:
+        elif roll < dropout + 0.16:
             scene = grid(seen_scene(rng))
             before, after = scene, scene
             text = "" if rng.random() < 0.7 else _AS_IS[int(rng.integers(len(_AS_IS)))]

@@ -1,0 +1,165 @@
+"""The embedded MetaQuery: its latents, the trainer's way of computing against the app's, and the shipped weights."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from tokenizers import Tokenizer
+
+from benchmarks.judge import look
+from benchmarks.running import finished, open_model
+from janus_app.catalog import load_catalog
+from janus_app.models.base import ChatRequest, EditRequest, GenerateRequest, Turn
+from tests.conftest import loaded
+from tests.metaquery_golden import relative
+from training.batches import Words
+from training.export import TOKENIZER_FILES
+from training.metaquery import Trainer, make_optimisers
+from training.metaquery_data import BLACK, captions, instructions, prompt
+from training.metaquery_export import export
+from training.metaquery_model import QUERIES, MetaQuery
+from training.metaquery_vae import CHANNELS, WIDTHS, Trained, crowded, latent_table, latents_of
+from training.objects import COLOURS, INDEX, THINGS
+from training.picture_tokenizer import pixels_of
+from training.scenes import seen_scene
+from training.world import GRID, N_TILES, Item, Scene, grid, read_grid, render
+
+ASSETS = Path(__file__).parent.parent / "assets"
+
+
+@lru_cache(maxsize=1)
+def words() -> Words:
+    return Words(Tokenizer.from_file(str(ASSETS / "janusflow_embedded" / "tokenizer.json")))
+
+
+@lru_cache(maxsize=1)
+def untrained() -> tuple[MetaQuery, Trained]:
+    """Weights that bfloat16 can hold, so that nothing is rounded on the way through a checkpoint."""
+    torch.manual_seed(0)
+    model, decoder = MetaQuery(1152), Trained()
+    with torch.no_grad():
+        for p in (*model.reader.parameters(), model.reader.queries):
+            torch.nn.init.normal_(p, mean=float(p.ndim == 1), std=p.shape[-1] ** -0.5 if p.ndim > 1 else 0.1)
+        for p in (*model.parameters(), *decoder.parameters()):
+            p.copy_(p.bfloat16())
+    return model.eval(), decoder.eval()
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """The untrained model as the app loads it."""
+    folder = tmp_path_factory.mktemp("metaquery")
+    model, decoder = untrained()
+    torch.save({"model": model.state_dict()}, folder / "metaquery.pt")
+    torch.save({"model": decoder.state_dict()}, folder / "vae.pt")
+    for name in TOKENIZER_FILES:
+        (folder / name).write_bytes((ASSETS / "janusflow_embedded" / name).read_bytes())
+    export(folder, folder / "vae.pt", folder / "checkpoint")
+    return loaded(folder / "checkpoint").model
+
+
+def test_every_tile_has_a_latent_of_its_own_where_it_lies() -> None:
+    table = latent_table()
+    near = torch.cdist(table[::53], table).topk(2, dim=1, largest=False)
+    assert torch.equal(near.indices[:, 0], torch.arange(N_TILES)[::53])
+    assert float(near.values[:, 1].min()) > 1
+    tokens = crowded(np.random.default_rng(0), 3)
+    latents = latents_of(tokens, table)
+    assert latents.shape == (3, CHANNELS, GRID, GRID)
+    assert torch.equal(latents[1, :, 3, 4], table[tokens[1, 6 * 3 + 4]])
+
+
+def test_crowded_pictures_are_scenes() -> None:
+    scenes = [read_grid(tokens.numpy()) for tokens in crowded(np.random.default_rng(1), 40)]
+    objects = [len(scene.items) for scene in scenes if scene is not None]
+    assert len(objects) == 40 and 5 < np.mean(objects) < 9
+    sizes = {(scene.background, item.small) for scene in scenes if scene is not None for item in scene.items}
+    assert len(sizes) == 8
+
+
+def test_prompts_show_what_they_ask_about() -> None:
+    rng = np.random.default_rng(3)
+    batch = instructions(rng, words(), 60, dropout=0.2)
+    assert len(batch.seen) == len(batch.tiles) == len(batch.ids)
+    assert torch.equal(batch.picture.sum(1), torch.full((60,), 78))
+    black, same = batch.seen[:, 0] == BLACK, (batch.seen == batch.tiles).all(1)
+    assert 3 < int(black.sum()) < 25 and 3 < int(same.sum()) < 25 and not (black & same).any()
+    for row, end in zip(batch.ids[black], batch.ends[black], strict=True):
+        assert row[:end].tolist() == prompt(words(), "", 1)
+    told = captions(rng, words(), 30, dropout=0.3)
+    empty = [row[:end].tolist() == prompt(words(), "", 0) for row, end in zip(told.ids, told.ends, strict=True)]
+    assert not len(told.seen) and 3 < sum(empty) < 20
+
+
+def test_training_computes_what_the_app_computes(exported: Any) -> None:
+    """Prompts, what the eye sees, the conditions of padded batches, SANA and the decoder."""
+    model, decoder = untrained()
+    trainer = Trainer(model, words(), "cpu")
+    scene = seen_scene(np.random.default_rng(5))
+    pixels = pixels_of(torch.from_numpy(grid(scene))[None], trainer.table)
+    framed = trainer.frame @ pixels @ trainer.frame.T
+    batch = captions(np.random.default_rng(6), words(), 3, dropout=0)
+    with torch.inference_mode():
+        assert relative(exported.reader.see(render(scene), framed=False).features, model.reader.see(pixels)[0]) < 1e-5
+        seen = exported.reader.see(render(scene), framed=True)
+        assert relative(seen.features, model.reader.see(framed)[0]) < 0.05  # the frame is rounded to 8 bits on its way
+        conditions = trainer.conditions(batch)
+        text = "画一只红色的猫"
+        for told, pictures, mine in (("two green frogs", [], []), (text, [render(scene)], [seen]), ("", [], [])):
+            ids, own = exported.reading.prompt(told, pictures, mine), prompt(words(), told, len(pictures))
+            assert ids[: len(own)] == own and len(ids) == len(own) + QUERIES + 3
+        row, end = batch.ids[0], int(batch.ends[0])
+        said = words().tokenizer.decode(row[:end].tolist()[len(words().prefix) :])
+        found = exported.reading.condition(said.removeprefix(": ").rsplit("\n\n:", 1)[0])
+        assert relative(found, conditions[0]) < 1e-4
+        ids = torch.tensor([prompt(words(), text, 1)])
+        embeds = model.reader.embed(ids, ids == words().image, seen.features)
+        mine = model.connector(model.reader.states(embeds, torch.tensor([ids.shape[1]])))
+        assert relative(exported.reading.condition(text, [render(scene)], [seen]), mine[0]) < 1e-4
+        latents = latents_of(batch.tiles, trainer.codes)
+        time = torch.tensor(700.0)
+        exported.denoiser.hold(conditions[:1])
+        theirs = exported.denoiser(latents[:1], time)[0]
+        own = model.sana(latents[:1], encoder_hidden_states=conditions[:1], timestep=time[None], return_dict=False)[0]
+        assert relative(theirs, own) < 1e-4
+        drawn = decoder.draw(latents[:1], len(WIDTHS))[-1]
+        assert relative(exported._decode(latents[:1]), drawn) < 1e-4
+
+
+def test_the_flow_loss_is_zero_for_the_true_velocity_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, _ = untrained()
+    latents = latents_of(crowded(np.random.default_rng(2), 4), latent_table())
+
+    def exact(mixed: torch.Tensor, *, timestep: torch.Tensor, **unused: Any) -> tuple[torch.Tensor]:
+        share = timestep[:, None, None, None] / 1000
+        return ((mixed - latents.repeat(2, 1, 1, 1)) / share,)
+
+    conditions = torch.zeros(4, QUERIES, 192)
+    with torch.no_grad():
+        assert float(model.flow_loss(conditions, latents, 2)) > 0.05
+        monkeypatch.setattr(model.sana, "forward", exact)
+        assert float(model.flow_loss(conditions, latents, 2)) < 1e-6
+
+
+def test_drawing_leaves_the_language_model_alone() -> None:
+    """What "frozen" means: after steps of the second stage only queries, connector, SANA and helpers have moved."""
+    torch.manual_seed(1)
+    model = MetaQuery(1152)
+    with torch.no_grad():
+        for p in model.reader.parameters():
+            torch.nn.init.normal_(p, std=0.1)
+    before = {name: p.clone() for name, p in model.named_parameters()}
+    trainer, made = Trainer(model, words(), "cpu"), make_optimisers(model, "draw", 1e-2, 1e-2)
+    loss, _ = trainer.ask_loss(captions(np.random.default_rng(0), words(), 2, 0), "draw", True, 1)
+    loss.backward()
+    for optimiser in made:
+        optimiser.step()
+    moved = {name for name, p in model.named_parameters() if not torch.equal(p, before[name])}
+    assert "reader.queries" in moved and any(name.startswith("connector.") for name in moved)
+    assert any(name.startswith("sana.") for name in moved)
+    assert not [name for name in moved if name.startswith("reader.") and name != "reader.queries"]
