@@ -12,6 +12,7 @@ _NO_MEMORY = (
     "out of memory",
     "bad_alloc",
     "could not create a memory",
+    "could not create a primitive",  # oneDNN, where it finds no room for one
     "alloc_failed",
     "unable to mmap",
 )

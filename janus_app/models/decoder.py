@@ -174,8 +174,7 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor, rotary: tuple[Tensor, Tensor], cache: Cache | None, mask: Tensor | None) -> Tensor:
         rows, steps, _ = x.shape
-        projected = torch.cat([p(x) for p in self.projections], dim=-1) if self.qkv is None else self.qkv(x)
-        heads = projected.view(rows, steps, -1, self.head_dim).transpose(1, 2)
+        heads = self.project(x).view(rows, steps, -1, self.head_dim).transpose(1, 2)
         turned, v = heads[:, : -self.kv_heads], heads[:, -self.kv_heads :]
         turned = rotate(turned, *rotary)
         q, k = turned[:, : -self.kv_heads], turned[:, -self.kv_heads :]
@@ -185,6 +184,10 @@ class Attention(nn.Module):
             q, k, v = (part.to(cache.device) for part in (q, k, v))
             out = cache.attend(self.layer, q, k, v, None if mask is None else mask.to(cache.device)).to(x.device)
         return self.o_proj(out.transpose(1, 2).reshape(rows, steps, -1))
+
+    def project(self, x: Tensor) -> Tensor:
+        """Queries, keys and values side by side, [..., (heads + 2 kv_heads) * head_dim]."""
+        return torch.cat([linear(x) for linear in self.projections], dim=-1) if self.qkv is None else self.qkv(x)
 
     @property
     def projections(self) -> tuple[nn.Linear, nn.Linear, nn.Linear]:
@@ -199,8 +202,12 @@ class MLP(nn.Module):
         self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=False)
         self.gate_up: nn.Module | None = None
 
+    def project(self, x: Tensor) -> Tensor:
+        """Gate and what it gates side by side, [..., 2 * intermediate]."""
+        return torch.cat([self.gate_proj(x), self.up_proj(x)], dim=-1) if self.gate_up is None else self.gate_up(x)
+
     def forward(self, x: Tensor) -> Tensor:
-        gate, up = (self.gate_proj(x), self.up_proj(x)) if self.gate_up is None else self.gate_up(x).chunk(2, dim=-1)
+        gate, up = self.project(x).chunk(2, dim=-1)
         return self.down_proj(F.silu(gate) * up)
 
 

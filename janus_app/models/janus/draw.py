@@ -6,14 +6,18 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from janus_app.models import sampling
+from janus_app.models.decoder import KVCache
+from janus_app.models.engine import trunk_step
+from janus_app.models.engine_graph import recorded
 from janus_app.models.janus.network import JanusNetwork
 from janus_app.models.prefill import next_positions, prefill
 
 Noise = Callable[[], Tensor]
-_LOOK = 24  # cells between two looks at whether the numbers are still finite
+ROW = 24  # cells that follow one another without waiting for the device: a row of the published models' pictures
 
 
 @dataclass(frozen=True)
@@ -57,26 +61,83 @@ def draw_tokens(
     first, last = int(wanted[0]), int(wanted[-1])
     hidden, cache = prefill(network, prompts, cells)
     cache.repeat_rows(count)
-    hidden = hidden[:, -1:].repeat_interleave(count, dim=0)
+    hidden = hidden[:, -1].repeat_interleave(count, dim=0)
     if first:  # the kept beginning is read in one go
         embeds = network.token_embeds(tokens[:, :first]).repeat(len(prompts), 1, 1)
-        hidden = network(embeds, next_positions(cache, first), cache)
+        hidden = network(embeds, next_positions(cache, first), cache)[:, -1]
         for _ in range(first):
             rule.noise()
-    finite = sampling.Finite(_LOOK)
+    step = PictureStep(network, cache, hidden, tokens, known, rule)
+    advance = recorded(step.advance, step.state, cache.capacity) if network.device.type == "cuda" else step.advance
     for cell in range(first, last + 1):
-        logits = network.gen_head(hidden[:, -1])
-        finite.watch(logits)
-        logits = rule.mix(logits.split(count))
-        noise = rule.noise()
-        if int(known[cell]) < 0:
-            tokens[:, cell] = sampling.pick(logits, rule.temperature, noise)
-        if cell == last:
-            finite.check(logits.dtype)
-        yield tokens
+        if (cell - first) % ROW == 0:
+            step.begin_row(cell, min(ROW, last + 1 - cell))
         if cell < last:
-            embeds = network.token_embeds(tokens[:, cell : cell + 1]).repeat(len(prompts), 1, 1)
-            hidden = network(embeds, next_positions(cache, 1), cache)
+            advance(cache.length + 1)
+            cache.length += 1
+        else:
+            step.choose()
+        if cell == last or (cell - first) % ROW == ROW - 1:
+            step.check()
+        yield tokens
+
+
+class PictureStep:
+    """The buffers of one drawing and what is done with them for every cell: choose its token, then read it.
+
+    Between two calls nothing waits for the device; `begin_row` and `check` do, once in ROW cells.
+    """
+
+    def __init__(
+        self, network: JanusNetwork, cache: KVCache, hidden: Tensor, tokens: Tensor, known: Tensor, rule: Sampling
+    ) -> None:
+        count, device = len(tokens), network.device
+        self._network, self._rule, self.tokens = network, rule, tokens
+        self._read = trunk_step(network.language_model.model, cache)
+        self._count, self._rows = count, cache.rows // count
+        self._hidden = hidden.clone()
+        self._known = known.to(device) if bool((known >= 0).any()) else None
+        self._noise = torch.ones(ROW, count, network.config.vq.codebook_size, device=device)
+        self._cell, self._place = torch.zeros(1, dtype=torch.long, device=device), torch.zeros_like(tokens[0, :1])
+        self._sum = torch.zeros((), device=device)  # of all logits: not finite once one of them was not
+        self._table = network.token_table() if device.type == "cuda" else None
+
+    @property
+    def state(self) -> tuple[Tensor, ...]:
+        """What a step changes beside the cache, where doing it twice leaves the same."""
+        return self._hidden, self._cell, self._place, self._sum, self.tokens, self._read.position
+
+    def begin_row(self, cell: int, cells: int) -> None:
+        """Draw the noise of the next `cells` cells, of which `cell` is the first."""
+        self._noise[:cells] = torch.stack([self._rule.noise() for _ in range(cells)])
+        self._cell.fill_(cell)
+        self._place.zero_()
+
+    def choose(self) -> Tensor:
+        """The tokens [count] of the current cell, written to their place."""
+        logits = self._network.gen_head(self._hidden)
+        self._sum.add_(logits.sum(dtype=torch.float32))
+        mixed = self._rule.mix(logits.split(self._count))
+        token = sampling.pick(mixed, self._rule.temperature, self._noise.index_select(0, self._place)[0])
+        if self._known is not None:
+            kept = self._known.index_select(0, self._cell)
+            token = torch.where(kept < 0, token, kept)
+        self.tokens.index_copy_(1, self._cell, token[:, None])
+        return token
+
+    def advance(self, span: int) -> None:
+        """Choose, and read what was chosen; `span` as for TrunkStep."""
+        token = self.choose()
+        table = self._table
+        embeds = self._network.token_embeds(token) if table is None else F.embedding(token, table)
+        self._hidden.copy_(self._read(embeds.repeat(self._rows, 1), span))
+        self._cell.add_(1)
+        self._place.add_(1)
+
+    def check(self) -> None:
+        """Wait for the device. Raises AppError where a logit was not finite since the beginning."""
+        if not bool(self._sum.isfinite()):
+            raise sampling.not_finite(self._hidden.dtype)
 
 
 @torch.inference_mode()

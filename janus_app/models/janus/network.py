@@ -80,6 +80,10 @@ class JanusNetwork(nn.Module):
         """Image token ids, any shape, to decoder inputs [..., hidden]."""
         return self.gen_aligner(self.gen_embed(tokens))
 
+    def token_table(self) -> Tensor:
+        """Decoder inputs of all image tokens, [codes, hidden]; worth making where launches are what a step costs."""
+        return self.token_embeds(torch.arange(self.config.vq.codebook_size, device=self.device))
+
     def new_cache(self, rows: int, capacity: int) -> KVCache:
         return KVCache(self.config.language, rows, capacity, device=self.device, dtype=self.dtype)
 

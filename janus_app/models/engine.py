@@ -1,0 +1,123 @@
+"""One position more for every row of a cache, over buffers that stay where they are.
+
+A step reads and writes only tensors made beforehand, asks the device for no value and has the same shapes every time,
+so that a card can record it once and play it back (`engine_graph.py`); a CPU runs it as it stands. docs/engine.md
+draws the flow of the data.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from janus_app.models.decoder import Block, KVCache, Trunk, rms_norm, rotary_table
+from janus_app.models.fused import Product, product
+
+# (the new position's inputs [rows, hidden], cache slots that may be looked at) -> final hidden states [rows, hidden]
+Step = Callable[[Tensor, int], Tensor]
+
+
+@dataclass(frozen=True)
+class _Block:
+    """What a step needs of a block, without the modules around it."""
+
+    first_norm: Tensor
+    qkv: Product
+    out: Product
+    second_norm: Tensor
+    gate_up: Product
+    down: Product
+
+
+class TrunkStep:
+    """The trunk for one new position of every row; the position is a tensor, so one recording serves all.
+
+    The cache's buffer must stay the same object for as long as the step is used. `span` says how much of it is looked
+    at: exactly the filled slots and this one (no mask), or more, up to a bucket's end (masked by the position).
+    """
+
+    def __init__(self, trunk: Trunk, cache: KVCache) -> None:
+        config, device = trunk.config, cache.device
+        self.cache, self.eps, self.norm = cache, config.rms_norm_eps, trunk.norm.weight
+        self.position = torch.tensor([cache.length], device=device)
+        self._slots = torch.arange(cache.capacity, device=device)
+        self._blocks = [_parts(block) for block in trunk.blocks]
+        self._dim, self._kv = config.head_dim, config.num_key_value_heads
+        self._groups = config.num_attention_heads // self._kv + 2
+        padding = None if cache.hidden is None else cache.hidden.sum(-1, keepdim=True)
+        places = self._slots[None] if padding is None else (self._slots - padding).clamp(min=0)
+        self._turns = self._table(places, config.rope_theta, cache.held.dtype)
+        self._seen = None if cache.hidden is None else ~cache.hidden[:, None, None]
+
+    def _table(self, places: Tensor, theta: float, dtype: torch.dtype) -> Tensor:
+        """cos and sin [2, rows or 1, capacity, groups, 1, head_dim] for queries and keys; values turn by nothing."""
+        angles = torch.stack(rotary_table(places, self._dim, theta, dtype))[:, :, 0]
+        still = torch.zeros_like(angles)
+        still[0] = 1
+        return torch.stack([angles] * (self._groups - 1) + [still], dim=3)[:, :, :, :, None]
+
+    def __call__(self, x: Tensor, span: int) -> Tensor:
+        rows, dim, groups, eps = x.shape[0], self._dim, self._groups, self.eps
+        cos, sin = self._turns.index_select(2, self.position).squeeze(2)
+        lent, mask = self.cache.held[:, :, :, :, :span], self._mask(span)
+        for block, held, (keys, values) in zip(self._blocks, self.cache.held, lent, strict=True):
+            heads = block.qkv(rms_norm(x, block.first_norm, eps)).view(rows, groups, self._kv, dim)
+            heads = torch.addcmul(heads * cos, heads.roll(dim // 2, -1), sin)
+            held.index_copy_(3, self.position, heads[:, -2:].transpose(0, 1).unsqueeze(3))
+            query = heads[:, :-2].reshape(rows, -1, 1, dim)
+            out = F.scaled_dot_product_attention(query, keys, values, mask, enable_gqa=groups > 3)
+            x = x + block.out(out.reshape(rows, -1))
+            gate, up = block.gate_up(rms_norm(x, block.second_norm, eps)).chunk(2, dim=-1)
+            x = x + block.down(F.silu(gate) * up)
+        self.position.add_(1)
+        return rms_norm(x, self.norm, eps)
+
+    def _mask(self, span: int) -> Tensor | None:
+        """Which slots are seen [rows or 1, 1, 1, span]; None where all are."""
+        if span == self.cache.length + 1:
+            return None if self._seen is None else self._seen[..., :span]
+        filled = (self._slots[:span] <= self.position)[None, None, None]
+        return filled if self._seen is None else filled & self._seen[..., :span]
+
+
+class ModuleStep:
+    """The same through the modules themselves, for a trunk whose layers' weights travel between devices."""
+
+    def __init__(self, trunk: Trunk, cache: KVCache) -> None:
+        self._trunk, self.cache = trunk, cache
+        self.position = torch.tensor([cache.length], device=cache.device)
+        self._padding = None if cache.hidden is None else cache.hidden.sum(-1, keepdim=True)
+
+    def __call__(self, x: Tensor, span: int) -> Tensor:
+        positions = None if self._padding is None else self.position - self._padding
+        past = self.cache.length
+        hidden = self._trunk(x[:, None], positions, self.cache)[:, 0]
+        self.cache.length = past  # whoever steps counts
+        self.position.add_(1)
+        return hidden
+
+
+def trunk_step(trunk: Trunk, cache: KVCache) -> TrunkStep | ModuleStep:
+    """The step for a trunk as it lies. Whoever calls it adds one to `cache.length` after each call."""
+    return ModuleStep(trunk, cache) if travels(trunk) else TrunkStep(trunk, cache)
+
+
+def travels(trunk: nn.Module) -> bool:
+    """Whether layers lie elsewhere until their turn comes (accelerate's hooks, `janus_app.spread`)."""
+    return any(hasattr(module, "_hf_hook") for module in trunk.modules())
+
+
+def _parts(block: Block) -> _Block:
+    attention, mlp = block.self_attn, block.mlp
+    return _Block(
+        block.input_layernorm.weight,
+        attention.project if attention.qkv is None else product(attention.qkv),
+        product(attention.o_proj),
+        block.post_attention_layernorm.weight,
+        mlp.project if mlp.gate_up is None else product(mlp.gate_up),
+        product(mlp.down_proj),
+    )

@@ -1,0 +1,68 @@
+"""A step recorded once and played back: CUDA graphs, one for every bucket of lengths, made when first needed.
+
+Not verified on a GPU. Where recording fails, for whatever reason, a notice is logged and the step runs as it stands.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from janus_app.errors import out_of_memory
+
+BUCKET = 128  # slots by which a recording's span grows: at most so many are looked at for nothing
+logger = logging.getLogger(__name__)
+
+
+def recorded(step: Callable[[int], None], state: Sequence[Tensor], capacity: int) -> Callable[[int], None]:
+    """`step(span)` as something that replays recordings.
+
+    `state` are the buffers a step changes, beside such as a second run of it fills with the same values (the cache);
+    `capacity` is the largest span.
+    """
+    return _Recorder(step, state, capacity)
+
+
+class _Recorder:
+    def __init__(self, step: Callable[[int], None], state: Sequence[Tensor], capacity: int) -> None:
+        self._step, self._state, self._capacity = step, state, capacity
+        self._graphs: dict[int, torch.cuda.CUDAGraph] = {}
+        self._plain = False
+
+    def __call__(self, span: int) -> None:
+        if not self._plain:
+            try:
+                self._graph(min(-(-span // BUCKET) * BUCKET, self._capacity)).replay()
+                return
+            except Exception as error:
+                if out_of_memory(error):
+                    raise
+                self._plain = True
+                self._graphs.clear()
+                logger.warning("steps are not recorded on this device and run one by one: %s", error)
+        self._step(span)
+
+    def _graph(self, span: int) -> torch.cuda.CUDAGraph:
+        if span not in self._graphs:
+            rehearse(self._step, span, self._state)
+            graph = torch.cuda.CUDAGraph()
+            pool = next(iter(self._graphs.values())).pool() if self._graphs else None
+            with torch.cuda.graph(graph, pool=pool):
+                self._step(span)
+            self._graphs[span] = graph
+        return self._graphs[span]
+
+
+def rehearse(step: Callable[[int], None], span: int, state: Sequence[Tensor]) -> None:
+    """Run a step and undo it: libraries make their workspaces at the first run, which cannot be recorded."""
+    before = [tensor.clone() for tensor in state]
+    stream = torch.cuda.Stream() if torch.cuda.is_available() else None
+    with torch.cuda.stream(stream):
+        step(span)
+    if stream is not None:
+        torch.cuda.current_stream().wait_stream(stream)
+    for tensor, value in zip(state, before, strict=True):
+        tensor.copy_(value)
