@@ -108,6 +108,8 @@ def _settings(picture: Picture, request: GenerateRequest | EditRequest, variant:
     absent = {name for name in ("temperature", "steps") if name not in variant.settings}
     absent |= set() if variant.solvers else {"solver"}
     settings["guidance"] = request.guidance
+    if isinstance(request, GenerateRequest) and request.keep is not None:
+        settings["kept"] = request.keep  # so many of `image_tokens` were given, not drawn from the seed
     for name in ("image_guidance", "temperature", "strength", "steps", "solver"):
         if name in used and name not in absent:
             settings[name] = getattr(request, name)

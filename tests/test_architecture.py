@@ -28,6 +28,7 @@ FLOORS = (
     ("janus_app.convert",),
     ("janus_app.studio",),
     ("janus_app.records", "janus_app.doctor"),
+    ("janus_app.token_map",),
     ("janus_app.library",),
     ("janus_app.runs",),
     ("janus_app.ui",),

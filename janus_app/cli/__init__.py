@@ -19,6 +19,7 @@ from janus_app.cli.draw import add_edit, add_generate, edit, generate
 from janus_app.cli.fit import add_fit, fit
 from janus_app.cli.grid import add_grid, grid
 from janus_app.cli.models import add_models, models
+from janus_app.cli.tokens import add_inspect, inspect
 from janus_app.errors import AppError
 
 BUG = 70
@@ -73,6 +74,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         ("chat", chat, add_chat, "Ask about pictures, or just talk."),
         ("generate", generate, add_generate, "Draw pictures from words, or draw one of ours again."),
         ("edit", edit, add_edit, "Change a picture: a masked region, or a variation of all of it."),
+        ("inspect", inspect, add_inspect, "Say how sure the model was of every patch of a picture, with a heat map."),
         ("grid", grid, add_grid, "Draw a grid over one or two settings, and a labelled sheet of it."),
     ):
         command = add(name, run, summary)

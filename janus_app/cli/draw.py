@@ -12,10 +12,11 @@ from janus_app.cli import flags
 from janus_app.cli.console import UsageError, asking, emit, follow, say
 from janus_app.cli.work import chosen, load, open_studio, value
 from janus_app.errors import AppError
-from janus_app.models.base import EDIT_SETTINGS, SOLVERS, EditRequest, Finished, GenerateRequest
+from janus_app.models.base import EDIT_SETTINGS, MAX_SEED, SOLVERS, EditRequest, Finished, GenerateRequest, RankRequest
 from janus_app.pictures import open_mask, open_picture
 from janus_app.records import INTERVAL, WHOLE_WAY, Record, output_path, read_record, record_of, request_of, save_png
 from janus_app.studio import Studio
+from janus_app.token_map import drawn_on
 
 # Given with --from, these ask for another picture; without them the recorded one is decoded again.
 RESAMPLING = (
@@ -36,6 +37,15 @@ def add_generate(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--prompt", help="what to draw")
     parser.add_argument(
         "--from", dest="source", metavar="PICTURE", help="draw a PNG of this app again; other flags change its settings"
+    )
+    parser.add_argument(
+        "--keep",
+        type=int,
+        metavar="K",
+        help="with --from: keep the first K image tokens and draw the rest anew, from --seed or the seed after its own",
+    )
+    parser.add_argument(
+        "--best-of", type=int, metavar="N", help="draw N pictures and let the model rank them; all are kept, best first"
     )
     flags.drawing(parser)
 
@@ -66,6 +76,12 @@ def add_edit(parser: argparse.ArgumentParser) -> None:
 
 def generate(args: argparse.Namespace) -> int:
     studio = open_studio()
+    if args.best_of is not None:
+        if args.count is not None:
+            raise UsageError("--best-of says how many pictures to draw; leave out --count.")
+        args.count = args.best_of
+    if args.keep is not None and args.source is None:
+        raise UsageError("--keep goes with --from: name the picture whose first image tokens are to be kept.")
     if args.source is not None:
         variant, request = _again(studio.catalog, args)
     elif args.prompt is None:
@@ -148,16 +164,19 @@ def _again(catalog: Catalog, args: argparse.Namespace) -> tuple[Variant, Generat
     with asking():
         record = read_record(args.source)
         request = request_of(record)
+        if args.keep is not None:
+            args.seed = (record.seed + 1) % MAX_SEED if args.seed is None else args.seed
+            request = drawn_on(record, args.keep, args.seed)
         changes = {name for name in RESAMPLING if getattr(args, name) is not None}
-        variant = _recorded_variant(catalog, args, record)
-        if record.verb == "edit" and (changes - {"model"} or not record.image_tokens):
+        variant = recorded_variant(catalog, args, record)
+        if args.keep is None and record.verb == "edit" and (changes - {"model"} or not record.image_tokens):
             raise UsageError("The picture was made by edit. Use `edit` with its picture to change the settings.")
         # The same variant named once more changes nothing; another one cannot read these tokens.
         if changes == {"model"} and variant.id == record.model:
             changes = set()
         if changes:
             given = {name: getattr(args, name) for name in changes - {"model"}}
-            request = replace(request, image_tokens=(), **given)
+            request = replace(request, image_tokens=request.image_tokens if args.keep is not None else (), **given)
     if variant.id == record.model and (variant.revision or "") != record.revision:
         say("The picture was drawn with another revision of this model; the result may differ.")
     if args.precision is None:
@@ -167,7 +186,8 @@ def _again(catalog: Catalog, args: argparse.Namespace) -> tuple[Variant, Generat
     return variant, request
 
 
-def _recorded_variant(catalog: Catalog, args: argparse.Namespace, record: Record) -> Variant:
+def recorded_variant(catalog: Catalog, args: argparse.Namespace, record: Record) -> Variant:
+    """The variant of --model, or the one that drew the picture. Raises UsageError where that is unknown."""
     if args.model is not None:
         return catalog.resolve(args.model)
     if record.model not in catalog:  # looked up, never resolved: a record must not choose a folder
@@ -179,11 +199,19 @@ def _draw(studio: Studio, request: GenerateRequest | EditRequest, args: argparse
     finished = follow(studio.run(request))
     assert isinstance(finished, Finished) and studio.variant is not None
     state = studio.state
+    kept = []
     for picture in finished.pictures:
         record = record_of(picture, request, studio.variant, state)
-        file = save_png(_target(args.out, record), picture.image, record)
+        kept.append((picture, record, save_png(_target(args.out, record), picture.image, record)))
+    scores: tuple[float, ...] = ()
+    if getattr(args, "best_of", None) is not None:  # after saving, so that nothing drawn is lost by a failed ranking
+        ranked = follow(studio.run(RankRequest(request.prompt, tuple(picture.image for picture in finished.pictures))))
+        assert ranked is not None
+        scores = ranked.scores
+    for place in sorted(range(len(kept)), key=lambda place: -scores[place] if scores else 0):
+        picture, record, file = kept[place]
         if not args.json:
-            print(file, flush=True)
+            print(f"{file}  {100 * scores[place]:.1f} %" if scores else file, flush=True)
             continue
         emit(
             {
@@ -201,6 +229,7 @@ def _draw(studio: Studio, request: GenerateRequest | EditRequest, args: argparse
                 "source_prompt": record.source_prompt,
                 "seconds": round(finished.seconds, 3),
             }
+            | ({"score": scores[place]} if scores else {})
         )
     return 0
 
