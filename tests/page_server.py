@@ -66,6 +66,27 @@ FLOW_ROW = """
     examples: {{en: {{chat: ["What is {title}?"], generate: ["a {title} circle"]}}}}
     status: Random weights, for tests only.
 """
+MQ_ROW = """
+  - id: {id}
+    title: {title}
+    family: metaquery
+    folder: {folder}
+    code_licence: MIT
+    weights_licence: none, random weights
+    verbs: [chat, generate, edit]
+    size: [128, 128]
+    context: 2048
+    settings:
+      guidance: {{default: 4.5, low: 1.0, high: 10.0, step: 0.5}}
+      image_guidance: {{default: 1.5, low: 1.0, high: 10.0, step: 0.5}}
+      steps: {{default: 4, low: 1, high: 100, step: 1}}
+      count: {{default: 1, low: 1, high: 16, step: 1}}
+      chat_temperature: {{default: 0.0, low: 0.0, high: 2.0, step: 0.05}}
+      top_p: {{default: 0.95, low: 0.05, high: 1.0, step: 0.05}}
+      max_new_tokens: {{default: 24, low: 8, high: 256, step: 8}}
+    examples: {{en: {{generate: ["a {title} circle"], edit: ["make the circle blue"]}}}}
+    status: Random weights, for tests only.
+"""
 
 
 @dataclass(frozen=True)
@@ -100,7 +121,8 @@ def free_port() -> int:
 
 @contextmanager
 def serve(folder: Path, pace: float = 0.0, **options: Any) -> Iterator[Served]:
-    """Serve a page whose catalog also holds `tiny-a` (resident from the start), `tiny-b` and the flow `tiny-flow`.
+    """Serve a page whose catalog also holds `tiny-a` (resident from the start), `tiny-b`, the flow `tiny-flow`
+    and the MetaQuery `tiny-mq`.
 
     `pace` is how many seconds the studio rests after each token.
     """
@@ -110,6 +132,9 @@ def serve(folder: Path, pace: float = 0.0, **options: Any) -> Iterator[Served]:
         ROW.format(id="tiny-a", title="Tiny A", folder=GOLDEN / "janus_pro_1b" / "checkpoint", guidance=5.0),
         ROW.format(id="tiny-b", title="Tiny B", folder=GOLDEN / "janus_1_3b" / "checkpoint", guidance=4.0),
         FLOW_ROW.format(id="tiny-flow", title="Tiny Flow", folder=GOLDEN / "janusflow_1_3b" / "checkpoint"),
+        MQ_ROW.format(
+            id="tiny-mq", title="Tiny MetaQuery", folder=GOLDEN.parent / "metaquery" / "ckpt_llavaov_sana"
+        ),
     ]
     manifest = folder / "models.yaml"
     manifest.write_text(MANIFEST.format(rows="".join(rows)), encoding="utf-8")

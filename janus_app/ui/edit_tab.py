@@ -4,18 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from html import escape
 from typing import Any
 
 import gradio as gr
 
-from janus_app.models.base import DESCRIBE, EDIT_SETTINGS, ChatRequest, EditRequest, Turn
+from janus_app.models.base import DESCRIBE, ChatRequest, EditRequest, Turn
 from janus_app.ui.actions import Actions, action_row
 from janus_app.ui.controls import (
-    INTERVAL,
     flow_controls,
     flow_settings,
-    flow_updates,
     negative_box,
     run_or_stop,
     sampling_sliders,
@@ -23,26 +20,20 @@ from janus_app.ui.controls import (
     seed_row,
 )
 from janus_app.ui.drawing import draw, put_on, shelf_value
-from janus_app.ui.editor import fitted, picture_and_mask, picture_editor
+from janus_app.ui.edit_ways import tab_updates, uses, way_updates
+from janus_app.ui.editor import for_editor, more_pictures, picture_and_mask, picture_editor
 from janus_app.ui.generate_tab import detail_html
 from janus_app.ui.html import empty, message, messages
 from janus_app.ui.jobs import watch
-from janus_app.ui.page import (
-    EXAMPLES,
-    JOB,
-    PRIVATE,
-    QUICK,
-    Page,
-    example_updates,
-    new_seed,
-    number,
-    slider_update,
-    whole,
-)
+from janus_app.ui.page import EXAMPLES, JOB, PRIVATE, QUICK, Page, new_seed, number, whole
 from janus_app.ui.prints import Print
+from janus_app.ui.undo import Tree, tree_html
 
-SETTINGS = ("guidance", "temperature", "strength", "image_guidance")
 LONGEST_DESCRIPTION = 120  # tokens
+STEP_PRESSED = """element.addEventListener("click", (event) => {
+  const button = event.target.closest("[data-step]");
+  if (button) trigger("select", { step: Number(button.dataset.step) });
+});"""
 
 
 @dataclass(frozen=True)
@@ -62,11 +53,28 @@ class EditTab:
 
 def build(page: Page, variant: gr.Dropdown, seen: gr.Textbox, demo: gr.Blocks) -> EditTab:
     label = page.texts.label
-    shelf, chosen, before = gr.State([]), gr.State(0), gr.State("")
+    shelf, chosen, edits = gr.State([]), gr.State(0), gr.State(Tree())
     about = gr.HTML(elem_id="edit-about", padding=False)
     with gr.Row(elem_classes="two-columns"):
         with gr.Column(scale=5, min_width=300):
             editor = picture_editor(label)
+            strip = gr.HTML(elem_id="edit-undo", padding=False, js_on_load=STEP_PRESSED)
+            with gr.Row(visible=False, elem_classes="actions", elem_id="edit-undo-row") as undo_row:
+                back = gr.Button(label("undo_back"), size="sm", elem_id="edit-undo-back", min_width=60)
+                forget = gr.Button(label("undo_reset"), size="sm", elem_id="edit-undo-reset", min_width=60)
+            more = gr.Gallery(
+                label=label("more_pictures"),
+                type="filepath",
+                sources=["upload", "clipboard"],
+                file_types=["image"],
+                columns=4,
+                height=150,
+                object_fit="contain",
+                buttons=[],
+                interactive=True,
+                visible=False,
+                elem_id="edit-more",
+            )
             method = gr.Radio([], label=label("method"), elem_id="edit-method")
             method_note = gr.HTML(elem_id="edit-method-note", padding=False)
             with gr.Column(visible=False, elem_id="edit-source") as source_box:
@@ -93,6 +101,7 @@ def build(page: Page, variant: gr.Dropdown, seen: gr.Textbox, demo: gr.Blocks) -
             with gr.Row(elem_classes="run-row"):
                 run = gr.Button(label("edit"), variant="primary", elem_id="edit-run", min_width=120)
                 stop = gr.Button(label("stop"), variant="stop", elem_id="edit-stop", min_width=120, visible=False)
+            go_on = gr.Checkbox(True, label=label("go_on"), elem_id="edit-go-on")
             count = gr.Slider(1, 16, 1, step=1, label=label("count"), elem_id="edit-count")
             strength = gr.Slider(
                 0.05,
@@ -113,7 +122,7 @@ def build(page: Page, variant: gr.Dropdown, seen: gr.Textbox, demo: gr.Blocks) -
                     1.5,
                     step=0.1,
                     label=label("image_guidance"),
-                    info=label("image_guidance_info"),
+                    info=label("image_guidance_janusflow"),
                     visible=False,
                     elem_id="edit-image-guidance",
                 )
@@ -154,10 +163,11 @@ def build(page: Page, variant: gr.Dropdown, seen: gr.Textbox, demo: gr.Blocks) -
                 row = action_row(page, "edit")
                 reuse = gr.Button(label("reuse_seed"), size="sm", elem_id="edit-reuse", min_width=60)
 
-    outputs = [easel, status, notes, compare, gallery, shelf, chosen, before, detail, panel, seed, run, stop]
+    outputs = [easel, status, notes, compare, gallery, shelf, chosen, edits, detail, panel, seed, run, stop]
 
     def on_edit(
         value: dict[str, Any] | None,
+        others: list[Any] | None,
         words: str,
         described: str,
         how: str | None,
@@ -175,6 +185,7 @@ def build(page: Page, variant: gr.Dropdown, seen: gr.Textbox, demo: gr.Blocks) -
         s: Any,
         selected: str | None,
         kept: list[Print],
+        tree: Tree,
         request: gr.Request,
     ) -> Iterator[tuple[Any, ...]]:
         language = page.language(request)
@@ -197,6 +208,7 @@ def build(page: Page, variant: gr.Dropdown, seen: gr.Textbox, demo: gr.Blocks) -
                 temperature=number(t, "Temperature"),
                 strength=number(st, "Strength"),
                 seed=whole(first, "Seed"),
+                more_images=more_pictures(others) if how == "instruct" else (),
                 **flow_settings(steps, solver, start, end),
             )
 
@@ -206,17 +218,16 @@ def build(page: Page, variant: gr.Dropdown, seen: gr.Textbox, demo: gr.Blocks) -
                 yield sheet, view.status, view.notes, *rest, gr.skip(), gr.skip(), gr.skip()
                 continue
             kept = put_on(kept, view.prints)
-            size = view.prints[0].record.size
-            old = page.prints.serve_picture(fitted(picture_and_mask(value)[0], size))
+            tree = tree.grown(picture_and_mask(value)[0], view.prints, page.prints)
             yield (
                 sheet,
                 view.status,
                 view.notes,
-                gr.update(value=(old, kept[0].shown), visible=True),
+                gr.update(value=compared(tree, kept[0]), visible=True),
                 gr.update(value=shelf_value(kept, page, language), visible=True, selected_index=None),
                 kept,
                 0,
-                old,
+                tree,
                 detail_html(page, kept[0], language),
                 gr.update(visible=True),
                 gr.skip(),
@@ -246,61 +257,60 @@ def build(page: Page, variant: gr.Dropdown, seen: gr.Textbox, demo: gr.Blocks) -
         line = message(page.texts.say("draw_stopped", page.language(request)))
         return gr.skip(), line, *(gr.skip(),) * 9, *run_or_stop(running=False)
 
-    def choose(kept: list[Print], old: str, request: gr.Request, event: gr.SelectData) -> tuple[Any, ...]:
+    def choose(kept: list[Print], tree: Tree, request: gr.Request, event: gr.SelectData) -> tuple[Any, ...]:
         index = min(int(event.index), len(kept) - 1)
-        return index, detail_html(page, kept[index], page.language(request)), (old, kept[index].shown)
+        detail_now = detail_html(page, kept[index], page.language(request))
+        return index, detail_now, gr.update(value=compared(tree, kept[index]))
+
+    def shown_tree(tree: Tree, request: gr.Request) -> tuple[Any, ...]:
+        language = page.language(request)
+        return tree, tree_html(tree, page.texts.say, language), gr.update(visible=bool(tree.steps))
+
+    def moved(tree: Tree, number: int, request: gr.Request) -> tuple[Any, ...]:
+        """The editor and what the picture shows, for another step of the tree."""
+        step = tree[number]
+        return *shown_tree(tree.at(number), request), for_editor(step.picture), step.shows
+
+    def advance(tree: Tree, follow: bool, request: gr.Request) -> tuple[Any, ...]:
+        """After an edit: its first result becomes the next input, if it is to."""
+        if follow and tree.newest is not None:
+            return moved(tree, tree.newest, request)
+        return *shown_tree(tree.at(tree.here), request), gr.skip(), gr.skip()
+
+    def pressed(tree: Tree, kept: list[Print], request: gr.Request, event: gr.EventData) -> tuple[Any, ...]:
+        """A picture of the strip: into the editor and, where it is a result, before the eyes."""
+        step = tree[int(event.step)]
+        if step.print not in kept:
+            return *moved(tree, step.number, request), gr.skip(), gr.skip(), gr.skip()
+        seen = gr.update(value=compared(tree, step.print), visible=True)
+        detail_now = detail_html(page, step.print, page.language(request))
+        return *moved(tree, step.number, request), seen, kept.index(step.print), detail_now
+
+    def step_back(tree: Tree, request: gr.Request) -> tuple[Any, ...]:
+        parent = tree[tree.here].parent if tree.here is not None else None
+        if parent is None:
+            gr.Info(page.texts.say("undo_top", page.language(request)))
+            return (gr.skip(),) * 5
+        return moved(tree, parent, request)
+
+    def outside(tree: Tree, request: gr.Request) -> tuple[Any, ...]:
+        """Another picture came into the editor, or none is left: what was said of the old one would mislead."""
+        return *shown_tree(tree.at(None), request), ""
+
+    def forgotten(request: gr.Request) -> tuple[Any, ...]:
+        return shown_tree(Tree(), request)
 
     def choose_method(how: str | None, selected: str | None, request: gr.Request) -> list[Any]:
-        language, now = page.language(request), page.variant(selected)
-        used, settings = uses(how), now.settings.keys()
-        state = page.studio.state
-        lines = state.capabilities.edit_methods if state.capabilities else {}
-        line = page.texts.sentence(lines.get(how or "", ""), language)
-
-        def seen(name: str, setting: str = "") -> dict[str, Any]:
-            """A knob the variant has is shown before a model is loaded, and then where the way of editing reads it."""
-            return gr.update(visible=(setting or name) in settings and (how is None or name in used))
-
-        return [
-            message(line, "note" if "mask" in used else "note unpainted") if line else "",  # style.css hides the brush
-            gr.update(visible="source_prompt" in used),
-            gr.update(visible="strength" in used, info=page.texts.named("strength", how or "variation", language)),
-            gr.update(visible="image_guidance" in used),
-            seen("temperature"),
-            seen("steps"),
-            gr.update(visible=bool(now.solvers) and (how is None or "solver" in used)),
-            *(seen("guidance_interval", name) for name in INTERVAL),
-        ]
+        return way_updates(page, selected, how, page.language(request))
 
     def refresh(selected: str | None, kept: list[Print], request: gr.Request) -> list[Any]:
-        language = page.language(request)
-        now, say = page.variant(selected), page.texts.say
-        state = page.studio.state
-        methods = state.capabilities.edit_methods if state.capabilities else {}
-        able = "edit" in now.verbs
-        names = [(page.texts.named("method", name, language), name) for name in methods]
+        language, say = page.language(request), page.texts.say
         blank = gr.skip() if kept else empty(say("edit_empty_title", language), say("edit_empty", language))
-        first = next(iter(methods), None)
-        note, source_seen, *places = choose_method(first, selected, request)
-        knobs = [slider_update(now.settings.get(name)) for name in SETTINGS]
-        guided, warm, strong, image_guided = knobs
-        # Ranges and values are the variant's; what is seen is what the first way of editing reads.
-        values = [strong, image_guided, warm, *flow_updates(page, now, language)]
-        return [
-            about_html(page, now.title, able, language),
-            blank,
-            gr.update(interactive=able),
-            gr.update(choices=names, value=first, visible=len(names) > 1),
-            note,
-            source_seen,
-            *({**value, **place} for value, place in zip(values, places, strict=True)),
-            *example_updates(now.prompts("edit", language)),
-            guided,
-        ]
+        return [blank, *tab_updates(page, selected, language)]
 
     sampling = [guidance, image_guidance, temperature, strength]
     restored = [prompt, source, method, negative, count, *sampling, *flow.all, fresh, seed]
-    inputs = [editor, *restored, variant, shelf]
+    inputs = [editor, more, *restored, variant, shelf, edits]
     editing: list[Any] = [
         run.click(on_edit, inputs, outputs, **JOB),
         prompt.submit(on_edit, inputs, outputs, **JOB),
@@ -309,33 +319,27 @@ def build(page: Page, variant: gr.Dropdown, seen: gr.Textbox, demo: gr.Blocks) -
     # First the cancel, then the line that says so: a last frame on its way would overwrite it.
     halted = stop.click(None, None, None, cancels=editing, **PRIVATE)
     halted.then(stopped, None, outputs, **QUICK)
-    places = [method_note, source_box, strength, image_guidance, temperature, *flow.all]
+    walked = [edits, strip, undo_row, editor, source]
+    for done in editing[:2]:
+        done.then(advance, [edits, go_on], walked, **QUICK)
+    strip.select(pressed, [edits, shelf], [*walked, compare, chosen, detail], **QUICK)
+    back.click(step_back, edits, walked, **QUICK)
+    forget.click(forgotten, None, walked[:3], **QUICK)
+    places = [method_note, prompt, more, source_box, strength, image_guidance, temperature, *flow.all]
     method.change(choose_method, [method, variant], places, **QUICK)
-    gallery.select(choose, [shelf, before], [chosen, detail, compare], **QUICK)
+    gallery.select(choose, [shelf, edits], [chosen, detail, compare], **QUICK)
     reuse.click(lambda kept, index: (kept[index].record.seed, False), [shelf, chosen], [seed, fresh], **QUICK)
-    editor.clear(lambda: "", None, source, **QUICK)  # a description of another picture would mislead
+    for came in (editor.clear, editor.upload):
+        came(outside, edits, [*walked[:3], source], **QUICK)
     for example in examples:
         example.click(lambda text: text, example, prompt, **QUICK)
-    shown = [about, easel, run, method, *places, *examples, guidance]
+    shown = [easel, about, run, method, *places, *examples, guidance]
     for moment in (demo.load, seen.change):
         moment(refresh, [variant, shelf], shown, **QUICK)
     return EditTab(shelf, chosen, row, editor, prompt, source, restored, drop, drop_note)
 
 
-def uses(how: str | None) -> frozenset[str]:
-    """The settings a way of editing reads."""
-    return EDIT_SETTINGS.get(how or "", frozenset())
-
-
-def about_html(page: Page, title: str, able: bool, language: str) -> str:
-    """Which variants can edit, and that painting a region is not following instructions."""
-    say = page.texts.say
-    able_titles = [v.title for v in page.catalog.values() if "edit" in v.verbs]
-    lines = say("edit_about", language)
-    title_line = say("edit_who_title", language)
-    who = say("edit_who", language, titles=", ".join(able_titles))
-    no = "" if able else message(say("edit_cannot", language, title=title), "warning")
-    return (
-        f'<div class="about-edit"><p>{escape(lines)}</p><details><summary>{escape(title_line)}'
-        f"</summary><p>{escape(who)}</p></details>{no}</div>"
-    )
+def compared(tree: Tree, print_: Print) -> tuple[str, str] | None:
+    """What the slider shows of a result: the picture it was made of, and itself."""
+    step = tree.of(print_)
+    return (step.before, print_.shown) if step else None

@@ -20,7 +20,7 @@ def picture_editor(label: Callable[[str], Any]) -> gr.ImageEditor:
         label=label("picture_to_edit"),
         type="pil",
         image_mode="RGBA",
-        sources=["upload", "clipboard"],
+        sources=["upload", "webcam", "clipboard"],
         brush=gr.Brush(default_size=10, colors=[BRUSH], default_color=BRUSH, color_mode="fixed"),
         transforms=(),
         layers=False,
@@ -54,6 +54,11 @@ def picture_and_mask(value: dict[str, Any] | None) -> tuple[Image.Image, Image.I
         alpha = layer.convert("RGBA").getchannel("A").point(lambda a: 255 if a >= PAINTED else 0)
         painted = ImageChops.lighter(painted, alpha.resize(picture.size, Image.Resampling.NEAREST))
     return picture, painted if painted.getbbox() else None
+
+
+def more_pictures(value: list[Any] | None) -> tuple[Image.Image, ...]:
+    """The pictures of a gallery of files. Raises AppError where one cannot be opened."""
+    return tuple(open_picture(one[0] if isinstance(one, (tuple, list)) else one) for one in value or ())
 
 
 def fitted(picture: Image.Image, size: tuple[int, int]) -> Image.Image:

@@ -66,6 +66,7 @@ def test_a_flow_model_draws_edits_and_chats(visit: Any, served: Served) -> None:
     page.wait_for_function("document.querySelector('#edit-source-prompt textarea').value == 'a red house'")
     page.wait_for_timeout(2_500)  # the editor fits the picture into its frame, without saying when it is done
     assert not page.locator(BRUSH).is_visible()
+    page.locator("#edit-go-on input").uncheck()  # all edits below start from the same picture
     page.locator("#edit-settings button").first.click()
     set_number(page, "#edit-steps", STEPS)
     assert not page.locator("#edit-solver").is_visible() and page.locator("#edit-strength").is_visible()
