@@ -50,7 +50,8 @@ def request_for(
     made: Edit, method: str, rng: np.random.Generator, settings: dict[str, float], seed: int
 ) -> EditRequest:
     """The request a person would make for this edit with this method; `settings` are EditRequest's numbers."""
-    numbers = {name: settings[name] for name in ("guidance", "temperature", "strength") if name in settings}
+    read = ("guidance", "image_guidance", "temperature", "strength")
+    numbers = {name: settings[name] for name in read if name in settings}
     return EditRequest(
         caption(made.after, rng) if method != "instruct" else made.instruction,
         render(made.before.scene),

@@ -120,6 +120,9 @@ def train(args: argparse.Namespace) -> None:
         model.load_state_dict(saved["model"])
     else:
         begin_with(model.reader, args.flow, args.janus, words.boi)
+    if args.sana:
+        other = torch.load(args.sana, weights_only=True)["model"]
+        model.sana.load_state_dict({n.removeprefix("sana."): t for n, t in other.items() if n.startswith("sana.")})
     model = model.to(device)
     made = make_optimisers(model, args.stage, args.lr, args.reader_lr)
     step = 0
@@ -183,6 +186,7 @@ def options(words: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--stage", choices=("read", "draw"), required=True)
     parser.add_argument("--flow", type=Path, default=Path("assets/janusflow_embedded"), help="where all begins")
     parser.add_argument("--janus", type=Path, default=Path("assets/janus_embedded"), help="for the projector")
+    parser.add_argument("--sana", type=Path, help="begin with the SANA of another run's state")
     parser.add_argument("--minutes", type=float, default=30)
     parser.add_argument(
         "--decay", type=float, default=0.6, help="share of the time in which the step size falls to zero"

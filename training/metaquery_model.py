@@ -132,6 +132,7 @@ class MetaQuery(nn.Module):
         features = F.gelu(self.named(conditions))
         kind, colour, ground = self.kind(features), self.colour(features), self.ground(features)
         loss, parts = tile_loss(kind, colour, ground, truth)
+        kind = torch.cat([kind[..., :1], kind[..., 1:] + colour.logsumexp(-1, keepdim=True)], dim=-1)  # as in the loss
         said = torch.stack([part.argmax(-1) for part in (kind, colour, ground)], dim=-1)
         right = said == truth
         drawn = truth[..., 0] > 0

@@ -99,13 +99,16 @@ class Trained(nn.Module):
 
 
 def crowded(rng: np.random.Generator, count: int) -> Tensor:
-    """Tile numbers [count, 36] of pictures full of objects: every tile of the world comes by often."""
+    """Tile numbers [count, 36] of pictures full of objects, so that every tile of the world comes by often, and of
+    nearly empty ones: attention over the whole picture sees its emptiness."""
+    empty = rng.choice([0.2, 0.2, 0.6, 0.9], size=(count, 1))
+    size = np.where(rng.random((count, 9)) < empty, 0, np.where(rng.random((count, 9)) < 0.3, 1, 2))
     fields = np.stack(
         [
             rng.integers(N_THINGS, size=(count, 9)),
             rng.integers(N_COLOURS, size=(count, 9)),
             np.broadcast_to(rng.integers(N_BACKGROUNDS, size=(count, 1)), (count, 9)),
-            rng.choice(3, p=[0.2, 0.2, 0.6], size=(count, 9)),  # nothing, a small one, a large one
+            size,  # nothing, a small one, a large one
         ]
     )
     thing, colour, ground, size = fields[:, :, :, None]  # [count, 9, 1]
