@@ -10,17 +10,19 @@
     if (target) target.click();
     return Boolean(target);
   };
+  const RUNS = ["draw-run", "edit-run", "compare-run", "grid-run"];
+  const STOPS = ["draw-stop", "edit-stop", "compare-stop", "grid-stop", "model-cancel"];
   const inBox = (name) => document.querySelector(`#chat-box .${name}`);
 
   document.addEventListener("keydown", (event) => {
     if (event.isComposing) return; // the Enter that ends a Chinese word is not a command
     if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) {
-      if (press([inBox("submit-button"), button("draw-run"), button("edit-run")])) {
+      if (press([inBox("submit-button"), ...RUNS.map(button)])) {
         event.preventDefault();
         event.stopPropagation();
       }
     } else if (event.key === "Escape") {
-      press([inBox("stop-button"), button("draw-stop"), button("edit-stop"), button("model-cancel")]);
+      press([inBox("stop-button"), ...STOPS.map(button)]);
     }
   }, true);
 

@@ -1,4 +1,4 @@
-"""The page as a whole: the bar, three tabs, what they hand each other, and how it is served."""
+"""The page as a whole: the bar, the tabs, what they hand each other, and how it is served."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from janus_app.errors import AppError
 from janus_app.library import library
 from janus_app.pictures import MAX_PIXELS
 from janus_app.studio import Studio
-from janus_app.ui import actions, chat_tab, edit_tab, generate_tab, history_tab, model_bar, restore
+from janus_app.ui import actions, chat_tab, compare_tab, edit_tab, generate_tab, history_tab, model_bar, restore
 from janus_app.ui.guard import HostGuard, answers_one_person, host_rules, new_login, serving_folder
 from janus_app.ui.html import message
 from janus_app.ui.i18n import Texts
@@ -72,6 +72,8 @@ def build(
                 with gr.Tab(label("tab_history"), id="history", elem_id="tab-history") as tab:
                     history = history_tab.build(page, page.library.album, tab, sink)
                 link(page, history.row, [history.opened], lambda opened: opened.print, places)
+            with gr.Tab(label("tab_compare"), id="compare", elem_id="tab-compare") as tab:
+                compare_tab.build(page, bar.variant, bar.seen, demo, tab, drawing)
         keys = gr.HTML("", padding=False, elem_id="keys")
 
         def opened(request: gr.Request) -> tuple[str, str, str]:
