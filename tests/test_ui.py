@@ -516,3 +516,14 @@ def test_the_mask_is_what_was_painted() -> None:
 )
 def test_host_names(bound: str, share: bool, host: str, allowed: bool) -> None:
     assert HostGuard(None, **host_rules(bound, share)).allows(host) is allowed
+
+
+def test_a_shared_page_invites_by_link_and_code() -> None:
+    from janus_app.ui.invitation import invitation, printed_invitation
+
+    html = invitation("https://x.test/?a=1&b=2", "Open:", 'a "code"')
+    assert '<a href="https://x.test/?a=1&amp;b=2">' in html and 'alt="a &quot;code&quot;"' in html
+    assert 'src="data:image/svg+xml' in html
+    lines = printed_invitation("https://x.test/").splitlines()
+    assert lines[0] == "Shared at https://x.test/"
+    assert len(lines) > 10, "no code of blocks"

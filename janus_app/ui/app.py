@@ -22,6 +22,7 @@ from janus_app.ui import actions, chat_tab, compare_tab, edit_tab, generate_tab,
 from janus_app.ui.guard import HostGuard, answers_one_person, host_rules, new_login, serving_folder
 from janus_app.ui.html import message
 from janus_app.ui.i18n import Texts
+from janus_app.ui.invitation import invitation, printed_invitation
 from janus_app.ui.links import Places, link
 from janus_app.ui.page import QUICK, Page
 from janus_app.ui.prints import Prints
@@ -64,7 +65,7 @@ def build(
             with gr.Tab(label("tab_chat"), id="chat", elem_id="tab-chat"):
                 chat = chat_tab.build(page, bar.variant, bar.seen, demo, sink)
             with gr.Tab(label("tab_draw"), id="draw", elem_id="tab-draw"):
-                drawing = generate_tab.build(page, bar.variant, bar.seen, demo)
+                drawing = generate_tab.build(page, bar.variant, bar.seen, demo, sink)
             with gr.Tab(label("tab_edit"), id="edit", elem_id="tab-edit"):
                 editing = edit_tab.build(page, bar.variant, bar.seen, demo)
             places = Places(drawing, chat, editing, tabs, sink)
@@ -79,10 +80,13 @@ def build(
         def opened(request: gr.Request) -> tuple[str, str, str]:
             language = page.language(request)
             failed = share and demo.is_running and not demo.share_url
-            warning = message(page.texts.say("share_failed", language), "warning") if failed else ""
+            banner = message(page.texts.say("share_failed", language), "warning") if failed else ""
+            if share and demo.share_url:
+                said = [page.texts.say(key, language) for key in ("share_link", "share_code")]
+                banner = invitation(demo.share_url, *said)
             return (
                 page.texts.say("tagline", language),
-                warning,
+                banner,
                 page.texts.say("keys_shared" if share else "keys", language),
             )
 
@@ -153,7 +157,7 @@ def launch(
     print(f"Open {demo.local_url}")
     if share:
         print(
-            f"Shared at {demo.share_url}"
+            printed_invitation(demo.share_url)
             if demo.share_url
             else "No public link could be made; only this machine has the page."
         )

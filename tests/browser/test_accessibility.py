@@ -1,0 +1,71 @@
+"""Every tab, opened out, before axe-core's rules of WCAG 2.1 A and AA; and a picture drawn by keys alone."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+pytestmark = pytest.mark.browser
+RULES = {"runOnly": {"type": "tag", "values": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa"]}}
+TABS = 20  # presses of the Tab key within which a control must come
+
+
+def open_out(page: Any) -> None:
+    """Every closed section of the tab in view; opening one may bring others."""
+    closed = page.locator("button.label-wrap:not(.open):visible")
+    for _ in range(30):
+        if not closed.count():
+            break
+        closed.first.click()
+        page.wait_for_timeout(100)
+    page.wait_for_timeout(400)  # what slides open is half transparent until then
+
+
+def faults(page: Any) -> list[str]:
+    from axe_playwright_python.sync_playwright import Axe
+
+    found = Axe().run(page, options=RULES).response["violations"]
+    return [f"{fault['id']}: {node['html'][:200]}" for fault in found for node in fault["nodes"]]
+
+
+@pytest.mark.parametrize(("theme", "locale"), [("light", "en-US"), ("dark", "zh-CN")])
+def test_no_rule_is_broken_on_any_tab(visit: Any, theme: str, locale: str) -> None:
+    page = visit(f"?__theme={theme}", locale=locale)
+    for tab in page.get_by_role("tab").all():
+        tab.click()
+        open_out(page)
+        assert faults(page) == [], tab.inner_text()
+
+
+def test_a_broken_rule_is_seen(visit: Any) -> None:
+    page = visit()
+    page.evaluate("document.getElementById('chat-bot').insertAdjacentHTML('afterend', '<img src=\"data:,\">')")
+    assert [fault for fault in faults(page) if fault.startswith("image-alt")]
+
+
+def press_until(page: Any, key: str, where: str) -> None:
+    """Press `key` until the focus is inside `where`."""
+    for _ in range(TABS):
+        page.keyboard.press(key)
+        if page.evaluate("where => !!document.activeElement?.closest(where)", where):
+            outline = page.evaluate("getComputedStyle(document.activeElement).outlineStyle")
+            border = page.evaluate("getComputedStyle(document.activeElement).boxShadow")
+            assert outline != "none" or border != "none", f"nothing shows the focus in {where}"
+            return
+    raise AssertionError(f"{TABS} presses of {key} do not lead to {where}")
+
+
+def test_a_picture_is_drawn_and_stopped_by_keys_alone(visit: Any) -> None:
+    page = visit()
+    press_until(page, "Tab", "#tab-draw-button")
+    page.keyboard.press("Enter")
+    press_until(page, "Tab", "#draw-prompt")
+    page.keyboard.type("a green square")
+    page.keyboard.press("Control+Enter")
+    page.wait_for_selector("#draw-easel img")
+    page.keyboard.press("Escape")
+    page.wait_for_selector("#draw-run:visible")
+    assert not page.locator("#draw-gallery img").count()
+    page.keyboard.press("Control+Enter")
+    page.wait_for_selector("#draw-gallery img")
