@@ -25,8 +25,10 @@ from janus_app.models.base import (
     Usage,
 )
 from janus_app.models.checkpoint import parse_processor, parse_style, read_json
-from janus_app.models.decoder import DecoderConfig
-from janus_app.models.prefill import Network, next_positions, prefill, prompt_embeds
+from janus_app.models.decoder import DecoderConfig, KVCache
+from janus_app.models.engine import trunk_step
+from janus_app.models.engine_graph import recorded
+from janus_app.models.prefill import Network, prefill, prompt_embeds
 from janus_app.models.siglip import VisionConfig
 from janus_app.models.tokenizer import BOS, EOS, IMAGE, Piece, TextStream, Tokenizer
 
@@ -40,9 +42,11 @@ def answer_tokens(
     """Ids of the answer to an embedded prompt [T, hidden], without the end-of-sentence id, at most `limit`."""
     stream = torch.Generator("cpu").manual_seed(seed)
     hidden, cache = prefill(network, [prompt], limit)
+    reader = _Reader(network, cache, hidden[:, -1])
+    read = recorded(reader.read, reader.state, cache.capacity) if network.device.type == "cuda" else reader.read
     finite = sampling.Finite()
     for _ in range(limit):
-        logits = network.language_model.lm_head(hidden[:, -1])
+        logits = network.language_model.lm_head(reader.hidden)
         finite.watch(logits)
         noise = sampling.exponential_noise([stream], logits.shape[-1]) if temperature else None
         token = sampling.pick(sampling.keep_top_p(logits, temperature, top_p), temperature, noise)
@@ -50,7 +54,25 @@ def answer_tokens(
         if chosen == end:
             return
         yield chosen
-        hidden = network(network.text_embeds(token[:, None]), next_positions(cache, 1), cache)
+        reader.token.copy_(token)
+        read(cache.length + 1)
+        cache.length += 1
+
+
+class _Reader:
+    """The buffers of an answer: its newest token [1] and the final hidden state [1, hidden] that follows from it."""
+
+    def __init__(self, network: Network, cache: KVCache, hidden: Tensor) -> None:
+        self._network, self._step = network, trunk_step(network.language_model.model, cache)
+        self.hidden = hidden.clone()
+        self.token = torch.zeros(1, dtype=torch.long, device=hidden.device)
+
+    @property
+    def state(self) -> tuple[Tensor, ...]:
+        return self.hidden, self._step.position
+
+    def read(self, span: int) -> None:
+        self.hidden.copy_(self._step(self._network.text_embeds(self.token), span))
 
 
 class Talker:

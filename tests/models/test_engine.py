@@ -1,0 +1,237 @@
+"""The step of the decode engine: the numbers of the modules, no waiting for the device, one shape for all positions."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any, cast
+
+import pytest
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from janus_app.models import sampling
+from janus_app.models.base import GenerateRequest
+from janus_app.models.decoder import DecoderConfig, KVCache, Trunk
+from janus_app.models.engine import ModuleStep, TrunkStep, trunk_step
+from janus_app.models.engine_graph import recorded, rehearse
+from janus_app.models.fused import Joined
+from janus_app.models.janus.draw import PictureStep, Sampling, draw_tokens
+from janus_app.models.janus.model import JanusModel
+from janus_app.models.prefill import prefill
+from tests.conftest import GOLDEN, loaded
+
+# What reads a value of the device, or makes a shape depend on one: neither can be recorded.
+WAITS = {"_local_scalar_dense", "item", "nonzero", "masked_select", "unique", "is_nonzero", "repeat_interleave.Tensor"}
+
+
+class Calls(TorchDispatchMode):
+    """Notes every operation with the shapes and strides of its inputs; refuses those that wait."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[tuple[str, str]] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = str(func).removeprefix("aten.")
+        if name in WAITS or name.partition(".")[0] in WAITS:
+            raise AssertionError(f"the step waits for the device: {name}")
+        shapes = [(tuple(a.shape), str(a.dtype)) for a in args if isinstance(a, Tensor)]
+        self.seen.append((name, str(shapes)))
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.fixture(scope="module")
+def model() -> JanusModel:
+    return cast(JanusModel, loaded(GOLDEN / "janus_pro_1b" / "checkpoint").model)
+
+
+def trunk(heads: int, kv_heads: int, *, fused: bool) -> Trunk:
+    config = DecoderConfig(32, 64, 96, 3, heads, kv_heads, 256)
+    made = Trunk(config).eval().requires_grad_(False)
+    source = torch.Generator().manual_seed(0)
+    for tensor in made.parameters():
+        tensor.copy_(torch.randn(tensor.shape, generator=source) * 0.2 + (tensor.dim() == 1))
+    if fused:
+        made.fuse()
+    return made
+
+
+def filled(made: Trunk, lengths: list[int]) -> tuple[KVCache, Tensor]:
+    """A cache that holds random prompts, left-padded to one length, and six inputs that follow."""
+    rows, longest = len(lengths), max(lengths)
+    source = torch.Generator().manual_seed(1)
+    cache = KVCache(made.config, rows, longest + 40, device=torch.device("cpu"), dtype=torch.float32)
+    positions = None
+    if len(set(lengths)) > 1:
+        padding = torch.tensor([longest - n for n in lengths])
+        cache.hidden = torch.arange(longest + 40)[None] < padding[:, None]
+        positions = (torch.arange(longest)[None] - padding[:, None]).clamp(min=0)
+    made(torch.randn(rows, longest, 64, generator=source), positions, cache)
+    return cache, torch.randn(6, rows, 64, generator=source)
+
+
+@pytest.mark.parametrize(("heads", "kv_heads"), [(4, 4), (4, 2), (4, 1)])
+@pytest.mark.parametrize("lengths", [[5, 5], [7, 3, 5]])
+@pytest.mark.parametrize("fused", [False, True])
+@torch.inference_mode()
+def test_a_step_is_the_modules_on_one_position(heads: int, kv_heads: int, lengths: list[int], fused: bool) -> None:
+    """Also where more of the cache is looked at than is filled, and what lies there is poison."""
+    made = trunk(heads, kv_heads, fused=fused)
+    expected = []
+    for kind in ("modules", "exact", "bucket"):
+        cache, inputs = filled(made, lengths)
+        step = ModuleStep(made, cache) if kind == "modules" else TrunkStep(made, cache)
+        if kind == "bucket":
+            cache.held[:, :, :, :, cache.length :] = 1e4
+        out = []
+        for x in inputs:
+            out.append(step(x, cache.capacity if kind == "bucket" else cache.length + 1))
+            cache.length += 1
+        if kind == "modules":
+            expected = out
+        else:
+            torch.testing.assert_close(torch.stack(out), torch.stack(expected), atol=2e-5, rtol=0)
+
+
+@torch.inference_mode()
+def test_fusing_changes_neither_state_nor_numbers() -> None:
+    apart, together = trunk(4, 2, fused=False), trunk(4, 2, fused=True)
+    assert {n: t.tolist() for n, t in apart.state_dict().items()} == {
+        n: t.tolist() for n, t in together.state_dict().items()
+    }
+    x = torch.randn(2, 9, 64, generator=torch.Generator().manual_seed(3))
+    torch.testing.assert_close(together(x), apart(x), atol=1e-5, rtol=0)
+    one = next(together.blocks).self_attn
+    assert isinstance(one.qkv, Joined) and one.q_proj.weight.data_ptr() == one.qkv.weight.data_ptr()  # no second copy
+
+
+def picture_step(model: JanusModel, count: int, *, keep: bool = False) -> tuple[PictureStep, KVCache]:
+    network = model.network
+    rows = model._prompt_rows(GenerateRequest("A small red house.", guidance=4.0))
+    hidden, cache = prefill(network, rows, 36)
+    cache.repeat_rows(count)
+    known = torch.full((36,), -1)
+    if keep:
+        known[1:3] = torch.tensor([5, 6])
+    streams = sampling.generators(7, count)
+    rule = Sampling(4.0, 0.9, lambda: sampling.exponential_noise(streams, network.config.vq.codebook_size))
+    hidden = hidden[:, -1].repeat_interleave(count, dim=0)
+    step = PictureStep(network, cache, hidden, known.repeat(count, 1), known, rule)
+    step.begin_row(0, 24)
+    return step, cache
+
+
+@pytest.mark.parametrize("keep", [False, True])
+@torch.inference_mode()
+def test_a_row_of_a_picture_never_waits_and_every_step_is_the_same(model: JanusModel, keep: bool) -> None:
+    """Over a whole bucket: same operations, shapes and dtypes at each position, and none that asks for a value."""
+    step, cache = picture_step(model, 3, keep=keep)
+    recordings = []
+    for _ in range(4):
+        with Calls() as calls:
+            step.advance(cache.capacity)
+        cache.length += 1
+        recordings.append(calls.seen)
+    with pytest.raises(AssertionError, match="waits"), Calls():  # the guard sees what it is there for
+        step.check()
+    assert all(one == recordings[0] for one in recordings)
+    names = Counter(name for name, _ in recordings[0])
+    layers = model.network.config.language.num_hidden_layers
+    print(f"{len(recordings[0])} operations a token with {layers} layers: {names.most_common(8)}")
+    assert names["index_copy_.default"] == layers + 1  # keys and values at once, and the token
+    products = sum(count for name, count in names.items() if name.split(".")[0] in ("mm", "addmm", "linear"))
+    assert products == 4 * layers + 4  # qkv, out, gate and up, down; two in the head, two behind the token
+
+
+@torch.inference_mode()
+def test_buckets_draw_the_same_tokens(model: JanusModel) -> None:
+    drawn = []
+    for bucket in (False, True):
+        step, cache = picture_step(model, 2)
+        for _ in range(24):
+            step.advance(cache.capacity if bucket else cache.length + 1)
+            cache.length += 1
+        step.check()
+        drawn.append(step.tokens[:, :24].tolist())
+    assert drawn[0] == drawn[1] and -1 not in drawn[0][0]
+
+
+@torch.inference_mode()
+def test_a_rehearsal_leaves_no_trace(model: JanusModel) -> None:
+    straight, cache = picture_step(model, 2)
+    rehearsed, other = picture_step(model, 2)
+    for _ in range(5):
+        straight.advance(cache.length + 1)
+        rehearse(rehearsed.advance, other.length + 1, rehearsed.state)
+        rehearsed.advance(other.length + 1)
+        cache.length += 1
+        other.length += 1
+    assert torch.equal(straight.tokens, rehearsed.tokens) and torch.equal(cache.held, other.held)
+    assert all(torch.equal(a, b) for a, b in zip(straight.state, rehearsed.state, strict=True))
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="recording works there")
+@torch.inference_mode()
+def test_where_nothing_can_be_recorded_the_steps_run(model: JanusModel, caplog: pytest.LogCaptureFixture) -> None:
+    """On a machine without CUDA recording really fails, and the picture is drawn all the same."""
+    straight, cache = picture_step(model, 2)
+    falling, other = picture_step(model, 2)
+    replay = recorded(falling.advance, falling.state, other.capacity)
+    for _ in range(3):
+        straight.advance(cache.length + 1)
+        replay(other.length + 1)
+        cache.length += 1
+        other.length += 1
+    assert torch.equal(straight.tokens, falling.tokens)
+    assert [r.levelname for r in caplog.records] == ["WARNING"]
+
+
+def test_noise_is_drawn_in_order_and_for_no_cell_too_many(model: JanusModel) -> None:
+    """Each cell takes one draw of each stream whatever the rows are: one number too many shifts all that follows."""
+    network, calls = model.network, 0
+    stream = torch.Generator().manual_seed(3)
+
+    def noise() -> Tensor:
+        nonlocal calls
+        calls += 1
+        return sampling.exponential_noise([stream], network.config.vq.codebook_size)
+
+    rows = model._prompt_rows(GenerateRequest("A small red house.", guidance=4.0))
+    known = torch.full((36,), -1)
+    known[:2], known[34:] = 4, 9
+    *_, tokens = draw_tokens(network, rows, 1, Sampling(4.0, 1.0, noise), known)
+    assert calls == 34 and tokens[0, :2].tolist() == [4, 4] and tokens[0, 34:].tolist() == [9, 9]
+
+
+def test_the_noise_is_the_one_multinomial_draws() -> None:
+    """A whole row of pre-drawn noise picks what `torch.multinomial` picks step by step from the same seed."""
+    size, steps = 500, 24
+    stream, reference = (torch.Generator().manual_seed(11) for _ in range(2))
+    logits = torch.randn(steps, size, generator=torch.Generator().manual_seed(2)) * 2
+    noise = torch.stack([sampling.exponential_noise([stream], size) for _ in range(steps)])
+    picked = [int(sampling.pick(row[None], 0.7, drawn)) for row, drawn in zip(logits, noise, strict=True)]
+    wanted = [int(torch.multinomial((row / 0.7).softmax(-1), 1, generator=reference)) for row in logits]
+    assert picked == wanted
+
+
+@torch.inference_mode()
+def test_the_table_of_a_card_is_the_embedding_of_each_token(model: JanusModel) -> None:
+    network, tokens = model.network, torch.tensor([0, 5, 319])
+    torch.testing.assert_close(network.token_table()[tokens], network.token_embeds(tokens), atol=1e-6, rtol=0)
+
+
+def test_layers_that_travel_take_the_way_of_the_modules() -> None:
+    accelerate = pytest.importorskip("accelerate")
+    made = trunk(4, 4, fused=True)
+    cache, _ = filled(made, [4])
+    assert isinstance(trunk_step(made, cache), TrunkStep)
+    accelerate.cpu_offload(made.layers[1], execution_device=torch.device("cpu"))
+    assert isinstance(trunk_step(made, cache), ModuleStep)
+
+
+@pytest.fixture(autouse=True)
+def _no_gradients() -> Iterator[None]:
+    with torch.no_grad():
+        yield
