@@ -457,6 +457,22 @@ def test_events_become_few_frames_and_nothing_is_lost() -> None:
     assert frames[-1].text == "x" * 500 and frames[-1].finished and frames[-1].notices == ("take care",)
 
 
+def test_an_answer_and_a_picture_tell_their_speed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a picture also the time left; nobody knows how long an answer will be."""
+    clock = iter(range(1000))
+    monkeypatch.setattr("janus_app.ui.jobs.time.monotonic", lambda: next(clock) / 2)
+
+    def answer() -> Iterator[Any]:
+        yield from (TextDelta("x", (i,)) for i in range(30))
+
+    def picture() -> Iterator[Any]:
+        yield from (Progress("draw", i, 60, "tokens") for i in range(30))
+
+    said, drawn = (list(jobs.watch(events, Texts(), "en"))[-1].status for events in (answer, picture))
+    assert "Writing · 30 tokens · 1.0 tokens/s" in said and "left" not in said
+    assert "Drawing · 29 / 60 tokens · 1.0 tokens/s · 31 s left" in drawn
+
+
 def test_errors_and_bugs_end_in_a_sentence(caplog: pytest.LogCaptureFixture) -> None:
     def refused() -> Iterator[Any]:
         raise AppError("Do this instead.")

@@ -107,7 +107,7 @@ def _answer(page: Page, talk: Conversation, settings: list[Any], language: str, 
         resident = page.resident()
         answer = Message(answer.id, talk.head, "assistant", frame.text, model=resident.title if resident else "")
         answered = talk.said(answer)
-        yield Scene(shown(answered, page, language), answered, status="", notes=notes)
+        yield Scene(shown(answered, page, language), answered, status=frame.status, notes=notes)
     if frame.finished and not frame.text:  # the model had nothing to say, which is an answer too
         answered = talk.said(answer)
         yield Scene(shown(answered, page, language), answered, status="")

@@ -32,12 +32,15 @@ KNOWN_STAGES = (
     "build",
     "quantise",
     "draw",
+    "write",
     "decode",
     "encode",
     "unload",
     "unloaded",
     "wait",
     "ready",
+    "inspect",
+    "rank",
 )
 UNITS = {"tokens": "unit_tokens", "token": "unit_tokens", "steps": "unit_steps"}
 logger = logging.getLogger(__name__)
@@ -85,7 +88,7 @@ def watch(make: Callable[[], Iterator[Event]], texts: Texts, language: str) -> I
 
     `make` is called inside, because building a request already refuses bad settings and that must become a frame too.
     """
-    text, status = "", ""
+    text, status, written = "", "", 0
     notices: list[str] = []
     previews: tuple[Image, ...] = ()
     finished: Finished | None = None
@@ -96,6 +99,9 @@ def watch(make: Callable[[], Iterator[Event]], texts: Texts, language: str) -> I
             for event in events:
                 if isinstance(event, TextDelta):
                     text += event.text
+                    written += len(event.token_ids)
+                    if event.token_ids:  # how long the answer will be nobody knows, so there is no time left to tell
+                        status = progress_html(Progress("write", written, 0, "tokens"), speed, texts, language)
                 elif isinstance(event, Notice):
                     notices.append(texts.sentence(event.text, language))
                 elif isinstance(event, Preview):
@@ -138,9 +144,10 @@ def progress_html(event: Progress, speed: Speed, texts: Texts, language: str) ->
         parts.append(texts.say("amount_of", language, done=done, total=total) if event.total else size_text(event.done))
         if rate:
             parts.append(f"{size_text(rate)}/s")
-    elif event.total:
+    elif event.total or event.done:
         unit = texts.say(UNITS[event.unit], language) if event.unit in UNITS else event.unit
-        parts.append(f"{event.done:,} / {event.total:,} {unit}".strip())
+        of = f" / {event.total:,}" if event.total else ""
+        parts.append(f"{event.done:,}{of} {unit}".strip())
         if rate:
             parts.append(f"{rate:,.0f} {unit}/s" if rate >= 10 else f"{rate:.1f} {unit}/s")
     if rate and event.total > event.done:
