@@ -19,6 +19,7 @@ from janus_app.cli.draw import add_edit, add_generate, edit, generate
 from janus_app.cli.fit import add_fit, fit
 from janus_app.cli.grid import add_grid, grid
 from janus_app.cli.models import add_models, models
+from janus_app.cli.picture import add_export, add_upscale, export_run, upscale_picture
 from janus_app.cli.tokens import add_inspect, inspect
 from janus_app.errors import AppError
 
@@ -81,6 +82,8 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         flags.model(command)
         extend(command)
         flags.json_lines(command)
+    add_export(add("export", export_run, "Write a picture's run as a command line, a Python script or curl."))
+    add_upscale(add("upscale", upscale_picture, "Save a smooth copy of a picture, 2 or 4 times as large."))
     add_fit(add("fit", fit, "Say what a model needs in each precision and what fits this machine."))
     add_doctor(add("doctor", doctor, "Say whether this machine is ready, and what to do where it is not."))
     return parser.parse_args(argv)

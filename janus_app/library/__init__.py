@@ -11,6 +11,7 @@ from pathlib import Path
 
 from janus_app.library.album import Album
 from janus_app.library.conversations import Conversations
+from janus_app.library.presets import Presets
 from janus_app.library.votes import Votes
 
 
@@ -21,8 +22,9 @@ class Library:
     conversations: Conversations
     album: Album
     votes: Votes
+    presets: Presets
 
 
 def library(outputs: Path, data: Path) -> Library:
     """The library over the folder of drawn pictures and the user's data folder. Neither has to exist yet."""
-    return Library(Conversations(data / "conversations"), Album(outputs), Votes(data))
+    return Library(Conversations(data / "conversations"), Album(outputs), Votes(data), Presets(data))

@@ -57,13 +57,13 @@ class Paper:
 def controls(page: Page) -> Controls:
     label = page.texts.label
     boxes: list[Any] = []
-    for axis, name, values in (("x", "guidance", "1, 3, 5"), ("y", "", "")):
+    for axis, key, name, values in (("x", "grid_x", "guidance", "1, 3, 5"), ("y", "grid_y", "", "")):
         with gr.Row(elem_classes="axis"):
             boxes.append(
                 gr.Dropdown(
                     list(AXES) if axis == "x" else ["", *AXES],
                     value=name,
-                    label=label(f"grid_{axis}"),
+                    label=label(key),
                     elem_id=f"grid-{axis}",
                     scale=2,
                     min_width=120,
@@ -140,8 +140,9 @@ def wire(
             table = stay
             if len(cells) > known:
                 known, table = len(cells), table_html(page, plan, cells, language)
-            previewed = easel(frame.previews, [frame.progress.detail if frame.progress else ""], [""], quality)
-            now = previewed if frame.previews and len(cells) < plan.count else stay
+            now = stay
+            if frame.previews and len(cells) < plan.count:
+                now = easel(frame.previews, [f"{len(cells) + 1} / {plan.count}"], [""], quality)
             notes = messages(frame.notices) + (message(frame.error, "error") if frame.error else "")
             yield now, frame.status, notes, stay, stay, stay, table, stay, stay, stay
         if frame is None or frame.error:

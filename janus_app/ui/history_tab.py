@@ -15,6 +15,7 @@ from janus_app.records import read_record
 from janus_app.ui.actions import Actions, Sink, action_row, download
 from janus_app.ui.generate_tab import detail_html
 from janus_app.ui.html import empty, message
+from janus_app.ui.more import more
 from janus_app.ui.page import QUICK, Page
 from janus_app.ui.prints import Print
 
@@ -99,6 +100,7 @@ def build(page: Page, album: Album, tab: gr.Tab, sink: Sink) -> HistoryTab:
                     )
                     no = gr.Button(label("delete_no"), size="sm", elem_id="history-delete-no", min_width=60)
             detail = gr.HTML(elem_id="history-detail", padding=False)
+            more(page, "history", [opened], lambda now: now.print, sink)
 
     filters: list[Any] = [words, model, verb, span, stars]
     grid = [gallery, names, first, count, back, on, take_all, blank]
