@@ -78,16 +78,16 @@ def _drawn_by_words(record: Record) -> GenerateRequest:
     return request_of(record)
 
 
-def columns_of(record: Record) -> int:
-    """How many patches stand in a row of a square picture."""
-    return math.isqrt(len(record.image_tokens))
+def patch_side(inspection: Inspection) -> int:
+    """The side of a patch on its heat map, in pixels."""
+    return max(inspection.image.width // inspection.columns, math.ceil(SIDE / inspection.columns))
 
 
 def heat_map(inspection: Inspection, measure: Measure, chosen: int | None = None) -> Image.Image:
     """The picture in grey under one colour a patch; numbers where patches have room, a frame around `chosen`."""
     picture, columns = inspection.image, inspection.columns
     rows = len(inspection.cells) // columns
-    cell = max(picture.width // columns, math.ceil(SIDE / columns))
+    cell = patch_side(inspection)
     size = (cell * columns, cell * rows)
     colours = Image.new("RGB", (columns, rows))
     top = measure.top(inspection)

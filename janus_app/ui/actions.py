@@ -28,6 +28,7 @@ class Actions:
     edit: gr.Button
     vary: gr.Button
     again: gr.Button
+    tokens: gr.Button
     save: gr.Button
     copy: gr.Button
 
@@ -47,6 +48,7 @@ def action_row(page: Page, tab: str) -> Actions:
             edit=button(label("edit_this"), "to-edit"),
             vary=button(label("act_vary"), "vary"),
             again=button(label("act_again"), "again"),
+            tokens=button(label("act_tokens"), "tokens"),
             save=button(label("act_save"), "save"),
             copy=button(label("act_copy"), "copy"),
         )

@@ -75,7 +75,11 @@ def draw(page: Page, selected: str | None, make: Callable[[], Drawing], language
 
 
 def caption(print_: Print, page: Page, language: str) -> str:
-    return page.texts.say("seed_is", language, seed=print_.record.seed)
+    """The line under a picture: its seed, and how well it fits where the pictures were ranked."""
+    seed = page.texts.say("seed_is", language, seed=print_.record.seed)
+    if print_.score is None:
+        return seed
+    return page.texts.say("seed_score", language, caption=seed, score=f"{100 * print_.score:.0f}")
 
 
 def shelf_value(shelf: list[Print], page: Page, language: str) -> list[tuple[str, str]]:

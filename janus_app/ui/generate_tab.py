@@ -11,7 +11,9 @@ import gradio as gr
 from janus_app.errors import AppError
 from janus_app.models.base import GenerateRequest
 from janus_app.records import Record, read_record, request_of
-from janus_app.ui.actions import Actions, action_row
+from janus_app.token_map import drawn_on
+from janus_app.ui import token_view
+from janus_app.ui.actions import Actions, Sink, action_row
 from janus_app.ui.controls import (
     INTERVAL,
     flow_controls,
@@ -24,6 +26,7 @@ from janus_app.ui.controls import (
 )
 from janus_app.ui.drawing import draw, put_on, shelf_value
 from janus_app.ui.html import empty, facts, message
+from janus_app.ui.more import more
 from janus_app.ui.page import (
     EXAMPLES,
     JOB,
@@ -38,21 +41,27 @@ from janus_app.ui.page import (
     whole,
 )
 from janus_app.ui.prints import Print
+from janus_app.ui.ranking import ranked
 
 SETTINGS = ("count", "guidance", "temperature")
 
 
 @dataclass(frozen=True)
 class GenerateTab:
-    """The selected picture (`shelf[chosen]`) with its row of actions, and the controls a record fills."""
+    """The selected picture (`shelf[chosen]`) with its row of actions, and the controls a record fills.
+
+    `shown` takes what `on_shelf` gives; `tokens` is the token view of the selected picture.
+    """
 
     shelf: gr.State
     chosen: gr.State
     row: Actions
     restored: list[Any]  # in the order of `restored_values`
+    shown: list[Any]
+    tokens: token_view.TokenView
 
 
-def build(page: Page, variant: gr.Dropdown, seen: gr.Textbox, demo: gr.Blocks) -> GenerateTab:
+def build(page: Page, variant: gr.Dropdown, seen: gr.Textbox, demo: gr.Blocks, sink: Sink) -> GenerateTab:
     label = page.texts.label
     shelf, chosen, dropped = gr.State([]), gr.State(0), gr.State(None)
     with gr.Row(elem_classes="two-columns"):
@@ -99,7 +108,11 @@ def build(page: Page, variant: gr.Dropdown, seen: gr.Textbox, demo: gr.Blocks) -
             with gr.Column(visible=False, elem_id="draw-chosen", elem_classes="chosen") as panel:
                 detail = gr.HTML(elem_id="draw-detail", padding=False)
                 row = action_row(page, "draw")
-                reuse = gr.Button(label("reuse_seed"), size="sm", elem_id="draw-reuse", min_width=60)
+                with gr.Row(elem_classes="actions"):
+                    reuse = gr.Button(label("reuse_seed"), size="sm", elem_id="draw-reuse", min_width=60)
+                    rank = gr.Button(label("rank"), size="sm", elem_id="draw-rank", min_width=60)
+                tokens = token_view.build(page)
+                more(page, "draw", [shelf, chosen], lambda kept, index: kept[index], sink)
 
     outputs = [easel, status, notes, gallery, shelf, chosen, detail, panel, seed, run, stop]
     controls = [prompt, negative, count, guidance, temperature, fresh, seed]
@@ -114,9 +127,8 @@ def build(page: Page, variant: gr.Dropdown, seen: gr.Textbox, demo: gr.Blocks) -
             sheet = gr.skip() if view.easel is None else view.easel
             if view.prints:
                 kept = put_on(kept, view.prints)
-                shown = gr.update(value=shelf_value(kept, page, language), visible=True, selected_index=None)
-                panel_now = (shown, kept, 0, detail_html(page, kept[0], language), gr.update(visible=True))
-                yield sheet, view.status, view.notes, *panel_now, gr.skip(), gr.skip(), gr.skip()
+                sight = on_shelf(page, kept, 0, language)
+                yield sheet, view.status, view.notes, *sight, gr.skip(), gr.skip(), gr.skip()
             else:
                 yield sheet, view.status, view.notes, *rest, gr.skip(), gr.skip(), gr.skip()
         yield gr.skip(), gr.skip(), gr.skip(), *rest, gr.skip(), *run_or_stop(running=False)
@@ -158,6 +170,33 @@ def build(page: Page, variant: gr.Dropdown, seen: gr.Textbox, demo: gr.Blocks) -
         if record is None:
             return
         yield from stream(kept, selected, lambda: request_of(record), gr.skip(), page.language(request))
+
+    def on_draw_on(
+        looked: token_view.Looked | None,
+        patch: Any,
+        token: int | None,
+        selected: str | None,
+        kept: list[Print],
+        request: gr.Request,
+    ) -> Iterator[tuple[Any, ...]]:
+        """The picture the token view shows, anew from its chosen patch on; with `token` in that patch's place."""
+        language, other = page.language(request), new_seed()
+
+        def make() -> GenerateRequest:
+            if looked is None:
+                raise AppError("Look into a picture first, then choose one of its patches.")
+            return drawn_on(looked.record, whole(patch, "The patch") - 1, other, token)
+
+        yield from stream(kept, selected, make, gr.skip(), language)
+
+    def on_draw_from(looked: Any, patch: Any, selected: str | None, kept: list[Print], request: gr.Request) -> Any:
+        yield from on_draw_on(looked, patch, None, selected, kept, request)
+
+    def on_rank(kept: list[Print], index: int, selected: str | None, request: gr.Request) -> Iterator[tuple[Any, ...]]:
+        language = page.language(request)
+        for line, ordered in ranked(page, kept, index, selected, language):
+            rest = (gr.skip(),) * 5 if ordered is None else on_shelf(page, ordered, 0, language)
+            yield line, *rest
 
     def stopped(request: gr.Request) -> tuple[Any, ...]:
         line = message(page.texts.say("draw_stopped", page.language(request)))
@@ -206,7 +245,12 @@ def build(page: Page, variant: gr.Dropdown, seen: gr.Textbox, demo: gr.Blocks) -
         run.click(on_draw, inputs, outputs, **public("draw")),
         prompt.submit(on_draw, inputs, outputs, **JOB),
         exact.click(on_exact, [dropped, variant, shelf], outputs, **JOB),
+        tokens.draw_on.click(on_draw_from, [tokens.looked, tokens.patch, variant, shelf], outputs, **JOB),
+        tokens.draw_with.click(on_draw_on, [tokens.looked, tokens.patch, tokens.token, variant, shelf], outputs, **JOB),
     ]
+    shown = [gallery, shelf, chosen, detail, panel]
+    rank.click(on_rank, [shelf, chosen, variant], [status, *shown], **JOB)
+    token_view.wire(page, tokens, shelf, chosen, variant)
     # First the cancel, then the line that says so: a last frame on its way would overwrite it.
     halted = stop.click(None, None, None, cancels=drawing, **PRIVATE)
     halted.then(stopped, None, outputs, **QUICK)
@@ -217,7 +261,13 @@ def build(page: Page, variant: gr.Dropdown, seen: gr.Textbox, demo: gr.Blocks) -
         example.click(lambda text: text, example, prompt, **QUICK)
     for moment in (demo.load, seen.change):
         moment(refresh, [variant, shelf], [easel, run, *examples, count, guidance, temperature, *flow.all], **QUICK)
-    return GenerateTab(shelf, chosen, row, restored)
+    return GenerateTab(shelf, chosen, row, restored, shown, tokens)
+
+
+def on_shelf(page: Page, kept: list[Print], index: int, language: str) -> tuple[Any, ...]:
+    """The pictures `kept` in sight with one of them selected, in the order of `GenerateTab.shown`."""
+    pictures = gr.update(value=shelf_value(kept, page, language), visible=True, selected_index=None)
+    return pictures, kept, index, detail_html(page, kept[index], language), gr.update(visible=True)
 
 
 def restored_values(asked: GenerateRequest, fresh: bool = False) -> tuple[Any, ...]:

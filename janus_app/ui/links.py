@@ -12,9 +12,10 @@ from janus_app.errors import AppError
 from janus_app.records import parameters, request_of
 from janus_app.ui.actions import COPY, Actions, Sink, download, press
 from janus_app.ui.chat_tab import ChatTab
+from janus_app.ui.drawing import put_on
 from janus_app.ui.edit_tab import EditTab
 from janus_app.ui.editor import for_editor
-from janus_app.ui.generate_tab import GenerateTab, restored_values
+from janus_app.ui.generate_tab import GenerateTab, on_shelf, restored_values
 from janus_app.ui.page import PRIVATE, QUICK, Page
 from janus_app.ui.prints import Print
 
@@ -73,6 +74,8 @@ def link(page: Page, row: Actions, picture: list[Any], pick: Callable[..., Print
             return (*(gr.skip() for _ in drawing.restored), gr.skip())
         if record.verb == "edit":
             gr.Info(say("again_edit", language))
+        elif "kept" in record.settings:
+            gr.Info(say("again_kept", language))
         elif not fresh and (resident is None or resident.id != record.model):
             gr.Info(say("drop_other_model", language, title=record.title))
         return *restored_values(asked, fresh), gr.update(selected="draw")
@@ -99,5 +102,17 @@ def link(page: Page, row: Actions, picture: list[Any], pick: Callable[..., Print
     ready.then(into_editor, picture, [editing.editor, editing.source], **QUICK)
     for button, redraw in ((row.again, to_again), (row.vary, to_vary)):
         button.click(redraw, picture, [*drawing.restored, tabs], **QUICK).then(**press("draw-run"))
+    show = drawing.tokens
+
+    def to_tokens(kept: list[Print], request: gr.Request, *values: Any) -> tuple[Any, ...]:
+        """The picture among those of the draw tab, and its token view open."""
+        print_ = pick(*values)
+        if print_ not in kept:
+            kept = put_on(kept, (print_,))
+        shown = on_shelf(page, kept, kept.index(print_), page.language(request))
+        return *shown, gr.update(open=True), gr.update(selected="draw")
+
+    looking = row.tokens.click(to_tokens, [drawing.shelf, *picture], [*drawing.shown, show.frame, tabs], **QUICK)
+    looking.then(**press("tokens-look"))
     download(page, row.save.click, lambda *values: pick(*values).shown, picture, sink)
     row.copy.click(to_clipboard, picture, sink.text, **QUICK).then(None, sink.text, None, js=COPY)

@@ -26,11 +26,12 @@ THUMB = 256  # pixels of a thumbnail's longer side
 
 @dataclass(frozen=True)
 class Print:
-    """A saved picture: the user's file, the copy the page shows, and its record."""
+    """A saved picture: the user's file, the copy the page shows, its record, and its score where it was ranked."""
 
     file: Path
     shown: str
     record: Record
+    score: float | None = None
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,102 @@
+"""The token view in a real Chromium: looked into, clicked, typed, drawn on from, and ranked; wide, narrow, Chinese."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from janus_app.records import read_record, save_png
+from tests.browser.test_session import go
+from tests.page_server import Served
+from tests.test_library import RECORD
+
+pytestmark = pytest.mark.browser
+
+
+def newest(served: Served) -> Any:
+    return read_record(max(served.outputs.glob("*.png"), key=lambda file: file.stat().st_mtime_ns))
+
+
+def draw_two(page: Any) -> None:
+    go(page, 1)
+    page.fill("#draw-prompt textarea", "a small red house")
+    page.fill("#draw-count input[type=number]", "2")
+    page.click("#draw-run")
+    page.wait_for_selector("#draw-status .message.done")
+
+
+def look(page: Any) -> None:
+    """By the picture's own button, which opens the view."""
+    page.click("#draw-tokens")
+    page.wait_for_function("document.querySelector('#tokens-map img')?.naturalWidth >= 576")
+    page.wait_for_selector("#tokens-others .caption-label")
+
+
+def test_a_picture_is_looked_into_and_drawn_anew_from_a_patch(visit: Any, served: Served) -> None:
+    page = visit()
+    draw_two(page)
+    page.click("#draw-gallery .thumbnail-item >> nth=1")
+    before = newest(served)
+    seed = page.inner_text("#draw-detail dl >> text=/^\\d+$/")
+    look(page)
+    assert f"Seed {seed}" in page.inner_text("#tokens-status"), "the chosen picture, not the first"
+    assert "bits" in page.inner_text("#tokens-legend")
+
+    # A click on the map chooses the patch under it: column 3 of row 2 of the six.
+    box = page.locator("#tokens-map img").bounding_box()
+    page.locator("#tokens-map img").click(position={"x": box["width"] * 2.5 / 6, "y": box["height"] * 1.5 / 6})
+    page.wait_for_function("document.querySelector('#tokens-patch input').value === '9'")
+    page.wait_for_selector("#tokens-facts:has-text('9 (row 2, column 3)')")
+    # So does a number, for keyboards; one that is not there is answered with a sentence.
+    page.fill("#tokens-patch input", "99")
+    page.wait_for_selector("#tokens-facts .message.error:has-text('1 to 36')")
+    page.fill("#tokens-patch input", "14")
+    page.wait_for_selector("#tokens-facts:has-text('14 (row 3, column 2)')")
+    page.locator("#tokens-measure label", has_text="guidance gap").click()
+    page.wait_for_selector("#tokens-legend:has-text('Your words'), #tokens-legend:has-text('your words')")
+
+    # Kept up to the patch, drawn anew from it on; then with another token in its place.
+    (old,) = [read_record(f) for f in served.outputs.glob(f"*_{seed}.png")]
+    page.wait_for_selector("#tokens-others .caption-label:has-text('%')")
+    page.click("#tokens-draw-on")
+    page.wait_for_function(f"!document.querySelector('#draw-detail').innerText.includes('{before.seed}')")
+    kept = newest(served)
+    assert kept.settings["kept"] == 13 and kept.image_tokens[:13] == old.image_tokens[:13]
+    assert kept.image_tokens != old.image_tokens and kept.seed != old.seed
+    page.click("#tokens-others .thumbnail-item >> nth=2")
+    page.wait_for_selector("#tokens-draw-with:not([disabled])")
+    page.click("#tokens-draw-with")
+    page.wait_for_function(f"!document.querySelector('#draw-detail').innerText.includes('{kept.seed}')")
+    forced = newest(served)
+    assert forced.settings["kept"] == 14 and forced.image_tokens[:13] == old.image_tokens[:13]
+    assert forced.image_tokens[13] != old.image_tokens[13]
+
+
+def test_pictures_are_ranked_and_all_stay(visit: Any, served: Served) -> None:
+    page = visit(locale="zh-CN", viewport={"width": 390, "height": 844})
+    draw_two(page)
+    page.click("#draw-rank")
+    page.wait_for_selector("#draw-gallery .caption-label:has-text('符合')")
+    assert page.locator("#draw-gallery .caption-label").count() == 2
+    look(page)
+    assert "比特" in page.inner_text("#tokens-legend")
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390, "the page is wider than the phone"
+
+
+def test_a_flow_picture_has_no_token_view_and_says_why(visit: Any, served: Served) -> None:
+    save_png(
+        served.outputs / "flow.png", Image.new("RGB", (8, 8)),
+        replace(RECORD, verb="generate", prompt="flowing", image_tokens=()),
+    )  # fmt: skip
+    page = visit()
+    go(page, 3)
+    page.fill("#history-words input", "flowing")
+    page.wait_for_selector("#history-count:has-text('1 to 1')")
+    page.locator("#history-gallery .thumbnail-item").first.click()
+    page.wait_for_selector("#history-detail dt")
+    page.click("#history-tokens")
+    page.wait_for_selector("#tokens-status .message.error:has-text('token by token')")
+    (served.outputs / "flow.png").unlink()
