@@ -108,7 +108,12 @@ class Variant:
 
     @property
     def parts(self) -> dict[str, Variant]:
-        """The components as variants of their own: for whoever puts files on disk."""
+        """The components as variants of their own: for whoever puts files on disk.
+
+        What lies in a folder `components` in or beside the checkpoint is not among them: it is used from there.
+        """
+        from janus_app.local_folder import component_beside
+
         return {
             name: replace(
                 self,
@@ -122,6 +127,7 @@ class Variant:
                 components={},
             )
             for name, part in self.components.items()
+            if self.folder is None or component_beside(self.folder, part.repo) is None
         }
 
     def prompts(self, verb: str, language: str = DEFAULT_LANGUAGE) -> tuple[str, ...]:
@@ -159,11 +165,11 @@ class Catalog(Mapping[str, Variant]):
 
         Raises AppError with the closest ids where it is neither.
         """
-        from janus_app.local_folder import variant_of_folder
+        from janus_app.local_folder import variant_of_folder, with_own_components
 
         wanted = name.strip()
         if wanted.lower() in self._variants:
-            return self._variants[wanted.lower()]
+            return with_own_components(self._variants[wanted.lower()])
         if wanted and _is_folder(wanted):
             return variant_of_folder(Path(wanted).expanduser())
         close = difflib.get_close_matches(wanted.lower(), self._variants, n=3, cutoff=0.5)

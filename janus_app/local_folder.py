@@ -56,7 +56,7 @@ def variant_of_folder(folder: Path) -> Variant:
         side = latents * scale
         positions = 32_768  # of LLaVA-OneVision; Qwen2.5-VL, whose config is elsewhere, holds more
         found = _variant(folder, "metaquery", (side, side), positions, _METAQUERY_SETTINGS)
-        return replace(found, components=_known_components(folder, config))
+        return replace(found, components=_known_components(config))
     if kind == "janus":
         raise AppError(
             f"{folder} holds a Janus checkpoint in the layout of the transformers library. "
@@ -110,13 +110,42 @@ def _variant(
     )
 
 
-def _known_components(folder: Path, config: dict[str, Any]) -> dict[str, Component]:
-    """What the manifest can fetch of the repositories a MetaQuery names; nothing where the user put them beside it."""
-    if any((place / "components").is_dir() for place in (folder.resolve(), folder.resolve().parent)):
-        return {}
+def with_own_components(variant: Variant) -> Variant:
+    """A row whose weights the user brings, with the components that their config.json names in place of the row's.
+
+    Raises AppError where that config.json is unreadable.
+    """
+    if not variant.yours or variant.family != "metaquery" or not (variant.folder and _is_there(variant.folder)):
+        return variant
+    return replace(variant, components=_known_components(_config(variant.folder)))
+
+
+def _is_there(folder: Path) -> bool:
+    return (folder / "config.json").is_file()
+
+
+def _known_components(config: Mapping[str, Any]) -> dict[str, Component]:
+    """What the manifest can fetch of the repositories a MetaQuery names."""
     wanted = {"mllm": config.get("mllm_id"), "diffusion": config.get("diffusion_model_id")}
     rows = [row.components for row in load_catalog().values()]
     return {role: row[role] for role, repo in wanted.items() for row in rows if role in row and row[role].repo == repo}
+
+
+def component_beside(folder: Path, component: str) -> Path | None:
+    """The user's own copy of a repository that a checkpoint in `folder` names: in the folder `components` inside or
+    beside it, "owner/name" as `owner/name`, `owner--name` or `name`."""
+    name = component.removeprefix("components/")
+    for place in component_places(folder):
+        for spelling in (name, name.replace("/", "--"), name.split("/")[-1]):
+            if (place / spelling).is_dir():
+                return place / spelling
+    return None
+
+
+def component_places(folder: Path) -> tuple[Path, Path]:
+    """Where copies of the repositories that a checkpoint names are looked for."""
+    folder = folder.resolve()
+    return folder / "components", folder.parent / "components"
 
 
 def _roles(folder: Path) -> str:

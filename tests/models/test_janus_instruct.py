@@ -18,7 +18,7 @@ from janus_app.models.footprint import Job, Widths
 from janus_app.models.janus.config import parse_config
 from janus_app.models.janus.footprint import peak
 from janus_app.models.janus.model import JanusModel
-from janus_app.models.tokenizer import IMAGE, IMAGE_BEGIN, IMAGE_END, PAD, Special
+from janus_app.models.tokenizer import IMAGE, IMAGE_BEGIN, IMAGE_END, PAD, Piece, Special
 from tests.conftest import GOLDEN, loaded
 
 FOLDER = GOLDEN / "janus_pro_1b" / "checkpoint"
@@ -59,9 +59,9 @@ def tokens_of(model: JanusModel, picture: Image.Image, **settings: Any) -> tuple
 def plainly(model: JanusModel, picture: Image.Image, guidance: float, weight: float) -> tuple[int, ...]:
     """The same, written out: whole prompts run anew for every token, as the published code builds and mixes them."""
     network, tokenizer = model.network, model.tokenizer
-    seen = [Special(IMAGE_BEGIN), Special(IMAGE, 36), Special(IMAGE_END)]
-    held = [Special(IMAGE_BEGIN), Special(PAD, 36), Special(IMAGE_END)]
-    asked = [Special("<|User|>"), ": ", *seen, *held, WORDS, "\n\n", Special("<|Assistant|>"), ":"]
+    seen: list[Piece] = [Special(IMAGE_BEGIN), Special(IMAGE, 36), Special(IMAGE_END)]
+    held: list[Piece] = [Special(IMAGE_BEGIN), Special(PAD, 36), Special(IMAGE_END)]
+    asked: list[Piece] = [Special("<|User|>"), ": ", *seen, *held, WORDS, "\n\n", Special("<|Assistant|>"), ":"]
     ids = torch.tensor(tokenizer.encode([*asked, Special(IMAGE_BEGIN)]))
     assert int((ids == tokenizer.id(PAD)).sum()) == 36
     nothing = ids.clone()

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from janus_app.errors import AppError
+from janus_app.local_folder import component_beside, component_places
 from janus_app.models.checkpoint import Fields
 
 MODEL_TYPE = "metaquery"
@@ -104,16 +105,14 @@ def usable(what: str) -> Iterator[None]:
 class Components:
     """Folders of the parts a checkpoint names by id; each holds the files of one repository.
 
-    They are looked for in the folder `components` inside the checkpoint and beside it, an id like "owner/name" as
-    `owner/name`, `owner--name` and `name`; then among `parts`, what the downloader fetched: folders by role, "mllm" and
-    "diffusion".
+    They are looked for in the folder `components` inside the checkpoint and beside it (local_folder.component_beside);
+    then among `parts`, what the downloader fetched: folders by role, "mllm" and "diffusion".
     """
 
     def __init__(self, folder: Path, config: MetaQueryConfig, parts: Mapping[str, Path] | None = None) -> None:
-        folder = folder.resolve()
+        self._checkpoint = folder
         roles = {"diffusion": config.diffusion_id, "mllm": config.mllm_id}
         self._parts = {roles[role]: path for role, path in (parts or {}).items() if role in roles and path.is_dir()}
-        self._places = [folder / "components", folder.parent / "components"]
 
     def folder(self, component: str) -> Path:
         """The folder of a part. Raises AppError that says where it was looked for."""
@@ -121,14 +120,9 @@ class Components:
         if found is None:
             raise AppError(
                 f"This checkpoint needs {component}, which is not here. Download that repository (its weights are not "
-                f"needed) into {self._places[0] / component}."
+                f"needed) into {component_places(self._checkpoint)[0] / component}."
             )
         return found
 
     def find(self, component: str) -> Path | None:
-        name = component.removeprefix("components/")
-        for place in self._places:
-            for spelling in (name, name.replace("/", "--"), name.split("/")[-1]):
-                if (place / spelling).is_dir():
-                    return place / spelling
-        return self._parts.get(component)
+        return component_beside(self._checkpoint, component) or self._parts.get(component)
