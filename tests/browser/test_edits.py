@@ -1,0 +1,118 @@
+"""Three families edit one picture after the other in a real Chromium, and the tree of edits is walked."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from janus_app.records import Record, read_record
+from janus_app.studio import drain
+from tests.browser.test_session import choose, go, newest, paint, set_number, wait_done
+from tests.page_server import Served
+
+pytestmark = pytest.mark.browser
+
+START = Path(__file__).parents[2] / "assets" / "examples" / "cat_and_balloons.png"
+METAQUERY = ("Tiny MetaQuery", "tiny-mq")
+STEPS = "e => e.map((b) => [Number(b.dataset.step), Number(b.closest('ol').parentElement.querySelector('button')?."
+STEPS += "dataset.step || 0), b.classList.contains('here')])"
+
+
+def strip(page: Any) -> tuple[dict[int, int], int]:
+    """The tree of the strip, each picture's number with its parent's (0 = none), and the one in the editor."""
+    rows = page.eval_on_selector_all("#edit-undo button", STEPS)
+    here = [number for number, _, marked in rows if marked]
+    return {number: 0 if parent == number else parent for number, parent, _ in rows}, (here or [0])[0]
+
+
+def wait_here(page: Any, number: int) -> None:
+    page.wait_for_selector(f"#edit-undo button.here[data-step='{number}']")
+    page.wait_for_timeout(700)  # the editor takes its new picture without saying when it is done
+
+
+def load(page: Any, served: Served, title: str, name: str) -> None:
+    choose(page, title)
+    page.click("#model-load")
+    page.wait_for_function(f"document.querySelector('#model-state').innerText.includes('{title}')")
+    assert served.studio.state.variant_id == name
+
+
+def edit(page: Any, served: Served, prompt: str) -> Record:
+    """Run, and the record of the picture that comes of it."""
+    page.fill("#edit-prompt textarea", prompt)
+    before = set(served.outputs.glob("*.png"))
+    page.click("#edit-run")
+    last_try = time.monotonic() + 90
+    while not (set(served.outputs.glob("*.png")) - before):
+        assert time.monotonic() < last_try, page.inner_text("#edit-notes")
+        page.wait_for_timeout(100)
+    wait_done(page, "edit")
+    page.wait_for_selector("#edit-compare img")
+    record = read_record(newest(served.outputs))
+    assert record.prompt == prompt
+    return record
+
+
+def test_three_families_edit_and_every_picture_stays_in_reach(visit: Any, served: Served, pictures: list[str]) -> None:
+    pytest.importorskip("diffusers")
+    page = visit()
+    page.set_default_timeout(90_000)
+
+    # Janus: a painted region. The result goes on as the next picture.
+    load(page, served, "Janus embedded", "janus-embedded")
+    go(page, 2)
+    page.set_input_files("#edit-editor input[type=file]", str(START))
+    page.wait_for_timeout(2_500)  # the editor fits the picture into its frame, without saying when it is done
+    assert "Paint over the part" in page.inner_text("#edit-method-note")
+    page.locator("#edit-editor button[aria-label=Brush]").click()
+    paint(page, page.locator("#edit-editor canvas").first)
+    record = edit(page, served, "a red cat to the left of a blue house")
+    assert (record.model, record.settings["method"]) == ("janus-embedded", "region")
+    wait_here(page, 2)
+    assert strip(page) == ({1: 0, 2: 1}, 2)
+
+    # JanusFlow: two descriptions, the first being what the picture was drawn to show. The tree outlives the switch.
+    load(page, served, "JanusFlow embedded", "janusflow-embedded")
+    page.locator("#edit-method label", has_text="Two descriptions").click()
+    page.wait_for_selector("#edit-source-prompt:visible")
+    assert page.input_value("#edit-source-prompt textarea") == "a red cat to the left of a blue house"
+    assert "Paint" not in page.inner_text("#edit-method-note")
+    assert not page.locator("#edit-editor button[aria-label=Brush]").is_visible()
+    page.locator("#edit-settings button").first.click()
+    set_number(page, "#edit-steps", 3)
+    record = edit(page, served, "a red cat to the left of a green house")
+    assert (record.settings["method"], record.source_prompt) == ("flowedit", "a red cat to the left of a blue house")
+    wait_here(page, 3)
+
+    # MetaQuery: an instruction, and a second picture to start from.
+    load(page, served, *METAQUERY)
+    page.wait_for_selector("#edit-prompt:has-text('What to change')")
+    set_number(page, "#edit-steps", 2)
+    page.set_input_files("#edit-more input[type=file]", pictures[:1])
+    page.wait_for_selector("#edit-more img")
+    record = edit(page, served, "make the cat blue")
+    assert (record.model, record.settings["method"]) == (METAQUERY[1], "instruct")
+    wait_here(page, 4)
+    assert strip(page) == ({1: 0, 2: 1, 3: 2, 4: 3}, 4)
+    assert page.input_value("#edit-source-prompt textarea") == "", "an instruction describes no picture"
+
+    # Back up to the beginning; a new branch from there, staying where it began.
+    for number in (3, 2, 1):
+        page.click("#edit-undo-back")
+        wait_here(page, number)
+    page.locator("#edit-go-on input").uncheck()
+    edit(page, served, "make it night")
+    page.wait_for_selector("#edit-undo button[data-step='5']")
+    assert strip(page) == ({1: 0, 2: 1, 3: 2, 4: 3, 5: 1}, 1)
+
+    # Any picture is a click away, with what it was made of beside it.
+    page.click("#edit-undo button[data-step='3']")
+    wait_here(page, 3)
+    assert "JanusFlow embedded" in page.inner_text("#edit-detail")
+    assert page.input_value("#edit-source-prompt textarea") == "a red cat to the left of a green house"
+    page.click("#edit-undo-reset")
+    page.wait_for_selector("#edit-undo button", state="detached")
+    drain(served.studio.load("tiny-a", device="cpu"))
