@@ -1,4 +1,4 @@
-"""Every sentence about files and downloads is known in every language of the page."""
+"""Every sentence about files, downloads, MetaQuery and Janus is known in every language of the page."""
 
 from __future__ import annotations
 
@@ -19,6 +19,8 @@ ROOMS = (
     PACKAGE / "convert.py",
     PACKAGE / "own_models.py",
     PACKAGE / "ui" / "files_panel.py",
+    *sorted((PACKAGE / "models" / "metaquery").glob("*.py")),
+    *sorted((PACKAGE / "models" / "janus").glob("*.py")),
 )
 SPOKEN = ("AppError", "Trouble", "Notice", "note")
 INSIDE = (  # said as a part of another sentence
