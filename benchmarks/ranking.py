@@ -74,6 +74,7 @@ def main() -> None:
     parser.add_argument("--n", type=int, default=100, help="prompts of each side")
     parser.add_argument("--best-of", type=int, default=4, help="pictures drawn for every prompt")
     parser.add_argument("--temperature", type=float, help="instead of the variant's own")
+    parser.add_argument("--side", choices=("seen", "held-out"), help="one side alone")
     parser.add_argument("--json", action="store_true", help="one object a row")
     args = parser.parse_args()
     variant = load_catalog().resolve(args.model)
@@ -82,6 +83,8 @@ def main() -> None:
     if args.temperature is not None:
         numbers["temperature"] = args.temperature
     for held_out in (False, True):
+        if args.side is not None and held_out != (args.side == "held-out"):
+            continue
         row = measure(model, Settings(numbers, args.n, args.best_of), held_out)
         if args.json:
             print(json.dumps(asdict(row)), flush=True)

@@ -363,7 +363,7 @@ class Finished:
     usage: Usage | None = None
     seconds: float = 0.0
     inspection: Inspection | None = None
-    scores: tuple[float, ...] = ()  # of a RankRequest: P(yes) / (P(yes) + P(no)) of each picture, in their order
+    scores: tuple[float, ...] = ()  # of a RankRequest: each picture's, in their order; models/rank.py says what of
 
 
 Event = Notice | Queued | Progress | TextDelta | Preview | Finished

@@ -42,4 +42,4 @@ def ranked(
             scored.sort(key=lambda print_: -(print_.score or 0.0))
             others = [print_ for print_ in kept if print_.record.prompt != prompt]
             line = say("ranked", language, count=len(scored), seed=scored[0].record.seed)
-            yield message(line, "done"), [*scored, *others]
+            yield message(line, "done") + messages(frame.notices), [*scored, *others]

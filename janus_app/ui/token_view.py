@@ -12,6 +12,7 @@ from html import escape
 from typing import Any
 
 import gradio as gr
+from PIL.Image import Image
 
 from janus_app.errors import AppError
 from janus_app.models.base import Inspection, SwapRequest
@@ -24,6 +25,7 @@ from janus_app.ui.page import JOB, QUICK, Page, whole
 from janus_app.ui.prints import Print
 
 OTHERS = 8  # alternatives told and shown for a patch
+WINDOW = 9  # patches in a row of a thumbnail of an alternative
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,7 @@ class TokenView:
     legend: gr.HTML
     patch: gr.Number
     facts: gr.HTML
+    heading: gr.HTML
     others: gr.Gallery
     draw_on: gr.Button
     draw_with: gr.Button
@@ -78,8 +81,10 @@ def build(page: Page) -> TokenView:
                 elem_id="tokens-patch",
             )  # fmt: skip
             told = gr.HTML(elem_id="tokens-facts", padding=False)
+            heading = gr.HTML(elem_id="tokens-heading", padding=False)
             others = gr.Gallery(
                 label=label("token_others"),
+                show_label=False,
                 columns=4,
                 fit_columns=False,
                 height="auto",
@@ -98,7 +103,7 @@ def build(page: Page) -> TokenView:
                 region = gr.Button(label("token_region"), size="sm", elem_id="tokens-region", min_width=60)
     region.click(**press("draw-to-edit"))
     return TokenView(
-        frame, look, status, inside, measure, picture, legend, patch, told, others, draw_on, draw_with,
+        frame, look, status, inside, measure, picture, legend, patch, told, heading, others, draw_on, draw_with,
         gr.State(None), gr.State(None),
     )  # fmt: skip
 
@@ -109,7 +114,7 @@ def wire(page: Page, view: TokenView, shelf: gr.State, chosen: gr.State, variant
 
     def on_look(kept: list[Print], index: int, selected: str | None, request: gr.Request) -> Iterator[tuple[Any, ...]]:
         language = page.language(request)
-        stay = (gr.skip(),) * 8
+        stay = (gr.skip(),) * 9
         if not kept:
             yield message(say("token_none", language), "warning"), *stay
             return
@@ -132,6 +137,7 @@ def wire(page: Page, view: TokenView, shelf: gr.State, chosen: gr.State, variant
                     *seen(looked, "entropy", place, language),
                     gr.update(value=place + 1, maximum=len(cells)),
                     [],
+                    f"<p>{escape(say('token_others', language))}</p>",
                 )
 
     def seen(looked: Looked, measure: str, place: int, language: str) -> tuple[Any, ...]:
@@ -170,8 +176,8 @@ def wire(page: Page, view: TokenView, shelf: gr.State, chosen: gr.State, variant
             if frame.error:
                 yield message(frame.error, "error"), [], gr.skip(), gr.skip()
             elif frame.finished:
-                images = [picture.image for picture in frame.finished.pictures]
-                lines = [other_line(page, cell.token, *other, language) for other in cell.alternatives]
+                images = [around(looked, place, picture.image) for picture in frame.finished.pictures]
+                lines = [other_line(cell.token, *other) for other in cell.alternatives]
                 sheets = list(zip(images, lines, strict=True))
                 yield (
                     whose(page, looked.record, language),
@@ -200,7 +206,10 @@ def wire(page: Page, view: TokenView, shelf: gr.State, chosen: gr.State, variant
     v = view
     shown = [v.picture, v.legend, v.facts]
     v.look.click(
-        on_look, [shelf, chosen, variant], [v.status, v.inside, v.looked, v.measure, *shown, v.patch, v.others], **JOB
+        on_look,
+        [shelf, chosen, variant],
+        [v.status, v.inside, v.looked, v.measure, *shown, v.patch, v.others, v.heading],
+        **JOB,
     ).success(on_swap, [v.looked, v.patch, variant], [v.status, v.others, v.token, v.draw_with], **JOB)
     v.measure.input(on_choice, [v.looked, v.measure, v.patch], shown, **QUICK)
     v.picture.select(on_click, v.looked, v.patch, **QUICK)
@@ -229,10 +238,20 @@ def whose(page: Page, record: Record, language: str) -> str:
     return line
 
 
-def other_line(page: Page, drawn: int, token: int, share: float, language: str) -> str:
+def other_line(drawn: int, token: int, share: float) -> str:
     """An alternative's caption; the one that was drawn is marked."""
-    text = f"{100 * share:.1f} %"
-    return f"✓ {text} {page.texts.say('token_drawn', language)}" if token == drawn else text
+    text = f"{100 * share:.1f} %" if share >= 0.0005 else "< 0.1 %"
+    return f"✓ {text}" if token == drawn else text
+
+
+def around(looked: Looked, place: int, picture: Image) -> Image:
+    """The patch with its neighbours, in a thumbnail: one of 24 x 24 patches would not be seen in a small whole."""
+    columns = looked.inspection.columns
+    if columns <= WINDOW:
+        return picture
+    cell = picture.width // columns
+    left, top = (min(max(at - WINDOW // 2, 0), columns - WINDOW) * cell for at in (place % columns, place // columns))
+    return picture.crop((left, top, left + WINDOW * cell, top + WINDOW * cell))
 
 
 def legend_html(page: Page, found: Inspection, measure: str, language: str) -> str:

@@ -17,6 +17,7 @@ from janus_app.models.base import (
     GenerateRequest,
     Inspection,
     InspectRequest,
+    Notice,
     Picture,
     Progress,
     RankRequest,
@@ -153,8 +154,9 @@ def test_tokens_of_another_model_are_refused(model: JanusModel) -> None:
         GenerateRequest(PROMPT, image_tokens=(1, 2), keep=3)
 
 
-def test_the_score_is_what_the_answer_begins_with(model: JanusModel) -> None:
+def test_the_score_is_what_the_answer_begins_with(model: JanusModel, monkeypatch: pytest.MonkeyPatch) -> None:
     """A twin through the answering loop: its first logits, caught on their way out."""
+    monkeypatch.setattr("janus_app.models.rank.CLEAR", 0.0)
     picture = draw(model, seed=3).image
     (score,) = finish(model.rank(RankRequest(PROMPT, (picture,)))).scores
     text = question(PROMPT)
@@ -170,6 +172,25 @@ def test_the_score_is_what_the_answer_begins_with(model: JanusModel) -> None:
     assert yes and no and not set(yes) & set(no)
     share = float(odds[yes].sum() / (odds[yes].sum() + odds[no].sum()))
     assert 0 < share < 1 and score == pytest.approx(share, abs=1e-5)
+
+
+@torch.inference_mode()
+def test_a_model_that_says_neither_yes_nor_no_is_asked_what_it_sees(model: JanusModel) -> None:
+    """Random weights: the score is the geometric mean of the prompt's tokens, each odds read in a run of its own."""
+    picture = draw(model, seed=3).image
+    *before, last = model.rank(RankRequest(PROMPT, (picture,)))
+    assert any(isinstance(event, Notice) for event in before)
+    (score,) = cast(Finished, last).scores
+    pieces = [Special(IMAGE_BEGIN), Special(IMAGE, model.picture_tokens), Special(IMAGE_END), "\nWhat do you see?"]
+    asked = conversation([pieces], model.style)
+    start = len(model.tokenizer.encode(asked))
+    ids = model.tokenizer.encode([*asked, " I see a small red house."])
+    odds = []
+    for place in range(start, len(ids)):
+        hidden = model.network(model._embed(ids[:place], [picture])[None])
+        logits = model.network.language_model.lm_head(hidden[0, -1]).double()
+        odds.append(float(logits.softmax(-1)[ids[place]]))
+    assert len(odds) > 3 and score == pytest.approx(math.prod(odds) ** (1 / len(odds)), rel=1e-3)
 
 
 def test_models_without_picture_tokens_rank_too() -> None:
