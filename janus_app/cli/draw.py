@@ -130,7 +130,7 @@ def edit(args: argparse.Namespace) -> int:
     able(variant, "edit")
     load(studio, args, variant)
     known = studio.state.capabilities
-    if known and args.method is None and method not in known.edit_methods:  # a family with its own ways of editing
+    if known and args.method is None:  # only the loaded model says which ways it has, its usual one first
         painted = args.mask is not None
         others = [name for name in known.edit_methods if ("mask" in EDIT_SETTINGS.get(name, ())) == painted]
         if not others:

@@ -128,6 +128,12 @@ def test_other_ways_and_drawing_are_as_before(usual: JanusModel, model: JanusMod
     )
 
 
+def test_a_region_over_everything_is_a_new_picture(usual: JanusModel, picture: Image.Image) -> None:
+    everything = EditRequest(WORDS, picture, Image.new("L", picture.size, 255), seed=5)
+    drawn = finish(usual.generate(GenerateRequest(WORDS, seed=5))).pictures[0]
+    assert finish(usual.edit(everything)).pictures[0].image_tokens == drawn.image_tokens
+
+
 def test_bad_input_is_refused_or_said(model: JanusModel, picture: Image.Image) -> None:
     with pytest.raises(AppError, match="Shorten the instruction"):
         finish(model.edit(EditRequest("é" * 3_000, picture, method="instruct")))
