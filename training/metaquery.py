@@ -26,7 +26,7 @@ from torch import Tensor
 from training.batches import Talks, Words, talks
 from training.export import TOKENIZER_FILES
 from training.metaquery_data import BLACK, Asked, captions, instructions
-from training.metaquery_model import SEEN, MetaQuery, begin_with, frame
+from training.metaquery_model import SEEN, MetaQuery, align, begin_with, frame
 from training.metaquery_vae import latent_table, latents_of
 from training.optim import optimisers, set_lr
 from training.picture_tokenizer import float_table, noisy, pixels_of
@@ -60,9 +60,15 @@ class Trainer:
     def ask_loss(self, batch: Asked, name: str, drawing: bool, repeats: int) -> tuple[Tensor, dict[str, float]]:
         """What the conditions of a batch say, and, `drawing`, how well SANA draws from them."""
         conditions = self.conditions(batch)
-        loss, parts, right = self.model.tiles_loss(conditions, self.factors[batch.tiles])
+        truth = self.factors[batch.tiles]
+        loss, parts, right = self.model.tiles_loss(conditions, truth)
+        changed = batch.seen != batch.tiles if len(batch.seen) else torch.zeros_like(right)
+        if (changed & (truth[..., 0] > 0)).any():  # most of an edit is to keep: what changes has to be loud
+            loss = loss + 0.5 * self.model.tiles_loss(conditions[changed][None], truth[changed][None])[0]
         seen = {f"{name} {part}": value for part, value in parts.items() if part in ("place", "which")}
         seen |= {f"{name} tiles": float(right.float().mean()), f"{name} whole": float(right.all(1).float().mean())}
+        at = self.model.cell_loss(conditions)
+        loss, seen = loss + 0.3 * at, seen | {"at": float(at.detach())}
         if not drawing:
             return loss, seen
         flow = self.model.flow_loss(conditions, latents_of(batch.tiles, self.codes), repeats)
@@ -135,6 +141,10 @@ def train(args: argparse.Namespace) -> None:
                 group["initial_lr"] = rate
         print(f"resumed at step {step}", flush=True)
     trainer = Trainer(model, words, device)
+    if drawing and not step:
+        batch = instructions(np.random.default_rng(args.seed), words, 96, 0.1).to(device)
+        with torch.no_grad():
+            align(model.sana, trainer.conditions(batch), latents_of(batch.tiles, trainer.codes))
     rng = np.random.default_rng((args.seed, 2 if drawing else 1, step))
     torch.manual_seed(args.seed + step)
     start = last_save = time.time()

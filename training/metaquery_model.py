@@ -124,6 +124,7 @@ class MetaQuery(nn.Module):
         self.named = nn.Linear(WIDTH, HEAD)
         self.kind, self.colour = nn.Linear(HEAD, KINDS), nn.Linear(HEAD, N_COLOURS)
         self.ground = nn.Linear(HEAD, N_BACKGROUNDS)
+        self.cell = nn.Linear(WIDTH, CELLS)
         initialise(self)
 
     def tiles_loss(self, conditions: Tensor, truth: Tensor) -> tuple[Tensor, dict[str, float], Tensor]:
@@ -137,6 +138,11 @@ class MetaQuery(nn.Module):
         right = said == truth
         drawn = truth[..., 0] > 0
         return loss, parts, right[..., 0] & right[..., 2] & (right[..., 1] | ~drawn)
+
+    def cell_loss(self, conditions: Tensor) -> Tensor:
+        """How far conditions are from saying which cell each is about: SANA has to find its own cell's among them."""
+        cells = torch.arange(CELLS, device=conditions.device).expand(len(conditions), -1)
+        return F.cross_entropy(self.cell(conditions).flatten(0, 1), cells.flatten())
 
     def flow_loss(self, conditions: Tensor, latents: Tensor, repeats: int) -> Tensor:
         """The error of the velocity noise - latents, `repeats` noises for every condition.
@@ -174,6 +180,48 @@ def initialise(model: MetaQuery) -> None:
     sana.patch_embed.proj.bias.zero_()
     sana.proj_out.weight.mul_(0.2).add_(inward.T / scale)
     sana.proj_out.bias.zero_()
+
+
+@torch.no_grad()
+def align(sana: Any, conditions: Tensor, latents: Tensor, heads: int = 2, sharpness: float = 4.75) -> None:
+    """Let `heads` heads of every cross-attention begin by looking at their own cell's condition, by least squares.
+
+    Which of 36 conditions is a cell's own is otherwise a long search. A cell is spelt as its row and its column.
+    """
+    code = torch.cat([torch.eye(GRID).repeat_interleave(GRID, 0), torch.eye(GRID).repeat(GRID, 1)], dim=1)
+    code = code.to(conditions.device)
+    share = torch.rand(len(latents), device=latents.device)
+    mixed = latents.lerp(torch.randn_like(latents), share[:, None, None, None])
+    caught: list[tuple[Tensor, Tensor]] = []
+
+    def catch(_module: nn.Module, inputs: tuple[Tensor, ...], named: dict[str, Tensor]) -> None:
+        caught.append((inputs[0], named["encoder_hidden_states"]))
+
+    for number, block in enumerate(sana.transformer_blocks):
+        hook = block.attn2.register_forward_pre_hook(catch, with_kwargs=True)
+        sana(mixed, encoder_hidden_states=conditions, timestep=1000 * share)
+        hook.remove()
+        cells, told = caught.pop()
+        right = []
+        for layer, found in ((block.attn2.to_q, cells), (block.attn2.to_k, told)):
+            solution, share_right = _spell(found, code)
+            right.append(f"{100 * share_right:.0f} %")
+            width = block.attn2.inner_dim // block.attn2.heads
+            for head in range(heads):
+                rows = slice(head * width, (head + 1) * width)
+                layer.weight[rows], layer.bias[rows] = 0, 0
+                layer.weight[rows][: code.shape[1]] = sharpness * solution[:-1].T
+                layer.bias[rows][: code.shape[1]] = sharpness * solution[-1]
+        print(f"layer {number + 1}: {right[0]} of cells and {right[1]} of conditions know where they are", flush=True)
+
+
+def _spell(found: Tensor, code: Tensor) -> tuple[Tensor, float]:
+    """The linear map from [n, 36, W] to the cells' code, and the share of cells it spells right."""
+    rows = torch.cat([found, torch.ones_like(found[..., :1])], dim=-1).flatten(0, 1)
+    ridge = 1e-2 * torch.eye(rows.shape[1], device=rows.device)
+    solution = torch.linalg.solve(rows.T @ rows / len(rows) + ridge, rows.T @ code.repeat(len(found), 1) / len(rows))
+    said = ((rows @ solution).view(*found.shape[:2], -1) @ code.T).argmax(-1)
+    return solution, float((said == torch.arange(CELLS, device=said.device)).float().mean())
 
 
 @torch.no_grad()
