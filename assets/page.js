@@ -26,6 +26,78 @@
     }
   }, true);
 
+  // Keys of one character, while nobody types and they are not switched off; and the buttons of the foot and the tour.
+  const PROMPTS = ["draw-prompt", "edit-prompt", "compare-prompt", "chat-box", "history-words"];
+  const store = { // a browser may forbid storage; then nothing is remembered
+    get: (key) => { try { return localStorage.getItem(key); } catch { return null; } },
+    set: (key, value) => { try { localStorage.setItem(key, value); } catch { /* not remembered */ } },
+  };
+  const sheet = () => document.getElementById("keys-sheet");
+  const tour = () => document.getElementById("tour-card");
+  const steps = () => [...tour().querySelectorAll("p")];
+  const showStep = (number) => {
+    steps().forEach((step, index) => { step.hidden = index !== number; });
+    tour().querySelector("[data-janus=next]").hidden = number === steps().length - 1;
+    tour().hidden = false;
+  };
+  const dark = (on) => document.body.classList.toggle("dark", on);
+  const acts = {
+    keys: () => sheet().showModal(),
+    close: () => sheet().close(),
+    theme: () => {
+      const on = !document.body.classList.contains("dark");
+      dark(on);
+      store.set("janus-theme", on ? "dark" : "light");
+    },
+    tour: () => {
+      showStep(0);
+      tour().scrollIntoView({ block: "nearest" });
+    },
+    next: () => showStep(steps().findIndex((step) => !step.hidden) + 1),
+    enough: () => {
+      tour().hidden = true;
+      store.set("janus-tour", "done");
+    },
+    forget: () => {
+      for (const key of Object.keys(localStorage)) if (key.startsWith("janus-")) localStorage.removeItem(key);
+      location.reload();
+    },
+  };
+  document.addEventListener("click", (event) => {
+    const act = event.target.closest?.("[data-janus]")?.dataset.janus;
+    if (act) acts[act]();
+    if (event.target.id === "keys-single") store.set("janus-keys", event.target.checked ? "on" : "off");
+  });
+  const tabs = () => [...(document.querySelectorAll("#tabs > .tab-wrapper [role=tab]"))].filter(seen);
+  const singles = {
+    "?": acts.keys,
+    "/": () => PROMPTS.map((id) => document.querySelector(`#${id} textarea, #${id} input`)).find(seen)?.focus(),
+    r: () => press([button("draw-surprise")]),
+    d: acts.theme,
+  };
+  document.addEventListener("keydown", (event) => {
+    const typing = event.target.closest?.("input:not([type=checkbox]), textarea, select, [contenteditable=true]");
+    if (typing || event.ctrlKey || event.metaKey || event.altKey || event.isComposing) return;
+    if (sheet()?.open || store.get("janus-keys") === "off") return;
+    const tab = /^[1-9]$/.test(event.key) && tabs()[Number(event.key) - 1];
+    const act = tab ? () => tab.click() : singles[event.key.toLowerCase()];
+    if (!act) return;
+    event.preventDefault();
+    act();
+  });
+  const arrange = () => { // once each, when Gradio has put them on the page
+    if (tour() && !tour().dataset.known) {
+      tour().dataset.known = "yes";
+      if (store.get("janus-tour") !== "done") showStep(0);
+    }
+    if (sheet() && !sheet().dataset.known) {
+      sheet().dataset.known = "yes";
+      document.getElementById("keys-single").checked = store.get("janus-keys") !== "off";
+      const theme = store.get("janus-theme");
+      if (theme && !new URLSearchParams(location.search).has("__theme")) dark(theme === "dark");
+    }
+  };
+
   // What steps of Python handlers end with: press a button once it can be pressed, hand over a file or a text.
   const wait = (milliseconds) => new Promise((resolve) => setTimeout(resolve, milliseconds));
   window.janus = {
@@ -89,5 +161,5 @@
     for (const field of document.querySelectorAll("#chat-box textarea, #chat-bot textarea"))
       if (label && !field.hasAttribute("aria-label")) field.setAttribute("aria-label", label.textContent.trim());
   };
-  new MutationObserver(name).observe(document.documentElement, { subtree: true, childList: true });
+  new MutationObserver(() => { name(); arrange(); }).observe(document.documentElement, { subtree: true, childList: true });
 })();

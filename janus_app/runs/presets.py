@@ -24,10 +24,15 @@ def _file() -> dict[str, Any]:
 
 
 def built_in(variant: Variant) -> dict[str, dict[str, Value]]:
-    """The presets of a variant by name, each with a value for every drawing setting the variant has."""
+    """The presets of a variant by name, each with a value for every drawing setting the variant has.
+
+    One that would change nothing is left out: a model that draws without guidance anyway has no faster way.
+    """
     known = _file()["presets"]
     own = known["families"].get(variant.family, {}) | known["variants"].get(variant.id, {})
-    return {name: complete(variant, own.get(name, {})) for name in NAMES if name in own}
+    found = {name: complete(variant, own[name]) for name in NAMES if name in own}
+    usual = complete(variant, {})
+    return {name: values for name, values in found.items() if values != usual or name == "balanced"}
 
 
 def complete(variant: Variant, chosen: Mapping[str, Any]) -> dict[str, Value]:

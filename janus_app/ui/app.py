@@ -18,7 +18,17 @@ from janus_app.errors import AppError
 from janus_app.library import library
 from janus_app.pictures import MAX_PIXELS
 from janus_app.studio import Studio
-from janus_app.ui import actions, chat_tab, compare_tab, edit_tab, generate_tab, history_tab, model_bar, restore
+from janus_app.ui import (
+    actions,
+    chat_tab,
+    compare_tab,
+    edit_tab,
+    generate_tab,
+    history_tab,
+    model_bar,
+    restore,
+    welcome,
+)
 from janus_app.ui.guard import HostGuard, answers_one_person, host_rules, new_login, serving_folder
 from janus_app.ui.html import message
 from janus_app.ui.i18n import Texts
@@ -59,6 +69,7 @@ def build(
             gr.HTML("<h1>Janus Studio</h1>", padding=False, elem_id="brand")
             tagline = gr.HTML("", padding=False, elem_id="tagline")
         banner = gr.HTML("", padding=False, elem_id="banner")
+        tour = gr.HTML("", padding=False, elem_id="tour")
         bar = model_bar.build(page, demo)
         sink = actions.sink()
         with gr.Tabs(elem_id="tabs") as tabs:
@@ -77,7 +88,7 @@ def build(
                 compare_tab.build(page, bar.variant, bar.seen, demo, tab, drawing)
         keys = gr.HTML("", padding=False, elem_id="keys")
 
-        def opened(request: gr.Request) -> tuple[str, str, str]:
+        def opened(request: gr.Request) -> tuple[str, ...]:
             language = page.language(request)
             failed = share and demo.is_running and not demo.share_url
             banner = message(page.texts.say("share_failed", language), "warning") if failed else ""
@@ -87,10 +98,11 @@ def build(
             return (
                 page.texts.say("tagline", language),
                 banner,
-                page.texts.say("keys_shared" if share else "keys", language),
+                welcome.tour_html(page, language),
+                welcome.foot_html(page, language),
             )
 
-        demo.load(opened, None, [tagline, banner, keys], **QUICK)
+        demo.load(opened, None, [tagline, banner, tour, keys], **QUICK)
         for part in (drawing, editing):
             link(page, part.row, [part.shelf, part.chosen], lambda shelf, index: shelf[index], places)
         link(page, chat.row, [chat.talk], latest_print, places)

@@ -16,8 +16,8 @@ from janus_app.library.votes import Choice, Tally
 from janus_app.models.base import SOLVERS, Event, GenerateRequest
 from janus_app.runs.compare import Shot, Side, checked, draw_sides, name_of
 from janus_app.ui.controls import run_or_stop
+from janus_app.ui.detail import settings_line
 from janus_app.ui.drawing import PREVIEW_QUALITY, SHARED_QUALITY
-from janus_app.ui.generate_tab import settings_line
 from janus_app.ui.html import easel, facts, message, messages
 from janus_app.ui.jobs import watch
 from janus_app.ui.model_bar import cached

@@ -19,10 +19,10 @@ from janus_app.ui.controls import (
     saved_picture,
     seed_row,
 )
+from janus_app.ui.detail import detail_html
 from janus_app.ui.drawing import draw, put_on, shelf_value
 from janus_app.ui.edit_ways import tab_updates, uses, way_updates
 from janus_app.ui.editor import for_editor, more_pictures, picture_and_mask, picture_editor
-from janus_app.ui.generate_tab import detail_html
 from janus_app.ui.html import empty, message, messages
 from janus_app.ui.jobs import watch
 from janus_app.ui.page import EXAMPLES, JOB, PRIVATE, QUICK, Page, new_seed, number, whole

@@ -12,20 +12,20 @@ from janus_app.errors import AppError
 from janus_app.models.base import GenerateRequest
 from janus_app.records import Record, read_record, request_of
 from janus_app.token_map import drawn_on
-from janus_app.ui import token_view
+from janus_app.ui import memory, presets_panel, prompt_helper, token_view
 from janus_app.ui.actions import Actions, Sink, action_row
 from janus_app.ui.controls import (
-    INTERVAL,
     flow_controls,
     flow_settings,
     flow_updates,
     negative_box,
     run_or_stop,
     sampling_sliders,
-    seed_row,
+    seed_row_again,
 )
+from janus_app.ui.detail import detail_html
 from janus_app.ui.drawing import draw, put_on, shelf_value
-from janus_app.ui.html import empty, facts, message
+from janus_app.ui.html import empty, message
 from janus_app.ui.more import more
 from janus_app.ui.page import (
     EXAMPLES,
@@ -79,12 +79,17 @@ def build(page: Page, variant: gr.Dropdown, seen: gr.Textbox, demo: gr.Blocks, s
                 stop = gr.Button(
                     label("stop"), variant="stop", elem_id="draw-stop", min_width=120, scale=2, visible=False
                 )
+                helping = prompt_helper.buttons(page)
+            helper = prompt_helper.panel(page, *helping)
             count = gr.Slider(1, 16, 4, step=1, label=label("count"), elem_id="draw-count")
-            seed, fresh = seed_row(label, "draw")
+            seed, fresh, again = seed_row_again(label, "draw")
             with gr.Accordion(label("settings"), open=False, elem_id="draw-settings"):
+                presets = presets_panel.controls(page)
                 guidance, temperature = sampling_sliders(label, "draw")
                 flow = flow_controls(label, "draw")
                 negative = negative_box(label, "draw")
+                knobs = [count, guidance, temperature, *flow.all]
+                presets_panel.keeping(page, presets, variant, knobs)
             with gr.Accordion(label("from_png"), open=False, elem_id="draw-from"):
                 drop = gr.File(label=label("drop_png"), file_types=[".png"], elem_id="draw-drop", height=130)
                 drop_note = gr.HTML(elem_id="draw-drop-note", padding=False)
@@ -231,13 +236,14 @@ def build(page: Page, variant: gr.Dropdown, seen: gr.Textbox, demo: gr.Blocks, s
         able = "draw_empty_flow" if now.solvers else "draw_empty"
         hint = say(able if "generate" in now.verbs else "draw_cannot", language, title=now.title)
         blank = gr.skip() if kept else empty(say("draw_empty_title", language), hint)
-        knobs = [slider_update(now.settings.get(name)) for name in SETTINGS]
+        sliders = [slider_update(now.settings.get(name)) for name in SETTINGS]
         return [
             blank,
             gr.update(interactive="generate" in now.verbs),
             *example_updates(now.prompts("generate", language)),
-            *knobs,
+            *sliders,
             *flow_updates(page, now, language),
+            *refresh_presets(now, language),
         ]
 
     inputs = [*controls, variant, shelf, *flow.all]  # new ones at the end: programs call this by place
@@ -248,6 +254,9 @@ def build(page: Page, variant: gr.Dropdown, seen: gr.Textbox, demo: gr.Blocks, s
         tokens.draw_on.click(on_draw_from, [tokens.looked, tokens.patch, variant, shelf], outputs, **JOB),
         tokens.draw_with.click(on_draw_on, [tokens.looked, tokens.patch, tokens.token, variant, shelf], outputs, **JOB),
     ]
+    drawing.append(prompt_helper.wire(page, helper, prompt, variant, [status, run, stop]))
+    refresh_presets = presets_panel.wire(page, presets, variant, prompt, knobs)
+    recall = memory.build(page, variant, knobs, [run.click, prompt.submit])
     shown = [gallery, shelf, chosen, detail, panel]
     rank.click(on_rank, [shelf, chosen, variant], [status, *shown], **JOB)
     token_view.wire(page, tokens, shelf, chosen, variant)
@@ -256,11 +265,13 @@ def build(page: Page, variant: gr.Dropdown, seen: gr.Textbox, demo: gr.Blocks, s
     halted.then(stopped, None, outputs, **QUICK)
     gallery.select(choose, shelf, [chosen, detail], **QUICK)
     reuse.click(lambda kept, index: (kept[index].record.seed, False), [shelf, chosen], [seed, fresh], **QUICK)
+    again.click(lambda kept, s: (kept[0].record.seed if kept else s, False), [shelf, seed], [seed, fresh], **QUICK)
     drop.change(on_drop, drop, [drop_note, exact, dropped, *restored], **QUICK)
     for example in examples:
         example.click(lambda text: text, example, prompt, **QUICK)
+    told = [easel, run, *examples, *knobs, presets.preset, presets.style, presets.note]
     for moment in (demo.load, seen.change):
-        moment(refresh, [variant, shelf], [easel, run, *examples, count, guidance, temperature, *flow.all], **QUICK)
+        recall(moment(refresh, [variant, shelf], told, **QUICK))
     return GenerateTab(shelf, chosen, row, restored, shown, tokens)
 
 
@@ -284,39 +295,6 @@ def restored_values(asked: GenerateRequest, fresh: bool = False) -> tuple[Any, .
         asked.solver,
         *asked.guidance_interval,
     )
-
-
-def detail_html(page: Page, print_: Print, language: str) -> str:
-    """The selected picture in words."""
-    say, record = page.texts.say, print_.record
-    return facts(
-        [
-            (say("prompt", language), record.prompt),
-            (say("negative", language), record.negative),
-            (say("seed", language), str(record.seed)),
-            (say("model", language), f"{record.title} · {record.precision}"),
-            (say("source_prompt", language), record.source_prompt),
-            (say("settings", language), settings_line(page, record, language)),
-            (say("file", language), print_.file.name),
-        ]
-    )
-
-
-def settings_line(page: Page, record: Record, language: str) -> str:
-    """The record's settings in words, as far as the page has words for them: records may come from anybody."""
-    named, settings = page.texts.named, record.settings
-    low, high = (settings.get(name) for name in INTERVAL)
-    parts = []
-    if isinstance(low, (int, float)) and isinstance(high, (int, float)):
-        parts.append(page.texts.say("setting_interval", language, low=f"{low:g}", high=f"{high:g}"))
-    for name, value in settings.items():
-        if name in INTERVAL:
-            continue
-        if isinstance(value, str):
-            parts.append(named(name, value, language))
-        else:
-            parts.append(f"{named('setting', name, language)} {value:g}")
-    return ", ".join(parts)
 
 
 def drop_note_html(page: Page, record: Record, language: str) -> str:

@@ -13,7 +13,7 @@ from janus_app.errors import AppError
 from janus_app.library.album import Album, Entry, Wanted
 from janus_app.records import read_record
 from janus_app.ui.actions import Actions, Sink, action_row, download
-from janus_app.ui.generate_tab import detail_html
+from janus_app.ui.detail import detail_html
 from janus_app.ui.html import empty, message
 from janus_app.ui.more import more
 from janus_app.ui.page import QUICK, Page

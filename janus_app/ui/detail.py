@@ -1,0 +1,41 @@
+"""A picture's record in words, as tabs show it under the picture."""
+
+from __future__ import annotations
+
+from janus_app.records import INTERVAL, Record
+from janus_app.ui.html import facts
+from janus_app.ui.page import Page
+from janus_app.ui.prints import Print
+
+
+def detail_html(page: Page, print_: Print, language: str) -> str:
+    """The selected picture in words."""
+    say, record = page.texts.say, print_.record
+    return facts(
+        [
+            (say("prompt", language), record.prompt),
+            (say("negative", language), record.negative),
+            (say("seed", language), str(record.seed)),
+            (say("model", language), f"{record.title} · {record.precision}"),
+            (say("source_prompt", language), record.source_prompt),
+            (say("settings", language), settings_line(page, record, language)),
+            (say("file", language), print_.file.name),
+        ]
+    )
+
+
+def settings_line(page: Page, record: Record, language: str) -> str:
+    """The record's settings in words, as far as the page has words for them: records may come from anybody."""
+    named, settings = page.texts.named, record.settings
+    low, high = (settings.get(name) for name in INTERVAL)
+    parts = []
+    if isinstance(low, (int, float)) and isinstance(high, (int, float)):
+        parts.append(page.texts.say("setting_interval", language, low=f"{low:g}", high=f"{high:g}"))
+    for name, value in settings.items():
+        if name in INTERVAL:
+            continue
+        if isinstance(value, str):
+            parts.append(named(name, value, language))
+        else:
+            parts.append(f"{named('setting', name, language)} {value:g}")
+    return ", ".join(parts)

@@ -1,0 +1,129 @@
+"""Comparing, help with words and settings, keys and first steps, in a real Chromium (tiny checkpoints)."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from janus_app.records import read_record
+from janus_app.runs.grid import CHUNK
+from tests.browser.test_session import UNNAMED, go, set_number
+from tests.page_server import Served
+
+pytestmark = pytest.mark.browser
+COMPARE = 4
+
+
+def pick(page: Any, place: str, name: str) -> None:
+    page.locator(f"{place} input").click()
+    page.get_by_role("option", name=name, exact=True).click()
+
+
+def test_two_models_blind_then_a_grid(visit: Any, served: Served) -> None:
+    page = visit()
+    go(page, COMPARE)
+    page.wait_for_selector("#compare-easel .empty")
+    page.fill("#compare-prompt textarea", "a red circle")
+    pick(page, "#side-a-model", "Tiny A")
+    pick(page, "#side-b-model", "Tiny B")
+    page.keyboard.press("Tab")
+    page.locator("#compare-prompt textarea").focus()
+    page.keyboard.press("Control+Enter")
+    page.wait_for_selector("#compare-votes:visible", timeout=60_000)
+    captions = page.locator("#compare-gallery .caption-label").all_inner_texts()
+    assert [text.strip() for text in captions] == ["left", "right"]
+    assert "Tiny" not in page.inner_text("#compare-sides"), "who is who shows before the vote"
+    page.click("#vote-left")
+    page.wait_for_selector("#compare-told dl")
+    told = page.inner_text("#compare-told")
+    assert "Tiny A" in told and "Tiny B" in told and page.locator("#compare-votes:visible").count() == 0
+    (pair,) = json.loads((served.data / "votes.json").read_text())["pairs"]
+    assert pair["one_better"] + pair["other_better"] == 1 and pair["equal"] == 0
+    seed = page.input_value("#compare-seed input")
+    assert {read_record(file).model for file in served.outputs.glob(f"*_{seed}.png")} == {"tiny-a", "tiny-b"}
+    assert served.studio.state.variant_id == "tiny-a", "the model that was loaded before is not back"
+
+    page.get_by_role("tab", name="Grid of settings").click()
+    pick(page, "#grid-y", "seed")
+    page.fill("#grid-x-values textarea, #grid-x-values input", "1, 3")
+    page.wait_for_timeout(300)
+    page.fill("#grid-y-values textarea, #grid-y-values input", "31..32")
+    page.click("#grid-run")
+    page.wait_for_selector("#grid-table td img")
+    page.wait_for_selector("#grid-sheet img", timeout=60_000)
+    (sheet,) = served.outputs.glob("*_grid.png")
+    facts = json.loads(Image.open(sheet).info[CHUNK])
+    records = [[read_record(served.outputs / name) for name in row] for row in facts["files"]]
+    drawn = [[(r.seed, r.settings["guidance"]) for r in row] for row in records]
+    assert drawn == [[(31, 1), (31, 3)], [(32, 1), (32, 3)]]
+    page.fill("#grid-x-values textarea, #grid-x-values input", "1, two")
+    page.click("#grid-run")
+    page.wait_for_selector("#compare-notes .message.error:has-text('is no number')")
+    assert page.evaluate(UNNAMED) == []
+
+
+def test_words_settings_and_what_the_browser_remembers(visit: Any, served: Served) -> None:
+    page = visit()
+    page.wait_for_selector("#tour-card:visible")
+    page.click("[data-janus=next]")
+    assert "2 of 4" in page.inner_text("#tour-card")
+    page.click("[data-janus=enough]")
+    page.locator("h1").click()
+    page.keyboard.press("2")
+    page.wait_for_selector("#draw-run:visible")
+    page.keyboard.press("r")
+    page.wait_for_function("document.querySelector('#draw-prompt textarea').value.length > 10")
+    page.locator("#draw-settings > .label-wrap").click()
+    pick(page, "#draw-style", "pencil drawing")
+    page.wait_for_function("document.querySelector('#draw-prompt textarea').value.startsWith('pencil drawing of')")
+    pick(page, "#draw-preset", "careful")
+    page.wait_for_function("document.querySelector('#draw-temperature input[type=number]').value == '0.7'")
+    set_number(page, "#draw-count", 1)
+    page.click("#draw-run")
+    page.wait_for_selector("#draw-status .message.done")
+    page.click("#draw-last-seed")
+    page.wait_for_function("!document.querySelector('#draw-fresh input').checked")
+    page.locator("#draw-more > .label-wrap").click()
+    page.click("#draw-upscale-2")
+    page.wait_for_selector("#draw-upscaled .message.done")
+    (copy,) = served.outputs.glob("*_x2.png")
+    assert Image.open(copy).size == (192, 192) and read_record(copy).settings["upscaled"] == 2
+    page.click("#draw-export-curl")
+    page.wait_for_function("document.querySelector('#draw-export textarea')?.value.includes('/gradio_api/call/draw')")
+    assert served.url in page.input_value("#draw-export textarea")
+
+    page.locator("h1").click()
+    page.keyboard.press("?")
+    page.wait_for_selector("#keys-sheet:visible")
+    assert page.evaluate(UNNAMED) == []
+    page.keyboard.press("Escape")
+    dark = page.evaluate("document.body.classList.contains('dark')")
+    page.keyboard.press("d")
+    page.reload()
+    page.wait_for_selector(".state-line.ready")
+    page.wait_for_function(f"document.body.classList.contains('dark') !== {json.dumps(dark)}")
+    assert page.locator("#tour-card:visible").count() == 0
+    page.locator("h1").click()
+    page.keyboard.press("2")
+    page.wait_for_function("document.querySelector('#draw-temperature input[type=number]').value == '0.7'")
+    assert page.input_value("#draw-count input[type=number]") == "1"
+    page.click("[data-janus=keys]")
+    page.click("[data-janus=forget]")
+    page.wait_for_selector("#tour-card:visible")
+    go(page, 1)
+    page.wait_for_selector(".state-line.ready")
+    page.wait_for_function("document.querySelector('#draw-temperature input[type=number]').value == '1'")
+
+
+def test_chinese_on_a_phone(visit: Any) -> None:
+    page = visit(locale="zh-CN", viewport={"width": 390, "height": 844})
+    go(page, COMPARE)
+    page.wait_for_selector("#compare-easel .empty")
+    for part in ("并排", "设置网格"):
+        page.get_by_role("tab", name=part).click()
+        page.wait_for_timeout(200)
+        assert page.evaluate("document.documentElement.scrollWidth") <= 390
+        assert page.evaluate(UNNAMED) == []

@@ -1,0 +1,234 @@
+"""Presets, styles, prompts that need no typing, votes, and two sides drawn one after the other."""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from janus_app.catalog import Variant, load_catalog
+from janus_app.errors import AppError
+from janus_app.hub import Hub
+from janus_app.library import library
+from janus_app.library.presets import Preset, Presets
+from janus_app.library.votes import Tally, Votes
+from janus_app.models.base import GenerateRequest, Notice
+from janus_app.records import output_path, read_record, record_of, save_png
+from janus_app.runs.compare import Shot, Side, checked, draw_sides, name_of
+from janus_app.runs.presets import NAMES, built_in, complete, styled, styles
+from janus_app.runs.prompts import random_prompt, writes_prompts, written_prompt
+from janus_app.studio import Studio, drain
+from janus_app.ui.compare_sides import seated, shown
+from janus_app.ui.i18n import Texts
+from janus_app.ui.page import Page
+from janus_app.ui.presets_panel import choices, settings_of
+from janus_app.ui.prints import Print, Prints
+from janus_app.ui.welcome import KEYS, STEPS, foot_html, tour_html
+from training.objects import COLOURS, THINGS
+
+CATALOG = load_catalog()
+DRAWING = [variant for variant in CATALOG.values() if "generate" in variant.verbs]
+
+
+@pytest.mark.parametrize("variant", DRAWING, ids=lambda variant: variant.id)
+def test_every_model_has_presets_within_its_ranges(variant: Variant) -> None:
+    found = built_in(variant)
+    assert {"balanced", "careful"} <= set(found) <= set(NAMES)
+    assert len({str(values) for values in found.values()}) == len(found), "two presets are the same"
+    for values in found.values():
+        for name, value in values.items():
+            if name == "solver":
+                assert value in variant.solvers
+            else:
+                setting = variant.settings[name]
+                assert setting.low <= float(value) <= setting.high
+    assert found["balanced"] == complete(variant, {})
+
+
+def test_a_preset_takes_only_what_the_model_has() -> None:
+    token, flow = CATALOG["janus-embedded"], CATALOG["janusflow-embedded"]
+    wild = {"guidance": 99, "steps": 1e9, "solver": "magic", "temperature": "hot", "what": 1}
+    assert complete(token, wild)["guidance"] == 10 and "steps" not in complete(token, wild)
+    assert complete(token, wild)["temperature"] == token.settings["temperature"].default
+    assert complete(flow, wild)["steps"] == 100 and complete(flow, wild)["solver"] == flow.solvers[0]
+
+
+@pytest.mark.parametrize("language", ["en", "zh-CN"])
+def test_a_style_goes_around_the_words_and_comes_off_again(language: str) -> None:
+    assert len(styles(language)) >= 8
+    for name in styles(language):
+        dressed = styled("a cat", name, language)
+        assert "a cat" in dressed and dressed != "a cat"
+        for other in styles(language):
+            assert styled(dressed, other, language) == styled("a cat", other, language)
+        assert styled(dressed, "", language) == "a cat"
+    assert styled("  ", "oil", language) == ""
+
+
+def test_random_prompts_fit_the_model() -> None:
+    chance = random.Random(1)
+    small, large = CATALOG["janus-embedded"], CATALOG["janus-pro-7b"]
+    taught = {word for thing in THINGS for word in (thing.name, thing.plural)} | {colour.name for colour in COLOURS}
+    taught |= set(re.findall(r"\w+", "a an small two three four to the left of above at night in sky on beach white"))
+    for _ in range(200):
+        assert set(random_prompt(small, "en", chance).split()) <= taught | {"background"}
+        assert not re.search(r"[A-Za-z{}]", random_prompt(small, "zh-CN", chance))
+    assert len({random_prompt(large, "en", chance) for _ in range(50)}) > 40
+    assert random_prompt(large, "en", random.Random(3)) == random_prompt(large, "en", random.Random(3))
+
+
+def test_only_models_that_can_are_asked_to_write() -> None:
+    assert not writes_prompts(CATALOG["janus-embedded"]) and writes_prompts(CATALOG["janus-pro-7b"])
+    assert not writes_prompts(replace(CATALOG["janus-pro-7b"], verbs=("generate",)))
+
+
+@pytest.mark.parametrize(
+    ("answer", "prompt"),
+    [
+        ('"A red cat on a sofa,\n warm light"', "A red cat on a sofa, warm light"),
+        ("Here is the prompt:\n\n**Prompt:** a red cat, oil painting\n\nI hope it helps!", "a red cat, oil painting"),
+        ("提示词：一只红色的猫，油画", "一只红色的猫，油画"),
+        ("x" * 3000, "x" * 1000),
+    ],
+)
+def test_the_prompt_is_taken_out_of_an_answer(answer: str, prompt: str) -> None:
+    assert written_prompt(answer, "a red cat") == prompt
+
+
+@pytest.mark.parametrize("answer", ["", "  \n ", "A red cat", '"a red cat"'])
+def test_an_answer_with_nothing_new_is_said_to_be_one(answer: str) -> None:
+    with pytest.raises(AppError, match="nothing new"):
+        written_prompt(answer, "a red cat ")
+
+
+def test_own_presets_are_kept_in_a_file_one_can_read(tmp_path: Path) -> None:
+    presets = Presets(tmp_path / "data")
+    presets.save(Preset("  my   own ", "janus", {"guidance": 3.0}))
+    presets.save(Preset("other", "janusflow", {"steps": 5}))
+    presets.save(Preset("my own", "janus", {"guidance": 4.0}))
+    assert [(p.name, dict(p.settings)) for p in Presets(tmp_path / "data").of("janus")] == [
+        ("my own", {"guidance": 4.0})
+    ]
+    assert yaml.safe_load(presets.file.read_text())[0]["name"] == "other"
+    presets.delete("my own", "janus")
+    assert presets.of("janus") == [] and len(presets.of("janusflow")) == 1
+    with pytest.raises(AppError, match="needs a name"):
+        presets.save(Preset(" ", "janus", {}))
+    presets.file.write_text("- [not a preset")
+    with pytest.raises(AppError, match="damaged"):
+        presets.save(Preset("lost?", "janus", {}))
+    assert presets.file.read_text() == "- [not a preset", "a damaged file must be left alone"
+
+
+def test_votes_of_a_pair_are_counted_from_either_side(tmp_path: Path) -> None:
+    votes = Votes(tmp_path / "data")
+    votes.vote("a", "b", "one")
+    votes.vote("b", "a", "one")
+    votes.vote("a", "b", "equal")
+    assert votes.vote("b", "a", "other") == Tally("b", "a", 1, 2, 1)
+    votes.vote("a", "c", "other")
+    assert [t.count for t in Votes(tmp_path / "data").all()] == [4, 1]
+    assert json.loads(votes.file.read_text())["pairs"][1]["other_better"] == 1
+    votes.file.write_text('{"schema": 1, "pairs": [{"one": 1}]}')
+    with pytest.raises(AppError, match="damaged"):
+        votes.vote("a", "b", "one")
+
+
+@pytest.fixture(scope="module")
+def studio() -> Studio:
+    studio = Studio(load_catalog(), Hub())
+    drain(studio.load("janus-embedded", device="cpu"))
+    return studio
+
+
+def sides_of(studio: Studio, *names: str, **settings: Any) -> tuple[Side, Side]:
+    one, other = (studio.catalog[name] for name in names)
+    asked = GenerateRequest("a red cat", seed=3, steps=2, count=3)
+    return checked(studio, (Side(one, asked), Side(other, replace(asked, **settings))))
+
+
+def both(studio: Studio, sides: tuple[Side, Side], folder: Path) -> tuple[list[Shot], list[str]]:
+    def keep(picture: Any, request: GenerateRequest, variant: Variant, state: Any) -> Any:
+        record = record_of(picture, request, variant, state)
+        return save_png(output_path(folder, record), picture.image, record), record
+
+    steps = list(draw_sides(studio, sides, keep))
+    notes = [step.text for step in steps if isinstance(step, Notice)]
+    return [step for step in steps if isinstance(step, Shot)], notes
+
+
+def test_two_settings_are_drawn_without_a_switch(studio: Studio, tmp_path: Path) -> None:
+    shots, notes = both(studio, sides_of(studio, "janus-embedded", "janus-embedded", temperature=0.2), tmp_path)
+    assert not notes
+    assert [(s.side, s.record.seed, s.record.settings["temperature"]) for s in shots] == [(0, 3, 1.0), (1, 3, 0.2)]
+
+
+def test_the_model_that_was_loaded_draws_first_and_is_loaded_again(studio: Studio, tmp_path: Path) -> None:
+    pytest.importorskip("diffusers")
+    shots, notes = both(studio, sides_of(studio, "janusflow-embedded", "janus-embedded"), tmp_path)
+    assert [shot.side for shot in shots] == [1, 0], "one switch and one way back"
+    assert [read_record(shot.file).model for shot in shots] == ["janus-embedded", "janusflow-embedded"]
+    assert len(notes) == 2 and "loaded again" in notes[-1]
+    assert studio.variant is not None and studio.variant.id == "janus-embedded"
+
+
+def test_what_cannot_be_compared_is_refused_before_anything_is_drawn(studio: Studio) -> None:
+    for names, sentence in (
+        (("janus-embedded", "janus-embedded"), "Both sides are the same"),
+        (("janus-embedded", "janus-pro-7b"), "not on this computer"),
+    ):
+        with pytest.raises(AppError, match=sentence):
+            sides_of(studio, *names)
+    one, other = sides_of(studio, "janus-embedded", "janus-embedded", guidance=2.0)
+    assert one.request.count == 1 and name_of(one) != name_of(other)
+
+
+@pytest.fixture
+def page(studio: Studio, tmp_path: Path) -> Page:
+    outputs = tmp_path / "outputs"
+    kept = library(outputs, tmp_path / "data")
+    return Page(studio, studio.catalog, Texts("en"), Prints(outputs, tmp_path / "served"), library=kept)
+
+
+def test_a_blind_pair_tells_nothing_until_it_is_judged(page: Page, studio: Studio, tmp_path: Path) -> None:
+    sides = sides_of(studio, "janus-embedded", "janus-embedded", temperature=0.2)
+    shots, _ = both(studio, sides, page.prints.outputs)
+    prints = tuple(Print(shot.file, page.prints.serve(shot.file), shot.record) for shot in shots)
+    seats = set()
+    for _ in range(40):
+        match = seated(page, (prints[0], prints[1]), ("a", "b"), blind=True)
+        seats.add(match.left)
+        assert [Path(file).name for file in match.shown] == ["left.png", "right.png"]
+        assert Path(match.shown[0]).read_bytes() == prints[match.left].file.read_bytes()
+        gallery, votes, told, *_ = shown(page, match, "en")
+        assert told == "" and votes["visible"] and "Janus" not in str(gallery["value"])
+    assert seats == {0, 1}, "the order is always the same"
+    told = shown(page, replace(match, blind=False, tally=Tally("a", "b", 2, 1)), "en")[2]
+    assert "temperature 0.2" in told and "A 2 · B 1" in told
+
+
+def test_presets_on_the_page(page: Page) -> None:
+    now = CATALOG["janus-embedded"]
+    assert page.library is not None
+    page.library.presets.save(Preset("fast", "janus", {"guidance": 7}))
+    assert [name for _, name in choices(page, now, "en")] == ["", "balanced", "careful", "own:fast"]
+    ours, own = settings_of(page, "careful", now), settings_of(page, "own:fast", now)
+    assert ours is not None and ours["temperature"] == 0.2 and "count" not in ours
+    assert own is not None and own["guidance"] == 7
+    assert settings_of(page, "own:gone", now) is None
+
+
+@pytest.mark.parametrize("language", ["en", "zh-CN"])
+def test_the_sheet_of_keys_and_the_first_steps_are_whole(page: Page, language: str) -> None:
+    foot, tour = foot_html(page, language), tour_html(page, language)
+    assert foot.count("<kbd>") == len(KEYS) and tour.count("<p") == len(STEPS) and tour.count("<p hidden>") == 3
+    script = (Path(__file__).parent.parent / "assets" / "page.js").read_text("utf-8")
+    script = script[script.index("const acts") : script.index("const tabs")]
+    acts = set(re.findall(r'data-janus="(\w+)"', foot + tour))
+    assert acts == set(re.findall(r"^    (\w+): \(\) =>", script, re.MULTILINE))
