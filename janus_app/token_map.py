@@ -97,7 +97,7 @@ def heat_map(inspection: Inspection, measure: Measure, chosen: int | None = None
     sheet = Image.blend(grey, colours.resize(size, Image.Resampling.NEAREST), _COVER)
     pen = ImageDraw.Draw(sheet)
     if cell >= _ROOM:
-        font = ImageFont.load_default(size=max(11, cell // 5))
+        font = ImageFont.load_default(size=max(11, cell // 4))
         for place, facts in enumerate(inspection.cells):
             x, y = cell * (place % columns), cell * (place // columns)
             ink = "black" if sum(sheet.getpixel((x + cell // 2, y + 4))) > 330 else "white"  # type: ignore[arg-type]
