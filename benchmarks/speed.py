@@ -1,0 +1,278 @@
+"""Drawing token by token: the reference's loop, transformers' own Janus and ours, in one process, in turns.
+
+    python -m benchmarks.speed [--device cuda] [--size 1b,7b] [--precision bf16,int8] [--count 1,4] [--json FILE]
+
+Copy bandwidth and matrix rate come first, measured in the same process; the roofline is the time in which the bytes a
+step must read (the weights as they are held, and the filled cache) pass at that bandwidth. Times are per token of the
+whole batch, medians over rounds whose order alternates; ratios are medians of the rounds' own. The tokens of the
+reference's loop and ours are compared under the same noise. On a CPU `trunk` stands for the 1B model: its widths, four
+of its 24 layers. Weights are random; `--tiny` is for CI: whether all of it runs and the tokens agree, no times.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import platform
+import statistics
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from benchmarks import speed_ways as ways
+from benchmarks.random_checkpoint import Size
+from benchmarks.speed_ways import Job
+from janus_app.models.janus.network import JanusNetwork
+
+SIZES = {
+    "tiny": Size(64, 160, 2, 4, 256, 96, 32, 320, 64, 1),
+    "embedded": Size(192, 512, 5, 6, 1152, 96, 32, 5124, 64, 1),
+    "trunk": Size(2048, 5632, 4, 16, 1024, 384, 32, 16384, 64, 1),
+    "1b": Size(2048, 5632, 24, 16, 102400, 384, 32, 16384, 64, 1),
+    "7b": Size(4096, 11008, 30, 32, 102400, 384, 32, 16384, 64, 1),
+}
+PICTURE = {name: (size.side // 16) ** 2 for name, size in SIZES.items()}
+WARM = 2  # tokens before the clock starts: the prompt is read in the first
+
+
+@dataclass
+class Side:
+    """Seconds a token, of the wall clock and of this thread's processor, a round; tokens of the last one."""
+
+    wall: list[float] = field(default_factory=list)
+    worked: list[float] = field(default_factory=list)
+    tokens: Tensor | None = None
+    operations: float = 0.0
+    peak: int = 0
+
+
+class _Count(TorchDispatchMode):
+    number = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.number += 1
+        return func(*args, **(kwargs or {}))
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def stream(draw: Callable[[Job], Iterator[Tensor]], job: Job, device: torch.device, side: Side) -> None:
+    """One round of a way that yields every token."""
+    started = worked = 0.0
+    for cell, tokens in enumerate(draw(job)):
+        side.tokens = tokens
+        if cell == WARM - 1:
+            _wait(device)
+            started, worked = time.perf_counter(), time.thread_time()
+    side.worked.append((time.thread_time() - worked) / (job.cells - WARM))  # before waiting: the host's own work
+    _wait(device)
+    side.wall.append((time.perf_counter() - started) / (job.cells - WARM))
+
+
+def whole(draw: Callable[[Job], Tensor], job: Job, device: torch.device, side: Side) -> None:
+    """One round of a way that gives all tokens at once."""
+    spent = []
+    for cells in (WARM, job.cells):
+        _wait(device)
+        started, worked = time.perf_counter(), time.thread_time()
+        draw(ways.shorter(job, cells))
+        now = time.thread_time()
+        _wait(device)
+        spent.append((time.perf_counter() - started, now - worked))
+    side.wall.append((spent[1][0] - spent[0][0]) / (job.cells - WARM))
+    side.worked.append((spent[1][1] - spent[0][1]) / (job.cells - WARM))
+
+
+def operations(draw: Callable[[Job], Any], job: Job) -> float:
+    """Dispatched operations a token: what more tokens cost more."""
+    numbers = []
+    for cells in (4, 8):
+        with _Count() as count:
+            found = draw(ways.shorter(job, cells))
+            if isinstance(found, Iterator):
+                for _ in found:
+                    pass
+        numbers.append(count.number)
+    return (numbers[1] - numbers[0]) / 4
+
+
+def ceilings(device: torch.device, tiny: bool) -> dict[str, float]:
+    """Bytes a second of a copy (read and written) and of reading alone, and operations a second of a product."""
+    size, side = (1 << 16, 64) if tiny else (1 << 30, 8192) if device.type == "cuda" else (1 << 26, 1024)
+    source = torch.randn(size, device=device)
+    target, half = torch.empty_like(source), torch.bfloat16 if device.type == "cuda" else torch.float32
+    left = torch.randn(side, side, device=device, dtype=half)
+
+    def fastest(work: Callable[[], object]) -> float:
+        spent = []
+        for _ in range(7):
+            _wait(device)
+            started = time.perf_counter()
+            work()
+            _wait(device)
+            spent.append(time.perf_counter() - started)
+        return statistics.median(spent)
+
+    return {
+        "copy": 2 * source.nbytes / fastest(lambda: target.copy_(source)),
+        "read": source.nbytes / fastest(source.sum),
+        "matrix": 2 * side**3 / fastest(lambda: left @ left),
+    }
+
+
+def step_bytes(network: JanusNetwork, job: Job, width: int) -> int:
+    """What a step must read: decoder and head as they are held, and half of the cells' keys and values."""
+    layers = network.language_model.model.layers.named_modules()
+    held = sum(m.weight.nbytes for name, m in layers if name.endswith("_proj"))
+    c = network.config.language
+    cache = 2 * c.num_hidden_layers * c.num_key_value_heads * c.head_dim * 2 * job.count * width
+    head = sum(t.nbytes for t in network.gen_head.parameters())
+    return held + head + cache * (len(job.ids) + job.cells // 2)
+
+
+def first_mismatch(mine: Tensor | None, other: Tensor | None) -> int | None:
+    """The first cell at which any picture of the two differs."""
+    assert mine is not None and other is not None
+    apart = (mine.cpu() != other.cpu()).any(0).nonzero()
+    return int(apart[0]) if len(apart) else None
+
+
+def compare(size: str, precision: str, job: Job, device: torch.device, rounds: int) -> tuple[dict[str, Side], int]:
+    """All ways on one job, in turns; and the bytes a step of ours must read."""
+    plain = ways.DTYPES.get(precision, torch.bfloat16 if device.type == "cuda" else torch.float32)
+    network = ways.random_network(SIZES[size], device, plain)
+    eager, native = ways.llama(network, "eager"), ways.Native(network, job.cells)
+    mine = network
+    if precision == "int8":
+        mine = ways.random_network(SIZES[size], device, plain)
+        ways.eight_bit(mine, device)
+    mine.language_model.model.fuse()
+    runs: dict[str, tuple[Any, Any]] = {
+        "reference": (stream, lambda job: ways.reference(network, eager, job)),
+        "transformers": (whole, native.draw),
+        "ours": (stream, lambda job: ways.ours(mine, job)),
+    }
+    sides = {name: Side() for name in runs}
+    for name, (_, draw) in runs.items():
+        sides[name].operations = operations(draw, job)  # warms up, too
+    for turn in range(rounds):
+        for name in list(runs) if turn % 2 == 0 else list(runs)[::-1]:
+            gc.collect()
+            if device.type == "cuda":
+                torch.cuda.reset_peak_memory_stats(device)
+            run, draw = runs[name]
+            run(draw, job, device, sides[name])
+            if device.type == "cuda":
+                sides[name].peak = torch.cuda.max_memory_allocated(device)
+    return sides, step_bytes(mine, job, plain.itemsize)
+
+
+def metrics(sides: dict[str, Side], size: str, count: int, needed: int, bandwidth: float) -> dict[str, dict[str, Any]]:
+    """The figures of every side. Bytes are those ours must read, so the fraction says how far each is from ideal."""
+    found: dict[str, dict[str, Any]] = {}
+    for name, side in sides.items():
+        middle, ratios = statistics.median(side.wall), zip(sides["reference"].wall, side.wall, strict=True)
+        found[name] = {
+            "ms_per_token": 1e3 * middle,
+            "fastest_ms": 1e3 * min(side.wall),
+            "slowest_ms": 1e3 * max(side.wall),
+            "seconds_per_picture": middle * PICTURE[size] / count,
+            "gb_per_second": needed / middle / 1e9,
+            "roofline_fraction": needed / bandwidth / middle,
+            "ratio_to_reference": statistics.median(a / b for a, b in ratios),
+            "cpu_ratio": statistics.median(a / b for a, b in zip(sides["reference"].worked, side.worked, strict=True)),
+            "host_ms_per_token": 1e3 * statistics.median(side.worked),
+            "operations_per_token": side.operations,
+            "peak_bytes": side.peak,
+        }
+    found["ours"]["first_mismatch"] = first_mismatch(sides["ours"].tokens, sides["reference"].tokens)
+    return found
+
+
+HEAD = (
+    "| case | side | ms/token (fastest-slowest) | s/picture | GB/s | of roofline | ratio to reference "
+    "| ratio of CPU time | CPU ms/token | operations/token | first mismatch |\n" + "|---" * 11 + "|"
+)
+
+
+def line(case: str, side: str, m: dict[str, Any]) -> str:
+    apart = "" if side != "ours" else "none" if m["first_mismatch"] is None else str(m["first_mismatch"])
+    return (
+        f"| {case} | {side} | {m['ms_per_token']:.2f} ({m['fastest_ms']:.2f}-{m['slowest_ms']:.2f}) | "
+        f"{m['seconds_per_picture']:.2f} | {m['gb_per_second']:.1f} | {m['roofline_fraction']:.0%} | "
+        f"{m['ratio_to_reference']:.2f} | {m['cpu_ratio']:.2f} | {m['host_ms_per_token']:.2f} | "
+        f"{m['operations_per_token']:.0f} | {apart} |"
+    )
+
+
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.speed", description=__doc__.split("\n\n")[0])
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--size", help=f"of {', '.join(SIZES)}; default: 1b,7b on a card, embedded,trunk on a CPU")
+    parser.add_argument("--precision", help="of fp32, bf16, fp16, int8")
+    parser.add_argument("--count", default="1,4", help="pictures drawn together")
+    parser.add_argument("--prompt", default="64", help="tokens of the prompt")
+    parser.add_argument(
+        "--cells", type=int, default=0, help="tokens drawn a picture; 0 = all of a small one, 24 of the trunk"
+    )
+    parser.add_argument("--rounds", type=int, default=4)
+    parser.add_argument("--json", metavar="FILE", help="also write one object a line: case, side, metric, value")
+    parser.add_argument("--tiny", action="store_true", help="equality and structure alone, for CI")
+    args = parser.parse_args(arguments)
+    card = args.device.startswith("cuda")
+    args.size = args.size or ("tiny" if args.tiny else "1b,7b" if card else "embedded,trunk")
+    args.precision = args.precision or ("fp32,int8" if args.tiny else "bf16,int8" if card else "fp32,bf16,int8")
+    if args.tiny:
+        args.rounds, args.count, args.prompt = 1, "1,2", "12"
+    return args
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    args = parse(arguments)
+    device = torch.device(args.device)
+    limits = ceilings(device, args.tiny)
+    bandwidth = max(limits["copy"], limits["read"])
+    machine = (
+        torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
+    )
+    print(
+        f"{machine}, {torch.get_num_threads()} threads, torch {torch.__version__}; "
+        f"copy {limits['copy'] / 1e9:.1f} GB/s, read {limits['read'] / 1e9:.1f} GB/s, "
+        f"product {limits['matrix'] / 1e12:.2f} TFLOP/s\n\n{HEAD}"
+    )
+    rows: list[dict[str, Any]] = [
+        {"case": "machine", "side": machine, "metric": k, "value": v} for k, v in limits.items()
+    ]
+    apart = 0
+    for size in args.size.split(","):
+        for precision in args.precision.split(","):
+            for count in map(int, args.count.split(",")):
+                for prompt in map(int, args.prompt.split(",")):
+                    cells = args.cells or (24 if size == "trunk" else PICTURE[size])
+                    ids = torch.randint(5, 200, (prompt,), generator=torch.Generator().manual_seed(1))
+                    sides, needed = compare(size, precision, Job(count, cells, ids), device, args.rounds)
+                    found = metrics(sides, size, count, needed, bandwidth)
+                    case = f"{size} {precision}, {count} pictures, prompt {prompt}"
+                    for side, values in found.items():
+                        print(line(case, side, values), flush=True)
+                        rows += [{"case": case, "side": side, "metric": k, "value": v} for k, v in values.items()]
+                    apart += precision == "fp32" and found["ours"]["first_mismatch"] is not None
+    if args.json:
+        with open(args.json, "w", encoding="utf-8") as file:
+            file.writelines(json.dumps(row) + "\n" for row in rows)
+    if args.tiny and apart:
+        raise SystemExit("in float32 the reference's loop and ours draw different tokens")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
