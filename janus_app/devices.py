@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -146,3 +148,19 @@ def container_limit(root: Path = CGROUP) -> Memory | None:
         inactive = next((int(line.split()[1]) for line in stat.splitlines() if line.startswith(f"{cached} ")), 0)
         return Memory(max(0, total - taken + inactive), total)
     return None
+
+
+def processor_quota(root: Path = CGROUP) -> float | None:
+    """Processors a container may use at once, 1.5 for one and a half; None without a limit."""
+    try:
+        quota, period = (root / "cpu.max").read_text("ascii").split()
+        return None if quota == "max" else int(quota) / int(period)
+    except (OSError, ValueError):
+        return None
+
+
+def settle_threads(root: Path = CGROUP) -> None:
+    """No more threads than a container may use: PyTorch counts the machine's processors and would wait for itself."""
+    quota = processor_quota(root)
+    if quota is not None and "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(max(1, min(torch.get_num_threads(), math.ceil(quota))))

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from janus_app import converted
 from janus_app.catalog import Variant
+from janus_app.devices import settle_threads
 from janus_app.errors import AppError, out_of_memory
 from janus_app.heap import steady_heap
 from janus_app.memory import Option, advise
@@ -70,6 +71,7 @@ def load(
     anything wrong with the files.
     """
     steady_heap()
+    settle_threads()
     option = advise(variant, folder, device).choose(precision)
     where = option.place.main
     config = read_config(folder, parts, variant.family)
