@@ -163,7 +163,7 @@ def wire(
 
     def refresh(selected: str | None, language: str) -> list[Any]:
         names = axes_of(page.variant(selected))
-        choices = [(page.texts.named("setting", name, language), name) for name in names]
+        choices = [(page.texts.say(name, language), name) for name in names]
         nothing = (page.texts.say("grid_none", language), "")
         able = "generate" in page.variant(selected).verbs
         about = f'<p class="about">{escape(page.texts.say("grid_about", language))}</p>'

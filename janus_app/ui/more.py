@@ -38,8 +38,7 @@ def more(page: Page, tab: str, picture: list[Any], pick: Callable[..., Print], s
             info=label("export_info"),
             lines=4,
             max_lines=14,
-            interactive=False,
-            buttons=["copy"],
+            interactive=True,  # a disabled box cannot be reached by keyboard
             visible=False,
             elem_id=f"{tab}-export",
             elem_classes="code",

@@ -47,7 +47,7 @@ def test_two_models_blind_then_a_grid(visit: Any, served: Served) -> None:
     assert served.studio.state.variant_id == "tiny-a", "the model that was loaded before is not back"
 
     page.get_by_role("tab", name="Grid of settings").click()
-    pick(page, "#grid-y", "seed")
+    pick(page, "#grid-y", "Seed")
     page.fill("#grid-x-values textarea, #grid-x-values input", "1, 3")
     page.wait_for_timeout(300)
     page.fill("#grid-y-values textarea, #grid-y-values input", "31..32")
