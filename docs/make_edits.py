@@ -30,18 +30,21 @@ EDITS = (
     ("janusflow-embedded", "masked", 0.6, "a red cat to the left of a blue house", 5),
     ("janusflow-embedded", "flowedit", 0.9, "a blue cat to the left of a yellow star", None),
     ("janusflow-embedded", "image to image", 0.7, "a red cat to the left of a yellow star at night", None),
+    ("metaquery-embedded", "instruct", 0.6, "make the cat blue", None),
 )
 
 
 def main() -> None:
     source = render(Scene.of(0, [CAT, STAR]))
-    page = Image.new("RGB", (4 * (SIDE + GAP) + GAP, 2 * (SIDE + LINE) + 2 * GAP), "white")
-    draw = ImageDraw.Draw(page)
     catalog = load_catalog()
-    for column, (name, method, strength, prompt, slot) in enumerate(EDITS):
+    edits = [edit for edit in EDITS if edit[0] in catalog]
+    page = Image.new("RGB", (len(edits) * (SIDE + GAP) + GAP, 2 * (SIDE + LINE) + 2 * GAP), "white")
+    draw = ImageDraw.Draw(page)
+    for column, (name, method, strength, prompt, slot) in enumerate(edits):
         variant = catalog[name]
         model = open_model(variant, "fp32")
-        numbers = {k: v.default for k, v in variant.settings.items() if k in ("guidance", "temperature")}
+        wanted = ("guidance", "temperature", "image_guidance") if method == "instruct" else ("guidance", "temperature")
+        numbers = {k: v.default for k, v in variant.settings.items() if k in wanted}
         request = EditRequest(
             prompt,
             source,
