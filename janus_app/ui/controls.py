@@ -18,20 +18,9 @@ INTERVAL = ("guidance_start", "guidance_end")
 def seed_row(label: Callable[[str], Any], tab: str) -> tuple[gr.Number, gr.Checkbox]:
     """The seed, and whether each run takes a new one."""
     with gr.Row(elem_classes="seed-row"):
-        return _seed(label, tab)
-
-
-def seed_row_again(label: Callable[[str], Any], tab: str) -> tuple[gr.Number, gr.Checkbox, gr.Button]:
-    """The same with a button that takes the last seed once more."""
-    with gr.Row(elem_classes="seed-row"):
-        seed, fresh = _seed(label, tab)
-        again = gr.Button(label("last_seed"), size="sm", elem_id=f"{tab}-last-seed", min_width=90)
-    return seed, fresh, again
-
-
-def _seed(label: Callable[[str], Any], tab: str) -> tuple[gr.Number, gr.Checkbox]:
-    seed = gr.Number(0, precision=0, label=label("seed"), elem_id=f"{tab}-seed", min_width=120)
-    return seed, gr.Checkbox(True, label=label("fresh_seed"), elem_id=f"{tab}-fresh", min_width=150)
+        seed = gr.Number(0, precision=0, label=label("seed"), elem_id=f"{tab}-seed", min_width=120)
+        fresh = gr.Checkbox(True, label=label("fresh_seed"), elem_id=f"{tab}-fresh", min_width=150)
+    return seed, fresh
 
 
 def sampling_sliders(label: Callable[[str], Any], tab: str) -> tuple[gr.Slider, gr.Slider]:

@@ -21,7 +21,7 @@ from janus_app.ui.controls import (
     negative_box,
     run_or_stop,
     sampling_sliders,
-    seed_row_again,
+    seed_row,
 )
 from janus_app.ui.detail import detail_html
 from janus_app.ui.drawing import draw, put_on, shelf_value
@@ -82,13 +82,14 @@ def build(page: Page, variant: gr.Dropdown, seen: gr.Textbox, demo: gr.Blocks, s
                 helping = prompt_helper.buttons(page)
             helper = prompt_helper.panel(page, *helping)
             count = gr.Slider(1, 16, 4, step=1, label=label("count"), elem_id="draw-count")
-            seed, fresh, again = seed_row_again(label, "draw")
+            seed, fresh = seed_row(label, "draw")
             with gr.Accordion(label("settings"), open=False, elem_id="draw-settings"):
                 presets = presets_panel.controls(page)
                 guidance, temperature = sampling_sliders(label, "draw")
                 flow = flow_controls(label, "draw")
                 negative = negative_box(label, "draw")
                 knobs = [count, guidance, temperature, *flow.all]
+                again = gr.Button(label("last_seed"), size="sm", elem_id="draw-last-seed", min_width=60)
                 presets_panel.keeping(page, presets, variant, knobs)
             with gr.Accordion(label("from_png"), open=False, elem_id="draw-from"):
                 drop = gr.File(label=label("drop_png"), file_types=[".png"], elem_id="draw-drop", height=130)
