@@ -72,7 +72,7 @@ class Trainer:
         if not drawing:
             return loss, seen
         flow = self.model.flow_loss(conditions, latents_of(batch.tiles, self.codes), repeats)
-        return 4 * flow + 0.1 * loss, {f"{name} flow": float(flow.detach()), **seen}
+        return 4 * flow + 0.2 * loss, {f"{name} flow": float(flow.detach()), **seen}
 
     def talk_loss(self, batch: Talks) -> tuple[Tensor, dict[str, float]]:
         reader = self.model.reader
@@ -89,22 +89,23 @@ class Trainer:
         return loss, {"say": float(loss.detach()), "words": right}
 
 
-def make_optimisers(model: MetaQuery, stage: str, lr: float, reader_lr: float) -> list[torch.optim.Optimizer]:
-    """Muon and AdamW for the new parts and, apart and slower, for the language model; the eye keeps what it learned.
+def make_optimisers(model: MetaQuery, stage: str, lr: float, old_lr: float) -> list[torch.optim.Optimizer]:
+    """Muon and AdamW for what is new in a stage and, apart and slower, for what came before; the frozen have none.
 
-    The queries belong to the new parts.
+    New are queries, connector and helpers in "read", SANA in "draw". The eye keeps what it learned before all this.
     """
     drawing = stage == "draw"
     groups: dict[tuple[bool, bool], list[Tensor]] = {}
     for name, p in model.named_parameters():
-        old = name.startswith("reader.") and name != "reader.queries"
+        frozen = name.startswith("reader.") and name != "reader.queries"
+        old = not name.startswith("sana.") if drawing else frozen
         unused = name.startswith("reader.tower.") or (name.startswith("sana.") and not drawing)
-        p.requires_grad_(not unused and not (old and drawing))
+        p.requires_grad_(not unused and not (frozen and drawing))
         if p.requires_grad:
             block = any(part in name for part in ("layers.", "blocks.")) and p.ndim >= 2 and "conv_depth" not in name
             groups.setdefault((old, block and "table" not in name), []).append(p)
     made: list[torch.optim.Optimizer] = []
-    for old, rate in ((False, lr), (True, reader_lr)):
+    for old, rate in ((False, lr), (True, old_lr)):
         inside, outside = groups.get((old, True), []), groups.get((old, False), [])
         if inside or outside:
             made += optimisers(inside, outside, rate, 0.75 * rate)  # type: ignore[arg-type]
@@ -130,11 +131,11 @@ def train(args: argparse.Namespace) -> None:
         other = torch.load(args.sana, weights_only=True)["model"]
         model.sana.load_state_dict({n.removeprefix("sana."): t for n, t in other.items() if n.startswith("sana.")})
     model = model.to(device)
-    made = make_optimisers(model, args.stage, args.lr, args.reader_lr)
+    made = make_optimisers(model, args.stage, args.lr, args.old_lr)
     step = 0
     if args.resume and saved.get("stage") == args.stage:
         step = saved["step"]
-        for optimiser, state in zip(made, saved["optimisers"], strict=True):
+        for optimiser, state in zip(made, saved.get("optimisers", ()), strict="optimisers" in saved):
             rates = [group["initial_lr"] for group in optimiser.param_groups]
             optimiser.load_state_dict(state)
             for group, rate in zip(optimiser.param_groups, rates, strict=True):
@@ -207,7 +208,7 @@ def options(words: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--talks", type=int, default=8, help="conversations in a step that has some")
     parser.add_argument("--talk-every", type=int, default=3)
     parser.add_argument("--lr", type=float, default=4e-3)
-    parser.add_argument("--reader-lr", type=float, default=2e-3)
+    parser.add_argument("--old-lr", type=float, default=1.5e-3, help="of what was there before the stage")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=0)
     parser.add_argument("--resume", action="store_true")
