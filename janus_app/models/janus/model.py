@@ -194,9 +194,7 @@ class JanusModel(Talker):
         return pictures
 
     @torch.inference_mode()
-    def _prompt_rows(
-        self, request: GenerateRequest | EditRequest | InspectRequest, both: bool = False
-    ) -> list[Tensor]:
+    def _prompt_rows(self, request: GenerateRequest | EditRequest | InspectRequest, both: bool = False) -> list[Tensor]:
         """The embedded conditional row and, unless guidance is 1 and not `both` are wanted, the unconditional one.
 
         Unconditional: begin-of-sentence and begin-of-image stay, everything between becomes padding *that is
