@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -26,7 +26,7 @@ from janus_app.models.base import (
 )
 from janus_app.models.checkpoint import parse_processor, parse_style, read_json
 from janus_app.models.decoder import DecoderConfig, KVCache
-from janus_app.models.engine import trunk_step
+from janus_app.models.engine import recordable, trunk_step
 from janus_app.models.engine_graph import recorded
 from janus_app.models.prefill import Network, prefill, prompt_embeds
 from janus_app.models.siglip import VisionConfig
@@ -43,7 +43,9 @@ def answer_tokens(
     stream = torch.Generator("cpu").manual_seed(seed)
     hidden, cache = prefill(network, [prompt], limit)
     reader = _Reader(network, cache, hidden[:, -1])
-    read = recorded(reader.read, reader.state, cache.capacity) if network.device.type == "cuda" else reader.read
+    read: Callable[[int], None] = reader.read
+    if recordable(network.language_model.model, network.device):
+        read = recorded(reader.read, reader.state, cache.capacity)
     finite = sampling.Finite()
     for _ in range(limit):
         logits = network.language_model.lm_head(reader.hidden)

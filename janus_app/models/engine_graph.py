@@ -60,6 +60,8 @@ def rehearse(step: Callable[[int], None], span: int, state: Sequence[Tensor]) ->
     """Run a step and undo it: libraries make their workspaces at the first run, which cannot be recorded."""
     before = [tensor.clone() for tensor in state]
     stream = torch.cuda.Stream() if torch.cuda.is_available() else None
+    if stream is not None:
+        stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
         step(span)
     if stream is not None:

@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from janus_app.models import sampling
 from janus_app.models.base import GenerateRequest
 from janus_app.models.decoder import DecoderConfig, KVCache, Trunk
-from janus_app.models.engine import ModuleStep, TrunkStep, trunk_step
+from janus_app.models.engine import ModuleStep, TrunkStep, recordable, trunk_step
 from janus_app.models.engine_graph import recorded, rehearse
 from janus_app.models.fused import Joined
 from janus_app.models.janus.draw import PictureStep, Sampling, draw_tokens
@@ -227,8 +227,10 @@ def test_layers_that_travel_take_the_way_of_the_modules() -> None:
     made = trunk(4, 4, fused=True)
     cache, _ = filled(made, [4])
     assert isinstance(trunk_step(made, cache), TrunkStep)
+    card = torch.device("cuda")
+    assert recordable(made, card) and not recordable(made, torch.device("cpu"))
     accelerate.cpu_offload(made.layers[1], execution_device=torch.device("cpu"))
-    assert isinstance(trunk_step(made, cache), ModuleStep)
+    assert isinstance(trunk_step(made, cache), ModuleStep) and not recordable(made, card)
 
 
 @pytest.fixture(autouse=True)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from janus_app.models import sampling
 from janus_app.models.decoder import KVCache
-from janus_app.models.engine import trunk_step
+from janus_app.models.engine import recordable, trunk_step
 from janus_app.models.engine_graph import recorded
 from janus_app.models.janus.network import JanusNetwork
 from janus_app.models.prefill import next_positions, prefill
@@ -68,7 +68,9 @@ def draw_tokens(
         for _ in range(first):
             rule.noise()
     step = PictureStep(network, cache, hidden, tokens, known, rule)
-    advance = recorded(step.advance, step.state, cache.capacity) if network.device.type == "cuda" else step.advance
+    advance: Callable[[int], None] = step.advance
+    if recordable(network.language_model.model, network.device):
+        advance = recorded(step.advance, step.state, cache.capacity)
     for cell in range(first, last + 1):
         if (cell - first) % ROW == 0:
             step.begin_row(cell, min(ROW, last + 1 - cell))
