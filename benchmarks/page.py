@@ -1,0 +1,218 @@
+"""The page under hands: how soon it answers one visitor, and whether a crowd of them breaks it.
+
+    python -m benchmarks.page [--model ID] [--visitors 20] [--seconds 180]
+
+One visitor: click to first preview, between previews, Stop to idle. Then the crowd: each visitor, for the whole time,
+draws, draws and stops, asks, or goes away and comes back, at random. Every picture that reaches a visitor must carry
+the words and the seed that visitor asked for; at the end nobody waits and memory is what it was after the first tenth
+of the time. The way is the page's own, by Gradio's client; a browser adds its painting to it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import platform
+import random
+import socket
+import statistics
+import tempfile
+import threading
+import time
+from collections import Counter
+from collections.abc import Sequence
+from concurrent.futures import CancelledError
+from dataclasses import dataclass, field
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+EASEL, GALLERY = 0, 3  # places in what "draw" answers
+DRAWN = 4  # pictures a click, as the page has it
+IDLE_SECONDS = 30.0  # after this a stopped job counts as hung
+PATIENT = {"timeout": 120}  # seconds; a busy machine is slow, which is not the question
+NOUNS = ("circle", "square", "star", "heart")
+COLOURS = ("red", "blue", "green", "yellow")
+
+
+@dataclass
+class Crowd:
+    """What happened to everybody; `wrong` holds a sentence for each picture that was not its visitor's."""
+
+    done: Counter[str] = field(default_factory=Counter)
+    wrong: list[str] = field(default_factory=list)
+    failed: list[str] = field(default_factory=list)
+    waits: list[float] = field(default_factory=list)  # seconds from asking to the finished picture or answer
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def note(self, what: str, seconds: float | None = None) -> None:
+        with self.lock:
+            self.done[what] += 1
+            if seconds is not None:
+                self.waits.append(seconds)
+
+
+def submit_drawing(client: Any, model: str, prompt: str, count: int, seed: int) -> Any:
+    return client.submit(prompt, "", count, 5, 1, False, seed, model, api_name="/draw")
+
+
+def gallery(outputs: Sequence[Any]) -> list[Path]:
+    """The pictures of the one answer that carries the gallery; empty where none came."""
+    for answer in outputs:
+        shown = answer[GALLERY]
+        pictures = shown.get("value") if isinstance(shown, dict) else shown
+        if pictures:
+            return [Path(item["image"]) for item in pictures]
+    return []
+
+
+def visit(url: str, model: str, number: int, until: float, crowd: Crowd) -> None:
+    """One visitor's stay: random acts, the same for the same number, until the clock says `until`."""
+    from gradio_client import Client
+
+    chance = random.Random(number)
+    client = Client(url, verbose=False, httpx_kwargs=PATIENT)
+    act = 0
+    while time.monotonic() < until:
+        act += 1
+        prompt = f"a {chance.choice(COLOURS)} {chance.choice(NOUNS)}"
+        seed, count = 100_000 * (number + 1) + 10 * act, chance.choice((1, 2))
+        begun = time.monotonic()
+        kind = chance.choices(("draw", "stop", "ask", "return"), (5, 2, 3, 1))[0]
+        try:
+            if kind == "draw":
+                job = submit_drawing(client, model, prompt, count, seed)
+                job.result(timeout=600)
+                check(gallery(job.outputs()), prompt, seed, count, crowd)
+            elif kind == "stop":
+                job = submit_drawing(client, model, prompt, 4, seed)
+                time.sleep(chance.uniform(0.1, 2.0))
+                job.cancel()
+            elif kind == "ask":
+                job = client.submit({"text": "What can you do?", "files": []}, 0, 0.95, 24, 0, model, api_name="/chat")
+                answer = job.result(timeout=600)[0]
+                if not answer or answer[-1]["role"] != "assistant":
+                    raise ValueError(f"no answer: {answer}")
+            else:
+                client = Client(url, verbose=False, httpx_kwargs=PATIENT)
+            crowd.note(kind, time.monotonic() - begun if kind in ("draw", "ask") else None)
+        except CancelledError:
+            crowd.note("stop")
+        except Exception as error:  # whatever breaks is what is looked for
+            with crowd.lock:
+                crowd.failed.append(f"{kind}: {type(error).__name__}: {error}"[:200])
+
+
+def check(files: Sequence[Path], prompt: str, seed: int, count: int, crowd: Crowd) -> None:
+    """Whether these are the pictures that were asked for."""
+    from janus_app.records import read_record
+
+    got = [(record.prompt, record.seed) for record in map(read_record, files) if record]
+    asked = [(prompt, seed + i) for i in range(count)]
+    if got != asked:
+        with crowd.lock:
+            crowd.wrong.append(f"asked for {asked}, got {got}")
+
+
+def latencies(url: str, studio: Any, model: str, rounds: int) -> list[tuple[str, list[float]]]:
+    """(what, seconds of each time it was seen) of one visitor alone on the page."""
+    from gradio_client import Client
+
+    client = Client(url, verbose=False)
+    first, between, stopped = [], [], []
+    for number in range(rounds):
+        begun = time.monotonic()
+        job = submit_drawing(client, model, "a red circle", DRAWN, 1000 * number)
+        seen: list[float] = []
+        for answer in job:
+            if "data:image/jpeg" in str(answer[EASEL]):
+                seen.append(time.monotonic())
+            if len(seen) > number % 4:  # stop after one to four previews
+                break
+        first += [seen[0] - begun] if seen else []
+        between += [later - earlier for earlier, later in pairwise(seen)]
+        asked = time.monotonic()
+        job.cancel()
+        while studio.state.phase != "ready" or studio.state.queue:
+            if time.monotonic() - asked > IDLE_SECONDS:
+                raise SystemExit("the studio did not come to rest after Stop")
+            time.sleep(0.002)
+        stopped.append(time.monotonic() - asked)
+    return [("click to first preview", first), ("between previews", between), ("Stop to idle", stopped)]
+
+
+def crowd_in(url: str, model: str, visitors: int, seconds: float) -> tuple[Crowd, float]:
+    """Let them in; returns what happened and how many bytes memory grew after the first tenth of the time."""
+    import psutil
+
+    crowd, process = Crowd(), psutil.Process()
+    until = time.monotonic() + seconds
+    threads = [threading.Thread(target=visit, args=(url, model, n, until, crowd), daemon=True) for n in range(visitors)]
+    for thread in threads:
+        thread.start()
+    time.sleep(seconds / 10)
+    early = process.memory_info().rss
+    for thread in threads:
+        thread.join(timeout=seconds + 600)
+    return crowd, process.memory_info().rss - early
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", help="a variant's id or a checkpoint folder; default: the embedded one")
+    parser.add_argument("--visitors", type=int, default=20)
+    parser.add_argument("--seconds", type=float, default=180.0)
+    parser.add_argument("--rounds", type=int, default=12, help="of the one visitor's measuring")
+    args = parser.parse_args(arguments)
+
+    from janus_app.catalog import load_catalog
+    from janus_app.hub import Hub
+    from janus_app.studio import Studio, drain
+    from janus_app.ui.app import launch
+
+    catalog = load_catalog()
+    studio = Studio(catalog, Hub())
+    model = args.model or catalog.default().id
+    drain(studio.load(model, device="cpu"))
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    with tempfile.TemporaryDirectory() as kept:
+        demo = launch(
+            studio,
+            catalog,
+            port=port,
+            outputs=Path(kept) / "outputs",
+            data=Path(kept) / "data",
+            prevent_thread_lock=True,
+        )
+        try:
+            print(f"\n{platform.platform()}, Python {platform.python_version()}, {model} on the CPU\n")
+            print("| one visitor | median | largest | times seen |\n|---|---|---|---|")
+            for name, seconds in latencies(demo.local_url, studio, model, args.rounds):
+                times = [f"{1e3 * of(seconds):.0f} ms" for of in (statistics.median, max) if seconds]
+                print(f"| {name} | {' | '.join(times) if seconds else 'never | never'} | {len(seconds)} |")
+            crowd, grown = crowd_in(demo.local_url, model, args.visitors, args.seconds)
+        finally:
+            demo.close()
+    state = studio.state
+    print(f"\n| {args.visitors} visitors, {args.seconds:.0f} s | |\n|---|---|")
+    for name, value in (
+        ("acts", ", ".join(f"{count} {what}" for what, count in sorted(crowd.done.items()))),
+        ("pictures in wrong hands", len(crowd.wrong)),
+        ("failures", len(crowd.failed)),
+        ("median / longest wait for a picture or answer", waits(crowd.waits)),
+        ("jobs left in the line", state.queue),
+        ("memory grown after the first tenth", f"{grown / 1e6:.0f} MB"),
+    ):
+        print(f"| {name} | {value} |")
+    for line in [*crowd.wrong, *crowd.failed][:20]:
+        print(line)
+    return 1 if crowd.wrong or crowd.failed or state.queue else 0
+
+
+def waits(seconds: Sequence[float]) -> str:
+    return f"{statistics.median(seconds):.1f} / {max(seconds):.1f} s" if seconds else "nobody waited"
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
