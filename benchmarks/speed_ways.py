@@ -47,7 +47,11 @@ class Job:
 
 
 def random_network(size: Size, device: torch.device, dtype: torch.dtype) -> JanusNetwork:
-    """A network of this size with random weights; times depend on sizes alone."""
+    """A network of this size with random weights; times depend on sizes alone.
+
+    A matrix keeps the length of what it is given. With smaller numbers every token would be as likely as any other, and
+    whatever was calculated, the noise would choose the same.
+    """
     with torch.device("meta"):
         network = JanusNetwork(parse_config(config_of(size))).eval().requires_grad_(False)
     network.to(dtype)
@@ -58,7 +62,8 @@ def random_network(size: Size, device: torch.device, dtype: torch.dtype) -> Janu
         if path.startswith(("vision_model", "gen_vision_model", "aligner")):
             continue
         for leaf, tensor in list(module.named_parameters(recurse=False)):
-            made = torch.empty(tensor.shape, device=device, dtype=dtype).normal_(0, 0.02, generator=source)
+            spread = tensor.shape[1] ** -0.5 if tensor.dim() == 2 else 0.02
+            made = torch.empty(tensor.shape, device=device, dtype=dtype).normal_(0, spread, generator=source)
             made += float(leaf == "weight" and tensor.dim() == 1)
             setattr(module, leaf, nn.Parameter(made, requires_grad=False))
     return network
