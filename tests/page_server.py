@@ -132,9 +132,7 @@ def serve(folder: Path, pace: float = 0.0, **options: Any) -> Iterator[Served]:
         ROW.format(id="tiny-a", title="Tiny A", folder=GOLDEN / "janus_pro_1b" / "checkpoint", guidance=5.0),
         ROW.format(id="tiny-b", title="Tiny B", folder=GOLDEN / "janus_1_3b" / "checkpoint", guidance=4.0),
         FLOW_ROW.format(id="tiny-flow", title="Tiny Flow", folder=GOLDEN / "janusflow_1_3b" / "checkpoint"),
-        MQ_ROW.format(
-            id="tiny-mq", title="Tiny MetaQuery", folder=GOLDEN.parent / "metaquery" / "ckpt_llavaov_sana"
-        ),
+        MQ_ROW.format(id="tiny-mq", title="Tiny MetaQuery", folder=GOLDEN.parent / "metaquery" / "ckpt_llavaov_sana"),
     ]
     manifest = folder / "models.yaml"
     manifest.write_text(MANIFEST.format(rows="".join(rows)), encoding="utf-8")

@@ -19,7 +19,8 @@ FLOORS = (
     ("janus_app.models.base",),  # the words every room speaks: requests and events
     ("janus_app.pictures", "janus_app.manifest_schema"),
     ("janus_app.catalog", "janus_app.local_folder"),
-    ("janus_app.models", "janus_app.quantise"),
+    ("janus_app.models",),
+    ("janus_app.quantise",),  # a precision may bring a layer of its own (models/eight_bit.py)
     ("janus_app.spread", "janus_app.converted", "janus_app.own_models"),
     ("janus_app.hub",),  # above models only for the words of models/base.py
     ("janus_app.devices", "janus_app.heap", "janus_app.watchdog"),

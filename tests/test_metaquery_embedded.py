@@ -11,10 +11,6 @@ import pytest
 import torch
 from tokenizers import Tokenizer
 
-from benchmarks.judge import look
-from benchmarks.running import finished, open_model
-from janus_app.catalog import load_catalog
-from janus_app.models.base import ChatRequest, EditRequest, GenerateRequest, Turn
 from tests.conftest import loaded
 from tests.metaquery_golden import relative
 from training.batches import Words
@@ -24,10 +20,9 @@ from training.metaquery_data import BLACK, captions, instructions, prompt
 from training.metaquery_export import export
 from training.metaquery_model import QUERIES, MetaQuery, align
 from training.metaquery_vae import CHANNELS, WIDTHS, Trained, crowded, latent_table, latents_of
-from training.objects import COLOURS, INDEX, THINGS
 from training.picture_tokenizer import pixels_of
 from training.scenes import seen_scene
-from training.world import GRID, N_TILES, Item, Scene, grid, read_grid, render
+from training.world import GRID, N_TILES, grid, read_grid, render
 
 ASSETS = Path(__file__).parent.parent / "assets"
 
