@@ -52,7 +52,7 @@ class Crowd:
 
 
 def submit_drawing(client: Any, model: str, prompt: str, count: int, seed: int) -> Any:
-    return client.submit(prompt, "", count, 5, 1, False, seed, model, api_name="/draw")
+    return client.submit(prompt=prompt, count=count, new_seed=False, seed=seed, model=model, api_name="/draw")
 
 
 def gallery(outputs: Sequence[Any]) -> list[Path]:
@@ -88,7 +88,8 @@ def visit(url: str, model: str, number: int, until: float, crowd: Crowd) -> None
                 time.sleep(chance.uniform(0.1, 2.0))
                 job.cancel()
             elif kind == "ask":
-                job = client.submit({"text": "What can you do?", "files": []}, 0, 0.95, 24, 0, model, api_name="/chat")
+                question = {"text": "What can you do?", "files": []}
+                job = client.submit(message=question, max_new_tokens=24, model=model, api_name="/chat")
                 answer = job.result(timeout=600)[0]
                 if not answer or answer[-1]["role"] != "assistant":
                     raise ValueError(f"no answer: {answer}")

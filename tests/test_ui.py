@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import re
 import threading
@@ -16,6 +18,7 @@ import pytest
 from gradio_client import Client, handle_file
 from PIL import Image
 
+from janus_app.cli import main
 from janus_app.errors import AppError
 from janus_app.library import library
 from janus_app.library.conversations import Conversations, Message, new_conversation, new_id
@@ -31,6 +34,7 @@ from janus_app.ui.i18n import FOLDER, Texts, match_language
 from janus_app.ui.talk import command, turns
 from tests.page_server import Served, serve
 
+BRIEF = {"temperature": 0, "top_p": 0.95, "max_new_tokens": 24, "seed": 0, "model": "tiny-a"}  # of an answer
 EASEL, STATUS, NOTES, GALLERY, SEED = 0, 1, 2, 3, 6  # places in what "draw" answers (states are not sent)
 
 
@@ -46,19 +50,8 @@ def client(page: Served) -> Client:
 
 
 def draw(client: Client, prompt: str = "a red circle", count: float = 2, seed: float = 7, **more: Any) -> Any:
-    settings = {"negative": "", "guidance": 5, "temperature": 1, "fresh": False} | more
-    return client.submit(
-        prompt,
-        settings["negative"],
-        count,
-        settings["guidance"],
-        settings["temperature"],
-        settings["fresh"],
-        seed,
-        "tiny-a",
-        *settings.get("flow", ()),
-        api_name="/draw",
-    )
+    settings = {"guidance": 5, "temperature": 1, "new_seed": False, "model": "tiny-a"} | more
+    return client.submit(prompt=prompt, count=count, seed=seed, **settings, api_name="/draw")
 
 
 def gallery_of(job: Any) -> list[Path]:
@@ -89,7 +82,7 @@ def test_drawn_pictures_are_saved_with_records_and_served_byte_for_byte(page: Se
 
 def ask(client: Client, text: str, files: tuple[Path, ...] = ()) -> Any:
     given = [handle_file(str(file)) for file in files]
-    return client.submit({"text": text, "files": given}, 0, 0.95, 24, 0, "tiny-a", api_name="/chat")
+    return client.submit(message={"text": text, "files": given}, **BRIEF, api_name="/chat")
 
 
 def context_used(answer: Any) -> int:
@@ -144,7 +137,7 @@ def test_answers_stream_and_tell_how_full_the_context_is(client: Client, tmp_pat
     picture = tmp_path / "red.png"
     Image.new("RGB", (40, 30), "red").save(picture)
     question = {"text": "What is it?", "files": [handle_file(str(picture)), handle_file(str(picture))]}
-    job = client.submit(question, 0, 0.95, 24, 0, "tiny-a", api_name="/chat")
+    job = client.submit(message=question, **BRIEF, api_name="/chat")
     final = job.result(timeout=60)
     assert len(job.outputs()) >= 3, "the answer did not stream"
     talk = final[0]
@@ -176,9 +169,7 @@ def test_a_bad_question_is_given_back_with_a_sentence(client: Client, tmp_path: 
     if question:
         (tmp_path / question).write_text("not a picture")
         files = [handle_file(str(tmp_path / question))]
-    job = client.submit(
-        {"text": "" if not question else "keep me", "files": files}, 0, 0.9, 8, 0, "tiny-a", api_name="/chat"
-    )
+    job = client.submit(message={"text": "" if not question else "keep me", "files": files}, **BRIEF, api_name="/chat")
     try:
         job.result(timeout=30)
     except Exception as refused:  # Gradio itself turns away files that are no pictures
@@ -222,14 +213,14 @@ def wait_for(condition: Any, seconds: float = 20) -> None:
 
 
 def test_a_variant_is_switched_and_an_unknown_one_refused(page: Served, client: Client) -> None:
-    job = client.submit("tiny-b", "cpu", "auto", api_name="/load")
+    job = client.submit(model="tiny-b", device="cpu", api_name="/load")
     job.result(timeout=60)
     assert page.studio.state.variant_id == "tiny-b"
-    job = client.submit("tiny-zzz", "cpu", "auto", api_name="/load")
+    job = client.submit(model="tiny-zzz", device="cpu", api_name="/load")
     job.result(timeout=60)
     assert "no model called" in everything_said(job)
     assert page.studio.state.variant_id == "tiny-b", "a wrong name must not drop the model"
-    job = client.submit("tiny-a", "cuda:99", "auto", api_name="/load")
+    job = client.submit(model="tiny-a", device="cuda:99", api_name="/load")
     job.result(timeout=60)
     assert "message error" in everything_said(job)
     drain(page.studio.load("tiny-a", device="cpu"))
@@ -237,12 +228,13 @@ def test_a_variant_is_switched_and_an_unknown_one_refused(page: Served, client: 
 
 def test_a_flow_model_draws_by_its_own_settings_and_the_same_again(page: Served, client: Client) -> None:
     pytest.importorskip("diffusers")
-    client.submit("tiny-flow", "cpu", "auto", api_name="/load").result(timeout=120)
+    client.submit(model="tiny-flow", device="cpu", api_name="/load").result(timeout=120)
     assert page.studio.state.variant_id == "tiny-flow"
+    late = {"steps": 4, "guidance_start": 0.25}
     try:
         drawings = [
-            draw(client, count=1, seed=21, guidance=2, flow=flow)
-            for flow in ((4, "ab2", 0.25, 1.0), (4, "ab2", 0.25, 1.0), (4, "euler", 0.25, 1.0), (2,))
+            draw(client, count=1, seed=21, guidance=2, **flow)
+            for flow in (late | {"solver": "ab2"}, late | {"solver": "ab2"}, late, {"steps": 2})
         ]
         for job in drawings:
             job.result(timeout=120)
@@ -261,7 +253,7 @@ def test_a_flow_model_draws_by_its_own_settings_and_the_same_again(page: Served,
         said = everything_said(drawings[0])
         assert "data:image/jpeg;base64" in said and "Adams-Bashforth" in said and "guidance from 0.25 to 1" in said
         assert re.search(r"\d / 4 steps|\d of 4 steps", said), "progress is counted in steps"
-        backwards = draw(client, count=1, flow=(4, "euler", 0.8, 0.2))
+        backwards = draw(client, count=1, steps=4, guidance_start=0.8, guidance_end=0.2)
         backwards.result(timeout=60)
         assert "end of the guidance interval" in everything_said(backwards)
     finally:
@@ -273,6 +265,35 @@ def test_only_named_doors_are_open_to_programs(client: Client) -> None:
     assert set(named) == {"/load", "/chat", "/draw"}
     with pytest.raises(Exception, match="Invalid function index"):
         client.predict(fn_index=0)
+
+
+# The words of a door: where the command line has a flag for it, the flag's word.
+FLAGS = {
+    "/load": ["model", "device", "precision"],
+    "/chat": ["temperature", "top_p", "max_new_tokens", "seed", "model"],
+    "/draw": ["prompt", "negative", "count", "guidance", "temperature", "seed", "model", "steps", "solver"],
+}
+OWN = {"/load": [], "/chat": ["message"], "/draw": ["new_seed", "guidance_start", "guidance_end"]}
+
+
+def test_doors_speak_the_words_of_the_command_line(page: Served) -> None:
+    """Gradio shows programs the names of the handlers' parameters, so those are part of what the page promises."""
+    info = httpx.get(f"{page.url}/gradio_api/info").json()
+    doors = info["named_endpoints"]
+    for door, described in doors.items():
+        assert sorted(told["parameter_name"] for told in described["parameters"]) == sorted(FLAGS[door] + OWN[door])
+    assert not info["unnamed_endpoints"]
+    needed = {told["parameter_name"] for told in doors["/draw"]["parameters"] if not told["parameter_has_default"]}
+    assert needed == {"prompt"}
+    for door, verb in (("/load", "chat"), ("/chat", "chat"), ("/draw", "generate")):
+        flags = {word.replace("-", "_") for word in re.findall(r"--([a-z-]+)", help_of(verb))}
+        assert set(FLAGS[door]) <= flags
+
+
+def help_of(verb: str) -> str:
+    with pytest.raises(SystemExit), contextlib.redirect_stdout(io.StringIO()) as said:
+        main([verb, "--help"])
+    return said.getvalue()
 
 
 def test_other_host_names_are_turned_away(page: Served) -> None:
@@ -310,7 +331,7 @@ def test_a_shared_page_has_a_login_and_keeps_folders_closed(
         assert login and "No public link" in printed
         assert httpx.get(f"{served.url}/config").status_code == 401
         visitor = Client(served.url, auth=(login[1], login[2]), verbose=False)
-        job = visitor.submit(str(tmp_path), "cpu", "auto", api_name="/load")
+        job = visitor.submit(model=str(tmp_path), device="cpu", api_name="/load")
         try:
             job.result(timeout=30)
             assert "only the models of the list" in everything_said(job)

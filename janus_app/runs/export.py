@@ -102,14 +102,11 @@ def curl(record: Record, url: str) -> str:
 
     The page draws with the model it holds; the one named here is loaded only where none is and it needs no download.
     """
-    told = _told(record)
-    start, end = _interval(record)
-    data = [
-        record.prompt, record.negative, 1, told.get("guidance", 1), told.get("temperature", 1), False, record.seed,
-        record.model, told.get("steps", 30), told.get("solver", "euler"), start, end,
-    ]  # fmt: skip
-    door = shlex.quote(f"{url.rstrip('/')}/gradio_api/call/draw")
-    body = shlex.quote(json.dumps({"data": data}))
+    told: dict[str, Any] = _told(record) | {"count": 1, "new_seed": False, "model": record.model}
+    if _interval(record) != WHOLE_WAY:
+        told |= zip(INTERVAL, _interval(record), strict=True)
+    door = shlex.quote(f"{url.rstrip('/')}/gradio_api/call/v2/draw")
+    body = shlex.quote(json.dumps(told, ensure_ascii=False))
     return (
         f"door={door}\n"
         f"id=$(curl -s -X POST \"$door\" -H 'Content-Type: application/json' -d {body} | cut -d '\"' -f 4)\n"

@@ -91,27 +91,48 @@ def build(page: Page, variant: gr.Dropdown, seen: gr.Textbox, demo: gr.Blocks, s
     knobs = [temperature, top_p, length, seed, variant]
 
     def on_ask(
-        value: dict[str, Any] | None, now: Conversation, t: Any, p: Any, n: Any, s: Any, v: Any, request: gr.Request
+        message: dict[str, Any] | None,
+        now: Conversation,
+        temperature: Any,
+        top_p: Any,
+        max_new_tokens: Any,
+        seed: Any,
+        model: Any,
+        request: gr.Request,
     ) -> Iterator[tuple[Any, ...]]:
-        asked = question(now, (value or {}).get("text") or "", tuple((value or {}).get("files") or ()))
-        yield from reply(page, now, asked, [t, p, n, s, v], request)
+        asked = question(now, (message or {}).get("text") or "", tuple((message or {}).get("files") or ()))
+        yield from reply(page, now, asked, [temperature, top_p, max_new_tokens, seed, model], request)
 
     def on_retry(
-        now: Conversation, t: Any, p: Any, n: Any, s: Any, v: Any, request: gr.Request
+        now: Conversation,
+        temperature: Any,
+        top_p: Any,
+        max_new_tokens: Any,
+        seed: Any,
+        model: Any,
+        request: gr.Request,
     ) -> Iterator[tuple[Any, ...]]:
         """Another answer beside the last one."""
         asked = next((m for m in reversed(now.path) if m.role == "user"), None)
         asked = asked or question(now, "", ())
-        yield from reply(page, now, asked, [t, p, n, s, v], request, give_back=False)
+        settings = [temperature, top_p, max_new_tokens, seed, model]
+        yield from reply(page, now, asked, settings, request, give_back=False)
 
     def on_edit(
-        now: Conversation, t: Any, p: Any, n: Any, s: Any, v: Any, request: gr.Request, event: gr.EditData
+        now: Conversation,
+        temperature: Any,
+        top_p: Any,
+        max_new_tokens: Any,
+        seed: Any,
+        model: Any,
+        request: gr.Request,
+        event: gr.EditData,
     ) -> Iterator[tuple[Any, ...]]:
         """The message in new words beside its old self, and an answer to it: a branch."""
         index = event.index[0] if isinstance(event.index, (list, tuple)) else event.index
         old = now.path[min(int(index), len(now.path) - 1)]
         asked = replace(old, id=new_id(), text=str(event.value), created="")
-        yield from reply(page, now, asked, [t, p, n, s, v], request)
+        yield from reply(page, now, asked, [temperature, top_p, max_new_tokens, seed, model], request)
 
     def stopped(now: Conversation, request: gr.Request) -> tuple[Any, ...]:
         language = page.language(request)

@@ -21,7 +21,7 @@ from janus_app.ui.drawing import PREVIEW_QUALITY, SHARED_QUALITY
 from janus_app.ui.generate_tab import GenerateTab
 from janus_app.ui.html import data_uri, easel, message, messages
 from janus_app.ui.jobs import watch
-from janus_app.ui.page import JOB, PRIVATE, QUICK, Page, Sitting, new_seed, number, whole
+from janus_app.ui.page import JOB, PRIVATE, QUICK, Page, Sitting, first_seed, number, whole
 
 if TYPE_CHECKING:
     from janus_app.ui.compare_tab import Bench
@@ -109,22 +109,23 @@ def wire(
     stay = gr.skip()
 
     def on_run(
-        words: str, new: bool, s: Any, x: str, x_values: str, y: str | None, y_values: str, selected: str | None,
-        unwanted: str, g: Any, t: Any, steps: Any, solver: str | None, start: Any, end: Any, request: gr.Request,
+        prompt: str, new_seed: bool, seed: Any, x: str, x_values: str, y: str | None, y_values: str, model: str | None,
+        negative: str, guidance: Any, temperature: Any, steps: Any, solver: str | None, guidance_start: Any,
+        guidance_end: Any, request: gr.Request,
     ) -> Iterator[tuple[Any, ...]]:  # fmt: skip
         language, say = page.language(request), page.texts.say
-        first = new_seed() if new or s is None else s
+        first = first_seed(new_seed, seed)
         try:
             base = GenerateRequest(
-                prompt=words if words.strip() or "prompt" not in (x, y) else "-",  # the axis has words of its own
-                negative=(unwanted or "").strip(),
-                guidance=number(g, "Guidance"),
-                temperature=number(t, "Temperature"),
+                prompt=prompt if prompt.strip() or "prompt" not in (x, y) else "-",  # the axis has words of its own
+                negative=(negative or "").strip(),
+                guidance=number(guidance, "Guidance"),
+                temperature=number(temperature, "Temperature"),
                 seed=whole(first, "Seed"),
-                **flow_settings(steps, solver, start, end),
+                **flow_settings(steps, solver, guidance_start, guidance_end),
             )
             axes = axis_of(x or "guidance", x_values or ""), axis_of(y, y_values or "") if y else None
-            plan = plan_grid(base, *axes, page.variant(selected))
+            plan = plan_grid(base, *axes, page.variant(model))
         except AppError as error:
             yield "", "", message(page.texts.sentence(str(error), language), "error"), *(stay,) * 7
             return
@@ -136,7 +137,7 @@ def wire(
         known = 0
         quality = SHARED_QUALITY if page.shared else PREVIEW_QUALITY
         frame = None
-        for frame in watch(lambda: drawn(page, selected, plan, cells), page.texts, language):
+        for frame in watch(lambda: drawn(page, model, plan, cells), page.texts, language):
             table = stay
             if len(cells) > known:
                 known, table = len(cells), table_html(page, plan, cells, language)

@@ -21,7 +21,7 @@ from janus_app.ui.drawing import PREVIEW_QUALITY, SHARED_QUALITY
 from janus_app.ui.html import easel, facts, message, messages
 from janus_app.ui.jobs import watch
 from janus_app.ui.model_bar import cached
-from janus_app.ui.page import JOB, PRIVATE, QUICK, Page, new_seed, number, slider_update, whole
+from janus_app.ui.page import JOB, PRIVATE, QUICK, Page, first_seed, number, slider_update, whole
 from janus_app.ui.prints import Print
 
 if TYPE_CHECKING:
@@ -135,13 +135,13 @@ def wire(page: Page, bench: Bench, two: Controls, seats: Seats, variant: gr.Drop
     stay = gr.skip()
 
     def on_run(
-        words: str, new: bool, s: Any, hidden: bool, before: Match | None, request: gr.Request, *values: Any
+        prompt: str, new_seed: bool, seed: Any, blind: bool, before: Match | None, request: gr.Request, *values: Any
     ) -> Iterator[tuple[Any, ...]]:
         language, say = page.language(request), page.texts.say
-        first = new_seed() if new or s is None else s
+        first = first_seed(new_seed, seed)
         half = len(values) // 2
         try:
-            asked = tuple(side_of(page, words, first, card) for card in (values[:half], values[half:]))
+            asked = tuple(side_of(page, prompt, first, card) for card in (values[:half], values[half:]))
             sides = checked(page.studio, (asked[0], asked[1]))
         except AppError as error:
             yield "", "", message(page.texts.sentence(str(error), language), "error"), *(stay,) * 10
@@ -155,7 +155,7 @@ def wire(page: Page, bench: Bench, two: Controls, seats: Seats, variant: gr.Drop
         frame = None
         for frame in watch(lambda: drawn(page, sides, prints), page.texts, language):
             # While it is hidden who is who, only the share of the work is seen: a picture being drawn would tell.
-            previewed = not hidden and frame.previews
+            previewed = not blind and frame.previews
             sheet = (
                 easel(frame.previews, [""], [say("alt_preview", language, number=1)], quality) if previewed else stay
             )
@@ -165,8 +165,8 @@ def wire(page: Page, bench: Bench, two: Controls, seats: Seats, variant: gr.Drop
             yield "", "", *(stay,) * 9, *run_or_stop(running=False)
             return
         tally = before.tally if before else None
-        now = seated(page, (prints[0], prints[1]), (name_of(sides[0]), name_of(sides[1])), hidden, tally)
-        key = "compare_judge" if hidden else "compare_done"
+        now = seated(page, (prints[0], prints[1]), (name_of(sides[0]), name_of(sides[1])), blind, tally)
+        key = "compare_judge" if blind else "compare_done"
         line = message(say(key, language), "done")
         yield "", line, stay, stay, gr.update(visible=True), stay, *shown(page, now, language), *run_or_stop(False)
 

@@ -37,7 +37,7 @@ def sampling_sliders(label: Callable[[str], Any], tab: str) -> tuple[gr.Slider, 
 def negative_box(label: Callable[[str], Any], tab: str) -> gr.Textbox:
     """What the pictures should not show."""
     return gr.Textbox(
-        label=label("negative"), info=label("negative_info"), lines=1, max_lines=4, elem_id=f"{tab}-negative"
+        "", label=label("negative"), info=label("negative_info"), lines=1, max_lines=4, elem_id=f"{tab}-negative"
     )
 
 

@@ -25,7 +25,7 @@ from janus_app.ui.edit_ways import tab_updates, uses, way_updates
 from janus_app.ui.editor import for_editor, more_pictures, picture_and_mask, picture_editor
 from janus_app.ui.html import empty, message, messages
 from janus_app.ui.jobs import watch
-from janus_app.ui.page import EXAMPLES, JOB, PRIVATE, QUICK, Page, new_seed, number, whole
+from janus_app.ui.page import EXAMPLES, JOB, PRIVATE, QUICK, Page, first_seed, number, whole
 from janus_app.ui.prints import Print
 from janus_app.ui.undo import Tree, tree_html
 
@@ -166,59 +166,59 @@ def build(page: Page, variant: gr.Dropdown, seen: gr.Textbox, demo: gr.Blocks) -
     outputs = [easel, status, notes, compare, gallery, shelf, chosen, edits, detail, panel, seed, run, stop]
 
     def on_edit(
-        value: dict[str, Any] | None,
-        others: list[Any] | None,
-        words: str,
-        described: str,
-        how: str | None,
-        unwanted: str,
-        n: Any,
-        g: Any,
-        ig: Any,
-        t: Any,
-        st: Any,
+        image: dict[str, Any] | None,
+        more_images: list[Any] | None,
+        prompt: str,
+        source_prompt: str,
+        method: str | None,
+        negative: str,
+        count: Any,
+        guidance: Any,
+        image_guidance: Any,
+        temperature: Any,
+        strength: Any,
         steps: Any,
         solver: str | None,
-        start: Any,
-        end: Any,
-        new: bool,
-        s: Any,
-        selected: str | None,
+        guidance_start: Any,
+        guidance_end: Any,
+        new_seed: bool,
+        seed: Any,
+        model: str | None,
         kept: list[Print],
         tree: Tree,
         request: gr.Request,
     ) -> Iterator[tuple[Any, ...]]:
         language = page.language(request)
-        first = new_seed() if new or s is None else s
+        first = first_seed(new_seed, seed)
         rest = (gr.skip(),) * 7
         yield "", "", "", *rest, first, *run_or_stop(running=True)
 
         def make() -> EditRequest:
-            picture, mask = picture_and_mask(value)
+            picture, mask = picture_and_mask(image)
             return EditRequest(
-                prompt=words or "",
+                prompt=prompt or "",
                 image=picture,
-                mask=mask if "mask" in uses(how) else None,
-                method=how or "region",
-                source_prompt=(described or "").strip() if "source_prompt" in uses(how) else "",
-                negative=(unwanted or "").strip(),
-                count=whole(n, "The number of pictures"),
-                guidance=number(g, "Guidance"),
-                image_guidance=number(ig, "Image guidance"),
-                temperature=number(t, "Temperature"),
-                strength=number(st, "Strength"),
+                mask=mask if "mask" in uses(method) else None,
+                method=method or "region",
+                source_prompt=(source_prompt or "").strip() if "source_prompt" in uses(method) else "",
+                negative=(negative or "").strip(),
+                count=whole(count, "The number of pictures"),
+                guidance=number(guidance, "Guidance"),
+                image_guidance=number(image_guidance, "Image guidance"),
+                temperature=number(temperature, "Temperature"),
+                strength=number(strength, "Strength"),
                 seed=whole(first, "Seed"),
-                more_images=more_pictures(others) if how == "instruct" else (),
-                **flow_settings(steps, solver, start, end),
+                more_images=more_pictures(more_images) if method == "instruct" else (),
+                **flow_settings(steps, solver, guidance_start, guidance_end),
             )
 
-        for view in draw(page, selected, make, language):
+        for view in draw(page, model, make, language):
             sheet = gr.skip() if view.easel is None else view.easel
             if not view.prints:
                 yield sheet, view.status, view.notes, *rest, gr.skip(), gr.skip(), gr.skip()
                 continue
             kept = put_on(kept, view.prints)
-            tree = tree.grown(picture_and_mask(value)[0], view.prints, page.prints)
+            tree = tree.grown(picture_and_mask(image)[0], view.prints, page.prints)
             yield (
                 sheet,
                 view.status,

@@ -34,9 +34,10 @@ from janus_app.ui.page import (
     QUICK,
     Page,
     example_updates,
-    new_seed,
+    first_seed,
     number,
     public,
+    random_seed,
     slider_update,
     whole,
 )
@@ -140,35 +141,35 @@ def build(page: Page, variant: gr.Dropdown, seen: gr.Textbox, demo: gr.Blocks, s
         yield gr.skip(), gr.skip(), gr.skip(), *rest, gr.skip(), *run_or_stop(running=False)
 
     def on_draw(
-        words: str,
-        unwanted: str,
-        n: Any,
-        g: Any,
-        t: Any,
-        new: bool,
-        s: Any,
-        selected: str | None,
+        prompt: str,
+        negative: str,
+        count: Any,
+        guidance: Any,
+        temperature: Any,
+        new_seed: bool,
+        seed: Any,
+        model: str | None,
         kept: list[Print],
         steps: Any,
         solver: str | None,
-        start: Any,
-        end: Any,
+        guidance_start: Any,
+        guidance_end: Any,
         request: gr.Request,
     ) -> Iterator[tuple[Any, ...]]:
-        first = new_seed() if new or s is None else s
+        first = first_seed(new_seed, seed)
 
         def make() -> GenerateRequest:
             return GenerateRequest(
-                prompt=words or "",
-                negative=(unwanted or "").strip(),
-                count=whole(n, "The number of pictures"),
-                guidance=number(g, "Guidance"),
-                temperature=number(t, "Temperature"),
+                prompt=prompt or "",
+                negative=(negative or "").strip(),
+                count=whole(count, "The number of pictures"),
+                guidance=number(guidance, "Guidance"),
+                temperature=number(temperature, "Temperature"),
                 seed=whole(first, "Seed"),
-                **flow_settings(steps, solver, start, end),
+                **flow_settings(steps, solver, guidance_start, guidance_end),
             )
 
-        yield from stream(kept, selected, make, first, page.language(request))
+        yield from stream(kept, model, make, first, page.language(request))
 
     def on_exact(
         record: Record | None, selected: str | None, kept: list[Print], request: gr.Request
@@ -186,7 +187,7 @@ def build(page: Page, variant: gr.Dropdown, seen: gr.Textbox, demo: gr.Blocks, s
         request: gr.Request,
     ) -> Iterator[tuple[Any, ...]]:
         """The picture the token view shows, anew from its chosen patch on; with `token` in that patch's place."""
-        language, other = page.language(request), new_seed()
+        language, other = page.language(request), random_seed()
 
         def make() -> GenerateRequest:
             if looked is None:
@@ -247,7 +248,7 @@ def build(page: Page, variant: gr.Dropdown, seen: gr.Textbox, demo: gr.Blocks, s
             *refresh_presets(now, language),
         ]
 
-    inputs = [*controls, variant, shelf, *flow.all]  # new ones at the end: programs call this by place
+    inputs = [*controls, variant, shelf, *flow.all]  # programs call this by name, and older ones by place
     drawing: list[Any] = [
         run.click(on_draw, inputs, outputs, **public("draw")),
         prompt.submit(on_draw, inputs, outputs, **JOB),

@@ -106,8 +106,8 @@ def build(page: Page, demo: gr.Blocks) -> ModelBar:
             *files.show(found, language),
         )
 
-    def run_load(name: str | None, device: str, precision: str, request: gr.Request) -> Iterator[tuple[Any, ...]]:
-        yield from _report(page, request, lambda: _load(page, name, device, precision), name)
+    def run_load(model: str | None, device: str, precision: str, request: gr.Request) -> Iterator[tuple[Any, ...]]:
+        yield from _report(page, request, lambda: _load(page, model, device, precision), model)
 
     def run_unload(name: str | None, request: gr.Request) -> Iterator[tuple[Any, ...]]:
         yield from _report(page, request, page.studio.unload, name)

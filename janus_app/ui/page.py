@@ -92,9 +92,14 @@ class Page:
                 yield event
 
 
-def new_seed() -> int:
+def random_seed() -> int:
     """A seed short enough to read out, from the whole range people type."""
     return secrets.randbelow(min(MAX_SEED, 999_999_999)) + 1
+
+
+def first_seed(new_seed: bool, seed: Any) -> Any:
+    """The seed of a run's first picture: the one in the box, or a random one where that is wanted or none is there."""
+    return random_seed() if new_seed or seed is None else seed
 
 
 def whole(value: float | int | str | None, name: str) -> int:

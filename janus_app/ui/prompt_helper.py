@@ -14,7 +14,7 @@ from janus_app.runs.prompts import random_prompt, writes_prompts, written_prompt
 from janus_app.ui.controls import run_or_stop
 from janus_app.ui.html import message, messages
 from janus_app.ui.jobs import watch
-from janus_app.ui.page import JOB, QUICK, Page, new_seed
+from janus_app.ui.page import JOB, QUICK, Page, random_seed
 
 LONGEST_ANSWER = 160  # tokens
 WARMTH = 0.7  # temperature: another press gives another wording
@@ -77,7 +77,7 @@ def wire(page: Page, helper: PromptHelper, prompt: gr.Textbox, variant: gr.Dropd
             if not words.strip():
                 raise AppError("The prompt is empty. Type a few words first.")
             turn = Turn("user", say("expand_request", language, prompt=words.strip()))
-            asked = ChatRequest((turn,), temperature=WARMTH, seed=new_seed(), max_new_tokens=LONGEST_ANSWER)
+            asked = ChatRequest((turn,), temperature=WARMTH, seed=random_seed(), max_new_tokens=LONGEST_ANSWER)
             return page.job(selected, asked)
 
         yield stay, *shown(""), stay, message(say("starting", language)), *run_or_stop(running=True)

@@ -14,7 +14,7 @@ from janus_app.library.conversations import Conversation, Message, new_id, short
 from janus_app.models.base import EDIT_SETTINGS, Capabilities, EditRequest, GenerateRequest, Turn
 from janus_app.pictures import open_picture
 from janus_app.records import Record, read_record
-from janus_app.ui.page import Page, new_seed
+from janus_app.ui.page import Page, random_seed
 from janus_app.ui.prints import Print
 
 _COMMAND = re.compile(r"\s*/(?:(draw|edit)(?:\s+|$)|(画|改))(.*)", re.DOTALL | re.IGNORECASE)
@@ -110,7 +110,7 @@ def drawing(words: str, variant: Variant) -> GenerateRequest:
     """One picture with the variant's own settings and a new seed. Raises AppError where nothing is to be drawn."""
     if not words:
         raise AppError("Say what to draw, for example: /draw a red circle")
-    return GenerateRequest(prompt=words, seed=new_seed(), **_settings(variant))
+    return GenerateRequest(prompt=words, seed=random_seed(), **_settings(variant))
 
 
 def editing(words: str, talk: Conversation, variant: Variant, able: Capabilities | None) -> EditRequest:
@@ -131,7 +131,7 @@ def editing(words: str, talk: Conversation, variant: Variant, able: Capabilities
     for name in ("strength", "image_guidance"):
         if name in variant.settings:
             settings[name] = variant.settings[name].default
-    return EditRequest(prompt=words, image=open_picture(pictures[-1]), method=method, seed=new_seed(), **settings)
+    return EditRequest(prompt=words, image=open_picture(pictures[-1]), method=method, seed=random_seed(), **settings)
 
 
 def _settings(variant: Variant) -> dict[str, Any]:

@@ -20,6 +20,7 @@ COMPARE = 4
 def pick(page: Any, place: str, name: str) -> None:
     page.locator(f"{place} input").click()
     page.get_by_role("option", name=name, exact=True).click()
+    page.wait_for_function("!document.querySelector('[role=option]')")  # its list folds up a moment later
 
 
 def test_two_models_blind_then_a_grid(visit: Any, served: Served) -> None:
@@ -92,7 +93,7 @@ def test_words_settings_and_what_the_browser_remembers(visit: Any, served: Serve
     (copy,) = served.outputs.glob("*_x2.png")
     assert Image.open(copy).size == (192, 192) and read_record(copy).settings["upscaled"] == 2
     page.click("#draw-export-curl")
-    page.wait_for_function("document.querySelector('#draw-export textarea')?.value.includes('/gradio_api/call/draw')")
+    page.wait_for_function("document.querySelector('#draw-export textarea')?.value.includes('/call/v2/draw')")
     assert served.url in page.input_value("#draw-export textarea")
 
     page.locator("h1").click()
