@@ -114,7 +114,7 @@ def test_training_computes_what_the_app_computes(exported: Any) -> None:
         assert relative(found, conditions[0]) < 1e-4
         ids = torch.tensor([prompt(words(), text, 1)])
         embeds = model.reader.embed(ids, ids == words().image, seen.features)
-        mine = model.connector(model.reader.states(embeds, torch.tensor([ids.shape[1]])))
+        mine = model.connector(model.reader.states(embeds, torch.tensor([ids.shape[1]]))[0])
         assert relative(exported.reading.condition(text, [render(scene)], [seen]), mine[0]) < 1e-4
         latents = latents_of(batch.tiles, trainer.codes)
         time = torch.tensor(700.0)

@@ -28,6 +28,7 @@ from training.export import TOKENIZER_FILES
 from training.metaquery_data import BLACK, Asked, captions, instructions
 from training.metaquery_model import SEEN, MetaQuery, align, begin_with, frame
 from training.metaquery_vae import latent_table, latents_of
+from training.objects import N_THINGS
 from training.optim import optimisers, set_lr
 from training.picture_tokenizer import float_table, noisy, pixels_of
 from training.world import tile_factors
@@ -42,6 +43,9 @@ class Trainer:
         self.model, self.words, self.device = model, words, device
         self.table, self.codes = float_table(device), latent_table().to(device)
         self.factors, self.frame = torch.from_numpy(tile_factors()).to(device), frame().to(device)
+        self.thing_of = torch.full((words.tokenizer.get_vocab_size(),), -1, device=device)
+        for thing, ids in enumerate(words.names()[:N_THINGS].tolist()):
+            self.thing_of[ids] = thing
 
     def shown(self, tiles: Tensor, framed: bool) -> Tensor:
         """Pictures as the eye gets them: some of them noisy, as drawings are, and through the frame of drawing."""
@@ -50,23 +54,37 @@ class Trainer:
         return self.frame @ pixels @ self.frame.T if framed else pixels
 
     def conditions(self, batch: Asked) -> Tensor:
+        return self.model.connector(self.read(batch)[0])
+
+    def read(self, batch: Asked) -> tuple[Tensor, Tensor, Tensor]:
+        """What the language model makes of a batch: `Reader.states`."""
         reader = self.model.reader
         if len(batch.seen):
             embeds = reader.embed(batch.ids, batch.picture, reader.see(self.shown(batch.seen, framed=True)))
         else:
             embeds = reader.language.model.embed_tokens(batch.ids)
-        return self.model.connector(reader.states(embeds, batch.ends))
+        return reader.states(embeds, batch.ends)
 
     def ask_loss(self, batch: Asked, name: str, drawing: bool, repeats: int) -> tuple[Tensor, dict[str, float]]:
         """What the conditions of a batch say, and, `drawing`, how well SANA draws from them."""
-        conditions = self.conditions(batch)
+        read = self.read(batch)
+        conditions = self.model.connector(read[0])
         truth = self.factors[batch.tiles]
         loss, parts, right = self.model.tiles_loss(conditions, truth)
-        changed = batch.seen != batch.tiles if len(batch.seen) else torch.zeros_like(right)
-        if (changed & (truth[..., 0] > 0)).any():  # most of an edit is to keep: what changes has to be loud
-            loss = loss + 0.5 * self.model.tiles_loss(conditions[changed][None], truth[changed][None])[0]
         seen = {f"{name} {part}": value for part, value in parts.items() if part in ("place", "which")}
         seen |= {f"{name} tiles": float(right.float().mean()), f"{name} whole": float(right.all(1).float().mean())}
+        if len(batch.seen):
+            before = self.factors[batch.seen.clamp(min=0)]
+            told = (batch.seen[:, 0] != BLACK) & (batch.seen != batch.tiles).any(1)
+            # Empty cells are most of a picture: what changes has to be loud, and as loud what does not but could.
+            loud = told[:, None] & ((before[..., 0] > 0) | (truth[..., 0] > 0))
+            if (truth[loud][:, 0] > 0).any():
+                loss = loss + 0.5 * self.model.tiles_loss(conditions[loud][None], truth[loud][None])[0]
+            if not drawing and told.any():
+                parts_told = tuple(part[told] for part in read)
+                named, ends = self.thing_of[batch.ids[told]], batch.ends[told]
+                aim = self.model.aim_loss(parts_told, named, ends, before[told], truth[told])
+                loss, seen = loss + 2 * aim, seen | {"aim": float(aim.detach())}
         at = self.model.cell_loss(conditions)
         loss, seen = loss + 0.3 * at, seen | {"at": float(at.detach())}
         if not drawing:
@@ -142,7 +160,8 @@ def train(args: argparse.Namespace) -> None:
                 group["initial_lr"] = rate
         print(f"resumed at step {step}", flush=True)
     trainer = Trainer(model, words, device)
-    if drawing and not step:
+    aligned = bool(saved.get("aligned")) or bool(args.sana)
+    if drawing and not aligned:
         batch = instructions(np.random.default_rng(args.seed), words, 96, 0.1).to(device)
         with torch.no_grad():
             align(model.sana, trainer.conditions(batch), latents_of(batch.tiles, trainer.codes))
@@ -183,7 +202,8 @@ def train(args: argparse.Namespace) -> None:
             sums = {}
         if left <= 0 or time.time() - last_save > 60:
             state = {"model": model.state_dict(), "optimisers": [o.state_dict() for o in made]}
-            torch.save({**state, "step": step, "stage": args.stage}, file.with_suffix(".tmp"))
+            state |= {"step": step, "stage": args.stage, "aligned": drawing or aligned}
+            torch.save(state, file.with_suffix(".tmp"))
             file.with_suffix(".tmp").replace(file)
             last_save = time.time()
         if left <= 0:

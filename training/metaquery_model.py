@@ -18,18 +18,18 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from janus_app.models.checkpoint import read_json
-from janus_app.models.decoder import LanguageModel
+from janus_app.models.decoder import LanguageModel, rotary_table
 from janus_app.models.janusflow.config import parse_config
 from janus_app.models.janusflow.network import JanusFlowNetwork
 from janus_app.models.metaquery.connector import connector
 from janus_app.models.siglip import SigLIP
 from training.batches import CELLS
-from training.joint import HEAD, tile_loss
+from training.joint import ASKED, FOUND, HEAD, SLOTS, tile_loss
 from training.joint import config as joint_config
 from training.metaquery_vae import CHANNELS
 from training.objects import N_BACKGROUNDS, N_COLOURS
 from training.picture_tokenizer import float_table, noisy, pixels_of, random_scene
-from training.world import GRID, KINDS, SIDE, grid
+from training.world import GRID, KINDS, PARTS, SIDE, grid
 
 QUERIES = CELLS
 SEEN = CELLS + GRID * (GRID + 1)  # LLaVA-OneVision looks twice, the second time with a mark at the end of every row
@@ -103,14 +103,23 @@ class Reader(nn.Module):
         """ids [n, L] with what was seen written over the marked places."""
         return self.language.model.embed_tokens(ids).masked_scatter(picture[..., None], said)
 
-    def states(self, embeds: Tensor, ends: Tensor) -> Tensor:
-        """States [n, QUERIES, hidden] at the queries behind prompts [n, L, hidden] of the lengths `ends`."""
+    def states(self, embeds: Tensor, ends: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """States [n, QUERIES, hidden] at the queries behind prompts [n, L, hidden] of the lengths `ends`, and all
+        states after the layers `FOUND` and `ASKED` on the way there."""
         n = len(embeds)
         rows = torch.arange(n, device=embeds.device)[:, None]
         places = ends[:, None] + torch.arange(1 + QUERIES, device=embeds.device)
         embeds = torch.cat([embeds, embeds.new_zeros(n, 1 + QUERIES, embeds.shape[-1])], dim=1)
         embeds = embeds.index_put((rows, places), self.queries.expand(n, -1, -1))
-        return self.language.model(embeds)[rows, places[:, 1:]]
+        trunk = self.language.model
+        positions = torch.arange(embeds.shape[1], device=embeds.device)[None]
+        rotary = rotary_table(positions, trunk.config.head_dim, trunk.config.rope_theta, embeds.dtype)
+        early = []
+        for number, layer in enumerate(trunk.layers):
+            embeds = layer(embeds, rotary, None, None)
+            if number in (FOUND, ASKED):
+                early.append(embeds)
+        return trunk.norm(embeds)[rows, places[:, 1:]], early[0], early[1]
 
 
 class MetaQuery(nn.Module):
@@ -125,6 +134,8 @@ class MetaQuery(nn.Module):
         self.kind, self.colour = nn.Linear(HEAD, KINDS), nn.Linear(HEAD, N_COLOURS)
         self.ground = nn.Linear(HEAD, N_BACKGROUNDS)
         self.cell = nn.Linear(WIDTH, CELLS)
+        # In which slots a word's thing stands, which slots an instruction is about, and whether a query's cell changes.
+        self.seek, self.look, self.touched = nn.Linear(WIDTH, SLOTS), nn.Linear(WIDTH, SLOTS), nn.Linear(WIDTH, 1)
         initialise(self)
 
     def tiles_loss(self, conditions: Tensor, truth: Tensor) -> tuple[Tensor, dict[str, float], Tensor]:
@@ -138,6 +149,24 @@ class MetaQuery(nn.Module):
         right = said == truth
         drawn = truth[..., 0] > 0
         return loss, parts, right[..., 0] & right[..., 2] & (right[..., 1] | ~drawn)
+
+    def aim_loss(
+        self, read: tuple[Tensor, Tensor, Tensor], named: Tensor, ends: Tensor, before: Tensor, after: Tensor
+    ) -> Tensor:
+        """How far the language model's states are from knowing what an instruction is about.
+
+        read: of `Reader.states`; named [n, L]: the things that the prompt's words are names of, or -1; before, after
+        [n, 36, 3]: factors of the tiles. Without it every object of the picture is changed: the way from a word to the
+        cells that show it is found by chance, late.
+        """
+        states, found, asked = read
+        rows, places = torch.nonzero(named >= 0, as_tuple=True)
+        stands = torch.where(before[..., 0] > 0, (before[..., 0] - 1) // PARTS, -1)[rows] == named[rows, places, None]
+        changed = (before != after).any(-1)
+        loss = F.binary_cross_entropy_with_logits(self.seek(found[rows, places]), by_slot(stands))
+        wanted = self.look(asked[torch.arange(len(ends), device=ends.device), ends - 1])
+        loss = loss + F.binary_cross_entropy_with_logits(wanted, by_slot(changed))
+        return loss + F.binary_cross_entropy_with_logits(self.touched(states)[..., 0], changed.float())
 
     def cell_loss(self, conditions: Tensor) -> Tensor:
         """How far conditions are from saying which cell each is about: SANA has to find its own cell's among them."""
@@ -157,6 +186,11 @@ class MetaQuery(nn.Module):
         told = self.sana(mixed, encoder_hidden_states=conditions, timestep=1000 * share, return_dict=False)[0]
         error = (told - (noise - latents)).square().mean((1, 2, 3))
         return (error * share).mean()
+
+
+def by_slot(cells: Tensor) -> Tensor:
+    """Marks of cells [n, 36] as marks of slots [n, 9], 1 where any of its cells is marked."""
+    return cells.view(-1, GRID // 2, 2, GRID // 2, 2).any(-1).any(2).flatten(1).float()
 
 
 @torch.no_grad()
