@@ -113,6 +113,8 @@ def _settings(picture: Picture, request: GenerateRequest | EditRequest, variant:
     for name in ("image_guidance", "temperature", "strength", "steps", "solver"):
         if name in used and name not in absent:
             settings[name] = getattr(request, name)
+    if request.turbo and picture.image_tokens:
+        settings["turbo"] = True
     if "guidance_interval" in used and request.guidance_interval != WHOLE_WAY:
         settings |= dict(zip(INTERVAL, request.guidance_interval, strict=True))
     return settings
@@ -139,6 +141,7 @@ def request_of(record: Record) -> GenerateRequest:
         record.negative,
         seed=record.seed,
         image_tokens=record.image_tokens,
+        turbo=settings.get("turbo") is True,
         guidance_interval=(low, high),  # type: ignore[arg-type]  # the request checks all of these
         **known,  # type: ignore[arg-type]
     )

@@ -130,7 +130,10 @@ def test_from_draws_the_same_pixels_and_flags_draw_others(
         assert result["image_tokens"] == first["image_tokens"] and result["file"] != first["file"]
         assert Image.open(result["file"]).tobytes() == Image.open(first["file"]).tobytes()
     (sampled,) = draw_json(capsys, tmp_path, "--from", first["file"], "--seed", "3")
-    assert sampled["image_tokens"] == first["image_tokens"]  # the same seed samples the same tokens
+    (fast,) = draw_json(capsys, tmp_path, "--from", first["file"], "--seed", "3", "--turbo")
+    # The same seed samples the same tokens, in turbo too.
+    assert sampled["image_tokens"] == first["image_tokens"] == fast["image_tokens"]
+    assert "turbo" not in sampled["settings"] and fast["settings"]["turbo"] is True
     (other,) = draw_json(capsys, tmp_path, "--from", first["file"], "--seed", "4")
     assert other["image_tokens"] != first["image_tokens"] and other["settings"]["guidance"] == 2.0
     monkeypatch.delenv("JANUS_APP_MANIFEST")

@@ -214,6 +214,14 @@ def test_a_drawing_records_what_its_model_read() -> None:
     assert settings_of(asked, LATENT) == {"guidance": 2, "steps": 12, "solver": "heun"}
 
 
+def test_turbo_is_recorded_where_tokens_were_drawn_and_asked_for_again() -> None:
+    asked = GenerateRequest("a cat", turbo=True)
+    assert settings_of(asked, TOKENS)["turbo"] is True and "turbo" not in settings_of(asked, LATENT)
+    assert "turbo" not in settings_of(replace(asked, turbo=False), TOKENS)
+    for request, picture, again in ((asked, TOKENS, True), (replace(asked, turbo=False), TOKENS, False)):
+        assert request_of(record_of(picture, request, VARIANT, STATE)).turbo is again
+
+
 @pytest.mark.parametrize(
     ("method", "expected"),
     [

@@ -271,7 +271,7 @@ def test_only_named_doors_are_open_to_programs(client: Client) -> None:
 FLAGS = {
     "/load": ["model", "device", "precision"],
     "/chat": ["temperature", "top_p", "max_new_tokens", "seed", "model"],
-    "/draw": ["prompt", "negative", "count", "guidance", "temperature", "seed", "model", "steps", "solver"],
+    "/draw": ["prompt", "negative", "count", "guidance", "temperature", "seed", "model", "steps", "solver", "turbo"],
 }
 OWN = {"/load": [], "/chat": ["message"], "/draw": ["new_seed", "guidance_start", "guidance_end"]}
 

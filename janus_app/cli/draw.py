@@ -96,6 +96,7 @@ def generate(args: argparse.Namespace) -> int:
                 guidance=value(args, variant, "guidance", "guidance", 5.0),
                 temperature=value(args, variant, "temperature", "temperature", 1.0),
                 seed=args.seed or 0,
+                turbo=args.turbo,
                 **flow(args, variant),
             )
     able(variant, "generate")
@@ -125,6 +126,7 @@ def edit(args: argparse.Namespace) -> int:
             seed=args.seed or 0,
             source_prompt=args.source_prompt or "",
             more_images=tuple(open_picture(name) for name in args.also),
+            turbo=args.turbo,
             **flow(args, variant),
         )
     able(variant, "edit")
@@ -177,6 +179,7 @@ def _again(catalog: Catalog, args: argparse.Namespace) -> tuple[Variant, Generat
         if changes:
             given = {name: getattr(args, name) for name in changes - {"model"}}
             request = replace(request, image_tokens=request.image_tokens if args.keep is not None else (), **given)
+        request = replace(request, turbo=request.turbo or args.turbo)
     if variant.id == record.model and (variant.revision or "") != record.revision:
         say("The picture was drawn with another revision of this model; the result may differ.")
     if args.precision is None:

@@ -69,6 +69,9 @@ def drawing(parser: argparse.ArgumentParser) -> None:
         metavar=("FROM", "UNTIL"),
         help="for flow models: guide on this share of the way alone, 0 = noise, 1 = picture (default 0 1)",
     )
+    parser.add_argument(
+        "--turbo", action="store_true", help="for token models: the same picture in fewer passes (docs/engine.md)"
+    )
     sampling(parser, "always the likeliest token; flow models ignore it")
     parser.add_argument(
         "--out", type=Path, default=Path("outputs"), help="folder, or a .png name, to write to (default outputs)"

@@ -42,6 +42,7 @@ def grid(args: argparse.Namespace) -> int:
             guidance=value(args, variant, "guidance", "guidance", 5.0),
             temperature=value(args, variant, "temperature", "temperature", 1.0),
             seed=args.seed or 0,
+            turbo=args.turbo,
             **flow(args, variant),
         )
         plan = plan_grid(base, x, y, variant)

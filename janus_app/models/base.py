@@ -104,6 +104,7 @@ class GenerateRequest:
     empty prompt in the unconditional row. `image_tokens` redraws known tokens without sampling (token models only);
     with `keep` only the first `keep` of them stay and the rest is drawn anew: the same seed and prompt that drew a
     picture draw it again from any `keep`, another seed goes on differently from there.
+    `turbo` draws the same tokens in fewer, wider passes (token models; docs/engine.md).
     Flow families alone use `steps`, `solver` (one of SOLVERS) and `guidance_interval`: guidance is applied while the
     share of the way done, 0 at noise and 1 at the picture, lies in it (Kynkaanniemi et al. 2024); token models draw a
     fixed number of tokens and ignore them.
@@ -120,6 +121,7 @@ class GenerateRequest:
     guidance_interval: tuple[float, float] = (0.0, 1.0)
     image_tokens: tuple[int, ...] = ()
     keep: int | None = None
+    turbo: bool = False
 
     def __post_init__(self) -> None:
         _prompt("The prompt", self.prompt)
@@ -143,7 +145,7 @@ class EditRequest:
     "flowedit" follows the difference between `source_prompt` (what the picture shows; empty = the model describes it)
     and `prompt` (what it shall show), guided by `image_guidance` and `guidance`. For "instruct" `prompt` says what to
     change; `more_images` join `image`, in order, where the model's `edit_pictures` allows. EDIT_SETTINGS says which
-    method reads which of the numbers; the others are ignored.
+    method reads which of the numbers; the others are ignored. `turbo` as for drawing.
     """
 
     prompt: str
@@ -162,6 +164,7 @@ class EditRequest:
     guidance_interval: tuple[float, float] = (0.0, 1.0)
     source_prompt: str = ""
     more_images: tuple[Image, ...] = ()
+    turbo: bool = False
 
     def __post_init__(self) -> None:
         if self.image is None:

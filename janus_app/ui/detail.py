@@ -37,5 +37,6 @@ def settings_line(page: Page, record: Record, language: str) -> str:
         if isinstance(value, str):
             parts.append(named(name, value, language))
         else:
-            parts.append(f"{named('setting', name, language)} {value:g}")
+            number = "" if value is True else f" {value:g}"
+            parts.append(f"{named('setting', name, language)}{number}")
     return ", ".join(parts)

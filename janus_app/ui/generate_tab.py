@@ -89,6 +89,7 @@ def build(page: Page, variant: gr.Dropdown, seen: gr.Textbox, demo: gr.Blocks, s
                 guidance, temperature = sampling_sliders(label, "draw")
                 flow = flow_controls(label, "draw")
                 negative = negative_box(label, "draw")
+                turbo = gr.Checkbox(False, label=label("turbo"), info=label("turbo_info"), elem_id="draw-turbo")
                 knobs = [count, guidance, temperature, *flow.all]
                 again = gr.Button(label("last_seed"), size="sm", elem_id="draw-last-seed", min_width=60)
                 presets_panel.keeping(page, presets, variant, knobs)
@@ -123,7 +124,7 @@ def build(page: Page, variant: gr.Dropdown, seen: gr.Textbox, demo: gr.Blocks, s
 
     outputs = [easel, status, notes, gallery, shelf, chosen, detail, panel, seed, run, stop]
     controls = [prompt, negative, count, guidance, temperature, fresh, seed]
-    restored = [*controls, *flow.all]  # what a dropped picture fills
+    restored = [*controls, turbo, *flow.all]  # what a dropped picture fills
 
     def stream(
         kept: list[Print], selected: str | None, make: Callable[[], GenerateRequest], shown_seed: Any, language: str
@@ -154,6 +155,7 @@ def build(page: Page, variant: gr.Dropdown, seen: gr.Textbox, demo: gr.Blocks, s
         solver: str | None,
         guidance_start: Any,
         guidance_end: Any,
+        turbo: bool,
         request: gr.Request,
     ) -> Iterator[tuple[Any, ...]]:
         first = first_seed(new_seed, seed)
@@ -166,6 +168,7 @@ def build(page: Page, variant: gr.Dropdown, seen: gr.Textbox, demo: gr.Blocks, s
                 guidance=number(guidance, "Guidance"),
                 temperature=number(temperature, "Temperature"),
                 seed=whole(first, "Seed"),
+                turbo=bool(turbo),
                 **flow_settings(steps, solver, guidance_start, guidance_end),
             )
 
@@ -245,10 +248,11 @@ def build(page: Page, variant: gr.Dropdown, seen: gr.Textbox, demo: gr.Blocks, s
             *example_updates(now.prompts("generate", language)),
             *sliders,
             *flow_updates(page, now, language),
+            gr.update(visible="temperature" in now.settings),  # as all models have that draw tokens
             *refresh_presets(now, language),
         ]
 
-    inputs = [*controls, variant, shelf, *flow.all]  # programs call this by name, and older ones by place
+    inputs = [*controls, variant, shelf, *flow.all, turbo]  # programs call this by name, and older ones by place
     drawing: list[Any] = [
         run.click(on_draw, inputs, outputs, **public("draw")),
         prompt.submit(on_draw, inputs, outputs, **JOB),
@@ -271,7 +275,7 @@ def build(page: Page, variant: gr.Dropdown, seen: gr.Textbox, demo: gr.Blocks, s
     drop.change(on_drop, drop, [drop_note, exact, dropped, *restored], **QUICK)
     for example in examples:
         example.click(lambda text: text, example, prompt, **QUICK)
-    told = [easel, run, *examples, *knobs, presets.preset, presets.style, presets.note]
+    told = [easel, run, *examples, *knobs, turbo, presets.preset, presets.style, presets.note]
     for moment in (demo.load, seen.change):
         recall(moment(refresh, [variant, shelf], told, **QUICK))
     return GenerateTab(shelf, chosen, row, restored, shown, tokens)
@@ -293,6 +297,7 @@ def restored_values(asked: GenerateRequest, fresh: bool = False) -> tuple[Any, .
         asked.temperature,
         fresh,
         asked.seed,
+        asked.turbo,
         asked.steps,
         asked.solver,
         *asked.guidance_interval,

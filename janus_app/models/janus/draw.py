@@ -52,21 +52,12 @@ def draw_tokens(
     and its token where it is kept. Noise is drawn for kept cells too, so that cell k sees the same noise whatever is
     kept before it. Janus, section 3.3: each token goes to all rows.
     """
-    cells = len(known)
     tokens = known.to(network.device).repeat(count, 1)
-    wanted = (known < 0).nonzero().flatten()
-    if not len(wanted):
+    if bool((known >= 0).all()):
         yield tokens
         return
-    first, last = int(wanted[0]), int(wanted[-1])
-    hidden, cache = prefill(network, prompts, cells)
-    cache.repeat_rows(count)
-    hidden = hidden[:, -1].repeat_interleave(count, dim=0)
-    if first:  # the kept beginning is read in one go
-        embeds = network.token_embeds(tokens[:, :first]).repeat(len(prompts), 1, 1)
-        hidden = network(embeds, next_positions(cache, first), cache)[:, -1]
-        for _ in range(first):
-            rule.noise()
+    first, last = drawn_cells(known)
+    hidden, cache = read_prompts(network, prompts, tokens[:, :first], rule, len(known))
     step = PictureStep(network, cache, hidden, tokens, known, rule)
     advance: Callable[[int], None] = step.advance
     if recordable(network.language_model.model, network.device):
@@ -82,6 +73,32 @@ def draw_tokens(
         if cell == last or (cell - first) % ROW == ROW - 1:
             step.check()
         yield tokens
+
+
+def drawn_cells(known: Tensor) -> tuple[int, int]:
+    """The first and the last cell that is to be drawn; there must be one."""
+    wanted = (known < 0).nonzero().flatten()
+    return int(wanted[0]), int(wanted[-1])
+
+
+def read_prompts(
+    network: JanusNetwork, prompts: Sequence[Tensor], kept: Tensor, rule: Sampling, room: int
+) -> tuple[Tensor, KVCache]:
+    """The embedded prompts once for all pictures, then each picture's beginning `kept` [count, n] in one go.
+
+    Returns the hidden states [rows, H] that tell of cell n, and the cache with `room` positions behind the prompts. The
+    noise of the kept cells is drawn and left.
+    """
+    count, length = kept.shape
+    hidden, cache = prefill(network, prompts, room)
+    cache.repeat_rows(count)
+    if not length:
+        return hidden[:, -1].repeat_interleave(count, dim=0), cache
+    embeds = network.token_embeds(kept).repeat(len(prompts), 1, 1)
+    hidden = network(embeds, next_positions(cache, length), cache)
+    for _ in range(length):
+        rule.noise()
+    return hidden[:, -1], cache
 
 
 class PictureStep:

@@ -34,6 +34,7 @@ from janus_app.models.janus import edit
 from janus_app.models.janus.draw import Sampling, decode_tokens, draw_tokens
 from janus_app.models.janus.inspect import look_inside, swapped
 from janus_app.models.janus.network import JanusNetwork
+from janus_app.models.janus.turbo import draw_turbo, window
 from janus_app.models.tokenizer import IMAGE_BEGIN, IMAGE_END, PAD
 
 
@@ -159,12 +160,19 @@ class JanusModel(Talker):
         steps, waiting = wanted[-1], request.count - len(before) - count
         blank = Image.new("RGB", (self.side, self.side), BLANK)
         tokens, shown, cost, previews = known.repeat(count, 1), 0.0, 0.0, True
+        drawing: Iterator[tuple[int, Tensor]]
         first = int((known < 0).nonzero()[0])
-        for cell, tokens in enumerate(draw_tokens(self.network, rows, count, rule, known), first):
+        if request.turbo and window(len(rows) * count) > 1:
+            drawing = draw_turbo(self.network, rows, count, rule, known)
+        else:
+            drawing = enumerate(draw_tokens(self.network, rows, count, rule, known), first)
+        finished = first // self.grid  # rows
+        for cell, tokens in drawing:
             yield Progress("draw", len(before) * steps + wanted[cell] * count, request.count * steps, "tokens")
-            now = time.perf_counter()
+            now, more = time.perf_counter(), (cell + 1) // self.grid > finished
+            finished = (cell + 1) // self.grid
             # A preview costs a decode, so it may take a fifth of the time at most, and ten a second are enough.
-            if previews and (cell + 1) % self.grid == 0 and now - shown > max(0.1, 4 * cost):
+            if previews and more and now - shown > max(0.1, 4 * cost):
                 try:
                     parts = self._preview(tokens, known, cell)
                 except Exception as error:  # what is drawn so far is worth more than a look at it
