@@ -29,7 +29,7 @@ from janus_app.ui import (
     restore,
     welcome,
 )
-from janus_app.ui.guard import HostGuard, answers_one_person, host_rules, new_login, serving_folder
+from janus_app.ui.guard import HostGuard, QuietLogin, answers_one_person, host_rules, new_login, serving_folder
 from janus_app.ui.html import message
 from janus_app.ui.i18n import Texts
 from janus_app.ui.invitation import invitation, printed_invitation
@@ -158,7 +158,7 @@ def launch(
             css_paths=[ASSETS / "style.css"],
             head=f"<script>{(ASSETS / 'page.js').read_text(encoding='utf-8')}</script>",
             app_kwargs={
-                "middleware": [Middleware(HostGuard, **host_rules(host, share))],
+                "middleware": [Middleware(HostGuard, **host_rules(host, share)), Middleware(QuietLogin)],
                 "docs_url": None,
                 "redoc_url": None,
                 "openapi_url": None,

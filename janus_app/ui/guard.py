@@ -6,6 +6,7 @@ import atexit
 import functools
 import ipaddress
 import os
+import re
 import secrets
 import shutil
 import socket
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 EVERYWHERE = ("0.0.0.0", "::", "")
+_DOORS = re.compile(rb"(window\.gradio_api_info = ).*?(?=;?</script>)", re.DOTALL)
 LOOPBACK = ("localhost", "127.0.0.1", "::1", "[::1]")
 
 
@@ -45,6 +47,41 @@ class HostGuard:
         if host in self.names or any(name.startswith("*.") and host.endswith(name[1:]) for name in self.names):
             return True
         return self.any_address and _is_address(host)
+
+
+class QuietLogin:
+    """Takes the list of doors out of the login page.
+
+    Gradio writes it there for everybody, and it names every model of the page, the person's own ones too. Inside the
+    page the list stays: who is not asked for a password gets the answer as it is.
+    """
+
+    def __init__(self, app: Any) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] != "http" or scope["path"].strip("/"):
+            await self.app(scope, receive, send)
+            return
+        start: dict[str, Any] = {}
+        body = b""
+
+        async def hold(message: Any) -> None:
+            nonlocal start, body
+            if message["type"] == "http.response.start":
+                start = message
+                return
+            body += message.get("body", b"")
+            if message.get("more_body"):
+                return
+            if b'"auth_required":true' in body:
+                body = _DOORS.sub(rb"\1null", body)
+            length = (b"content-length", str(len(body)).encode())
+            kept = [pair for pair in start["headers"] if pair[0].lower() != b"content-length"]
+            await send({**start, "headers": [*kept, length]})
+            await send({"type": "http.response.body", "body": body})
+
+        await self.app(scope, receive, hold)
 
 
 def _host(scope: Any) -> str:

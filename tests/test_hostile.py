@@ -1,0 +1,186 @@
+"""What strangers may try against a running page over HTTP; tests/browser/test_hostile.py has a browser's side of it."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from gradio_client import Client, handle_file
+from PIL import Image
+
+from janus_app.library.conversations import Conversations, Message, new_conversation, new_id
+from janus_app.library.export import export
+from janus_app.ui.guard import serving_folder
+from tests.page_server import Served, serve
+from tests.test_pictures import _header
+
+EVIL = "https://evil.example"
+DRAW = {"prompt": "a red circle", "count": 1, "new_seed": False, "seed": 5}
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    with serve(tmp_path_factory.mktemp("page")) as served:
+        yield served
+
+
+@pytest.fixture
+def client(page: Served) -> Client:
+    return Client(page.url, verbose=False)
+
+
+def ask(client: Client, files: list[Any]) -> list[Any]:
+    """What came of a question with these files; a refusal by Gradio itself is an answer too."""
+    job = client.submit(message={"text": "What is it?", "files": files}, max_new_tokens=8, api_name="/chat")
+    try:
+        job.result(timeout=60)
+    except Exception as refused:
+        assert "Traceback" not in str(refused)
+    return list(job.outputs())
+
+
+def answered(outputs: list[Any]) -> bool:
+    """Whether the conversation stands in the last answer; a refused question leaves none."""
+    return bool(outputs and outputs[-1][0])
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("GET", "/"),
+        ("GET", "/config"),
+        ("GET", "/gradio_api/info"),
+        ("POST", "/gradio_api/upload"),
+        ("POST", "/gradio_api/queue/join"),
+        ("POST", "/gradio_api/call/v2/draw"),
+    ],
+)
+def test_a_name_lent_to_this_address_opens_no_door(page: Served, method: str, path: str) -> None:
+    """DNS rebinding: the browser believes it still talks to the other site, and says so in the Host header."""
+    headers = {"Host": "evil.example", "Origin": "http://evil.example"}
+    answer = httpx.request(method, page.url + path, headers=headers, json=DRAW if method == "POST" else None)
+    assert answer.status_code == 400 and answer.text.startswith("This page does not answer to that host name")
+
+
+def test_another_site_can_neither_ask_nor_read(page: Served) -> None:
+    door = f"{page.url}/gradio_api/call/v2/draw"
+    asked = {"Origin": EVIL, "Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "content-type"}
+    allowed = httpx.options(door, headers=asked).headers.get("access-control-allow-origin")
+    assert allowed not in ("*", EVIL)
+    # What a form of another site can send without asking first carries one of these types; none is read as JSON.
+    for kind in ("text/plain", "application/x-www-form-urlencoded"):
+        sent = httpx.post(door, content=json.dumps(DRAW), headers={"Origin": EVIL, "Content-Type": kind})
+        assert sent.status_code in (415, 422) and "event_id" not in sent.text
+
+
+def test_no_file_of_the_machine_can_be_named(page: Served) -> None:
+    """Neither by the file's address nor as a picture of a question."""
+    (saved := page.outputs / "mine.png").parent.mkdir(exist_ok=True)
+    Image.new("RGB", (8, 8), "red").save(saved)
+    talk = new_conversation().said(Message(new_id(), "", "user", "secret"))
+    Conversations(page.data / "conversations").save(talk)
+    secret = page.data / "conversations" / talk.id / "conversation.json"
+    assert secret.is_file()
+    for path in (saved, secret, Path("/etc/passwd"), Path(__file__).resolve()):
+        for spelled in (str(path), str(path).replace("/", "%2f"), f"{serving_folder()}/../../{path}"):
+            got = httpx.get(f"{page.url}/gradio_api/file={spelled}")
+            assert got.status_code in (400, 403, 404), spelled
+        for file in ({"path": str(path), "meta": {"_type": "gradio.FileData"}}, str(path)):
+            door = f"{page.url}/gradio_api/call/v2/chat"
+            asked = httpx.post(door, json={"message": {"text": "What is it?", "files": [file]}})
+            heard = httpx.get(f"{door}/{asked.json()['event_id']}", timeout=60).text
+            assert "event: error" in heard and "event: complete" not in heard and path.name not in heard
+    for url in (f"{page.url}/config", "http://169.254.169.254/", "file:///etc/passwd"):
+        got = httpx.get(f"{page.url}/gradio_api/file={url}")
+        assert got.status_code in (400, 403, 404) and "components" not in got.text, url
+
+
+@pytest.mark.parametrize(
+    "name", ["../../up.png", "..\\..\\up.png", "/tmp/up.png", "a\0b.png", "x" * 300 + ".png", ".png"]
+)
+def test_the_name_of_an_upload_chooses_no_place(page: Served, name: str, tmp_path: Path) -> None:
+    Image.new("RGB", (4, 4), "red").save(picture := tmp_path / "picture.png")
+    before = set(Path("/tmp").glob("up.png"))
+    sent = httpx.post(f"{page.url}/gradio_api/upload", files={"files": (name, picture.read_bytes())})
+    if sent.status_code != 200:
+        assert sent.status_code in (400, 413, 422)
+        return
+    (place,) = sent.json()
+    assert Path(place).resolve().is_relative_to(serving_folder())
+    assert set(Path("/tmp").glob("up.png")) == before
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("page.html", "<script>alert(1)</script>"),
+        ("drawing.svg", '<svg xmlns="http://www.w3.org/2000/svg" onload="alert(1)"/>'),
+        ("page.xhtml", '<html xmlns="http://www.w3.org/1999/xhtml"><script>alert(1)</script></html>'),
+    ],
+)
+def test_an_uploaded_page_is_never_opened_as_one(page: Served, name: str, content: str) -> None:
+    (place,) = httpx.post(f"{page.url}/gradio_api/upload", files={"files": (name, content)}).json()
+    got = httpx.get(f"{page.url}/gradio_api/file={place}")
+    assert got.status_code in (403, 404) or got.headers.get("content-disposition", "").startswith("attachment")
+
+
+def test_bombs_and_rubbish_are_refused_and_the_page_goes_on(page: Served, client: Client, tmp_path: Path) -> None:
+    (bomb := tmp_path / "bomb.png").write_bytes(_header(60_000, 60_000))
+    (cut := tmp_path / "cut.png").write_bytes(_header(64, 64))
+    (no_picture := tmp_path / "letter.png").write_text("Dear sir,")
+    for file in (bomb, cut, no_picture):
+        assert not answered(ask(client, [handle_file(str(file))])), file.name
+    drawn = client.submit(**DRAW, model="tiny-a", api_name="/draw")
+    drawn.result(timeout=60)
+    assert list(page.outputs.glob("*_5.png"))
+
+
+def test_titles_are_never_paths(tmp_path: Path) -> None:
+    for title in ("../../evil", "/etc/passwd", "..", "CON:", "a\0b", "<script>alert(1)</script>", "名字/../x"):
+        talk = new_conversation().said(Message(new_id(), "", "user", title))
+        for kind in ("md", "json"):
+            file = export(talk, kind, tmp_path / "exports")
+            assert file.parent == tmp_path / "exports" and re.fullmatch(r"[\w\- ]+\.(md|json)", file.name), title
+    assert [file.name for file in tmp_path.iterdir()] == ["exports"]
+
+
+# What answers without a login: what is needed to log in, the page's own styles and icons, whether anybody is there, and
+# doors that act only on a session whose secret name the caller knows.
+OPEN = re.compile(
+    r"/|/login/?|/logout|/theme.css|/favicon.ico|/robots.txt|/manifest.json|/pwa_icon/x"
+    r"|/gradio_api/(user|token|app_id|theme.css|startup-events|heartbeat/x|cancel|reset|stream/x.*|custom_component/.*)/?"
+)
+
+
+def doors(routes: Any, before: str = "") -> Iterator[tuple[str, str]]:
+    """(method, path) of every route, those of included routers too."""
+    for route in routes:
+        inner = getattr(route, "original_router", None)
+        if inner is not None:
+            yield from doors(inner.routes, before)
+        elif hasattr(route, "path"):
+            for method in sorted((getattr(route, "methods", None) or set()) - {"HEAD", "OPTIONS"}):
+                yield method, before + re.sub(r"{[^}]*}", "x", route.path)
+
+
+def test_a_login_stands_before_every_door(page: Served, tmp_path: Path) -> None:
+    with serve(tmp_path, auth=("guest", "a long password")) as served:
+        closed = set()
+        for method, path in doors(served.demo.app.routes):
+            body = {"prompt": "x", "code": "x", "hash": "x"}
+            with httpx.stream(method, served.url + path, json=body, timeout=60) as answer:  # some never end
+                if answer.status_code in (401, 403):
+                    closed.add(path)
+                else:
+                    assert OPEN.fullmatch(path) or answer.status_code == 404, f"{method} {path} {answer.status_code}"
+        assert {"/config", "/gradio_api/info", "/gradio_api/upload", "/gradio_api/queue/join"} <= closed
+        assert {f"/gradio_api/{door}" for door in ("call/x", "call/v2/x", "run/x", "file=x", "queue/data")} <= closed
+        for query in ("", "?all_endpoints=true"):
+            login = httpx.get(served.url + query).text
+            assert '"auth_required":true' in login and "tiny-a" not in login and "named_endpoints" not in login
+    assert "named_endpoints" in httpx.get(page.url).text, "or nothing was looked for"
