@@ -1,6 +1,6 @@
 """How good the embedded model is: a program asks, draws, edits, looks and counts, through the app's own path.
 
-    python -m benchmarks.quality [--model janus-embedded] [--precision fp32,bf16,int8] [--n 100] [--json]
+    python -m benchmarks.quality [--model janus-embedded] [--precision fp32,bf16,int8] [--n 100] [--parts edits] [--json]
 
 Prompts and pictures come from fixed seeds the trainer never uses. "held-out" rows ask for (object, colour) pairs, or
 orders of two objects, that no picture or sentence of the training showed. Every number is a share of n, in per cent.
@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections import defaultdict
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 
 import numpy as np
@@ -173,18 +174,21 @@ def mask_out(mask: np.ndarray) -> np.ndarray:
     return mask == 0
 
 
-PARTS = (drawing, answers, follow_ups, edits, tokenizer)
+PARTS = {part.__name__: part for part in (drawing, answers, follow_ups, edits, tokenizer)}
+INSTEAD = ("guidance", "image_guidance", "temperature", "steps", "strength")
 
 
-def measure(name: str, precisions: list[str], n: int, seeds: int, instead: dict[str, float]) -> list[Row]:
-    """The card's rows for a variant; `instead` replaces its default settings by name."""
+def measure(
+    name: str, precisions: list[str], n: int, seeds: int, instead: dict[str, float], parts: Iterable[str] = PARTS
+) -> list[Row]:
+    """The card's rows for a variant; `instead` replaces its default settings by name; `parts` are keys of PARTS."""
     variant = load_catalog().resolve(name)
     settings = Settings({k: float(v.default) for k, v in variant.settings.items()} | instead, n, seeds)
     rows: list[Row] = []
     for precision in precisions:
         model = open_model(variant, precision)
         tally = Tally()
-        for part in PARTS:
+        for part in (PARTS[key] for key in parts):
             if part is not tokenizer or model.capabilities.cell:
                 part(model, settings, tally)
         rows += tally.rows(variant.id, precision)
@@ -197,13 +201,17 @@ def main() -> None:
     parser.add_argument("--precision", default="fp32", help="one or several, with commas")
     parser.add_argument("--n", type=int, default=100, help="prompts, and questions of each type")
     parser.add_argument("--seeds", type=int, default=1, help="pictures drawn for every prompt")
-    for name in ("guidance", "temperature", "steps", "strength"):
-        parser.add_argument(f"--{name}", type=float, help="instead of the variant's own setting")
+    for name in INSTEAD:
+        parser.add_argument(f"--{name.replace('_', '-')}", type=float, help="instead of the variant's own setting")
+    parser.add_argument("--parts", help=f"only these, with commas: {', '.join(PARTS)}")
     parser.add_argument("--json", action="store_true", help="one object a row")
     args = parser.parse_args()
-    instead = {name: getattr(args, name) for name in ("guidance", "temperature", "steps", "strength")}
+    instead = {name: getattr(args, name) for name in INSTEAD}
     instead = {name: value for name, value in instead.items() if value is not None}
-    rows = measure(args.model, args.precision.split(","), args.n, args.seeds, instead)
+    parts = args.parts.split(",") if args.parts else list(PARTS)
+    if unknown := set(parts) - set(PARTS):
+        parser.error(f"there is no part {', '.join(sorted(unknown))}; the parts are {', '.join(PARTS)}")
+    rows = measure(args.model, args.precision.split(","), args.n, args.seeds, instead, parts)
     for row in rows:
         if args.json:
             print(json.dumps(asdict(row)))

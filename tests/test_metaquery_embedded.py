@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -9,20 +10,28 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
+from safetensors.torch import load_file
 from tokenizers import Tokenizer
 
+from benchmarks.judge import look
+from benchmarks.running import finished, open_model
+from janus_app.catalog import load_catalog
+from janus_app.models.base import ChatRequest, EditRequest, GenerateRequest, Turn
 from tests.conftest import loaded
 from tests.metaquery_golden import relative
-from training.batches import Words
+from training.batches import Words, padded
+from training.edits import edit
 from training.export import TOKENIZER_FILES
 from training.metaquery import Trainer, make_optimisers
 from training.metaquery_data import BLACK, captions, instructions, prompt
 from training.metaquery_export import export
 from training.metaquery_model import QUERIES, MetaQuery, align
 from training.metaquery_vae import CHANNELS, WIDTHS, Trained, crowded, latent_table, latents_of
+from training.objects import COLOURS, INDEX, THINGS
 from training.picture_tokenizer import pixels_of
 from training.scenes import seen_scene
-from training.world import GRID, N_TILES, grid, read_grid, render
+from training.world import GRID, N_TILES, Item, Scene, grid, read_grid, render
 
 ASSETS = Path(__file__).parent.parent / "assets"
 
@@ -126,6 +135,38 @@ def test_training_computes_what_the_app_computes(exported: Any) -> None:
         assert relative(exported._decode(latents[:1]), drawn) < 1e-4
 
 
+def test_what_an_instruction_is_about_is_what_changes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Heads that say where the named things stand and what the edit changes have no loss; any other has."""
+    rng, (model, _) = np.random.default_rng(8), untrained()
+    trainer = Trainer(model, words(), "cpu")
+    made = [edit(rng, kind) for kind in ("remove", "recolour", "replace", "move") for _ in range(3)]
+    rows = [prompt(words(), one.instruction, 1) for one in made]
+    before, after = (
+        trainer.factors[torch.from_numpy(np.stack([grid(side) for side in sides]))]
+        for sides in zip(*((one.before.scene, one.after.scene) for one in made), strict=True)
+    )
+    ids, ends = padded(rows, words().pad), torch.tensor([len(row) for row in rows])
+    named = trainer.thing_of[ids]
+    changed, stands = torch.full((len(made), 9), -30.0), []
+    for number, (one, row) in enumerate(zip(made, named, strict=True)):
+        changed[number, list(one.slots)] = 30
+        for thing in row[row >= 0].tolist():
+            stands.append(
+                [
+                    30.0 if any(i.slot == s and i.thing == thing for i in one.before.scene.items) else -30.0
+                    for s in range(9)
+                ]
+            )
+    assert len(stands) == len(made) + 3, "each names its object, a replacement the new one too"
+    cells = 60 * (before != after).any(-1).float()[..., None] - 30
+    for head, said in (("look", changed), ("seek", torch.tensor(stands)), ("touched", cells)):
+        monkeypatch.setattr(getattr(model, head), "forward", lambda _inputs, said=said: said)
+    read = tuple(torch.zeros(len(made), ids.shape[1], 192) for _ in range(3))
+    assert float(model.aim_loss(read, named, ends, before, after)) < 1e-6
+    monkeypatch.setattr(model.look, "forward", lambda _inputs: -changed)
+    assert float(model.aim_loss(read, named, ends, before, after)) > 1
+
+
 def test_the_flow_loss_is_zero_for_the_true_velocity_only(monkeypatch: pytest.MonkeyPatch) -> None:
     model, _ = untrained()
     latents = latents_of(crowded(np.random.default_rng(2), 4), latent_table())
@@ -181,3 +222,70 @@ def test_drawing_leaves_the_language_model_alone() -> None:
     assert "reader.queries" in moved and any(name.startswith("connector.") for name in moved)
     assert any(name.startswith("sana.") for name in moved)
     assert not [name for name in moved if name.startswith("reader.") and name != "reader.queries"]
+
+
+@lru_cache(maxsize=1)
+def shipped() -> Any:
+    """By the way the app loads it: no special case."""
+    return open_model(load_catalog()["metaquery-embedded"], "fp32")
+
+
+def asked(verb: str, prompt: str, *pictures: Image.Image, seed: int = 0, count: int = 1) -> list[Scene]:
+    """What the judge sees in the pictures drawn for a prompt, with the row's own settings."""
+    numbers = {k: v.default for k, v in load_catalog()["metaquery-embedded"].settings.items()}
+    common = {"guidance": numbers["guidance"], "steps": int(numbers["steps"]), "seed": seed, "count": count}
+    if verb == "generate":
+        events = shipped().generate(GenerateRequest(prompt, **common))
+    else:
+        request = EditRequest(prompt, *pictures, method="instruct", image_guidance=numbers["image_guidance"], **common)
+        events = shipped().edit(request)
+    return [look(picture.image).scene for picture in finished(events).pictures]
+
+
+def test_the_shipped_weights_draw_what_is_asked() -> None:
+    """One named thing in a named colour; chance would be one in 250."""
+    right = 0
+    for seed, (colour, thing) in enumerate([("red", "house"), ("green", "frog"), ("yellow", "star"), ("blue", "car")]):
+        for scene in asked("generate", f"a {colour} {thing}", seed=seed, count=2):
+            right += any((THINGS[i.thing].name, COLOURS[i.colour].name) == (thing, colour) for i in scene.items)
+    assert right >= 7, f"{right} of 8"
+
+
+def test_the_shipped_weights_follow_instructions() -> None:
+    """Each kind of edit, of two objects one, the other one to be left alone: what comes out is the whole scene."""
+    cat, star = Item(INDEX["cat"], 1, 3), Item(INDEX["star"], 3, 5)
+    wanted = {
+        "make the cat blue": (0, [replace(cat, colour=5), star]),
+        "把猫变成绿色": (0, [replace(cat, colour=4), star]),
+        "remove the star": (0, [cat]),
+        "replace the star with a green frog": (0, [cat, Item(INDEX["frog"], 4, 5)]),
+        "add a house at the bottom": (0, [cat, star, Item(INDEX["house"], 0, 7)]),
+        "make the background dark": (3, [cat, star]),
+        "keep the picture as it is": (0, [cat, star]),
+    }
+    before = render(Scene.of(0, [cat, star]))
+    wrong = [
+        text for text, (ground, items) in wanted.items() if asked("edit", text, before) != [Scene.of(ground, items)]
+    ]
+    assert len(wrong) <= 3, wrong
+
+
+def test_the_shipped_weights_see_what_is_shown() -> None:
+    scene = Scene.of(3, [Item(INDEX["cat"], 1, 4)])
+    questions = (
+        ("What colour is the background?", "dark"),
+        ("Is the cat big or small?", "big"),
+        ("describe it", "red cat"),
+    )
+    for question, wanted in questions:
+        request = ChatRequest((Turn("user", question, (render(scene),)),), temperature=0, max_new_tokens=40)
+        assert wanted in finished(shipped().chat(request)).text
+
+
+def test_its_card_and_row_say_its_size() -> None:
+    row, model = load_catalog()["metaquery-embedded"], shipped()
+    assert row.folder is not None
+    assert sum(f.stat().st_size for f in row.folder.rglob("*") if f.is_file()) < 22e6
+    files = row.folder.rglob("*.safetensors")
+    assert row.parameters == sum(tensor.numel() for file in files for tensor in load_file(file).values())
+    assert set(model.capabilities.edit_methods) == {"instruct"}
