@@ -69,6 +69,21 @@ def test_the_before_of_a_result_has_its_size(prints: Prints) -> None:
     assert digest(Image.open(tree[1].picture)) == digest(wide), "the picture itself stays as it was given"
 
 
+def test_a_picture_from_another_tab_begins_a_tree_once(prints: Prints) -> None:
+    drawn = made(prints, noise(1), 1, "a red house")
+    tree, number = Tree().begun(drawn)
+    tree = tree.at(number)
+    assert (number, tree.here, tree[1].parent, tree[1].shows) == (1, 1, None, "a red house")
+    assert tree.holds(opened(drawn)) and not tree.holds(noise(2)) and not tree.holds(None)
+    tree = tree.grown(opened(drawn), [made(prints, opened(drawn), 2)], prints)
+    assert [(s.number, s.parent) for s in tree.steps] == [(1, None), (2, 1)]
+    assert tree.begun(drawn) == (tree, 1)
+    other = made(prints, noise(3), 3, "make it blue", "instruct")
+    tree, number = tree.at(2).begun(other)
+    assert number == 3 and tree[3].shows == ""
+    assert not tree.at(2).holds(opened(other)) and tree.at(3).holds(opened(other))
+
+
 def test_pictures_are_known_again(prints: Prints) -> None:
     start = noise(1)
     tree = Tree().grown(start, [made(prints, start, 1)], prints)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,9 +43,10 @@ class EditTab:
     shelf: gr.State
     chosen: gr.State
     row: Actions
-    editor: gr.ImageEditor
     prompt: gr.Textbox
-    source: gr.Textbox
+    edits: gr.State
+    receive: Callable[[Tree, Print, gr.Request], tuple[Any, ...]]  # the values of `received` for a picture sent here
+    received: list[Any]
     restored: list[Any]  # what the record of an edited picture fills, in the order of `restore.edit_values`
     drop: gr.File
     drop_note: gr.HTML
@@ -293,8 +294,17 @@ def build(page: Page, variant: gr.Dropdown, seen: gr.Textbox, demo: gr.Blocks) -
             return (gr.skip(),) * 5
         return moved(tree, parent, request)
 
-    def outside(tree: Tree, request: gr.Request) -> tuple[Any, ...]:
-        """Another picture came into the editor, or none is left: what was said of the old one would mislead."""
+    def receive(tree: Tree, print_: Print, request: gr.Request) -> tuple[Any, ...]:
+        """A picture from another tab, or a result, into the editor with what it shows."""
+        return moved(*tree.begun(print_), request)
+
+    def outside(tree: Tree, image: dict[str, Any] | None, request: gr.Request) -> tuple[Any, ...]:
+        """Another picture came into the editor, or none is left: what was said of the old one would mislead.
+
+        The editor also reports the pictures the page itself puts there, some seconds later; these are known.
+        """
+        if tree.holds((image or {}).get("background")):
+            return (gr.skip(),) * 4
         return *shown_tree(tree.at(None), request), ""
 
     def forgotten(request: gr.Request) -> tuple[Any, ...]:
@@ -330,16 +340,16 @@ def build(page: Page, variant: gr.Dropdown, seen: gr.Textbox, demo: gr.Blocks) -
     gallery.select(choose, [shelf, edits], [chosen, detail, compare], **QUICK)
     reuse.click(lambda kept, index: (kept[index].record.seed, False), [shelf, chosen], [seed, fresh], **QUICK)
     for came in (editor.clear, editor.upload):
-        came(outside, edits, [*walked[:3], source], **QUICK)
+        came(outside, [edits, editor], [*walked[:3], source], **QUICK)
     for example in examples:
         example.click(lambda text: text, example, prompt, **QUICK)
     shown = [easel, about, run, method, *places, *examples, guidance]
     for moment in (demo.load, seen.change):
         moment(refresh, [variant, shelf], shown, **QUICK)
-    return EditTab(shelf, chosen, row, editor, prompt, source, restored, drop, drop_note)
+    return EditTab(shelf, chosen, row, prompt, edits, receive, walked, restored, drop, drop_note)
 
 
 def compared(tree: Tree, print_: Print) -> tuple[str, str] | None:
     """What the slider shows of a result: the picture it was made of, and itself."""
     step = tree.of(print_)
-    return (step.before, print_.shown) if step else None
+    return (step.before, print_.shown) if step and step.before else None

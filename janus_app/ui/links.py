@@ -14,10 +14,10 @@ from janus_app.ui.actions import COPY, Actions, Sink, download, press
 from janus_app.ui.chat_tab import ChatTab
 from janus_app.ui.drawing import put_on
 from janus_app.ui.edit_tab import EditTab
-from janus_app.ui.editor import for_editor
 from janus_app.ui.generate_tab import GenerateTab, on_shelf, restored_values
 from janus_app.ui.page import PRIVATE, QUICK, Page
 from janus_app.ui.prints import Print
+from janus_app.ui.undo import Tree
 
 # The editor loses a picture it is given before its canvas stands, which takes a moment after its tab is opened.
 WAIT_FOR_CANVAS = """async () => {
@@ -59,9 +59,8 @@ def link(page: Page, row: Actions, picture: list[Any], pick: Callable[..., Print
     def to_edit(*values: Any) -> tuple[Any, ...]:
         return pick(*values).record.prompt, gr.update(selected="edit")
 
-    def into_editor(*values: Any) -> tuple[Any, ...]:
-        print_ = pick(*values)
-        return for_editor(print_.shown), print_.record.prompt
+    def into_editor(tree: Tree, request: gr.Request, *values: Any) -> tuple[Any, ...]:
+        return editing.receive(tree, pick(*values), request)
 
     def redo(request: gr.Request, values: tuple[Any, ...], fresh: bool) -> tuple[Any, ...]:
         """The draw tab's controls as they stood for the picture, with its own seed or a new one."""
@@ -99,7 +98,7 @@ def link(page: Page, row: Actions, picture: list[Any], pick: Callable[..., Print
             filled.then(**press(then))
     opened = row.edit.click(to_edit, picture, [editing.prompt, tabs], **QUICK)
     ready = opened.then(None, None, None, js=WAIT_FOR_CANVAS)
-    ready.then(into_editor, picture, [editing.editor, editing.source], **QUICK)
+    ready.then(into_editor, [editing.edits, *picture], editing.received, **QUICK)
     for button, redraw in ((row.again, to_again), (row.vary, to_vary)):
         button.click(redraw, picture, [*drawing.restored, tabs], **QUICK).then(**press("draw-run"))
     show = drawing.tokens

@@ -25,8 +25,8 @@ Say = Callable[..., str]
 class Step:
     """A picture of the session. `parent` is the number of the one it was made of, None for one that came from outside.
 
-    picture is the served file that goes back into the editor, `before` its parent at its own size, `print` the result
-    it is, if it is one. `digest` and `thumb` are of its pixels.
+    picture is the served file that goes back into the editor, `before` its parent at its own size, `print` the drawn
+    picture or result it is, if it is one. `digest` and `thumb` are of its pixels.
     """
 
     number: int
@@ -83,6 +83,20 @@ class Tree:
         if self.here is None:
             return None
         return self[self.here] if _looks_the_same(picture, open_picture(self[self.here].picture)) else None
+
+    def begun(self, print_: Print) -> tuple[Tree, int]:
+        """With a picture from elsewhere in the app, which joins where it is new; and the number it has there."""
+        picture = open_picture(print_.shown)
+        if known := self.find(picture):
+            return self, known.number
+        step = Step(self.made + 1, print_.shown, _thumb(picture), digest(picture), print=print_)
+        tree = replace(self, steps=(*self.steps, step), here=step.number, made=step.number)
+        return tree._trimmed(), step.number
+
+    def holds(self, picture: Image.Image | None) -> bool:
+        """Whether that is the picture that should be in the editor."""
+        known = None if picture is None else self.find(picture)
+        return known is not None and known.number == self.here
 
     def grown(self, source: Image.Image, results: Sequence[Print], prints: Prints) -> Tree:
         """With the results of an edit below the picture it started from, which joins the tree where it is new."""

@@ -210,7 +210,7 @@ def test_chinese_browser_gets_chinese(visit: Any) -> None:
     go(page, 1)
     page.wait_for_selector("#draw-run:has-text('开始绘画')")
     assert page.evaluate("document.documentElement.lang") == "zh-CN"
-    for tab in (0, 1, 2, 3):
+    for tab in range(5):
         go(page, tab)
         page.wait_for_timeout(300)
         english = re.findall(
@@ -226,7 +226,7 @@ def test_chinese_browser_gets_chinese(visit: Any) -> None:
 @pytest.mark.parametrize("theme", ["light", "dark"])
 def test_phone_width_and_names_of_controls(visit: Any, theme: str) -> None:
     page = visit(f"?__theme={theme}", viewport={"width": 390, "height": 844})
-    for tab in (0, 1, 2, 3):
+    for tab in range(5):
         go(page, tab)
         page.wait_for_timeout(300)
         assert page.evaluate("document.documentElement.scrollWidth") <= 390
