@@ -16,7 +16,7 @@ from tests.page_server import Served
 pytestmark = pytest.mark.browser
 
 START = Path(__file__).parents[2] / "assets" / "examples" / "cat_and_balloons.png"
-METAQUERY = ("Tiny MetaQuery", "tiny-mq")
+METAQUERY = ("MetaQuery embedded", "metaquery-embedded")
 STEPS = "e => e.map((b) => [Number(b.dataset.step), Number(b.closest('ol').parentElement.querySelector('button')?."
 STEPS += "dataset.step || 0), b.classList.contains('here')])"
 
