@@ -106,18 +106,18 @@ def trunk_step(trunk: Trunk, cache: KVCache) -> TrunkStep | ModuleStep:
     return ModuleStep(trunk, cache) if travels(trunk) else TrunkStep(trunk, cache)
 
 
-def recordable(trunk: Trunk, device: torch.device) -> bool:
-    """Whether a step of this trunk can be recorded: on CUDA, layers at their place, and no linear that asks back.
+def recordable(network: nn.Module, device: torch.device) -> bool:
+    """Whether a step of this network can be recorded: on CUDA, layers at their place, and no linear that asks back.
 
     bitsandbytes' 8-bit linears ask the card whether an activation is an outlier.
     """
-    asks = any(type(module).__name__ == "Linear8bitLt" for module in trunk.modules())
-    return device.type == "cuda" and not asks and not travels(trunk)
+    asks = any(type(module).__name__ == "Linear8bitLt" for module in network.modules())
+    return device.type == "cuda" and not asks and not travels(network)
 
 
-def travels(trunk: nn.Module) -> bool:
+def travels(network: nn.Module) -> bool:
     """Whether layers lie elsewhere until their turn comes (accelerate's hooks, `janus_app.spread`)."""
-    return any(hasattr(module, "_hf_hook") for module in trunk.modules())
+    return any(hasattr(module, "_hf_hook") for module in network.modules())
 
 
 def _parts(block: Block) -> _Block:

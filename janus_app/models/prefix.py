@@ -46,6 +46,7 @@ class SharedPrefixes:
         self.prefixes = tuple(prefixes)
         self.length = max(prefix.next_position for prefix in self.prefixes)
         self._masks: dict[tuple[int, int], Tensor] = {}
+        self._positions: dict[tuple[int, int], Tensor] = {}
 
     @property
     def device(self) -> torch.device:
@@ -53,9 +54,14 @@ class SharedPrefixes:
 
     def positions(self, rows: int, steps: int, device: torch.device) -> Tensor:
         """Positions [rows, steps] of the inputs behind the prompts."""
-        starts = torch.tensor([prefix.next_position for prefix in self.prefixes], device=device)
-        counted = starts[:, None] + torch.arange(steps, device=device)
-        return counted.repeat_interleave(rows // len(self.prefixes), dim=0)
+        if (
+            rows,
+            steps,
+        ) not in self._positions:  # kept, because numbers of the host cannot be brought over in a recording
+            starts = torch.tensor([prefix.next_position for prefix in self.prefixes], device=device)
+            counted = starts[:, None] + torch.arange(steps, device=device)
+            self._positions[rows, steps] = counted.repeat_interleave(rows // len(self.prefixes), dim=0)
+        return self._positions[rows, steps]
 
     def mask(self, steps: int) -> Tensor | None:
         return None

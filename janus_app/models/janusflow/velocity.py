@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from janus_app.models import sampling
+from janus_app.models.engine import recordable
+from janus_app.models.engine_graph import replaying
 from janus_app.models.janusflow.network import JanusFlowNetwork
 from janus_app.models.prefix import Prefix, SharedPrefixes
 
@@ -25,8 +28,13 @@ class PromptVelocity:
         self._network = network
         conditional = self._read(ids, len(ids))
         unconditional = self._read(negative, len(negative)) if negative else self._read(ids[:1], len(ids))
-        self._alone = SharedPrefixes([conditional])
-        self._both = SharedPrefixes([conditional, unconditional])
+        alone, both = (SharedPrefixes(rows) for rows in ([conditional], [conditional, unconditional]))
+        self._step: dict[bool, Callable[..., Tensor]] = {
+            False: partial(_rows, network, alone),
+            True: partial(_rows, network, both),
+        }
+        if recordable(network, network.device):
+            self._step = {rows: replaying(step) for rows, step in self._step.items()}
         self._times: dict[float, Tensor] = {}
 
     @torch.inference_mode()
@@ -51,17 +59,9 @@ class PromptVelocity:
     @torch.inference_mode()
     def raw(self, z: Tensor, t: float, *, both: bool) -> tuple[Tensor, Tensor | None]:
         """The conditional velocity and, where `both` are wanted, the unconditional one, before guidance."""
-        network, shared = self._network, self._both if both else self._alone
-        groups, count = len(shared.prefixes), len(z)
         self.prepare([t])
-        time = self._times[t]
-        # Both rows of a picture see the same latent at the same time, so the encoder runs once for the two.
-        tokens, skip = network.encode(z.to(network.device, network.dtype), time.expand(count, -1))
-        inputs = torch.cat([time.expand(count, 1, -1), tokens], dim=1).repeat(groups, 1, 1)
-        positions = shared.positions(groups * count, inputs.shape[1], inputs.device)
-        hidden = network(inputs, positions, shared)[:, 1:]
-        velocity = network.decode(hidden, skip.repeat(groups, 1, 1, 1), time.expand(groups * count, -1)).float()
-        return (velocity[:count], velocity[count:]) if both else (velocity, None)
+        velocity = self._step[both](z.to(self._network.device, self._network.dtype), self._times[t])
+        return (velocity[: len(z)], velocity[len(z) :]) if both else (velocity, None)
 
     @torch.inference_mode()
     def _read(self, ids: Sequence[int], next_position: int) -> Prefix:
@@ -69,3 +69,14 @@ class PromptVelocity:
         cache = network.new_cache(1, len(ids))
         network(network.text_embeds(torch.tensor([list(ids)], device=network.device)), None, cache)
         return Prefix.of(cache, next_position)
+
+
+def _rows(network: JanusFlowNetwork, shared: SharedPrefixes, z: Tensor, time: Tensor) -> Tensor:
+    """The velocities of every prompt of `shared` in turn, for latents z [n, C, h, w] and a time's embedding."""
+    groups, count = len(shared.prefixes), len(z)
+    # All rows of a picture see the same latent at the same time, so the encoder runs once for them.
+    tokens, skip = network.encode(z, time.expand(count, -1))
+    inputs = torch.cat([time.expand(count, 1, -1), tokens], dim=1).repeat(groups, 1, 1)
+    positions = shared.positions(groups * count, inputs.shape[1], inputs.device)
+    hidden = network(inputs, positions, shared)[:, 1:]
+    return network.decode(hidden, skip.repeat(groups, 1, 1, 1), time.expand(groups * count, -1)).float()

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from janus_app.models.engine import recordable
+from janus_app.models.engine_graph import replaying
 
 
 class HeldAttention:
@@ -57,6 +60,7 @@ class Denoiser:
                 module.set_processor(held)
                 self._crossings.append((module, held))
         self._caption = torch.empty(0)
+        self._replay: Callable[[Tensor, Tensor], Tensor] | None = None
 
     @torch.inference_mode()
     def hold(self, captions: Tensor) -> None:
@@ -67,15 +71,21 @@ class Denoiser:
             captions = self.network.caption_norm(self.network.caption_projection(captions))
         for attention, held in self._crossings:
             held.hold(attention, captions)
+        # Recordings read what is held at its place, so they are made anew with it.
+        self._replay = replaying(self._outputs) if recordable(self.network, captions.device) else None
 
     @torch.inference_mode()
     def __call__(self, latents: Tensor, time: Tensor) -> Tensor:
         """Raw outputs [rows, count, c, S, S] for latents [count, c, S, S] at one time of the solver."""
+        outputs = self._replay or self._outputs
+        return outputs(latents, time.to(latents.device)).unflatten(0, (self.rows, -1))
+
+    def _outputs(self, latents: Tensor, time: Tensor) -> Tensor:
         batch = latents.to(self._caption.dtype).repeat(self.rows, 1, 1, 1)
         captions = self._caption.expand(len(batch), -1, -1)
-        times = time.to(batch.device).expand(len(batch))
+        times = time.expand(len(batch))
         found = self.network(batch, encoder_hidden_states=captions, timestep=times, return_dict=False)[0]
-        return found.float().unflatten(0, (self.rows, -1))
+        return found.float()
 
 
 @dataclass(frozen=True)
