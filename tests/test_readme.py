@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shlex
 import subprocess
@@ -13,11 +12,15 @@ import pytest
 import torch
 
 from janus_app.catalog import Variant, load_catalog
+from janus_app.cli import main
 from janus_app.memory import running_peak, usual_job, weight_bytes
 
 ROOT = Path(__file__).parent.parent
 READMES = [ROOT / "README.md", ROOT / "README.zh-CN.md"]
 LANGUAGES = pytest.mark.parametrize("readme", READMES, ids=lambda p: p.name)
+
+
+DRAWING = ("generate", "edit", "inspect", "grid", "chat")  # run in this process: a new one loads everything anew
 
 
 def commands(readme: Path) -> list[str]:
@@ -26,19 +29,19 @@ def commands(readme: Path) -> list[str]:
 
 
 @LANGUAGES
-def test_the_commands_run_in_order(readme: Path, tmp_path: Path) -> None:
+def test_the_commands_run_in_order(readme: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every `python -m janus_app` line, one after the other, in an empty folder, with the embedded model."""
     lines = [line for line in commands(readme) if line.startswith("python -m janus_app")]
-    assert len(lines) == 7
-    environment = {
-        **os.environ,
-        "PYTHONPATH": str(ROOT),
-        "JANUS_APP_DATA": str(tmp_path / "data"),
-        "HF_HUB_OFFLINE": "1",
-    }
+    assert len(lines) == 12
+    monkeypatch.chdir(tmp_path)
+    for name, value in (("PYTHONPATH", ROOT), ("JANUS_APP_DATA", tmp_path / "data"), ("HF_HUB_OFFLINE", 1)):
+        monkeypatch.setenv(name, str(value))
     for line in lines:
-        command = [sys.executable, *shlex.split(line)[1:]]
-        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
+        words = shlex.split(line)[1:]
+        if words[2] in DRAWING:
+            assert main(words[2:]) == 0, line
+            continue
+        done = subprocess.run([sys.executable, *words], capture_output=True, text=True, timeout=300)
         too_small = " fit " in line and done.returncode == 1  # what it says of this machine
         assert done.returncode == 0 or too_small, f"{line}\n{done.stdout}\n{done.stderr}"
         assert "Traceback" not in done.stderr
@@ -73,6 +76,26 @@ def test_the_table_is_the_manifests(readme: Path) -> None:
             needs = " / ".join(f"{on_a_card(variant, p) / 1e9:.1f}" for p in ("bf16", "int8", "nf4"))
             assert f"| {needs} GB |" in row
             assert f"{variant.download_bytes / 1e9:.1f} GB" in row
+
+
+FEATURE = re.compile(r"^\| ([^|]+) \| \[(\w+)\]\((tests/[\w/]+\.py)\) \|$", re.MULTILINE)
+GROUP = re.compile(r"^\| \*\*[^|]+\*\* \| \|$", re.MULTILINE)
+
+
+@LANGUAGES
+def test_every_feature_has_a_test(readme: Path) -> None:
+    text = readme.read_text("utf-8")
+    (table,) = (part for part in text.split("\n\n") if FEATURE.search(part))
+    rows = FEATURE.findall(table)
+    assert len(rows) + len(GROUP.findall(table)) + 2 == len(table.strip().splitlines()), "a row without its test"
+    assert len(rows) >= 45 and len({what for what, _, _ in rows}) == len(rows)
+    for what, name, file in rows:
+        assert f"def {name}(" in (ROOT / file).read_text("utf-8"), what
+
+
+def test_both_languages_prove_the_same() -> None:
+    tables = [FEATURE.findall(readme.read_text("utf-8")) for readme in READMES]
+    assert [row[1:] for row in tables[0]] == [row[1:] for row in tables[1]]
 
 
 @LANGUAGES

@@ -282,12 +282,27 @@ def test_doors_speak_the_words_of_the_command_line(page: Served) -> None:
     doors = info["named_endpoints"]
     for door, described in doors.items():
         assert sorted(told["parameter_name"] for told in described["parameters"]) == sorted(FLAGS[door] + OWN[door])
+        (row,) = re.findall(rf"^\| `{door}` \| (.*) \|$", Path("docs/programs.md").read_text("utf-8"), re.MULTILINE)
+        assert row.replace("`", "").split(", ") == [told["parameter_name"] for told in described["parameters"]]
     assert not info["unnamed_endpoints"]
     needed = {told["parameter_name"] for told in doors["/draw"]["parameters"] if not told["parameter_has_default"]}
     assert needed == {"prompt"}
     for door, verb in (("/load", "chat"), ("/chat", "chat"), ("/draw", "generate")):
         flags = {word.replace("-", "_") for word in re.findall(r"--([a-z-]+)", help_of(verb))}
         assert set(FLAGS[door]) <= flags
+
+
+def test_the_program_of_the_docs_runs(page: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (program,) = re.findall(r"```python\n(.*?)```", Path("docs/programs.md").read_text("utf-8"), flags=re.DOTALL)
+    Image.new("RGB", (40, 30), "green").save(tmp_path / "frogs.png")
+    monkeypatch.chdir(tmp_path)
+    kept = set(page.outputs.glob("*.png"))
+    exec(program.replace("http://127.0.0.1:7860", page.url), {})
+    made = sorted(
+        (read_record(file) for file in set(page.outputs.glob("*.png")) - kept), key=lambda r: (r.verb, r.seed)
+    )
+    assert [(r.verb, r.prompt) for r in made] == [("edit", "two blue frogs"), *[("generate", "two green frogs")] * 2]
+    assert [r.seed for r in made[1:]] == [7, 8]
 
 
 def help_of(verb: str) -> str:
