@@ -24,7 +24,7 @@ from training.batches import Words, padded
 from training.edits import edit
 from training.export import TOKENIZER_FILES
 from training.metaquery import Trainer, make_optimisers
-from training.metaquery_data import BLACK, captions, instructions, prompt
+from training.metaquery_data import BLACK, among_others, captions, instructions, prompt
 from training.metaquery_export import export
 from training.metaquery_model import QUERIES, MetaQuery, align
 from training.metaquery_vae import CHANNELS, WIDTHS, Trained, crowded, latent_table, latents_of
@@ -133,6 +133,22 @@ def test_training_computes_what_the_app_computes(exported: Any) -> None:
         assert relative(theirs, own) < 1e-4
         drawn = decoder.draw(latents[:1], len(WIDTHS))[-1]
         assert relative(exported._decode(latents[:1]), drawn) < 1e-4
+
+
+def test_others_in_the_picture_stay() -> None:
+    rng, more = np.random.default_rng(4), 0
+    for _ in range(60):
+        made = edit(rng)
+        scenes = among_others(made, rng)
+        for scene, plain in zip(scenes, (made.before.scene, made.after.scene), strict=True):
+            assert read_grid(grid(scene)) == scene and set(plain.items) <= set(scene.items)
+        others = [
+            set(scene.items) - set(side.scene.items)
+            for scene, side in zip(scenes, (made.before, made.after), strict=True)
+        ]
+        assert others[0] == others[1] and not {i.slot for i in others[0]} & set(made.slots)
+        more += bool(others[0])
+    assert 15 < more < 45
 
 
 def test_what_an_instruction_is_about_is_what_changes(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -10,10 +11,11 @@ from torch import Tensor
 
 from training.batches import ASSISTANT, BOI, EOI, IMAGE, USER, Words, as_typed, padded
 from training.captions import caption
-from training.edits import KINDS, edit
+from training.edits import KINDS, Edit, edit
 from training.metaquery_model import SEEN
-from training.scenes import plan, seen_scene
-from training.world import grid
+from training.objects import held_out_order
+from training.scenes import kind, plan, seen_scene
+from training.world import Item, Scene, grid
 
 RNG = np.random.Generator
 BLACK = -1  # the tile number of a black picture, which stands for none where guidance leaves pictures out
@@ -77,12 +79,27 @@ def instructions(rng: RNG, words: Words, count: int, dropout: float) -> Asked:
             text = "" if rng.random() < 0.7 else _AS_IS[int(rng.integers(len(_AS_IS)))]
         else:
             made = edit(rng, str(rng.choice(KINDS, p=_ASKED)), zh=bool(rng.random() < 0.34))
-            before, after = grid(made.before.scene), grid(made.after.scene)
+            before, after = (grid(scene) for scene in among_others(made, rng))
             text = as_typed(made.instruction, rng)
         rows.append(prompt(words, text, 1))
         seen.append(before)
         tiles.append(after)
     return _asked(words, rows, seen, tiles)
+
+
+def among_others(made: Edit, rng: RNG) -> tuple[Scene, Scene]:
+    """The scenes before and after an edit, in half of the cases with one to three other objects that stay."""
+    before, after = made.before.scene, made.after.scene
+    items = [*before.items, *after.items]
+    free = sorted(set(range(9)) - {item.slot for item in items})
+    kinds = [kind(rng) for _ in range(2)]
+    slots = rng.choice(free, int(rng.choice([0, 0, 0, 1, 2, 3])), replace=False).tolist()
+    more = [Item(*kinds[int(rng.integers(2))], slot, bool(rng.random() < 0.1)) for slot in slots]
+    both = [Scene.of(scene.background, [*scene.items, *more]) for scene in (before, after)]
+    orders = [held_out_order(a.thing, b.thing) for scene in both for a, b in pairwise(scene.items)]
+    if {thing for thing, _ in kinds} & {item.thing for item in items} or any(orders):
+        return before, after
+    return both[0], both[1]
 
 
 def _asked(words: Words, rows: list[list[int]], seen: list[np.ndarray], tiles: list[np.ndarray]) -> Asked:
