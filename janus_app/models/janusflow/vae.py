@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from janus_app.errors import AppError
 from janus_app.models.checkpoint import Fields
 from janus_app.models.images import to_picture
+from janus_app.models.importing import importing
 
 # Attention layers were called so in checkpoints written before mid-2023.
 _OLD_NAMES = {".query.": ".to_q.", ".key.": ".to_k.", ".value.": ".to_v.", ".proj_attn.": ".to_out.0."}
@@ -40,7 +41,8 @@ def meta_autoencoder(raw: Mapping[str, Any]) -> nn.Module:
             raise AppError(f"The vae's config.json says {name} = {fields.whole(name)}, which no autoencoder has.")
     fields.number("scaling_factor", 0.18215)
     try:
-        from diffusers import AutoencoderKL
+        with importing:
+            from diffusers import AutoencoderKL
     except ImportError as error:
         raise AppError(
             "JanusFlow draws with the package diffusers, which cannot be imported here. Install it with "

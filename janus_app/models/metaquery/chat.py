@@ -15,6 +15,7 @@ from janus_app.models import sampling
 from janus_app.models.base import ChatRequest, Event, Finished, Notice, Progress, TextDelta, Turn, Usage
 from janus_app.models.chat import merge_turns
 from janus_app.models.checkpoint import read_json
+from janus_app.models.importing import importing
 from janus_app.models.metaquery.mllm import Mllm, Seen
 from janus_app.models.metaquery.template import ChatTemplate
 from janus_app.models.tokenizer import TextStream
@@ -78,7 +79,8 @@ class Talk:
     @torch.inference_mode()
     def _tokens(self, ids: Sequence[int], seen: Sequence[Seen], limit: int, request: ChatRequest) -> Iterator[int]:
         """Ids of the answer without the one that ends it, at most `limit`."""
-        from transformers import DynamicCache
+        with importing:
+            from transformers import DynamicCache
 
         stream = torch.Generator("cpu").manual_seed(request.seed)
         placed, cache = self.reader.place(ids, seen), DynamicCache()

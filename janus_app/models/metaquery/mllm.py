@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from janus_app.errors import AppError
 from janus_app.models.checkpoint import read_json
+from janus_app.models.importing import importing
 from janus_app.models.metaquery.config import usable
 from janus_app.models.tokenizer import Tokenizer
 
@@ -146,20 +147,23 @@ class LlavaOneVision(Mllm):
 
     @classmethod
     def parse(cls, raw: dict[str, Any]) -> Any:
-        from transformers import LlavaOnevisionConfig
+        with importing:
+            from transformers import LlavaOnevisionConfig
 
         return LlavaOnevisionConfig.from_dict(raw)
 
     @classmethod
     def build(cls, config: Any) -> nn.Module:
-        from transformers import LlavaOnevisionModel
+        with importing:
+            from transformers import LlavaOnevisionModel
 
         return LlavaOnevisionModel(config)
 
     def _processor(self, folder: Path) -> Any:
-        from transformers.models.llava_onevision.image_processing_pil_llava_onevision import (
-            LlavaOnevisionImageProcessorPil,
-        )
+        with importing:
+            from transformers.models.llava_onevision.image_processing_pil_llava_onevision import (
+                LlavaOnevisionImageProcessorPil,
+            )
 
         return LlavaOnevisionImageProcessorPil(**_processor_fields(folder))
 
@@ -192,18 +196,21 @@ class Qwen25VL(Mllm):
 
     @classmethod
     def parse(cls, raw: dict[str, Any]) -> Any:
-        from transformers import Qwen2_5_VLConfig
+        with importing:
+            from transformers import Qwen2_5_VLConfig
 
         return Qwen2_5_VLConfig.from_dict(raw)
 
     @classmethod
     def build(cls, config: Any) -> nn.Module:
-        from transformers import Qwen2_5_VLModel
+        with importing:
+            from transformers import Qwen2_5_VLModel
 
         return Qwen2_5_VLModel(config)
 
     def _processor(self, folder: Path) -> Any:
-        from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
+        with importing:
+            from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
         low, high = self._PIXELS
         return Qwen2VLImageProcessorPil(**{**_processor_fields(folder), "min_pixels": low, "max_pixels": high})

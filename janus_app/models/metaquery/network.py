@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from janus_app.errors import AppError
 from janus_app.models.checkpoint import read_json
+from janus_app.models.importing import importing
 from janus_app.models.metaquery.config import Components, MetaQueryConfig, parse_config, usable
 from janus_app.models.metaquery.connector import HEAD_DIM, connector
 from janus_app.models.metaquery.mllm import KINDS, Mllm, small_config
@@ -115,8 +116,9 @@ def build(raw: Mapping[str, Any]) -> MetaQueryNetwork:
 
 def _require_packages() -> None:
     try:
-        import diffusers
-        import transformers  # noqa: F401
+        with importing:
+            import diffusers
+            import transformers  # noqa: F401
     except ModuleNotFoundError as error:
         raise AppError(
             f"MetaQuery needs the package {error.name}, which is not installed. "
@@ -172,17 +174,17 @@ def _kind(config: MetaQueryConfig, language: Mapping[str, Any]) -> type[Mllm]:
 
 
 def _denoiser(config: MetaQueryConfig, raw: Mapping[str, Any]) -> nn.Module:
-    import diffusers
+    with importing:
+        from diffusers import SanaTransformer2DModel, UNet2DConditionModel
 
-    return _diffusers_part(
-        config, raw, (diffusers.SanaTransformer2DModel, diffusers.UNet2DConditionModel), "in_channels"
-    )
+    return _diffusers_part(config, raw, (SanaTransformer2DModel, UNet2DConditionModel), "in_channels")
 
 
 def _decoder(config: MetaQueryConfig, raw: Mapping[str, Any]) -> nn.Module:
-    import diffusers
+    with importing:
+        from diffusers import AutoencoderDC, AutoencoderKL
 
-    vae: Any = _diffusers_part(config, raw, (diffusers.AutoencoderDC, diffusers.AutoencoderKL), "latent_channels")
+    vae: Any = _diffusers_part(config, raw, (AutoencoderDC, AutoencoderKL), "latent_channels")
     vae.encoder = nn.Identity()
     if getattr(vae, "quant_conv", None) is not None:
         vae.quant_conv = nn.Identity()
@@ -213,7 +215,8 @@ def caption_width(transformer: Any) -> int:
 
 def scheduler(config: MetaQueryConfig, components: Components) -> Any:
     """DPM-Solver++ (Lu et al. 2022) with the numbers of the scheduler's own file, whatever solver that names."""
-    from diffusers import DPMSolverMultistepScheduler
+    with importing:
+        from diffusers import DPMSolverMultistepScheduler
 
     file = components.folder(config.scheduler_id) / "scheduler" / "scheduler_config.json"
     with usable(str(file)):

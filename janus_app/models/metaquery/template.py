@@ -13,6 +13,7 @@ from typing import Any
 from janus_app.errors import AppError
 from janus_app.models.base import Turn
 from janus_app.models.checkpoint import read_json
+from janus_app.models.importing import importing
 from janus_app.models.tokenizer import Piece, Special, Tokenizer
 
 _OPEN, _CLOSE = "\ue000", "\ue001"  # private-use characters around the number of a text that is put in afterwards
@@ -52,7 +53,9 @@ class ChatTemplate:
     def _render(self, messages: list[dict[str, Any]]) -> str:
         from tokenizers import Tokenizer as FastTokenizer
         from tokenizers.models import BPE
-        from transformers import PreTrainedTokenizerFast
+
+        with importing:
+            from transformers import PreTrainedTokenizerFast
 
         # The library's sandboxed renderer hangs on a tokenizer; an empty one does, for no text is encoded with it.
         renderer = PreTrainedTokenizerFast(tokenizer_object=FastTokenizer(BPE()))
