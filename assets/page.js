@@ -161,5 +161,15 @@
     for (const field of document.querySelectorAll("#chat-box textarea, #chat-bot textarea"))
       if (label && !field.hasAttribute("aria-label")) field.setAttribute("aria-label", label.textContent.trim());
   };
+  // Its gallery gives every picture its caption as alternative text; what the pictures show stands in an unseen list.
+  const describe = () => {
+    for (const told of document.querySelectorAll("#draw-alts [data-picture]")) {
+      const ending = "/" + encodeURIComponent(told.dataset.picture);
+      for (const picture of document.querySelectorAll("#draw-gallery img"))
+        if (picture.src.endsWith(ending) && picture.alt !== told.dataset.alt) picture.alt = told.dataset.alt;
+    }
+  };
+  const renewed = { subtree: true, childList: true, attributes: true, attributeFilter: ["src", "alt"] };
+  new MutationObserver(describe).observe(document.documentElement, renewed);
   new MutationObserver(() => { name(); arrange(); }).observe(document.documentElement, { subtree: true, childList: true });
 })();

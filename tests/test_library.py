@@ -19,6 +19,7 @@ from PIL import Image
 from janus_app.errors import AppError
 from janus_app.library.album import Album, Wanted
 from janus_app.library.conversations import Conversation, Conversations, Message, new_conversation, new_id
+from janus_app.library.descriptions import FOLDER, LONGEST, describe, description
 from janus_app.library.export import export
 from janus_app.records import Record, read_record, save_png
 
@@ -323,6 +324,23 @@ def test_deleted_and_new_pictures_are_noticed(album: Album) -> None:
     (album.folder / "foreign.png").unlink()
     shutil.copy(album.folder / "new.png", album.folder / "foreign.png")  # a file may become ours
     assert len(album.find()) == 5
+
+
+def test_a_description_lies_beside_its_picture_and_goes_with_it(album: Album) -> None:
+    one, other = (album.path(entry.name) for entry in album.find()[:2])
+    before = one.read_bytes()
+    assert description(one) == ""
+    describe(one, " a red\ncircle " + "x" * 5_000)
+    assert description(one).startswith("a red\ncircle") and len(description(one)) <= LONGEST
+    assert description(other) == "" and one.read_bytes() == before
+    assert len(album.find()) == len(Album(album.folder).find()), "a description is no picture"
+    album.delete(one.name)
+    one.write_bytes(before)
+    assert description(one) == "", "a new picture of the same name has not been looked at"
+    (one.parent / FOLDER).rmdir()
+    (one.parent / FOLDER).write_text("in the way")
+    with pytest.raises(AppError, match="The description was not kept"):
+        describe(one, "a blue star")
 
 
 def test_a_picture_that_is_gone_is_a_sentence(album: Album) -> None:

@@ -19,6 +19,7 @@ from pathlib import Path
 from PIL import Image
 
 from janus_app.errors import AppError
+from janus_app.library.descriptions import forget
 from janus_app.library.files import spoken
 from janus_app.records import Record, read_record
 
@@ -96,11 +97,12 @@ class Album:
                 mark.unlink(missing_ok=True)
 
     def delete(self, name: str) -> None:
-        """Remove a picture's file and its mark for good. Raises AppError."""
+        """Remove a picture's file, its mark and its description for good. Raises AppError."""
         file = self.path(name)
         with spoken("The picture was not deleted", self.folder):
             file.unlink(missing_ok=True)
             (self.folder / MARKS / file.name).unlink(missing_ok=True)
+            forget(file)
 
     def zip(self, names: Sequence[str], target: Path) -> int:
         """Write the pictures into a new zip at `target`, byte for byte; returns how many.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from janus_app.library.descriptions import description
 from janus_app.records import INTERVAL, Record
 from janus_app.ui.html import facts
 from janus_app.ui.page import Page
@@ -15,6 +16,7 @@ def detail_html(page: Page, print_: Print, language: str) -> str:
         [
             (say("prompt", language), record.prompt),
             (say("negative", language), record.negative),
+            (say("alt_text", language), description(print_.file)),
             (say("seed", language), str(record.seed)),
             (say("model", language), f"{record.title} · {record.precision}"),
             (say("source_prompt", language), record.source_prompt),

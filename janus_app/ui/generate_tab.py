@@ -14,6 +14,7 @@ from janus_app.records import Record, read_record, request_of
 from janus_app.token_map import drawn_on
 from janus_app.ui import memory, presets_panel, prompt_helper, token_view
 from janus_app.ui.actions import Actions, Sink, action_row
+from janus_app.ui.alt_text import alts_html
 from janus_app.ui.controls import (
     flow_controls,
     flow_settings,
@@ -120,7 +121,8 @@ def build(page: Page, variant: gr.Dropdown, seen: gr.Textbox, demo: gr.Blocks, s
                     reuse = gr.Button(label("reuse_seed"), size="sm", elem_id="draw-reuse", min_width=60)
                     rank = gr.Button(label("rank"), size="sm", elem_id="draw-rank", min_width=60)
                 tokens = token_view.build(page)
-                more(page, "draw", [shelf, chosen], lambda kept, index: kept[index], sink)
+                written = more(page, "draw", [shelf, chosen], lambda kept, index: kept[index], sink)
+            alts = gr.HTML(elem_id="draw-alts", elem_classes="unseen", padding=False)
 
     outputs = [easel, status, notes, gallery, shelf, chosen, detail, panel, seed, run, stop]
     controls = [prompt, negative, count, guidance, temperature, fresh, seed]
@@ -216,6 +218,9 @@ def build(page: Page, variant: gr.Dropdown, seen: gr.Textbox, demo: gr.Blocks, s
         index = min(int(event.index), len(kept) - 1)
         return index, detail_html(page, kept[index], page.language(request))
 
+    def told_anew(kept: list[Print], index: int, request: gr.Request) -> tuple[Any, ...]:
+        return detail_html(page, kept[index], page.language(request)), alts_html(kept)
+
     def on_drop(path: str | None, request: gr.Request) -> tuple[Any, ...]:
         language = page.language(request)
         stay = (gr.skip(),) * len(restored)
@@ -270,6 +275,8 @@ def build(page: Page, variant: gr.Dropdown, seen: gr.Textbox, demo: gr.Blocks, s
     halted = stop.click(None, None, None, cancels=drawing, **PRIVATE)
     halted.then(stopped, None, outputs, **QUICK)
     gallery.select(choose, shelf, [chosen, detail], **QUICK)
+    gallery.change(alts_html, shelf, alts, **QUICK)
+    written.then(told_anew, [shelf, chosen], [detail, alts], **QUICK)
     reuse.click(lambda kept, index: (kept[index].record.seed, False), [shelf, chosen], [seed, fresh], **QUICK)
     again.click(lambda kept, s: (kept[0].record.seed if kept else s, False), [shelf, seed], [seed, fresh], **QUICK)
     drop.change(on_drop, drop, [drop_note, exact, dropped, *restored], **QUICK)

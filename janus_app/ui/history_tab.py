@@ -13,6 +13,7 @@ from janus_app.errors import AppError
 from janus_app.library.album import Album, Entry, Wanted
 from janus_app.records import read_record
 from janus_app.ui.actions import Actions, Sink, action_row, download
+from janus_app.ui.alt_text import alt_of
 from janus_app.ui.detail import detail_html
 from janus_app.ui.html import empty, message
 from janus_app.ui.more import more
@@ -100,7 +101,7 @@ def build(page: Page, album: Album, tab: gr.Tab, sink: Sink) -> HistoryTab:
                     )
                     no = gr.Button(label("delete_no"), size="sm", elem_id="history-delete-no", min_width=60)
             detail = gr.HTML(elem_id="history-detail", padding=False)
-            more(page, "history", [opened], lambda now: now.print, sink)
+            written = more(page, "history", [opened], lambda now: now.print, sink)
 
     filters: list[Any] = [words, model, verb, span, stars]
     grid = [gallery, names, first, count, back, on, take_all, blank]
@@ -139,12 +140,15 @@ def build(page: Page, album: Album, tab: gr.Tab, sink: Sink) -> HistoryTab:
         now = Opened(name, Print(file, page.prints.serve_again(file), read_record(file)), album.is_favourite(name))
         return (
             gr.update(visible=True),
-            gr.update(value=now.print.shown, alt_text=now.print.record.prompt),
+            gr.update(value=now.print.shown, alt_text=alt_of(now.print)),
             now,
             page.texts.say("star_off" if now.favourite else "star_on", language),
             detail_html(page, now.print, language),
             gr.update(visible=False),
         )
+
+    def told_anew(now: Opened, request: gr.Request) -> tuple[Any, ...]:
+        return gr.update(alt_text=alt_of(now.print)), detail_html(page, now.print, page.language(request))
 
     def choose(listed: list[str], request: gr.Request, event: gr.SelectData) -> tuple[Any, ...]:
         language = page.language(request)
@@ -191,6 +195,7 @@ def build(page: Page, album: Album, tab: gr.Tab, sink: Sink) -> HistoryTab:
     delete.click(ask, opened, [sure, asked], **QUICK)
     no.click(lambda: gr.update(visible=False), None, sure, **QUICK)
     yes.click(remove, [opened, first, *filters], [*sight, *grid], **QUICK)
+    written.then(told_anew, opened, [picture, detail], **QUICK)
     download(page, take_all.click, packed, filters, sink)
     return HistoryTab(opened, row)
 

@@ -1,8 +1,8 @@
-"""What is done less often with a picture: a larger copy of it, and its run as a command, a script or curl."""
+"""What is done less often with a picture: a description, a larger copy, the run as a command, script or curl."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,13 +13,17 @@ from janus_app.errors import AppError
 from janus_app.runs.export import KINDS, Kind, export
 from janus_app.runs.upscale import FACTORS, upscale
 from janus_app.ui.actions import COPY, DOWNLOAD, Sink
+from janus_app.ui.alt_text import described
 from janus_app.ui.html import message
-from janus_app.ui.page import QUICK, Page
+from janus_app.ui.page import JOB, QUICK, Page
 from janus_app.ui.prints import Print
 
 
-def more(page: Page, tab: str, picture: list[Any], pick: Callable[..., Print], sink: Sink) -> None:
-    """A closed accordion; `pick` makes a Print of the values of `picture`, `tab` begins the element ids."""
+def more(page: Page, tab: str, picture: list[Any], pick: Callable[..., Print], sink: Sink) -> Any:
+    """A closed accordion; `pick` makes a Print of the values of `picture`, `tab` begins the element ids.
+
+    Returns the event after which the picture may have another description.
+    """
     label = page.texts.label
     with gr.Accordion(label("more"), open=False, elem_id=f"{tab}-more"):
         with gr.Row(elem_classes="actions"):
@@ -27,6 +31,7 @@ def more(page: Page, tab: str, picture: list[Any], pick: Callable[..., Print], s
                 gr.Button(label(key), size="sm", elem_id=f"{tab}-upscale-{factor}", min_width=60)
                 for factor, key in zip(FACTORS, ("upscale_2", "upscale_4"), strict=True)
             ]
+            write_alt = gr.Button(label("alt_write"), size="sm", elem_id=f"{tab}-alt-write", min_width=60)
         said = gr.HTML(elem_id=f"{tab}-upscaled", padding=False)
         with gr.Row(elem_classes="actions"):
             exports = [
@@ -55,6 +60,9 @@ def more(page: Page, tab: str, picture: list[Any], pick: Callable[..., Print], s
         line = page.texts.say("upscaled", language, width=width, height=height, file=file.name)
         return message(line, "done"), shown
 
+    def look(request: gr.Request, *values: Any) -> Iterator[str]:
+        yield from described(page, pick(*values), page.language(request))
+
     def write(kind: Kind, request: gr.Request, *values: Any) -> tuple[Any, ...]:
         language = page.language(request)
         try:
@@ -71,6 +79,7 @@ def more(page: Page, tab: str, picture: list[Any], pick: Callable[..., Print], s
     for kind, button in zip(KINDS, exports, strict=True):
         done = button.click(_first(write, kind), picture, [text, sink.text], **QUICK)
         done.then(None, sink.text, None, js=COPY)
+    return write_alt.click(look, picture, said, **JOB)
 
 
 def _first(handler: Callable[..., Any], value: Any) -> Callable[..., Any]:

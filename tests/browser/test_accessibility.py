@@ -6,6 +6,9 @@ from typing import Any
 
 import pytest
 
+from tests.browser.test_session import draw, go, wait_done
+from tests.page_server import Served
+
 pytestmark = pytest.mark.browser
 RULES = {"runOnly": {"type": "tag", "values": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa"]}}
 TABS = 20  # presses of the Tab key within which a control must come
@@ -42,6 +45,30 @@ def test_a_broken_rule_is_seen(visit: Any) -> None:
     page = visit()
     page.evaluate("document.getElementById('chat-bot').insertAdjacentHTML('afterend', '<img src=\"data:,\">')")
     assert [fault for fault in faults(page) if fault.startswith("image-alt")]
+
+
+def test_a_drawn_picture_has_words_and_the_model_can_write_them(visit: Any, served: Served) -> None:
+    """Its prompt until the model was asked to look; then what the model said, here and in the history."""
+    page = visit()
+    go(page, 1)
+    draw(page, "a purple hill", 2, 8_300)
+    wait_done(page)
+    alts = "[...document.querySelectorAll('#draw-gallery img')].map(picture => picture.alt)"
+    page.wait_for_function(f"{alts}.length && {alts}.every(alt => alt === 'a purple hill')")
+    page.locator("#draw-more > .label-wrap").click()
+    page.click("#draw-alt-write")
+    page.wait_for_selector("#draw-upscaled .message")
+    page.wait_for_selector("#draw-upscaled .message.done")
+    (file,) = served.outputs.glob(".descriptions/*_8300.txt")
+    words = file.read_text("utf-8")
+    assert words.strip()
+    page.wait_for_function(f"words => {alts}.includes(words)", arg=words)
+    assert page.evaluate(f"{alts}.includes('a purple hill')"), "the other picture was not looked at"
+    go(page, 3)
+    page.fill("#history-words input, #history-words textarea", "8300")
+    page.wait_for_selector("#history-count:has-text('1 to 1')")
+    page.locator("#history-gallery button").first.click()
+    page.wait_for_function("words => document.querySelector('#history-picture img')?.alt === words", arg=words)
 
 
 def press_until(page: Any, key: str, where: str) -> None:
