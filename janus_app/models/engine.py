@@ -15,7 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from janus_app.models.decoder import Block, KVCache, Trunk, rms_norm, rotary_table
-from janus_app.models.fused import Product, product
+from janus_app.models.fused import Apart, Product, product
+from janus_app.models.kernels import FEW, Kernels, eight_bit_rows, kernels_for
 
 # (the new position's inputs [rows, hidden], cache slots that may be looked at) -> final hidden states [rows, hidden]
 Step = Callable[[Tensor, int], Tensor]
@@ -45,7 +46,9 @@ class TrunkStep:
         self.cache, self.eps, self.norm = cache, config.rms_norm_eps, trunk.norm.weight
         self.position = torch.tensor([cache.length], device=device)
         self._slots = torch.arange(cache.capacity, device=device)
-        self._blocks = [_parts(block) for block in trunk.blocks]
+        self._kernels = kernels_for(device, self.norm.dtype)
+        self._blocks = [_parts(block, self._kernels) for block in trunk.blocks]
+        self._norms = [*(block.first_norm for block in self._blocks), self.norm]
         self._dim, self._kv = config.head_dim, config.num_key_value_heads
         self._groups = config.num_attention_heads // self._kv + 2
         padding = None if cache.hidden is None else cache.hidden.sum(-1, keepdim=True)
@@ -63,18 +66,20 @@ class TrunkStep:
     def __call__(self, x: Tensor, span: int) -> Tensor:
         rows, dim, groups, eps = x.shape[0], self._dim, self._groups, self.eps
         cos, sin = self._turns.index_select(2, self.position).squeeze(2)
-        lent, mask = self.cache.held[:, :, :, :, :span], self._mask(span)
-        for block, held, (keys, values) in zip(self._blocks, self.cache.held, lent, strict=True):
-            heads = block.qkv(rms_norm(x, block.first_norm, eps)).view(rows, groups, self._kv, dim)
+        lent, mask, kernels = self.cache.held[:, :, :, :, :span], self._mask(span), self._kernels
+        normed = rms_norm(x, self._norms[0], eps)
+        for block, held, (keys, values), after in zip(
+            self._blocks, self.cache.held, lent, self._norms[1:], strict=True
+        ):
+            heads = block.qkv(normed).view(rows, groups, self._kv, dim)
             heads = torch.addcmul(heads * cos, heads.roll(dim // 2, -1), sin)
             held.index_copy_(3, self.position, heads[:, -2:].transpose(0, 1).unsqueeze(3))
             query = heads[:, :-2].reshape(rows, -1, 1, dim)
             out = F.scaled_dot_product_attention(query, keys, values, mask, enable_gqa=groups > 3)
-            x = x + block.out(out.reshape(rows, -1))
-            gate, up = block.gate_up(rms_norm(x, block.second_norm, eps)).chunk(2, dim=-1)
-            x = x + block.down(F.silu(gate) * up)
+            x, normed = kernels.add_norm(x, block.out(out.reshape(rows, -1)), block.second_norm, eps)
+            x, normed = kernels.add_norm(x, block.down(kernels.gated(block.gate_up(normed))), after, eps)
         self.position.add_(1)
-        return rms_norm(x, self.norm, eps)
+        return normed
 
     def _mask(self, span: int) -> Tensor | None:
         """Which slots are seen [rows or 1, 1, 1, span]; None where all are."""
@@ -106,13 +111,16 @@ def trunk_step(trunk: Trunk, cache: KVCache) -> TrunkStep | ModuleStep:
     return ModuleStep(trunk, cache) if travels(trunk) else TrunkStep(trunk, cache)
 
 
-def recordable(network: nn.Module, device: torch.device) -> bool:
+def recordable(network: nn.Module, device: torch.device, few: Tensor | None = None) -> bool:
     """Whether a step of this network can be recorded: on CUDA, layers at their place, and no linear that asks back.
 
-    bitsandbytes' 8-bit linears ask the card whether an activation is an outlier.
+    bitsandbytes' 8-bit linears ask the card whether an activation is an outlier, unless a kernel takes their place: for
+    the rows of a TrunkStep, `few` [rows, hidden].
     """
-    asks = any(type(module).__name__ == "Linear8bitLt" for module in network.modules())
-    return device.type == "cuda" and not asks and not travels(network)
+    if device.type != "cuda" or travels(network):
+        return False
+    instead = few is not None and len(few) <= FEW and kernels_for(device, few.dtype).int8_product is not None
+    return instead or not any(type(module).__name__ == "Linear8bitLt" for module in network.modules())
 
 
 def travels(network: nn.Module) -> bool:
@@ -120,13 +128,27 @@ def travels(network: nn.Module) -> bool:
     return any(hasattr(module, "_hf_hook") for module in network.modules())
 
 
-def _parts(block: Block) -> _Block:
+def _parts(block: Block, kernels: Kernels) -> _Block:
     attention, mlp = block.self_attn, block.mlp
     return _Block(
         block.input_layernorm.weight,
-        attention.project if attention.qkv is None else product(attention.qkv),
-        product(attention.o_proj),
+        attention.project if attention.qkv is None else _product(attention.qkv, kernels),
+        _product(attention.o_proj, kernels),
         block.post_attention_layernorm.weight,
-        mlp.project if mlp.gate_up is None else product(mlp.gate_up),
-        product(mlp.down_proj),
+        mlp.project if mlp.gate_up is None else _product(mlp.gate_up, kernels),
+        _product(mlp.down_proj, kernels),
     )
+
+
+def _product(linear: nn.Module, kernels: Kernels) -> Product:
+    """The linear as a function; int8 rows of bitsandbytes through the kernel, where there is one."""
+    if kernels.int8_product is None:
+        return product(linear)
+    if isinstance(linear, Apart):
+        parts = [_product(part, kernels) for part in linear.parts]
+        return lambda x: torch.cat([part(x) for part in parts], dim=-1)
+    held, few = eight_bit_rows(linear), kernels.int8_product
+    if held is None:
+        return product(linear)
+    rows, scale = held
+    return lambda x: few(x, rows, scale) if len(x) <= FEW else linear(x)

@@ -39,10 +39,10 @@ class Apart(nn.Module):
 
     def __init__(self, linears: Sequence[nn.Module]) -> None:
         super().__init__()
-        self._linears = tuple(linears)  # a tuple, so that they are not registered a second time
+        self.parts = tuple(linears)  # a tuple, so that they are not registered a second time
 
     def forward(self, x: Tensor) -> Tensor:
-        return torch.cat([linear(x) for linear in self._linears], dim=-1)
+        return torch.cat([linear(x) for linear in self.parts], dim=-1)
 
 
 def fuse(*linears: nn.Linear) -> nn.Module:

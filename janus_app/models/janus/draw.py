@@ -60,7 +60,7 @@ def draw_tokens(
     hidden, cache = read_prompts(network, prompts, tokens[:, :first], rule, len(known))
     step = PictureStep(network, cache, hidden, tokens, known, rule)
     advance: Callable[[int], None] = step.advance
-    if recordable(network.language_model.model, network.device):
+    if recordable(network.language_model.model, network.device, hidden):
         advance = recorded(step.advance, step.state, cache.capacity)
     for cell in range(first, last + 1):
         if (cell - first) % ROW == 0:

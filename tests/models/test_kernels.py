@@ -1,0 +1,132 @@
+"""Kernels against their twins, by Triton's interpreter where Triton is installed; and how a step chooses them."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from janus_app.models import engine, kernels
+from janus_app.models.decoder import KVCache
+from janus_app.models.engine import TrunkStep
+from janus_app.models.kernels import FEW, PLAIN, Kernels, disagreement, eight_bit_rows, kernels_for
+from tests.models.test_engine import filled, trunk
+
+CPU = torch.device("cpu")
+INTERPRETED = """
+import torch
+from janus_app.models import kernels, triton_kernels as triton
+found = kernels.Kernels(triton.int8_product, triton.add_norm, triton.gated)
+for dtype in (torch.float32, torch.float16):
+    for width in (64, 1000):
+        assert kernels.disagreement(found, torch.device("cpu"), dtype, width) is None, (dtype, width)
+mixed = kernels.Kernels(kernels.int8_product, triton.add_norm, triton.gated)
+assert kernels.disagreement(mixed, torch.device("cpu"), torch.bfloat16, 1000) is None
+rolled = lambda x, rows, scale: triton.int8_product(x, rows, scale.roll(1))
+wrong = kernels.Kernels(rolled, triton.add_norm, triton.gated)
+print(kernels.disagreement(wrong, torch.device("cpu"), torch.float32, 64))
+"""
+
+
+def test_triton_s_kernels_are_their_twins() -> None:
+    """In a process of its own: the interpreter is chosen when Triton is imported. Odd widths, too.
+
+    The interpreter has no products in bfloat16 (3.9): those are compared on the card, before they are used there.
+    """
+    pytest.importorskip("triton", reason="Triton is not installed")
+    run = subprocess.run(
+        [sys.executable, "-c", INTERPRETED],
+        capture_output=True,
+        text=True,
+        cwd=Path(__file__).parent.parent.parent,
+        env={"TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1", "PYTHONPATH": ":".join(sys.path)},
+        timeout=200,
+    )
+    assert run.returncode == 0, run.stderr[-2000:]
+    assert run.stdout.split() == ["int8_product", "of", "2"]
+
+
+def test_the_check_before_use_sees_what_is_wrong() -> None:
+    twins = Kernels(kernels.int8_product)
+    assert disagreement(twins, CPU, torch.bfloat16, 64) is None
+    for name, wrong in {
+        "int8_product of 2": Kernels(lambda x, rows, scale: kernels.int8_product(x, rows, scale) * 1.05),
+        "the sum of add_norm": Kernels(
+            kernels.int8_product, lambda x, more, w, eps: kernels.add_norm(x, 2 * more, w, eps)
+        ),
+        "add_norm": Kernels(
+            kernels.int8_product, lambda x, m, w, eps: (x + m, kernels.add_norm(x, m, w, eps)[1] * 1.1)
+        ),
+        "gated": Kernels(kernels.int8_product, gated=lambda both: kernels.gated(both) * float("nan")),
+    }.items():
+        assert disagreement(wrong, CPU, torch.bfloat16, 64) == name
+
+
+def test_without_a_card_or_with_the_switch_the_twins_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert kernels_for(CPU, torch.float32) is PLAIN
+    monkeypatch.setattr(kernels, "_checked", lambda *_: "kernels")
+    card = torch.device("cuda")
+    assert kernels_for(card, torch.float32) == "kernels"
+    monkeypatch.setenv("JANUS_APP_KERNELS", "off")
+    assert kernels_for(card, torch.float32) is PLAIN
+
+
+def test_kernels_that_fail_or_differ_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Here every one of them fails: there is no Triton, or no card behind it."""
+    assert kernels._checked.__wrapped__(torch.device("cuda:7"), torch.float32) is PLAIN
+    fake: Any = SimpleNamespace(int8_product=kernels.int8_product, add_norm=kernels.add_norm, gated=lambda both: both)
+    monkeypatch.setitem(sys.modules, "janus_app.models.triton_kernels", fake)
+    monkeypatch.setattr("janus_app.models.triton_kernels", fake, raising=False)
+    assert kernels._checked.__wrapped__(CPU, torch.float32) is PLAIN  # differs
+    fake.gated = kernels.gated
+    assert kernels._checked.__wrapped__(CPU, torch.float32).int8_product is kernels.int8_product
+
+
+class Linear8bitLt(nn.Linear):
+    """The parts of bitsandbytes' class that are read, as on a card; its product waits, and must not be called."""
+
+    def __init__(self, weight: Tensor, used: bool) -> None:
+        super().__init__(weight.shape[1], weight.shape[0], bias=False)
+        scale = weight.abs().amax(-1)
+        rows = (weight * 127 / scale[:, None]).round().to(torch.int8)
+        self.weight: Any = nn.Parameter(rows, requires_grad=False)
+        self.weight.SCB = None if used else scale
+        self.state = SimpleNamespace(SCB=scale if used else None)
+
+    def forward(self, x: Tensor) -> Tensor:
+        raise AssertionError("the library's product")
+
+
+@pytest.mark.parametrize("used", [False, True])
+@torch.inference_mode()
+def test_a_step_multiplies_bitsandbytes_rows_by_the_kernel(monkeypatch: pytest.MonkeyPatch, used: bool) -> None:
+    """Before and after the library's own first product, which moves the scales."""
+    made = trunk(4, 4, fused=False)
+    cache, inputs = filled(made, [5, 5])
+    plain: KVCache = KVCache(made.config, 2, cache.capacity, device=CPU, dtype=torch.float32)
+    plain.held, plain.length = cache.held.clone(), cache.length
+    eights = []
+    for block in made.blocks:
+        for holder in (block.self_attn, block.mlp):
+            for name, linear in list(holder.named_children()):
+                if isinstance(linear, nn.Linear):
+                    eight = Linear8bitLt(linear.weight, used)
+                    rows, scale = eight_bit_rows(eight) or pytest.fail("not seen")
+                    linear.weight.copy_(rows * scale[:, None])  # the same numbers, unpacked
+                    eights.append((holder, name, eight))
+    expected = [TrunkStep(made, plain)(x, plain.length + 1) for x in inputs[:1]]
+    for holder, name, eight in eights:
+        setattr(holder, name, eight)
+    made.fuse()
+    monkeypatch.setattr(engine, "kernels_for", lambda *_: Kernels(kernels.int8_product))
+    step = TrunkStep(made, cache)
+    torch.testing.assert_close(step(inputs[0], cache.length + 1), expected[0], atol=2e-5, rtol=0)
+    card = torch.device("cuda")
+    assert not engine.recordable(made, card) and not engine.recordable(made, card, torch.ones(FEW + 1, 64))
+    assert engine.recordable(made, card, torch.ones(FEW, 64))
