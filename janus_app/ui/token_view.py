@@ -76,10 +76,9 @@ def build(page: Page) -> TokenView:
                 elem_id="tokens-map",
             )
             legend = gr.HTML(elem_id="tokens-legend", padding=False)
-            patch = gr.Number(
-                1, precision=0, minimum=1, label=label("token_patch"), info=label("token_patch_info"),
-                elem_id="tokens-patch",
-            )  # fmt: skip
+            patch = gr.Number(  # its range is told below it: Gradio would answer another number with its own words
+                1, precision=0, label=label("token_patch"), info=label("token_patch_info"), elem_id="tokens-patch"
+            )
             told = gr.HTML(elem_id="tokens-facts", padding=False)
             heading = gr.HTML(elem_id="tokens-heading", padding=False)
             others = gr.Gallery(
@@ -135,7 +134,7 @@ def wire(page: Page, view: TokenView, shelf: gr.State, chosen: gr.State, variant
                     looked,
                     gr.update(choices=names, value="entropy"),
                     *seen(looked, "entropy", place, language),
-                    gr.update(value=place + 1, maximum=len(cells)),
+                    place + 1,
                     [],
                     f"<p>{escape(say('token_others', language))}</p>",
                 )

@@ -76,12 +76,12 @@ def test_words_settings_and_what_the_browser_remembers(visit: Any, served: Serve
     page.keyboard.press("2")
     page.wait_for_selector("#draw-run:visible")
     page.keyboard.press("r")
-    page.wait_for_function("document.querySelector('#draw-prompt textarea').value.length > 10")
+    page.wait_for_function("document.querySelector('#draw-prompt textarea')?.value.length > 10")
     page.locator("#draw-settings > .label-wrap").click()
     pick(page, "#draw-style", "pencil drawing")
-    page.wait_for_function("document.querySelector('#draw-prompt textarea').value.startsWith('pencil drawing of')")
+    page.wait_for_function("document.querySelector('#draw-prompt textarea')?.value.startsWith('pencil drawing of')")
     pick(page, "#draw-preset", "careful")
-    page.wait_for_function("document.querySelector('#draw-temperature input[type=number]').value == '0.7'")
+    page.wait_for_function("document.querySelector('#draw-temperature input[type=number]')?.value == '0.7'")
     set_number(page, "#draw-count", 1)
     page.click("#draw-run")
     page.wait_for_selector("#draw-status .message.done")
@@ -109,14 +109,14 @@ def test_words_settings_and_what_the_browser_remembers(visit: Any, served: Serve
     assert page.locator("#tour-card:visible").count() == 0
     page.locator("h1").click()
     page.keyboard.press("2")
-    page.wait_for_function("document.querySelector('#draw-temperature input[type=number]').value == '0.7'")
+    page.wait_for_function("document.querySelector('#draw-temperature input[type=number]')?.value == '0.7'")
     assert page.input_value("#draw-count input[type=number]") == "1"
     page.click("[data-janus=keys]")
     page.click("[data-janus=forget]")
     page.wait_for_selector("#tour-card:visible")
     go(page, 1)
     page.wait_for_selector(".state-line.ready")
-    page.wait_for_function("document.querySelector('#draw-temperature input[type=number]').value == '1'")
+    page.wait_for_function("document.querySelector('#draw-temperature input[type=number]')?.value == '1'")
 
 
 def test_chinese_on_a_phone(visit: Any) -> None:

@@ -239,5 +239,6 @@ UNNAMED = """() => [...document.querySelectorAll("button, input, textarea, selec
   const labelled = e.labels?.length && [...e.labels].some((l) => l.innerText.trim());
   const by = e.getAttribute("aria-labelledby");
   const named = e.getAttribute("aria-label")?.trim() || e.title || (by && document.getElementById(by));
-  return !(e.innerText?.trim() || named || labelled);
+  const pictured = [...e.querySelectorAll("img")].some((image) => image.alt.trim());
+  return !(e.innerText?.trim() || named || labelled || pictured);
 }).map((e) => e.outerHTML.slice(0, 120))"""
