@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,10 @@ import pytest
 from gradio_client import Client, handle_file
 from PIL import Image
 
+from janus_app.errors import AppError
 from janus_app.library.conversations import Conversations, Message, new_conversation, new_id
 from janus_app.library.export import export
-from janus_app.ui.guard import serving_folder
+from janus_app.ui.guard import Turnstile, serving_folder
 from tests.page_server import Served, serve
 from tests.test_pictures import _header
 
@@ -147,6 +149,40 @@ def test_titles_are_never_paths(tmp_path: Path) -> None:
             file = export(talk, kind, tmp_path / "exports")
             assert file.parent == tmp_path / "exports" and re.fullmatch(r"[\w\- ]+\.(md|json)", file.name), title
     assert [file.name for file in tmp_path.iterdir()] == ["exports"]
+
+
+def test_a_visitor_of_a_shared_page_has_a_few_jobs_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_tunnel(*args: Any, **more: Any) -> str:
+        raise RuntimeError("Could not create share link. No network.")
+
+    monkeypatch.setattr("gradio.networking.setup_tunnel", no_tunnel)
+    login = ("guest", "a long password")
+    with serve(tmp_path, pace=0.02, share=True, auth=login) as served:
+        greedy, other = (Client(served.url, auth=login, verbose=False) for _ in range(2))
+        many = [greedy.submit(**DRAW | {"seed": 10 * n}, model="tiny-a", api_name="/draw") for n in range(8)]
+        one = other.submit(**DRAW | {"seed": 900}, model="tiny-a", api_name="/draw")
+        for job in (*many, one):
+            job.result(timeout=60)
+        refused = [job for job in many if "3 jobs on this shared page already" in json.dumps(job.outputs())]
+        assert 1 <= len(refused) <= 5
+        drawn = {int(file.stem.rpartition("_")[2]) for file in served.outputs.glob("*.png")}
+        assert 900 in drawn and len(drawn) == len(many) - len(refused) + 1
+        last = greedy.submit(**DRAW | {"seed": 901}, model="tiny-a", api_name="/draw")
+        last.result(timeout=60)
+        assert list(served.outputs.glob("*_901.png")), "places are given back"
+
+
+def test_a_shared_page_has_room_for_so_many() -> None:
+    turnstile = Turnstile(each=2, everybody=3)
+    with ExitStack() as inside:
+        for visitor in ("a", "a", "b"):
+            inside.enter_context(turnstile.through(visitor))
+        with pytest.raises(AppError, match="You have 2 jobs"):
+            inside.enter_context(turnstile.through("a"))
+        with pytest.raises(AppError, match="Too many jobs"):
+            inside.enter_context(turnstile.through("c"))
+    with turnstile.through("c"):
+        pass
 
 
 # What answers without a login: what is needed to log in, the page's own styles and icons, whether anybody is there, and

@@ -11,8 +11,16 @@ import secrets
 import shutil
 import socket
 import tempfile
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from gradio.context import LocalContext
+
+from janus_app.errors import AppError
 
 EVERYWHERE = ("0.0.0.0", "::", "")
 _DOORS = re.compile(rb"(window\.gradio_api_info = ).*?(?=;?</script>)", re.DOTALL)
@@ -111,6 +119,42 @@ def host_rules(host: str, share: bool) -> dict[str, Any]:
         names.add("*.gradio.live")
     names |= {name.strip().lower() for name in os.environ.get("JANUS_APP_HOSTS", "").split(",") if name.strip()}
     return {"names": frozenset(names), "any_address": host in EVERYWHERE}
+
+
+class Turnstile:
+    """How many jobs a visitor of a shared page may have waiting or running, and all of them together.
+
+    A visitor is a browser tab or a client: what one person can open more of, which is why the sum is bounded too.
+    """
+
+    def __init__(self, each: int = 3, everybody: int = 30) -> None:
+        self.each, self.everybody = each, everybody
+        self._inside: Counter[str] = Counter()
+        self._guard = threading.Lock()
+
+    @contextmanager
+    def through(self, visitor: str) -> Iterator[None]:
+        """Hold a place while the block runs. Raises AppError where there is none."""
+        with self._guard:
+            if self._inside[visitor] >= self.each:
+                raise AppError(
+                    f"You have {self.each} jobs on this shared page already. Wait until one of them ends, or stop it."
+                )
+            if self._inside.total() >= self.everybody:
+                raise AppError("Too many jobs wait on this shared page. Try again in a while.")
+            self._inside[visitor] += 1
+        try:
+            yield
+        finally:
+            with self._guard:
+                self._inside[visitor] -= 1
+                self._inside += Counter()  # forgets who has left
+
+
+def visitor() -> str:
+    """Who asked for what runs now: the session of the browser tab or client, "" outside of any."""
+    request = LocalContext.request.get(None)
+    return str(getattr(request, "session_hash", None) or "")
 
 
 def answers_one_person(host: str, share: bool, has_login: bool) -> bool:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Iterator
-from contextlib import closing
-from dataclasses import dataclass
+from contextlib import closing, nullcontext
+from dataclasses import dataclass, field
 from typing import Any
 
 import gradio as gr
@@ -15,6 +15,7 @@ from janus_app.errors import AppError
 from janus_app.library import Library
 from janus_app.models.base import MAX_SEED, Event, Queued, Request
 from janus_app.studio import Studio, StudioState
+from janus_app.ui.guard import Turnstile, visitor
 from janus_app.ui.i18n import Texts
 from janus_app.ui.prints import Prints
 
@@ -53,6 +54,7 @@ class Page:
     prints: Prints
     shared: bool = False
     library: Library | None = None
+    turnstile: Turnstile = field(default_factory=Turnstile)
 
     def language(self, request: gr.Request | None) -> str:
         return self.texts.language(request)
@@ -73,8 +75,13 @@ class Page:
     def job(self, selected: str | None, request: Request, sitting: Sitting | None = None) -> Iterator[Event]:
         """Run `request`; with an empty studio, first load the selected variant if that costs no download.
 
-        `sitting` is filled in at the first step of the work itself: by then no other tab can change the model.
+        `sitting` is filled in at the first step of the work itself: by then no other tab can change the model. On a
+        shared page a visitor has a few jobs at a time; one more is refused with an AppError.
         """
+        with self.turnstile.through(visitor()) if self.shared else nullcontext():
+            yield from self._job(selected, request, sitting)
+
+    def _job(self, selected: str | None, request: Request, sitting: Sitting | None) -> Iterator[Event]:
         if self.studio.state.phase == "empty" and not self.studio.state.resting:
             variant = self.variant(selected)
             if not variant.is_local:
