@@ -170,7 +170,7 @@ def crowd_in(url: str, model: str, visitors: int, seconds: float) -> tuple[Crowd
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", help="a variant's id or a checkpoint folder; default: the embedded one")
-    parser.add_argument("--visitors", type=int, default=20)
+    parser.add_argument("--visitors", type=int, default=20, help="0 = no crowd")
     parser.add_argument("--seconds", type=float, default=180.0)
     parser.add_argument("--rounds", type=int, default=12, help="of the one visitor's measuring")
     args = parser.parse_args(arguments)
@@ -202,6 +202,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             for name, seconds in latencies(demo.local_url, studio, model, args.rounds):
                 times = [f"{1e3 * of(seconds):.0f} ms" for of in (statistics.median, max) if seconds]
                 print(f"| {name} | {' | '.join(times) if seconds else 'never | never'} | {len(seconds)} |")
+            if not args.visitors:
+                return 0
             crowd, held = crowd_in(demo.local_url, model, args.visitors, args.seconds)
         finally:
             demo.close()

@@ -178,6 +178,7 @@ def test_visitors_of_a_shared_page_meet_nobody_elses_things(
     login = ("guest", "a long password")
     with serve(tmp_path, share=True, auth=login) as served:
         one, two = enter(served, login), enter(served, login)
+        one.wait_for_selector("#banner .message.warning")  # no tunnel: said on the page, which works all the same
         say(one, "/draw my secret circle")
         loaded(one, "#chat-bot .bot")
         one.reload()
