@@ -50,11 +50,11 @@ def test_a_broken_rule_is_seen(visit: Any) -> None:
 def test_nothing_moves_where_motion_is_not_wanted(visit: Any) -> None:
     page = visit()
     unknown = "<div class='track'><div class='fill unknown'></div></div>"
-    page.evaluate("html => document.getElementById('chat-status').insertAdjacentHTML('beforeend', html)", unknown)
+    page.evaluate("html => document.getElementById('brand').insertAdjacentHTML('beforeend', html)", unknown)
     endless = "document.getAnimations().filter(a => a.effect.getTiming().iterations > 1).length"
-    assert page.evaluate(endless) > 0
+    page.wait_for_function(f"{endless} > 0")
     page.emulate_media(reduced_motion="reduce")
-    assert page.evaluate(endless) == 0
+    page.wait_for_function(f"{endless} === 0")
 
 
 def test_a_drawn_picture_has_words_and_the_model_can_write_them(visit: Any, served: Served) -> None:
