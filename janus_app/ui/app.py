@@ -29,6 +29,7 @@ from janus_app.ui import (
     restore,
     welcome,
 )
+from janus_app.ui.compare_sides import seat_print
 from janus_app.ui.guard import HostGuard, QuietLogin, answers_one_person, host_rules, new_login, serving_folder
 from janus_app.ui.html import message
 from janus_app.ui.i18n import Texts
@@ -85,7 +86,8 @@ def build(
                     history = history_tab.build(page, page.library.album, tab, sink)
                 link(page, history.row, [history.opened], lambda opened: opened.print, places)
             with gr.Tab(label("tab_compare"), id="compare", elem_id="tab-compare") as tab:
-                compare_tab.build(page, bar.variant, bar.seen, demo, tab, drawing)
+                seats = compare_tab.build(page, bar.variant, bar.seen, demo, tab, drawing)
+            link(page, seats.row, [seats.match, seats.chosen], seat_print, places)
         keys = gr.HTML("", padding=False, elem_id="keys")
 
         def opened(request: gr.Request) -> tuple[str, ...]:

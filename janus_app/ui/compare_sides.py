@@ -6,6 +6,7 @@ import secrets
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from html import escape
 from typing import TYPE_CHECKING, Any
 
 import gradio as gr
@@ -15,6 +16,7 @@ from janus_app.errors import AppError
 from janus_app.library.votes import Choice, Tally
 from janus_app.models.base import SOLVERS, Event, GenerateRequest
 from janus_app.runs.compare import Shot, Side, checked, draw_sides, name_of
+from janus_app.ui.actions import Actions, action_row
 from janus_app.ui.controls import run_or_stop
 from janus_app.ui.detail import settings_line
 from janus_app.ui.drawing import PREVIEW_QUALITY, SHARED_QUALITY
@@ -85,6 +87,11 @@ class Seats:
     right: gr.Button
     told: gr.HTML
     slider: gr.ImageSlider
+    doing: gr.Column  # with whose picture and the row; unseen until it is known which is which
+    whose: gr.HTML
+    row: Actions
+    match: gr.State
+    chosen: gr.State  # 0 = the picture on the left
 
 
 def controls(page: Page) -> Controls:
@@ -124,13 +131,16 @@ def results(page: Page) -> Seats:
             label=label("compare_slider"), show_label=False, type="filepath", interactive=False, slider_position=50,
             buttons=["fullscreen"], height=360, elem_id="compare-slider",
         )  # fmt: skip
-    return Seats(gallery, votes, left, equal, right, told, slider)
+    with gr.Column(visible=False, elem_id="compare-chosen", elem_classes="beside") as doing:
+        whose = gr.HTML(elem_id="compare-whose", padding=False)
+        row = action_row(page, "compare")
+    return Seats(gallery, votes, left, equal, right, told, slider, doing, whose, row, gr.State(None), gr.State(0))
 
 
 def wire(page: Page, bench: Bench, two: Controls, seats: Seats, variant: gr.Dropdown) -> Callable[..., list[Any]]:
     """Give the buttons their work; returns what fills `Controls.shown` for the models at hand."""
-    match = gr.State(None)
-    result = [seats.gallery, seats.votes, seats.told, seats.slider, match]
+    match = seats.match
+    result = [seats.gallery, seats.votes, seats.told, seats.slider, match, seats.doing, seats.whose, seats.chosen]
     outputs = [*bench.outputs, bench.sides, bench.sheet, *result, two.run, two.stop]
     stay = gr.skip()
 
@@ -144,11 +154,11 @@ def wire(page: Page, bench: Bench, two: Controls, seats: Seats, variant: gr.Drop
             asked = tuple(side_of(page, prompt, first, card) for card in (values[:half], values[half:]))
             sides = checked(page.studio, (asked[0], asked[1]))
         except AppError as error:
-            yield "", "", message(page.texts.sentence(str(error), language), "error"), *(stay,) * 10
+            yield "", "", message(page.texts.sentence(str(error), language), "error"), *(stay,) * 13
             return
         yield (
             "", message(say("starting", language)), "", first, gr.update(visible=False), gr.update(visible=False),
-            *(stay,) * 5, *run_or_stop(running=True),
+            *(stay,) * 8, *run_or_stop(running=True),
         )  # fmt: skip
         prints: dict[int, Print] = {}
         quality = SHARED_QUALITY if page.shared else PREVIEW_QUALITY
@@ -160,9 +170,9 @@ def wire(page: Page, bench: Bench, two: Controls, seats: Seats, variant: gr.Drop
                 easel(frame.previews, [""], [say("alt_preview", language, number=1)], quality) if previewed else stay
             )
             notes = messages(frame.notices) + (message(frame.error, "error") if frame.error else "")
-            yield sheet, frame.status, notes, *(stay,) * 10
+            yield sheet, frame.status, notes, *(stay,) * 13
         if frame is None or frame.error or len(prints) < 2:
-            yield "", "", *(stay,) * 9, *run_or_stop(running=False)
+            yield "", "", *(stay,) * 12, *run_or_stop(running=False)
             return
         tally = before.tally if before else None
         now = seated(page, (prints[0], prints[1]), (name_of(sides[0]), name_of(sides[1])), blind, tally)
@@ -173,7 +183,7 @@ def wire(page: Page, bench: Bench, two: Controls, seats: Seats, variant: gr.Drop
     def on_vote(left_better: bool | None, now: Match | None, request: gr.Request) -> tuple[Any, ...]:
         language = page.language(request)
         if now is None or not now.blind:
-            return (stay,) * 7
+            return (stay,) * 10
         better = None if left_better is None else now.left if left_better else 1 - now.left
         choice: Choice = "equal" if better is None else ("one", "other")[better]
         notes = ""
@@ -190,7 +200,7 @@ def wire(page: Page, bench: Bench, two: Controls, seats: Seats, variant: gr.Drop
     def stopped(request: gr.Request) -> tuple[Any, ...]:
         language, state = page.language(request), page.studio.state
         line = page.texts.say("compare_stopped", language, title=state.title or "–")
-        return "", message(line), *(stay,) * 9, *run_or_stop(running=False)
+        return "", message(line), *(stay,) * 12, *run_or_stop(running=False)
 
     def choose(name: str | None, request: gr.Request) -> list[Any]:
         return knob_updates(page, name, page.language(request))
@@ -211,6 +221,11 @@ def wire(page: Page, bench: Bench, two: Controls, seats: Seats, variant: gr.Drop
             for old, first in zip(chosen, firsts, strict=True)
         ]
 
+    def choose_seat(request: gr.Request, event: gr.SelectData) -> tuple[Any, ...]:
+        seat = min(int(event.index), 1)
+        return seat, whose_html(page, seat, page.language(request))
+
+    seats.gallery.select(choose_seat, None, [seats.chosen, seats.whose], **QUICK)
     inputs = [bench.prompt, bench.fresh, bench.seed, two.blind, match]
     inputs += [*two.cards[0].all, *two.cards[1].all]
     job = two.run.click(on_run, inputs, outputs, **JOB)
@@ -271,7 +286,7 @@ def seated(
 
 
 def shown(page: Page, now: Match, language: str) -> tuple[Any, ...]:
-    """gallery, votes, told, slider, match."""
+    """gallery, votes, told, slider, match, doing, whose, chosen."""
     say = page.texts.say
     pair = (now.prints[now.left], now.prints[1 - now.left])
     if now.blind:
@@ -284,7 +299,22 @@ def shown(page: Page, now: Match, language: str) -> tuple[Any, ...]:
         "" if now.blind else told_html(page, now, language),
         gr.update(value=now.shown),
         now,
+        gr.update(visible=not now.blind),
+        whose_html(page, 0, language),
+        0,
     )
+
+
+def whose_html(page: Page, seat: int, language: str) -> str:
+    """Which of the two the row of buttons is about."""
+    return f"<p>{escape(page.texts.say('compare_right' if seat else 'compare_left', language))}</p>"
+
+
+def seat_print(now: Match | None, seat: int) -> Print:
+    """The picture on the left (0) or on the right (1). Raises AppError before there is one."""
+    if now is None or now.blind:
+        raise AppError("Compare two pictures and say which is better first.")
+    return now.prints[1 - now.left if seat else now.left]
 
 
 def told_html(page: Page, now: Match, language: str) -> str:

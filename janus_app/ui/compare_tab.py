@@ -36,7 +36,10 @@ class Bench:
         return [self.easel, self.status, self.notes, self.seed]
 
 
-def build(page: Page, variant: gr.Dropdown, seen: gr.Textbox, demo: gr.Blocks, tab: gr.Tab, draw: GenerateTab) -> None:
+def build(
+    page: Page, variant: gr.Dropdown, seen: gr.Textbox, demo: gr.Blocks, tab: gr.Tab, draw: GenerateTab
+) -> compare_sides.Seats:
+    """The tab; a picture of the comparison is `seat_print` of what its `match` and `chosen` hold."""
     label = page.texts.label
     with gr.Row(elem_classes="two-columns"):
         with gr.Column(scale=5, min_width=300):
@@ -83,3 +86,4 @@ def build(page: Page, variant: gr.Dropdown, seen: gr.Textbox, demo: gr.Blocks, t
     tab.select(opened, told, shown, **QUICK)
     for moment in (demo.load, seen.change):
         moment(opened, told, shown, **QUICK)
+    return seats

@@ -37,10 +37,16 @@ def test_two_models_blind_then_a_grid(visit: Any, served: Served) -> None:
     captions = page.locator("#compare-gallery .caption-label").all_inner_texts()
     assert [text.strip() for text in captions] == ["left", "right"]
     assert "Tiny" not in page.inner_text("#compare-sides"), "who is who shows before the vote"
+    assert page.locator("#compare-copy:visible").count() == 0, "the settings would tell"
     page.click("#vote-left")
     page.wait_for_selector("#compare-told dl")
     told = page.inner_text("#compare-told")
     assert "Tiny A" in told and "Tiny B" in told and page.locator("#compare-votes:visible").count() == 0
+    page.locator("#compare-gallery button:has(img)").nth(1).click()
+    page.wait_for_selector("#compare-whose:has-text('right')")
+    page.click("#compare-to-chat")
+    page.wait_for_selector("#chat-box .thumbnail-item, #chat-box .thumbnail-image")
+    go(page, COMPARE)
     (pair,) = json.loads((served.data / "votes.json").read_text())["pairs"]
     assert pair["one_better"] + pair["other_better"] == 1 and pair["equal"] == 0
     seed = page.input_value("#compare-seed input")
