@@ -136,7 +136,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             for count in counts:
                 narrow, wide = pass_cost(precision, count, torch.device(args.device), 12)
                 print(
-                    f"| {precision} | {count} | {window(2 * count)} | {1e3 * narrow:.1f} | {1e3 * wide:.1f} "
+                    f"| {precision} | {count} | {window(2 * count, torch.device(args.device))} | {1e3 * narrow:.1f} | {1e3 * wide:.1f} "
                     f"| {wide / narrow:.2f} |",
                     flush=True,
                 )

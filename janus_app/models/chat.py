@@ -44,7 +44,7 @@ def answer_tokens(
     hidden, cache = prefill(network, [prompt], limit)
     reader = _Reader(network, cache, hidden[:, -1])
     read: Callable[[int], None] = reader.read
-    if recordable(network.language_model.model, network.device):
+    if recordable(network.language_model.model, network.device, reader.hidden):
         read = recorded(reader.read, reader.state, cache.capacity)
     finite = sampling.Finite()
     for _ in range(limit):

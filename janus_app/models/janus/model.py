@@ -162,7 +162,7 @@ class JanusModel(Talker):
         tokens, shown, cost, previews = known.repeat(count, 1), 0.0, 0.0, True
         drawing: Iterator[tuple[int, Tensor]]
         first = int((known < 0).nonzero()[0])
-        if request.turbo and window(len(rows) * count) > 1:
+        if request.turbo and window(len(rows) * count, self.network.device) > 1:
             drawing = draw_turbo(self.network, rows, count, rule, known)
         else:
             drawing = enumerate(draw_tokens(self.network, rows, count, rule, known), first)

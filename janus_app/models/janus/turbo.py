@@ -24,12 +24,14 @@ from janus_app.models.janus.draw import Sampling, drawn_cells, read_prompts
 from janus_app.models.janus.network import JanusNetwork
 
 WINDOW = 16  # tokens of a picture a pass looks at; more hardly ever hold
-INPUTS = 32  # of all rows in a pass: so many cost little more than two while reading the weights is what takes time
+# Inputs of all rows in a pass that cost little more than two, because reading the weights is what takes the time. On
+# CPUs that was measured (benchmarks.turbo --trunk); on cards it is a guess from their speeds.
+INPUTS = {"cpu": 8, "cuda": 32}
 
 
-def window(rows: int) -> int:
+def window(rows: int, device: torch.device) -> int:
     """How many tokens a picture's pass looks at where there are `rows` rows; 1 = turbo is no help."""
-    return max(1, min(WINDOW, INPUTS // rows))
+    return max(1, min(WINDOW, INPUTS.get(device.type, INPUTS["cpu"]) // rows))
 
 
 @torch.inference_mode()
@@ -40,7 +42,7 @@ def draw_turbo(
 
     Tokens behind that cell may be guesses. One cell of `known` at least must be one to draw.
     """
-    cells, wide = len(known), window(len(prompts) * count)
+    cells, wide = len(known), window(len(prompts) * count, network.device)
     first, last = drawn_cells(known)
     kept = known[:first].to(network.device).repeat(count, 1)
     hidden, cache = read_prompts(network, prompts, kept, rule, cells + wide)
