@@ -61,10 +61,13 @@ def main() -> int:
             page.wait_for_selector(".state-line.ready")
             draw(page)
             page.screenshot(path=ROOT / "docs" / f"{name}.png", full_page=name.endswith("phone"))
-            if name == "screenshot":
-                chat(page)
-                page.screenshot(path=ROOT / "docs" / "screenshot-chat.png")
             print(f"docs/{name}.png")
+            for other, show in OTHERS.items() if name == "screenshot" else ():
+                show(page)
+                page.evaluate("window.scrollTo(0, 0)")
+                page.wait_for_timeout(1_000)
+                page.screenshot(path=ROOT / "docs" / f"screenshot-{other}.png", full_page=True)
+                print(f"docs/screenshot-{other}.png")
         browser.close()
         demo.close()
     return 0
@@ -96,8 +99,46 @@ def chat(page: Any) -> None:
     page.wait_for_timeout(1_000)
     page.click("#chat-box .submit-button")
     page.wait_for_selector("#chat-context .meter", timeout=600_000)
-    page.wait_for_timeout(1_000)
-    page.evaluate("window.scrollTo(0, 0)")
+
+
+def tokens(page: Any) -> None:
+    """Look into the picture just drawn."""
+    page.get_by_role("tab").nth(1).click()
+    page.click("#draw-tokens")
+    page.wait_for_selector("#tokens-others .caption-label", timeout=600_000)
+
+
+def edit(page: Any) -> None:
+    """Paint over a part of the picture just drawn, and draw that part anew."""
+    page.click("#draw-to-edit")
+    canvas = page.locator("#edit-editor canvas").first
+    canvas.wait_for()
+    page.wait_for_timeout(3_000)  # the editor fits the picture into its frame, without saying when it is done
+    page.locator("#edit-editor button[aria-label=Brush]").click()
+    box = canvas.bounding_box()
+    left, top = box["x"] + box["width"] * 0.3, box["y"] + box["height"] * 0.3
+    page.mouse.move(left, top)
+    page.mouse.down()
+    for row in range(8):
+        page.mouse.move(left + (80 if row % 2 else 0), top + 10 * row, steps=4)
+    page.mouse.up()
+    page.locator("#edit-fresh input").uncheck()
+    page.fill("#edit-seed input", "5")
+    page.click("#edit-run")
+    page.wait_for_selector("#edit-status .message.done", timeout=600_000)
+    page.wait_for_selector("#edit-compare img")
+
+
+def compare(page: Any) -> None:
+    """The loaded model at two temperatures, before the vote."""
+    page.get_by_role("tab").nth(4).click()
+    page.locator("#compare-fresh input").uncheck()
+    page.fill("#compare-seed input", "3")
+    page.click("#compare-run")
+    page.wait_for_selector("#compare-votes:visible", timeout=600_000)
+
+
+OTHERS = {"chat": chat, "tokens": tokens, "edit": edit, "compare": compare}  # in this order: each goes on from the last
 
 
 if __name__ == "__main__":
