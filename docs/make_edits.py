@@ -31,6 +31,8 @@ EDITS = (
     ("janusflow-embedded", "flowedit", 0.9, "a blue cat to the left of a yellow star", None),
     ("janusflow-embedded", "image to image", 0.7, "a red cat to the left of a yellow star at night", None),
     ("metaquery-embedded", "instruct", 0.6, "make the cat blue", None),
+    ("metaquery-embedded", "instruct", 0.6, "remove the star", None),
+    ("metaquery-embedded", "instruct", 0.6, "move the cat so that it is at the bottom", None),
 )
 
 
