@@ -11,6 +11,7 @@ what it was. The way is the page's own, by Gradio's client; a browser adds its p
 from __future__ import annotations
 
 import argparse
+import multiprocessing
 import platform
 import random
 import socket
@@ -20,7 +21,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Sequence
-from concurrent.futures import CancelledError
+from concurrent.futures import CancelledError, ProcessPoolExecutor
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -29,6 +30,7 @@ from typing import Any
 EASEL, GALLERY = 0, 3  # places in what "draw" answers
 DRAWN = 4  # pictures a click, as the page has it
 LONG, LONG_ROUNDS = 16, 3  # pictures of a drawing that is watched to its end, and how many of them
+LOCK = threading.Lock()  # of the one crowd of a process
 SAMPLES = 6  # times memory is read while the crowd is in
 IDLE_SECONDS = 30.0  # after this a stopped job counts as hung
 PATIENT = {"timeout": 120}  # seconds; a busy machine is slow, which is not the question
@@ -45,10 +47,9 @@ class Crowd:
     wrong: list[str] = field(default_factory=list)
     failed: list[str] = field(default_factory=list)
     waits: list[float] = field(default_factory=list)  # seconds from asking to the finished picture or answer
-    lock: threading.Lock = field(default_factory=threading.Lock)
 
     def note(self, what: str, seconds: float | None = None) -> None:
-        with self.lock:
+        with LOCK:
             self.done[what] += 1
             if seconds is not None:
                 self.waits.append(seconds)
@@ -102,7 +103,7 @@ def visit(url: str, model: str, number: int, until: float, crowd: Crowd) -> None
         except CancelledError:
             crowd.note("stop")
         except Exception as error:  # whatever breaks is what is looked for
-            with crowd.lock:
+            with LOCK:
                 crowd.failed.append(f"{kind}: {type(error).__name__}: {error}"[:200])
 
 
@@ -114,7 +115,7 @@ def check(files: Sequence[Path], prompt: str, seed: int, count: int, crowd: Crow
     asked = [(prompt, seed + i) for i in range(count)]
     strange = [one for one in got[count:] if one[1] // SEEDS != seed // SEEDS]
     if got[:count] != asked or strange:
-        with crowd.lock:
+        with LOCK:
             crowd.wrong.append(f"asked for {asked}, got {got[:count]} and {strange}")
 
 
@@ -149,22 +150,28 @@ def latencies(url: str, studio: Any, model: str, rounds: int) -> list[tuple[str,
     ]
 
 
-def crowd_in(url: str, model: str, visitors: int, seconds: float) -> tuple[Crowd, list[int]]:
-    """Let them in; returns what happened, and the bytes this process held at equal times and at the end."""
-    import psutil
-
-    crowd, process = Crowd(), psutil.Process()
-    until = time.monotonic() + seconds
+def crowd_in(url: str, model: str, visitors: int, seconds: float) -> Crowd:
+    """Let them all in at once, each in a thread; returns what happened to them."""
+    crowd, until = Crowd(), time.monotonic() + seconds
     threads = [threading.Thread(target=visit, args=(url, model, n, until, crowd), daemon=True) for n in range(visitors)]
     for thread in threads:
         thread.start()
-    held = []
-    for _ in range(SAMPLES):
-        time.sleep(seconds / SAMPLES)
-        held.append(process.memory_info().rss)
     for thread in threads:
         thread.join(timeout=seconds + 600)
-    return crowd, [*held, process.memory_info().rss]
+    return crowd
+
+
+def watched_crowd(url: str, model: str, visitors: int, seconds: float) -> tuple[Crowd, list[int]]:
+    """The crowd in a process of its own, as its machines would be, and the bytes this one holds meanwhile and after."""
+    import psutil
+
+    held, process = [], psutil.Process()
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as street:
+        crowd = street.submit(crowd_in, url, model, visitors, seconds)
+        for _ in range(SAMPLES):
+            time.sleep(seconds / SAMPLES)
+            held.append(process.memory_info().rss)
+        return crowd.result(), [*held, process.memory_info().rss]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -204,7 +211,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 print(f"| {name} | {' | '.join(times) if seconds else 'never | never'} | {len(seconds)} |")
             if not args.visitors:
                 return 0
-            crowd, held = crowd_in(demo.local_url, model, args.visitors, args.seconds)
+            crowd, held = watched_crowd(demo.local_url, model, args.visitors, args.seconds)
         finally:
             demo.close()
     state = studio.state

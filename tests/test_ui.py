@@ -504,6 +504,24 @@ def test_events_become_few_frames_and_nothing_is_lost() -> None:
     assert frames[-1].text == "x" * 500 and frames[-1].finished and frames[-1].notices == ("take care",)
 
 
+def test_a_waiting_job_is_told_its_place_when_that_changes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ten looks a second, and one frame a second: each costs the server time that belongs to the job at work."""
+    clock = iter(range(10_000))
+    monkeypatch.setattr("janus_app.ui.jobs.time.monotonic", lambda: 1 + next(clock) / 10)
+
+    def waiting() -> Iterator[Any]:
+        yield from (Queued(2) for _ in range(100))
+        yield from (Queued(1) for _ in range(100))
+        yield Finished()
+
+    lines = [frame.status for frame in jobs.watch(waiting, Texts(), "en")]
+    places = [line for line in lines if "in line" in line]
+    assert "number 2 in line" in places[0] and "next in line" in places[-1]
+    assert 18 <= len(places) <= 24
+    changed = next(n for n, line in enumerate(places) if "next in line" in line)
+    assert 9 <= changed <= 12
+
+
 def test_an_answer_and_a_picture_tell_their_speed(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of a picture also the time left; nobody knows how long an answer will be."""
     clock = iter(range(1000))

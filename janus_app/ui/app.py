@@ -43,6 +43,7 @@ from janus_app.ui.theme import theme
 ASSETS = Path(__file__).resolve().parents[2] / "assets"
 MAX_UPLOAD = "20mb"
 KEEP_SECONDS = 86_400  # what a browser tab uploaded stays for a day
+THREADS = 100  # a waiting job holds one, and nearly all of them do nothing else
 WAITING = 200  # jobs that may wait in Gradio's own queue before it refuses more
 
 
@@ -148,6 +149,7 @@ def launch(
             quiet=True,
             show_error=False,
             max_file_size=MAX_UPLOAD,
+            max_threads=THREADS,
             allowed_paths=[],
             enable_monitoring=False,
             run_history=False,

@@ -23,6 +23,7 @@ from janus_app.ui.html import bar, message
 from janus_app.ui.i18n import Texts
 
 FRAMES_PER_SECOND = 10
+WAITING_SECONDS = 1.0  # between two frames that say the same of a waiting job; one that was stopped leaves by then
 KNOWN_STAGES = (
     "download",
     "verify",
@@ -93,7 +94,7 @@ def watch(make: Callable[[], Iterator[Event]], texts: Texts, language: str) -> I
     previews: tuple[Image, ...] = ()
     finished: Finished | None = None
     progress: Progress | None = None
-    speed, last = Speed(), 0.0
+    speed, last, said = Speed(), 0.0, ""
     try:
         with closing(_closable(make())) as events:
             for event in events:
@@ -113,9 +114,12 @@ def watch(make: Callable[[], Iterator[Event]], texts: Texts, language: str) -> I
                 elif isinstance(event, Progress):
                     status, progress = progress_html(event, speed, texts, language), event
                 now = time.monotonic()
-                if now - last >= 1 / FRAMES_PER_SECOND:
+                # Each frame costs the server a round through its queue. Twenty people in line, each told the same ten
+                # times a second, took most of a machine's time from the one whose picture was being drawn.
+                same = isinstance(event, Queued) and status == said
+                if now - last >= (WAITING_SECONDS if same else 1 / FRAMES_PER_SECOND):
                     yield Frame(status, text, previews, tuple(notices), progress=progress)
-                    last, previews = now, ()
+                    last, previews, said = now, (), status
             yield Frame(status, text, previews, tuple(notices), finished, progress=progress)
     except AppError as error:
         yield Frame("", text, (), tuple(notices), error=texts.sentence(str(error), language))
