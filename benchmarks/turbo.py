@@ -132,11 +132,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print(f"{torch.get_num_threads()} threads, torch {torch.__version__}\n")
     if args.trunk:
         print("| precision | pictures | window | plain ms | a pass ms | a pass in plain steps |\n" + "|---" * 6 + "|")
+        device = torch.device(args.device)
         for precision in precisions:
             for count in counts:
-                narrow, wide = pass_cost(precision, count, torch.device(args.device), 12)
+                narrow, wide = pass_cost(precision, count, device, 12)
                 print(
-                    f"| {precision} | {count} | {window(2 * count, torch.device(args.device))} | {1e3 * narrow:.1f} | {1e3 * wide:.1f} "
+                    f"| {precision} | {count} | {window(2 * count, device)} | {1e3 * narrow:.1f} | {1e3 * wide:.1f} "
                     f"| {wide / narrow:.2f} |",
                     flush=True,
                 )

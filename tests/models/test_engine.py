@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from janus_app.models import sampling
+from janus_app.models import fused, sampling
 from janus_app.models.base import GenerateRequest
 from janus_app.models.decoder import DecoderConfig, KVCache, Trunk
 from janus_app.models.engine import ModuleStep, TrunkStep, recordable, trunk_step
 from janus_app.models.engine_graph import recorded, rehearse
-from janus_app.models.fused import Joined
+from janus_app.models.fused import Joined, product
 from janus_app.models.janus.draw import PictureStep, Sampling, draw_tokens
 from janus_app.models.janus.model import JanusModel
 from janus_app.models.prefill import prefill
@@ -105,6 +105,22 @@ def test_fusing_changes_neither_state_nor_numbers() -> None:
     torch.testing.assert_close(together(x), apart(x), atol=1e-5, rtol=0)
     one = next(together.blocks).self_attn
     assert isinstance(one.qkv, Joined) and one.q_proj.weight.data_ptr() == one.qkv.weight.data_ptr()  # no second copy
+
+
+@pytest.mark.parametrize("rows", [2, 3, 8])
+@torch.inference_mode()
+def test_products_taken_apart_are_side_by_side_too(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As large weights are on a CPU where more inputs come than one picture has."""
+    made = trunk(4, 2, fused=True)
+    joined = next(made.blocks).self_attn.qkv
+    x = torch.randn(rows, 64, generator=torch.Generator().manual_seed(4))
+    assert isinstance(joined, Joined)
+    whole = product(joined)(x)
+    monkeypatch.setattr(fused, "LARGE", 1)
+    with Calls() as calls:
+        apart = product(joined)(x)
+    torch.testing.assert_close(apart, whole, atol=1e-6, rtol=0)
+    assert sum(name.startswith("linear") for name, _ in calls.seen) == (1 if rows == 2 else 3)
 
 
 def picture_step(model: JanusModel, count: int, *, keep: bool = False) -> tuple[PictureStep, KVCache]:
