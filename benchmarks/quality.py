@@ -1,6 +1,6 @@
 """How good the embedded model is: a program asks, draws, edits, looks and counts, through the app's own path.
 
-    python -m benchmarks.quality [--model janus-embedded] [--precision fp32,bf16,int8] [--n 100] [--parts edits] [--json]
+    python -m benchmarks.quality [--model ID] [--precision fp32,bf16,int8] [--n 100] [--parts edits] [--json]
 
 Prompts and pictures come from fixed seeds the trainer never uses. "held-out" rows ask for (object, colour) pairs, or
 orders of two objects, that no picture or sentence of the training showed. Every number is a share of n, in per cent.

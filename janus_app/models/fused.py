@@ -66,5 +66,6 @@ def product(linear: nn.Module) -> Product:
     small = isinstance(linear, Joined) and (linear.weight.numel() <= LARGE or linear.weight.device.type != "cpu")
     if small or type(linear) is nn.Linear:
         weight, bias = linear.weight, getattr(linear, "bias", None)
+        assert isinstance(weight, Tensor)
         return lambda x: F.linear(x, weight, bias)
     return linear.forward
