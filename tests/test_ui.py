@@ -197,12 +197,24 @@ def test_two_visitors_wait_in_line_and_keep_their_own_seeds(page: Served) -> Non
 def test_a_cancelled_job_frees_the_studio_and_saves_nothing(page: Served, client: Client) -> None:
     before = set(page.outputs.glob("*.png"))
     job = draw(client, count=16, seed=77_000, prompt="never finished")
-    wait_for(lambda: page.studio.state.phase == "busy")
+    wait_for(lambda: page.studio.state.phase == "busy" and job.outputs())  # until it hears, a client knows of no job
     job.cancel()
     wait_for(lambda: page.studio.state.phase == "ready" and page.studio.state.queue == 0)
     again = draw(client, count=1, seed=3)
     again.result(timeout=60)
     assert not [file for file in set(page.outputs.glob("*.png")) - before if "_77" in file.name]
+
+
+def test_who_waits_and_is_cancelled_leaves_the_line(page: Served, client: Client) -> None:
+    first = draw(client, count=16, seed=88_000)
+    wait_for(lambda: page.studio.state.phase == "busy")
+    second = draw(Client(page.url, verbose=False), count=1, seed=89_000)
+    wait_for(lambda: page.studio.state.queue == 1 and second.outputs())
+    second.cancel()
+    wait_for(lambda: page.studio.state.queue == 0)
+    assert not first.done(), "the one at work goes on"
+    first.result(timeout=60)
+    assert not list(page.outputs.glob("*_89000.png")) and len(list(page.outputs.glob("*_880[01]?.png"))) == 16
 
 
 def wait_for(condition: Any, seconds: float = 20) -> None:
