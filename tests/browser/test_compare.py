@@ -115,12 +115,14 @@ def test_words_settings_and_what_the_browser_remembers(visit: Any, served: Serve
     assert page.locator("#tour-card:visible").count() == 0
     page.locator("h1").click()
     page.keyboard.press("2")
+    page.locator("#draw-settings > .label-wrap").click()
     page.wait_for_function("document.querySelector('#draw-temperature input[type=number]')?.value == '0.7'")
-    assert page.input_value("#draw-count input[type=number]") == "1"
+    page.wait_for_function("document.querySelector('#draw-count input[type=number]')?.value == '1'")
     page.click("[data-janus=keys]")
     page.click("[data-janus=forget]")
     page.wait_for_selector("#tour-card:visible")
     go(page, 1)
+    page.locator("#draw-settings > .label-wrap").click()
     page.wait_for_selector(".state-line.ready")
     page.wait_for_function("document.querySelector('#draw-temperature input[type=number]')?.value == '1'")
 
