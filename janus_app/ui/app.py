@@ -25,6 +25,7 @@ from janus_app.ui import (
     edit_tab,
     generate_tab,
     history_tab,
+    memory,
     model_bar,
     restore,
     welcome,
@@ -73,12 +74,12 @@ def build(
         banner = gr.HTML("", padding=False, elem_id="banner")
         tour = gr.HTML("", padding=False, elem_id="tour")
         bar = model_bar.build(page, demo)
-        sink = actions.sink()
+        sink, stored = actions.sink(), memory.stored()
         with gr.Tabs(elem_id="tabs") as tabs:
             with gr.Tab(label("tab_chat"), id="chat", elem_id="tab-chat"):
                 chat = chat_tab.build(page, bar.variant, bar.seen, demo, sink)
             with gr.Tab(label("tab_draw"), id="draw", elem_id="tab-draw"):
-                drawing = generate_tab.build(page, bar.variant, bar.seen, demo, sink)
+                drawing = generate_tab.build(page, bar.variant, bar.seen, demo, sink, stored)
             with gr.Tab(label("tab_edit"), id="edit", elem_id="tab-edit"):
                 editing = edit_tab.build(page, bar.variant, bar.seen, demo)
             places = Places(drawing, chat, editing, tabs, sink)

@@ -63,7 +63,9 @@ class GenerateTab:
     tokens: token_view.TokenView
 
 
-def build(page: Page, variant: gr.Dropdown, seen: gr.Textbox, demo: gr.Blocks, sink: Sink) -> GenerateTab:
+def build(
+    page: Page, variant: gr.Dropdown, seen: gr.Textbox, demo: gr.Blocks, sink: Sink, stored: gr.BrowserState
+) -> GenerateTab:
     label = page.texts.label
     shelf, chosen, dropped = gr.State([]), gr.State(0), gr.State(None)
     with gr.Row(elem_classes="two-columns"):
@@ -267,7 +269,7 @@ def build(page: Page, variant: gr.Dropdown, seen: gr.Textbox, demo: gr.Blocks, s
     ]
     drawing.append(prompt_helper.wire(page, helper, prompt, variant, [status, run, stop]))
     refresh_presets = presets_panel.wire(page, presets, variant, prompt, knobs)
-    recall = memory.build(page, variant, knobs, [run.click, prompt.submit])
+    recall = memory.wire(page, stored, variant, knobs, [run.click, prompt.submit])
     shown = [gallery, shelf, chosen, detail, panel]
     rank.click(on_rank, [shelf, chosen, variant], [status, *shown], **JOB)
     token_view.wire(page, tokens, shelf, chosen, variant)

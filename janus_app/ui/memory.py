@@ -18,9 +18,15 @@ SECRET = "janus-studio-settings"
 MOST = 40  # models
 
 
-def build(page: Page, variant: gr.Dropdown, knobs: list[Any], runs: list[Callable[..., Any]]) -> Callable[[Any], None]:
+def stored() -> gr.BrowserState:
+    """Where it is kept. It stands outside the tabs: in one that is not open yet, Gradio would never read it."""
+    return gr.BrowserState({}, storage_key=KEY, secret=SECRET)
+
+
+def wire(
+    page: Page, stored: gr.BrowserState, variant: gr.Dropdown, knobs: list[Any], runs: list[Callable[..., Any]]
+) -> Callable[[Any], None]:
     """Remember the knobs (in ORDER) at each of `runs`; what is returned recalls them after an event."""
-    stored = gr.BrowserState({}, storage_key=KEY, secret=SECRET)
 
     def remember(old: Any, selected: str | None, *values: Any) -> dict[str, Any]:
         now = page.variant(selected)
