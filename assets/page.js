@@ -104,7 +104,7 @@
     press: async (id) => {
       const find = () => (id === "chat-box" ? inBox("submit-button") : button(id));
       await wait(200); // the values the step before has set reach their widgets first
-      for (let tries = 0; tries < 100 && !(seen(find()) && !find().disabled); tries += 1) await wait(50);
+      for (let tries = 0; tries < 400 && !(seen(find()) && !find().disabled); tries += 1) await wait(50);
       press([find()]);
     },
     download: (file) => {

@@ -104,6 +104,7 @@ def build(
             status = gr.HTML(elem_id="draw-status", padding=False)
             notes = gr.HTML(elem_id="draw-notes", padding=False)
             easel = gr.HTML(elem_id="draw-easel", padding=False)
+            # Hidden and not absent: on a page whose tab was opened by a button, Gradio never builds absent ones later.
             gallery = gr.Gallery(
                 label=label("pictures"),
                 show_label=False,
@@ -113,10 +114,10 @@ def build(
                 format="png",
                 buttons=["download", "download_all", "fullscreen"],
                 interactive=False,
-                visible=False,
+                visible="hidden",
                 elem_id="draw-gallery",
             )
-            with gr.Column(visible=False, elem_id="draw-chosen", elem_classes="chosen") as panel:
+            with gr.Column(visible="hidden", elem_id="draw-chosen", elem_classes="chosen") as panel:
                 detail = gr.HTML(elem_id="draw-detail", padding=False)
                 row = action_row(page, "draw")
                 with gr.Row(elem_classes="actions"):
