@@ -74,11 +74,11 @@ def main() -> int:
 
 
 def draw(page: Any) -> None:
-    """Draw the variant's third example, four at once, with a fixed seed."""
+    """Draw the variant's first example, four at once, with a fixed seed."""
     page.get_by_role("tab").nth(1).click()
     examples = page.locator("#draw-examples button:visible")
     examples.first.wait_for()
-    examples.last.click()
+    examples.first.click()
     count = page.locator("#draw-count input[type=number]")
     count.fill("4")
     count.press("Tab")
@@ -130,7 +130,7 @@ def edit(page: Any) -> None:
 
 
 def compare(page: Any) -> None:
-    """The loaded model at two temperatures, before the vote."""
+    """The two embedded models against each other, before the vote."""
     page.get_by_role("tab").nth(4).click()
     page.locator("#compare-fresh input").uncheck()
     page.fill("#compare-seed input", "3")

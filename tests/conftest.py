@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from pathlib import Path
@@ -36,3 +37,9 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
     server = sys.modules.get("tests.fake_hub")
     if server is not None and server.COUNTS.sent:
         terminalreporter.write_line(f"downloads: {server.COUNTS.line()}")
+
+
+def pytest_collection_finish() -> None:
+    """What was imported stays to the end. Loading and dropping models collects garbage, which need not look at it."""
+    gc.collect()
+    gc.freeze()

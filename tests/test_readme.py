@@ -41,6 +41,8 @@ def test_the_commands_run_in_order(readme: Path, tmp_path: Path, monkeypatch: py
         if words[2] in DRAWING:
             assert main(words[2:]) == 0, line
             continue
+        if readme != READMES[0] and line in commands(READMES[0]):
+            continue  # nothing of it is translated, and it was run there
         done = subprocess.run([sys.executable, *words], capture_output=True, text=True, timeout=300)
         too_small = " fit " in line and done.returncode == 1  # what it says of this machine
         assert done.returncode == 0 or too_small, f"{line}\n{done.stdout}\n{done.stderr}"
