@@ -263,7 +263,7 @@ def test_a_flow_model_draws_by_its_own_settings_and_the_same_again(page: Served,
         pictures = [Image.open(file).tobytes() for file in (first, again, other)]
         assert pictures[0] == pictures[1] != pictures[2]
         said = everything_said(drawings[0])
-        assert "data:image/jpeg;base64" in said and "Adams-Bashforth" in said and "guidance from 0.25 to 1" in said
+        assert "Adams-Bashforth" in said and "guidance from 0.25 to 1" in said
         assert re.search(r"\d / 4 steps|\d of 4 steps", said), "progress is counted in steps"
         backwards = draw(client, count=1, steps=4, guidance_start=0.8, guidance_end=0.2)
         backwards.result(timeout=60)
