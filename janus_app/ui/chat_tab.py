@@ -103,36 +103,20 @@ def build(page: Page, variant: gr.Dropdown, seen: gr.Textbox, demo: gr.Blocks, s
         asked = question(now, (message or {}).get("text") or "", tuple((message or {}).get("files") or ()))
         yield from reply(page, now, asked, [temperature, top_p, max_new_tokens, seed, model], request)
 
-    def on_retry(
-        now: Conversation,
-        temperature: Any,
-        top_p: Any,
-        max_new_tokens: Any,
-        seed: Any,
-        model: Any,
-        request: gr.Request,
-    ) -> Iterator[tuple[Any, ...]]:
+    def on_retry(now: Conversation, request: gr.Request, *settings: Any) -> Iterator[tuple[Any, ...]]:
         """Another answer beside the last one."""
         asked = next((m for m in reversed(now.path) if m.role == "user"), None)
         asked = asked or question(now, "", ())
-        settings = [temperature, top_p, max_new_tokens, seed, model]
-        yield from reply(page, now, asked, settings, request, give_back=False)
+        yield from reply(page, now, asked, list(settings), request, give_back=False)
 
     def on_edit(
-        now: Conversation,
-        temperature: Any,
-        top_p: Any,
-        max_new_tokens: Any,
-        seed: Any,
-        model: Any,
-        request: gr.Request,
-        event: gr.EditData,
+        now: Conversation, request: gr.Request, event: gr.EditData, *settings: Any
     ) -> Iterator[tuple[Any, ...]]:
         """The message in new words beside its old self, and an answer to it: a branch."""
         index = event.index[0] if isinstance(event.index, (list, tuple)) else event.index
         old = now.path[min(int(index), len(now.path) - 1)]
         asked = replace(old, id=new_id(), text=str(event.value), created="")
-        yield from reply(page, now, asked, [temperature, top_p, max_new_tokens, seed, model], request)
+        yield from reply(page, now, asked, list(settings), request)
 
     def stopped(now: Conversation, request: gr.Request) -> tuple[Any, ...]:
         language = page.language(request)
