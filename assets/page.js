@@ -100,7 +100,23 @@
 
   // What steps of Python handlers end with: press a button once it can be pressed, hand over a file or a text.
   const wait = (milliseconds) => new Promise((resolve) => setTimeout(resolve, milliseconds));
+  // A job that is stopped is over when the server has said so. Gradio asks for that and does not wait for the answer.
+  let ending = 0;
+  const plain = window.fetch;
+  window.fetch = async (...request) => {
+    const ends = /\/(cancel|reset)$/.test(String(request[0])) ? 1 : 0;
+    const count = (change) => document.body.classList.toggle("ending", (ending += change) > 0);
+    if (ends) count(1);
+    try {
+      return await plain(...request);
+    } finally {
+      if (ends) count(-1);
+    }
+  };
   window.janus = {
+    settled: async () => {
+      do await wait(30); while (ending);
+    },
     press: async (id) => {
       const find = () => (id === "chat-box" ? inBox("submit-button") : button(id));
       await wait(200); // the values the step before has set reach their widgets first

@@ -10,12 +10,13 @@ from typing import Any
 import gradio as gr
 
 from janus_app.errors import AppError
-from janus_app.ui.page import QUICK, Page
+from janus_app.ui.page import PRIVATE, QUICK, Page
 
-# Both are in assets/page.js. The first waits until the button with that id can be pressed.
+# In assets/page.js. The first waits until the button with that id can be pressed, the last until stopped jobs are over.
 PRESS = "() => window.janus.press({id})"
 DOWNLOAD = "(file) => window.janus.download(file)"
 COPY = "(text) => window.janus.copy(text)"
+SETTLED = "() => window.janus.settled()"
 
 
 @dataclass(frozen=True)
@@ -82,6 +83,15 @@ def download(
             return None
 
     trigger(prepare, inputs, sink.file, **QUICK).then(None, sink.file, None, js=DOWNLOAD)
+
+
+def halt(trigger: Callable[..., Any], jobs: list[Any]) -> Any:
+    """On `trigger`, stop `jobs`; what is chained to the answer happens when they are over.
+
+    Gradio itself goes on as soon as it has asked the server. A last frame on its way would then overwrite what is
+    shown of the stop, and a job started anew would not start, because the page takes it for one still at work.
+    """
+    return trigger(None, None, None, cancels=jobs, **PRIVATE).then(None, None, None, js=SETTLED, **PRIVATE)
 
 
 def press(name: str) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from html import escape
 from typing import Any
 
@@ -13,11 +14,11 @@ from janus_app.errors import AppError
 from janus_app.library.conversations import Conversation, new_conversation, new_id
 from janus_app.models.base import MAX_PROMPT_CHARACTERS
 from janus_app.ui import chat_side
-from janus_app.ui.actions import Actions, Sink, action_row
+from janus_app.ui.actions import Actions, Sink, action_row, halt
 from janus_app.ui.chat_side import library_of, served, side_updates
 from janus_app.ui.chat_work import Scene, around, idle_box, reply, save
 from janus_app.ui.html import message
-from janus_app.ui.page import EXAMPLES, JOB, PRIVATE, QUICK, Page, example_updates, public, slider_update
+from janus_app.ui.page import EXAMPLES, JOB, QUICK, Page, example_updates, public, slider_update
 from janus_app.ui.talk import question, shown
 
 SETTINGS = ("chat_temperature", "top_p", "max_new_tokens")
@@ -156,10 +157,8 @@ def build(page: Page, variant: gr.Dropdown, seen: gr.Textbox, demo: gr.Blocks, s
     redoing = bot.retry(on_retry, [talk, *knobs], outputs, **JOB)
     editing = bot.edit(on_edit, [talk, *knobs], outputs, **JOB)
     answers: list[Any] = [asking, retrying, redoing, editing]
-    # First the cancel, then what to show: a last frame on its way would overwrite it.
-    halted = box.stop(None, None, None, cancels=answers, **PRIVATE).then(stopped, talk, outputs, **QUICK)
-    emptied = gr.on([clear.click, bot.clear], None, None, None, cancels=answers, **PRIVATE)
-    emptied = emptied.then(cleared, None, outputs, **QUICK)
+    halted = halt(box.stop, answers).then(stopped, talk, outputs, **QUICK)
+    emptied = halt(partial(gr.on, [clear.click, bot.clear]), answers).then(cleared, None, outputs, **QUICK)
     branch.input(choose_branch, [branch, talk], outputs, **QUICK)
     for example in examples:
         example.click(_with_text, [example, box], box, **QUICK)
@@ -189,8 +188,7 @@ def build(page: Page, variant: gr.Dropdown, seen: gr.Textbox, demo: gr.Blocks, s
                 return Scene().row()
             return scene_of(new_conversation(), language)
 
-        wanted = side.rows.input(None, None, None, cancels=answers, **PRIVATE)
-        shut = side.delete_yes.click(None, None, None, cancels=answers, **PRIVATE)
+        wanted, shut = halt(side.rows.input, answers), halt(side.delete_yes.click, answers)
         ends = [*answers, halted, emptied]
         ends.append(wanted.then(opened, [side.rows, talk], outputs, **QUICK))
         ends.append(shut.then(deleted, talk, outputs, **QUICK))

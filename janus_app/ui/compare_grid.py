@@ -16,12 +16,13 @@ from janus_app.models.base import Event, GenerateRequest, Picture
 from janus_app.records import Record
 from janus_app.runs.axes import AXES, axes_of, axis_of, value_text
 from janus_app.runs.grid import Cell, Plan, draw_grid, plan_grid, save_sheet
+from janus_app.ui.actions import halt
 from janus_app.ui.controls import flow_settings, run_or_stop
 from janus_app.ui.drawing import PREVIEW_QUALITY, SHARED_QUALITY
 from janus_app.ui.generate_tab import GenerateTab
 from janus_app.ui.html import data_uri, easel, message, messages
 from janus_app.ui.jobs import watch
-from janus_app.ui.page import JOB, PRIVATE, QUICK, Page, Sitting, first_seed, number, whole
+from janus_app.ui.page import JOB, QUICK, Page, Sitting, first_seed, number, whole
 
 if TYPE_CHECKING:
     from janus_app.ui.compare_tab import Bench
@@ -177,7 +178,7 @@ def wire(
         negative, guidance, temperature, *flow,
     ]  # fmt: skip
     job = grid.run.click(on_run, inputs, outputs, **JOB)
-    grid.stop.click(None, None, None, cancels=[job], **PRIVATE).then(stopped, None, outputs, **QUICK)
+    halt(grid.stop.click, [job]).then(stopped, None, outputs, **QUICK)
     for axis, values in ((grid.x, grid.x_values), (grid.y, grid.y_values)):
         # Choosing a setting writes values to begin with; words are the person's own.
         axis.input(lambda name, words: STARTS.get(name or "", words or ""), [axis, bench.prompt], values, **QUICK)

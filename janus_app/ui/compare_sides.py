@@ -16,14 +16,14 @@ from janus_app.errors import AppError
 from janus_app.library.votes import Choice, Tally
 from janus_app.models.base import SOLVERS, Event, GenerateRequest
 from janus_app.runs.compare import Shot, Side, checked, draw_sides, name_of
-from janus_app.ui.actions import Actions, action_row
+from janus_app.ui.actions import Actions, action_row, halt
 from janus_app.ui.controls import run_or_stop
 from janus_app.ui.detail import settings_line
 from janus_app.ui.drawing import PREVIEW_QUALITY, SHARED_QUALITY
 from janus_app.ui.html import easel, facts, message, messages
 from janus_app.ui.jobs import watch
 from janus_app.ui.model_bar import cached
-from janus_app.ui.page import JOB, PRIVATE, QUICK, Page, first_seed, number, slider_update, whole
+from janus_app.ui.page import JOB, QUICK, Page, first_seed, number, slider_update, whole
 from janus_app.ui.prints import Print
 
 if TYPE_CHECKING:
@@ -229,7 +229,7 @@ def wire(page: Page, bench: Bench, two: Controls, seats: Seats, variant: gr.Drop
     inputs = [bench.prompt, bench.fresh, bench.seed, two.blind, match]
     inputs += [*two.cards[0].all, *two.cards[1].all]
     job = two.run.click(on_run, inputs, outputs, **JOB)
-    two.stop.click(None, None, None, cancels=[job], **PRIVATE).then(stopped, None, outputs, **QUICK)
+    halt(two.stop.click, [job]).then(stopped, None, outputs, **QUICK)
     for button, better in ((seats.left, True), (seats.equal, None), (seats.right, False)):
         vote = gr.State(better)
         button.click(on_vote, [vote, match], [*result, bench.status, bench.notes], **QUICK)

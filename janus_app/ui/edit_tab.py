@@ -9,7 +9,7 @@ from typing import Any
 import gradio as gr
 
 from janus_app.models.base import DESCRIBE, ChatRequest, EditRequest, Turn
-from janus_app.ui.actions import Actions, action_row
+from janus_app.ui.actions import Actions, action_row, halt
 from janus_app.ui.controls import (
     flow_controls,
     flow_settings,
@@ -25,7 +25,7 @@ from janus_app.ui.edit_ways import tab_updates, uses, way_updates
 from janus_app.ui.editor import for_editor, more_pictures, picture_and_mask, picture_editor
 from janus_app.ui.html import empty, message, messages
 from janus_app.ui.jobs import watch
-from janus_app.ui.page import EXAMPLES, JOB, PRIVATE, QUICK, Page, first_seed, number, whole
+from janus_app.ui.page import EXAMPLES, JOB, QUICK, Page, first_seed, number, whole
 from janus_app.ui.prints import Print
 from janus_app.ui.undo import Tree, tree_html
 
@@ -159,12 +159,12 @@ def build(page: Page, variant: gr.Dropdown, seen: gr.Textbox, demo: gr.Blocks) -
                 visible="hidden",
                 elem_id="edit-gallery",
             )
-            with gr.Column(visible="hidden", elem_classes="chosen") as panel:
+            with gr.Column(elem_classes="chosen"):  # in sight when the gallery is: style.css
                 detail = gr.HTML(elem_id="edit-detail", padding=False)
                 row = action_row(page, "edit")
                 reuse = gr.Button(label("reuse_seed"), size="sm", elem_id="edit-reuse", min_width=60)
 
-    outputs = [easel, status, notes, compare, gallery, shelf, chosen, edits, detail, panel, seed, run, stop]
+    outputs = [easel, status, notes, compare, gallery, shelf, chosen, edits, detail, seed, run, stop]
 
     def on_edit(
         image: dict[str, Any] | None,
@@ -191,7 +191,7 @@ def build(page: Page, variant: gr.Dropdown, seen: gr.Textbox, demo: gr.Blocks) -
     ) -> Iterator[tuple[Any, ...]]:
         language = page.language(request)
         first = first_seed(new_seed, seed)
-        rest = (gr.skip(),) * 7
+        rest = (gr.skip(),) * 6
         yield "", "", "", *rest, first, *run_or_stop(running=True)
 
         def make() -> EditRequest:
@@ -230,7 +230,6 @@ def build(page: Page, variant: gr.Dropdown, seen: gr.Textbox, demo: gr.Blocks) -
                 0,
                 tree,
                 detail_html(page, kept[0], language),
-                gr.update(visible=True),
                 gr.skip(),
                 gr.skip(),
                 gr.skip(),
@@ -256,7 +255,7 @@ def build(page: Page, variant: gr.Dropdown, seen: gr.Textbox, demo: gr.Blocks) -
 
     def stopped(request: gr.Request) -> tuple[Any, ...]:
         line = message(page.texts.say("draw_stopped", page.language(request)))
-        return gr.skip(), line, *(gr.skip(),) * 9, *run_or_stop(running=False)
+        return gr.skip(), line, *(gr.skip(),) * 8, *run_or_stop(running=False)
 
     def choose(kept: list[Print], tree: Tree, request: gr.Request, event: gr.SelectData) -> tuple[Any, ...]:
         index = min(int(event.index), len(kept) - 1)
@@ -326,9 +325,7 @@ def build(page: Page, variant: gr.Dropdown, seen: gr.Textbox, demo: gr.Blocks) -
         prompt.submit(on_edit, inputs, outputs, **JOB),
         describe.click(on_describe, [editor, variant], [source, status, notes, run, stop], **JOB),
     ]
-    # First the cancel, then the line that says so: a last frame on its way would overwrite it.
-    halted = stop.click(None, None, None, cancels=editing, **PRIVATE)
-    halted.then(stopped, None, outputs, **QUICK)
+    halt(stop.click, editing).then(stopped, None, outputs, **QUICK)
     walked = [edits, strip, undo_row, editor, source]
     for done in editing[:2]:
         done.then(advance, [edits, go_on], walked, **QUICK)

@@ -14,9 +14,10 @@ from janus_app.amounts import share_text, size_text
 from janus_app.catalog import Variant
 from janus_app.errors import AppError
 from janus_app.models.base import Event, Notice
+from janus_app.ui.actions import halt
 from janus_app.ui.html import message
 from janus_app.ui.jobs import watch
-from janus_app.ui.page import JOB, PRIVATE, QUICK, Page
+from janus_app.ui.page import JOB, QUICK, Page
 
 Act = Callable[[Variant], Iterator[Event]]
 
@@ -100,7 +101,7 @@ class FilesPanel:
         ]
         self._delete.click(ask, chosen, [self._sure, self._question], **QUICK)
         self._keep.click(lambda: gr.update(visible=False), None, self._sure, **QUICK)
-        stop = self._stop.click(None, None, None, cancels=jobs, **PRIVATE).then(stopped, chosen, doing, **QUICK)
+        stop = halt(self._stop.click, jobs).then(stopped, chosen, doing, **QUICK)
         return [*jobs, stop]
 
     def _run(self, name: str | None, request: gr.Request, act: Act) -> Iterator[tuple[Any, ...]]:

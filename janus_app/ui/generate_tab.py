@@ -13,7 +13,7 @@ from janus_app.models.base import GenerateRequest
 from janus_app.records import Record, read_record, request_of
 from janus_app.token_map import drawn_on
 from janus_app.ui import memory, presets_panel, prompt_helper, token_view
-from janus_app.ui.actions import Actions, Sink, action_row
+from janus_app.ui.actions import Actions, Sink, action_row, halt
 from janus_app.ui.alt_text import alts_html
 from janus_app.ui.controls import (
     flow_controls,
@@ -31,7 +31,6 @@ from janus_app.ui.more import more
 from janus_app.ui.page import (
     EXAMPLES,
     JOB,
-    PRIVATE,
     QUICK,
     Page,
     example_updates,
@@ -117,7 +116,7 @@ def build(
                 visible="hidden",
                 elem_id="draw-gallery",
             )
-            with gr.Column(visible="hidden", elem_id="draw-chosen", elem_classes="chosen") as panel:
+            with gr.Column(elem_classes="chosen"):  # in sight when the gallery is: style.css
                 detail = gr.HTML(elem_id="draw-detail", padding=False)
                 row = action_row(page, "draw")
                 with gr.Row(elem_classes="actions"):
@@ -127,14 +126,14 @@ def build(
                 written = more(page, "draw", [shelf, chosen], lambda kept, index: kept[index], sink)
             alts = gr.HTML(elem_id="draw-alts", elem_classes="unseen", padding=False)
 
-    outputs = [easel, status, notes, gallery, shelf, chosen, detail, panel, seed, run, stop]
+    outputs = [easel, status, notes, gallery, shelf, chosen, detail, seed, run, stop]
     controls = [prompt, negative, count, guidance, temperature, fresh, seed]
     restored = [*controls, turbo, *flow.all]  # what a dropped picture fills
 
     def stream(
         kept: list[Print], selected: str | None, make: Callable[[], GenerateRequest], shown_seed: Any, language: str
     ) -> Iterator[tuple[Any, ...]]:
-        rest = (gr.skip(),) * 5
+        rest = (gr.skip(),) * 4
         yield "", "", "", *rest, shown_seed, *run_or_stop(running=True)
         for view in draw(page, selected, make, language):
             sheet = gr.skip() if view.easel is None else view.easel
@@ -210,12 +209,12 @@ def build(
     def on_rank(kept: list[Print], index: int, selected: str | None, request: gr.Request) -> Iterator[tuple[Any, ...]]:
         language = page.language(request)
         for line, ordered in ranked(page, kept, index, selected, language):
-            rest = (gr.skip(),) * 5 if ordered is None else on_shelf(page, ordered, 0, language)
+            rest = (gr.skip(),) * 4 if ordered is None else on_shelf(page, ordered, 0, language)
             yield line, *rest
 
     def stopped(request: gr.Request) -> tuple[Any, ...]:
         line = message(page.texts.say("draw_stopped", page.language(request)))
-        return gr.skip(), line, *(gr.skip(),) * 7, *run_or_stop(running=False)
+        return gr.skip(), line, *(gr.skip(),) * 6, *run_or_stop(running=False)
 
     def choose(kept: list[Print], request: gr.Request, event: gr.SelectData) -> tuple[Any, ...]:
         index = min(int(event.index), len(kept) - 1)
@@ -271,12 +270,10 @@ def build(
     drawing.append(prompt_helper.wire(page, helper, prompt, variant, [status, run, stop]))
     refresh_presets = presets_panel.wire(page, presets, variant, prompt, knobs)
     recall = memory.wire(page, stored, variant, knobs, [run.click, prompt.submit])
-    shown = [gallery, shelf, chosen, detail, panel]
+    shown = [gallery, shelf, chosen, detail]
     rank.click(on_rank, [shelf, chosen, variant], [status, *shown], **JOB)
     token_view.wire(page, tokens, shelf, chosen, variant)
-    # First the cancel, then the line that says so: a last frame on its way would overwrite it.
-    halted = stop.click(None, None, None, cancels=drawing, **PRIVATE)
-    halted.then(stopped, None, outputs, **QUICK)
+    halt(stop.click, drawing).then(stopped, None, outputs, **QUICK)
     gallery.select(choose, shelf, [chosen, detail], **QUICK)
     gallery.change(alts_html, shelf, alts, **QUICK)
     written.then(told_anew, [shelf, chosen], [detail, alts], **QUICK)
@@ -294,7 +291,7 @@ def build(
 def on_shelf(page: Page, kept: list[Print], index: int, language: str) -> tuple[Any, ...]:
     """The pictures `kept` in sight with one of them selected, in the order of `GenerateTab.shown`."""
     pictures = gr.update(value=shelf_value(kept, page, language), visible=True, selected_index=None)
-    return pictures, kept, index, detail_html(page, kept[index], language), gr.update(visible=True)
+    return pictures, kept, index, detail_html(page, kept[index], language)
 
 
 def restored_values(asked: GenerateRequest, fresh: bool = False) -> tuple[Any, ...]:

@@ -10,12 +10,12 @@ import gradio as gr
 
 from janus_app.errors import AppError
 from janus_app.records import parameters, request_of
-from janus_app.ui.actions import COPY, Actions, Sink, download, press
+from janus_app.ui.actions import COPY, Actions, Sink, download, halt, press
 from janus_app.ui.chat_tab import ChatTab
 from janus_app.ui.drawing import put_on
 from janus_app.ui.edit_tab import EditTab
 from janus_app.ui.generate_tab import GenerateTab, on_shelf, restored_values
-from janus_app.ui.page import PRIVATE, QUICK, Page
+from janus_app.ui.page import QUICK, Page
 from janus_app.ui.prints import Print
 from janus_app.ui.undo import Tree
 
@@ -91,8 +91,7 @@ def link(page: Page, row: Actions, picture: list[Any], pick: Callable[..., Print
 
     row.use.click(to_chat, [chat.box, *picture], [chat.box, tabs], **QUICK)
     for button, fill, then in ((row.ask, to_ask, None), (row.describe, to_describe, "chat-box")):
-        emptied = button.click(None, None, None, cancels=chat.answers, **PRIVATE)
-        cleared = emptied.then(chat.cleared, None, chat.outputs, **QUICK)
+        cleared = halt(button.click, chat.answers).then(chat.cleared, None, chat.outputs, **QUICK)
         filled = cleared.then(fill, picture, [chat.box, tabs], **QUICK)
         if then:
             filled.then(**press(then))

@@ -15,11 +15,12 @@ from janus_app.amounts import share_text
 from janus_app.catalog import Variant
 from janus_app.errors import AppError
 from janus_app.models.base import Event
+from janus_app.ui.actions import halt
 from janus_app.ui.files_panel import FilesPanel
 from janus_app.ui.html import message
 from janus_app.ui.jobs import KNOWN_STAGES, size_text, watch
 from janus_app.ui.machine_panel import PRECISIONS, MachinePanel
-from janus_app.ui.page import JOB, PRIVATE, QUICK, Page, public
+from janus_app.ui.page import JOB, QUICK, Page, public
 
 DOING = ("chat", "generate", "edit")
 TICK_SECONDS = 1.0
@@ -145,8 +146,8 @@ def build(page: Page, demo: gr.Blocks) -> ModelBar:
     for end in files.ends:
         end.then(filed, variant, [load, variant], **QUICK)
     for button, say_so in ((pause, paused), (cancel, stopped)):
-        end = button.click(None, None, None, cancels=[loading, unloading], **PRIVATE)
-        end.then(say_so, variant, outputs, **QUICK).then(here, variant, files.outputs, **QUICK)
+        end = halt(button.click, [loading, unloading]).then(say_so, variant, outputs, **QUICK)
+        end.then(here, variant, files.outputs, **QUICK)
     return ModelBar(variant, seen)
 
 

@@ -43,7 +43,6 @@ class TokenView:
     frame: gr.Accordion
     look: gr.Button
     status: gr.HTML
-    inside: gr.Column
     measure: gr.Radio
     picture: gr.Image
     legend: gr.HTML
@@ -63,9 +62,9 @@ def build(page: Page) -> TokenView:
     with gr.Accordion(label("token_view"), open=False, elem_id="tokens") as frame:
         look = gr.Button(label("token_look"), size="sm", elem_id="tokens-look", min_width=60)
         status = gr.HTML(elem_id="tokens-status", padding=False)
-        # Hidden and not absent: on a page whose tab was opened by a button, Gradio never builds absent ones later.
-        with gr.Column(visible="hidden", elem_id="tokens-inside", elem_classes="tokens") as inside:
+        with gr.Column(elem_classes="tokens"):  # in sight when the map is: style.css
             measure = gr.Radio(list(MEASURES), value="entropy", label=label("token_measure"), elem_id="tokens-measure")
+            # Hidden and not absent: on a page whose tab was opened by a button, Gradio never builds absent ones later.
             picture = gr.Image(
                 label=label("token_map"),
                 show_label=False,
@@ -73,6 +72,7 @@ def build(page: Page) -> TokenView:
                 format="png",
                 interactive=False,
                 buttons=["download", "fullscreen"],
+                visible="hidden",
                 elem_id="tokens-map",
             )
             legend = gr.HTML(elem_id="tokens-legend", padding=False)
@@ -102,7 +102,7 @@ def build(page: Page) -> TokenView:
                 region = gr.Button(label("token_region"), size="sm", elem_id="tokens-region", min_width=60)
     region.click(**press("draw-to-edit"))
     return TokenView(
-        frame, look, status, inside, measure, picture, legend, patch, told, heading, others, draw_on, draw_with,
+        frame, look, status, measure, picture, legend, patch, told, heading, others, draw_on, draw_with,
         gr.State(None), gr.State(None),
     )  # fmt: skip
 
@@ -113,7 +113,7 @@ def wire(page: Page, view: TokenView, shelf: gr.State, chosen: gr.State, variant
 
     def on_look(kept: list[Print], index: int, selected: str | None, request: gr.Request) -> Iterator[tuple[Any, ...]]:
         language = page.language(request)
-        stay = (gr.skip(),) * 9
+        stay = (gr.skip(),) * 8
         if not kept:
             yield message(say("token_none", language), "warning"), *stay
             return
@@ -130,7 +130,6 @@ def wire(page: Page, view: TokenView, shelf: gr.State, chosen: gr.State, variant
                 names = [(page.texts.named("measure", name, language), name) for name in MEASURES]
                 yield (
                     whose(page, record, language),
-                    gr.update(visible=True),
                     looked,
                     gr.update(choices=names, value="entropy"),
                     *seen(looked, "entropy", place, language),
@@ -144,7 +143,7 @@ def wire(page: Page, view: TokenView, shelf: gr.State, chosen: gr.State, variant
         sheet = heat_map(looked.inspection, MEASURES[measure], place)
         words = say("token_map_alt", language, measure=page.texts.named("measure", measure, language))
         return (
-            gr.update(value=sheet, alt_text=words),
+            gr.update(value=sheet, alt_text=words, visible=True),
             legend_html(page, looked.inspection, measure, language),
             facts_html(page, looked.inspection, place, language),
         )
@@ -207,7 +206,7 @@ def wire(page: Page, view: TokenView, shelf: gr.State, chosen: gr.State, variant
     v.look.click(
         on_look,
         [shelf, chosen, variant],
-        [v.status, v.inside, v.looked, v.measure, *shown, v.patch, v.others, v.heading],
+        [v.status, v.looked, v.measure, *shown, v.patch, v.others, v.heading],
         **JOB,
     ).success(on_swap, [v.looked, v.patch, variant], [v.status, v.others, v.token, v.draw_with], **JOB)
     v.measure.input(on_choice, [v.looked, v.measure, v.patch], shown, **QUICK)

@@ -1,4 +1,4 @@
-"""Every tab, opened out, before axe-core's rules of WCAG 2.1 A and AA; and a picture drawn by keys alone."""
+"""Every tab, opened out, before axe-core's rules of WCAG 2.1 A and AA; and a picture drawn and stopped by keys alone."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from tests.browser.conftest import WATCH
 from tests.browser.test_session import draw, go, wait_done
 from tests.page_server import Served
 
@@ -104,5 +105,30 @@ def test_a_picture_is_drawn_and_stopped_by_keys_alone(visit: Any) -> None:
     page.keyboard.press("Escape")
     page.wait_for_selector("#draw-run:visible")
     assert not page.locator("#draw-gallery img").count()
+    page.keyboard.press("Control+Enter")
+    page.wait_for_selector("#draw-gallery img")
+
+
+SLOW = """const plain = window.fetch;
+window.fetch = async (...request) => {
+  if (String(request[0]).endsWith("/cancel")) await new Promise((done) => setTimeout(done, 900));
+  return plain(...request);
+}"""
+
+
+def test_what_was_stopped_over_a_slow_line_is_begun_anew_at_the_first_press(visit: Any) -> None:
+    page = visit()
+    page.add_init_script(SLOW)
+    page.reload()
+    page.wait_for_selector(".state-line.ready")
+    page.evaluate(WATCH)
+    go(page, 1)
+    draw(page, "a green square", 4, 9_100)
+    page.wait_for_selector("#draw-easel img")
+    page.keyboard.press("Escape")
+    page.wait_for_selector("body.ending")
+    page.wait_for_selector("#draw-run:visible")
+    stopped = page.inner_text("#draw-status")
+    assert "Stopped" in stopped and page.evaluate("window.seen.status").pop() == stopped.strip()
     page.keyboard.press("Control+Enter")
     page.wait_for_selector("#draw-gallery img")
