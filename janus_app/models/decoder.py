@@ -136,11 +136,12 @@ class RMSNorm(nn.Module):
         return rms_norm(x, self.weight, self.eps)
 
 
-def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
-    """The norm of RMSNorm; the length of a row is taken in one kernel, which is what makes it cheap for few rows."""
+def rms_norm(x: Tensor, weight: Tensor, eps: float | Tensor) -> Tensor:
+    """The norm of RMSNorm, in few operations: for few rows these are what it costs. eps may be a float32 scalar."""
     length = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32)
-    scale = (length * length / x.shape[-1] + eps).rsqrt()
-    return weight * (x * scale).to(x.dtype)
+    eps = eps if isinstance(eps, Tensor) else length.new_full((), eps)
+    normed = x * torch.addcmul(eps, length, length, value=1 / x.shape[-1]).rsqrt()
+    return weight * (normed if normed.dtype == x.dtype else normed.to(x.dtype))
 
 
 def rotary_table(positions: Tensor, head_dim: int, theta: float, dtype: torch.dtype) -> tuple[Tensor, Tensor]:

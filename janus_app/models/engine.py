@@ -14,24 +14,24 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from janus_app.models.decoder import Block, KVCache, Trunk, rms_norm, rotary_table
-from janus_app.models.fused import Apart, Product, product
+from janus_app.models.decoder import Block, KVCache, RMSNorm, Trunk, rms_norm, rotary_table
+from janus_app.models.fused import Apart, Product, adding, product
 from janus_app.models.kernels import FEW, Kernels, eight_bit_rows, kernels_for
 
 # (the new position's inputs [rows, hidden], cache slots that may be looked at) -> final hidden states [rows, hidden]
 Step = Callable[[Tensor, int], Tensor]
+# (what flows past a block's half, what comes out of it) -> both joined, and its norm: what the next half reads
+Joining = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
 @dataclass(frozen=True)
 class _Block:
     """What a step needs of a block, without the modules around it."""
 
-    first_norm: Tensor
     qkv: Product
-    out: Product
-    second_norm: Tensor
+    out: Joining
     gate_up: Product
-    down: Product
+    down: Joining
 
 
 class TrunkStep:
@@ -43,12 +43,14 @@ class TrunkStep:
 
     def __init__(self, trunk: Trunk, cache: KVCache) -> None:
         config, device = trunk.config, cache.device
-        self.cache, self.eps, self.norm = cache, config.rms_norm_eps, trunk.norm.weight
+        self.cache = cache
         self.position = torch.tensor([cache.length], device=device)
         self._slots = torch.arange(cache.capacity, device=device)
-        self._kernels = kernels_for(device, self.norm.dtype)
-        self._blocks = [_parts(block, self._kernels) for block in trunk.blocks]
-        self._norms = [*(block.first_norm for block in self._blocks), self.norm]
+        self._kernels = kernels_for(device, trunk.norm.weight.dtype)
+        blocks = list(trunk.blocks)
+        norms = [*(block.input_layernorm for block in blocks), trunk.norm]
+        self._norm = norms[0]
+        self._blocks = [_parts(block, after, self._kernels) for block, after in zip(blocks, norms[1:], strict=True)]
         self._dim, self._kv = config.head_dim, config.num_key_value_heads
         self._groups = config.num_attention_heads // self._kv + 2
         padding = None if cache.hidden is None else cache.hidden.sum(-1, keepdim=True)
@@ -64,20 +66,18 @@ class TrunkStep:
         return torch.stack([angles] * (self._groups - 1) + [still], dim=3)[:, :, :, :, None]
 
     def __call__(self, x: Tensor, span: int) -> Tensor:
-        rows, dim, groups, eps = x.shape[0], self._dim, self._groups, self.eps
+        rows, dim, groups = x.shape[0], self._dim, self._groups
         cos, sin = self._turns.index_select(2, self.position).squeeze(2)
         lent, mask, kernels = self.cache.held[:, :, :, :, :span], self._mask(span), self._kernels
-        normed = rms_norm(x, self._norms[0], eps)
-        for block, held, (keys, values), after in zip(
-            self._blocks, self.cache.held, lent, self._norms[1:], strict=True
-        ):
+        normed = self._norm(x)
+        for block, held, (keys, values) in zip(self._blocks, self.cache.held, lent, strict=True):
             heads = block.qkv(normed).view(rows, groups, self._kv, dim)
             heads = torch.addcmul(heads * cos, heads.roll(dim // 2, -1), sin)
             held.index_copy_(3, self.position, heads[:, -2:].transpose(0, 1).unsqueeze(3))
             query = heads[:, :-2].reshape(rows, -1, 1, dim)
             out = F.scaled_dot_product_attention(query, keys, values, mask, enable_gqa=groups > 3)
-            x, normed = kernels.add_norm(x, block.out(out.reshape(rows, -1)), block.second_norm, eps)
-            x, normed = kernels.add_norm(x, block.down(kernels.gated(block.gate_up(normed))), after, eps)
+            x, normed = block.out(x, out.reshape(rows, -1))
+            x, normed = block.down(x, kernels.gated(block.gate_up(normed)))
         self.position.add_(1)
         return normed
 
@@ -128,16 +128,29 @@ def travels(network: nn.Module) -> bool:
     return any(hasattr(module, "_hf_hook") for module in network.modules())
 
 
-def _parts(block: Block, kernels: Kernels) -> _Block:
+def _parts(block: Block, after: RMSNorm, kernels: Kernels) -> _Block:
+    """`after` is the norm of the next block, or the trunk's last one."""
     attention, mlp = block.self_attn, block.mlp
     return _Block(
-        block.input_layernorm.weight,
         attention.project if attention.qkv is None else _product(attention.qkv, kernels),
-        _product(attention.o_proj, kernels),
-        block.post_attention_layernorm.weight,
+        _joining(attention.o_proj, block.post_attention_layernorm, kernels),
         mlp.project if mlp.gate_up is None else _product(mlp.gate_up, kernels),
-        _product(mlp.down_proj, kernels),
+        _joining(mlp.down_proj, after, kernels),
     )
+
+
+def _joining(linear: nn.Module, norm: RMSNorm, kernels: Kernels) -> Joining:
+    weight, eps, add_norm = norm.weight, norm.eps, kernels.add_norm
+    multiplied = _product(linear, kernels)
+    if add_norm is not None:
+        return lambda x, more: add_norm(x, multiplied(more), weight, eps)
+    added, small = adding(linear, multiplied), torch.tensor(eps, device=weight.device)
+
+    def join(x: Tensor, more: Tensor) -> tuple[Tensor, Tensor]:
+        total = added(x, more)
+        return total, rms_norm(total, weight, small)
+
+    return join
 
 
 def _product(linear: nn.Module, kernels: Kernels) -> Product:

@@ -44,14 +44,15 @@ def gated(both: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Kernels:
-    """What a step calls. `int8_product` is None where int8 linears are to multiply in their own way."""
+    """What a step calls. `int8_product` is None where int8 linears are to multiply in their own way, `add_norm` where
+    a product may add to what it is joined with."""
 
     int8_product: Callable[[Tensor, Tensor, Tensor], Tensor] | None = None
-    add_norm: Callable[[Tensor, Tensor, Tensor, float], tuple[Tensor, Tensor]] = add_norm
+    add_norm: Callable[[Tensor, Tensor, Tensor, float], tuple[Tensor, Tensor]] | None = add_norm
     gated: Callable[[Tensor], Tensor] = gated
 
 
-PLAIN = Kernels()
+PLAIN = Kernels(add_norm=None)
 
 
 def kernels_for(device: torch.device, dtype: torch.dtype) -> Kernels:
@@ -93,6 +94,7 @@ def disagreement(found: Kernels, device: torch.device, dtype: torch.dtype, width
         x = made(count, width)
         trials[f"int8_product of {count}"] = found.int8_product(x, rows, scale), int8_product(x, rows, scale)
     one, more, weight = made(3, width), made(3, width), made(width)
+    assert found.add_norm is not None
     sums, twins = found.add_norm(one, more, weight, 1e-6), add_norm(one, more, weight, 1e-6)
     trials |= {"the sum of add_norm": (sums[0], twins[0]), "add_norm": (sums[1], twins[1])}
     both = made(3, 2 * width)

@@ -21,7 +21,18 @@ def exponential_noise(streams: Sequence[torch.Generator], size: int) -> Tensor:
     argmax(p / noise) then picks the token that `torch.multinomial(p, 1)` on the CPU would pick from the same
     stream: the exponential race it runs inside.
     """
-    return torch.stack([torch.empty(size).exponential_(1, generator=stream) for stream in streams])
+    out = torch.empty(len(streams), size)
+    for row, stream in zip(out, streams, strict=True):
+        row.copy_(exponential(size, stream))
+    return out
+
+
+def exponential(size: int, stream: torch.Generator) -> Tensor:
+    """The numbers of `torch.empty(size).exponential_(1, generator=stream)` on the CPU, [size] float32.
+
+    The same uniform numbers through the same formula, but a logarithm of many at once: half the time.
+    """
+    return torch.rand(size, dtype=torch.float64, generator=stream).neg_().log1p_().neg_().float()
 
 
 def mix_guidance(conditional: Tensor, unconditional: Tensor, weight: float) -> Tensor:

@@ -1,4 +1,4 @@
-"""Every tab, opened out, before axe-core's rules of WCAG 2.1 A and AA; and a picture drawn and stopped by keys alone."""
+"""Every tab, opened out, before axe-core's rules of WCAG 2.1 A and AA; and a picture drawn and stopped by keys."""
 
 from __future__ import annotations
 

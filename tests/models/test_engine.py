@@ -8,6 +8,7 @@ from typing import Any, cast
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -16,7 +17,7 @@ from janus_app.models.base import GenerateRequest
 from janus_app.models.decoder import DecoderConfig, KVCache, Trunk
 from janus_app.models.engine import ModuleStep, TrunkStep, recordable, trunk_step
 from janus_app.models.engine_graph import recorded, rehearse
-from janus_app.models.fused import Joined, product
+from janus_app.models.fused import Joined, adding, multiply, product
 from janus_app.models.janus.draw import PictureStep, Sampling, draw_tokens
 from janus_app.models.janus.model import JanusModel
 from janus_app.models.prefill import prefill
@@ -107,20 +108,41 @@ def test_fusing_changes_neither_state_nor_numbers() -> None:
     assert isinstance(one.qkv, Joined) and one.q_proj.weight.data_ptr() == one.qkv.weight.data_ptr()  # no second copy
 
 
-@pytest.mark.parametrize("rows", [2, 3, 8])
+@pytest.mark.parametrize(("rows", "wide"), [(1, 0), (2, 2), (3, 4), (8, 8), (9, 16), (20, 24), (32, 32), (33, 0)])
+@pytest.mark.parametrize("bias", [None, 3.0])
 @torch.inference_mode()
-def test_products_taken_apart_are_side_by_side_too(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As large weights are on a CPU where more inputs come than one picture has."""
-    made = trunk(4, 2, fused=True)
-    joined = next(made.blocks).self_attn.qkv
-    x = torch.randn(rows, 64, generator=torch.Generator().manual_seed(4))
-    assert isinstance(joined, Joined)
-    whole = product(joined)(x)
-    monkeypatch.setattr(fused, "LARGE", 1)
+def test_few_inputs_and_a_large_matrix_change_places(
+    rows: int, wide: int, bias: float | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`wide` columns for `rows` inputs, 0 where they are multiplied as always; the numbers are the same either way."""
+    monkeypatch.setattr(fused, "LARGE", 50)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    source = torch.Generator().manual_seed(4)
+    x, weight = torch.randn(rows, 1, 7, generator=source), torch.randn(9, 7, generator=source)
+    more = None if bias is None else torch.randn(9, generator=source) * bias
     with Calls() as calls:
-        apart = product(joined)(x)
-    torch.testing.assert_close(apart, whole, atol=1e-6, rtol=0)
-    assert sum(name.startswith("linear") for name, _ in calls.seen) == (1 if rows == 2 else 3)
+        got = multiply(x, weight, more)
+    torch.testing.assert_close(got, F.linear(x, weight, more), atol=1e-5, rtol=0)
+    assert got.is_contiguous() and got.shape == (rows, 1, 9)
+    turned = [shapes for name, shapes in calls.seen if name == "mm.default" and shapes.startswith("[((9, 7)")]
+    assert turned == ([f"[((9, 7), 'torch.float32'), ((7, {wide}), 'torch.float32')]"] if wide else [])
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
+    with Calls() as calls:
+        multiply(x, weight, more)
+    assert not any(shapes.startswith("[((9, 7)") for name, shapes in calls.seen if name == "mm.default")
+
+
+@torch.inference_mode()
+def test_a_small_product_adds_to_what_it_is_joined_with(monkeypatch: pytest.MonkeyPatch) -> None:
+    linear = next(trunk(4, 2, fused=True).blocks).mlp.down_proj
+    source = torch.Generator().manual_seed(5)
+    total, x = torch.randn(2, 64, generator=source), torch.randn(2, 96, generator=source)
+    with Calls() as calls:
+        small = adding(linear, product(linear))(total, x)
+    assert [name for name, _ in calls.seen] == ["t.default", "addmm.default"]
+    monkeypatch.setattr(fused, "LARGE", 1)
+    torch.testing.assert_close(small, adding(linear, product(linear))(total, x), atol=1e-5, rtol=0)
+    torch.testing.assert_close(small, total + linear(x), atol=1e-5, rtol=0)
 
 
 def picture_step(model: JanusModel, count: int, *, keep: bool = False) -> tuple[PictureStep, KVCache]:
@@ -158,7 +180,7 @@ def test_a_row_of_a_picture_never_waits_and_every_step_is_the_same(model: JanusM
     print(f"{len(recordings[0])} operations a token with {layers} layers: {names.most_common(8)}")
     assert names["index_copy_.default"] == layers + 1  # keys and values at once, and the token
     products = sum(count for name, count in names.items() if name.split(".")[0] in ("mm", "addmm", "linear"))
-    assert products == 4 * layers + 4  # qkv, out, gate and up, down; two in the head, two behind the token
+    assert products == 4 * layers + 2  # qkv, out, gate and up, down; two in the head; tokens come from a table
 
 
 @torch.inference_mode()
@@ -230,6 +252,26 @@ def test_the_noise_is_the_one_multinomial_draws() -> None:
     picked = [int(sampling.pick(row[None], 0.7, drawn)) for row, drawn in zip(logits, noise, strict=True)]
     wanted = [int(torch.multinomial((row / 0.7).softmax(-1), 1, generator=reference)) for row in logits]
     assert picked == wanted
+
+
+@pytest.mark.parametrize("size", [1, 500, 16_384])
+def test_the_noise_is_torchs_own_number_for_number(size: int) -> None:
+    for seed in range(20):
+        stream, reference = (torch.Generator().manual_seed(seed) for _ in range(2))
+        for _ in range(3):  # and both streams go on from the same place
+            wanted = torch.empty(size).exponential_(1, generator=reference)
+            assert torch.equal(sampling.exponential(size, stream), wanted)
+
+
+@torch.inference_mode()
+def test_a_small_table_is_made_once(model: JanusModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    network = model.network
+    monkeypatch.setattr(network, "_table", None)
+    table = network.small_token_table()
+    assert table is not None and table is network.small_token_table() and torch.equal(table, network.token_table())
+    monkeypatch.setattr("janus_app.models.janus.network.SMALL_TABLE", table.numel() - 1)
+    monkeypatch.setattr(network, "_table", None)
+    assert network.small_token_table() is None
 
 
 @torch.inference_mode()

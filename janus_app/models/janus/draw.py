@@ -119,7 +119,7 @@ class PictureStep:
         self._noise = torch.ones(ROW, count, network.config.vq.codebook_size, device=device)
         self._cell, self._place = torch.zeros(1, dtype=torch.long, device=device), torch.zeros_like(tokens[0, :1])
         self._sum = torch.zeros((), device=device)  # of all logits: not finite once one of them was not
-        self._table = network.token_table() if device.type == "cuda" else None
+        self._table = network.token_table() if device.type == "cuda" else network.small_token_table()
 
     @property
     def state(self) -> tuple[Tensor, ...]:
@@ -149,7 +149,7 @@ class PictureStep:
         token = self.choose()
         table = self._table
         embeds = self._network.token_embeds(token) if table is None else F.embedding(token, table)
-        self._hidden.copy_(self._read(embeds.repeat(self._rows, 1), span))
+        self._hidden.copy_(self._read(torch.cat((embeds,) * self._rows), span))
         self._cell.add_(1)
         self._place.add_(1)
 

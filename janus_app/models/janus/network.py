@@ -11,10 +11,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from janus_app.models.decoder import KVCache, LanguageModel
+from janus_app.models.fused import product
 from janus_app.models.janus.config import JanusConfig
 from janus_app.models.siglip import SigLIP
 from janus_app.models.vq import VQModel
 
+SMALL_TABLE = 1 << 20  # numbers in the decoder inputs of all image tokens up to which they are kept in main memory
 # In every checkpoint, used by no one at inference: SigLIP's pooling head and a training counter of the tokenizer.
 UNUSED_PREFIXES = ("vision_model.vision_tower.attn_pool.", "gen_vision_model.quantize.codebook_used")
 
@@ -45,7 +47,9 @@ class _ImageHead(nn.Module):
         self.vision_head = nn.Linear(width, codes)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.vision_head(F.gelu(self.output_mlp_projector(x)))
+        hidden = self.output_mlp_projector(x)
+        # As it lies, a CPU's library would take it and wake all threads for a few numbers; transposed, PyTorch does it.
+        return product(self.vision_head)(F.gelu(hidden.mT).mT)
 
 
 class JanusNetwork(nn.Module):
@@ -60,6 +64,7 @@ class JanusNetwork(nn.Module):
         self.gen_aligner = _Projector(config.vq.code_dim, hidden)
         self.gen_head = _ImageHead(hidden, config.head_width, config.vq.codebook_size)
         self.language_model = LanguageModel(config.language)
+        self._table: Tensor | None = None
 
     @property
     def device(self) -> torch.device:
@@ -83,6 +88,12 @@ class JanusNetwork(nn.Module):
     def token_table(self) -> Tensor:
         """Decoder inputs of all image tokens, [codes, hidden]; worth making where launches are what a step costs."""
         return self.token_embeds(torch.arange(self.config.vq.codebook_size, device=self.device))
+
+    def small_token_table(self) -> Tensor | None:
+        """`token_table`, made once and kept, where it is small beside the model; None elsewhere."""
+        if self._table is None and self.gen_embed.num_embeddings * self.config.language.hidden_size <= SMALL_TABLE:
+            self._table = self.token_table()
+        return self._table
 
     def new_cache(self, rows: int, capacity: int) -> KVCache:
         return KVCache(self.config.language, rows, capacity, device=self.device, dtype=self.dtype)
