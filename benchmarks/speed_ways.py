@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from benchmarks.random_checkpoint import Size, config_of
@@ -135,7 +136,7 @@ def reference(network: JanusNetwork, other: Any, job: Job) -> Iterator[Tensor]:
     for cell in range(job.cells):
         out = other(inputs_embeds=embeds, use_cache=True, past_key_values=past)
         past = out.past_key_values
-        logits = network.gen_head(out.last_hidden_state[:, -1])
+        logits = _image_head(network, out.last_hidden_state[:, -1])
         conditional, unconditional = logits[0::2], logits[1::2]
         logits = unconditional + GUIDANCE * (conditional - unconditional)
         chances = torch.softmax(logits / TEMPERATURE, dim=-1)
@@ -143,7 +144,18 @@ def reference(network: JanusNetwork, other: Any, job: Job) -> Iterator[Tensor]:
         drawn[:, cell] = token[:, 0]
         yield drawn
         token = torch.cat([token, token], dim=1).view(-1)
-        embeds = network.token_embeds(token)[:, None]
+        embeds = _token_embeds(network, token)[:, None]
+
+
+def _image_head(network: JanusNetwork, x: Tensor) -> Tensor:
+    """The network's head by PyTorch's own products, as the reference has them."""
+    first, last = network.gen_head.output_mlp_projector, network.gen_head.vision_head
+    return F.linear(F.gelu(F.linear(x, first.weight, first.bias)), last.weight, last.bias)
+
+
+def _token_embeds(network: JanusNetwork, tokens: Tensor) -> Tensor:
+    first, between, last = network.gen_aligner.layers
+    return F.linear(between(F.linear(network.gen_embed(tokens), first.weight, first.bias)), last.weight, last.bias)
 
 
 # ---- transformers' own Janus

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from janus_app.models.fused import fuse
+from janus_app.models.linear import Linear
 
 
 @dataclass(frozen=True)
@@ -166,10 +167,10 @@ class Attention(nn.Module):
         self.layer = layer
         self.head_dim = config.head_dim
         kv = config.num_key_value_heads * config.head_dim
-        self.q_proj = nn.Linear(config.hidden_size, config.hidden_size, bias=False)
-        self.k_proj = nn.Linear(config.hidden_size, kv, bias=False)
-        self.v_proj = nn.Linear(config.hidden_size, kv, bias=False)
-        self.o_proj = nn.Linear(config.hidden_size, config.hidden_size, bias=False)
+        self.q_proj = Linear(config.hidden_size, config.hidden_size, bias=False)
+        self.k_proj = Linear(config.hidden_size, kv, bias=False)
+        self.v_proj = Linear(config.hidden_size, kv, bias=False)
+        self.o_proj = Linear(config.hidden_size, config.hidden_size, bias=False)
         self.kv_heads = config.num_key_value_heads
         self.qkv: nn.Module | None = None  # the first three as one product, see Trunk.fuse
 
@@ -191,16 +192,16 @@ class Attention(nn.Module):
         return torch.cat([linear(x) for linear in self.projections], dim=-1) if self.qkv is None else self.qkv(x)
 
     @property
-    def projections(self) -> tuple[nn.Linear, nn.Linear, nn.Linear]:
+    def projections(self) -> tuple[Linear, Linear, Linear]:
         return self.q_proj, self.k_proj, self.v_proj
 
 
 class MLP(nn.Module):
     def __init__(self, config: DecoderConfig) -> None:
         super().__init__()
-        self.gate_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
-        self.up_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
-        self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=False)
+        self.gate_proj = Linear(config.hidden_size, config.intermediate_size, bias=False)
+        self.up_proj = Linear(config.hidden_size, config.intermediate_size, bias=False)
+        self.down_proj = Linear(config.intermediate_size, config.hidden_size, bias=False)
         self.gate_up: nn.Module | None = None
 
     def project(self, x: Tensor) -> Tensor:
@@ -285,4 +286,4 @@ class LanguageModel(nn.Module):
     def __init__(self, config: DecoderConfig) -> None:
         super().__init__()
         self.model = Trunk(config)
-        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.lm_head = Linear(config.hidden_size, config.vocab_size, bias=False)

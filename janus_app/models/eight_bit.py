@@ -12,9 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-FEW = 32  # inputs up to which reading int8 rows wins over unpacking them: every step of drawing, which has 32 at most
+from janus_app.models.linear import in_pieces, slow_bfloat16
 
-PIECE = 1 << 20  # weights unpacked at a time otherwise: what a processor's cache holds
+FEW = 32  # inputs up to which reading int8 rows wins over unpacking them: every step of drawing, which has 32 at most
 
 
 class Int8Linear(nn.Linear):
@@ -28,7 +28,6 @@ class Int8Linear(nn.Linear):
         del self.weight
         self.register_buffer("weight", rows, persistent=persistent)
         self.register_buffer("scale", scale.float(), persistent=False)
-        self._piece = max(1, PIECE // rows.shape[1])
         # The kernel wants scales in bfloat16, which would round them: it is given ones.
         self.register_buffer("ones", torch.ones_like(scale, dtype=torch.bfloat16), persistent=False)
 
@@ -38,7 +37,7 @@ class Int8Linear(nn.Linear):
         if len(flat) <= FEW and packed_kernel():
             product = torch._weight_int8pack_mm(flat.to(torch.bfloat16), self.weight, self.ones)
         else:
-            product = torch.cat([F.linear(flat, rows.to(x.dtype)) for rows in self.weight.split(self._piece)], dim=-1)
+            product = in_pieces(flat.float() if flat.dtype == torch.bfloat16 and slow_bfloat16() else flat, self.weight)
         out = (product * self.scale).to(x.dtype).view(*x.shape[:-1], self.out_features)
         return out if self.bias is None else out + self.bias
 

@@ -13,28 +13,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from janus_app.models.eight_bit import Int8Linear, joined
-
-FEW, LARGE = 32, 1 << 17  # inputs and weights of a product that is faster the other way round, see `multiply`
+from janus_app.models.linear import LARGE, Linear, multiply
 
 Product = Callable[[Tensor], Tensor]
-
-
-def multiply(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """F.linear(x, weight, bias) for x [..., in].
-
-    Two to FEW inputs times a large float32 matrix are multiplied the other way round, weight @ x.T, on a CPU with two
-    threads or more: its library then divides the weights among the threads, and not the few inputs. That took between
-    0.3 and 0.9 of the time (benchmarks/README.md). It likes some widths better than others, so zeros fill up to them.
-    """
-    count = x.numel() // x.shape[-1]
-    plain = x.device.type == "cpu" and x.dtype == weight.dtype == torch.float32 and torch.get_num_threads() > 1
-    if not (plain and 1 < count <= FEW and weight.numel() >= LARGE):
-        return F.linear(x, weight, bias)
-    flat = x.reshape(count, -1)
-    width = 1 << (count - 1).bit_length() if count <= 8 else -(-count // 8) * 8
-    columns = (F.pad(flat, (0, 0, 0, width - count)) if width > count else flat).t()
-    product = torch.mm(weight, columns)[:, :count].t().contiguous()
-    return (product if bias is None else product.add_(bias)).view(*x.shape[:-1], -1)
 
 
 class Joined(nn.Module):
@@ -68,7 +49,7 @@ class Apart(nn.Module):
 def fuse(*linears: nn.Linear) -> nn.Module:
     """The linears as one module; none may have a bias."""
     assert all(linear.bias is None for linear in linears)
-    if all(type(linear) is nn.Linear and not linear.weight.is_meta for linear in linears):
+    if all(type(linear) in (nn.Linear, Linear) and not linear.weight.is_meta for linear in linears):
         return Joined(linears)
     eight = [linear for linear in linears if isinstance(linear, Int8Linear)]
     return joined(eight) if len(eight) == len(linears) else Apart(linears)
@@ -80,9 +61,8 @@ def product(linear: nn.Module) -> Product:
         return linear.forward
     weight, bias = linear.weight, getattr(linear, "bias", None)
     assert isinstance(weight, Tensor)
-    if weight.numel() >= LARGE and weight.device.type == "cpu":
-        return lambda x: multiply(x, weight, bias)
-    return lambda x: F.linear(x, weight, bias)
+    way = multiply if weight.device.type == "cpu" else F.linear
+    return lambda x: way(x, weight, bias)
 
 
 def adding(linear: nn.Module, multiplied: Product) -> Callable[[Tensor, Tensor], Tensor]:
@@ -98,4 +78,4 @@ def adding(linear: nn.Module, multiplied: Product) -> Callable[[Tensor, Tensor],
 
 def plain(linear: nn.Module) -> bool:
     """Whether it is one matrix and nothing else, which lies where it is used."""
-    return type(linear) in (Joined, nn.Linear) and not hasattr(linear, "_hf_hook")
+    return type(linear) in (Joined, nn.Linear, Linear) and not hasattr(linear, "_hf_hook")

@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from janus_app.models.decoder import KVCache, LanguageModel
-from janus_app.models.fused import product
 from janus_app.models.janus.config import JanusConfig
+from janus_app.models.linear import Linear
 from janus_app.models.siglip import SigLIP
 from janus_app.models.vq import VQModel
 
@@ -32,7 +32,7 @@ class _Projector(nn.Module):
 
     def __init__(self, inner: int, outer: int) -> None:
         super().__init__()
-        self.layers = nn.ModuleList([nn.Linear(inner, outer), nn.GELU(), nn.Linear(outer, outer)])
+        self.layers = nn.ModuleList([Linear(inner, outer), nn.GELU(), Linear(outer, outer)])
 
     def forward(self, x: Tensor) -> Tensor:
         for layer in self.layers:
@@ -43,13 +43,13 @@ class _Projector(nn.Module):
 class _ImageHead(nn.Module):
     def __init__(self, hidden: int, width: int, codes: int) -> None:
         super().__init__()
-        self.output_mlp_projector = nn.Linear(hidden, width)
-        self.vision_head = nn.Linear(width, codes)
+        self.output_mlp_projector = Linear(hidden, width)
+        self.vision_head = Linear(width, codes)
 
     def forward(self, x: Tensor) -> Tensor:
         hidden = self.output_mlp_projector(x)
         # As it lies, a CPU's library would take it and wake all threads for a few numbers; transposed, PyTorch does it.
-        return product(self.vision_head)(F.gelu(hidden.mT).mT)
+        return self.vision_head(F.gelu(hidden.mT).mT)
 
 
 class JanusNetwork(nn.Module):
