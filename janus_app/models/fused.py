@@ -13,8 +13,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from janus_app.models.eight_bit import Int8Linear, joined
-from janus_app.models.linear import LARGE, Linear, multiply
+from janus_app.models.linear import Linear, multiply
 
+SMALL = 1 << 17  # weights up to which an addition saved is worth more than a product that changes places
 Product = Callable[[Tensor], Tensor]
 
 
@@ -70,7 +71,7 @@ def adding(linear: nn.Module, multiplied: Product) -> Callable[[Tensor, Tensor],
     weight, bias = getattr(linear, "weight", None), getattr(linear, "bias", None)
     if not (plain(linear) and isinstance(weight, Tensor)) or bias is not None or weight.device.type != "cpu":
         return lambda total, x: total + multiplied(x)
-    if weight.dtype == torch.float32 and weight.numel() < LARGE:
+    if weight.dtype == torch.float32 and weight.numel() < SMALL:
         columns = weight.t()
         return lambda total, x: torch.addmm(total, x, columns)
     return lambda total, x: total + multiplied(x)

@@ -115,7 +115,7 @@ def test_a_small_product_adds_to_what_it_is_joined_with(monkeypatch: pytest.Monk
     with Calls() as calls:
         small = adding(layer, product(layer))(total, x)
     assert [name for name, _ in calls.seen] == ["t.default", "addmm.default"]
-    monkeypatch.setattr(fused, "LARGE", 1)
+    monkeypatch.setattr(fused, "SMALL", 1)
     torch.testing.assert_close(small, adding(layer, product(layer))(total, x), atol=1e-5, rtol=0)
     torch.testing.assert_close(small, total + layer(x), atol=1e-5, rtol=0)
 

@@ -18,7 +18,7 @@ def test_few_inputs_and_a_large_matrix_change_places(
     rows: int, wide: int, bias: float | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """`wide` columns for `rows` inputs, 0 where they are multiplied as always; the numbers are the same either way."""
-    monkeypatch.setattr(linear, "LARGE", 50)
+    monkeypatch.setattr(linear, "LARGE", 63)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
     source = torch.Generator().manual_seed(4)
     x, weight = torch.randn(rows, 1, 7, generator=source), torch.randn(9, 7, generator=source)
@@ -31,6 +31,10 @@ def test_few_inputs_and_a_large_matrix_change_places(
     assert turned == ([f"[((9, 7), 'torch.float32'), ((7, {wide}), 'torch.float32')]"] if wide else [])
     monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
     with Calls() as calls:
+        multiply(x, weight, more)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    monkeypatch.setattr(linear, "LARGE", 64)
+    with calls:
         multiply(x, weight, more)
     assert not any(shapes.startswith("[((9, 7)") for name, shapes in calls.seen if name == "mm.default")
 
