@@ -11,7 +11,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from janus_app.models.decoder import Block, KVCache, RMSNorm, Trunk, rms_norm, rotary_table
@@ -67,16 +66,13 @@ class TrunkStep:
 
     def __call__(self, x: Tensor, span: int) -> Tensor:
         rows, dim, groups = x.shape[0], self._dim, self._groups
-        cos, sin = self._turns.index_select(2, self.position).squeeze(2)
-        lent, mask, kernels = self.cache.held[:, :, :, :, :span], self._mask(span), self._kernels
+        angles = self._turns.index_select(2, self.position).squeeze(2)
+        mask, kernels = self._mask(span), self._kernels
         normed = self._norm(x)
-        for block, held, (keys, values) in zip(self._blocks, self.cache.held, lent, strict=True):
+        for block, held in zip(self._blocks, self.cache.held, strict=True):
             heads = block.qkv(normed).view(rows, groups, self._kv, dim)
-            heads = torch.addcmul(heads * cos, heads.roll(dim // 2, -1), sin)
-            held.index_copy_(3, self.position, heads[:, -2:].transpose(0, 1).unsqueeze(3))
-            query = heads[:, :-2].reshape(rows, -1, 1, dim)
-            out = F.scaled_dot_product_attention(query, keys, values, mask, enable_gqa=groups > 3)
-            x, normed = block.out(x, out.reshape(rows, -1))
+            query = kernels.turned(heads, angles, self.position, held)
+            x, normed = block.out(x, kernels.attend(query, held, self.position, mask, span))
             x, normed = block.down(x, kernels.gated(block.gate_up(normed)))
         self.position.add_(1)
         return normed

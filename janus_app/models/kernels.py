@@ -42,6 +42,30 @@ def gated(both: Tensor) -> Tensor:
     return F.silu(gate) * up
 
 
+def turned(heads: Tensor, angles: Tensor, position: Tensor, held: Tensor) -> Tensor:
+    """Turn queries and keys by their angles, and write keys and values to their place.
+
+    heads [rows, groups, kv_heads, head_dim] are groups of queries, then keys, then values; angles [2, rows or 1,
+    groups, 1, head_dim] are cos and sin for each; held [2, rows, kv_heads, capacity, head_dim] takes keys and values at
+    `position` [1]. Returns the queries [rows, heads, head_dim].
+    """
+    cos, sin = angles
+    heads = torch.addcmul(heads * cos, heads.roll(heads.shape[-1] // 2, -1), sin)
+    held.index_copy_(3, position, heads[:, -2:].transpose(0, 1).unsqueeze(3))
+    return heads[:, :-2].reshape(len(heads), -1, heads.shape[-1])
+
+
+def attend(query: Tensor, held: Tensor, position: Tensor, mask: Tensor | None, span: int) -> Tensor:
+    """What the queries [rows, heads, head_dim] find in `held` up to `position`, [rows, heads * head_dim].
+
+    `span` slots are looked at; where these are more than are filled, mask [rows or 1, 1, 1, span] says which are seen.
+    """
+    keys, values = held[:, :, :, :span]
+    grouped = query.shape[1] != keys.shape[1]
+    out = F.scaled_dot_product_attention(query.unsqueeze(2), keys, values, mask, enable_gqa=grouped)
+    return out.reshape(len(query), -1)
+
+
 @dataclass(frozen=True)
 class Kernels:
     """What a step calls. `int8_product` is None where int8 linears are to multiply in their own way, `add_norm` where
@@ -50,6 +74,8 @@ class Kernels:
     int8_product: Callable[[Tensor, Tensor, Tensor], Tensor] | None = None
     add_norm: Callable[[Tensor, Tensor, Tensor, float], tuple[Tensor, Tensor]] | None = add_norm
     gated: Callable[[Tensor], Tensor] = gated
+    turned: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor] = turned
+    attend: Callable[[Tensor, Tensor, Tensor, Tensor | None, int], Tensor] = attend
 
 
 PLAIN = Kernels(add_norm=None)
@@ -67,7 +93,7 @@ def _checked(device: torch.device, dtype: torch.dtype) -> Kernels:
     try:
         from janus_app.models import triton_kernels as triton
 
-        found = Kernels(triton.int8_product, triton.add_norm, triton.gated)
+        found = Kernels(triton.int8_product, triton.add_norm, triton.gated, triton.turned, triton.attend)
         with torch.inference_mode():
             apart = disagreement(found, device, dtype)
     except Exception as error:  # no Triton, no compiler for it, a card it does not know: the twins are always there
@@ -99,11 +125,21 @@ def disagreement(found: Kernels, device: torch.device, dtype: torch.dtype, width
     trials |= {"the sum of add_norm": (sums[0], twins[0]), "add_norm": (sums[1], twins[1])}
     both = made(3, 2 * width)
     trials["gated"] = found.gated(both), gated(both)
+    for groups, dim in ((3, 64), (4, 48)):
+        heads, angles, position = made(3, groups, 2, dim), made(2, 3, groups, 1, dim), torch.tensor([70], device=device)
+        mine = made(2, 3, 2, 90, dim)
+        twin = mine.clone()
+        query = found.turned(heads, angles, position, mine), turned(heads, angles, position, twin)
+        trials |= {f"turned of {groups}": query, f"the cache of turned of {groups}": (mine, twin)}
+        seen = (torch.arange(80, device=device) <= 70).repeat(3, 1)
+        seen[1, :33] = False  # a row with so much padding
+        for mask, span in ((None, 71), (seen[:, None, None], 80)):
+            inputs = query[1], twin, position, mask, span
+            trials[f"attend of {groups} to {span}"] = found.attend(*inputs), attend(*inputs)
     near = 1e-5 if dtype == torch.float32 else 2e-2
     for name, (mine, twin) in trials.items():
-        if not bool(
-            (mine.float() - twin.float()).norm() <= near * twin.float().norm()
-        ):  # also where it is not a number
+        close = (mine.float() - twin.float()).norm() <= near * twin.float().norm()
+        if not bool(close):  # also where it is not a number
             return name
     return None
 

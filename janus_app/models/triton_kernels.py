@@ -91,3 +91,91 @@ def gated(both: Tensor) -> Tensor:
     out = torch.empty(*both.shape[:-1], size, device=both.device, dtype=both.dtype)
     _gated[(out.numel() // size, triton.cdiv(size, 1024))](both, out, size, BLOCK=1024)
     return out
+
+
+@triton.jit
+def _turned(
+    heads_at, angles_at, position_at, held_at, query_at, rows, groups, kv_heads, capacity, dim, step, apart,
+    DIM: tl.constexpr,
+):  # fmt: skip
+    """One head of one row: turned, and stored with the queries or in the cache. `step` leads to a row's angles."""
+    row, group, head = tl.program_id(0), tl.program_id(1), tl.program_id(2)
+    places = tl.arange(0, DIM)
+    mask, half = places < dim, dim // 2
+    start = heads_at + ((row * groups + group) * kv_heads + head) * dim
+    x = tl.load(start + places, mask=mask, other=0.0)
+    other = tl.load(start + (places + half) % dim, mask=mask, other=0.0).to(tl.float32)
+    angles = angles_at + row * step + group * dim + places
+    cos = tl.load(angles, mask=mask, other=0.0).to(tl.float32)
+    sin = tl.load(angles + apart, mask=mask, other=0.0).to(tl.float32)
+    first = (x.to(tl.float32) * cos).to(query_at.dtype.element_ty).to(tl.float32)
+    out = (first + other * sin).to(query_at.dtype.element_ty)
+    asking = groups - 2
+    if group < asking:
+        tl.store(query_at + ((row * asking + group) * kv_heads + head) * dim + places, out, mask=mask)
+    else:
+        place = (((group - asking) * rows + row) * kv_heads + head).to(tl.int64) * capacity + tl.load(position_at)
+        tl.store(held_at + place * dim + places, out, mask=mask)
+
+
+def turned(heads: Tensor, angles: Tensor, position: Tensor, held: Tensor) -> Tensor:
+    """See `kernels.turned`."""
+    rows, groups, kv_heads, dim = heads.shape
+    heads, angles = heads.contiguous(), angles.contiguous()
+    query = torch.empty(rows, (groups - 2) * kv_heads, dim, device=heads.device, dtype=heads.dtype)
+    _turned[(rows, groups, kv_heads)](
+        heads, angles, position, held, query, rows, groups, kv_heads, held.shape[3], dim,
+        groups * dim if angles.shape[1] > 1 else 0, angles[0].numel(),
+        DIM=triton.next_power_of_2(dim),
+    )  # fmt: skip
+    return query
+
+
+@triton.jit
+def _attend(
+    query_at, held_at, position_at, mask_at, out_at, heads, kv_heads, capacity, dim, apart, step, scale,
+    MASKED: tl.constexpr, DIM: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """One query over the filled slots of its keys, BLOCK at a time, the softmax kept up to date (Dao et al. 2022).
+
+    `apart` leads from the keys to the values, `step` to the next row of the mask.
+    """
+    row, head = tl.program_id(0), tl.program_id(1)
+    places, slots = tl.arange(0, DIM), tl.arange(0, BLOCK)
+    inside = places < dim
+    query = tl.load(query_at + (row * heads + head) * dim + places, mask=inside, other=0.0).to(tl.float32) * scale
+    keys = held_at + (row * kv_heads + head // (heads // kv_heads)).to(tl.int64) * capacity * dim
+    values = keys + apart
+    filled = tl.load(position_at) + 1
+    most, total = tl.full((1,), -1e30, dtype=tl.float32), tl.zeros((1,), dtype=tl.float32)
+    out = tl.zeros((DIM,), dtype=tl.float32)
+    for start in range(0, filled, BLOCK):
+        at = start + slots
+        seen = at < filled
+        if MASKED:
+            seen = seen & (tl.load(mask_at + row * step + at, mask=seen, other=0) != 0)
+        both = seen[:, None] & inside[None, :]
+        key = tl.load(keys + at[:, None] * dim + places[None, :], mask=both, other=0.0).to(tl.float32)
+        score = tl.where(seen, tl.sum(key * query[None, :], axis=1), -1e30)
+        more = tl.maximum(most, tl.max(score, axis=0))
+        weight = tl.where(seen, tl.exp(score - more), 0.0)
+        value = tl.load(values + at[:, None] * dim + places[None, :], mask=both, other=0.0).to(tl.float32)
+        fade = tl.exp(most - more)
+        total = total * fade + tl.sum(weight, axis=0)
+        out = out * fade + tl.sum(weight[:, None] * value, axis=0)
+        most = more
+    out = (out / total).to(out_at.dtype.element_ty)
+    tl.store(out_at + (row * heads + head) * dim + places, out, mask=inside)
+
+
+def attend(query: Tensor, held: Tensor, position: Tensor, mask: Tensor | None, span: int) -> Tensor:
+    """See `kernels.attend`; the filled slots alone are read, whatever `span` is."""
+    (rows, heads, dim), query = query.shape, query.contiguous()
+    out = torch.empty(rows, heads * dim, device=query.device, dtype=query.dtype)
+    seen = position if mask is None else mask.view(torch.uint8)
+    step = 0 if mask is None or mask.shape[0] == 1 else mask.stride(0)
+    _attend[(rows, heads)](
+        query, held, position, seen, out, heads, held.shape[2], held.shape[3], dim,
+        held[0].numel(), step, dim**-0.5, MASKED=mask is not None, DIM=triton.next_power_of_2(dim), BLOCK=32,
+    )  # fmt: skip
+    return out

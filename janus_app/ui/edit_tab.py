@@ -159,7 +159,7 @@ def build(page: Page, variant: gr.Dropdown, seen: gr.Textbox, demo: gr.Blocks) -
                 visible="hidden",
                 elem_id="edit-gallery",
             )
-            with gr.Column(elem_classes="chosen"):  # in sight when the gallery is: style.css
+            with gr.Column(elem_classes="chosen"):  # in sight when the gallery is, by style.css
                 detail = gr.HTML(elem_id="edit-detail", padding=False)
                 row = action_row(page, "edit")
                 reuse = gr.Button(label("reuse_seed"), size="sm", elem_id="edit-reuse", min_width=60)

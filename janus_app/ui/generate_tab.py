@@ -103,7 +103,7 @@ def build(
             status = gr.HTML(elem_id="draw-status", padding=False)
             notes = gr.HTML(elem_id="draw-notes", padding=False)
             easel = gr.HTML(elem_id="draw-easel", padding=False)
-            # Hidden and not absent: on a page whose tab was opened by a button, Gradio never builds absent ones later.
+            # Not in sight while it is empty, by style.css: Gradio forgets what a tab nobody opened is told to show.
             gallery = gr.Gallery(
                 label=label("pictures"),
                 show_label=False,
@@ -113,10 +113,9 @@ def build(
                 format="png",
                 buttons=["download", "download_all", "fullscreen"],
                 interactive=False,
-                visible="hidden",
                 elem_id="draw-gallery",
             )
-            with gr.Column(elem_classes="chosen"):  # in sight when the gallery is: style.css
+            with gr.Column(elem_classes="chosen"):  # in sight when the gallery is
                 detail = gr.HTML(elem_id="draw-detail", padding=False)
                 row = action_row(page, "draw")
                 with gr.Row(elem_classes="actions"):
@@ -290,7 +289,7 @@ def build(
 
 def on_shelf(page: Page, kept: list[Print], index: int, language: str) -> tuple[Any, ...]:
     """The pictures `kept` in sight with one of them selected, in the order of `GenerateTab.shown`."""
-    pictures = gr.update(value=shelf_value(kept, page, language), visible=True, selected_index=None)
+    pictures = gr.update(value=shelf_value(kept, page, language), selected_index=None)
     return pictures, kept, index, detail_html(page, kept[index], language)
 
 

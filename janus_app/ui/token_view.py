@@ -62,9 +62,8 @@ def build(page: Page) -> TokenView:
     with gr.Accordion(label("token_view"), open=False, elem_id="tokens") as frame:
         look = gr.Button(label("token_look"), size="sm", elem_id="tokens-look", min_width=60)
         status = gr.HTML(elem_id="tokens-status", padding=False)
-        with gr.Column(elem_classes="tokens"):  # in sight when the map is: style.css
+        with gr.Column(elem_classes="tokens"):  # in sight when the map is, by style.css
             measure = gr.Radio(list(MEASURES), value="entropy", label=label("token_measure"), elem_id="tokens-measure")
-            # Hidden and not absent: on a page whose tab was opened by a button, Gradio never builds absent ones later.
             picture = gr.Image(
                 label=label("token_map"),
                 show_label=False,
@@ -72,7 +71,6 @@ def build(page: Page) -> TokenView:
                 format="png",
                 interactive=False,
                 buttons=["download", "fullscreen"],
-                visible="hidden",
                 elem_id="tokens-map",
             )
             legend = gr.HTML(elem_id="tokens-legend", padding=False)
@@ -143,7 +141,7 @@ def wire(page: Page, view: TokenView, shelf: gr.State, chosen: gr.State, variant
         sheet = heat_map(looked.inspection, MEASURES[measure], place)
         words = say("token_map_alt", language, measure=page.texts.named("measure", measure, language))
         return (
-            gr.update(value=sheet, alt_text=words, visible=True),
+            gr.update(value=sheet, alt_text=words),
             legend_html(page, looked.inspection, measure, language),
             facts_html(page, looked.inspection, place, language),
         )

@@ -21,6 +21,8 @@ FLAGS = (
     "--disable-sync",
     "--no-first-run",
 )
+# Gradio's picture editor (6.31) throws these where a picture comes before its canvas is made, and takes it all the same.
+EARLY = ("(reading 'reset_layers')", "(reading 'dimensions')")
 # Everything a status line or an easel ever showed, kept inside the page: lines may come and go within a frame.
 WATCH = """() => {
   window.seen = {status: [], sheets: new Set(), answers: new Set()};
@@ -77,7 +79,7 @@ def visit(browser: Any, served: Served) -> Iterator[Opener]:
         page.on(
             "request", lambda r: None if r.url.startswith((served.url, "data:", "blob:")) else strange.append(r.url)
         )
-        page.on("pageerror", lambda error: strange.append(f"script error: {error}"))
+        page.on("pageerror", lambda e: None if str(e).endswith(EARLY) else strange.append(f"script error: {e}"))
 
     def open_page(query: str = "", **options: Any) -> Any:
         context = browser.new_context(**({"viewport": {"width": 1280, "height": 900}} | options))

@@ -99,4 +99,5 @@ def test_a_flow_picture_has_no_token_view_and_says_why(visit: Any, served: Serve
     page.wait_for_selector("#history-detail dt")
     page.click("#history-tokens")
     page.wait_for_selector("#tokens-status .message.error:has-text('token by token')")
+    page.wait_for_selector("#draw-gallery img")  # in a tab that nobody opened before
     (served.outputs / "flow.png").unlink()

@@ -22,15 +22,30 @@ CPU = torch.device("cpu")
 INTERPRETED = """
 import torch
 from janus_app.models import kernels, triton_kernels as triton
-found = kernels.Kernels(triton.int8_product, triton.add_norm, triton.gated)
+found = kernels.Kernels(triton.int8_product, triton.add_norm, triton.gated, triton.turned, triton.attend)
 for dtype in (torch.float32, torch.float16):
     for width in (64, 1000):
         assert kernels.disagreement(found, torch.device("cpu"), dtype, width) is None, (dtype, width)
-mixed = kernels.Kernels(kernels.int8_product, triton.add_norm, triton.gated)
+mixed = kernels.Kernels(kernels.int8_product, triton.add_norm, triton.gated, triton.turned, triton.attend)
 assert kernels.disagreement(mixed, torch.device("cpu"), torch.bfloat16, 1000) is None
 rolled = lambda x, rows, scale: triton.int8_product(x, rows, scale.roll(1))
 wrong = kernels.Kernels(rolled, triton.add_norm, triton.gated)
 print(kernels.disagreement(wrong, torch.device("cpu"), torch.float32, 64))
+
+from janus_app.models import engine
+from tests.models.test_engine import filled, trunk
+for kv_heads, lengths in ((4, [5]), (2, [6, 3])):  # the second has padding and shared keys
+    for ahead in (1, 9):  # a recording looks at slots that are not filled yet
+        made, outs = trunk(4, kv_heads, fused=True), []
+        for chosen in (kernels.PLAIN, found):
+            engine.kernels_for = lambda *_: chosen
+            cache, inputs = filled(made, lengths)
+            step = engine.TrunkStep(made, cache)
+            outs.append([])
+            for x in inputs:
+                outs[-1].append(step(x, cache.length + ahead))
+                cache.length += 1
+        torch.testing.assert_close(torch.stack(outs[0]), torch.stack(outs[1]), atol=2e-5, rtol=0)
 """
 
 
