@@ -21,7 +21,7 @@ FLAGS = (
     "--disable-sync",
     "--no-first-run",
 )
-# Gradio's picture editor (6.31) throws these where a picture comes before its canvas is made, and takes it all the same.
+# Gradio's picture editor (6.31) throws these where a picture comes before its canvas is made, and takes it anyway.
 EARLY = ("(reading 'reset_layers')", "(reading 'dimensions')")
 # Everything a status line or an easel ever showed, kept inside the page: lines may come and go within a frame.
 WATCH = """() => {

@@ -79,6 +79,13 @@ def test_the_check_before_use_sees_what_is_wrong() -> None:
             kernels.int8_product, lambda x, m, w, eps: (x + m, kernels.add_norm(x, m, w, eps)[1] * 1.1)
         ),
         "gated": Kernels(kernels.int8_product, gated=lambda both: kernels.gated(both) * float("nan")),
+        "turned of 3": Kernels(kernels.int8_product, turned=lambda heads, *rest: kernels.turned(-heads, *rest)),
+        "the cache of turned of 3": Kernels(
+            kernels.int8_product, turned=lambda h, a, p, held: kernels.turned(h, a, p - 1, held)
+        ),
+        "attend of 3 to 80": Kernels(
+            kernels.int8_product, attend=lambda q, h, p, mask, span: kernels.attend(q, h, p, None, span)
+        ),
     }.items():
         assert disagreement(wrong, CPU, torch.bfloat16, 64) == name
 
@@ -95,7 +102,8 @@ def test_without_a_card_or_with_the_switch_the_twins_run(monkeypatch: pytest.Mon
 def test_kernels_that_fail_or_differ_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """Here every one of them fails: there is no Triton, or no card behind it."""
     assert kernels._checked.__wrapped__(torch.device("cuda:7"), torch.float32) is PLAIN
-    fake: Any = SimpleNamespace(int8_product=kernels.int8_product, add_norm=kernels.add_norm, gated=lambda both: both)
+    twins = {name: getattr(kernels, name) for name in ("int8_product", "add_norm", "turned", "attend")}
+    fake: Any = SimpleNamespace(**twins, gated=lambda both: both)
     monkeypatch.setitem(sys.modules, "janus_app.models.triton_kernels", fake)
     monkeypatch.setattr("janus_app.models.triton_kernels", fake, raising=False)
     assert kernels._checked.__wrapped__(CPU, torch.float32) is PLAIN  # differs
