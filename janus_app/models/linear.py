@@ -30,14 +30,14 @@ def multiply(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     count = x.numel() // x.shape[-1]
     if weight.device.type == "cpu" and x.dtype == weight.dtype:
         if x.dtype == torch.float32 and 1 < count <= FEW and weight.numel() >= LARGE and torch.get_num_threads() > 1:
-            return _turned(x, weight, bias, count)
+            return _swapped(x, weight, bias, count)
         if x.dtype == torch.bfloat16 and count >= MANY and slow_bfloat16():
             product = in_pieces(x.float(), weight)
             return (product if bias is None else product.add_(bias)).to(x.dtype)
     return F.linear(x, weight, bias)
 
 
-def _turned(x: Tensor, weight: Tensor, bias: Tensor | None, count: int) -> Tensor:
+def _swapped(x: Tensor, weight: Tensor, bias: Tensor | None, count: int) -> Tensor:
     """weight @ x.T: the library then divides the weights among its threads, and not the few inputs.
 
     It likes some widths better than others, so zeros fill up to them.

@@ -27,8 +27,8 @@ def test_few_inputs_and_a_large_matrix_change_places(
         got = multiply(x, weight, more)
     torch.testing.assert_close(got, F.linear(x, weight, more), atol=1e-5, rtol=0)
     assert got.is_contiguous() and got.shape == (rows, 1, 9)
-    turned = [shapes for name, shapes in calls.seen if name == "mm.default" and shapes.startswith("[((9, 7)")]
-    assert turned == ([f"[((9, 7), 'torch.float32'), ((7, {wide}), 'torch.float32')]"] if wide else [])
+    swapped = [shapes for name, shapes in calls.seen if name == "mm.default" and shapes.startswith("[((9, 7)")]
+    assert swapped == ([f"[((9, 7), 'torch.float32'), ((7, {wide}), 'torch.float32')]"] if wide else [])
     monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
     with Calls() as calls:
         multiply(x, weight, more)
