@@ -13,6 +13,7 @@ random; `--tiny` is for CI: whether all of it runs and the tokens agree, no time
 from __future__ import annotations
 
 import argparse
+import copy
 import gc
 import itertools
 import json
@@ -170,11 +171,11 @@ def compare(size: str, precision: str, job: Job, device: torch.device, rounds: i
     plain = ways.DTYPES.get(precision, torch.bfloat16 if device.type == "cuda" else torch.float32)
     network = ways.random_network(SIZES[size], device, plain)
     eager, native = ways.llama(network, "eager"), ways.Native(network, job.cells)
-    mine = network
+    mine = copy.deepcopy(network, {id(tensor): tensor for tensor in network.parameters()})  # the very same weights
     if precision == "int8":
         mine = ways.random_network(SIZES[size], device, plain)
         ways.eight_bit(mine, device)
-    mine.language_model.model.fuse()
+    mine.arrange()
     runs: dict[str, tuple[Any, Any]] = {
         "reference": (stream, lambda job: ways.reference(network, eager, job)),
         "transformers": (whole, native.draw),

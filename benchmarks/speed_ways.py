@@ -19,7 +19,7 @@ from janus_app.models.decoder import DecoderConfig
 from janus_app.models.janus.config import parse_config
 from janus_app.models.janus.draw import Sampling, draw_tokens
 from janus_app.models.janus.network import JanusNetwork
-from janus_app.models.sampling import exponential
+from janus_app.models.sampling import exponential_noise
 from janus_app.quantise import quantised_linear
 
 GUIDANCE, TEMPERATURE = 5.0, 1.0
@@ -86,7 +86,11 @@ def eight_bit(network: JanusNetwork, device: torch.device) -> None:
 def ours(network: JanusNetwork, job: Job) -> Iterator[Tensor]:
     codes, stream = network.config.vq.codebook_size, torch.Generator().manual_seed(job.seed)
     embeds = network.text_embeds(job.rows().to(network.device))
-    rule = Sampling(GUIDANCE, TEMPERATURE, lambda: exponential(job.count * codes, stream).view(job.count, codes))
+    rule = Sampling(
+        GUIDANCE,
+        TEMPERATURE,
+        lambda cells: exponential_noise([stream], job.count * codes, cells).view(cells, job.count, codes),
+    )
     yield from draw_tokens(network, list(embeds), job.count, rule, torch.full((job.cells,), -1))
 
 

@@ -97,13 +97,13 @@ def pass_cost(precision: str, count: int, device: torch.device, passes: int) -> 
     network = ways.random_network(SIZES["trunk"], device, plain)
     if precision == "int8":
         ways.eight_bit(network, device)
-    network.language_model.model.fuse()
+    network.arrange()
     job = ways.Job(count, passes + 2, torch.randint(5, 200, (64,), generator=torch.Generator().manual_seed(1)))
     embeds = list(network.text_embeds(job.rows().to(device)))
 
     def rule() -> Sampling:
         noise = job.noise(network.config.vq.codebook_size)
-        return Sampling(ways.GUIDANCE, ways.TEMPERATURE, lambda: next(noise))
+        return Sampling(ways.GUIDANCE, ways.TEMPERATURE, lambda cells: torch.stack([next(noise) for _ in range(cells)]))
 
     def spent(steps: Iterator[Any], skipped: int) -> float:
         """Each step's wall time, without the first ones, which read the prompt."""

@@ -270,10 +270,13 @@ def _peak(model: _Model, precision: str, device: torch.device, job: Job) -> Peak
     if model.config is None:
         bf16, _ = _weights(model, "bf16", device)
         return Peak(0, int(bf16 * _UNKNOWN_WORK))
+    from janus_app.models.decoder import cache_dtype
     from janus_app.models.families import job_peak
 
+    dtype = plain_dtype(precision, device)
     widths = Widths(
-        decoder=plain_dtype(precision, device).itemsize,
+        decoder=dtype.itemsize,
+        cache=cache_dtype(device, dtype).itemsize,
         pictures=tensor_dtype("gen_vision_model.", precision, device).itemsize,
         conv_scratch=_CONV_COPIES if device.type == "cpu" else 0.0,
         linear_scratch=_UNPACKED[device.type == "cpu"].get(precision, 0.0),

@@ -89,16 +89,16 @@ def test_the_cache_is_what_the_model_allocates() -> None:
     tokens = len(model._prompt_rows(request)[0])  # type: ignore[attr-defined]
     side = model.capabilities.size[0]
     job = Job(count=3, guided=True, prompt=tokens, pictures=0, words=1, answer=1)
-    assert seen == [footprint.peak(network.config, side, job, Widths(4, 4)).cache]
+    assert seen == [footprint.peak(network.config, side, job, Widths(4, 4, 4)).cache]
 
 
 def test_more_is_never_predicted_to_need_less() -> None:
     config = parse_config(memory.json.loads(memory._model(SEVEN, None).config or ""))
     jobs = [Job(count=n, guided=g) for n in (1, 2, 4, 16) for g in (False, True)]
-    peaks = [footprint.peak(config, 384, job, Widths(2, 2)).total for job in jobs]
+    peaks = [footprint.peak(config, 384, job, Widths(2, 2, 2)).total for job in jobs]
     assert peaks == sorted(peaks)
     # checkpoints/README, section 5: 16 pictures of 30 + 576 tokens hold 8.88 GiB of keys and values at 7B
-    many = footprint.peak(config, 384, Job(count=16, prompt=30), Widths(2, 2))
+    many = footprint.peak(config, 384, Job(count=16, prompt=30), Widths(2, 2, 2))
     assert many.cache == pytest.approx(8.88 * 2**30, rel=0.01)
 
 

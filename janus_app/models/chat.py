@@ -50,7 +50,7 @@ def answer_tokens(
     for _ in range(limit):
         logits = network.language_model.lm_head(reader.hidden)
         finite.watch(logits)
-        noise = sampling.exponential_noise([stream], logits.shape[-1]) if temperature else None
+        noise = sampling.exponential_noise([stream], logits.shape[-1])[0] if temperature else None
         token = sampling.pick(sampling.keep_top_p(logits, temperature, top_p), temperature, noise)
         chosen = int(token)
         if chosen == end:

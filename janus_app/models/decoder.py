@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from janus_app.models.fused import fuse
-from janus_app.models.linear import Linear
+from janus_app.models.linear import Linear, slow_bfloat16
 
 
 @dataclass(frozen=True)
@@ -40,15 +40,15 @@ class DecoderConfig:
 class KVCache:
     """Keys and values of every layer in one buffer, `held` [layers, 2, rows, kv_heads, capacity, head_dim].
 
-    `length` positions are filled. `hidden` marks cache slots no query may look at, [rows, capacity] or None when
-    every slot is seen: left padding of a shorter row.
+    `dtype` is that of what is written; `cache_dtype` says how it is held. `length` positions are filled. `hidden` marks
+    cache slots no query may look at, [rows, capacity] or None when every slot is seen: left padding of a shorter row.
     """
 
     def __init__(
         self, config: DecoderConfig, rows: int, capacity: int, *, device: torch.device, dtype: torch.dtype
     ) -> None:
         shape = (config.num_hidden_layers, 2, rows, config.num_key_value_heads, capacity, config.head_dim)
-        self.held = torch.zeros(shape, device=device, dtype=dtype)
+        self.held = torch.zeros(shape, device=device, dtype=cache_dtype(device, dtype))
         self.length = 0
         self.hidden: Tensor | None = None
 
@@ -117,12 +117,21 @@ class Cache(Protocol):
     def advance(self, steps: int) -> None: ...
 
 
+def cache_dtype(device: torch.device, dtype: torch.dtype) -> torch.dtype:
+    """How keys and values are held: in float32 where a processor would widen bfloat16 ones at every look."""
+    return torch.float32 if dtype == torch.bfloat16 and device.type == "cpu" and slow_bfloat16() else dtype
+
+
 def causal_attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None) -> Tensor:
-    """[rows, heads, T, head_dim] over keys of as many or fewer heads; causal from the upper left without a mask."""
+    """[rows, heads, T, head_dim] over keys of as many or fewer heads; causal from the upper left without a mask.
+
+    Keys and values may be of another dtype than the queries, which is that of what is returned.
+    """
     steps, grouped = query.shape[2], query.shape[1] != key.shape[1]
-    return F.scaled_dot_product_attention(
-        query, key, value, attn_mask=mask, is_causal=mask is None and steps > 1, enable_gqa=grouped
+    found = F.scaled_dot_product_attention(
+        query.to(key.dtype), key, value, attn_mask=mask, is_causal=mask is None and steps > 1, enable_gqa=grouped
     )
+    return found.to(query.dtype)
 
 
 class RMSNorm(nn.Module):
@@ -139,10 +148,11 @@ class RMSNorm(nn.Module):
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float | Tensor) -> Tensor:
     """The norm of RMSNorm, in few operations: for few rows these are what it costs. eps may be a float32 scalar."""
-    length = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32)
+    wide = x.float()
+    length = torch.linalg.vector_norm(wide, 2, -1, True)
     eps = eps if isinstance(eps, Tensor) else length.new_full((), eps)
-    normed = x * torch.addcmul(eps, length, length, value=1 / x.shape[-1]).rsqrt()
-    return weight * (normed if normed.dtype == x.dtype else normed.to(x.dtype))
+    normed = wide * torch.addcmul(eps, length, length, value=1 / x.shape[-1]).rsqrt_()
+    return normed.mul_(weight) if normed.dtype == weight.dtype else weight * normed.to(x.dtype)
 
 
 def rotary_table(positions: Tensor, head_dim: int, theta: float, dtype: torch.dtype) -> tuple[Tensor, Tensor]:

@@ -54,7 +54,7 @@ class TrunkStep:
         self._groups = config.num_attention_heads // self._kv + 2
         padding = None if cache.hidden is None else cache.hidden.sum(-1, keepdim=True)
         places = self._slots[None] if padding is None else (self._slots - padding).clamp(min=0)
-        self._turns = self._table(places, config.rope_theta, cache.held.dtype)
+        self._turns = self._table(places, config.rope_theta, trunk.norm.weight.dtype)
         self._seen = None if cache.hidden is None else ~cache.hidden[:, None, None]
 
     def _table(self, places: Tensor, theta: float, dtype: torch.dtype) -> Tensor:
@@ -66,7 +66,7 @@ class TrunkStep:
 
     def __call__(self, x: Tensor, span: int) -> Tensor:
         rows, dim, groups = x.shape[0], self._dim, self._groups
-        angles = self._turns.index_select(2, self.position).squeeze(2)
+        angles = self._turns.index_select(2, self.position).squeeze(2).unbind()
         mask, kernels = self._mask(span), self._kernels
         normed = self._norm(x)
         for block, held in zip(self._blocks, self.cache.held, strict=True):

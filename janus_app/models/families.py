@@ -157,7 +157,7 @@ def build_model(
     from janus_app.models.janus.network import JanusNetwork
 
     if isinstance(network, JanusNetwork):
-        network.language_model.model.fuse()
+        network.arrange()
         from janus_app.models.janus.model import JanusModel
 
         return JanusModel(network, folder, context=context, roles=roles, methods=methods)

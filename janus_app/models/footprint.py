@@ -34,13 +34,14 @@ class Job:
 
 @dataclass(frozen=True)
 class Widths:
-    """Bytes of a number in the decoder and in the picture decoder, and what the kernels there cost in addition.
+    """Bytes of a number in the decoder, its cache and the picture decoder, and what kernels there cost in addition.
 
     conv_scratch: feature maps a convolution copies beside its input and output. linear_scratch: bytes per weight of
     the largest quantised linear while it is unpacked; 0 where nothing is quantised.
     """
 
     decoder: int
+    cache: int
     pictures: int
     conv_scratch: float = 0.0
     linear_scratch: float = 0.0

@@ -7,13 +7,14 @@ costs no memory. It happens after loading; a module whose weights travel (`janus
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import TypeGuard
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from janus_app.models.eight_bit import Int8Linear, joined
-from janus_app.models.linear import Linear, multiply
+from janus_app.models.linear import Linear, Packed, multiply
 
 SMALL = 1 << 17  # weights up to which an addition saved is worth more than a product that changes places
 Product = Callable[[Tensor], Tensor]
@@ -28,9 +29,15 @@ class Joined(nn.Module):
         super().__init__()
         # A buffer that no checkpoint has: names and shapes of the state stay the checkpoint's.
         self.register_buffer("weight", torch.cat([linear.weight.data for linear in linears]), persistent=False)
+        self.parts = tuple(linears)  # a tuple, so that they are not registered a second time
         sizes = [linear.out_features for linear in linears]
         for linear, part in zip(linears, self.weight.split(sizes), strict=True):
             linear.weight = nn.Parameter(part, requires_grad=False)
+
+    def leave(self) -> None:
+        """Take the numbers of the single linears away, as this product is no longer used."""
+        for linear in self.parts:
+            linear.weight = nn.Parameter(linear.weight.to("meta"), requires_grad=False)
 
     def forward(self, x: Tensor) -> Tensor:
         return multiply(x, self.weight)
@@ -41,7 +48,7 @@ class Apart(nn.Module):
 
     def __init__(self, linears: Sequence[nn.Module]) -> None:
         super().__init__()
-        self.parts = tuple(linears)  # a tuple, so that they are not registered a second time
+        self.parts = tuple(linears)  # as in Joined
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.cat([linear(x) for linear in self.parts], dim=-1)
@@ -68,6 +75,8 @@ def product(linear: nn.Module) -> Product:
 
 def adding(linear: nn.Module, multiplied: Product) -> Callable[[Tensor, Tensor], Tensor]:
     """(total, x) [rows, ...] to total + linear(x), in one operation where a CPU has one, else by `multiplied`."""
+    if isinstance(linear, Packed):
+        return linear.add
     weight, bias = getattr(linear, "weight", None), getattr(linear, "bias", None)
     if not (plain(linear) and isinstance(weight, Tensor)) or bias is not None or weight.device.type != "cpu":
         return lambda total, x: total + multiplied(x)
@@ -77,6 +86,6 @@ def adding(linear: nn.Module, multiplied: Product) -> Callable[[Tensor, Tensor],
     return lambda total, x: total + multiplied(x)
 
 
-def plain(linear: nn.Module) -> bool:
+def plain(linear: nn.Module) -> TypeGuard[Joined | nn.Linear]:
     """Whether it is one matrix and nothing else, which lies where it is used."""
     return type(linear) in (Joined, nn.Linear, Linear) and not hasattr(linear, "_hf_hook")

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from janus_app.models.decoder import rms_norm
 
+Angles = tuple[Tensor, ...]  # cos and sin, for each head of a row
 FEW = 32  # inputs up to which the product reads int8 rows as they are
 SWITCH = "JANUS_APP_KERNELS"
 logger = logging.getLogger(__name__)
@@ -42,16 +43,16 @@ def gated(both: Tensor) -> Tensor:
     return F.silu(gate) * up
 
 
-def turned(heads: Tensor, angles: Tensor, position: Tensor, held: Tensor) -> Tensor:
+def turned(heads: Tensor, angles: Angles, position: Tensor, held: Tensor) -> Tensor:
     """Turn queries and keys by their angles, and write keys and values to their place.
 
-    heads [rows, groups, kv_heads, head_dim] are groups of queries, then keys, then values; angles [2, rows or 1,
-    groups, 1, head_dim] are cos and sin for each; held [2, rows, kv_heads, capacity, head_dim] takes keys and values at
+    heads [rows, groups, kv_heads, head_dim] are groups of queries, then keys, then values; angles are cos and sin for
+    each, [rows or 1, groups, 1, head_dim]; held [2, rows, kv_heads, capacity, head_dim] takes keys and values at
     `position` [1]. Returns the queries [rows, heads, head_dim].
     """
     cos, sin = angles
     heads = torch.addcmul(heads * cos, heads.roll(heads.shape[-1] // 2, -1), sin)
-    held.index_copy_(3, position, heads[:, -2:].transpose(0, 1).unsqueeze(3))
+    held.index_copy_(3, position, heads[:, -2:].transpose(0, 1).unsqueeze(3).to(held.dtype))
     return heads[:, :-2].reshape(len(heads), -1, heads.shape[-1])
 
 
@@ -62,8 +63,8 @@ def attend(query: Tensor, held: Tensor, position: Tensor, mask: Tensor | None, s
     """
     keys, values = held[:, :, :, :span]
     grouped = query.shape[1] != keys.shape[1]
-    out = F.scaled_dot_product_attention(query.unsqueeze(2), keys, values, mask, enable_gqa=grouped)
-    return out.reshape(len(query), -1)
+    out = F.scaled_dot_product_attention(query.unsqueeze(2).to(held.dtype), keys, values, mask, enable_gqa=grouped)
+    return out.reshape(len(query), -1).to(query.dtype)
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,7 @@ class Kernels:
     int8_product: Callable[[Tensor, Tensor, Tensor], Tensor] | None = None
     add_norm: Callable[[Tensor, Tensor, Tensor, float], tuple[Tensor, Tensor]] | None = add_norm
     gated: Callable[[Tensor], Tensor] = gated
-    turned: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor] = turned
+    turned: Callable[[Tensor, Angles, Tensor, Tensor], Tensor] = turned
     attend: Callable[[Tensor, Tensor, Tensor, Tensor | None, int], Tensor] = attend
 
 
@@ -129,7 +130,7 @@ def disagreement(found: Kernels, device: torch.device, dtype: torch.dtype, width
         heads, angles, position = made(3, groups, 2, dim), made(2, 3, groups, 1, dim), torch.tensor([70], device=device)
         mine = made(2, 3, 2, 90, dim)
         twin = mine.clone()
-        query = found.turned(heads, angles, position, mine), turned(heads, angles, position, twin)
+        query = found.turned(heads, angles.unbind(), position, mine), turned(heads, angles.unbind(), position, twin)
         trials |= {f"turned of {groups}": query, f"the cache of turned of {groups}": (mine, twin)}
         seen = (torch.arange(80, device=device) <= 70).repeat(3, 1)
         seen[1, :33] = False  # a row with so much padding

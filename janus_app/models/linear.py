@@ -15,6 +15,8 @@ from torch import Tensor, nn
 
 FEW, LARGE = 32, 1 << 15  # inputs and weights of a float32 product that changes places
 MANY = 8  # bfloat16 inputs that are worth unpacking the weights for
+LEAST = 1 << 19  # weights from which packing gains with two inputs; with fewer weights it needs more inputs
+PACKED_FOR = 32  # inputs oneDNN is told to pack for; it reads that order as well for other numbers of them
 PIECE = 1 << 20  # weights unpacked at a time: what a processor's cache holds
 
 
@@ -23,6 +25,42 @@ class Linear(nn.Linear):
 
     def forward(self, input: Tensor) -> Tensor:
         return multiply(input, self.weight, self.bias)
+
+
+class Packed(nn.Linear):
+    """A float32 linear on a CPU whose weights lie in the order in which oneDNN reads them.
+
+    They are held once: `weight` keeps its name and shape, but its numbers can no longer be read.
+    """
+
+    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
+        super().__init__(weight.shape[1], weight.shape[0], bias=False, device="meta")
+        self.weight.requires_grad_(False)
+        self.register_parameter("bias", None if bias is None else nn.Parameter(bias, requires_grad=False))
+        self.packed: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight, PACKED_FOR)
+
+    def forward(self, input: Tensor) -> Tensor:
+        return torch.ops.mkldnn._linear_pointwise(input, self.packed, self.bias, "none", [], "")
+
+    def add(self, total: Tensor, input: Tensor) -> Tensor:
+        """total + self(input) in one operation."""
+        return torch.ops.mkldnn._linear_pointwise.binary(input, total, self.packed, self.bias, "add")
+
+
+class Widened(nn.Linear):
+    """A bfloat16 linear with a second copy of its weights, packed in float32, where that is faster."""
+
+    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
+        super().__init__(weight.shape[1], weight.shape[0], bias=False, device="meta")
+        self.weight = nn.Parameter(weight, requires_grad=False)
+        self.register_parameter("bias", None if bias is None else nn.Parameter(bias, requires_grad=False))
+        # In a tuple it is no part of the state, whose names are the checkpoint's.
+        self.wide = (Packed(weight.float(), None if bias is None else bias.float()),)
+
+    def forward(self, input: Tensor) -> Tensor:
+        if input.numel() <= 2 * self.in_features and self.weight.numel() < LEAST:
+            return F.linear(input, self.weight, self.bias)
+        return self.wide[0](input.float()).to(input.dtype)
 
 
 def multiply(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:

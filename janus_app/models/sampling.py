@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import torch
 from torch import Tensor
@@ -15,24 +16,29 @@ def generators(seed: int, count: int) -> list[torch.Generator]:
     return [torch.Generator("cpu").manual_seed(seed + i) for i in range(count)]
 
 
-def exponential_noise(streams: Sequence[torch.Generator], size: int) -> Tensor:
-    """One Exp(1) row a stream, [len(streams), size] float32 on the CPU.
+def exponential_noise(streams: Sequence[torch.Generator], size: int, cells: int = 1) -> Tensor:
+    """Exp(1) of every stream for `cells` cells, [cells, len(streams), size] float32 on the CPU.
 
-    argmax(p / noise) then picks the token that `torch.multinomial(p, 1)` on the CPU would pick from the same
-    stream: the exponential race it runs inside.
+    argmax(p / noise) then picks the token that `torch.multinomial(p, 1)` on the CPU would pick from the same stream:
+    the exponential race it runs inside. These are the numbers of `torch.empty(size).exponential_(1, generator=stream)`,
+    cell after cell: the same uniform ones through the same formula, but a logarithm of many at once. A stream's numbers
+    come one after the other, so with several threads each has one to itself.
     """
-    out = torch.empty(len(streams), size)
-    for row, stream in zip(out, streams, strict=True):
-        row.copy_(exponential(size, stream))
-    return out
+    noise = torch.empty(cells, len(streams), size)
 
+    @torch.inference_mode()  # which is each thread's own
+    def fill(picture: int, stream: torch.Generator) -> None:
+        uniform = torch.rand(cells, size, dtype=torch.float64, generator=stream)
+        for cell, row in enumerate(uniform):
+            noise[cell, picture] = row.neg_().log1p_().neg_()
 
-def exponential(size: int, stream: torch.Generator) -> Tensor:
-    """The numbers of `torch.empty(size).exponential_(1, generator=stream)` on the CPU, [size] float32.
-
-    The same uniform numbers through the same formula, but a logarithm of many at once: half the time.
-    """
-    return torch.rand(size, dtype=torch.float64, generator=stream).neg_().log1p_().neg_().float()
+    workers = min(len(streams), torch.get_num_threads() - 1)
+    if workers < 2:
+        list(map(fill, range(len(streams)), streams))
+    else:
+        with ThreadPoolExecutor(workers) as pool:
+            list(pool.map(fill, range(len(streams)), streams))
+    return noise
 
 
 def mix_guidance(conditional: Tensor, unconditional: Tensor, weight: float) -> Tensor:
@@ -44,7 +50,8 @@ def pick(logits: Tensor, temperature: float, noise: Tensor | None) -> Tensor:
     """One token a row from [rows, vocab] logits; temperature 0 (or no noise) is the most probable one."""
     if temperature == 0 or noise is None:
         return logits.argmax(-1)
-    probabilities = torch.softmax(logits.float() / temperature, dim=-1)
+    wide = logits.float()
+    probabilities = torch.softmax(wide if temperature == 1 else wide / temperature, dim=-1)
     return (probabilities / noise.to(logits.device)).argmax(-1)
 
 

@@ -7,6 +7,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from janus_app.models.kernels import Angles
+
 
 @triton.jit
 def _int8_product(
@@ -95,7 +97,7 @@ def gated(both: Tensor) -> Tensor:
 
 @triton.jit
 def _turned(
-    heads_at, angles_at, position_at, held_at, query_at, rows, groups, kv_heads, capacity, dim, step, apart,
+    heads_at, cos_at, sin_at, position_at, held_at, query_at, rows, groups, kv_heads, capacity, dim, step,
     DIM: tl.constexpr,
 ):  # fmt: skip
     """One head of one row: turned, and stored with the queries or in the cache. `step` leads to a row's angles."""
@@ -105,9 +107,9 @@ def _turned(
     start = heads_at + ((row * groups + group) * kv_heads + head) * dim
     x = tl.load(start + places, mask=mask, other=0.0)
     other = tl.load(start + (places + half) % dim, mask=mask, other=0.0).to(tl.float32)
-    angles = angles_at + row * step + group * dim + places
-    cos = tl.load(angles, mask=mask, other=0.0).to(tl.float32)
-    sin = tl.load(angles + apart, mask=mask, other=0.0).to(tl.float32)
+    angle = row * step + group * dim + places
+    cos = tl.load(cos_at + angle, mask=mask, other=0.0).to(tl.float32)
+    sin = tl.load(sin_at + angle, mask=mask, other=0.0).to(tl.float32)
     first = (x.to(tl.float32) * cos).to(query_at.dtype.element_ty).to(tl.float32)
     out = (first + other * sin).to(query_at.dtype.element_ty)
     asking = groups - 2
@@ -118,14 +120,14 @@ def _turned(
         tl.store(held_at + place * dim + places, out, mask=mask)
 
 
-def turned(heads: Tensor, angles: Tensor, position: Tensor, held: Tensor) -> Tensor:
+def turned(heads: Tensor, angles: Angles, position: Tensor, held: Tensor) -> Tensor:
     """See `kernels.turned`."""
     rows, groups, kv_heads, dim = heads.shape
-    heads, angles = heads.contiguous(), angles.contiguous()
+    heads, (cos, sin) = heads.contiguous(), (angle.contiguous() for angle in angles)
     query = torch.empty(rows, (groups - 2) * kv_heads, dim, device=heads.device, dtype=heads.dtype)
     _turned[(rows, groups, kv_heads)](
-        heads, angles, position, held, query, rows, groups, kv_heads, held.shape[3], dim,
-        groups * dim if angles.shape[1] > 1 else 0, angles[0].numel(),
+        heads, cos, sin, position, held, query, rows, groups, kv_heads, held.shape[3], dim,
+        groups * dim if len(cos) > 1 else 0,
         DIM=triton.next_power_of_2(dim),
     )  # fmt: skip
     return query

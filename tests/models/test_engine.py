@@ -129,10 +129,12 @@ def picture_step(model: JanusModel, count: int, *, keep: bool = False) -> tuple[
     if keep:
         known[1:3] = torch.tensor([5, 6])
     streams = sampling.generators(7, count)
-    rule = Sampling(4.0, 0.9, lambda: sampling.exponential_noise(streams, network.config.vq.codebook_size))
+    codes = network.config.vq.codebook_size
+    rule = Sampling(4.0, 0.9, lambda cells: sampling.exponential_noise(streams, codes, cells))
     hidden = hidden[:, -1].repeat_interleave(count, dim=0)
     step = PictureStep(network, cache, hidden, known.repeat(count, 1), known, rule)
-    step.begin_row(0, 24)
+    step.draw_noise(24)
+    step.begin_row(0)
     return step, cache
 
 
@@ -203,19 +205,33 @@ def test_where_nothing_can_be_recorded_the_steps_run(model: JanusModel, caplog: 
 
 def test_noise_is_drawn_in_order_and_for_no_cell_too_many(model: JanusModel) -> None:
     """Each cell takes one draw of each stream whatever the rows are: one number too many shifts all that follows."""
-    network, calls = model.network, 0
+    network, drawn = model.network, 0
     stream = torch.Generator().manual_seed(3)
 
-    def noise() -> Tensor:
-        nonlocal calls
-        calls += 1
-        return sampling.exponential_noise([stream], network.config.vq.codebook_size)
+    def noise(cells: int) -> Tensor:
+        nonlocal drawn
+        assert cells
+        drawn += cells
+        return sampling.exponential_noise([stream], network.config.vq.codebook_size, cells)
 
     rows = model._prompt_rows(GenerateRequest("A small red house.", guidance=4.0))
     known = torch.full((36,), -1)
     known[:2], known[34:] = 4, 9
     *_, tokens = draw_tokens(network, rows, 1, Sampling(4.0, 1.0, noise), known)
-    assert calls == 34 and tokens[0, :2].tolist() == [4, 4] and tokens[0, 34:].tolist() == [9, 9]
+    assert drawn == 34 and tokens[0, :2].tolist() == [4, 4] and tokens[0, 34:].tolist() == [9, 9]
+
+
+def test_a_row_s_noise_is_drawn_while_the_device_draws_the_row_before(
+    model: JanusModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`check` waits for the device: all that can be done without it is done before."""
+    order = []
+    check, codes = PictureStep.check, model.network.config.vq.codebook_size
+    monkeypatch.setattr(PictureStep, "check", lambda step: (order.append("wait"), check(step)))
+    rule = Sampling(4.0, 1.0, lambda cells: (order.append(cells), torch.ones(cells, 1, codes))[1])
+    rows = model._prompt_rows(GenerateRequest("A small red house.", guidance=4.0))
+    assert len(list(draw_tokens(model.network, rows, 1, rule, torch.full((36,), -1)))) == 36
+    assert order == [24, 12, "wait", "wait"]
 
 
 def test_the_noise_is_the_one_multinomial_draws() -> None:
@@ -223,19 +239,22 @@ def test_the_noise_is_the_one_multinomial_draws() -> None:
     size, steps = 500, 24
     stream, reference = (torch.Generator().manual_seed(11) for _ in range(2))
     logits = torch.randn(steps, size, generator=torch.Generator().manual_seed(2)) * 2
-    noise = torch.stack([sampling.exponential_noise([stream], size) for _ in range(steps)])
+    noise = sampling.exponential_noise([stream], size, steps)
     picked = [int(sampling.pick(row[None], 0.7, drawn)) for row, drawn in zip(logits, noise, strict=True)]
     wanted = [int(torch.multinomial((row / 0.7).softmax(-1), 1, generator=reference)) for row in logits]
     assert picked == wanted
 
 
-@pytest.mark.parametrize("size", [1, 500, 16_384])
-def test_the_noise_is_torchs_own_number_for_number(size: int) -> None:
+@pytest.mark.parametrize(("size", "threads"), [(1, 2), (500, 2), (500, 8), (16_384, 8)])
+def test_the_noise_is_torchs_own_number_for_number(size: int, threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Cell after cell, whatever is drawn at once and beside it."""
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
     for seed in range(20):
-        stream, reference = (torch.Generator().manual_seed(seed) for _ in range(2))
-        for _ in range(3):  # and both streams go on from the same place
-            wanted = torch.empty(size).exponential_(1, generator=reference)
-            assert torch.equal(sampling.exponential(size, stream), wanted)
+        streams, references = sampling.generators(seed, 3), sampling.generators(seed, 3)
+        for cells in (2, 1):  # and the streams go on from the same place
+            noise = sampling.exponential_noise(streams, size, cells)
+            wanted = [[torch.empty(size).exponential_(1, generator=r) for r in references] for _ in range(cells)]
+            assert torch.equal(noise, torch.stack([torch.stack(row) for row in wanted]))
 
 
 @torch.inference_mode()

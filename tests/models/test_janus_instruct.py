@@ -146,7 +146,7 @@ def test_bad_input_is_refused_or_said(model: JanusModel, picture: Image.Image) -
 def test_three_rows_and_the_picture_count_as_memory() -> None:
     from janus_app.models.checkpoint import read_json
 
-    config, widths = parse_config(read_json(FOLDER / "config.json")), Widths(4, 4)
+    config, widths = parse_config(read_json(FOLDER / "config.json")), Widths(4, 4, 4)
     plain, instructed = (peak(config, 96, Job(instructed=told), widths).cache for told in (False, True))
     assert plain == _cache(config, 2, 64 + 36) and instructed == _cache(config, 3, 64 + 36 + 36 + 36)
 

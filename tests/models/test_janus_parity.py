@@ -89,12 +89,12 @@ def test_drawing(case: Case, name: str) -> None:
     count, cells = expected["image_tokens"].shape
     if recorded["mode"] == "noise":
         rows = iter(expected["exp_noise"])
-        noise = lambda: next(rows)  # noqa: E731
+        one = lambda: next(rows)  # noqa: E731
     else:  # the reference's one stream for all pictures together
         stream = torch.Generator("cpu").manual_seed(recorded["seed"] or 0)
-        noise = lambda: torch.empty(count, network.config.vq.codebook_size).exponential_(1, generator=stream)  # noqa: E731
+        one = lambda: torch.empty(count, network.config.vq.codebook_size).exponential_(1, generator=stream)  # noqa: E731
     temperature = 0.0 if recorded["mode"] == "greedy" else recorded["temperature"]
-    rule = Sampling(recorded["cfg_weight"], temperature, noise)
+    rule = Sampling(recorded["cfg_weight"], temperature, lambda wanted: torch.stack([one() for _ in range(wanted)]))
     *_, tokens = draw_tokens(network, prompt_rows(case, name), count, rule, torch.full((cells,), -1))
     assert tokens.tolist() == expected["image_tokens"].tolist()
     pixels = decode_tokens(network, tokens)

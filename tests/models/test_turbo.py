@@ -49,7 +49,7 @@ def small() -> JanusNetwork:
 
 def rule_of(network: JanusNetwork, seed: int, count: int, temperature: float = 1.0) -> Sampling:
     streams, codes = sampling.generators(seed, count), network.config.vq.codebook_size
-    return Sampling(4.0, temperature, lambda: sampling.exponential_noise(streams, codes))
+    return Sampling(4.0, temperature, lambda cells: sampling.exponential_noise(streams, codes, cells))
 
 
 def known_cells(kept: str) -> Tensor:

@@ -16,7 +16,7 @@ from janus_app.models.engine_graph import recorded
 from janus_app.models.janus.network import JanusNetwork
 from janus_app.models.prefill import next_positions, prefill
 
-Noise = Callable[[], Tensor]
+Noise = Callable[[int], Tensor]  # that of the next cells, [cells, count, codes]
 ROW = 24  # cells that follow one another without waiting for the device: a row of the published models' pictures
 
 
@@ -59,18 +59,21 @@ def draw_tokens(
     first, last = drawn_cells(known)
     hidden, cache = read_prompts(network, prompts, tokens[:, :first], rule, len(known))
     step = PictureStep(network, cache, hidden, tokens, known, rule)
+    step.draw_noise(min(ROW, last + 1 - first))
     advance: Callable[[int], None] = step.advance
     if recordable(network.language_model.model, network.device, hidden):
         advance = recorded(step.advance, step.state, cache.capacity)
     for cell in range(first, last + 1):
         if (cell - first) % ROW == 0:
-            step.begin_row(cell, min(ROW, last + 1 - cell))
+            step.begin_row(cell)
         if cell < last:
             advance(cache.length + 1)
             cache.length += 1
         else:
             step.choose()
         if cell == last or (cell - first) % ROW == ROW - 1:
+            if cell < last:
+                step.draw_noise(min(ROW, last - cell))
             step.check()
         yield tokens
 
@@ -97,7 +100,7 @@ def read_prompts(
     embeds = network.token_embeds(kept).repeat(len(prompts), 1, 1)
     hidden = network(embeds, next_positions(cache, length), cache)
     for _ in range(length):
-        rule.noise()
+        rule.noise(1)
     return hidden[:, -1], cache
 
 
@@ -116,6 +119,7 @@ class PictureStep:
         self._count, self._rows = count, cache.rows // count
         self._hidden = hidden.clone()
         self._known = known.to(device) if bool((known >= 0).any()) else None
+        self._next = torch.empty(0)
         self._noise = torch.ones(ROW, count, network.config.vq.codebook_size, device=device)
         self._cell, self._place = torch.zeros(1, dtype=torch.long, device=device), torch.zeros_like(tokens[0, :1])
         self._sum = torch.zeros((), device=device)  # of all logits: not finite once one of them was not
@@ -126,9 +130,13 @@ class PictureStep:
         """What a step changes beside the cache, where doing it twice leaves the same."""
         return self._hidden, self._cell, self._place, self._sum, self.tokens, self._read.position
 
-    def begin_row(self, cell: int, cells: int) -> None:
-        """Draw the noise of the next `cells` cells, of which `cell` is the first."""
-        self._noise[:cells] = torch.stack([self._rule.noise() for _ in range(cells)])
+    def draw_noise(self, cells: int) -> None:
+        """Draw the noise of the next row, which has so many cells, while the device is at work on this one."""
+        self._next = self._rule.noise(cells)
+
+    def begin_row(self, cell: int) -> None:
+        """Lay out the noise that was drawn; `cell` is the first of its cells."""
+        self._noise[: len(self._next)], self._next = self._next, torch.empty(0)
         self._cell.fill_(cell)
         self._place.zero_()
 

@@ -17,7 +17,7 @@ def _drawing(config: JanusConfig, side: int, job: Job, widths: Widths) -> Peak:
     rows = prompts * job.count
     cells = (side // config.vq.cell) ** 2
     read = job.prompt + (config.vision.patches + cells if job.instructed else 0)
-    cache = cache_bytes(config.language, rows, read + cells, widths.decoder)
+    cache = cache_bytes(config.language, rows, read + cells, widths.cache)
     prefill = decoder_work(config.language, prompts, read, widths)
     step = decoder_work(config.language, rows, 1, widths) + 6 * 4 * rows * config.vq.codebook_size  # logits and noise
     return Peak(cache, max(prefill, step, vq_work(config.vq, side, widths)))
@@ -25,6 +25,6 @@ def _drawing(config: JanusConfig, side: int, job: Job, widths: Widths) -> Peak:
 
 def _answering(config: JanusConfig, job: Job, widths: Widths) -> Peak:
     read = job.words + job.pictures * config.vision.patches
-    cache = cache_bytes(config.language, 1, read + job.answer, widths.decoder)
+    cache = cache_bytes(config.language, 1, read + job.answer, widths.cache)
     see = vision_work(config.vision, job.pictures, widths.decoder)
     return Peak(cache, max(decoder_work(config.language, 1, read, widths), see))

@@ -153,7 +153,7 @@ class JanusModel(Talker):
         rule = Sampling(
             request.guidance,
             request.temperature,
-            lambda: sampling.exponential_noise(streams, codes),
+            lambda cells: sampling.exponential_noise(streams, codes, cells),
             request.image_guidance if isinstance(request, EditRequest) and request.method == "instruct" else None,
         )
         wanted = (known < 0).cumsum(0).tolist()

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from janus_app.models.decoder import KVCache, LanguageModel
 from janus_app.models.janus.config import JanusConfig
 from janus_app.models.linear import Linear
+from janus_app.models.packing import pack
 from janus_app.models.siglip import SigLIP
 from janus_app.models.vq import VQModel
 
@@ -73,6 +74,14 @@ class JanusNetwork(nn.Module):
     @property
     def dtype(self) -> torch.dtype:
         return self.gen_embed.weight.dtype
+
+    def arrange(self) -> None:
+        """Join products and pack weights, once these are in place; see `Trunk.fuse` and `packing.pack`.
+
+        The head of the words, the largest matrix of all, is left as it is: for a moment it would be there twice.
+        """
+        self.language_model.model.fuse()
+        pack(self.language_model.model, self.gen_head, self.gen_aligner)
 
     def picture_embeds(self, pixels: Tensor) -> Tensor:
         """Pictures [n, 3, S, S] to decoder inputs [n, patches, hidden]."""

@@ -101,7 +101,7 @@ class Passes:
         """Lay out the noise of the cells behind each picture's place; each cell's is drawn once, in order."""
         held, wide = self._noise_of, cells or len(self._ahead)
         for cell in range(max(held, default=min(places)) + 1, min(max(places) + wide, self._last) + 1):
-            held[cell] = self._rule.noise()
+            held[cell] = self._rule.noise(1)[0]
         for cell in [cell for cell in held if cell <= min(places) and cell != max(held)]:
             del held[cell]
         rows = [[held[min(p + 1 + i, self._last)][n] for i in range(wide)] for n, p in enumerate(places)]
@@ -174,8 +174,8 @@ class Window:
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
         keys, values = self._cache.held[layer]
-        keys[self._rows, :, self._slots] = key.transpose(1, 2)
-        values[self._rows, :, self._slots] = value.transpose(1, 2)
+        keys[self._rows, :, self._slots] = key.transpose(1, 2).to(keys.dtype)
+        values[self._rows, :, self._slots] = value.transpose(1, 2).to(values.dtype)
         return causal_attention(query, keys[:, :, : self._span], values[:, :, : self._span], mask)
 
     def advance(self, steps: int) -> None:

@@ -22,8 +22,8 @@ def _drawing(config: JanusFlowConfig, autoencoder: Mapping[str, Any], side: int,
     channels = autoencoder.get("block_out_channels") or [128, 256, 512, 512]  # of SDXL's
     cells = (side // (2 ** (len(channels) - 1) * config.encoder.stride)) ** 2
     rows = prompts * job.count
-    cache = cache_bytes(config.language, prompts, job.prompt, widths.decoder)
-    seen = 2 * rows * (job.prompt + cells) * config.language.hidden_size * widths.decoder  # one layer's keys and values
+    cache = cache_bytes(config.language, prompts, job.prompt, widths.cache)
+    seen = 2 * rows * (job.prompt + cells) * config.language.hidden_size * widths.cache  # one layer's keys and values
     step = decoder_work(config.language, rows, cells + 1, widths) + seen
     both = config.decoder.in_channels + config.decoder.skip
     out = rows * cells * both * (3 * 4 + 3) * widths.decoder  # three hidden layers, and the stream
@@ -38,6 +38,6 @@ def autoencoder_work(channels: list[int], side: int, widths: Widths) -> int:
 
 def _answering(config: JanusFlowConfig, job: Job, widths: Widths) -> Peak:
     read = job.words + job.pictures * (config.vision.patches + 1)
-    cache = cache_bytes(config.language, 1, read + job.answer, widths.decoder)
+    cache = cache_bytes(config.language, 1, read + job.answer, widths.cache)
     see = vision_work(config.vision, job.pictures, widths.decoder)
     return Peak(cache, max(decoder_work(config.language, 1, read, widths), see))
