@@ -41,7 +41,7 @@ _SMALL = 1e9  # a model below needs no room worth the name
 _RESERVE = {"cuda": 1.25e9, "xpu": 1.25e9, "mps": 0.5e9, "cpu": 0.3e9}
 _SMALL_RESERVE = 0.1e9
 # Measured on a CPU (docs/memory.md): feature maps its convolutions copy, and small blocks the C library keeps.
-_CONV_COPIES, _HEAP = 2.0, 8_000_000
+_CONV_COPIES, _HEAP = 2.0, 20_000_000
 # Bytes a weight while a quantised layer is at work: on cards (not measured) and on a CPU, which unpacks to float32.
 _UNPACKED = ({"nf4": 2.0}, {"int8": 4.0, "nf4": 4.0})
 

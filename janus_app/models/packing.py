@@ -16,7 +16,7 @@ from janus_app.models.engine import travels
 from janus_app.models.fused import Joined, plain
 from janus_app.models.linear import LARGE, LEAST, Packed, Widened, slow_bfloat16
 
-MOST = 1 << 20  # bfloat16 weights up to which a processor without bfloat16 is given a float32 copy beside them
+MOST = 1_000_000  # bfloat16 weights up to which a processor without bfloat16 is given a float32 copy beside them
 
 
 def pack(*networks: nn.Module) -> None:
