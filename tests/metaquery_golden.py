@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,12 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor
 
+from janus_app.models.base import Event, Finished
 from tests.conftest import loaded
 
 GOLDEN = Path(__file__).parent / "golden" / "metaquery"
 CHECKPOINTS = ("llavaov_sana", "llavaov_sd15", "qwen25vl_sana")
+LLAVA, QWEN = CHECKPOINTS[0], CHECKPOINTS[2]
 CASES = sorted(file.stem for file in GOLDEN.glob("*.json"))
 
 
@@ -72,3 +75,9 @@ def done(generator: Any) -> Any:
             next(generator)
         except StopIteration as end:
             return end.value
+
+
+def last(events: Iterator[Event]) -> Finished:
+    event = list(events)[-1]
+    assert isinstance(event, Finished)
+    return event

@@ -15,7 +15,7 @@ from janus_app.errors import AppError
 from janus_app.models.base import Inspection, TokenFacts
 from janus_app.records import read_record, save_png
 from janus_app.token_map import MEASURES, RAMP, colour, drawn_on, heat_map, inspection_of
-from tests.test_cli import MODEL, draw_json
+from tests.commands import MODEL, draw_json
 from tests.test_library import RECORD
 
 CAT = ("--model", MODEL, "--prompt", "a cat")

@@ -1,0 +1,148 @@
+"""What the commands refuse: one sentence on stderr, a status that tells, no traceback."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from janus_app.cli import main
+from tests.commands import MODEL, PICTURE, ROOT, run_command
+
+GENERATE = ("generate", "--model", MODEL)
+EDIT = ("edit", "--model", MODEL, "--prompt", "a dog")
+BAD = {
+    "no command": ((), "required"),
+    "unknown command": (("paint",), "invalid choice"),
+    "unknown flag": ((*GENERATE, "--colour", "red"), "--colour"),
+    "shortened flag": ((*GENERATE, "--prom", "red"), "--prom"),
+    "nothing to draw": (GENERATE, "give --prompt"),
+    "unknown variant": (("generate", "--model", "janus-pro-1", "--prompt", "a cat"), "Did you mean janus-pro-1b"),
+    "folder without checkpoint": (("chat", "--model", "tests", "--prompt", "a"), "config.json"),
+    "count 0": ((*GENERATE, "--prompt", "a", "--count", "0"), "from 1 to 16"),
+    "count 1000": ((*GENERATE, "--prompt", "a", "--count", "1000"), "from 1 to 16"),
+    "count text": ((*GENERATE, "--prompt", "a", "--count", "many"), "many"),
+    "seed text": ((*GENERATE, "--prompt", "a", "--seed", "lucky"), "lucky"),
+    "seed negative": ((*GENERATE, "--prompt", "a", "--seed", "-1"), "Seed"),
+    "seed huge": ((*GENERATE, "--prompt", "a", "--seed", "9" * 30), "Seed"),
+    "guidance 0": ((*GENERATE, "--prompt", "a", "--guidance", "0"), "Guidance"),
+    "guidance nan": ((*GENERATE, "--prompt", "a", "--guidance", "nan"), "Guidance"),
+    "temperature inf": ((*GENERATE, "--prompt", "a", "--temperature", "inf"), "Temperature"),
+    "steps 0": ((*GENERATE, "--prompt", "a", "--steps", "0"), "steps"),
+    "steps 10,000": ((*GENERATE, "--prompt", "a", "--steps", "10000"), "from 1 to 100"),
+    "solver": ((*GENERATE, "--prompt", "a", "--solver", "rk4"), "rk4"),
+    "interval backwards": ((*GENERATE, "--prompt", "a", "--guidance-interval", "0.9", "0.1"), "end of the guidance"),
+    "interval of one": ((*GENERATE, "--prompt", "a", "--guidance-interval", "0.9"), "--guidance-interval"),
+    "interval nan": ((*GENERATE, "--prompt", "a", "--guidance-interval", "nan", "1"), "start of the guidance"),
+    "precision": ((*GENERATE, "--prompt", "a", "--precision", "int1"), "int1"),
+    "empty prompt": ((*GENERATE, "--prompt", "  "), "empty"),
+    "long prompt": ((*GENERATE, "--prompt", "x" * 100_000), "100,000 characters"),
+    "empty question": (("chat", "--model", MODEL, "--prompt", ""), "empty"),
+    "top-p 0": (("chat", "--model", MODEL, "--prompt", "a", "--top-p", "0"), "Top-p"),
+    "no tokens": (("chat", "--model", MODEL, "--prompt", "a", "--max-new-tokens", "0"), "new tokens"),
+    "missing picture": (("chat", "--model", MODEL, "--prompt", "a", "--image", "nowhere.png"), "nowhere.png"),
+    "not a picture": (("chat", "--model", MODEL, "--prompt", "a", "--image", "pyproject.toml"), "not a picture"),
+    "edit without picture": (EDIT, "--image"),
+    "edit of a text file": ((*EDIT, "--image", "pyproject.toml"), "not a picture"),
+    "missing mask": ((*EDIT, "--image", PICTURE, "--mask", "nowhere.png"), "nowhere.png"),
+    "mask of other size": (
+        (*EDIT, "--image", PICTURE, "--mask", str(ROOT / "tests/golden/janus/images/square_small.png")),
+        "Give a mask of the picture's size",
+    ),
+    "method": ((*EDIT, "--image", PICTURE, "--method", "magic"), "magic"),
+    "method without its mask": ((*EDIT, "--image", PICTURE, "--method", "masked"), "Nothing is painted"),
+    "mask without use": (
+        (*EDIT, "--image", PICTURE, "--mask", PICTURE, "--method", "flowedit"),
+        "has no use for a mask",
+    ),
+    "long source prompt": (
+        (*EDIT, "--image", PICTURE, "--method", "flowedit", "--source-prompt", "x" * 9_000),
+        "9,000 characters",
+    ),
+    "strength 0": ((*EDIT, "--image", PICTURE, "--strength", "0"), "Strength"),
+    "from a missing file": (("generate", "--from", "nowhere.png"), "nowhere.png"),
+    "from a foreign picture": (("generate", "--from", PICTURE), "no record of this app"),
+    "from no picture": (("generate", "--from", "pyproject.toml"), "not a picture"),
+    "no cuda": ((*GENERATE, "--prompt", "a", "--device", "cuda"), "CUDA"),
+    "no such device": ((*GENERATE, "--prompt", "a", "--device", "abacus"), "abacus"),
+}
+
+
+@pytest.mark.parametrize("kind", BAD)
+def test_bad_input_is_a_sentence_and_status_2(
+    kind: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(ROOT)
+    if kind == "no cuda":
+        torch = pytest.importorskip("torch")
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: False)  # the test machine may have a card
+    arguments, expected = BAD[kind]
+    try:
+        status = main(arguments)
+    except SystemExit as stop:  # argparse leaves this way
+        status = stop.code
+    out, err = capsys.readouterr()
+    assert status == 2
+    assert out == "" and expected in err and "Traceback" not in err
+    assert len(err) < 1_000
+
+
+@pytest.mark.parametrize("kind", ["unknown variant", "count 1000", "seed text", "guidance nan", "long prompt"])
+def test_bad_input_in_a_process_of_its_own(kind: str) -> None:
+    arguments, expected = BAD[kind]
+    done = run_command(*arguments)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert expected in done.stderr and len(done.stderr.strip().splitlines()) == 1
+
+
+def test_damaged_weights_fail_with_status_1(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    for file in Path(MODEL).iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    weights = tmp_path / "pytorch_model.bin"
+    weights.write_bytes(weights.read_bytes()[:-5000])
+    assert main(["chat", "--model", str(tmp_path), "--prompt", "hello"]) == 1
+    assert "damaged or incomplete" in capsys.readouterr().err
+
+
+def test_a_folder_that_cannot_be_written(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    flags = ["generate", "--model", MODEL, "--prompt", "a cat", "--out", str(tmp_path / "file" / "sub")]
+    assert main(flags) == 1
+    assert "Choose another folder" in capsys.readouterr().err
+
+
+@pytest.fixture
+def taken() -> Iterator[int]:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        yield listener.getsockname()[1]
+
+
+def run_app(*arguments: str) -> Any:
+    return run_command(*arguments, "--no-browser", program=("app.py",))
+
+
+def test_app_port_in_use(taken: int) -> None:
+    done = run_app("--port", str(taken))
+    assert done.returncode == 2 and f"port {taken}" in done.stderr and "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        (("--port", "70000"), "from 1 to 65535"),
+        (("--port", "http"), "http"),
+        (("--host", "no.such.host.invalid"), "no.such.host.invalid"),
+        (("--auth", "secret"), "USER:PASSWORD"),
+        (("--model", "janus-pro-8b"), "no model called"),
+        (("--lang", "tlh"), "tlh"),
+    ],
+)
+def test_app_bad_flags(flags: tuple[str, ...], expected: str) -> None:
+    done = run_app(*flags)
+    assert done.returncode == 2 and expected in done.stderr and "Traceback" not in done.stderr
+    assert "secret" not in done.stderr

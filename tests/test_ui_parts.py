@@ -1,0 +1,232 @@
+"""The small parts the page is made of, each by itself."""
+
+from __future__ import annotations
+
+import json
+import re
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from janus_app.errors import AppError
+from janus_app.library import library
+from janus_app.library.conversations import Message, new_conversation, new_id
+from janus_app.models.base import Finished, Notice, Preview, Progress, Queued, TextDelta
+from janus_app.ui import jobs
+from janus_app.ui.chat_work import save
+from janus_app.ui.editor import picture_and_mask
+from janus_app.ui.html import message
+from janus_app.ui.i18n import FOLDER, Texts, match_language
+from janus_app.ui.talk import command, turns
+
+
+@pytest.mark.parametrize(
+    ("text", "means"),
+    [
+        ("/draw a red circle", ("draw", "a red circle")),
+        ("  /EDIT\na blue one", ("edit", "a blue one")),
+        ("/draw", ("draw", "")),
+        ("/画一只猫", ("draw", "一只猫")),
+        ("/改 蓝色", ("edit", "蓝色")),
+        ("/drawing is fun", None),
+        ("please /draw it", None),
+        ("", None),
+    ],
+)
+def test_commands_of_the_chat(text: str, means: tuple[str, str] | None) -> None:
+    assert command(text) == means
+
+
+def test_the_model_reads_pictures_in_questions_only(tmp_path: Path) -> None:
+    files = []
+    for number, colour in enumerate(("red", "lime", "blue", "cyan", "pink", "gold")):
+        Image.new("RGB", (4, 4), colour).save(tmp_path / f"{number}.png")
+        files.append(str(tmp_path / f"{number}.png"))
+    talk = new_conversation()
+    for role, text, shown in (
+        ("user", "hello", files[5:]),
+        ("assistant", "hi", ()),
+        *(turn for file in files[:5] for turn in (("user", f"/draw {file}", ()), ("assistant", "", (file,)))),
+        ("user", "Which is best?", ()),
+    ):
+        talk = talk.said(Message(new_id(), talk.head, role, text, tuple(shown)))  # type: ignore[arg-type]
+    first, answer, last = turns(talk)
+    assert (first.text, answer.text, last.text) == ("hello", "hi", "Which is best?")
+    assert len(first.images) == 1 and not answer.images
+    assert [image.getpixel((0, 0)) for image in last.images] == [
+        (0, 255, 0), (0, 0, 255), (0, 255, 255), (255, 192, 203),
+    ]  # fmt: skip
+
+
+def test_a_conversation_that_cannot_be_kept_says_so(tmp_path: Path) -> None:
+    (tmp_path / "data").write_text("a file in the place of the folder")
+    kept = library(tmp_path / "outputs", tmp_path / "data")
+    page: Any = SimpleNamespace(library=kept, texts=Texts("zh-CN"))
+    talk = new_conversation().said(Message(new_id(), "", "user", "hello"))
+    assert "message error" in save(page, talk, "en") and "was not saved" in save(page, talk, "en")
+    assert "无法写入" in save(page, talk, "zh-CN")
+    assert save(SimpleNamespace(library=None), talk, "en") == ""  # type: ignore[arg-type]
+
+
+def test_languages_have_the_same_strings_and_places() -> None:
+    english = json.loads((FOLDER / "en.json").read_text("utf-8"))
+    chinese = json.loads((FOLDER / "zh-CN.json").read_text("utf-8"))
+    sentences = chinese.pop("sentences")
+    assert english.keys() == chinese.keys()
+
+    def places(text: str) -> list[str]:
+        return sorted(re.findall(r"\{(\w+)\}", text))
+
+    for key, text in english.items():
+        assert places(text) == places(chinese[key]), key
+    for original, own in sentences.items():
+        assert set(places(own)) <= set(places(original)), original
+
+
+def test_every_string_the_page_asks_for_exists_and_none_is_idle() -> None:
+    source = "".join(file.read_text("utf-8") for file in Path("janus_app/ui").glob("*.py"))
+    english = set(json.loads((FOLDER / "en.json").read_text("utf-8")))
+    asked = set(re.findall(r"(?:label|say)\(\s*[\"'](\w+)[\"']", source))
+    assert asked <= english
+    # Names put together while running.
+    made = (
+        "span_",
+        "measure_",
+        "stage_",
+        "state_",
+        "doing_",
+        "setting_",
+        "method_",
+        "solver_",
+        "strength_",
+        "image_guidance_",
+    )
+    idle = {key for key in english if not key.startswith(made) and not re.search(f"[\"']{key}[\"']", source)}
+    assert not idle
+
+
+@pytest.mark.parametrize(
+    ("header", "language"),
+    [
+        ("zh-CN,zh;q=0.9,en;q=0.8", "zh-CN"),
+        ("zh-TW", "zh-CN"),
+        ("de,fr;q=0.5", "en"),
+        ("", "en"),
+        ("de,zh;q=0.1", "zh-CN"),
+    ],
+)
+def test_language_follows_the_browser(header: str, language: str) -> None:
+    assert match_language(header) == language
+
+
+def test_known_sentences_are_translated_with_their_values() -> None:
+    texts = Texts()
+    said = texts.sentence("Seed must be a whole number from 0 to 4294967295, not -1.", "zh-CN")
+    assert "0 到 4294967295" in said and "-1" in said
+    assert texts.sentence("Something nobody translated.", "zh-CN") == "Something nobody translated."
+
+
+def test_text_from_outside_is_escaped() -> None:
+    assert "<script>" not in message("<script>alert(1)</script>", "error")
+
+
+def test_events_become_few_frames_and_nothing_is_lost() -> None:
+    picture = Image.new("RGB", (8, 8))
+
+    def events() -> Iterator[Any]:
+        yield Queued(2)
+        yield Notice("take care")
+        for i in range(500):
+            yield TextDelta("x")
+            yield Progress("draw", i, 500, "tokens")
+        yield Preview((picture,), 500, 500)
+        yield Finished(text="x" * 500)
+
+    frames = list(jobs.watch(events, Texts(), "en"))
+    assert "number 2 in line" in frames[0].status
+    assert len(frames) < 20, "frames must be dropped, not queued"
+    assert frames[-1].text == "x" * 500 and frames[-1].finished and frames[-1].notices == ("take care",)
+
+
+def test_a_waiting_job_is_told_its_place_when_that_changes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ten looks a second, and one frame a second: each costs the server time that belongs to the job at work."""
+    clock = iter(range(10_000))
+    monkeypatch.setattr("janus_app.ui.jobs.time.monotonic", lambda: 1 + next(clock) / 10)
+
+    def waiting() -> Iterator[Any]:
+        yield from (Queued(2) for _ in range(100))
+        yield from (Queued(1) for _ in range(100))
+        yield Finished()
+
+    lines = [frame.status for frame in jobs.watch(waiting, Texts(), "en")]
+    places = [line for line in lines if "in line" in line]
+    assert "number 2 in line" in places[0] and "next in line" in places[-1]
+    assert 18 <= len(places) <= 24
+    changed = next(n for n, line in enumerate(places) if "next in line" in line)
+    assert 9 <= changed <= 12
+
+
+def test_an_answer_and_a_picture_tell_their_speed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a picture also the time left; nobody knows how long an answer will be."""
+    clock = iter(range(1000))
+    monkeypatch.setattr("janus_app.ui.jobs.time.monotonic", lambda: next(clock) / 2)
+
+    def answer() -> Iterator[Any]:
+        yield from (TextDelta("x", (i,)) for i in range(30))
+
+    def picture() -> Iterator[Any]:
+        yield from (Progress("draw", i, 60, "tokens") for i in range(30))
+
+    said, drawn = (list(jobs.watch(events, Texts(), "en"))[-1].status for events in (answer, picture))
+    assert "Writing · 30 tokens · 1.0 tokens/s" in said and "left" not in said
+    assert "Drawing · 29 / 60 tokens · 1.0 tokens/s · 31 s left" in drawn
+
+
+def test_errors_and_bugs_end_in_a_sentence(caplog: pytest.LogCaptureFixture) -> None:
+    def refused() -> Iterator[Any]:
+        raise AppError("Do this instead.")
+
+    def broken() -> Iterator[Any]:
+        yield TextDelta("so far")
+        raise ZeroDivisionError("secret detail")
+
+    assert list(jobs.watch(refused, Texts(), "en"))[-1].error == "Do this instead."
+    last = list(jobs.watch(broken, Texts(), "en"))[-1]
+    assert last.text == "so far" and "ZeroDivisionError" in last.error and "secret" not in last.error
+    assert "secret detail" in caplog.text, "the log must have the traceback"
+
+
+def test_closing_a_watched_job_closes_the_work() -> None:
+    closed = threading.Event()
+
+    def work() -> Iterator[Any]:
+        try:
+            while True:
+                yield TextDelta("x")
+        finally:
+            closed.set()
+
+    watching = jobs.watch(work, Texts(), "en")
+    next(watching)
+    watching.close()  # type: ignore[attr-defined]
+    assert closed.is_set()
+
+
+def test_the_mask_is_what_was_painted() -> None:
+    layer = Image.new("RGBA", (40, 20), (0, 0, 0, 0))
+    layer.paste((255, 64, 129, 153), (10, 5, 20, 15))
+    picture, mask = picture_and_mask(
+        {"background": Image.new("RGBA", (40, 20), "red"), "layers": [layer], "composite": None}
+    )
+    assert picture.mode == "RGB" and mask is not None
+    assert mask.getbbox() == (10, 5, 20, 15) and set(mask.tobytes()) == {0, 255}
+    assert (
+        picture_and_mask({"background": picture, "layers": [Image.new("RGBA", (40, 20))], "composite": None})[1] is None
+    )
+    with pytest.raises(AppError, match="no picture to edit"):
+        picture_and_mask(None)
