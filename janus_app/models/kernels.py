@@ -40,7 +40,7 @@ def add_norm(x: Tensor, more: Tensor, weight: Tensor, eps: float) -> tuple[Tenso
 def gated(both: Tensor) -> Tensor:
     """silu(gate) * up for both side by side, [..., 2 n] to [..., n]."""
     gate, up = both.chunk(2, dim=-1)
-    return F.silu(gate) * up
+    return F.silu(gate).mul_(up)
 
 
 def turned(heads: Tensor, angles: Angles, position: Tensor, held: Tensor) -> Tensor:
@@ -51,7 +51,7 @@ def turned(heads: Tensor, angles: Angles, position: Tensor, held: Tensor) -> Ten
     `position` [1]. Returns the queries [rows, heads, head_dim].
     """
     cos, sin = angles
-    heads = torch.addcmul(heads * cos, heads.roll(heads.shape[-1] // 2, -1), sin)
+    heads = (heads * cos).addcmul_(heads.roll(heads.shape[-1] // 2, -1), sin)
     held.index_copy_(3, position, heads[:, -2:].transpose(0, 1).unsqueeze(3).to(held.dtype))
     return heads[:, :-2].reshape(len(heads), -1, heads.shape[-1])
 

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 FEW, LARGE = 32, 1 << 15  # inputs and weights of a float32 product that changes places
-MANY = 8  # bfloat16 inputs that are worth unpacking the weights for
+MANY = 4  # bfloat16 inputs that are worth unpacking the weights for
 LEAST = 1 << 19  # weights from which packing gains with two inputs; with fewer weights it needs more inputs
 PACKED_FOR = 32  # inputs oneDNN is told to pack for; it reads that order as well for other numbers of them
 PIECE = 1 << 20  # weights unpacked at a time: what a processor's cache holds
@@ -89,8 +89,9 @@ def _swapped(x: Tensor, weight: Tensor, bias: Tensor | None, count: int) -> Tens
 
 def in_pieces(x: Tensor, rows: Tensor) -> Tensor:
     """x [..., in] @ rows.T for rows of another dtype, unpacked to that of x a piece at a time."""
-    parts = rows.split(max(1, PIECE // rows.shape[1]))
-    return torch.cat([multiply(x, part.to(x.dtype)) for part in parts], dim=-1)
+    count = min(len(rows), max(1, PIECE // rows.shape[1]))
+    wide = torch.empty(count, rows.shape[1], dtype=x.dtype, device=x.device)  # new memory for each piece costs as much
+    return torch.cat([multiply(x, wide[: len(part)].copy_(part)) for part in rows.split(count)], dim=-1)
 
 
 @cache

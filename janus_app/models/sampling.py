@@ -43,7 +43,7 @@ def exponential_noise(streams: Sequence[torch.Generator], size: int, cells: int 
 
 def mix_guidance(conditional: Tensor, unconditional: Tensor, weight: float) -> Tensor:
     """Classifier-free guidance on logits: u + w (c - u) (Ho and Salimans 2022; Janus, section 3.3)."""
-    return unconditional + weight * (conditional - unconditional)
+    return (conditional - unconditional).mul_(weight).add_(unconditional)
 
 
 def pick(logits: Tensor, temperature: float, noise: Tensor | None) -> Tensor:
@@ -52,7 +52,7 @@ def pick(logits: Tensor, temperature: float, noise: Tensor | None) -> Tensor:
         return logits.argmax(-1)
     wide = logits.float()
     probabilities = torch.softmax(wide if temperature == 1 else wide / temperature, dim=-1)
-    return (probabilities / noise.to(logits.device)).argmax(-1)
+    return probabilities.div_(noise.to(logits.device)).argmax(-1)
 
 
 def keep_top_p(logits: Tensor, temperature: float, top_p: float) -> Tensor:

@@ -39,7 +39,7 @@ def test_few_inputs_and_a_large_matrix_change_places(
     assert not any(shapes.startswith("[((9, 7)") for name, shapes in calls.seen if name == "mm.default")
 
 
-@pytest.mark.parametrize("rows", [1, 7, 8, 40])
+@pytest.mark.parametrize("rows", [1, 3, 4, 40])
 @torch.inference_mode()
 def test_bfloat16_is_unpacked_where_the_processor_does_not_know_it(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(linear, "PIECE", 60)  # four rows of fifteen
