@@ -16,7 +16,8 @@ from PIL import Image
 from janus_app.library.conversations import Conversations
 from janus_app.records import read_record
 from janus_app.studio import drain
-from tests.page_server import Served, draw, everything_said, gallery_of, serve
+from tests.page_client import draw, everything_said, gallery_of
+from tests.page_server import Served, serve
 
 BRIEF = {"temperature": 0, "top_p": 0.95, "max_new_tokens": 24, "seed": 0, "model": "tiny-a"}  # of an answer
 EASEL, STATUS, NOTES, SEED = 0, 1, 2, 6  # places in what "draw" answers (states are not sent)
