@@ -26,7 +26,7 @@ from janus_app.models.base import (
 )
 from janus_app.models.checkpoint import parse_processor, parse_style, read_json
 from janus_app.models.decoder import DecoderConfig, KVCache
-from janus_app.models.engine import recordable, trunk_step
+from janus_app.models.engine import bucket, recordable, trunk_step
 from janus_app.models.engine_graph import recorded
 from janus_app.models.prefill import Network, prefill, prompt_embeds
 from janus_app.models.siglip import VisionConfig
@@ -45,7 +45,7 @@ def answer_tokens(
     reader = _Reader(network, cache, hidden[:, -1])
     read: Callable[[int], None] = reader.read
     if recordable(network.language_model.model, network.device, reader.hidden):
-        read = recorded(reader.read, reader.state, cache.capacity)
+        read = recorded(reader.read, reader.state, cache.capacity, bucket(reader.step))
     finite = sampling.Finite()
     for _ in range(limit):
         logits = network.language_model.lm_head(reader.hidden)
@@ -65,16 +65,16 @@ class _Reader:
     """The buffers of an answer: its newest token [1] and the final hidden state [1, hidden] that follows from it."""
 
     def __init__(self, network: Network, cache: KVCache, hidden: Tensor) -> None:
-        self._network, self._step = network, trunk_step(network.language_model.model, cache)
+        self._network, self.step = network, trunk_step(network.language_model.model, cache)
         self.hidden = hidden.clone()
         self.token = torch.zeros(1, dtype=torch.long, device=hidden.device)
 
     @property
     def state(self) -> tuple[Tensor, ...]:
-        return self.hidden, self._step.position
+        return self.hidden, self.step.position
 
     def read(self, span: int) -> None:
-        self.hidden.copy_(self._step(self._network.text_embeds(self.token), span))
+        self.hidden.copy_(self.step(self._network.text_embeds(self.token), span))
 
 
 class Talker:

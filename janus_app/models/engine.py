@@ -14,8 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from janus_app.models.decoder import Block, KVCache, RMSNorm, Trunk, rms_norm, rotary_table
+from janus_app.models.engine_graph import BUCKET
 from janus_app.models.fused import Apart, Product, adding, product
-from janus_app.models.kernels import FEW, Kernels, eight_bit_rows, kernels_for
+from janus_app.models.kernels import FEW, Kernels, attend, eight_bit_rows, kernels_for
 
 # (the new position's inputs [rows, hidden], cache slots that may be looked at) -> final hidden states [rows, hidden]
 Step = Callable[[Tensor, int], Tensor]
@@ -46,6 +47,7 @@ class TrunkStep:
         self.position = torch.tensor([cache.length], device=device)
         self._slots = torch.arange(cache.capacity, device=device)
         self._kernels = kernels_for(device, trunk.norm.weight.dtype)
+        self.stops = self._kernels.attend is not attend  # at the filled slots, whatever the span
         blocks = list(trunk.blocks)
         norms = [*(block.input_layernorm for block in blocks), trunk.norm]
         self._norm = norms[0]
@@ -78,8 +80,8 @@ class TrunkStep:
         return normed
 
     def _mask(self, span: int) -> Tensor | None:
-        """Which slots are seen [rows or 1, 1, 1, span]; None where all are."""
-        if span == self.cache.length + 1:
+        """Which slots are seen [rows or 1, 1, 1, span]; None where all are that are looked at."""
+        if self.stops or span == self.cache.length + 1:
             return None if self._seen is None else self._seen[..., :span]
         filled = (self._slots[:span] <= self.position)[None, None, None]
         return filled if self._seen is None else filled & self._seen[..., :span]
@@ -105,6 +107,11 @@ class ModuleStep:
 def trunk_step(trunk: Trunk, cache: KVCache) -> TrunkStep | ModuleStep:
     """The step for a trunk as it lies. Whoever calls it adds one to `cache.length` after each call."""
     return ModuleStep(trunk, cache) if travels(trunk) else TrunkStep(trunk, cache)
+
+
+def bucket(step: TrunkStep | ModuleStep) -> int:
+    """By how many slots the span of its recordings grows: by all where a kernel stops at the filled ones by itself."""
+    return step.cache.capacity if isinstance(step, TrunkStep) and step.stops else BUCKET
 
 
 def recordable(network: nn.Module, device: torch.device, few: Tensor | None = None) -> bool:

@@ -17,25 +17,27 @@ BUCKET = 128  # slots by which a recording's span grows: at most so many are loo
 logger = logging.getLogger(__name__)
 
 
-def recorded(step: Callable[[int], None], state: Sequence[Tensor], capacity: int) -> Callable[[int], None]:
-    """`step(span)` as something that replays recordings.
+def recorded(
+    step: Callable[[int], None], state: Sequence[Tensor], capacity: int, bucket: int = BUCKET
+) -> Callable[[int], None]:
+    """`step(span)` as something that replays recordings, one for every `bucket` slots.
 
     `state` are the buffers a step changes, beside such as a second run of it fills with the same values (the cache);
     `capacity` is the largest span.
     """
-    return _Recorder(step, state, capacity)
+    return _Recorder(step, state, capacity, bucket)
 
 
 class _Recorder:
-    def __init__(self, step: Callable[[int], None], state: Sequence[Tensor], capacity: int) -> None:
-        self._step, self._state, self._capacity = step, state, capacity
+    def __init__(self, step: Callable[[int], None], state: Sequence[Tensor], capacity: int, bucket: int) -> None:
+        self._step, self._state, self._capacity, self._bucket = step, state, capacity, bucket
         self._graphs: dict[int, torch.cuda.CUDAGraph] = {}
         self._plain = False
 
     def __call__(self, span: int) -> None:
         if not self._plain:
             try:
-                self._graph(min(-(-span // BUCKET) * BUCKET, self._capacity)).replay()
+                self._graph(min(-(-span // self._bucket) * self._bucket, self._capacity)).replay()
                 return
             except Exception as error:
                 if out_of_memory(error):

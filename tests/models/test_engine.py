@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -11,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from janus_app.models import fused, sampling
+from janus_app.models import engine, engine_graph, fused, kernels, sampling
 from janus_app.models.base import GenerateRequest
 from janus_app.models.decoder import DecoderConfig, KVCache, Trunk
 from janus_app.models.engine import ModuleStep, TrunkStep, recordable, trunk_step
@@ -185,6 +187,26 @@ def test_a_rehearsal_leaves_no_trace(model: JanusModel) -> None:
         other.length += 1
     assert torch.equal(straight.tokens, rehearsed.tokens) and torch.equal(cache.held, other.held)
     assert all(torch.equal(a, b) for a, b in zip(straight.state, rehearsed.state, strict=True))
+
+
+@torch.inference_mode()
+def test_a_recording_serves_a_bucket_or_all_where_attention_stops_by_itself(
+    model: JanusModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spans = []
+    graph = SimpleNamespace(replay=lambda: None)
+    monkeypatch.setattr(engine_graph._Recorder, "_graph", lambda self, span: (spans.append(span), graph)[1])
+    own = replace(kernels.PLAIN, attend=lambda *inputs: kernels.attend(*inputs))
+    for chosen, wanted in ((kernels.PLAIN, {128, 256, 300}), (own, {300})):
+        monkeypatch.setattr(engine, "kernels_for", lambda *_, chosen=chosen: chosen)
+        cache = model.network.new_cache(1, 300)
+        step = engine.trunk_step(model.network.language_model.model, cache)
+        replay = recorded(lambda span: None, (), cache.capacity, engine.bucket(step))
+        spans.clear()
+        for span in range(1, 301):
+            replay(span)
+        assert set(spans) == wanted
+        assert (step._mask(cache.capacity) is None) == (chosen is own)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="recording works there")

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from janus_app.models import sampling
 from janus_app.models.decoder import KVCache
-from janus_app.models.engine import recordable, trunk_step
+from janus_app.models.engine import bucket, recordable, trunk_step
 from janus_app.models.engine_graph import recorded
 from janus_app.models.janus.network import JanusNetwork
 from janus_app.models.prefill import next_positions, prefill
@@ -62,7 +62,7 @@ def draw_tokens(
     step.draw_noise(min(ROW, last + 1 - first))
     advance: Callable[[int], None] = step.advance
     if recordable(network.language_model.model, network.device, hidden):
-        advance = recorded(step.advance, step.state, cache.capacity)
+        advance = recorded(step.advance, step.state, cache.capacity, bucket(step.read))
     for cell in range(first, last + 1):
         if (cell - first) % ROW == 0:
             step.begin_row(cell)
@@ -115,7 +115,7 @@ class PictureStep:
     ) -> None:
         count, device = len(tokens), network.device
         self._network, self._rule, self.tokens = network, rule, tokens
-        self._read = trunk_step(network.language_model.model, cache)
+        self.read = trunk_step(network.language_model.model, cache)
         self._count, self._rows = count, cache.rows // count
         self._hidden = hidden.clone()
         self._known = known.to(device) if bool((known >= 0).any()) else None
@@ -128,7 +128,7 @@ class PictureStep:
     @property
     def state(self) -> tuple[Tensor, ...]:
         """What a step changes beside the cache, where doing it twice leaves the same."""
-        return self._hidden, self._cell, self._place, self._sum, self.tokens, self._read.position
+        return self._hidden, self._cell, self._place, self._sum, self.tokens, self.read.position
 
     def draw_noise(self, cells: int) -> None:
         """Draw the noise of the next row, which has so many cells, while the device is at work on this one."""
@@ -157,7 +157,7 @@ class PictureStep:
         token = self.choose()
         table = self._table
         embeds = self._network.token_embeds(token) if table is None else F.embedding(token, table)
-        self._hidden.copy_(self._read(torch.cat((embeds,) * self._rows), span))
+        self._hidden.copy_(self.read(torch.cat((embeds,) * self._rows), span))
         self._cell.add_(1)
         self._place.add_(1)
 
