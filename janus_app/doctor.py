@@ -28,7 +28,7 @@ from janus_app.errors import AppError
 from janus_app.hub import Hub
 
 Level = Literal["OK", "WARN", "FAIL"]
-OLDEST, NEWEST = (3, 10), (3, 13)
+OLDEST, NEWEST = (3, 11), (3, 13)  # diffusers, transformers and huggingface-hub left 3.10 behind
 REINSTALL = "Run `python -m pip install -r requirements.txt`."
 LOW_DISK = 2e9
 PORT = 7860
@@ -93,7 +93,8 @@ def _home(text: str) -> str:
 def _python() -> Iterator[Finding]:
     version = sys.version_info[:2]
     if not OLDEST <= version <= NEWEST:
-        remedy = "Install Python 3.10 to 3.13 and make a fresh virtual environment with it."
+        oldest, newest = (".".join(map(str, release)) for release in (OLDEST, NEWEST))
+        remedy = f"Install Python {oldest} to {newest} and make a fresh virtual environment with it."
         yield Finding("FAIL", "Python", platform.python_version(), remedy)
     else:
         yield Finding("OK", "Python", f"{platform.python_version()} on {platform.system()} {platform.machine()}")

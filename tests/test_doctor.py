@@ -88,7 +88,7 @@ def test_a_check_that_breaks_does_not_end_the_examination(monkeypatch: pytest.Mo
 
 
 def test_old_python_and_missing_or_other_packages(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "version_info", (3, 9, 0))
+    monkeypatch.setattr(sys, "version_info", (3, 10, 0))
     assert found(doctor._python()) == [("FAIL", "Python")]
 
     def version(package: str) -> str:
@@ -133,7 +133,10 @@ def test_a_page_asks_without_the_port_and_gets_text_to_paste(tmp_path: Path, mon
     assert str(Path.home()) + "/" not in text
 
 
-def test_a_driver_without_a_fitting_pytorch(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("built_for", "remedy"), [(None, "pytorch.org"), ("13.0", "supports CUDA 13.0")])
+def test_a_driver_without_a_fitting_pytorch(
+    built_for: str | None, remedy: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     """A stand-in for the program of the driver: no card is here."""
     program = tmp_path / "nvidia-smi"
     program.write_text("#!/bin/sh\necho '| NVIDIA-SMI 550.54 Driver Version: 550.54.14   CUDA Version: 12.4 |'\n")
@@ -142,8 +145,9 @@ def test_a_driver_without_a_fitting_pytorch(monkeypatch: pytest.MonkeyPatch, tmp
     torch = pytest.importorskip("torch")
     if torch.cuda.is_available():
         pytest.skip("a card is here and works")
+    monkeypatch.setattr(torch.version, "cuda", built_for)
     (card,) = (f for f in doctor._torch() if f.what == "Graphics card")
-    assert card.level == "WARN" and "550.54.14 for CUDA up to 12.4" in card.detail and "pytorch.org" in card.remedy
+    assert card.level == "WARN" and "550.54.14 for CUDA up to 12.4" in card.detail and remedy in card.remedy
 
 
 def test_bitsandbytes_that_is_absent_or_broken_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 from dataclasses import dataclass
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 
@@ -104,7 +104,7 @@ def _seconds(retry_after: str) -> float:
         return float(retry_after)
     try:
         until = parsedate_to_datetime(retry_after)
-        return max(0.0, (until - datetime.now(timezone.utc)).total_seconds())
+        return max(0.0, (until - datetime.now(UTC)).total_seconds())
     except (TypeError, ValueError):
         return 0
 
