@@ -1,4 +1,4 @@
-"""Shared by all tests: where the parity data lies."""
+"""Shared by all tests: where the parity data lies, checkpoints, and a page to visit."""
 
 from __future__ import annotations
 
@@ -8,8 +8,15 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import pytest
+
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from gradio_client import Client
+
     from janus_app.loader import Loaded
+    from tests.page_server import Served
 
 # Small models on a busy machine: more threads only wait for each other. Set before torch is imported.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -30,6 +37,21 @@ def loaded(folder: Path, precision: str = "fp32", device: str = "cpu") -> Loaded
             next(work)
         except StopIteration as end:
             return end.value
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    from tests.page_server import serve
+
+    with serve(tmp_path_factory.mktemp("page"), pace=0.005) as served:
+        yield served
+
+
+@pytest.fixture
+def client(page: Served) -> Client:
+    from gradio_client import Client
+
+    return Client(page.url, verbose=False)
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:

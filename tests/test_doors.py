@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import io
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,17 +18,6 @@ from janus_app.records import read_record
 from janus_app.ui.guard import HostGuard, answers_one_person, host_rules
 from tests.page_client import draw, everything_said
 from tests.page_server import Served, serve
-
-
-@pytest.fixture(scope="module")
-def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    with serve(tmp_path_factory.mktemp("page"), pace=0.005) as served:
-        yield served
-
-
-@pytest.fixture
-def client(page: Served) -> Client:
-    return Client(page.url, verbose=False)
 
 
 def test_only_named_doors_are_open_to_programs(client: Client) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,21 +16,10 @@ from janus_app.library.conversations import Conversations
 from janus_app.records import read_record
 from janus_app.studio import drain
 from tests.page_client import draw, everything_said, gallery_of
-from tests.page_server import Served, serve
+from tests.page_server import Served
 
 BRIEF = {"temperature": 0, "top_p": 0.95, "max_new_tokens": 24, "seed": 0, "model": "tiny-a"}  # of an answer
 EASEL, STATUS, NOTES, SEED = 0, 1, 2, 6  # places in what "draw" answers (states are not sent)
-
-
-@pytest.fixture(scope="module")
-def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    with serve(tmp_path_factory.mktemp("page"), pace=0.005) as served:
-        yield served
-
-
-@pytest.fixture
-def client(page: Served) -> Client:
-    return Client(page.url, verbose=False)
 
 
 def test_drawn_pictures_are_saved_with_records_and_served_byte_for_byte(page: Served, client: Client) -> None:
