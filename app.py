@@ -14,7 +14,7 @@ from janus_app.cli.console import UsageError, say
 from janus_app.errors import AppError
 
 if TYPE_CHECKING:
-    from janus_app.studio import Studio
+    from janus_app.runtime.session import ModelSession
 
 FIRST_PORT, PORTS = 7860, 20
 
@@ -33,25 +33,25 @@ def parse() -> argparse.Namespace:
 
 
 def serve(args: argparse.Namespace) -> int:
-    from janus_app.cli.work import chosen, load, open_studio
+    from janus_app.cli.work import chosen, load, open_session
 
     port = free_port(args.host, args.port)
     auth = credentials(args.auth or os.environ.get("JANUS_APP_AUTH"))
-    studio = open_studio()
-    variant = chosen(studio.catalog, args)
+    session = open_session()
+    variant = chosen(session.catalog, args)
     if args.idle_unload is not None and not 0 < args.idle_unload < float("inf"):
         raise UsageError(f"--idle-unload must be a number of minutes above 0, not {args.idle_unload:g}.")
-    studio.idle_minutes = args.idle_unload
+    session.idle_minutes = args.idle_unload
     if args.model or args.device or args.precision:
-        load(studio, args, variant)
+        load(session, args, variant)
     elif variant.is_local:  # ready by the time somebody has read the page
-        threading.Thread(target=warm_up, args=(studio, variant.id), daemon=True).start()
-    threading.Thread(target=studio.rest_when_idle, name="idle", daemon=True).start()
+        threading.Thread(target=warm_up, args=(session, variant.id), daemon=True).start()
+    threading.Thread(target=session.rest_when_idle, name="idle", daemon=True).start()
     from janus_app.ui.app import launch
 
     launch(
-        studio,
-        studio.catalog,
+        session,
+        session.catalog,
         host=args.host,
         port=port,
         share=args.share,
@@ -62,17 +62,17 @@ def serve(args: argparse.Namespace) -> int:
     return 0
 
 
-def warm_up(studio: Studio, name: str) -> None:
+def warm_up(session: ModelSession, name: str) -> None:
     """Load the default behind the page's back; what goes wrong is said when the page first needs it."""
-    from janus_app.studio import drain
+    from janus_app.runtime.session import drain
 
     with contextlib.suppress(AppError):
-        drain(studio.load(name))
+        drain(session.load(name))
 
 
 def free_port(host: str, wanted: int | None) -> int:
     """The wanted port, or the first free one from 7860 on. Raises UsageError."""
-    from janus_app.doctor import port_is_free
+    from janus_app.runtime.doctor import port_is_free
 
     if wanted is not None and not 1 <= wanted <= 65535:
         raise UsageError(f"--port must be a number from 1 to 65535, not {wanted}.")

@@ -9,7 +9,7 @@ from PIL import Image
 
 from benchmarks.judge import Verdict, look
 from benchmarks.running import finished
-from janus_app.models.base import EditRequest, Model
+from janus_app.types import EditRequest, Model
 from training.captions import caption
 from training.edits import KINDS, Edit, edit
 from training.world import SIDE, Scene, render

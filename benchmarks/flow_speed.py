@@ -27,12 +27,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from janus_app.models.decoder import DecoderConfig, causal_attention
 from janus_app.models.janusflow.config import FlowDecoderConfig, FlowEncoderConfig, JanusFlowConfig
-from janus_app.models.janusflow.network import JanusFlowNetwork
+from janus_app.models.janusflow.modeling import JanusFlowNetwork
 from janus_app.models.janusflow.solver import Guidance, Schedule, integrate
 from janus_app.models.janusflow.velocity import PromptVelocity
-from janus_app.models.siglip import VisionConfig
+from janus_app.nn.llama import DecoderConfig, causal_attention
+from janus_app.nn.siglip import VisionConfig
 
 GUIDANCE = 2.0
 DEMO_PICTURES = 5  # the demo draws so many at once, always

@@ -16,7 +16,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from benchmarks.quality import SEED, Settings
 from benchmarks.running import finished, open_model
-from janus_app.catalog import load_catalog
+from janus_app.registry.catalog import load_catalog
 from training.captions import caption
 from training.scenes import plan
 

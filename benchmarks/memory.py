@@ -24,12 +24,12 @@ from PIL import Image
 
 from benchmarks.random_checkpoint import Size, write
 from benchmarks.running import finished, open_model
-from janus_app.catalog import Variant, load_catalog
-from janus_app.devices import resolve_device
-from janus_app.heap import trim
-from janus_app.memory import running_peak, usual_job, weight_bytes
-from janus_app.models.base import ChatRequest, GenerateRequest, Turn
-from janus_app.models.footprint import Job
+from janus_app.models.common.memory import Job
+from janus_app.registry.catalog import Variant, load_catalog
+from janus_app.runtime.devices import resolve_device
+from janus_app.runtime.fit import running_peak, usual_job, weight_bytes
+from janus_app.runtime.malloc import trim
+from janus_app.types import ChatRequest, GenerateRequest, Turn
 
 PROMPT = "a red house and a blue car under a yellow sun " * 5
 ANSWER = 32  # tokens; the cache is as long as the answer may be

@@ -109,9 +109,9 @@ def visit(url: str, model: str, number: int, until: float, crowd: Crowd) -> None
 
 def check(files: Sequence[Path], prompt: str, seed: int, count: int, crowd: Crowd) -> None:
     """Whether the newest of these were asked for just now, and the others earlier by the same visitor."""
-    from janus_app.records import read_record
+    from janus_app.outputs.metadata import read_metadata
 
-    got = [(record.prompt, record.seed) for record in map(read_record, files) if record]
+    got = [(record.prompt, record.seed) for record in map(read_metadata, files) if record]
     asked = [(prompt, seed + i) for i in range(count)]
     strange = [one for one in got[count:] if one[1] // SEEDS != seed // SEEDS]
     if got[:count] != asked or strange:
@@ -119,7 +119,7 @@ def check(files: Sequence[Path], prompt: str, seed: int, count: int, crowd: Crow
             crowd.wrong.append(f"asked for {asked}, got {got[:count]} and {strange}")
 
 
-def latencies(url: str, studio: Any, model: str, rounds: int) -> list[tuple[str, list[float]]]:
+def latencies(url: str, session: Any, model: str, rounds: int) -> list[tuple[str, list[float]]]:
     """(what, seconds of each time it was seen) of one visitor alone on the page."""
     from gradio_client import Client
 
@@ -134,7 +134,7 @@ def latencies(url: str, studio: Any, model: str, rounds: int) -> list[tuple[str,
                 break
         asked = time.monotonic()
         job.cancel()
-        while studio.state.phase != "ready" or studio.state.queue:
+        while session.state.phase != "ready" or session.state.queue:
             if time.monotonic() - asked > IDLE_SECONDS:
                 raise SystemExit("the studio did not come to rest after Stop")
             time.sleep(0.002)
@@ -182,21 +182,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--rounds", type=int, default=12, help="of the one visitor's measuring")
     args = parser.parse_args(arguments)
 
-    from janus_app.catalog import load_catalog
     from janus_app.hub import Hub
-    from janus_app.studio import Studio, drain
+    from janus_app.registry.catalog import load_catalog
+    from janus_app.runtime.session import ModelSession, drain
     from janus_app.ui.app import launch
 
     catalog = load_catalog()
-    studio = Studio(catalog, Hub())
+    session = ModelSession(catalog, Hub())
     model = args.model or catalog.default().id
-    drain(studio.load(model, device="cpu"))
+    drain(session.load(model, device="cpu"))
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     with tempfile.TemporaryDirectory() as kept:
         demo = launch(
-            studio,
+            session,
             catalog,
             port=port,
             outputs=Path(kept) / "outputs",
@@ -206,7 +206,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         try:
             print(f"\n{platform.platform()}, Python {platform.python_version()}, {model} on the CPU\n")
             print("| one visitor | median | largest | times seen |\n|---|---|---|---|")
-            for name, seconds in latencies(demo.local_url, studio, model, args.rounds):
+            for name, seconds in latencies(demo.local_url, session, model, args.rounds):
                 times = [f"{1e3 * of(seconds):.0f} ms" for of in (statistics.median, max) if seconds]
                 print(f"| {name} | {' | '.join(times) if seconds else 'never | never'} | {len(seconds)} |")
             if not args.visitors:
@@ -214,7 +214,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             crowd, held = watched_crowd(demo.local_url, model, args.visitors, args.seconds)
         finally:
             demo.close()
-    state = studio.state
+    state = session.state
     print(f"\n| {args.visitors} visitors, {args.seconds:.0f} s | |\n|---|---|")
     for name, value in (
         ("acts", ", ".join(f"{count} {what}" for what, count in sorted(crowd.done.items()))),

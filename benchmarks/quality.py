@@ -21,8 +21,8 @@ from benchmarks.editing import measure_edits
 from benchmarks.faithful import checks, tells_place
 from benchmarks.judge import look
 from benchmarks.running import finished, open_model
-from janus_app.catalog import load_catalog
-from janus_app.models.base import ChatRequest, EditRequest, GenerateRequest, Model, Turn
+from janus_app.registry.catalog import load_catalog
+from janus_app.types import ChatRequest, EditRequest, GenerateRequest, Model, Turn
 from training.captions import caption
 from training.objects import COLOURS, HELD_OUT_PAIRS, THINGS
 from training.scenes import Plan, plan, seen_scene

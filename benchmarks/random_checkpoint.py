@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from janus_app.loader import expected_tensors
+from janus_app.runtime.loader import expected_tensors
 
 EMBEDDED = Path(__file__).resolve().parent.parent / "assets" / "janus_embedded"
 

@@ -21,8 +21,8 @@ from benchmarks.faithful import checks
 from benchmarks.judge import look
 from benchmarks.quality import SEED, Settings, _held_out_plan
 from benchmarks.running import finished, open_model
-from janus_app.catalog import load_catalog
-from janus_app.models.base import Model, Ranker, RankRequest
+from janus_app.registry.catalog import load_catalog
+from janus_app.types import Model, Ranker, RankRequest
 from training.captions import caption
 from training.scenes import plan
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from janus_app import loader
-from janus_app.catalog import Variant
-from janus_app.models.base import Event, Finished, Model
-from janus_app.studio import drain
+from janus_app.registry.catalog import Variant
+from janus_app.runtime import loader
+from janus_app.runtime.session import drain
+from janus_app.types import Event, Finished, Model
 
 
 def open_model(variant: Variant, precision: str, device: str = "auto") -> Model:

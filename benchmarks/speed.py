@@ -31,7 +31,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from benchmarks import speed_ways as ways
 from benchmarks.random_checkpoint import Size
 from benchmarks.speed_ways import Job
-from janus_app.models.janus.network import JanusNetwork
+from janus_app.models.janus.modeling import JanusNetwork
 
 SIZES = {
     "tiny": Size(64, 160, 2, 4, 256, 96, 32, 320, 64, 1),

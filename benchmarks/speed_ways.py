@@ -15,12 +15,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from benchmarks.random_checkpoint import Size, config_of
-from janus_app.models.decoder import DecoderConfig
 from janus_app.models.janus.config import parse_config
 from janus_app.models.janus.draw import Sampling, draw_tokens
-from janus_app.models.janus.network import JanusNetwork
-from janus_app.models.sampling import exponential_noise
-from janus_app.quantise import quantised_linear
+from janus_app.models.janus.modeling import JanusNetwork
+from janus_app.nn.llama import DecoderConfig
+from janus_app.nn.sampling import exponential_noise
+from janus_app.runtime.quantization import quantised_linear
 
 GUIDANCE, TEMPERATURE = 5.0, 1.0
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}

@@ -28,10 +28,10 @@ from benchmarks.judge import look
 from benchmarks.quality import SEED
 from benchmarks.running import finished, open_model
 from benchmarks.speed import SIZES
-from janus_app.catalog import load_catalog
-from janus_app.models.base import GenerateRequest
 from janus_app.models.janus.draw import Sampling, draw_tokens
-from janus_app.models.janus.turbo import draw_turbo, window
+from janus_app.models.janus.jacobi import jacobi_decode, window
+from janus_app.registry.catalog import load_catalog
+from janus_app.types import GenerateRequest
 from training.captions import caption
 from training.scenes import plan
 
@@ -115,7 +115,7 @@ def pass_cost(precision: str, count: int, device: torch.device, passes: int) -> 
     known = torch.full((576,), -1)
     with torch.inference_mode():
         narrow = spent(draw_tokens(network, embeds, count, rule(), known), 2)
-        wide = spent(draw_turbo(network, embeds, count, rule(), known), 1)
+        wide = spent(jacobi_decode(network, embeds, count, rule(), known), 1)
     return narrow, wide
 
 

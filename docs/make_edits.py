@@ -15,8 +15,8 @@ sys.path.insert(0, str(ROOT))
 
 from benchmarks.editing import mask_of  # noqa: E402
 from benchmarks.running import finished, open_model  # noqa: E402
-from janus_app.catalog import load_catalog  # noqa: E402
-from janus_app.models.base import EditRequest  # noqa: E402
+from janus_app.registry.catalog import load_catalog  # noqa: E402
+from janus_app.types import EditRequest  # noqa: E402
 from training.objects import COLOURS, INDEX  # noqa: E402
 from training.world import Item, Scene, render  # noqa: E402
 

@@ -40,19 +40,19 @@ def main() -> int:
 
     from playwright.sync_api import sync_playwright
 
-    from janus_app.catalog import load_catalog
     from janus_app.hub import Hub
-    from janus_app.studio import Studio, drain
+    from janus_app.registry.catalog import load_catalog
+    from janus_app.runtime.session import ModelSession, drain
     from janus_app.ui.app import launch
 
     catalog = load_catalog()
-    studio = Studio(catalog, Hub())
-    drain(studio.load(args.model or catalog.default().id, device="cpu"))
+    session = ModelSession(catalog, Hub())
+    drain(session.load(args.model or catalog.default().id, device="cpu"))
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     with tempfile.TemporaryDirectory() as outputs, sync_playwright() as playwright:
-        demo = launch(studio, catalog, port=port, outputs=Path(outputs), prevent_thread_lock=True)
+        demo = launch(session, catalog, port=port, outputs=Path(outputs), prevent_thread_lock=True)
         browser = playwright.chromium.launch(executable_path=chromium, args=FLAGS)
         for name, options, query in SHOTS:
             page = browser.new_context(**options).new_page()

@@ -14,9 +14,9 @@ ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
 from benchmarks.running import finished, open_model  # noqa: E402
-from janus_app.catalog import load_catalog  # noqa: E402
-from janus_app.models.base import GenerateRequest, InspectRequest, SwapRequest, TokenView  # noqa: E402
-from janus_app.token_map import MEASURES, heat_map  # noqa: E402
+from janus_app.registry.catalog import load_catalog  # noqa: E402
+from janus_app.types import GenerateRequest, InspectRequest, SwapRequest, TokenView  # noqa: E402
+from janus_app.workflows.token_heatmap import MEASURES, heat_map  # noqa: E402
 
 PROMPT, SEED = "a blue cat above two red stars", 547_265_805
 SIDE, GAP, LINE = 232, 12, 24

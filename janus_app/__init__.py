@@ -1,3 +1,1 @@
 """One local model that sees, draws and edits."""
-
-__version__ = "0.1.0"

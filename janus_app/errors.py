@@ -1,43 +1,128 @@
-"""The one kind of error a person ever reads: what happened, and what to do next."""
+"""Sentences for the user, by code and in every language, and the one exception that carries them.
+
+    raise AppError("precision_unknown", given="int3", known="fp32, bf16")
+    error.code            "precision_unknown"      what a program compares
+    error.status          400                      the HTTP status an API answers with
+    error.text("zh-CN")   the sentence in Chinese; str(error) is the English one
+
+The sentences stand in assets/i18n/messages.json: code -> {status, en, zh-CN}. A sentence says what happened and what to
+do next. Its places are filled by `str.format`, so "{limit:,}" works; a value may be a Message itself.
+"""
 
 from __future__ import annotations
 
 import errno
+import json
+from functools import lru_cache
+from typing import Any
 
-# How the libraries say that memory ran out where they raise no type of their own for it.
-_NO_MEMORY = (
+from janus_app.paths import ASSETS
+
+LANGUAGES = ("en", "zh-CN")
+DEFAULT_STATUS = 400
+
+# How libraries without an exception type for it say that memory ran out.
+_OUT_OF_MEMORY_TEXTS = (
     "can't allocate memory",
     "cannot allocate memory",
     "not enough memory",
     "out of memory",
     "bad_alloc",
     "could not create a memory",
-    "could not create a primitive",  # oneDNN, where it finds no room for one
+    "could not create a primitive",  # oneDNN
     "alloc_failed",
     "unable to mmap",
 )
 
 
-class AppError(Exception):
-    """A failure explained in a sentence or two, safe to print on the page and on the command line.
+@lru_cache
+def message_table() -> dict[str, dict[str, Any]]:
+    """Code -> {"status": HTTP status (errors only), language: sentence}."""
+    table: dict[str, dict[str, Any]] = json.loads((ASSETS / "i18n" / "messages.json").read_text(encoding="utf-8"))
+    return table
 
-    Raise it with the remedy inside the message. Everything else that reaches the top is a bug of ours and is
-    reported as one, without a traceback in the user's face.
+
+class Message:
+    """A sentence by its code, with the values for its places. Immutable; equal where code and values are."""
+
+    __slots__ = ("code", "values")
+    code: str
+    values: dict[str, Any]
+
+    def __init__(self, code: str, /, **values: Any) -> None:
+        object.__setattr__(self, "code", code)
+        object.__setattr__(self, "values", values)
+
+    def __setattr__(self, name: str, value: object) -> None:
+        raise AttributeError("a Message cannot be changed")
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Message) and (self.code, self.values) == (other.code, other.values)
+
+    def __hash__(self) -> int:
+        return hash(self.code)
+
+    def __repr__(self) -> str:
+        values = "".join(f", {name}={value!r}" for name, value in self.values.items())
+        return f"Message({self.code!r}{values})"
+
+    def __str__(self) -> str:
+        return self.text()
+
+    def text(self, language: str = "en") -> str:
+        """The sentence in `language`, in English where the language has none."""
+        entry = message_table().get(self.code)
+        if entry is None:
+            return self.code
+        values = {
+            name: value.text(language) if isinstance(value, Message) else value for name, value in self.values.items()
+        }
+        sentence: str = entry.get(language) or entry["en"]
+        return sentence.format(**values)
+
+
+def _in_language(value: object, language: str) -> object:
+    return value.text(language) if isinstance(value, Message) else value
+
+
+class AppError(Exception):
+    """A failure explained in a sentence or two, safe to show on the page and on the command line.
+
+    Any other exception that reaches the top is a bug; it is logged with its traceback and shown without.
     """
 
+    def __init__(self, code: str | Message, /, **values: Any) -> None:
+        self.message = code if isinstance(code, Message) else Message(code, **values)
+        super().__init__(self.message)
 
-class NoRoom(AppError):
-    """A load ran out of memory. `offer` is the precision to try next, "" where none is smaller."""
+    @property
+    def code(self) -> str:
+        return self.message.code
 
-    def __init__(self, sentence: str, offer: str = "") -> None:
-        super().__init__(sentence)
-        self.offer = offer
+    @property
+    def status(self) -> int:
+        """The HTTP status of an API's answer."""
+        return int(message_table().get(self.code, {}).get("status", DEFAULT_STATUS))
+
+    def text(self, language: str = "en") -> str:
+        return self.message.text(language)
+
+    def __str__(self) -> str:
+        return self.message.text()
 
 
-def out_of_memory(error: BaseException) -> bool:
+class LoadOutOfMemory(AppError):
+    """A load ran out of memory. `smaller_precision` is the precision to try next, "" where none is smaller."""
+
+    def __init__(self, code: str, /, smaller_precision: str = "", **values: Any) -> None:
+        super().__init__(code, **values)
+        self.smaller_precision = smaller_precision
+
+
+def is_out_of_memory(error: BaseException) -> bool:
     """Whether an exception of Python, PyTorch or a library below says that memory ran out, on whatever device."""
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return True
     if isinstance(error, OSError):
         return error.errno == errno.ENOMEM
-    return isinstance(error, RuntimeError) and any(sign in str(error).lower() for sign in _NO_MEMORY)
+    return isinstance(error, RuntimeError) and any(text in str(error).lower() for text in _OUT_OF_MEMORY_TEXTS)

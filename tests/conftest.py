@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from gradio_client import Client
 
-    from janus_app.loader import Loaded
+    from janus_app.runtime.loader import Loaded
     from tests.page_server import Served
 
 # Small models on a busy machine: more threads only wait for each other. Set before torch is imported.
@@ -28,8 +28,8 @@ CASES = ("janus_1_3b", "janus_pro_1b", "janus_pro_7b")
 
 def loaded(folder: Path, precision: str = "fp32", device: str = "cpu") -> Loaded:
     """The checkpoint in a folder through the real loader."""
-    from janus_app.catalog import load_catalog
-    from janus_app.loader import load
+    from janus_app.registry.catalog import load_catalog
+    from janus_app.runtime.loader import load
 
     work = load(load_catalog().resolve(str(folder)), folder, device, precision)
     while True:

@@ -19,12 +19,12 @@ from typing import Any
 os.environ["OMP_NUM_THREADS"] = "1"
 
 from benchmarks.random_checkpoint import Size, write
-from janus_app.catalog import load_catalog
-from janus_app.errors import AppError, NoRoom
-from janus_app.heap import trim
+from janus_app.errors import AppError, LoadOutOfMemory
 from janus_app.hub import Hub
-from janus_app.models.base import ChatRequest, Event, Finished, GenerateRequest, Notice, Turn
-from janus_app.studio import Studio
+from janus_app.registry.catalog import load_catalog
+from janus_app.runtime.malloc import trim
+from janus_app.runtime.session import ModelSession
+from janus_app.types import ChatRequest, Event, Finished, GenerateRequest, Notice, Turn
 
 MB = 1 << 20
 # The keys and values of a picture and its twin row are 2 MB, of sixteen 27 MB.
@@ -75,14 +75,14 @@ def pictures(done: Finished) -> list[list[int]]:
     return [list(p.image_tokens) for p in done.pictures]
 
 
-def turns(studio: Studio, folder: str) -> dict[str, Any]:
-    expected = [pictures(finish(studio.run(replace(DRAW, count=1, seed=5 + i)))[0])[0] for i in (0, 7, 15)]
+def turns(session: ModelSession, folder: str) -> dict[str, Any]:
+    expected = [pictures(finish(session.run(replace(DRAW, count=1, seed=5 + i)))[0])[0] for i in (0, 7, 15)]
     limit(16 * MB)
-    done, notices = finish(studio.run(DRAW))
+    done, notices = finish(session.run(DRAW))
     limit(None)
     drawn = pictures(done)
-    assert studio._resident is not None
-    batch = studio._resident.model.batch  # type: ignore[attr-defined]
+    assert session._resident is not None
+    batch = session._resident.model.batch  # type: ignore[attr-defined]
     return {
         "notices": notices,
         "pictures": [drawn[0], drawn[7], drawn[15]],
@@ -92,38 +92,38 @@ def turns(studio: Studio, folder: str) -> dict[str, Any]:
     }
 
 
-def job(studio: Studio, folder: str) -> dict[str, Any]:
-    expected = list(finish(studio.run(ASK))[0].token_ids)
+def job(session: ModelSession, folder: str) -> dict[str, Any]:
+    expected = list(finish(session.run(ASK))[0].token_ids)
     limit(0)
-    error = failing(studio.run(replace(DRAW, count=1)))
-    phase = studio.state.phase
+    error = failing(session.run(replace(DRAW, count=1)))
+    phase = session.state.phase
     limit(None)
-    answer = list(finish(studio.run(ASK))[0].token_ids)
+    answer = list(finish(session.run(ASK))[0].token_ids)
     return {"error": str(error), "phase": phase, "expected": expected, "answer": answer}
 
 
-def load(studio: Studio, folder: str) -> dict[str, Any]:
+def load(session: ModelSession, folder: str) -> dict[str, Any]:
     parameters = os.path.getsize(Path(folder) / "model.safetensors") // 2
     limit(3 * parameters)  # between 2 bytes a parameter in bf16 and 4 in fp32; the mapped file does not count
-    error = failing(studio.load(folder, "cpu", "fp32"))
-    phase = studio.state.phase
-    offer = error.offer if isinstance(error, NoRoom) else None
+    error = failing(session.load(folder, "cpu", "fp32"))
+    phase = session.state.phase
+    offer = error.smaller_precision if isinstance(error, LoadOutOfMemory) else None
     limit(None)
-    run(studio.load(folder, "cpu", offer or "bf16"))
-    return {"error": str(error), "offer": offer, "phase": phase, "after": studio.state.phase}
+    run(session.load(folder, "cpu", offer or "bf16"))
+    return {"error": str(error), "offer": offer, "phase": phase, "after": session.state.phase}
 
 
-CASES: dict[str, Callable[[Studio, str], dict[str, Any]]] = {"turns": turns, "job": job, "load": load}
+CASES: dict[str, Callable[[ModelSession, str], dict[str, Any]]] = {"turns": turns, "job": job, "load": load}
 
 
 def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         size = replace(SIZE, hidden=1024, feed_forward=2816) if sys.argv[1] == "load" else SIZE
         folder = str(write(Path(temporary) / "made-up", size))
-        studio = Studio(load_catalog(), Hub())
+        session = ModelSession(load_catalog(), Hub())
         if sys.argv[1] != "load":
-            run(studio.load(folder, "cpu", "fp32"))
-        print(json.dumps(CASES[sys.argv[1]](studio, folder)))
+            run(session.load(folder, "cpu", "fp32"))
+        print(json.dumps(CASES[sys.argv[1]](session, folder)))
 
 
 if __name__ == "__main__":

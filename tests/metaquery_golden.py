@@ -13,7 +13,7 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor
 
-from janus_app.models.base import Event, Finished
+from janus_app.types import Event, Finished
 from tests.conftest import loaded
 
 GOLDEN = Path(__file__).parent / "golden" / "metaquery"

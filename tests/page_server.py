@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from janus_app.catalog import load_catalog
 from janus_app.hub import Hub
-from janus_app.models.base import Event, Progress, Request, TextDelta
-from janus_app.studio import Studio, drain
+from janus_app.registry.catalog import load_catalog
+from janus_app.runtime.session import ModelSession, drain
+from janus_app.types import Event, Progress, Request, TextDelta
 
 GOLDEN = Path(__file__).parent / "golden" / "janus"
 MANIFEST = """
@@ -94,13 +94,13 @@ class Served:
     """A running page: its address, the studio under it, the folders of its pictures and conversations."""
 
     url: str
-    studio: Studio
+    session: ModelSession
     outputs: Path
     data: Path
     demo: Any
 
 
-class PacedStudio(Studio):
+class PacedStudio(ModelSession):
     """The real studio, resting after each token: the tiny checkpoints would be done before anyone looks."""
 
     pace = 0.0  # seconds
@@ -137,13 +137,13 @@ def serve(folder: Path, pace: float = 0.0, **options: Any) -> Iterator[Served]:
     manifest = folder / "models.yaml"
     manifest.write_text(MANIFEST.format(rows="".join(rows)), encoding="utf-8")
     catalog = load_catalog(manifest)
-    studio = PacedStudio(catalog, Hub())
-    studio.pace = pace
-    drain(studio.load("tiny-a", device="cpu"))
+    session = PacedStudio(catalog, Hub())
+    session.pace = pace
+    drain(session.load("tiny-a", device="cpu"))
     outputs, data = folder / "outputs", folder / "data"
     port = free_port()
-    demo = launch(studio, catalog, port=port, outputs=outputs, data=data, prevent_thread_lock=True, **options)
+    demo = launch(session, catalog, port=port, outputs=outputs, data=data, prevent_thread_lock=True, **options)
     try:
-        yield Served(f"http://127.0.0.1:{port}", studio, outputs, data, demo)
+        yield Served(f"http://127.0.0.1:{port}", session, outputs, data, demo)
     finally:
         demo.close()

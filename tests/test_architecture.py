@@ -1,4 +1,4 @@
-"""The rooms and who may import whom: an arrow only ever points down this list (docs/architecture.md)."""
+"""Which file may import which: the layers of docs/architecture.md, checked file by file, and no circles at all."""
 
 from __future__ import annotations
 
@@ -13,113 +13,141 @@ import pytest
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "janus_app"
 
-# Ground floor first. A room may import its own and every lower floor, never a higher one or a neighbour.
-FLOORS = (
-    ("janus_app", "janus_app.errors", "janus_app.amounts"),
-    ("janus_app.models.base",),  # the words every room speaks: requests and events
-    ("janus_app.pictures", "janus_app.manifest_schema"),
-    ("janus_app.catalog", "janus_app.local_folder"),
-    ("janus_app.models",),
-    ("janus_app.quantise",),  # a precision may bring a layer of its own (models/eight_bit.py)
-    ("janus_app.spread", "janus_app.converted", "janus_app.own_models"),
-    ("janus_app.hub",),  # above models only for the words of models/base.py
-    ("janus_app.devices", "janus_app.heap", "janus_app.watchdog"),
-    ("janus_app.memory",),
-    ("janus_app.loader",),
-    ("janus_app.convert",),
-    ("janus_app.studio",),
-    ("janus_app.records", "janus_app.doctor"),
-    ("janus_app.token_map",),
-    ("janus_app.library",),
-    ("janus_app.runs",),
-    ("janus_app.ui",),
-    ("janus_app.cli",),
-    ("janus_app.__main__",),
+# From the bottom up: a file may import files of its own layer and of the layers above it in this list.
+LAYERS = (
+    ("version", "paths", "formatting", "errors", "types"),
+    ("nn",),
+    ("models",),
+    ("registry",),
+    ("hub",),
+    ("runtime",),
+    ("outputs",),
+    ("workflows",),
+    ("server",),
+    ("ui",),
+    ("cli",),
+    ("", "catalog", "records", "studio", "pictures", "models.base", "__main__"),  # the public face, and old paths
 )
-# One room in two files each.
-TOGETHER = {("janus_app.catalog", "janus_app.local_folder")}
 
-FORBIDDEN = {  # what a room must not know, wherever in the file the import stands
-    "janus_app.models": {"gradio", "yaml", "huggingface_hub", "bitsandbytes", "janus_app.hub"},  # diffusers: see below
-    "janus_app.catalog": {"torch", "gradio", "huggingface_hub", "httpx"},
-    "janus_app.hub": {"torch", "gradio", "transformers"},
-    "janus_app.library": {"torch", "gradio", "janus_app.studio"},
-    "janus_app.runs": {"torch", "gradio"},
-    "janus_app.ui": {"torch", "transformers", "diffusers"},
-    "janus_app.studio": {"gradio"},
-    "janus_app.loader": {"gradio", "huggingface_hub"},
+FORBIDDEN = {  # packages that a layer must not import, wherever in the file the import stands
+    "types": {"torch"},
+    "nn": {"gradio", "huggingface_hub", "diffusers", "transformers"},
+    "models": {"gradio", "yaml", "huggingface_hub", "bitsandbytes"},
+    "registry": {"torch", "gradio", "huggingface_hub", "httpx"},
+    "hub": {"torch", "gradio", "transformers"},
+    "runtime": {"gradio"},
+    "outputs": {"torch", "gradio"},
+    "workflows": {"torch", "gradio"},
+    "ui": {"torch", "transformers", "diffusers"},
+    "cli": {"gradio"},
 }
 
 
 def module_name(file: Path) -> str:
-    parts = file.relative_to(ROOT).with_suffix("").parts
+    """`janus_app/nn/llama.py` as "nn.llama"; the package itself is ""."""
+    parts = file.relative_to(PACKAGE).with_suffix("").parts
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
-def room(module: str) -> str:
-    """The room a module belongs to: `janus_app.models.janus.draw` lives in `janus_app.models`."""
-    own_floor = "janus_app.models.base"
-    return own_floor if module == own_floor else ".".join(module.split(".")[:2])
+FILES = {module_name(file): file for file in sorted(PACKAGE.rglob("*.py"))}
 
 
-def floor(module: str) -> int:
-    for number, rooms in enumerate(FLOORS):
-        if room(module) in rooms:
-            return number
-    raise AssertionError(f"{module} has no floor: put it into FLOORS and docs/architecture.md")
+def layer(module: str) -> int:
+    """The number of the layer of a module: the longest name in LAYERS that it begins with."""
+    parts = module.split(".")
+    for length in range(len(parts), 0, -1):
+        for number, names in enumerate(LAYERS):
+            if ".".join(parts[:length]) in names:
+                return number
+    raise AssertionError(f"{module} has no layer: add it to LAYERS and docs/architecture.md")
 
 
-def imports(file: Path, *, at_load: bool) -> Iterator[str]:
-    """Absolute names imported by a file; at_load keeps those of the module level alone."""
-    tree = ast.parse(file.read_text("utf-8"))
-    nodes = ast.iter_child_nodes(tree) if at_load else ast.walk(tree)
-    for node in nodes:
+def imports(file: Path) -> Iterator[str]:
+    """Absolute names of all modules that a file imports, inside functions too."""
+    for node in ast.walk(ast.parse(file.read_text("utf-8"))):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{file.name}: relative import"
-            assert node.module is not None
+            assert node.level == 0 and node.module is not None, f"{file.name}: relative import"
             for alias in node.names:
-                whole = ROOT / Path(*node.module.split("."), alias.name)
-                nested = whole.is_dir() or whole.with_suffix(".py").is_file()
-                yield f"{node.module}.{alias.name}" if nested else node.module
+                whole = f"{node.module}.{alias.name}"
+                yield whole if whole.removeprefix("janus_app.") in FILES else node.module
 
 
-FILES = sorted(PACKAGE.rglob("*.py"))
+def imports_of_ours(module: str) -> set[str]:
+    """The modules of this package that `module` imports."""
+    names = {name for name in imports(FILES[module]) if name.split(".")[0] == "janus_app"}
+    return {name.removeprefix("janus_app").removeprefix(".") for name in names}
 
 
-@pytest.mark.parametrize("file", FILES, ids=lambda f: str(f.relative_to(ROOT)))
-def test_imports_point_down(file: Path) -> None:
-    me = module_name(file)
-    for other in imports(file, at_load=False):
-        if not other.startswith("janus_app") or room(other) == room(me):
-            continue
-        pair = tuple(sorted((room(me), room(other))))
-        assert floor(other) < floor(me) or pair in TOGETHER, f"{me} imports {other}"
+def circles(graph: dict[str, set[str]]) -> list[list[str]]:
+    """Strongly connected components of more than one module, by Tarjan's algorithm."""
+    number: dict[str, int] = {}
+    low: dict[str, int] = {}
+    stack: list[str] = []
+    found: list[list[str]] = []
+
+    def visit(node: str) -> None:
+        number[node] = low[node] = len(number)
+        stack.append(node)
+        for other in graph[node]:
+            if other not in number:
+                visit(other)
+                low[node] = min(low[node], low[other])
+            elif other in stack:
+                low[node] = min(low[node], number[other])
+        if low[node] == number[node]:
+            component = stack[stack.index(node) :]
+            del stack[stack.index(node) :]
+            if len(component) > 1 or node in graph[node]:
+                found.append(sorted(component))
+
+    for node in graph:
+        if node not in number:
+            visit(node)
+    return found
 
 
-@pytest.mark.parametrize("file", FILES, ids=lambda f: str(f.relative_to(ROOT)))
-def test_rooms_do_not_know_what_they_must_not(file: Path) -> None:
-    forbidden = FORBIDDEN.get(room(module_name(file)), set())
-    for other in imports(file, at_load=False):
-        assert not any(other == name or other.startswith(f"{name}.") for name in forbidden), other
+@pytest.mark.parametrize("module", FILES)
+def test_a_file_imports_only_its_own_layer_and_those_below(module: str) -> None:
+    for other in imports_of_ours(module):
+        assert layer(other) <= layer(module), f"{module} imports {other}"
 
 
-def loaded_by(statement: str) -> set[str]:
+def test_no_files_import_each_other_in_a_circle() -> None:
+    assert circles({module: imports_of_ours(module) & FILES.keys() for module in FILES}) == []
+
+
+def test_the_search_for_circles_finds_one() -> None:
+    graph = {"a": {"b"}, "b": {"c"}, "c": {"b"}, "d": {"d"}, "e": {"a"}}
+    assert sorted(circles(graph)) == [["b", "c"], ["d"]]
+
+
+@pytest.mark.parametrize("module", FILES)
+def test_a_file_does_not_import_what_its_layer_must_not_know(module: str) -> None:
+    forbidden = next((FORBIDDEN[name] for name in FORBIDDEN if module.split(".")[0] == name), set())
+    for other in imports(FILES[module]):
+        assert other.split(".")[0] not in forbidden, f"{module} imports {other}"
+
+
+def modules_loaded_by(statement: str) -> set[str]:
     code = f"import sys; {statement}; print(' '.join(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     return set(done.stdout.split())
 
 
-def test_the_light_rooms_do_not_bring_torch_in() -> None:
-    modules = loaded_by(
-        "import janus_app.catalog, janus_app.hub, janus_app.studio, janus_app.models.base, janus_app.cli"
+def test_the_light_layers_import_no_torch() -> None:
+    modules = modules_loaded_by(
+        "import janus_app, janus_app.types, janus_app.registry.catalog, janus_app.hub, janus_app.runtime.session, "
+        "janus_app.outputs.metadata, janus_app.models.registry, janus_app.cli"
     )
     assert not {"torch", "gradio", "transformers"} & modules
 
 
-def test_the_models_need_neither_gradio_nor_diffusers_nor_bitsandbytes() -> None:
+def test_the_models_import_neither_gradio_nor_diffusers_nor_bitsandbytes() -> None:
     """Autoencoders of diffusers are built where a family draws with one, never at import."""
-    modules = loaded_by("import janus_app.models.janus.model, janus_app.models.janusflow.model, janus_app.loader")
+    modules = modules_loaded_by(
+        "import janus_app.models.janus.pipeline, janus_app.models.janusflow.pipeline, janus_app.runtime.loader"
+    )
     assert "torch" in modules
     assert not {"gradio", "diffusers", "bitsandbytes", "transformers", "huggingface_hub"} & modules

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import yaml
 
-from janus_app.catalog import MANIFEST, File, data_folder, load_catalog
 from janus_app.errors import AppError
+from janus_app.registry.catalog import MANIFEST, File, data_folder, load_catalog
 
 ROW: dict[str, Any] = {
     "id": "mine",

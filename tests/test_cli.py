@@ -16,12 +16,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from janus_app.catalog import MANIFEST
 from janus_app.cli import console, draw, main
 from janus_app.cli.models import check, read_facts
-from janus_app.models.base import Event, Progress, Request
-from janus_app.records import read_record, save_png
-from janus_app.studio import Studio
+from janus_app.outputs.metadata import read_metadata, save_png
+from janus_app.registry.catalog import MANIFEST
+from janus_app.runtime.session import ModelSession
+from janus_app.types import Event, Progress, Request
 from tests.commands import ENVIRONMENT, MODEL, PICTURE, ROOT, draw_json, results, run_command
 from tests.page_server import FLOW_ROW
 
@@ -88,7 +88,7 @@ def test_generate_writes_records_and_each_picture_can_be_drawn_alone(
     (alone,) = draw_json(capsys, tmp_path, "--model", MODEL, "--prompt", "a cat", "--seed", "8")
     assert [r["seed"] for r in both] == [7, 8]
     assert both[1]["image_tokens"] == alone["image_tokens"] != both[0]["image_tokens"]
-    record = read_record(both[1]["file"])
+    record = read_metadata(both[1]["file"])
     assert record.seed == 8 and list(record.image_tokens) == alone["image_tokens"]
     assert record.settings["guidance"] == 5.0 and record.versions["torch"]
     assert {Path(r["file"]).parent for r in [*both, alone]} == {tmp_path}
@@ -118,7 +118,7 @@ def test_from_draws_the_same_pixels_and_flags_draw_others(
 
 def test_from_with_tokens_of_another_model(capsys: pytest.CaptureFixture[str], tmp_path: Path, listed: str) -> None:
     (first,) = draw_json(capsys, tmp_path, "--model", listed, "--prompt", "a cat")
-    record = replace(read_record(first["file"]), image_tokens=(2**20 - 1,) * 36)
+    record = replace(read_metadata(first["file"]), image_tokens=(2**20 - 1,) * 36)
     forged = save_png(tmp_path / "forged.png", Image.open(first["file"]), record)
     assert main(["generate", "--from", str(forged)]) == 1
     assert "does not fit this model" in capsys.readouterr().err
@@ -137,7 +137,7 @@ def test_edit_keeps_the_tokens_outside_the_mask(capsys: pytest.CaptureFixture[st
     assert one[18:] == two[18:] and one[:18] != two[:18]
     assert main([*same, "--strength", "0.5"]) == 0
     (varied,) = results(capsys)
-    assert read_record(varied["file"]).settings["method"] == "variation"
+    assert read_metadata(varied["file"]).settings["method"] == "variation"
     assert main([*same, "--mask", str(tmp_path / "black.png")]) == 2
     assert "Paint the part" in capsys.readouterr().err
 
@@ -186,7 +186,7 @@ def test_a_flow_model_edits_by_the_method_that_fits_what_is_given(
         "image to image",
     ]
     assert np.array_equal(np.asarray(Image.open(painted["file"]))[mask == 0], np.asarray(picture)[mask == 0])
-    assert typed["source_prompt"] == "a cat" == read_record(typed["file"]).source_prompt
+    assert typed["source_prompt"] == "a cat" == read_metadata(typed["file"]).source_prompt
     assert "The model sees:" in err and described["source_prompt"] and painted["source_prompt"] == ""
     assert main([*same, "--method", "variation"]) == 1
     assert "cannot edit by 'variation'" in capsys.readouterr().err
@@ -246,10 +246,10 @@ def test_ctrl_c_stops_the_drawing_at_once(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     runs, steps = [], []
-    run, show = Studio.run, console._Bars.show
+    run, show = ModelSession.run, console._Bars.show
 
-    def kept(studio: Studio, request: Request) -> Iterator[Event]:
-        runs.append(run(studio, request))  # held here, so that nothing but `follow` closes it
+    def kept(session: ModelSession, request: Request) -> Iterator[Event]:
+        runs.append(run(session, request))  # held here, so that nothing but `follow` closes it
         return runs[-1]
 
     def interrupted(bars: console._Bars, event: Progress) -> None:
@@ -259,7 +259,7 @@ def test_ctrl_c_stops_the_drawing_at_once(
             if len(steps) == 3:
                 signal.raise_signal(signal.SIGINT)
 
-    monkeypatch.setattr(Studio, "run", kept)
+    monkeypatch.setattr(ModelSession, "run", kept)
     monkeypatch.setattr(console._Bars, "show", interrupted)
     assert main(["generate", "--model", MODEL, "--prompt", "cats", "--count", "2", "--out", str(tmp_path)]) == 130
     assert len(steps) == 3 and inspect.getgeneratorstate(runs[0]) == inspect.GEN_CLOSED

@@ -12,24 +12,24 @@ from typing import Any
 import pytest
 import yaml
 
-from janus_app.catalog import Variant, load_catalog
 from janus_app.errors import AppError
 from janus_app.hub import Hub
-from janus_app.library import library
-from janus_app.library.presets import Preset, Presets
-from janus_app.library.votes import Tally, Votes
-from janus_app.models.base import GenerateRequest, Notice
-from janus_app.records import output_path, read_record, record_of, save_png
-from janus_app.runs.compare import Shot, Side, checked, draw_sides, name_of
-from janus_app.runs.presets import NAMES, built_in, complete, styled, styles
-from janus_app.runs.prompts import random_prompt, writes_prompts, written_prompt
-from janus_app.studio import Studio, drain
-from janus_app.ui.compare_sides import seated, shown
+from janus_app.outputs.library import library
+from janus_app.outputs.metadata import metadata_of, output_path, read_metadata, save_png
+from janus_app.outputs.user_presets import Preset, Presets
+from janus_app.outputs.votes import Tally, Votes
+from janus_app.registry.catalog import Variant, load_catalog
+from janus_app.runtime.session import ModelSession, drain
+from janus_app.types import GenerateRequest, Notice
+from janus_app.ui.common.saved_images import SavedImage, SavedImages
+from janus_app.ui.common.welcome import KEYS, STEPS, foot_html, tour_html
+from janus_app.ui.context import PageContext
 from janus_app.ui.i18n import Texts
-from janus_app.ui.page import Page
-from janus_app.ui.presets_panel import choices, settings_of
-from janus_app.ui.prints import Print, Prints
-from janus_app.ui.welcome import KEYS, STEPS, foot_html, tour_html
+from janus_app.ui.tabs.compare.sides import seated, shown
+from janus_app.ui.tabs.draw.presets_panel import choices, settings_of
+from janus_app.workflows.compare import Shot, Side, checked, draw_sides, name_of
+from janus_app.workflows.presets import NAMES, built_in, complete, styled, styles
+from janus_app.workflows.random_prompts import random_prompt, writes_prompts, written_prompt
 from training.objects import COLOURS, THINGS
 
 CATALOG = load_catalog()
@@ -141,65 +141,67 @@ def test_votes_of_a_pair_are_counted_from_either_side(tmp_path: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def studio() -> Studio:
-    studio = Studio(load_catalog(), Hub())
-    drain(studio.load("janus-embedded", device="cpu"))
-    return studio
+def session() -> ModelSession:
+    session = ModelSession(load_catalog(), Hub())
+    drain(session.load("janus-embedded", device="cpu"))
+    return session
 
 
-def sides_of(studio: Studio, *names: str, **settings: Any) -> tuple[Side, Side]:
-    one, other = (studio.catalog[name] for name in names)
+def sides_of(session: ModelSession, *names: str, **settings: Any) -> tuple[Side, Side]:
+    one, other = (session.catalog[name] for name in names)
     asked = GenerateRequest("a red cat", seed=3, steps=2, count=3)
-    return checked(studio, (Side(one, asked), Side(other, replace(asked, **settings))))
+    return checked(session, (Side(one, asked), Side(other, replace(asked, **settings))))
 
 
-def both(studio: Studio, sides: tuple[Side, Side], folder: Path) -> tuple[list[Shot], list[str]]:
+def both(session: ModelSession, sides: tuple[Side, Side], folder: Path) -> tuple[list[Shot], list[str]]:
     def keep(picture: Any, request: GenerateRequest, variant: Variant, state: Any) -> Any:
-        record = record_of(picture, request, variant, state)
+        record = metadata_of(picture, request, variant, state)
         return save_png(output_path(folder, record), picture.image, record), record
 
-    steps = list(draw_sides(studio, sides, keep))
+    steps = list(draw_sides(session, sides, keep))
     notes = [step.text for step in steps if isinstance(step, Notice)]
     return [step for step in steps if isinstance(step, Shot)], notes
 
 
-def test_two_settings_are_drawn_without_a_switch(studio: Studio, tmp_path: Path) -> None:
-    shots, notes = both(studio, sides_of(studio, "janus-embedded", "janus-embedded", temperature=0.2), tmp_path)
+def test_two_settings_are_drawn_without_a_switch(session: ModelSession, tmp_path: Path) -> None:
+    shots, notes = both(session, sides_of(session, "janus-embedded", "janus-embedded", temperature=0.2), tmp_path)
     assert not notes
     assert [(s.side, s.record.seed, s.record.settings["temperature"]) for s in shots] == [(0, 3, 1.0), (1, 3, 0.2)]
 
 
-def test_the_model_that_was_loaded_draws_first_and_is_loaded_again(studio: Studio, tmp_path: Path) -> None:
+def test_the_model_that_was_loaded_draws_first_and_is_loaded_again(session: ModelSession, tmp_path: Path) -> None:
     pytest.importorskip("diffusers")
-    shots, notes = both(studio, sides_of(studio, "janusflow-embedded", "janus-embedded"), tmp_path)
+    shots, notes = both(session, sides_of(session, "janusflow-embedded", "janus-embedded"), tmp_path)
     assert [shot.side for shot in shots] == [1, 0], "one switch and one way back"
-    assert [read_record(shot.file).model for shot in shots] == ["janus-embedded", "janusflow-embedded"]
+    assert [read_metadata(shot.file).model for shot in shots] == ["janus-embedded", "janusflow-embedded"]
     assert len(notes) == 2 and "loaded again" in notes[-1]
-    assert studio.variant is not None and studio.variant.id == "janus-embedded"
+    assert session.variant is not None and session.variant.id == "janus-embedded"
 
 
-def test_what_cannot_be_compared_is_refused_before_anything_is_drawn(studio: Studio) -> None:
+def test_what_cannot_be_compared_is_refused_before_anything_is_drawn(session: ModelSession) -> None:
     for names, sentence in (
         (("janus-embedded", "janus-embedded"), "Both sides are the same"),
         (("janus-embedded", "janus-pro-7b"), "not on this computer"),
     ):
         with pytest.raises(AppError, match=sentence):
-            sides_of(studio, *names)
-    one, other = sides_of(studio, "janus-embedded", "janus-embedded", guidance=2.0)
+            sides_of(session, *names)
+    one, other = sides_of(session, "janus-embedded", "janus-embedded", guidance=2.0)
     assert one.request.count == 1 and name_of(one) != name_of(other)
 
 
 @pytest.fixture
-def page(studio: Studio, tmp_path: Path) -> Page:
+def page(session: ModelSession, tmp_path: Path) -> PageContext:
     outputs = tmp_path / "outputs"
     kept = library(outputs, tmp_path / "data")
-    return Page(studio, studio.catalog, Texts("en"), Prints(outputs, tmp_path / "served"), library=kept)
+    return PageContext(session, session.catalog, Texts("en"), SavedImages(outputs, tmp_path / "served"), library=kept)
 
 
-def test_a_blind_pair_tells_nothing_until_it_is_judged(page: Page, studio: Studio, tmp_path: Path) -> None:
-    sides = sides_of(studio, "janus-embedded", "janus-embedded", temperature=0.2)
-    shots, _ = both(studio, sides, page.prints.outputs)
-    prints = tuple(Print(shot.file, page.prints.serve(shot.file), shot.record) for shot in shots)
+def test_a_blind_pair_tells_nothing_until_it_is_judged(
+    page: PageContext, session: ModelSession, tmp_path: Path
+) -> None:
+    sides = sides_of(session, "janus-embedded", "janus-embedded", temperature=0.2)
+    shots, _ = both(session, sides, page.prints.outputs)
+    prints = tuple(SavedImage(shot.file, page.prints.serve(shot.file), shot.record) for shot in shots)
     seats = set()
     for _ in range(40):
         match = seated(page, (prints[0], prints[1]), ("a", "b"), blind=True)
@@ -213,7 +215,7 @@ def test_a_blind_pair_tells_nothing_until_it_is_judged(page: Page, studio: Studi
     assert "temperature 0.2" in told and "A 2 · B 1" in told
 
 
-def test_presets_on_the_page(page: Page) -> None:
+def test_presets_on_the_page(page: PageContext) -> None:
     now = CATALOG["janus-embedded"]
     assert page.library is not None
     page.library.presets.save(Preset("fast", "janus", {"guidance": 7}))
@@ -225,7 +227,7 @@ def test_presets_on_the_page(page: Page) -> None:
 
 
 @pytest.mark.parametrize("language", ["en", "zh-CN"])
-def test_the_sheet_of_keys_and_the_first_steps_are_whole(page: Page, language: str) -> None:
+def test_the_sheet_of_keys_and_the_first_steps_are_whole(page: PageContext, language: str) -> None:
     foot, tour = foot_html(page, language), tour_html(page, language)
     assert foot.count("<kbd>") == len(KEYS) and tour.count("<p") == len(STEPS) and tour.count("<p hidden>") == 3
     script = (Path(__file__).parent.parent / "assets" / "page.js").read_text("utf-8")

@@ -16,12 +16,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from janus_app import converted
-from janus_app.catalog import File, Variant
-from janus_app.convert import convert, convert_variant
 from janus_app.errors import AppError
-from janus_app.loader import read_tensors, weight_files
-from janus_app.models.base import Progress
+from janus_app.hub import converted
+from janus_app.registry.catalog import File, Variant
+from janus_app.runtime.convert import convert, convert_variant
+from janus_app.runtime.loader import read_tensors, weight_files
+from janus_app.types import Progress
 from tests.conftest import GOLDEN, loaded
 from tests.fake_hub import FakeHub
 from tests.test_hub import a_hub, drain, no_environment, sha256, variant
@@ -181,7 +181,7 @@ def test_a_cached_model_is_converted_beside_its_snapshot(tmp_path: Path, server:
 MEASURE = """
 import re, sys, threading, time
 from pathlib import Path
-from janus_app.convert import convert
+from janus_app.runtime.convert import convert
 most, stop = 0, False
 def held():  # without pages of files, which the system takes back when it needs them
     return 1024 * int(re.search(r"RssAnon:\\s+(\\d+)", Path("/proc/self/status").read_text())[1])

@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
-from janus_app import doctor
 from janus_app.hub import Hub
+from janus_app.runtime import doctor
 
 ROOT = Path(__file__).parent.parent
 

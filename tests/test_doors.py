@@ -14,8 +14,8 @@ from gradio_client import Client
 from PIL import Image
 
 from janus_app.cli import main
-from janus_app.records import read_record
-from janus_app.ui.guard import HostGuard, answers_one_person, host_rules
+from janus_app.outputs.metadata import read_metadata
+from janus_app.server.security import HostGuard, answers_one_person, host_rules
 from tests.page_client import draw, everything_said
 from tests.page_server import Served, serve
 
@@ -61,7 +61,7 @@ def test_the_program_of_the_docs_runs(page: Served, tmp_path: Path, monkeypatch:
     kept = set(page.outputs.glob("*.png"))
     exec(program.replace("http://127.0.0.1:7860", page.url), {})
     made = sorted(
-        (read_record(file) for file in set(page.outputs.glob("*.png")) - kept), key=lambda r: (r.verb, r.seed)
+        (read_metadata(file) for file in set(page.outputs.glob("*.png")) - kept), key=lambda r: (r.verb, r.seed)
     )
     assert [(r.verb, r.prompt) for r in made] == [("edit", "two blue frogs"), *[("generate", "two green frogs")] * 2]
     assert [r.seed for r in made[1:]] == [7, 8]
@@ -114,7 +114,7 @@ def test_a_shared_page_has_a_login_and_keeps_folders_closed(
             assert "only the models of the list" in everything_said(job)
         except Exception as refused:  # Gradio may refuse a value that is no choice before we do
             assert "Traceback" not in str(refused)
-        assert served.studio.state.variant_id == "tiny-a"
+        assert served.session.state.variant_id == "tiny-a"
 
 
 def _no_tunnel(*args: Any, **more: Any) -> str:
@@ -152,7 +152,7 @@ def test_host_names(bound: str, share: bool, host: str, allowed: bool) -> None:
 
 
 def test_a_shared_page_invites_by_link_and_code() -> None:
-    from janus_app.ui.invitation import invitation, printed_invitation
+    from janus_app.ui.common.invitation import invitation, printed_invitation
 
     html = invitation("https://x.test/?a=1&b=2", "Open:", 'a "code"')
     assert '<a href="https://x.test/?a=1&amp;b=2">' in html and 'alt="a &quot;code&quot;"' in html

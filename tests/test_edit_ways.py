@@ -8,16 +8,16 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from janus_app.catalog import load_catalog
 from janus_app.errors import AppError
 from janus_app.hub import Hub
-from janus_app.models.base import EDIT_SETTINGS
-from janus_app.studio import Studio, drain
-from janus_app.ui.edit_ways import tab_updates, way_updates
-from janus_app.ui.editor import more_pictures
+from janus_app.registry.catalog import load_catalog
+from janus_app.runtime.session import ModelSession, drain
+from janus_app.types import EDIT_SETTINGS
+from janus_app.ui.common.saved_images import SavedImages
+from janus_app.ui.context import PageContext
 from janus_app.ui.i18n import Texts
-from janus_app.ui.page import Page
-from janus_app.ui.prints import Prints
+from janus_app.ui.tabs.edit.editor import more_pictures
+from janus_app.ui.tabs.edit.methods import tab_updates, way_updates
 from tests.conftest import GOLDEN
 
 PLACES = ("note", "prompt", "more", "source", "strength", "image_guidance", "temperature", "steps", "solver")
@@ -27,17 +27,17 @@ CHECKPOINTS = {
 }
 
 
-def opened(family: str, tmp_path: Path) -> Page:
+def opened(family: str, tmp_path: Path) -> PageContext:
     catalog = load_catalog()
-    studio = Studio(catalog, Hub())
-    drain(studio.load(str(CHECKPOINTS[family][0]), "cpu", "fp32"))
-    return Page(studio, catalog, Texts(), Prints(tmp_path / "outputs", tmp_path / "serving"))
+    session = ModelSession(catalog, Hub())
+    drain(session.load(str(CHECKPOINTS[family][0]), "cpu", "fp32"))
+    return PageContext(session, catalog, Texts(), SavedImages(tmp_path / "outputs", tmp_path / "serving"))
 
 
 @pytest.mark.parametrize("family", CHECKPOINTS)
 def test_controls_follow_the_way_of_editing(family: str, tmp_path: Path) -> None:
     page = opened(family, tmp_path)
-    state = page.studio.state
+    state = page.session.state
     assert state.capabilities and set(state.capabilities.edit_methods) == CHECKPOINTS[family][1]
     for language in ("en", "zh-CN"):
         for how in state.capabilities.edit_methods:

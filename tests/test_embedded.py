@@ -11,9 +11,9 @@ import pytest
 from PIL import Image, ImageDraw
 
 from benchmarks.judge import look
-from janus_app.catalog import load_catalog
-from janus_app.models.base import ChatRequest, EditRequest, Event, Finished, GenerateRequest, Turn
-from janus_app.models.janus.model import JanusModel
+from janus_app.models.janus.pipeline import JanusModel
+from janus_app.registry.catalog import load_catalog
+from janus_app.types import ChatRequest, EditRequest, Event, Finished, GenerateRequest, Turn
 from tests.conftest import loaded
 from training.objects import BACKGROUNDS, COLOURS, INDEX
 from training.world import Item, Scene, render

@@ -14,15 +14,15 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from janus_app.catalog import load_catalog
 from janus_app.cli import main
 from janus_app.errors import AppError
 from janus_app.hub import Hub
-from janus_app.models.base import GenerateRequest
-from janus_app.records import Record, output_path, read_record, record_of, save_png
-from janus_app.runs.export import MASK, PICTURE, export
-from janus_app.runs.upscale import upscale
-from janus_app.studio import Studio, drain
+from janus_app.outputs.metadata import ImageMetadata, metadata_of, output_path, read_metadata, save_png
+from janus_app.registry.catalog import load_catalog
+from janus_app.runtime.session import ModelSession, drain
+from janus_app.types import GenerateRequest
+from janus_app.workflows.export import MASK, PICTURE, export
+from janus_app.workflows.upscale import upscale
 from tests.page_server import Served, serve
 
 ROOT = Path(__file__).parent.parent
@@ -32,12 +32,12 @@ NASTY = "two 'green' frogs; $(touch /tmp/x) \"--seed\" `id` 中文"
 @pytest.fixture(scope="module")
 def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A picture of the embedded model under a prompt that shells, JSON and Python must each quote."""
-    studio = Studio(load_catalog(), Hub())
-    drain(studio.load("janus-embedded", device="cpu"))
+    session = ModelSession(load_catalog(), Hub())
+    drain(session.load("janus-embedded", device="cpu"))
     request = GenerateRequest(NASTY, seed=11, guidance=2, temperature=0.7)
-    finished = drain(studio.run(request))
-    assert studio.variant is not None
-    record = record_of(finished.pictures[0], request, studio.variant, studio.state)  # type: ignore[union-attr]
+    finished = drain(session.run(request))
+    assert session.variant is not None
+    record = metadata_of(finished.pictures[0], request, session.variant, session.state)  # type: ignore[union-attr]
     folder = tmp_path_factory.mktemp("drawn")
     return save_png(output_path(folder, record), finished.pictures[0].image, record)  # type: ignore[union-attr]
 
@@ -53,13 +53,13 @@ def test_the_command_line_draws_the_same_picture(
 
 
 def test_the_script_draws_the_same_picture(drawn: Path, tmp_path: Path) -> None:
-    (tmp_path / "run.py").write_text(export(read_record(drawn), "python"), encoding="utf-8")
+    (tmp_path / "run.py").write_text(export(read_metadata(drawn), "python"), encoding="utf-8")
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     command = [sys.executable, str(tmp_path / "run.py")]
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=100)
     assert done.returncode == 0, done.stderr
     (again,) = (tmp_path / "outputs").glob("*.png")
-    assert read_record(again).image_tokens == read_record(drawn).image_tokens
+    assert read_metadata(again).image_tokens == read_metadata(drawn).image_tokens
 
 
 @pytest.fixture(scope="module")
@@ -69,21 +69,21 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
 
 
 def test_curl_draws_it_on_the_page(drawn: Path, page: Served) -> None:
-    record = replace(read_record(drawn), model="tiny-a")
+    record = replace(read_metadata(drawn), model="tiny-a")
     text = export(record, "curl", page.url + "/")
     done = subprocess.run(["bash", "-c", text], capture_output=True, text=True, timeout=100)
     assert "event: complete" in done.stdout, done.stdout + done.stderr
     (file,) = page.outputs.glob("*_11.png")
-    made = read_record(file)
+    made = read_metadata(file)
     assert (made.prompt, made.settings) == (NASTY, {"guidance": 2, "temperature": 0.7})
 
 
-def edited(record: Record, **settings: object) -> Record:
+def edited(record: ImageMetadata, **settings: object) -> ImageMetadata:
     return replace(record, verb="edit", settings=settings, image_tokens=())  # type: ignore[arg-type]
 
 
 def test_an_edit_asks_for_the_picture_it_began_with(drawn: Path) -> None:
-    record = edited(read_record(drawn), method="region", guidance=3.0, guidance_start=0.25, guidance_end=1.0)
+    record = edited(read_metadata(drawn), method="region", guidance=3.0, guidance_start=0.25, guidance_end=1.0)
     words = shlex.split(export(record, "cli"))
     assert {f"--image={PICTURE}", f"--mask={MASK}", "--method=region", "--guidance=3.0"} <= set(words)
     assert words[-3:] == ["--guidance-interval", "0.25", "1"]
@@ -96,7 +96,7 @@ def test_an_edit_asks_for_the_picture_it_began_with(drawn: Path) -> None:
 def test_a_larger_copy_leaves_the_picture_and_says_where_it_is_from(drawn: Path, tmp_path: Path) -> None:
     before = drawn.read_bytes()
     file, _ = upscale(drawn, 2, tmp_path)
-    copy, record = Image.open(file), read_record(file)
+    copy, record = Image.open(file), read_metadata(file)
     assert drawn.read_bytes() == before
     native = Image.open(drawn)
     assert copy.size == record.size == (native.width * 2, native.height * 2)

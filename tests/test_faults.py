@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from janus_app.errors import AppError
-from janus_app.models.base import ChatRequest, Finished, GenerateRequest, Notice, Turn
+from janus_app.types import ChatRequest, Finished, GenerateRequest, Notice, Turn
 from tests.conftest import GOLDEN, loaded
 
 ROOT = Path(__file__).parent.parent
@@ -87,7 +87,7 @@ def test_a_broken_picture_decoder_draws_nothing() -> None:
 
 
 def test_a_preview_without_room_does_not_end_the_drawing(monkeypatch: pytest.MonkeyPatch) -> None:
-    from janus_app.models.janus import model as janus
+    from janus_app.models.janus import pipeline as janus
 
     model = loaded(OLD).model
     request = GenerateRequest("A small red house.", guidance=1, seed=4)

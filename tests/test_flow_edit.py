@@ -14,10 +14,10 @@ from PIL import Image
 from torch import Tensor
 
 from janus_app.errors import AppError
-from janus_app.models.images import masked_cells
+from janus_app.models.common.image_processor import masked_cells
 from janus_app.models.janusflow.edit import flow_edit, image_to_image, masked, paste_back, start_noise
 from janus_app.models.janusflow.solver import Guidance, Schedule, Step, Velocity, integrate
-from janus_app.models.sampling import generators
+from janus_app.nn.sampling import generators
 
 SPREAD = 0.2
 CLEAN = torch.randn(1, 4, 6, 6, generator=torch.Generator().manual_seed(99))

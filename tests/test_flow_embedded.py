@@ -17,11 +17,11 @@ from torch import Tensor
 
 from benchmarks.judge import look
 from benchmarks.running import finished, open_model
-from janus_app.catalog import load_catalog
-from janus_app.models.base import ChatRequest, EditRequest, GenerateRequest, Model, Turn
 from janus_app.models.janusflow.config import parse_config
-from janus_app.models.janusflow.network import JanusFlowNetwork
+from janus_app.models.janusflow.modeling import JanusFlowNetwork
 from janus_app.models.janusflow.velocity import PromptVelocity
+from janus_app.registry.catalog import load_catalog
+from janus_app.types import ChatRequest, EditRequest, GenerateRequest, Model, Turn
 from training.batches import Words, drawings
 from training.export import TOKENIZER_FILES
 from training.flow import Flow, by_length, training_state

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from janus_app.errors import AppError
-from janus_app.models.base import SOLVERS
 from janus_app.models.janusflow.solver import Guidance, Schedule, Step, integrate
+from janus_app.types import SOLVERS
 
 START = torch.tensor([[[[1.0, -2.0], [0.5, 3.0]]]])
 

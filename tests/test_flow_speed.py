@@ -29,7 +29,7 @@ def test_the_mask_free_kernel_of_cards_is_the_same_attention() -> None:
     """What CUDA is asked for by `causal_lower_right` is what the mask says elsewhere."""
     from torch.nn.attention.bias import causal_lower_right
 
-    from janus_app.models.decoder import causal_attention
+    from janus_app.nn.llama import causal_attention
 
     stream = torch.Generator().manual_seed(0)
     query, key, value = (torch.randn(2, 3, n, 8, generator=stream) for n in (5, 9, 9))

@@ -10,16 +10,16 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from janus_app.catalog import load_catalog
 from janus_app.cli import main
 from janus_app.errors import AppError
 from janus_app.hub import Hub
-from janus_app.models.base import Event, GenerateRequest, Picture, Progress
-from janus_app.records import output_path, read_record, record_of, save_png
-from janus_app.runs.axes import Axis, axes_of, parse_axis
-from janus_app.runs.grid import CHUNK, MAX_CELLS, Cell, draw_grid, plan_grid
-from janus_app.runs.sheet import sheet
-from janus_app.studio import Studio, drain
+from janus_app.outputs.metadata import metadata_of, output_path, read_metadata, save_png
+from janus_app.registry.catalog import load_catalog
+from janus_app.runtime.session import ModelSession, drain
+from janus_app.types import Event, GenerateRequest, Picture, Progress
+from janus_app.workflows.axes import Axis, axes_of, parse_axis
+from janus_app.workflows.contact_sheet import sheet
+from janus_app.workflows.grid import CHUNK, MAX_CELLS, Cell, draw_grid, plan_grid
 from tests.page_server import FLOW_ROW, GOLDEN
 
 BASE = GenerateRequest("a red cat", seed=5, count=4)
@@ -76,59 +76,59 @@ def test_a_plan_is_checked_whole_before_anything_is_drawn() -> None:
 
 
 @pytest.fixture(scope="module")
-def studio(tmp_path_factory: pytest.TempPathFactory) -> Studio:
+def session(tmp_path_factory: pytest.TempPathFactory) -> ModelSession:
     """The embedded model, and a tiny flow one beside it."""
     rows = tmp_path_factory.mktemp("rows") / "rows.yaml"
     flow = FLOW_ROW.format(id="tiny-flow", title="Tiny Flow", folder=GOLDEN / "janusflow_1_3b" / "checkpoint")
     rows.write_text(f"variants:\n{flow}", encoding="utf-8")
-    studio = Studio(load_catalog(rows), Hub())
-    drain(studio.load("janus-embedded", device="cpu"))
-    return studio
+    session = ModelSession(load_catalog(rows), Hub())
+    drain(session.load("janus-embedded", device="cpu"))
+    return session
 
 
-def drawn(studio: Studio, folder: Path, x: str, y: str | None = None) -> Iterator[Event | Cell]:
-    assert studio.variant is not None
-    plan = plan_grid(BASE, parse_axis(x), parse_axis(y) if y else None, studio.variant)
+def drawn(session: ModelSession, folder: Path, x: str, y: str | None = None) -> Iterator[Event | Cell]:
+    assert session.variant is not None
+    plan = plan_grid(BASE, parse_axis(x), parse_axis(y) if y else None, session.variant)
 
     def keep(picture: Picture, request: GenerateRequest) -> tuple[Path, Any]:
-        assert studio.variant is not None
-        record = record_of(picture, request, studio.variant, studio.state)
+        assert session.variant is not None
+        record = metadata_of(picture, request, session.variant, session.state)
         return save_png(output_path(folder, record), picture.image, record), record
 
-    return draw_grid(plan, studio.run, keep)
+    return draw_grid(plan, session.run, keep)
 
 
-def test_a_cell_is_the_picture_its_settings_draw_alone(studio: Studio, tmp_path: Path) -> None:
-    steps = list(drawn(studio, tmp_path, "temperature=0.2,1", "seed=5,9"))
+def test_a_cell_is_the_picture_its_settings_draw_alone(session: ModelSession, tmp_path: Path) -> None:
+    steps = list(drawn(session, tmp_path, "temperature=0.2,1", "seed=5,9"))
     cells = [step for step in steps if isinstance(step, Cell)]
     assert [(c.row, c.column) for c in cells] == [(0, 0), (0, 1), (1, 0), (1, 1)]
-    alone = drain(studio.run(GenerateRequest("a red cat", seed=9, temperature=1.0)))
-    assert alone.pictures[0].image_tokens == read_record(cells[3].file).image_tokens  # type: ignore[union-attr]
+    alone = drain(session.run(GenerateRequest("a red cat", seed=9, temperature=1.0)))
+    assert alone.pictures[0].image_tokens == read_metadata(cells[3].file).image_tokens  # type: ignore[union-attr]
     assert cells[2].record.image_tokens != cells[3].record.image_tokens, "the settings made no difference"
     counted = [step for step in steps if isinstance(step, Progress) and step.stage == "draw"]
     shares = [step.done / step.total for step in counted]
     assert shares == sorted(shares) and shares[-1] == 1 and counted[-1].detail == "picture 4 of 4"
 
 
-def test_stopping_keeps_what_was_drawn_and_frees_the_studio(studio: Studio, tmp_path: Path) -> None:
-    steps = drawn(studio, tmp_path, "seed=1..4")
+def test_stopping_keeps_what_was_drawn_and_frees_the_studio(session: ModelSession, tmp_path: Path) -> None:
+    steps = drawn(session, tmp_path, "seed=1..4")
     next(step for step in steps if isinstance(step, Cell))
     next(step for step in steps if isinstance(step, Progress))
     steps.close()  # type: ignore[attr-defined]
-    assert studio.state.phase == "ready" and studio.state.queue == 0
+    assert session.state.phase == "ready" and session.state.queue == 0
     assert len(list(tmp_path.glob("*.png"))) == 1
 
 
-def test_a_changed_model_ends_the_grid(studio: Studio, tmp_path: Path) -> None:
+def test_a_changed_model_ends_the_grid(session: ModelSession, tmp_path: Path) -> None:
     pytest.importorskip("diffusers")
-    steps = drawn(studio, tmp_path, "seed=1..3")
+    steps = drawn(session, tmp_path, "seed=1..3")
     next(step for step in steps if isinstance(step, Cell))
-    drain(studio.load("tiny-flow", device="cpu"))
+    drain(session.load("tiny-flow", device="cpu"))
     try:
         with pytest.raises(AppError, match="changed to Tiny Flow"):
             list(steps)
     finally:
-        drain(studio.load("janus-embedded", device="cpu"))
+        drain(session.load("janus-embedded", device="cpu"))
 
 
 def test_the_sheet_has_every_picture_at_its_place_and_size() -> None:
@@ -153,6 +153,6 @@ def test_the_command_writes_each_picture_and_the_sheet(tmp_path: Path, capsys: p
     facts = json.loads(Image.open(lines[-1]["sheet"]).info[CHUNK])
     assert [name for row in facts["files"] for name in row] == [Path(line["file"]).name for line in lines[:-1]]
     with pytest.raises(AppError, match="carries no record"):
-        read_record(lines[-1]["sheet"])  # a collage is not drawn again
+        read_metadata(lines[-1]["sheet"])  # a collage is not drawn again
     assert main(["grid", "--x", "guidance=1", "--prompt", "a cat", "--count", "2"]) == 2
     assert "one picture in each cell" in capsys.readouterr().err

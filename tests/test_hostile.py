@@ -15,9 +15,9 @@ from gradio_client import Client, handle_file
 from PIL import Image
 
 from janus_app.errors import AppError
-from janus_app.library.conversations import Conversations, Message, new_conversation, new_id
-from janus_app.library.export import export
-from janus_app.ui.guard import Turnstile, serving_folder
+from janus_app.outputs.conversation_export import export
+from janus_app.outputs.conversations import Conversations, Message, new_conversation, new_id
+from janus_app.server.security import VisitorLimiter, serving_folder
 from tests.page_server import Served, serve
 from tests.test_pictures import _header
 
@@ -173,7 +173,7 @@ def test_a_visitor_of_a_shared_page_has_a_few_jobs_at_a_time(tmp_path: Path, mon
 
 
 def test_a_shared_page_has_room_for_so_many() -> None:
-    turnstile = Turnstile(each=2, everybody=3)
+    turnstile = VisitorLimiter(each=2, everybody=3)
     with ExitStack() as inside:
         for visitor in ("a", "a", "b"):
             inside.enter_context(turnstile.through(visitor))

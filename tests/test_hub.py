@@ -12,17 +12,17 @@ from pathlib import Path
 import pytest
 from huggingface_hub import hf_hub_download
 
-from janus_app.catalog import File, Variant
 from janus_app.errors import AppError
-from janus_app.hub import Hub, Patience
-from janus_app.hub.meter import Meter
-from janus_app.models.base import Progress
+from janus_app.hub import Hub, RetryPolicy
+from janus_app.hub.progress import ProgressReporter
+from janus_app.registry.catalog import File, Variant
+from janus_app.types import Progress
 from tests.fake_hub import COUNTS, REPO, REVISION, FakeHub, Fault
 
 BIG = random.Random(0).randbytes(3_000_000)
 CONFIG = b'{"model_type": "multi_modality"}'
 FILES = {"config.json": CONFIG, "model.safetensors": BIG}
-QUICK = Patience(attempts=3, first_wait=0.02, read_timeout=0.5)
+QUICK = RetryPolicy(attempts=3, first_wait=0.02, read_timeout=0.5)
 
 
 def sha256(data: bytes) -> str:
@@ -367,8 +367,8 @@ def test_local_folders_are_only_looked_at(tmp_path: Path) -> None:
 
 def test_a_slow_listener_does_not_slow_the_work(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = [100.0]
-    monkeypatch.setattr("janus_app.hub.meter.time.monotonic", lambda: clock[0])
-    meter, reports = Meter(total=1000), 0
+    monkeypatch.setattr("janus_app.hub.progress.time.monotonic", lambda: clock[0])
+    meter, reports = ProgressReporter(total=1000), 0
     for _ in range(1000):
         clock[0] += 0.01  # a block of work
         meter.done += 1

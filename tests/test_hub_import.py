@@ -11,7 +11,7 @@ from huggingface_hub import hf_hub_download
 
 from janus_app.errors import AppError
 from janus_app.hub import Hub, Imported
-from janus_app.models.base import Progress
+from janus_app.types import Progress
 from tests.fake_hub import REPO, REVISION, FakeHub, Fault
 from tests.test_hub import BIG, CONFIG, FILES, a_hub, blob, drain, no_environment, partial, variant
 

@@ -12,16 +12,16 @@ from urllib.request import HTTPRedirectHandler, ProxyHandler, Request, build_ope
 
 import pytest
 
-from janus_app.catalog import File
 from janus_app.errors import AppError
-from janus_app.hub import Hub, Width
+from janus_app.hub import DownloadLimits, Hub
+from janus_app.registry.catalog import File
 from tests.fake_hub import REPO, FakeHub, Fault
 from tests.test_hub import BIG, CONFIG, FILES, a_hub, blob, drain, no_environment, partial, sha256, variant
 
 __all__ = ["no_environment"]  # a fixture for this file too
 
 PIECE = 200_000
-WIDE = Width(files=4, lanes=4, piece=PIECE, worth=400_000)
+WIDE = DownloadLimits(files=4, lanes=4, piece=PIECE, worth=400_000)
 AHEAD = WIDE.lanes * WIDE.piece  # the most that waits in memory
 
 

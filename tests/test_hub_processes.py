@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from janus_app.errors import AppError
-from janus_app.hub import Width
+from janus_app.hub import DownloadLimits
 from tests.fake_hub import COUNTS, FakeHub, Fault
 from tests.test_hub import BIG, CONFIG, FILES, a_hub, blob, drain, partial, variant
 from tests.test_hub_parallel import AHEAD, WIDE
@@ -130,7 +130,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 @pytest.mark.parametrize("width", [None, WIDE], ids=["one connection", "four"])
 def test_a_disk_that_fills_up_is_explained_and_more_room_ends_it(
-    tmp_path: Path, small_disk: Path, width: Width | None
+    tmp_path: Path, small_disk: Path, width: DownloadLimits | None
 ) -> None:
     with FakeHub(FILES) as server:
         with pytest.raises(AppError, match="Not enough disk space"):

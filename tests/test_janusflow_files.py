@@ -14,16 +14,16 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from janus_app.catalog import Catalog, Component, File, load_catalog
 from janus_app.errors import AppError
 from janus_app.hub import Hub
-from janus_app.loader import load
-from janus_app.models.base import ChatRequest, Finished, GenerateRequest, Progress, Turn
-from janus_app.models.janusflow.model import JanusFlowModel
-from janus_app.models.janusflow.network import JanusFlowNetwork
+from janus_app.models.janusflow.modeling import JanusFlowNetwork
+from janus_app.models.janusflow.pipeline import JanusFlowModel
 from janus_app.models.janusflow.velocity import PromptVelocity
-from janus_app.quantise import tensor_dtype
-from janus_app.studio import Studio, drain
+from janus_app.registry.catalog import Catalog, Component, File, load_catalog
+from janus_app.runtime.loader import load
+from janus_app.runtime.quantization import tensor_dtype
+from janus_app.runtime.session import ModelSession, drain
+from janus_app.types import ChatRequest, Finished, GenerateRequest, Progress, Turn
 from tests.conftest import GOLDEN, loaded
 from tests.fake_hub import REPO, REVISION, SECOND, FakeHub
 
@@ -107,18 +107,18 @@ def test_a_component_from_its_own_repository(tmp_path: Path) -> None:
     with FakeHub({**own, **{f"second/{name}": data for name, data in vae.items()}}) as server:
         hub = Hub(tmp_path / "cache", server.endpoint, data=tmp_path / "data", reserve=0)
         assert set(hub.status(flow).missing) == {*own, *(f"vae/{name}" for name in vae)}
-        studio = Studio(Catalog({flow.id: flow}, {"cpu": flow.id, "gpu": flow.id}), hub)
+        session = ModelSession(Catalog({flow.id: flow}, {"cpu": flow.id, "gpu": flow.id}), hub)
         steps: list[Any] = []
-        drain(studio.load(flow.id, "cpu", "fp32"), steps.append)
+        drain(session.load(flow.id, "cpu", "fp32"), steps.append)
         status = hub.status(flow)
         everything = sum(len(data) for data in (*own.values(), *vae.values()))
         assert status.complete and status.verified and status.on_disk == status.total == everything
         assert sum(e.total for e in steps if isinstance(e, Progress) and e.detail == "complete") in (0, everything)
-        drawn = drain(studio.run(DRAW))
+        drawn = drain(session.run(DRAW))
         assert isinstance(drawn, Finished) and drawn.pictures[0].image.size == (96, 96)
         hub.part_folders(flow)["vae"].joinpath("config.json").unlink()
         assert hub.status(flow).missing == ("vae/config.json",) and not hub.status(flow).complete
-        drain(studio.unload())
+        drain(session.unload())
         assert hub.delete(flow) > 0.9 * everything and hub.status(flow).on_disk == 0
 
 

@@ -17,14 +17,14 @@ import pytest
 from PIL import Image
 
 from janus_app.errors import AppError
-from janus_app.library.album import Album, Wanted
-from janus_app.library.conversations import Conversation, Conversations, Message, new_conversation, new_id
-from janus_app.library.descriptions import FOLDER, LONGEST, describe, description
-from janus_app.library.export import export
-from janus_app.records import Record, read_record, save_png
+from janus_app.outputs.conversation_export import export
+from janus_app.outputs.conversations import Conversation, Conversations, Message, new_conversation, new_id
+from janus_app.outputs.descriptions import FOLDER, LONGEST, describe, description
+from janus_app.outputs.gallery import Gallery, Wanted
+from janus_app.outputs.metadata import ImageMetadata, read_metadata, save_png
 
 ROOT_IGNORES_MODES = hasattr(os, "geteuid") and os.geteuid() == 0
-RECORD = Record(
+RECORD = ImageMetadata(
     "1", "tiny-a", "Tiny A", "", "", "janus", "fp32", "cpu", "generate", "a red circle", "", 7, (8, 8),
     "2026-11-20T10:00:00+00:00", {"guidance": 5.0}, {}, (1, 2, 3),
 )  # fmt: skip
@@ -263,7 +263,7 @@ def test_exports_hold_the_words_and_the_pictures(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def album(tmp_path: Path) -> Album:
+def album(tmp_path: Path) -> Gallery:
     """Four pictures of two models and two verbs, a day apart, among files that are not ours."""
     rows = (
         ("a red circle", "tiny-a", "generate", "2026-11-17T10:00:00+00:00", 1),
@@ -279,7 +279,7 @@ def album(tmp_path: Path) -> Album:
     (folder / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n" + b"x" * 40)
     (folder / "notes.txt").write_text("red")
     (folder / "folder.png").mkdir()
-    return Album(folder)
+    return Gallery(folder)
 
 
 @pytest.mark.parametrize(
@@ -298,15 +298,15 @@ def album(tmp_path: Path) -> Album:
         (Wanted("nothing like it"), []),
     ],
 )
-def test_pictures_are_found_by_what_they_carry(album: Album, wanted: Wanted, seeds: list[int]) -> None:
+def test_pictures_are_found_by_what_they_carry(album: Gallery, wanted: Wanted, seeds: list[int]) -> None:
     assert [entry.record.seed for entry in album.find(wanted)] == seeds
 
 
-def test_favourites_survive_and_follow_their_picture(album: Album) -> None:
+def test_favourites_survive_and_follow_their_picture(album: Gallery) -> None:
     name = album.find(Wanted("4444"))[0].name
     album.set_favourite(name, True)
     album.set_favourite(name, True)
-    again = Album(album.folder)
+    again = Gallery(album.folder)
     assert [entry.name for entry in again.find(Wanted(favourites=True))] == [name]
     again.set_favourite(name, False)
     assert album.find(Wanted(favourites=True)) == []
@@ -316,7 +316,7 @@ def test_favourites_survive_and_follow_their_picture(album: Album) -> None:
     assert album.find(Wanted(favourites=True)) == [], "a new picture of the same name is not a favourite"
 
 
-def test_deleted_and_new_pictures_are_noticed(album: Album) -> None:
+def test_deleted_and_new_pictures_are_noticed(album: Gallery) -> None:
     assert len(album.find()) == 4
     album.delete(album.find()[0].name)
     save_png(album.folder / "new.png", Image.new("RGB", (8, 8)), replace(RECORD, seed=9))
@@ -326,14 +326,14 @@ def test_deleted_and_new_pictures_are_noticed(album: Album) -> None:
     assert len(album.find()) == 5
 
 
-def test_a_description_lies_beside_its_picture_and_goes_with_it(album: Album) -> None:
+def test_a_description_lies_beside_its_picture_and_goes_with_it(album: Gallery) -> None:
     one, other = (album.path(entry.name) for entry in album.find()[:2])
     before = one.read_bytes()
     assert description(one) == ""
     describe(one, " a red\ncircle " + "x" * 5_000)
     assert description(one).startswith("a red\ncircle") and len(description(one)) <= LONGEST
     assert description(other) == "" and one.read_bytes() == before
-    assert len(album.find()) == len(Album(album.folder).find()), "a description is no picture"
+    assert len(album.find()) == len(Gallery(album.folder).find()), "a description is no picture"
     album.delete(one.name)
     one.write_bytes(before)
     assert description(one) == "", "a new picture of the same name has not been looked at"
@@ -343,7 +343,7 @@ def test_a_description_lies_beside_its_picture_and_goes_with_it(album: Album) ->
         describe(one, "a blue star")
 
 
-def test_a_picture_that_is_gone_is_a_sentence(album: Album) -> None:
+def test_a_picture_that_is_gone_is_a_sentence(album: Gallery) -> None:
     for act in (album.path, album.delete, lambda n: album.set_favourite(n, True)):
         for name in ("gone.png", "../outputs/notes.txt", "folder.png", ""):
             with pytest.raises(AppError, match="no longer there"):
@@ -351,7 +351,7 @@ def test_a_picture_that_is_gone_is_a_sentence(album: Album) -> None:
     assert (album.folder / "notes.txt").is_file()
 
 
-def test_all_found_pictures_can_be_taken_away_byte_for_byte(album: Album, tmp_path: Path) -> None:
+def test_all_found_pictures_can_be_taken_away_byte_for_byte(album: Gallery, tmp_path: Path) -> None:
     names = [entry.name for entry in album.find(Wanted("red"))]
     assert album.zip([*names, "gone.png"], tmp_path / "new" / "pictures.zip") == 2
     with zipfile.ZipFile(tmp_path / "new" / "pictures.zip") as archive:
@@ -359,10 +359,10 @@ def test_all_found_pictures_can_be_taken_away_byte_for_byte(album: Album, tmp_pa
         assert all(archive.read(name) == album.path(name).read_bytes() for name in names)
 
 
-def test_a_listing_holds_no_tokens_but_the_file_does(album: Album) -> None:
+def test_a_listing_holds_no_tokens_but_the_file_does(album: Gallery) -> None:
     entry = album.find()[0]
-    assert entry.record.image_tokens == () and read_record(album.path(entry.name)).image_tokens == (1, 2, 3)
+    assert entry.record.image_tokens == () and read_metadata(album.path(entry.name)).image_tokens == (1, 2, 3)
 
 
 def test_no_folder_is_no_pictures(tmp_path: Path) -> None:
-    assert Album(tmp_path / "nowhere").find() == [] and Album(tmp_path / "nowhere").models() == {}
+    assert Gallery(tmp_path / "nowhere").find() == [] and Gallery(tmp_path / "nowhere").models() == {}

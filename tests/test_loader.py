@@ -14,10 +14,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from janus_app import loader
-from janus_app.catalog import load_catalog
 from janus_app.errors import AppError
-from janus_app.models.base import ChatRequest, Finished, GenerateRequest, Turn
+from janus_app.registry.catalog import load_catalog
+from janus_app.runtime import loader
+from janus_app.types import ChatRequest, Finished, GenerateRequest, Turn
 from tests.conftest import CASES, GOLDEN, loaded
 
 

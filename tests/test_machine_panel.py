@@ -6,27 +6,27 @@ from pathlib import Path
 
 import pytest
 
-from janus_app import memory
-from janus_app.catalog import load_catalog
-from janus_app.devices import Memory
-from janus_app.doctor import Finding
 from janus_app.hub import Hub
-from janus_app.studio import Studio
+from janus_app.registry.catalog import load_catalog
+from janus_app.runtime import fit
+from janus_app.runtime.devices import Memory
+from janus_app.runtime.doctor import Finding
+from janus_app.runtime.session import ModelSession
+from janus_app.runtime.watchdog import explain
+from janus_app.ui.common.saved_images import SavedImages
+from janus_app.ui.context import PageContext
 from janus_app.ui.i18n import Texts
-from janus_app.ui.machine_panel import PRECISIONS, findings_html, fit_html, precision_choices
-from janus_app.ui.page import Page
-from janus_app.ui.prints import Prints
-from janus_app.watchdog import explain
+from janus_app.ui.tabs.models.machine_panel import PRECISIONS, findings_html, fit_html, precision_choices
 
 
 @pytest.fixture
-def page(tmp_path: Path) -> Page:
+def page(tmp_path: Path) -> PageContext:
     catalog = load_catalog()
-    return Page(Studio(catalog, Hub()), catalog, Texts(), Prints(tmp_path, tmp_path))
+    return PageContext(ModelSession(catalog, Hub()), catalog, Texts(), SavedImages(tmp_path, tmp_path))
 
 
-def test_the_advice_follows_what_is_chosen(page: Page, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(memory, "device_memory", lambda device: Memory(int(12e9), int(16e9)))
+def test_the_advice_follows_what_is_chosen(page: PageContext, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fit, "device_memory", lambda device: Memory(int(12e9), int(16e9)))
     html = fit_html(page, "janus-pro-7b", "cpu", "auto", "en")
     assert "message note" in html and "fp32 needs" in html and "recommended" in html
     html = fit_html(page, "janus-pro-7b", "cpu", "fp32", "en")
@@ -39,11 +39,11 @@ def test_the_advice_follows_what_is_chosen(page: Page, monkeypatch: pytest.Monke
     assert [value for _, value in precision_choices(page, "no-such-model", "cpu", "en")] == list(PRECISIONS)
 
 
-def test_sentences_of_these_rooms_are_translated(page: Page, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sentences_of_these_rooms_are_translated(page: PageContext, monkeypatch: pytest.MonkeyPatch) -> None:
     for free in (64e9, 12e9, 1e9):
-        monkeypatch.setattr(memory, "device_memory", lambda device, free=free: Memory(int(free), int(64e9)))
+        monkeypatch.setattr(fit, "device_memory", lambda device, free=free: Memory(int(free), int(64e9)))
         for precision in ("auto", "fp32"):
-            words, _ = page.studio.advice(page.catalog["janus-pro-7b"], "cpu").judge(precision)
+            words, _ = page.session.advice(page.catalog["janus-pro-7b"], "cpu").judge(precision)
             assert page.texts.sentence(words, "zh-CN") != words
     for stage, busy, scarce in (
         ("download", False, False),

@@ -10,17 +10,17 @@ from pathlib import Path
 import pytest
 import torch
 
-from janus_app import devices, memory
-from janus_app.catalog import Variant, load_catalog
-from janus_app.devices import Memory, Place, container_limit
-from janus_app.errors import AppError, out_of_memory
-from janus_app.memory import Advice, advise, split_layers, usual_job, weight_bytes
-from janus_app.models.base import ChatRequest, Finished, GenerateRequest, Turn
-from janus_app.models.footprint import Job, Peak, Widths
-from janus_app.models.janus import footprint
+from janus_app.errors import AppError, is_out_of_memory
+from janus_app.models.common.memory import BytesPerElement, Job, Peak
+from janus_app.models.janus import memory
 from janus_app.models.janus.config import parse_config
-from janus_app.quantise import QUANTISED
-from janus_app.spread import connect
+from janus_app.registry.catalog import Variant, load_catalog
+from janus_app.runtime import devices, fit
+from janus_app.runtime.devices import Memory, Place, container_limit
+from janus_app.runtime.fit import LoadPlan, plan_load, split_layers, usual_job, weight_bytes
+from janus_app.runtime.offload import connect
+from janus_app.runtime.quantization import QUANTISED
+from janus_app.types import ChatRequest, Finished, GenerateRequest, Turn
 from tests.conftest import CASES, GOLDEN, loaded
 
 CPU, CARD, SECOND = torch.device("cpu"), torch.device("cuda", 0), torch.device("cuda", 1)
@@ -29,21 +29,21 @@ SEVEN = CATALOG["janus-pro-7b"]
 
 
 def free_everywhere(monkeypatch: pytest.MonkeyPatch, free: float) -> None:
-    monkeypatch.setattr(memory, "device_memory", lambda device: Memory(int(free), int(64e9)))
+    monkeypatch.setattr(fit, "device_memory", lambda device: Memory(int(free), int(64e9)))
 
 
-def on_a_card(monkeypatch: pytest.MonkeyPatch, card: float, host: float = 0.0, second: float | None = None) -> Advice:
+def on_a_card(monkeypatch: pytest.MonkeyPatch, card: float, host: float = 0.0, second: float | None = None) -> LoadPlan:
     """The advice for the 7B model on a machine with this much free; no such card is here, so only sums are tested."""
     cards = (SECOND,) if second is not None else ()
     rooms = {"cuda:0": card, "cuda:1": second or 0.0, "cpu": host}
     found = [Place("cuda:0", CARD)] + [Place("cuda:all", CARD, cards)] * bool(cards)
-    monkeypatch.setattr(memory, "places", lambda name: [*found, Place("cuda+cpu", CARD, cards, host=True)])
-    monkeypatch.setattr(memory, "device_memory", lambda device: Memory(int(rooms[str(device)]), int(64e9)))
-    return advise(SEVEN, device="cuda")
+    monkeypatch.setattr(fit, "places", lambda name: [*found, Place("cuda+cpu", CARD, cards, host=True)])
+    monkeypatch.setattr(fit, "device_memory", lambda device: Memory(int(rooms[str(device)]), int(64e9)))
+    return plan_load(SEVEN, device="cuda")
 
 
 @pytest.mark.parametrize("name", CASES)
-@pytest.mark.parametrize("precision", memory.PRECISIONS)
+@pytest.mark.parametrize("precision", fit.PRECISIONS)
 def test_predicted_weights_are_what_the_loader_makes(name: str, precision: str) -> None:
     folder = GOLDEN / name / "checkpoint"
     network = loaded(folder, precision).model.network  # type: ignore[attr-defined]
@@ -70,8 +70,8 @@ def test_the_manifests_weights_are_the_advisors(monkeypatch: pytest.MonkeyPatch)
 
 def test_the_cache_is_what_the_model_allocates() -> None:
     """Rows and positions of the prediction against the buffers of a real drawing."""
-    from janus_app.models.decoder import KVCache
-    from janus_app.models.janus.network import JanusNetwork
+    from janus_app.models.janus.modeling import JanusNetwork
+    from janus_app.nn.llama import KVCache
 
     model = loaded(GOLDEN / "janus_pro_7b" / "checkpoint").model
     network: JanusNetwork = model.network  # type: ignore[attr-defined]
@@ -89,16 +89,16 @@ def test_the_cache_is_what_the_model_allocates() -> None:
     tokens = len(model._prompt_rows(request)[0])  # type: ignore[attr-defined]
     side = model.capabilities.size[0]
     job = Job(count=3, guided=True, prompt=tokens, pictures=0, words=1, answer=1)
-    assert seen == [footprint.peak(network.config, side, job, Widths(4, 4, 4)).cache]
+    assert seen == [memory.peak(network.config, side, job, BytesPerElement(4, 4, 4)).cache]
 
 
 def test_more_is_never_predicted_to_need_less() -> None:
-    config = parse_config(memory.json.loads(memory._model(SEVEN, None).config or ""))
+    config = parse_config(fit.json.loads(fit._model(SEVEN, None).config or ""))
     jobs = [Job(count=n, guided=g) for n in (1, 2, 4, 16) for g in (False, True)]
-    peaks = [footprint.peak(config, 384, job, Widths(2, 2, 2)).total for job in jobs]
+    peaks = [memory.peak(config, 384, job, BytesPerElement(2, 2, 2)).total for job in jobs]
     assert peaks == sorted(peaks)
     # checkpoints/README, section 5: 16 pictures of 30 + 576 tokens hold 8.88 GiB of keys and values at 7B
-    many = footprint.peak(config, 384, Job(count=16, prompt=30), Widths(2, 2, 2))
+    many = memory.peak(config, 384, Job(count=16, prompt=30), BytesPerElement(2, 2, 2))
     assert many.cache == pytest.approx(8.88 * 2**30, rel=0.01)
 
 
@@ -125,7 +125,7 @@ def test_a_load_that_cannot_end_is_not_started(monkeypatch: pytest.MonkeyPatch) 
         on_a_card(monkeypatch, 3e9).choose("auto")
     free_everywhere(monkeypatch, 1e6)
     opened: list[object] = []
-    monkeypatch.setattr("janus_app.loader.read_tensors", lambda file: opened.append(file))
+    monkeypatch.setattr("janus_app.runtime.loader.read_tensors", lambda file: opened.append(file))
     with pytest.raises(AppError, match="Choose a smaller model"):
         loaded(GOLDEN / "janus_1_3b" / "checkpoint")
     assert not opened
@@ -158,7 +158,7 @@ def test_a_split_fits_where_it_says() -> None:
 
 
 def test_missing_bitsandbytes_is_never_recommended(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(memory, "bitsandbytes_missing", lambda: True)
+    monkeypatch.setattr(fit, "bitsandbytes_missing", lambda: True)
     assert on_a_card(monkeypatch, 11.2e9, host=32e9).choose("auto").place.host
     with pytest.raises(AppError):
         on_a_card(monkeypatch, 11.2e9).choose("auto")
@@ -166,8 +166,8 @@ def test_missing_bitsandbytes_is_never_recommended(monkeypatch: pytest.MonkeyPat
 
 def test_what_the_resident_model_gives_back_counts_as_free(monkeypatch: pytest.MonkeyPatch) -> None:
     free_everywhere(monkeypatch, 1e9)
-    assert advise(SEVEN, device="cpu").best is None
-    assert advise(SEVEN, device="cpu", given_back={"cpu": int(40e9)}).choose("auto").precision == "fp32"
+    assert plan_load(SEVEN, device="cpu").best is None
+    assert plan_load(SEVEN, device="cpu", given_back={"cpu": int(40e9)}).choose("auto").precision == "fp32"
 
 
 def test_the_usual_job_is_the_variants_own(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -181,7 +181,7 @@ def test_models_of_unknown_shape_are_estimated_by_their_parameters(monkeypatch: 
     stranger: Variant = replace(SEVEN, repo="somebody/else", memory={}, parameters=10**9)
     free_everywhere(monkeypatch, 10e9)
     assert weight_bytes(stranger, "bf16") == 2 * 10**9
-    assert advise(stranger, device="cpu").choose("auto").precision == "fp32"
+    assert plan_load(stranger, device="cpu").choose("auto").precision == "fp32"
 
 
 def test_a_containers_limit_is_the_memory_there_is(tmp_path: Path) -> None:
@@ -244,9 +244,9 @@ def test_the_loader_puts_layers_where_the_advice_says(monkeypatch: pytest.Monkey
     folder = Path(shutil.copytree(GOLDEN / "janus_pro_1b" / "checkpoint", tmp_path / "c"))
     whole = drawn(loaded(folder).model)
     place = Place("cpu", CPU, host=True)
-    option = memory._option
+    option = fit._option
     monkeypatch.setattr(
-        memory, "_option", lambda *a: replace(option(*a), place=place, split={0: CPU}, fits=True, rank=(0,))
+        fit, "_option", lambda *a: replace(option(*a), place=place, split={0: CPU}, fits=True, rank=(0,))
     )
     parted = loaded(folder).model
     layers = parted.network.language_model.model.layers  # type: ignore[attr-defined]
@@ -270,8 +270,8 @@ def test_spreading_without_accelerate_is_explained(monkeypatch: pytest.MonkeyPat
 def test_real_failures_of_memory_are_known_as_such(failure: object) -> None:
     with pytest.raises(Exception) as caught:
         failure()  # type: ignore[operator]
-    assert out_of_memory(caught.value)
-    assert not out_of_memory(RuntimeError("shape mismatch")) and not out_of_memory(ValueError("out of memory"))
+    assert is_out_of_memory(caught.value)
+    assert not is_out_of_memory(RuntimeError("shape mismatch")) and not is_out_of_memory(ValueError("out of memory"))
 
 
 @pytest.mark.parametrize("precision", QUANTISED)

@@ -10,12 +10,15 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from janus_app.catalog import load_catalog
 from janus_app.cli import main
 from janus_app.errors import AppError
 from janus_app.hub import Hub
-from janus_app.models import sampling
-from janus_app.models.base import (
+from janus_app.models.metaquery.sketch import Sketch
+from janus_app.nn import sampling
+from janus_app.outputs.metadata import read_metadata
+from janus_app.registry.catalog import load_catalog
+from janus_app.runtime.session import ModelSession, drain
+from janus_app.types import (
     ChatRequest,
     EditRequest,
     Finished,
@@ -27,9 +30,6 @@ from janus_app.models.base import (
     TextDelta,
     Turn,
 )
-from janus_app.models.metaquery.sketch import Sketch
-from janus_app.records import read_record
-from janus_app.studio import Studio, drain
 from tests.conftest import GOLDEN as JANUS
 from tests.metaquery_golden import GOLDEN, LLAVA, QWEN, Case, last, model, picture, relative
 
@@ -190,15 +190,15 @@ def test_what_cannot_be_done_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_pictures_beyond_what_a_model_takes_are_refused() -> None:
-    studio = Studio(load_catalog(), Hub())
+    session = ModelSession(load_catalog(), Hub())
     a = picture("a")
-    drain(studio.load(str(JANUS / "janus_pro_1b" / "checkpoint"), "cpu", "fp32"))
+    drain(session.load(str(JANUS / "janus_pro_1b" / "checkpoint"), "cpu", "fp32"))
     with pytest.raises(AppError, match=r"one picture at a time and got 5"):
-        drain(studio.run(EditRequest("x", a, method="variation", more_images=(a,) * 4)))
-    drain(studio.load(str(GOLDEN / "ckpt_llavaov_sd15"), "cpu", "fp32"))
+        drain(session.run(EditRequest("x", a, method="variation", more_images=(a,) * 4)))
+    drain(session.load(str(GOLDEN / "ckpt_llavaov_sd15"), "cpu", "fp32"))
     with pytest.raises(AppError, match=r"8 pictures at a time and got 9"):
-        drain(studio.run(EditRequest("x", a, method="instruct", more_images=(a,) * 8)))
-    finished = drain(studio.run(EditRequest("x", a, method="instruct", more_images=(a,), steps=1)))
+        drain(session.run(EditRequest("x", a, method="instruct", more_images=(a,) * 8)))
+    finished = drain(session.run(EditRequest("x", a, method="instruct", more_images=(a,), steps=1)))
     assert isinstance(finished, Finished) and len(finished.pictures) == 1
 
 
@@ -209,4 +209,4 @@ def test_the_command_takes_several_pictures(tmp_path: Path) -> None:
     assert main([*call, "--out", str(tmp_path / "one.png")]) == 0
     assert main([*call, "--also", b, "--out", str(tmp_path / "two.png")]) == 0
     assert gap(*(Image.open(tmp_path / f"{name}.png") for name in ("one", "two"))) > 5
-    assert read_record(tmp_path / "two.png").settings["method"] == "instruct"
+    assert read_metadata(tmp_path / "two.png").settings["method"] == "instruct"

@@ -16,8 +16,8 @@ from tokenizers import Tokenizer
 
 from benchmarks.judge import look
 from benchmarks.running import finished, open_model
-from janus_app.catalog import load_catalog
-from janus_app.models.base import ChatRequest, EditRequest, GenerateRequest, Turn
+from janus_app.registry.catalog import load_catalog
+from janus_app.types import ChatRequest, EditRequest, GenerateRequest, Turn
 from tests.conftest import loaded
 from tests.metaquery_golden import relative
 from training.batches import Words, padded

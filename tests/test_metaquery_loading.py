@@ -13,16 +13,16 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from janus_app.catalog import load_catalog
 from janus_app.errors import AppError
 from janus_app.hub import Hub
-from janus_app.models.base import (
+from janus_app.models.common.config import read_json
+from janus_app.models.metaquery.config import parse_config
+from janus_app.models.metaquery.denoise import Guidance
+from janus_app.registry.catalog import load_catalog
+from janus_app.types import (
     ChatRequest,
     Turn,
 )
-from janus_app.models.checkpoint import read_json
-from janus_app.models.metaquery.config import parse_config
-from janus_app.models.metaquery.denoise import Guidance
 from tests.conftest import loaded
 from tests.metaquery_golden import GOLDEN, done, last, model, relative
 
@@ -138,6 +138,6 @@ def test_nobody_offers_the_weights() -> None:
 
 
 def test_other_families_do_without_the_heavy_libraries() -> None:
-    code = "import sys, janus_app.loader, janus_app.models.families; print(' '.join(sys.modules))"
+    code = "import sys, janus_app.runtime.loader, janus_app.models.registry; print(' '.join(sys.modules))"
     names = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert "torch" in names and not {"diffusers", "transformers"} & set(names)

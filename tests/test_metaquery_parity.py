@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from janus_app.models.metaquery.denoise import Guidance, denoise
-from janus_app.models.metaquery.network import scheduler
+from janus_app.models.metaquery.modeling import scheduler
 from tests.metaquery_golden import CASES, Case, done, model, relative
 
 STATES, LATENTS, PICTURES, PIXELS = 2e-5, 5e-4, 2e-3, 1e-6

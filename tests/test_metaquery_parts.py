@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 
-from janus_app.catalog import Component, File, Variant, load_catalog
 from janus_app.errors import AppError
-from janus_app.hub import Hub, Patience
-from janus_app.loader import load
-from janus_app.models.base import Capabilities
-from janus_app.studio import drain
+from janus_app.hub import Hub, RetryPolicy
+from janus_app.registry.catalog import Component, File, Variant, load_catalog
+from janus_app.runtime.loader import load
+from janus_app.runtime.session import drain
+from janus_app.types import Capabilities
 from tests.fake_hub import REPO, REVISION, FakeHub, Fault
 from tests.metaquery_golden import GOLDEN, done
 
@@ -50,7 +50,7 @@ def write_config(folder: Path, **changes: Any) -> None:
 
 
 def a_hub(tmp_path: Path, server: FakeHub) -> Hub:
-    patience = Patience(attempts=2, first_wait=0.02, read_timeout=0.5)
+    patience = RetryPolicy(attempts=2, first_wait=0.02, read_timeout=0.5)
     return Hub(tmp_path / "cache", server.endpoint, data=tmp_path / "data", patience=patience, reserve=0)
 
 

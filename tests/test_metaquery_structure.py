@@ -10,11 +10,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from janus_app.models.base import (
+from janus_app.models.metaquery.connector import HEAD_DIM, connector, rotate
+from janus_app.types import (
     EditRequest,
     GenerateRequest,
 )
-from janus_app.models.metaquery.connector import HEAD_DIM, connector, rotate
 from tests.metaquery_golden import CHECKPOINTS, LLAVA, QWEN, last, model, picture, relative
 
 

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from janus_app.errors import AppError
-from janus_app.pictures import MAX_BYTES, open_mask, open_picture
+from janus_app.outputs.image_io import MAX_BYTES, open_mask, open_picture
 
 
 def _bytes(picture: Image.Image, format: str = "PNG", **options: object) -> bytes:

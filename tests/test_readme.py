@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from janus_app.catalog import Variant, load_catalog
 from janus_app.cli import main
-from janus_app.memory import running_peak, usual_job, weight_bytes
+from janus_app.registry.catalog import Variant, load_catalog
+from janus_app.runtime.fit import running_peak, usual_job, weight_bytes
 
 ROOT = Path(__file__).parent.parent
 READMES = [ROOT / "README.md", ROOT / "README.zh-CN.md"]

@@ -14,13 +14,22 @@ from typing import Any
 import pytest
 from PIL import Image, PngImagePlugin
 
-from janus_app.catalog import load_catalog
 from janus_app.errors import AppError
-from janus_app.models.base import EditRequest, GenerateRequest, Picture
-from janus_app.records import KEY, Record, output_path, parameters, read_record, record_of, request_of, save_png
-from janus_app.studio import StudioState
+from janus_app.outputs.metadata import (
+    KEY,
+    ImageMetadata,
+    metadata_of,
+    output_path,
+    parameters,
+    read_metadata,
+    request_of,
+    save_png,
+)
+from janus_app.registry.catalog import load_catalog
+from janus_app.runtime.session import SessionState
+from janus_app.types import EditRequest, GenerateRequest, Picture
 
-RECORD = Record(
+RECORD = ImageMetadata(
     app="0.1.0",
     model="janus-pro-1b",
     title="Janus-Pro-1B",
@@ -60,10 +69,10 @@ def _plain() -> dict[str, Any]:
 def test_what_is_written_is_read(tmp_path: Path) -> None:
     path = save_png(tmp_path / "new" / "a.png", _picture(), RECORD)
     assert path == tmp_path / "new" / "a.png"
-    assert read_record(path) == RECORD
-    assert read_record(path.read_bytes()) == RECORD
+    assert read_metadata(path) == RECORD
+    assert read_metadata(path.read_bytes()) == RECORD
     with Image.open(path) as opened:
-        assert read_record(opened) == RECORD
+        assert read_metadata(opened) == RECORD
         assert opened.tobytes() == _picture().tobytes()
         assert opened.text["parameters"] == parameters(RECORD)
     assert [p.name for p in path.parent.iterdir()] == ["a.png"]
@@ -71,7 +80,7 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
 
 def test_any_typed_text_survives(tmp_path: Path) -> None:
     odd = replace(RECORD, prompt="tab\t nul\0 escape\x1b[0m surrogate\ud800 <script>", negative="")
-    assert read_record(save_png(tmp_path / "a.png", _picture(), odd)).prompt == odd.prompt
+    assert read_metadata(save_png(tmp_path / "a.png", _picture(), odd)).prompt == odd.prompt
 
 
 def test_parameters_line() -> None:
@@ -91,7 +100,7 @@ def test_nothing_is_ever_replaced(tmp_path: Path) -> None:
         thread.join()
     files = sorted(p.name for p in tmp_path.iterdir())
     assert files == ["a-2.png", "a-3.png", "a-4.png", "a-5.png", "a-6.png", "a.png"]
-    assert {read_record(tmp_path / name).seed for name in files} == set(range(6))
+    assert {read_metadata(tmp_path / name).seed for name in files} == set(range(6))
 
 
 def test_output_path_stays_in_its_folder(tmp_path: Path) -> None:
@@ -107,7 +116,7 @@ sys.path[:0] = [{str(Path(__file__).parent)!r}, {str(Path(__file__).parent.paren
 from pathlib import Path
 from test_records import RECORD, _picture
 from janus_app.errors import AppError
-from janus_app.records import save_png
+from janus_app.outputs.metadata import save_png
 resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
 try:
     save_png(Path({str(tmp_path / "a.png")!r}), _picture(), RECORD)
@@ -128,11 +137,11 @@ def test_a_folder_that_cannot_be(tmp_path: Path) -> None:
 def test_foreign_pictures(tmp_path: Path) -> None:
     for data in (_png("prompt", key="parameters"), _png("x", key="workflow")):
         with pytest.raises(AppError, match="no record of this app"):
-            read_record(data)
+            read_metadata(data)
     with pytest.raises(AppError, match="not a picture"):
-        read_record(b"GIF89a nothing")
+        read_metadata(b"GIF89a nothing")
     with pytest.raises(AppError, match="no file"):
-        read_record(tmp_path / "none.png")
+        read_metadata(tmp_path / "none.png")
 
 
 HOSTILE = {
@@ -173,14 +182,14 @@ HOSTILE = {
 @pytest.mark.parametrize("kind", HOSTILE)
 def test_hostile_records_are_refused_in_a_sentence(kind: str) -> None:
     with pytest.raises(AppError, match="record in the picture cannot be used"):
-        read_record(_png(HOSTILE[kind]))
+        read_metadata(_png(HOSTILE[kind]))
 
 
 def test_a_text_bomb_is_refused() -> None:
     bomb = _png("x" * 50_000_000, zip=True)
     assert len(bomb) < 100_000
     with pytest.raises(AppError):
-        read_record(bomb)
+        read_metadata(bomb)
 
 
 # ---- which settings a record holds
@@ -189,7 +198,7 @@ LATENT = Picture(_picture(), 11)
 TOKENS = Picture(_picture(), 11, (1, 2, 3))
 VARIANT = load_catalog().default()
 FLOW = load_catalog()["janusflow-1.3b"]
-STATE = StudioState(variant_id=VARIANT.id, precision="fp32", device="cpu:0")
+STATE = SessionState(variant_id=VARIANT.id, precision="fp32", device="cpu:0")
 EDIT = EditRequest(
     "a blue cat",
     _picture(),
@@ -205,7 +214,7 @@ EDIT = EditRequest(
 
 
 def settings_of(request: GenerateRequest | EditRequest, picture: Picture) -> dict[str, Any]:
-    return dict(record_of(picture, request, VARIANT if picture.image_tokens else FLOW, STATE).settings)
+    return dict(metadata_of(picture, request, VARIANT if picture.image_tokens else FLOW, STATE).settings)
 
 
 def test_a_drawing_records_what_its_model_read() -> None:
@@ -219,7 +228,7 @@ def test_turbo_is_recorded_where_tokens_were_drawn_and_asked_for_again() -> None
     assert settings_of(asked, TOKENS)["turbo"] is True and "turbo" not in settings_of(asked, LATENT)
     assert "turbo" not in settings_of(replace(asked, turbo=False), TOKENS)
     for request, picture, again in ((asked, TOKENS, True), (replace(asked, turbo=False), TOKENS, False)):
-        assert request_of(record_of(picture, request, VARIANT, STATE)).turbo is again
+        assert request_of(metadata_of(picture, request, VARIANT, STATE)).turbo is again
 
 
 @pytest.mark.parametrize(
@@ -247,22 +256,22 @@ def test_a_flow_drawing_is_asked_for_again_as_it_was(tmp_path: Path) -> None:
     asked = GenerateRequest(
         "a cat", "fog", guidance=3, seed=11, steps=7, solver="ab2", guidance_interval=(0.1, 0.6), temperature=1.0
     )
-    file = save_png(tmp_path / "a.png", LATENT.image, record_of(LATENT, asked, FLOW, STATE))
-    assert request_of(read_record(file)) == asked
+    file = save_png(tmp_path / "a.png", LATENT.image, metadata_of(LATENT, asked, FLOW, STATE))
+    assert request_of(read_metadata(file)) == asked
     whole = replace(asked, guidance_interval=(0.0, 1.0))
-    file = save_png(tmp_path / "b.png", LATENT.image, record_of(LATENT, whole, FLOW, STATE))
-    assert request_of(read_record(file)) == whole
+    file = save_png(tmp_path / "b.png", LATENT.image, metadata_of(LATENT, whole, FLOW, STATE))
+    assert request_of(read_metadata(file)) == whole
 
 
 def test_the_source_prompt_is_kept_and_older_records_do_without(tmp_path: Path) -> None:
     picture = replace(LATENT, source_prompt="a red\ncat")
-    record = record_of(picture, replace(EDIT, method="flowedit"), FLOW, STATE)
+    record = metadata_of(picture, replace(EDIT, method="flowedit"), FLOW, STATE)
     file = save_png(tmp_path / "a.png", picture.image, record)
-    assert read_record(file).source_prompt == "a red\ncat"
+    assert read_metadata(file).source_prompt == "a red\ncat"
     assert "Source prompt: a red" in parameters(record)
     older = _plain()
     del older["source_prompt"]
-    assert read_record(_png(older)) == RECORD
+    assert read_metadata(_png(older)) == RECORD
 
 
 @pytest.mark.parametrize(
@@ -277,11 +286,11 @@ def test_an_instruction_records_what_its_model_has() -> None:
     """The same way of editing is read by models that draw tokens and by MetaQuery, whose solver is its own."""
     metaquery = load_catalog()["metaquery-b"]
     asked = replace(EDIT, method="instruct", guidance=4)
-    mine = record_of(LATENT, asked, metaquery, STATE).settings
+    mine = metadata_of(LATENT, asked, metaquery, STATE).settings
     assert mine == {"method": "instruct", "guidance": 4, "image_guidance": 1.25, "steps": 12}
-    drawn = record_of(LATENT, GenerateRequest("a cat", guidance=4, steps=12), metaquery, STATE).settings
+    drawn = metadata_of(LATENT, GenerateRequest("a cat", guidance=4, steps=12), metaquery, STATE).settings
     assert drawn == {"guidance": 4, "steps": 12}
-    assert record_of(TOKENS, asked, VARIANT, STATE).settings == {
+    assert metadata_of(TOKENS, asked, VARIANT, STATE).settings == {
         "method": "instruct",
         "guidance": 4,
         "image_guidance": 1.25,

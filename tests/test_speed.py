@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from janus_app.models import sampling
+from janus_app.nn import sampling
 
 pytest.importorskip("transformers", reason="transformers is not installed (requirements-dev.txt)")
 from benchmarks import speed

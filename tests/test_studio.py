@@ -17,10 +17,12 @@ from typing import Any
 
 import pytest
 
-from janus_app.catalog import load_catalog
 from janus_app.errors import AppError
 from janus_app.hub import Hub
-from janus_app.models.base import (
+from janus_app.registry.catalog import load_catalog
+from janus_app.runtime.session import ModelSession, drain
+from janus_app.runtime.watchdog import Watchdog, explain, told
+from janus_app.types import (
     ChatRequest,
     Event,
     Finished,
@@ -30,8 +32,6 @@ from janus_app.models.base import (
     Queued,
     Turn,
 )
-from janus_app.studio import Studio, drain
-from janus_app.watchdog import Watchdog, explain, told
 from tests.conftest import GOLDEN
 
 ROOT = Path(__file__).parent.parent
@@ -42,8 +42,8 @@ ASK = ChatRequest((Turn("user", "Hello"),), temperature=0, max_new_tokens=8)
 
 
 @pytest.fixture
-def studio() -> Studio:
-    made = Studio(load_catalog(), Hub())
+def session() -> ModelSession:
+    made = ModelSession(load_catalog(), Hub())
     drain(made.load(PRO, "cpu", "fp32"))
     return made
 
@@ -54,42 +54,42 @@ def tokens(last: Event | None) -> list[tuple[int, ...]]:
 
 
 def test_state_follows_the_model() -> None:
-    studio = Studio(load_catalog(), Hub())
-    assert studio.state.phase == "empty" and studio.state.capabilities is None
-    stages = [e.stage for e in studio.load(PRO, "cpu", "fp32") if isinstance(e, Progress)]
+    session = ModelSession(load_catalog(), Hub())
+    assert session.state.phase == "empty" and session.state.capabilities is None
+    stages = [e.stage for e in session.load(PRO, "cpu", "fp32") if isinstance(e, Progress)]
     assert stages[-1] == "ready" and "read" in stages
-    state = studio.state
+    state = session.state
     assert (state.phase, state.precision, state.device) == ("ready", "fp32", "cpu")
     assert state.capabilities is not None and state.capabilities.size == (96, 96)
     assert state.memory_used and state.memory_total and state.memory_used <= state.memory_total
-    job = studio.run(DRAW)
+    job = session.run(DRAW)
     next(job)
-    assert studio.state.phase == "busy"
+    assert session.state.phase == "busy"
     job.close()  # type: ignore[attr-defined]
-    assert studio.state.phase == "ready"
-    drain(studio.unload())
-    assert studio.state.phase == "empty"
+    assert session.state.phase == "ready"
+    drain(session.unload())
+    assert session.state.phase == "empty"
     with pytest.raises(AppError, match="No model is loaded"):
-        drain(studio.run(DRAW))
+        drain(session.run(DRAW))
 
 
-def test_jobs_wait_and_learn_their_place(studio: Studio) -> None:
-    first = studio.run(DRAW)
+def test_jobs_wait_and_learn_their_place(session: ModelSession) -> None:
+    first = session.run(DRAW)
     assert isinstance(next(first), Progress)
-    second, third = studio.run(ASK), studio.run(ASK)
+    second, third = session.run(ASK), session.run(ASK)
     assert next(second) == Queued(1)
     assert next(third) == Queued(2)
-    assert studio.state.queue == 2
+    assert session.state.queue == 2
     second.close()  # type: ignore[attr-defined] # gives up while waiting
     assert next(third) == Queued(1)
     first.close()  # type: ignore[attr-defined]
     assert isinstance(drain(third), Finished)
-    assert studio.state.queue == 0
+    assert session.state.queue == 0
 
 
-def test_a_job_may_change_threads_between_steps(studio: Studio) -> None:
+def test_a_job_may_change_threads_between_steps(session: ModelSession) -> None:
     """A page advances a generator from whichever worker is free."""
-    job, events = studio.run(DRAW), []
+    job, events = session.run(DRAW), []
 
     def step() -> None:
         events.append(next(job, None))
@@ -99,12 +99,12 @@ def test_a_job_may_change_threads_between_steps(studio: Studio) -> None:
         worker.start()
         worker.join()
     assert isinstance(events[-2], Finished)
-    assert tokens(events[-2]) == tokens(drain(studio.run(DRAW)))
+    assert tokens(events[-2]) == tokens(drain(session.run(DRAW)))
 
 
-def test_jobs_at_once_do_not_mix(studio: Studio) -> None:
+def test_jobs_at_once_do_not_mix(session: ModelSession) -> None:
     requests = [GenerateRequest("A small red house.", seed=seed) for seed in range(4)]
-    alone = [tokens(drain(studio.run(request))) for request in requests]
+    alone = [tokens(drain(session.run(request))) for request in requests]
     together: dict[int, list[tuple[int, ...]]] = {}
     working = 0
     most = 0
@@ -113,7 +113,7 @@ def test_jobs_at_once_do_not_mix(studio: Studio) -> None:
     def work(i: int) -> None:
         nonlocal working, most
         inside = False
-        for event in studio.run(requests[i]):
+        for event in session.run(requests[i]):
             if isinstance(event, Progress) and not inside:
                 inside = True
                 with lock:
@@ -133,43 +133,43 @@ def test_jobs_at_once_do_not_mix(studio: Studio) -> None:
     assert most == 1
 
 
-def test_switching_frees_the_old_model(studio: Studio) -> None:
-    assert studio._resident is not None
-    old = weakref.ref(studio._resident.model)
-    drain(studio.load(OLD, "cpu", "fp32"))
+def test_switching_frees_the_old_model(session: ModelSession) -> None:
+    assert session._resident is not None
+    old = weakref.ref(session._resident.model)
+    drain(session.load(OLD, "cpu", "fp32"))
     gc.collect()
     assert old() is None
-    assert isinstance(drain(studio.run(ASK)), Finished)
+    assert isinstance(drain(session.run(ASK)), Finished)
 
 
-def test_a_failed_load_leaves_nothing_half_loaded(studio: Studio, tmp_path: Path) -> None:
+def test_a_failed_load_leaves_nothing_half_loaded(session: ModelSession, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(PRO, tmp_path / "broken"))
     weights = folder / "pytorch_model.bin"
     weights.write_bytes(weights.read_bytes()[:-100])
     with pytest.raises(AppError, match="damaged"):
-        drain(studio.load(str(folder), "cpu", "fp32"))
-    assert studio.state.phase == "empty"
-    drain(studio.load(PRO, "cpu", "fp32"))  # and the next one works
-    assert isinstance(drain(studio.run(ASK)), Finished)
+        drain(session.load(str(folder), "cpu", "fp32"))
+    assert session.state.phase == "empty"
+    drain(session.load(PRO, "cpu", "fp32"))  # and the next one works
+    assert isinstance(drain(session.run(ASK)), Finished)
 
 
-def test_an_unknown_model_keeps_the_resident_one(studio: Studio) -> None:
+def test_an_unknown_model_keeps_the_resident_one(session: ModelSession) -> None:
     with pytest.raises(AppError, match="no model called"):
-        drain(studio.load("janus-9000"))
-    assert studio.state.phase == "ready"
+        drain(session.load("janus-9000"))
+    assert session.state.phase == "ready"
 
 
-def test_cancelling_a_load(studio: Studio) -> None:
-    load = studio.load(OLD, "cpu", "fp32")
+def test_cancelling_a_load(session: ModelSession) -> None:
+    load = session.load(OLD, "cpu", "fp32")
     seen: list[Event] = []
     for event in load:
         seen.append(event)
         if isinstance(event, Progress) and event.stage == "read" and event.done:
             break
     load.close()  # type: ignore[attr-defined]
-    assert studio.state.phase == "empty" and studio.state.queue == 0
-    drain(studio.load(PRO, "cpu", "fp32"))
-    assert studio.state.phase == "ready"
+    assert session.state.phase == "empty" and session.state.queue == 0
+    drain(session.load(PRO, "cpu", "fp32"))
+    assert session.state.phase == "ready"
 
 
 def alive(kind: type) -> set[Any]:
@@ -183,19 +183,19 @@ FIFTY = """
 import gc, json, sys
 from dataclasses import replace
 import psutil
-from janus_app.models.decoder import KVCache
-from janus_app.models.janus.network import JanusNetwork
-from tests.test_studio import ASK, OLD, PRO, Hub, Studio, alive, drain, load_catalog
+from janus_app.nn.llama import KVCache
+from janus_app.models.janus.modeling import JanusNetwork
+from tests.test_studio import ASK, OLD, PRO, Hub, ModelSession, alive, drain, load_catalog
 
-studio, process, brief = Studio(load_catalog(), Hub()), psutil.Process(), replace(ASK, max_new_tokens=1)
+session, process, brief = ModelSession(load_catalog(), Hub()), psutil.Process(), replace(ASK, max_new_tokens=1)
 for number, name in enumerate((OLD, PRO) * 27):
-    drain(studio.load(name, "cpu", "fp32"))
-    drain(studio.run(brief))
+    drain(session.load(name, "cpu", "fp32"))
+    drain(session.run(brief))
     if number == 3:
         settled = process.memory_info().rss
 grown = process.memory_info().rss - settled
 left = len(alive(JanusNetwork)), len(alive(KVCache))
-drain(studio.unload())
+drain(session.unload())
 print(json.dumps([grown, *left, len(alive(JanusNetwork))]))
 """
 
@@ -210,44 +210,44 @@ def test_fifty_switches_leak_nothing() -> None:
 
 
 def test_what_cannot_fit_is_refused_before_anything_is_dropped_or_fetched(
-    studio: Studio, monkeypatch: pytest.MonkeyPatch
+    session: ModelSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from janus_app import memory
-    from janus_app.devices import Memory
+    from janus_app.runtime import fit
+    from janus_app.runtime.devices import Memory
 
     def fetched(*_: object) -> Iterator[Progress]:
         raise AssertionError("a download was begun")
 
-    monkeypatch.setattr(studio.hub, "fetch", fetched)
-    monkeypatch.setattr(memory, "device_memory", lambda device: Memory(int(2e9), int(4e9)))
+    monkeypatch.setattr(session.hub, "fetch", fetched)
+    monkeypatch.setattr(fit, "device_memory", lambda device: Memory(int(2e9), int(4e9)))
     with pytest.raises(AppError, match=r"Janus-Pro-7B: even nf4 needs .* you have 2.0 GB free"):
-        drain(studio.load("janus-pro-7b", "cpu"))
-    assert studio.state.phase == "ready" and isinstance(drain(studio.run(ASK)), Finished)
+        drain(session.load("janus-pro-7b", "cpu"))
+    assert session.state.phase == "ready" and isinstance(drain(session.run(ASK)), Finished)
 
 
-def test_a_model_nobody_uses_rests_and_the_next_job_wakes_it(studio: Studio) -> None:
-    expected = tokens(drain(studio.run(DRAW)))
-    assert not studio.rest(), "no limit was set"
-    studio.idle_minutes = 60
-    assert not studio.rest(), "it was used just now"
-    studio.idle_minutes = 1e-9
-    job = studio.run(ASK)
+def test_a_model_nobody_uses_rests_and_the_next_job_wakes_it(session: ModelSession) -> None:
+    expected = tokens(drain(session.run(DRAW)))
+    assert not session.rest(), "no limit was set"
+    session.idle_minutes = 60
+    assert not session.rest(), "it was used just now"
+    session.idle_minutes = 1e-9
+    job = session.run(ASK)
     next(job)
-    assert not studio.rest(), "it is at work"
+    assert not session.rest(), "it is at work"
     job.close()  # type: ignore[attr-defined]
-    assert studio.rest()
-    assert studio.state.phase == "empty" and studio.state.resting
-    events = list(studio.run(DRAW))
+    assert session.rest()
+    assert session.state.phase == "empty" and session.state.resting
+    events = list(session.run(DRAW))
     assert isinstance(events[0], Notice) and "loaded again" in events[0].text
     assert tokens(events[-1]) == expected
-    assert studio.state.precision == "fp32" and not studio.state.resting
-    assert studio.rest()
-    drain(studio.unload())
+    assert session.state.precision == "fp32" and not session.state.resting
+    assert session.rest()
+    drain(session.unload())
     with pytest.raises(AppError, match="No model is loaded"):  # somebody wanted it away
-        drain(studio.run(ASK))
+        drain(session.run(ASK))
 
 
-def test_a_silent_job_says_so_and_at_which_stage(studio: Studio, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_silent_job_says_so_and_at_which_stage(session: ModelSession, monkeypatch: pytest.MonkeyPatch) -> None:
     """A download that reads from a pipe nobody writes to."""
     source, sink = os.pipe()
 
@@ -256,13 +256,13 @@ def test_a_silent_job_says_so_and_at_which_stage(studio: Studio, monkeypatch: py
         os.read(source, 1)
         raise AppError("The server sent nothing.")
 
-    monkeypatch.setattr(studio.hub, "fetch", fetch)
-    studio.watchdog.patience = 0.2
+    monkeypatch.setattr(session.hub, "fetch", fetch)
+    session.watchdog.patience = 0.2
     ended: list[BaseException] = []
 
     def load() -> None:
         try:
-            drain(studio.load(OLD, "cpu", "fp32"))
+            drain(session.load(OLD, "cpu", "fp32"))
         except BaseException as error:
             ended.append(error)
 
@@ -272,21 +272,21 @@ def test_a_silent_job_says_so_and_at_which_stage(studio: Studio, monkeypatch: py
     said = ""
     while "server" not in said and time.monotonic() < deadline:  # on a busy machine the advice before it is slow too
         time.sleep(0.05)
-        said = studio.state.silence
+        said = session.state.silence
     os.close(sink)  # what waits is let go
     worker.join(timeout=60)
     os.close(source)
     assert said.startswith("Nothing has come for") and "server is silent" in said
-    assert isinstance(ended[0], AppError) and studio.state.silence == ""
-    assert studio.state.phase == "ready" and isinstance(drain(studio.run(ASK)), Finished)
+    assert isinstance(ended[0], AppError) and session.state.silence == ""
+    assert session.state.phase == "ready" and isinstance(drain(session.run(ASK)), Finished)
 
 
-def test_silence_of_the_receiver_is_not_the_jobs(studio: Studio) -> None:
-    studio.watchdog.patience = 0.05
-    job = studio.run(DRAW)
+def test_silence_of_the_receiver_is_not_the_jobs(session: ModelSession) -> None:
+    session.watchdog.patience = 0.05
+    job = session.run(DRAW)
     next(job)
     time.sleep(0.2)
-    assert studio.state.silence == ""
+    assert session.state.silence == ""
     job.close()  # type: ignore[attr-defined]
 
 

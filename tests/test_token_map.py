@@ -12,9 +12,9 @@ from PIL import Image
 
 from janus_app.cli import main
 from janus_app.errors import AppError
-from janus_app.models.base import Inspection, TokenFacts
-from janus_app.records import read_record, save_png
-from janus_app.token_map import MEASURES, RAMP, colour, drawn_on, heat_map, inspection_of
+from janus_app.outputs.metadata import read_metadata, save_png
+from janus_app.types import Inspection, TokenFacts
+from janus_app.workflows.token_heatmap import MEASURES, RAMP, colour, drawn_on, heat_map, inspection_of
 from tests.commands import MODEL, draw_json
 from tests.test_library import RECORD
 
@@ -94,7 +94,7 @@ def test_inspect_and_keep_on_the_command_line(capsys: pytest.CaptureFixture[str]
     (other,) = lines(capsys)
     assert other["seed"] == 6 and other["image_tokens"][:10] == drawn["image_tokens"][:10]
     assert other["image_tokens"][10:] != drawn["image_tokens"][10:]
-    assert read_record(other["file"]).settings["kept"] == 10
+    assert read_metadata(other["file"]).settings["kept"] == 10
     assert main([*kept, "--seed", "5"]) == 0
     assert lines(capsys)[0]["image_tokens"] == drawn["image_tokens"]
 

@@ -12,9 +12,9 @@ import pytest
 from gradio_client import Client, handle_file
 from PIL import Image
 
-from janus_app.library.conversations import Conversations
-from janus_app.records import read_record
-from janus_app.studio import drain
+from janus_app.outputs.conversations import Conversations
+from janus_app.outputs.metadata import read_metadata
+from janus_app.runtime.session import drain
 from tests.page_client import draw, everything_said, gallery_of
 from tests.page_server import Served
 
@@ -28,7 +28,7 @@ def test_drawn_pictures_are_saved_with_records_and_served_byte_for_byte(page: Se
     served = gallery_of(job)
     saved = sorted(page.outputs.glob("*_4[12].png"))
     assert [file.read_bytes() for file in served] == [file.read_bytes() for file in saved]
-    first, second = (read_record(file) for file in served)
+    first, second = (read_metadata(file) for file in served)
     assert (first.seed, second.seed, first.model, first.prompt) == (41, 42, "tiny-a", "a red circle")
     assert len(first.image_tokens) == 36 and first.settings["guidance"] == 5
     assert "data:image/jpeg;base64" in everything_said(job), "no preview was shown"
@@ -57,7 +57,7 @@ def test_a_picture_drawn_in_the_chat_can_be_asked_about_and_edited(page: Served,
     assert [part["type"] for part in edited[0][5]["content"]] == ["file"]
     assert "Keeps the top" in json.dumps(edited), "what this way of editing does is said"
     newest = max(page.outputs.glob("*.png"), key=lambda file: file.stat().st_mtime_ns)
-    record = read_record(newest)
+    record = read_metadata(newest)
     assert (record.verb, record.prompt, record.settings["method"]) == ("edit", "a blue circle", "variation")
     (kept,) = Conversations(page.data / "conversations").find("/draw red circle").conversations
     said = [message.text for message in kept.path]
@@ -84,7 +84,7 @@ def test_a_picture_of_a_batch_can_be_drawn_alone(page: Served, client: Client) -
     both.result(timeout=60)
     alone = draw(client, count=1, seed=301)
     alone.result(timeout=60)
-    assert read_record(gallery_of(both)[1]).image_tokens == read_record(gallery_of(alone)[0]).image_tokens
+    assert read_metadata(gallery_of(both)[1]).image_tokens == read_metadata(gallery_of(alone)[0]).image_tokens
 
 
 def test_answers_stream_and_tell_how_full_the_context_is(client: Client, tmp_path: Path) -> None:
@@ -142,8 +142,8 @@ def test_two_visitors_wait_in_line_and_keep_their_own_seeds(page: Served) -> Non
     first.result(timeout=120)
     second.result(timeout=120)
     assert "You are next in line" in everything_said(second) or "number" in everything_said(second)
-    mine = [read_record(file) for file in gallery_of(first)]
-    theirs = [read_record(file) for file in gallery_of(second)]
+    mine = [read_metadata(file) for file in gallery_of(first)]
+    theirs = [read_metadata(file) for file in gallery_of(second)]
     assert [(r.prompt, r.seed) for r in mine] == [("one", 1000 + i) for i in range(16)]
     assert [(r.prompt, r.seed) for r in theirs] == [("two", 5000), ("two", 5001)]
 
@@ -151,9 +151,9 @@ def test_two_visitors_wait_in_line_and_keep_their_own_seeds(page: Served) -> Non
 def test_a_cancelled_job_frees_the_studio_and_saves_nothing(page: Served, client: Client) -> None:
     before = set(page.outputs.glob("*.png"))
     job = draw(client, count=16, seed=77_000, prompt="never finished")
-    wait_for(lambda: page.studio.state.phase == "busy" and job.outputs())  # until it hears, a client knows of no job
+    wait_for(lambda: page.session.state.phase == "busy" and job.outputs())  # until it hears, a client knows of no job
     job.cancel()
-    wait_for(lambda: page.studio.state.phase == "ready" and page.studio.state.queue == 0)
+    wait_for(lambda: page.session.state.phase == "ready" and page.session.state.queue == 0)
     again = draw(client, count=1, seed=3)
     again.result(timeout=60)
     assert not [file for file in set(page.outputs.glob("*.png")) - before if "_77" in file.name]
@@ -161,11 +161,11 @@ def test_a_cancelled_job_frees_the_studio_and_saves_nothing(page: Served, client
 
 def test_who_waits_and_is_cancelled_leaves_the_line(page: Served, client: Client) -> None:
     first = draw(client, count=16, seed=88_000)
-    wait_for(lambda: page.studio.state.phase == "busy")
+    wait_for(lambda: page.session.state.phase == "busy")
     second = draw(Client(page.url, verbose=False), count=1, seed=89_000)
-    wait_for(lambda: page.studio.state.queue == 1 and second.outputs())
+    wait_for(lambda: page.session.state.queue == 1 and second.outputs())
     second.cancel()
-    wait_for(lambda: page.studio.state.queue == 0)
+    wait_for(lambda: page.session.state.queue == 0)
     assert not first.done(), "the one at work goes on"
     first.result(timeout=60)
     assert not list(page.outputs.glob("*_89000.png")) and len(list(page.outputs.glob("*_880[01]?.png"))) == 16
@@ -181,21 +181,21 @@ def wait_for(condition: Any, seconds: float = 20) -> None:
 def test_a_variant_is_switched_and_an_unknown_one_refused(page: Served, client: Client) -> None:
     job = client.submit(model="tiny-b", device="cpu", api_name="/load")
     job.result(timeout=60)
-    assert page.studio.state.variant_id == "tiny-b"
+    assert page.session.state.variant_id == "tiny-b"
     job = client.submit(model="tiny-zzz", device="cpu", api_name="/load")
     job.result(timeout=60)
     assert "no model called" in everything_said(job)
-    assert page.studio.state.variant_id == "tiny-b", "a wrong name must not drop the model"
+    assert page.session.state.variant_id == "tiny-b", "a wrong name must not drop the model"
     job = client.submit(model="tiny-a", device="cuda:99", api_name="/load")
     job.result(timeout=60)
     assert "message error" in everything_said(job)
-    drain(page.studio.load("tiny-a", device="cpu"))
+    drain(page.session.load("tiny-a", device="cpu"))
 
 
 def test_a_flow_model_draws_by_its_own_settings_and_the_same_again(page: Served, client: Client) -> None:
     pytest.importorskip("diffusers")
     client.submit(model="tiny-flow", device="cpu", api_name="/load").result(timeout=120)
-    assert page.studio.state.variant_id == "tiny-flow"
+    assert page.session.state.variant_id == "tiny-flow"
     late = {"steps": 4, "guidance_start": 0.25}
     try:
         drawings = [
@@ -205,7 +205,7 @@ def test_a_flow_model_draws_by_its_own_settings_and_the_same_again(page: Served,
         for job in drawings:
             job.result(timeout=120)
         first, again, other, short = (gallery_of(job)[0] for job in drawings)
-        record = read_record(first)
+        record = read_metadata(first)
         assert record.settings == {
             "guidance": 2,
             "steps": 4,
@@ -213,7 +213,7 @@ def test_a_flow_model_draws_by_its_own_settings_and_the_same_again(page: Served,
             "guidance_start": 0.25,
             "guidance_end": 1,
         }
-        assert read_record(short).settings == {"guidance": 2, "steps": 2, "solver": "euler"}
+        assert read_metadata(short).settings == {"guidance": 2, "steps": 2, "solver": "euler"}
         pictures = [Image.open(file).tobytes() for file in (first, again, other)]
         assert pictures[0] == pictures[1] != pictures[2]
         said = everything_said(drawings[0])
@@ -223,4 +223,4 @@ def test_a_flow_model_draws_by_its_own_settings_and_the_same_again(page: Served,
         backwards.result(timeout=60)
         assert "end of the guidance interval" in everything_said(backwards)
     finally:
-        drain(page.studio.load("tiny-a", device="cpu"))
+        drain(page.session.load("tiny-a", device="cpu"))

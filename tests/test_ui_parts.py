@@ -14,15 +14,15 @@ import pytest
 from PIL import Image
 
 from janus_app.errors import AppError
-from janus_app.library import library
-from janus_app.library.conversations import Message, new_conversation, new_id
-from janus_app.models.base import Finished, Notice, Preview, Progress, Queued, TextDelta
-from janus_app.ui import jobs
-from janus_app.ui.chat_work import save
-from janus_app.ui.editor import picture_and_mask
-from janus_app.ui.html import message
+from janus_app.outputs.conversations import Message, new_conversation, new_id
+from janus_app.outputs.library import library
+from janus_app.types import Finished, Notice, Preview, Progress, Queued, TextDelta
+from janus_app.ui.common import jobs
+from janus_app.ui.common.html import message
 from janus_app.ui.i18n import FOLDER, Texts, match_language
-from janus_app.ui.talk import command, turns
+from janus_app.ui.tabs.chat.reply import save
+from janus_app.ui.tabs.chat.transcript import command, turns
+from janus_app.ui.tabs.edit.editor import picture_and_mask
 
 
 @pytest.mark.parametrize(
@@ -156,7 +156,7 @@ def test_events_become_few_frames_and_nothing_is_lost() -> None:
 def test_a_waiting_job_is_told_its_place_when_that_changes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Ten looks a second, and one frame a second: each costs the server time that belongs to the job at work."""
     clock = iter(range(10_000))
-    monkeypatch.setattr("janus_app.ui.jobs.time.monotonic", lambda: 1 + next(clock) / 10)
+    monkeypatch.setattr("janus_app.ui.common.jobs.time.monotonic", lambda: 1 + next(clock) / 10)
 
     def waiting() -> Iterator[Any]:
         yield from (Queued(2) for _ in range(100))
@@ -174,7 +174,7 @@ def test_a_waiting_job_is_told_its_place_when_that_changes(monkeypatch: pytest.M
 def test_an_answer_and_a_picture_tell_their_speed(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of a picture also the time left; nobody knows how long an answer will be."""
     clock = iter(range(1000))
-    monkeypatch.setattr("janus_app.ui.jobs.time.monotonic", lambda: next(clock) / 2)
+    monkeypatch.setattr("janus_app.ui.common.jobs.time.monotonic", lambda: next(clock) / 2)
 
     def answer() -> Iterator[Any]:
         yield from (TextDelta("x", (i,)) for i in range(30))

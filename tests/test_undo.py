@@ -10,20 +10,20 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from janus_app.catalog import load_catalog
-from janus_app.models.base import EditRequest, Picture
-from janus_app.studio import StudioState
-from janus_app.ui import undo
+from janus_app.registry.catalog import load_catalog
+from janus_app.runtime.session import SessionState
+from janus_app.types import EditRequest, Picture
+from janus_app.ui.common.saved_images import SavedImage, SavedImages
 from janus_app.ui.i18n import Texts
-from janus_app.ui.prints import Print, Prints
-from janus_app.ui.undo import Tree, digest, tree_html
+from janus_app.ui.tabs.edit import undo
+from janus_app.ui.tabs.edit.undo import Tree, digest, tree_html
 
 SAY = Texts().say
 
 
 @pytest.fixture
-def prints(tmp_path: Path) -> Prints:
-    return Prints(tmp_path / "outputs", tmp_path / "serving")
+def prints(tmp_path: Path) -> SavedImages:
+    return SavedImages(tmp_path / "outputs", tmp_path / "serving")
 
 
 def noise(seed: int, size: tuple[int, int] = (32, 32)) -> Image.Image:
@@ -31,18 +31,20 @@ def noise(seed: int, size: tuple[int, int] = (32, 32)) -> Image.Image:
     return Image.fromarray(pixels)
 
 
-def made(prints: Prints, source: Image.Image, seed: int, words: str = "a blue cat", method: str = "region") -> Print:
+def made(
+    prints: SavedImages, source: Image.Image, seed: int, words: str = "a blue cat", method: str = "region"
+) -> SavedImage:
     mask = Image.new("L", source.size, 255)
     request = EditRequest(words, source, mask, method, seed=seed)
-    state = StudioState("janus-embedded", "Janus", "fp32", "cpu")
+    state = SessionState("janus-embedded", "Janus", "fp32", "cpu")
     return prints.keep(Picture(noise(1_000 + seed), seed), request, load_catalog()["janus-embedded"], state)
 
 
-def opened(print_: Print) -> Image.Image:
+def opened(print_: SavedImage) -> Image.Image:
     return Image.open(print_.shown)
 
 
-def test_results_hang_below_the_picture_they_were_made_of(prints: Prints) -> None:
+def test_results_hang_below_the_picture_they_were_made_of(prints: SavedImages) -> None:
     start = noise(1)
     one = made(prints, start, 1)
     tree = Tree().grown(start, [one], prints)
@@ -62,14 +64,14 @@ def test_results_hang_below_the_picture_they_were_made_of(prints: Prints) -> Non
     assert [s.number for s in tree.children(1)] == [2, 5]
 
 
-def test_the_before_of_a_result_has_its_size(prints: Prints) -> None:
+def test_the_before_of_a_result_has_its_size(prints: SavedImages) -> None:
     wide = noise(3, (80, 40))
     tree = Tree().grown(wide, [made(prints, wide, 1)], prints)
     assert Image.open(tree[2].before).size == (32, 32)
     assert digest(Image.open(tree[1].picture)) == digest(wide), "the picture itself stays as it was given"
 
 
-def test_a_picture_from_another_tab_begins_a_tree_once(prints: Prints) -> None:
+def test_a_picture_from_another_tab_begins_a_tree_once(prints: SavedImages) -> None:
     drawn = made(prints, noise(1), 1, "a red house")
     tree, number = Tree().begun(drawn)
     tree = tree.at(number)
@@ -84,7 +86,7 @@ def test_a_picture_from_another_tab_begins_a_tree_once(prints: Prints) -> None:
     assert not tree.at(2).holds(opened(other)) and tree.at(3).holds(opened(other))
 
 
-def test_pictures_are_known_again(prints: Prints) -> None:
+def test_pictures_are_known_again(prints: SavedImages) -> None:
     start = noise(1)
     tree = Tree().grown(start, [made(prints, start, 1)], prints)
     again = tree.find(start.convert("RGBA"))
@@ -95,7 +97,7 @@ def test_pictures_are_known_again(prints: Prints) -> None:
     assert tree.at(1).find(start.crop((0, 0, 31, 32))) is None and tree.find(noise(9)) is None
 
 
-def test_the_oldest_leaf_leaves_and_never_a_parent(prints: Prints, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_oldest_leaf_leaves_and_never_a_parent(prints: SavedImages, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(undo, "MOST", 4)
     start = noise(1)
     tree = Tree().grown(start, [made(prints, start, i) for i in (1, 2)], prints).at(2)
@@ -106,7 +108,7 @@ def test_the_oldest_leaf_leaves_and_never_a_parent(prints: Prints, monkeypatch: 
     assert [s.number for s in tree.steps] == [1, 2, 4, 6], "numbers are not given twice"
 
 
-def test_an_instruction_is_no_description(prints: Prints) -> None:
+def test_an_instruction_is_no_description(prints: SavedImages) -> None:
     start = noise(1)
     told, shown = made(prints, start, 1, "make it blue", "instruct"), made(prints, start, 2)
     tree = Tree().grown(start, [told, shown], prints)
@@ -114,7 +116,7 @@ def test_an_instruction_is_no_description(prints: Prints) -> None:
     assert [s.words for s in tree.steps] == ["", "make it blue", "a blue cat"]
 
 
-def test_the_strip_nests_names_and_marks(prints: Prints) -> None:
+def test_the_strip_nests_names_and_marks(prints: SavedImages) -> None:
     assert tree_html(Tree(), SAY, "en") == ""
     start = noise(1)
     tree = Tree().grown(start, [made(prints, start, 1, '<b>"blue"</b>')], prints).at(2)

@@ -9,7 +9,7 @@ import torch
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from janus_app.models.prompts import SYSTEM
+from janus_app.models.common.prompts import SYSTEM
 from training.captions import caption
 from training.objects import COLOURS, THINGS
 from training.scenes import plan, seen_scene

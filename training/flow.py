@@ -21,7 +21,7 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 
 from janus_app.models.janusflow.config import FlowDecoderConfig, FlowEncoderConfig, JanusFlowConfig
-from janus_app.models.janusflow.network import JanusFlowNetwork
+from janus_app.models.janusflow.modeling import JanusFlowNetwork
 from training.batches import CELLS, Drawings, Talks, Words, drawings, talks
 from training.export import TOKENIZER_FILES
 from training.flow_codes import LATENT_CHANNELS, SCALE, latent_table, latents_of

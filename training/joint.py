@@ -18,10 +18,10 @@ import torch.nn.functional as F
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 
-from janus_app.models.decoder import DecoderConfig, rotary_table, rotate
 from janus_app.models.janus.config import JanusConfig
-from janus_app.models.janus.network import JanusNetwork
-from janus_app.models.siglip import VisionConfig
+from janus_app.models.janus.modeling import JanusNetwork
+from janus_app.nn.llama import DecoderConfig, rotary_table, rotate
+from janus_app.nn.siglip import VisionConfig
 from training.batches import CELLS, Drawings, Talks, Words, drawings, talks
 from training.codes import codebook
 from training.objects import N_BACKGROUNDS, N_COLOURS, N_THINGS

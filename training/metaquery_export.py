@@ -19,9 +19,9 @@ from safetensors.torch import save_file
 from tokenizers import AddedToken, Tokenizer
 from torch import Tensor
 
-from janus_app.models.decoder import DecoderConfig
-from janus_app.models.prompts import SYSTEM
-from janus_app.models.siglip import VisionConfig
+from janus_app.models.common.prompts import SYSTEM
+from janus_app.nn.llama import DecoderConfig
+from janus_app.nn.siglip import VisionConfig
 from training.export import TOKENIZER_FILES
 from training.joint import config as joint_config
 from training.metaquery_model import FLOW_SHIFT, LAYERS, QUERIES, sana_config

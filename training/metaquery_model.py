@@ -17,12 +17,12 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from janus_app.models.checkpoint import read_json
-from janus_app.models.decoder import LanguageModel, rotary_table
+from janus_app.models.common.config import read_json
 from janus_app.models.janusflow.config import parse_config
-from janus_app.models.janusflow.network import JanusFlowNetwork
+from janus_app.models.janusflow.modeling import JanusFlowNetwork
 from janus_app.models.metaquery.connector import connector
-from janus_app.models.siglip import SigLIP
+from janus_app.nn.llama import LlamaForCausalLM, rotary_table
+from janus_app.nn.siglip import SigLIP
 from training.batches import CELLS
 from training.joint import ASKED, FOUND, HEAD, SLOTS, tile_loss
 from training.joint import config as joint_config
@@ -83,7 +83,7 @@ class Reader(nn.Module):
             nn.Linear(sizes.vision.width, WIDTH), nn.GELU(), nn.Linear(WIDTH, sizes.language.hidden_size)
         )
         self.newline = nn.Parameter(torch.zeros(WIDTH))
-        self.language = LanguageModel(sizes.language)
+        self.language = LlamaForCausalLM(sizes.language)
         self.queries = nn.Parameter(torch.empty(1 + QUERIES, WIDTH))
 
     def features(self, pixels: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from janus_app.models.vq import VQConfig, VQModel
+from janus_app.nn.vq_model import VQConfig, VQModel
 from training.codes import CODE_DIM, codebook
 from training.objects import N_BACKGROUNDS, N_COLOURS, N_THINGS
 from training.optim import optimisers, set_lr

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from janus_app.models.prompts import SYSTEM
+from janus_app.models.common.prompts import SYSTEM
 from training.captions import caption
 from training.scenes import plan, seen_scene
 from training.small_talk import small_talk

@@ -10,7 +10,6 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 
-from janus_app import __version__
 from janus_app.cli import flags
 from janus_app.cli.chat import add_chat, chat
 from janus_app.cli.console import UsageError, say
@@ -22,6 +21,7 @@ from janus_app.cli.models import add_models, models
 from janus_app.cli.picture import add_export, add_upscale, export_run, upscale_picture
 from janus_app.cli.tokens import add_inspect, inspect
 from janus_app.errors import AppError
+from janus_app.version import __version__
 
 BUG = 70
 

@@ -9,14 +9,14 @@ from dataclasses import replace
 
 from PIL.Image import Image
 
-from janus_app.catalog import Variant
 from janus_app.cli import flags
 from janus_app.cli.console import UsageError, asking, clean, emit, follow, say
-from janus_app.cli.work import chosen, load, open_studio, value
+from janus_app.cli.work import chosen, load, open_session, value
 from janus_app.errors import AppError
-from janus_app.models.base import ChatRequest, Finished, Turn
-from janus_app.pictures import open_picture
-from janus_app.studio import Studio
+from janus_app.outputs.image_io import open_picture
+from janus_app.registry.catalog import Variant
+from janus_app.runtime.session import ModelSession
+from janus_app.types import ChatRequest, Finished, Turn
 
 HELP = "Type a question. /image PATH adds a picture to the next one, /reset starts over, Ctrl-D or /quit ends."
 
@@ -30,17 +30,17 @@ def add_chat(parser: argparse.ArgumentParser) -> None:
 
 
 def chat(args: argparse.Namespace) -> int:
-    studio = open_studio()
-    variant = chosen(studio.catalog, args)
+    session = open_session()
+    variant = chosen(session.catalog, args)
     if "chat" not in variant.verbs:
         raise UsageError(f"{variant.title} cannot chat. Choose another --model.")
     with asking():
         images = tuple(open_picture(path) for path in args.image)
         first = _request(args, variant, Turn("user", "hello" if args.prompt is None else args.prompt, images))
-    load(studio, args, variant)
+    load(session, args, variant)
     if args.prompt is None:
-        return _converse(studio, first, images, args.json)
-    _answer(studio, first, args.json)
+        return _converse(session, first, images, args.json)
+    _answer(session, first, args.json)
     return 0
 
 
@@ -54,13 +54,13 @@ def _request(args: argparse.Namespace, variant: Variant, turn: Turn) -> ChatRequ
     )
 
 
-def _answer(studio: Studio, request: ChatRequest, as_json: bool) -> str:
-    finished = follow(studio.run(request), stream_text=not as_json)
-    assert isinstance(finished, Finished) and studio.variant is not None
+def _answer(session: ModelSession, request: ChatRequest, as_json: bool) -> str:
+    finished = follow(session.run(request), stream_text=not as_json)
+    assert isinstance(finished, Finished) and session.variant is not None
     if not as_json:
         print(flush=True)
         return finished.text
-    state, usage = studio.state, finished.usage
+    state, usage = session.state, finished.usage
     emit(
         {
             "text": finished.text,
@@ -69,8 +69,8 @@ def _answer(studio: Studio, request: ChatRequest, as_json: bool) -> str:
             "new_tokens": usage.new_tokens if usage else None,
             "context": usage.context if usage else None,
             "seed": request.seed,
-            "model": studio.variant.id,
-            "revision": studio.variant.revision or "",
+            "model": session.variant.id,
+            "revision": session.variant.revision or "",
             "precision": state.precision,
             "device": state.device.partition(":")[0],
             "seconds": round(finished.seconds, 3),
@@ -79,7 +79,7 @@ def _answer(studio: Studio, request: ChatRequest, as_json: bool) -> str:
     return finished.text
 
 
-def _converse(studio: Studio, settings: ChatRequest, images: tuple[Image, ...], as_json: bool) -> int:
+def _converse(session: ModelSession, settings: ChatRequest, images: tuple[Image, ...], as_json: bool) -> int:
     """Read turns until the input ends. A turn that fails or is stopped is forgotten; the talk goes on."""
     typed = sys.stdin.isatty()
     if typed:
@@ -107,7 +107,7 @@ def _converse(studio: Studio, settings: ChatRequest, images: tuple[Image, ...], 
                 raise AppError(f"There is no command {line.split()[0]}. {HELP}")
             else:
                 asked = (*turns, Turn("user", line, images))
-                answer = _answer(studio, replace(settings, turns=asked), as_json)
+                answer = _answer(session, replace(settings, turns=asked), as_json)
                 turns, images = (*asked, Turn("assistant", answer)), ()
         except AppError as error:
             say(str(error))

@@ -8,10 +8,10 @@ import sys
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from janus_app.amounts import share_text, size_text, time_text
 from janus_app.errors import AppError
-from janus_app.models.base import Event, Finished, Notice, Progress, Queued, TextDelta
-from janus_app.watchdog import Watchdog, told
+from janus_app.formatting import share_text, size_text, time_text
+from janus_app.runtime.watchdog import Watchdog, told
+from janus_app.types import Event, Finished, Notice, Progress, Queued, TextDelta
 
 
 class UsageError(AppError):

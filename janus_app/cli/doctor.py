@@ -18,7 +18,7 @@ def add_doctor(parser: argparse.ArgumentParser) -> None:
 
 def doctor(args: argparse.Namespace) -> int:
     """Exit status 1 where something the app cannot do without is wrong."""
-    from janus_app.doctor import examine
+    from janus_app.runtime.doctor import examine
 
     failed = False
     for finding in examine(args.out, args.port):

@@ -7,16 +7,25 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from janus_app.catalog import Catalog, Variant
 from janus_app.cli import flags
 from janus_app.cli.console import UsageError, asking, emit, follow, say
-from janus_app.cli.work import chosen, load, open_studio, value
+from janus_app.cli.work import chosen, load, open_session, value
 from janus_app.errors import AppError
-from janus_app.models.base import EDIT_SETTINGS, MAX_SEED, SOLVERS, EditRequest, Finished, GenerateRequest, RankRequest
-from janus_app.pictures import open_mask, open_picture
-from janus_app.records import INTERVAL, WHOLE_WAY, Record, output_path, read_record, record_of, request_of, save_png
-from janus_app.studio import Studio
-from janus_app.token_map import drawn_on
+from janus_app.outputs.image_io import open_mask, open_picture
+from janus_app.outputs.metadata import (
+    INTERVAL,
+    WHOLE_WAY,
+    ImageMetadata,
+    metadata_of,
+    output_path,
+    read_metadata,
+    request_of,
+    save_png,
+)
+from janus_app.registry.catalog import Catalog, Variant
+from janus_app.runtime.session import ModelSession
+from janus_app.types import EDIT_SETTINGS, MAX_SEED, SOLVERS, EditRequest, Finished, GenerateRequest, RankRequest
+from janus_app.workflows.token_heatmap import drawn_on
 
 # Given with --from, these ask for another picture; without them the recorded one is decoded again.
 RESAMPLING = (
@@ -75,7 +84,7 @@ def add_edit(parser: argparse.ArgumentParser) -> None:
 
 
 def generate(args: argparse.Namespace) -> int:
-    studio = open_studio()
+    session = open_session()
     if args.best_of is not None:
         if args.count is not None:
             raise UsageError("--best-of says how many pictures to draw; leave out --count.")
@@ -83,11 +92,11 @@ def generate(args: argparse.Namespace) -> int:
     if args.keep is not None and args.source is None:
         raise UsageError("--keep goes with --from: name the picture whose first image tokens are to be kept.")
     if args.source is not None:
-        variant, request = _again(studio.catalog, args)
+        variant, request = _again(session.catalog, args)
     elif args.prompt is None:
         raise UsageError("Nothing to draw: give --prompt, or --from with a picture this app drew.")
     else:
-        variant = chosen(studio.catalog, args)
+        variant = chosen(session.catalog, args)
         with asking():
             request = GenerateRequest(
                 prompt=args.prompt,
@@ -100,13 +109,13 @@ def generate(args: argparse.Namespace) -> int:
                 **flow(args, variant),
             )
     able(variant, "generate")
-    load(studio, args, variant)
-    return _draw(studio, request, args)
+    load(session, args, variant)
+    return _draw(session, request, args)
 
 
 def edit(args: argparse.Namespace) -> int:
-    studio = open_studio()
-    variant = chosen(studio.catalog, args)
+    session = open_session()
+    variant = chosen(session.catalog, args)
     method = args.method or ("region" if args.mask is not None else "variation")
     with asking():
         picture = open_picture(args.image)
@@ -130,15 +139,15 @@ def edit(args: argparse.Namespace) -> int:
             **flow(args, variant),
         )
     able(variant, "edit")
-    load(studio, args, variant)
-    known = studio.state.capabilities
+    load(session, args, variant)
+    known = session.state.capabilities
     if known and args.method is None:  # only the loaded model says which ways it has, its usual one first
         painted = args.mask is not None
         others = [name for name in known.edit_methods if ("mask" in EDIT_SETTINGS.get(name, ())) == painted]
         if not others:
             raise AppError(f"{variant.title} cannot edit {'with' if painted else 'without'} a mask.")
         request = replace(request, method=others[0])
-    return _draw(studio, request, args)
+    return _draw(session, request, args)
 
 
 def flow(args: argparse.Namespace, variant: Variant) -> dict[str, Any]:
@@ -164,7 +173,7 @@ def able(variant: Variant, verb: str) -> None:
 def _again(catalog: Catalog, args: argparse.Namespace) -> tuple[Variant, GenerateRequest]:
     """The request of a picture's record, changed by the flags that were given."""
     with asking():
-        record = read_record(args.source)
+        record = read_metadata(args.source)
         request = request_of(record)
         if args.keep is not None:
             args.seed = (record.seed + 1) % MAX_SEED if args.seed is None else args.seed
@@ -189,7 +198,7 @@ def _again(catalog: Catalog, args: argparse.Namespace) -> tuple[Variant, Generat
     return variant, request
 
 
-def recorded_variant(catalog: Catalog, args: argparse.Namespace, record: Record) -> Variant:
+def recorded_variant(catalog: Catalog, args: argparse.Namespace, record: ImageMetadata) -> Variant:
     """The variant of --model, or the one that drew the picture. Raises UsageError where that is unknown."""
     if args.model is not None:
         return catalog.resolve(args.model)
@@ -198,17 +207,17 @@ def recorded_variant(catalog: Catalog, args: argparse.Namespace, record: Record)
     return catalog[record.model]
 
 
-def _draw(studio: Studio, request: GenerateRequest | EditRequest, args: argparse.Namespace) -> int:
-    finished = follow(studio.run(request))
-    assert isinstance(finished, Finished) and studio.variant is not None
-    state = studio.state
+def _draw(session: ModelSession, request: GenerateRequest | EditRequest, args: argparse.Namespace) -> int:
+    finished = follow(session.run(request))
+    assert isinstance(finished, Finished) and session.variant is not None
+    state = session.state
     kept = []
     for picture in finished.pictures:
-        record = record_of(picture, request, studio.variant, state)
+        record = metadata_of(picture, request, session.variant, state)
         kept.append((picture, record, save_png(_target(args.out, record), picture.image, record)))
     scores: tuple[float, ...] = ()
     if getattr(args, "best_of", None) is not None:  # after saving, so that nothing drawn is lost by a failed ranking
-        ranked = follow(studio.run(RankRequest(request.prompt, tuple(picture.image for picture in finished.pictures))))
+        ranked = follow(session.run(RankRequest(request.prompt, tuple(picture.image for picture in finished.pictures))))
         assert ranked is not None
         scores = ranked.scores
     for place in sorted(range(len(kept)), key=lambda place: -scores[place] if scores else 0):
@@ -237,5 +246,5 @@ def _draw(studio: Studio, request: GenerateRequest | EditRequest, args: argparse
     return 0
 
 
-def _target(out: Path, record: Record) -> Path:
+def _target(out: Path, record: ImageMetadata) -> Path:
     return out if out.suffix.lower() == ".png" and not out.is_dir() else output_path(out, record)

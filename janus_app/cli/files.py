@@ -8,12 +8,12 @@ from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import TypeVar
 
-from janus_app.amounts import size_text
-from janus_app.catalog import Variant
 from janus_app.cli.console import UsageError, asking, emit, follow, say
-from janus_app.cli.work import open_studio
-from janus_app.models.base import Progress
-from janus_app.studio import Studio
+from janus_app.cli.work import open_session
+from janus_app.formatting import size_text
+from janus_app.registry.catalog import Variant
+from janus_app.runtime.session import ModelSession
+from janus_app.types import Progress
 
 T = TypeVar("T")
 
@@ -23,9 +23,9 @@ def files(args: argparse.Namespace) -> int:
     if not args.name:
         what = "the folder that holds the model's files" if args.action == "import" else "a model of `models`"
         raise UsageError(f"Name {what}: python -m janus_app models {args.action} NAME.")
-    studio = open_studio()
+    session = open_session()
     try:
-        return ACTIONS[args.action](studio, args)
+        return ACTIONS[args.action](session, args)
     except KeyboardInterrupt:
         if args.action == "download":
             say("\nPaused. What arrived is kept; the same command goes on from there.")
@@ -33,31 +33,31 @@ def files(args: argparse.Namespace) -> int:
         raise
 
 
-def _variant(studio: Studio, name: str) -> Variant:
+def _variant(session: ModelSession, name: str) -> Variant:
     with asking():
-        return studio.catalog.resolve(name)
+        return session.catalog.resolve(name)
 
 
-def _download(studio: Studio, args: argparse.Namespace) -> int:
-    variant = _variant(studio, args.name)
-    folder = _result(studio.hub.fetch(variant))
+def _download(session: ModelSession, args: argparse.Namespace) -> int:
+    variant = _variant(session, args.name)
+    folder = _result(session.hub.fetch(variant))
     _say(args, {"model": variant.id, "folder": str(folder)}, f"{variant.title} is complete: {folder}")
-    if studio.hub.status(variant).convertible:
+    if session.hub.status(variant).convertible:
         say(convert_hint(variant))
     return 0
 
 
-def _verify(studio: Studio, args: argparse.Namespace) -> int:
-    variant = _variant(studio, args.name)
-    _result(studio.hub.verify(variant))
-    size = studio.hub.status(variant).on_disk
+def _verify(session: ModelSession, args: argparse.Namespace) -> int:
+    variant = _variant(session, args.name)
+    _result(session.hub.verify(variant))
+    size = session.hub.status(variant).on_disk
     _say(args, {"model": variant.id, "bytes": size}, f"{variant.title}: every file is as it should be.")
     return 0
 
 
-def _delete(studio: Studio, args: argparse.Namespace) -> int:
-    variant = _variant(studio, args.name)
-    status = studio.hub.status(variant)
+def _delete(session: ModelSession, args: argparse.Namespace) -> int:
+    variant = _variant(session, args.name)
+    status = session.hub.status(variant)
     size = status.on_disk + status.converted
     if not args.yes and not variant.is_local and size:
         if not sys.stdin.isatty():
@@ -65,12 +65,12 @@ def _delete(studio: Studio, args: argparse.Namespace) -> int:
         if input(f"Delete {variant.title}, {size_text(size)}? Type yes: ").strip().lower() not in ("y", "yes"):
             say("Nothing was deleted.")
             return 0
-    freed = studio.hub.delete(variant)
+    freed = session.hub.delete(variant)
     _say(args, {"model": variant.id, "freed": freed}, f"{variant.title} is deleted; {size_text(freed)} are free again.")
     return 0
 
 
-def _import(studio: Studio, args: argparse.Namespace) -> int:
+def _import(session: ModelSession, args: argparse.Namespace) -> int:
     folder = Path(args.name).expanduser()
     if args.own:
         variant = _register(folder, args.own)
@@ -81,23 +81,23 @@ def _import(studio: Studio, args: argparse.Namespace) -> int:
         raise UsageError(
             "Say what the folder holds: --model NAME for a model of `models`, or --own NAME for one of your own."
         )
-    variant = _variant(studio, args.model)
-    done = _result(studio.hub.import_folder(variant, folder, copy=args.copy))
+    variant = _variant(session, args.model)
+    done = _result(session.hub.import_folder(variant, folder, copy=args.copy))
     found = {"model": variant.id, "folder": str(done.folder), "compared": done.compared, "unknown": list(done.unknown)}
     _say(args, found | {"linked": done.linked}, done.line(variant))
     return 0
 
 
-def _convert(studio: Studio, args: argparse.Namespace) -> int:
-    from janus_app.convert import convert_variant
+def _convert(session: ModelSession, args: argparse.Namespace) -> int:
+    from janus_app.runtime.convert import convert_variant
 
-    variant = _variant(studio, args.name)
-    folder = _result(convert_variant(studio.hub, variant))
+    variant = _variant(session, args.name)
+    folder = _result(convert_variant(session.hub, variant))
     _say(args, {"model": variant.id, "folder": str(folder)}, f"{variant.title} is read from safetensors now: {folder}")
     return 0
 
 
-ACTIONS: dict[str, Callable[[Studio, argparse.Namespace], int]] = {
+ACTIONS: dict[str, Callable[[ModelSession, argparse.Namespace], int]] = {
     "download": _download,
     "verify": _verify,
     "delete": _delete,
@@ -115,7 +115,7 @@ def convert_hint(variant: Variant) -> str:
 
 
 def _register(folder: Path, name: str) -> Variant:
-    from janus_app.own_models import register
+    from janus_app.registry.user_models import register
 
     with asking():
         return register(folder, name)

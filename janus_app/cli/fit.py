@@ -7,8 +7,8 @@ from dataclasses import asdict, replace
 
 from janus_app.cli import flags
 from janus_app.cli.console import UsageError, asking, emit
-from janus_app.cli.work import chosen, open_studio
-from janus_app.models.base import MAX_COUNT
+from janus_app.cli.work import chosen, open_session
+from janus_app.types import MAX_COUNT
 
 
 def add_fit(parser: argparse.ArgumentParser) -> None:
@@ -20,17 +20,17 @@ def add_fit(parser: argparse.ArgumentParser) -> None:
 
 def fit(args: argparse.Namespace) -> int:
     """Exit status 1 where nothing fits."""
-    from janus_app.memory import advise, usual_job
+    from janus_app.runtime.fit import plan_load, usual_job
 
-    studio = open_studio()
-    variant = chosen(studio.catalog, args)
+    session = open_session()
+    variant = chosen(session.catalog, args)
     job = usual_job(variant)
     if args.count is not None:
         if not 1 <= args.count <= MAX_COUNT:
             raise UsageError(f"--count must be a number from 1 to {MAX_COUNT}, not {args.count}.")
         job = replace(job, count=args.count)
     with asking():
-        advice = advise(variant, studio.hub.status(variant).folder, args.device, job=job)
+        advice = plan_load(variant, session.hub.status(variant).folder, args.device, job=job)
     if not args.json:
         print(advice.sentence)
         print(f"{'':28}{'weights':>9}{'cache':>9}{'work':>9}{'reserve':>9}{'in all':>9}{'free':>9}  (GB)")

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import NoReturn
 
-from janus_app.models.base import SOLVERS
+from janus_app.types import SOLVERS
 
 PRECISIONS = ("auto", "fp32", "bf16", "fp16", "int8", "nf4")
 DEVICE_HELP = (

@@ -9,11 +9,11 @@ from pathlib import Path
 from janus_app.cli import flags
 from janus_app.cli.console import UsageError, asking, emit, follow
 from janus_app.cli.draw import able, flow
-from janus_app.cli.work import chosen, load, open_studio, value
-from janus_app.models.base import Event, GenerateRequest, Picture
-from janus_app.records import Record, output_path, record_of, save_png
-from janus_app.runs.axes import AXES, parse_axis
-from janus_app.runs.grid import Cell, draw_grid, plan_grid, save_sheet
+from janus_app.cli.work import chosen, load, open_session, value
+from janus_app.outputs.metadata import ImageMetadata, metadata_of, output_path, save_png
+from janus_app.types import Event, GenerateRequest, Picture
+from janus_app.workflows.axes import AXES, parse_axis
+from janus_app.workflows.grid import Cell, draw_grid, plan_grid, save_sheet
 
 AXIS_HELP = f"a setting and its values: guidance=1,3,5, seed=1..4, 'prompt=a red cat | a blue dog' ({', '.join(AXES)})"
 
@@ -26,8 +26,8 @@ def add_grid(parser: argparse.ArgumentParser) -> None:
 
 
 def grid(args: argparse.Namespace) -> int:
-    studio = open_studio()
-    variant = chosen(studio.catalog, args)
+    session = open_session()
+    variant = chosen(session.catalog, args)
     able(variant, "generate")
     with asking():
         x, y = parse_axis(args.x), parse_axis(args.y) if args.y is not None else None
@@ -46,11 +46,11 @@ def grid(args: argparse.Namespace) -> int:
             **flow(args, variant),
         )
         plan = plan_grid(base, x, y, variant)
-    load(studio, args, variant)
+    load(session, args, variant)
 
-    def keep(picture: Picture, request: GenerateRequest) -> tuple[Path, Record]:
-        assert studio.variant is not None
-        record = record_of(picture, request, studio.variant, studio.state)
+    def keep(picture: Picture, request: GenerateRequest) -> tuple[Path, ImageMetadata]:
+        assert session.variant is not None
+        record = metadata_of(picture, request, session.variant, session.state)
         file = save_png(output_path(args.out, record), picture.image, record)
         if args.json:
             emit({"file": str(file), "seed": record.seed, "prompt": record.prompt, "settings": dict(record.settings)})
@@ -61,7 +61,7 @@ def grid(args: argparse.Namespace) -> int:
     cells: list[Cell] = []
 
     def events() -> Iterator[Event]:
-        for step in draw_grid(plan, studio.run, keep):
+        for step in draw_grid(plan, session.run, keep):
             if isinstance(step, Cell):
                 cells.append(step)
             else:

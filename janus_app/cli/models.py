@@ -11,16 +11,17 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from janus_app.amounts import size_text
-from janus_app.catalog import Variant
 from janus_app.cli import flags
 from janus_app.cli.console import emit
 from janus_app.cli.files import ACTIONS, files
-from janus_app.cli.work import open_studio
+from janus_app.cli.work import open_session
 from janus_app.errors import AppError
-from janus_app.studio import Studio
+from janus_app.formatting import size_text
+from janus_app.paths import ASSETS
+from janus_app.registry.catalog import Variant
+from janus_app.runtime.session import ModelSession
 
-FACTS = Path(__file__).resolve().parent.parent.parent / "assets" / "checkpoints"
+FACTS = ASSETS / "checkpoints"
 
 
 def add_models(parser: argparse.ArgumentParser) -> None:
@@ -49,8 +50,8 @@ def models(args: argparse.Namespace) -> int:
         return _check_all(args.json)
     if args.action != "list":
         return files(args)
-    studio = open_studio()
-    rows = [_row(studio, variant) for variant in studio.catalog.values()]
+    session = open_session()
+    rows = [_row(session, variant) for variant in session.catalog.values()]
     if args.json:
         for row in rows:
             emit(row)
@@ -65,8 +66,8 @@ def models(args: argparse.Namespace) -> int:
     return 0
 
 
-def _row(studio: Studio, variant: Variant) -> dict[str, Any]:
-    cached = studio.hub.status(variant)
+def _row(session: ModelSession, variant: Variant) -> dict[str, Any]:
+    cached = session.hub.status(variant)
     return {
         "id": variant.id,
         "title": variant.title,
@@ -125,8 +126,8 @@ def check(facts: Mapping[str, Any]) -> Check:
 
     `unused` tensors are the two groups the network leaves aside by name; `parameters` counts theirs too.
     """
-    from janus_app.loader import expected_tensors
-    from janus_app.models.families import unused_prefixes
+    from janus_app.models.registry import unused_prefixes
+    from janus_app.runtime.loader import expected_tensors
 
     listed = {name: tuple(shape) for name, shape in facts["tensors"].items()}
     ours = expected_tensors(facts["config"])

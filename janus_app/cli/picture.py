@@ -6,9 +6,9 @@ import argparse
 from pathlib import Path
 
 from janus_app.cli.console import asking, clean
-from janus_app.records import read_record
-from janus_app.runs.export import KINDS, export
-from janus_app.runs.upscale import FACTORS, upscale
+from janus_app.outputs.metadata import read_metadata
+from janus_app.workflows.export import KINDS, export
+from janus_app.workflows.upscale import FACTORS, upscale
 
 
 def add_export(parser: argparse.ArgumentParser) -> None:
@@ -19,7 +19,7 @@ def add_export(parser: argparse.ArgumentParser) -> None:
 
 def export_run(args: argparse.Namespace) -> int:
     with asking():
-        print(clean(export(read_record(args.picture), args.kind, args.url)).rstrip("\n"), flush=True)
+        print(clean(export(read_metadata(args.picture), args.kind, args.url)).rstrip("\n"), flush=True)
     return 0
 
 

@@ -7,11 +7,11 @@ from pathlib import Path
 
 from janus_app.cli.console import UsageError, asking, emit, follow, say
 from janus_app.cli.draw import recorded_variant
-from janus_app.cli.work import load, open_studio
+from janus_app.cli.work import load, open_session
 from janus_app.errors import AppError
-from janus_app.models.base import MAX_ALTERNATIVES, Inspection
-from janus_app.records import read_record
-from janus_app.token_map import MEASURES, heat_map, inspection_of
+from janus_app.outputs.metadata import read_metadata
+from janus_app.types import MAX_ALTERNATIVES, Inspection
+from janus_app.workflows.token_heatmap import MEASURES, heat_map, inspection_of
 
 LISTED = 12  # patches the table shows: the least certain ones
 
@@ -27,11 +27,11 @@ def add_inspect(parser: argparse.ArgumentParser) -> None:
 
 
 def inspect(args: argparse.Namespace) -> int:
-    studio = open_studio()
+    session = open_session()
     with asking():
-        record = read_record(args.picture)
+        record = read_metadata(args.picture)
         request = inspection_of(record, args.alternatives)
-        variant = recorded_variant(studio.catalog, args, record)
+        variant = recorded_variant(session.catalog, args, record)
         if args.patch is not None and not 1 <= args.patch <= len(request.image_tokens):
             raise UsageError(f"--patch must be a number from 1 to {len(request.image_tokens)}, not {args.patch}.")
         if args.out is not None and args.out.suffix.lower() != ".png":
@@ -39,8 +39,8 @@ def inspect(args: argparse.Namespace) -> int:
     if variant.id != record.model:
         say(f"The picture was drawn with {record.title}; these are the odds {variant.title} would give it.")
     args.precision = args.precision or record.precision
-    load(studio, args, variant)
-    finished = follow(studio.run(request))
+    load(session, args, variant)
+    finished = follow(session.run(request))
     assert finished is not None and finished.inspection is not None
     found, chosen = finished.inspection, None if args.patch is None else args.patch - 1
     if args.out is not None:

@@ -5,17 +5,17 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from janus_app.catalog import Catalog, Variant, load_catalog
 from janus_app.cli.console import asking, follow
-from janus_app.studio import Studio
+from janus_app.registry.catalog import Catalog, Variant, load_catalog
+from janus_app.runtime.session import ModelSession
 
 
-def open_studio() -> Studio:
+def open_session() -> ModelSession:
     """A studio with nothing loaded. A broken model list is the asker's to mend."""
     from janus_app.hub import Hub
 
     with asking():
-        return Studio(load_catalog(), Hub())
+        return ModelSession(load_catalog(), Hub())
 
 
 def chosen(catalog: Catalog, args: argparse.Namespace) -> Variant:
@@ -24,15 +24,15 @@ def chosen(catalog: Catalog, args: argparse.Namespace) -> Variant:
         return catalog.resolve(args.model) if args.model else catalog.default()
 
 
-def load(studio: Studio, args: argparse.Namespace, variant: Variant) -> None:
+def load(session: ModelSession, args: argparse.Namespace, variant: Variant) -> None:
     """Load what the flags name, with progress. Raises AppError, for an absent device before any download."""
-    from janus_app.devices import resolve_device
+    from janus_app.runtime.devices import resolve_device
 
     device = args.device or "auto"
     with asking():
         resolve_device(device)
-    name = str(variant.folder) if variant.id not in studio.catalog else variant.id
-    follow(studio.load(name, device, args.precision or "auto"))
+    name = str(variant.folder) if variant.id not in session.catalog else variant.id
+    follow(session.load(name, device, args.precision or "auto"))
 
 
 def value(args: argparse.Namespace, variant: Variant, flag: str, setting: str, fallback: Any) -> Any:

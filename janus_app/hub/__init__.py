@@ -16,20 +16,20 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
-from janus_app import converted
-from janus_app.catalog import File, Variant, data_folder
 from janus_app.errors import AppError
+from janus_app.hub import converted
 from janus_app.hub.background import in_background
-from janus_app.hub.fetching import Fetching, set_aside
+from janus_app.hub.download import Fetching, quarantine
+from janus_app.hub.errors import explain_disk
 from janus_app.hub.importing import Imported, import_files
 from janus_app.hub.layout import RepoCache, file_length
-from janus_app.hub.ledger import Ledger
-from janus_app.hub.meter import Meter, hash_file
-from janus_app.hub.problems import explain_disk
+from janus_app.hub.ledger import HashStore
+from janus_app.hub.progress import ProgressReporter, hash_file
 from janus_app.hub.status import CacheStatus, status_of_cache, status_of_folder, with_part
-from janus_app.hub.transfer import Patience, Width
-from janus_app.hub.trust import Trust
-from janus_app.models.base import Progress
+from janus_app.hub.transfer import DownloadLimits, RetryPolicy
+from janus_app.hub.trust import Verifier
+from janus_app.registry.catalog import File, Variant, data_folder
+from janus_app.types import Progress
 
 __all__ = ["CacheStatus", "Hub", "Imported", "Patience", "Width"]
 
@@ -53,18 +53,18 @@ class Hub:
         offline: bool | None = None,
         *,
         data: Path | None = None,
-        patience: Patience | None = None,
-        width: Width | None = None,
+        patience: RetryPolicy | None = None,
+        width: DownloadLimits | None = None,
         reserve: int = RESERVE,
     ) -> None:
         self._cache_dir = cache_dir
         self._endpoint = endpoint
         self._offline = offline
-        self._patience = patience or Patience()
-        self._width = width or Width()
+        self._patience = patience or RetryPolicy()
+        self._width = width or DownloadLimits()
         self._reserve = reserve
-        self._ledger = Ledger(data or data_folder())
-        self._trust = Trust(self._ledger)
+        self._ledger = HashStore(data or data_folder())
+        self._trust = Verifier(self._ledger)
 
     @property
     def cache_dir(self) -> Path:
@@ -180,7 +180,7 @@ class Hub:
         etags: dict[str, str] = {}
         unsure = [file for file in variant.files if self._trust.expected(variant, file) is None]
         if unsure and not self.offline:
-            meter = Meter(stage="import", label="asking the Hub for the hashes")
+            meter = ProgressReporter(stage="import", label="asking the Hub for the hashes")
             fetching = self._fetching(variant, cache, meter, replace(self._patience, attempts=1))
             with suppress(AppError):  # without the Hub the files are taken as they are, and that is said
                 remotes = yield from in_background(lambda: fetching.ask(unsure), meter)
@@ -209,16 +209,18 @@ class Hub:
                 missing.append(file)
             elif again or not self._trust.known_good(variant, file, path):
                 unknown.append(file)
-        meter = Meter(stage="verify", total=sum(file_length(cache.pointer(file.path)) or 0 for file in unknown))
+        meter = ProgressReporter(
+            stage="verify", total=sum(file_length(cache.pointer(file.path)) or 0 for file in unknown)
+        )
         for number, file in enumerate(unknown, start=1):
             path = cache.pointer(file.path)
             meter.label = f"{file.path} ({number}/{len(unknown)})"
             yield from meter.report(force=True)
             digest = yield from hash_file(path, meter)
-            if self._trust.acceptable(variant, file, path, digest):
+            if self._trust.matches(variant, file, path, digest):
                 self._trust.accept(variant, file, path, digest.sha256, digest.size)
                 continue
-            set_aside(cache, file)
+            quarantine(cache, file)
             meter.note("damaged, set aside")
             yield from meter.report()
             missing.append(file)
@@ -227,7 +229,7 @@ class Hub:
     def trust_converted(self, folder: Path) -> None:
         """Remember that the converted weights of a checkpoint folder were hashed just now."""
         inside = converted.converted_folder(folder)
-        for name, facts in converted.read_record(inside).get("files", {}).items():
+        for name, facts in converted.read_metadata(inside).get("files", {}).items():
             self._ledger.set_verified((inside / name).resolve(), facts["sha256"])
 
     def _verify_converted(self, folder: Path, again: bool = False) -> Generator[Progress, None, None]:
@@ -235,11 +237,11 @@ class Hub:
         inside = converted.usable(folder)
         if inside is None:
             return
-        for name, facts in converted.read_record(inside)["files"].items():
+        for name, facts in converted.read_metadata(inside)["files"].items():
             path = inside / name
             if not again and self._ledger.verified(path.resolve()) == facts["sha256"]:
                 continue
-            meter = Meter(stage="verify", total=facts["size"], label=name)
+            meter = ProgressReporter(stage="verify", total=facts["size"], label=name)
             digest = yield from hash_file(path, meter)
             if digest.sha256 != facts["sha256"]:
                 shutil.rmtree(inside, ignore_errors=True)
@@ -249,11 +251,11 @@ class Hub:
             self._ledger.set_verified(path.resolve(), digest.sha256)
 
     def _download(self, variant: Variant, cache: RepoCache, files: list[File]) -> Generator[Progress, None, None]:
-        meter = Meter()
+        meter = ProgressReporter()
         fetching = self._fetching(variant, cache, meter, self._patience)
         yield from in_background(lambda: fetching.run(files), meter)
 
-    def _fetching(self, variant: Variant, cache: RepoCache, meter: Meter, patience: Patience) -> Fetching:
+    def _fetching(self, variant: Variant, cache: RepoCache, meter: ProgressReporter, patience: RetryPolicy) -> Fetching:
         return Fetching(
             variant,
             cache,

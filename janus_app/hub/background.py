@@ -11,14 +11,14 @@ from collections.abc import Callable, Coroutine, Generator
 from contextlib import suppress
 from typing import Any, Generic, TypeVar
 
-from janus_app.hub.meter import TICK, Meter
-from janus_app.models.base import Progress
+from janus_app.hub.progress import TICK, ProgressReporter
+from janus_app.types import Progress
 
 T = TypeVar("T")
 GRACE = 3.0  # seconds a closed generator waits for its thread; a disk that hangs longer is left to itself
 
 
-def in_background(work: Callable[[], Coroutine[Any, Any, T]], meter: Meter) -> Generator[Progress, None, T]:
+def in_background(work: Callable[[], Coroutine[Any, Any, T]], meter: ProgressReporter) -> Generator[Progress, None, T]:
     """Run `work()` to its end, yielding the meter's reports; returns its result or raises its error.
 
     Closing the generator cancels the coroutine at whatever it awaits and returns once it has cleaned up.

@@ -7,14 +7,14 @@ from collections.abc import Generator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from janus_app.catalog import File, Variant
 from janus_app.errors import AppError
-from janus_app.hub.fetching import check_room
+from janus_app.hub.download import check_room
+from janus_app.hub.errors import explain_disk
 from janus_app.hub.layout import RepoCache
-from janus_app.hub.meter import BLOCK, GIT_HASHED, Digest, Meter, hash_file
-from janus_app.hub.problems import explain_disk
-from janus_app.hub.trust import Trust
-from janus_app.models.base import Progress
+from janus_app.hub.progress import BLOCK, GIT_HASHED, Digest, ProgressReporter, hash_file
+from janus_app.hub.trust import Verifier
+from janus_app.registry.catalog import File, Variant
+from janus_app.types import Progress
 
 LARGE = (".safetensors", ".bin")  # what the Hub keeps as LFS and names by its sha256
 
@@ -42,7 +42,7 @@ class Imported:
 def import_files(
     variant: Variant,
     cache: RepoCache,
-    trust: Trust,
+    trust: Verifier,
     folder: Path,
     etags: Mapping[str, str],
     *,
@@ -61,7 +61,7 @@ def import_files(
             f"{folder} lacks {', '.join(absent)}, which {variant.title} needs. Nothing was imported. "
             "Give the folder that holds all files of the repository."
         )
-    meter = Meter(stage="import", total=sum(source.stat().st_size for source in sources.values()))
+    meter = ProgressReporter(stage="import", total=sum(source.stat().st_size for source in sources.values()))
     names: dict[File, tuple[str, Digest]] = {}
     unknown: list[str] = []
     for file, source in sources.items():
@@ -95,7 +95,7 @@ def _name(file: File, digest: Digest) -> str:
 
 
 def _take(
-    source: Path, etag: str, digest: Digest, cache: RepoCache, meter: Meter, link: bool, reserve: int
+    source: Path, etag: str, digest: Digest, cache: RepoCache, meter: ProgressReporter, link: bool, reserve: int
 ) -> Generator[Progress, None, bool]:
     """Put the bytes into the cache under their name. True if that took no space."""
     blob = cache.blob(etag)

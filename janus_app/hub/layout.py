@@ -12,8 +12,8 @@ import re
 import shutil
 from pathlib import Path
 
-from janus_app.converted import converted_folder
 from janus_app.errors import AppError
+from janus_app.hub.converted import converted_folder
 
 PARTIAL = ".janus-partial"
 BAD = ".janus-bad"
@@ -63,7 +63,7 @@ class RepoCache:
         os.replace(fresh, pointer)
         return pointer
 
-    def set_aside(self, path: str) -> None:
+    def quarantine(self, path: str) -> None:
         """Take a damaged file out of every reader's sight; kept as *.janus-bad until a good one arrives."""
         pointer = self.pointer(path)
         target = pointer.resolve()

@@ -11,7 +11,7 @@ from typing import Any
 from janus_app.errors import AppError
 
 
-class Ledger:
+class HashStore:
     """Two small JSON files in the user's data folder.
 
     pins.json      "owner/name@revision/path" -> {sha256, size}: what an unpublished hash was when first met.

@@ -6,10 +6,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from janus_app import converted
-from janus_app.catalog import Variant
+from janus_app.hub import converted
 from janus_app.hub.layout import PARTIAL, RepoCache, file_length
-from janus_app.hub.trust import Trust
+from janus_app.hub.trust import Verifier
+from janus_app.registry.catalog import Variant
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ def status_of_folder(folder: Path) -> CacheStatus:
     return CacheStatus(present, held, held, folder, () if present else ("config.json",), **_copy(folder))
 
 
-def status_of_cache(variant: Variant, cache: RepoCache, trust: Trust) -> CacheStatus:
+def status_of_cache(variant: Variant, cache: RepoCache, trust: Verifier) -> CacheStatus:
     """Of the variant's own files in huggingface_hub's cache."""
     unfinished = sum(file_length(path) or 0 for path in cache.leftovers() if path.name.endswith(PARTIAL))
     whole, missing = 0, []

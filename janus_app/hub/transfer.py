@@ -17,17 +17,17 @@ from io import FileIO
 from pathlib import Path
 from typing import Any
 
-from janus_app.amounts import size_text, time_text
 from janus_app.errors import AppError
+from janus_app.formatting import size_text, time_text
+from janus_app.hub.errors import Asked, Trouble, explain_disk, explain_network, gave_up
 from janus_app.hub.layout import BAD, RepoCache
-from janus_app.hub.meter import BLOCK, Digest, Meter
-from janus_app.hub.problems import Asked, Trouble, explain_disk, explain_network, gave_up
+from janus_app.hub.progress import BLOCK, Digest, ProgressReporter
 
 STALE = (400, 401, 403, 404, 410)  # what storage servers answer when a signed address has run out
 
 
 @dataclass(frozen=True)
-class Patience:
+class RetryPolicy:
     """How long to try: `attempts` in a row without a new byte, waiting `first_wait` seconds and doubling it."""
 
     attempts: int = 6
@@ -37,7 +37,7 @@ class Patience:
 
 
 @dataclass(frozen=True)
-class Width:
+class DownloadLimits:
     """How much at once: `files` at a time, `lanes` connections for one file once `worth` bytes of it are wanting.
 
     Lanes fetch pieces of `piece` bytes; what arrived out of order is held in memory, at most lanes * piece, and is
@@ -85,7 +85,7 @@ class Sink:
         self._file.truncate(0)
         self.kept, self.digest = 0, Digest(self.size)
 
-    async def read_kept(self, meter: Meter) -> None:
+    async def read_kept(self, meter: ProgressReporter) -> None:
         """Hash what an earlier try left; a file longer than it may be is nothing of ours."""
         if self._file.seek(0, os.SEEK_END) > self.size:
             self._file.truncate(0)
@@ -99,13 +99,13 @@ class Sink:
             await asyncio.sleep(0)  # so that a cancel is heard
 
 
-class Tries:
+class Retrier:
     """Counts failures in a row and waits after each; only bytes never reached before count as progress.
 
     A server may start over for ever, and that must end.
     """
 
-    def __init__(self, asked: Asked, patience: Patience, meter: Meter, furthest: int = 0) -> None:
+    def __init__(self, asked: Asked, patience: RetryPolicy, meter: ProgressReporter, furthest: int = 0) -> None:
         self._asked, self._patience, self._meter = asked, patience, meter
         self._furthest, self._failures = furthest, 0
 
@@ -130,9 +130,9 @@ class Transfer:
         cache: RepoCache,
         endpoint: str,
         token: bool | str | None,
-        patience: Patience,
-        width: Width,
-        meter: Meter,
+        patience: RetryPolicy,
+        width: DownloadLimits,
+        meter: ProgressReporter,
         client: Any,
         helpers: Executor,
     ) -> None:
@@ -163,7 +163,7 @@ class Transfer:
                 )
             return Remote(found.etag, found.size, url, found.location)
 
-        tries = Tries(asked, self.patience, self.meter)
+        tries = Retrier(asked, self.patience, self.meter)
         while True:
             try:
                 remote = await asyncio.get_running_loop().run_in_executor(self._helpers, head)
@@ -205,7 +205,7 @@ class Transfer:
 
     async def _fill(self, asked: Asked, remote: Remote, partial: Path) -> Digest:
         """Grow `partial` to the whole file, through as many connections as it takes."""
-        from janus_app.hub.lanes import Lanes
+        from janus_app.hub.ranges import RangeDownload
 
         with partial.open("a+b", buffering=0) as file:
             sink = Sink(file, remote.size)
@@ -213,7 +213,7 @@ class Transfer:
             wide = self.width.lanes > 1 and remote.size - sink.kept >= self.width.worth
             if wide:
                 try:
-                    await Lanes(self, asked, remote, sink).run()
+                    await RangeDownload(self, asked, remote, sink).run()
                 except NoRangesError:
                     wide = False
             if not wide:
@@ -223,7 +223,7 @@ class Transfer:
 
     async def _one_by_one(self, asked: Asked, remote: Remote, sink: Sink) -> None:
         """The rest of a file through one connection at a time."""
-        tries = Tries(asked, self.patience, self.meter, furthest=sink.kept)
+        tries = Retrier(asked, self.patience, self.meter, furthest=sink.kept)
         while sink.kept < remote.size:
             try:
                 async with contextlib.aclosing(self.stream(asked, remote, sink.kept)) as blocks:

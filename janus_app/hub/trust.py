@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from janus_app.catalog import File, Variant
 from janus_app.errors import AppError
-from janus_app.hub.ledger import Ledger
-from janus_app.hub.meter import Digest
+from janus_app.hub.ledger import HashStore
+from janus_app.hub.progress import Digest
+from janus_app.registry.catalog import File, Variant
 
 
-class Trust:
+class Verifier:
     """Judges files of variants, and remembers the verdict."""
 
-    def __init__(self, ledger: Ledger) -> None:
+    def __init__(self, ledger: HashStore) -> None:
         self.ledger = ledger
 
     def expected(self, variant: Variant, file: File) -> str | None:
@@ -28,7 +28,7 @@ class Trust:
         expected = self.expected(variant, file)
         return expected is not None and self.ledger.verified(path.resolve()) == expected
 
-    def acceptable(self, variant: Variant, file: File, path: Path, digest: Digest) -> bool:
+    def matches(self, variant: Variant, file: File, path: Path, digest: Digest) -> bool:
         """A cached file is right if its hash is the expected one; else if it is what its blob's name, the Hub's ETag at
         the time it was fetched, says."""
         if file.size is not None and digest.size != file.size:

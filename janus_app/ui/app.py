@@ -13,35 +13,30 @@ import gradio as gr
 from PIL import Image
 from starlette.middleware import Middleware
 
-from janus_app.catalog import Catalog, data_folder
 from janus_app.errors import AppError
-from janus_app.library import library
-from janus_app.pictures import MAX_PIXELS
-from janus_app.studio import Studio
-from janus_app.ui import (
-    actions,
-    chat_tab,
-    compare_tab,
-    edit_tab,
-    generate_tab,
-    history_tab,
-    memory,
-    model_bar,
-    restore,
-    welcome,
-)
-from janus_app.ui.compare_sides import seat_print
-from janus_app.ui.guard import HostGuard, QuietLogin, answers_one_person, host_rules, new_login, serving_folder
-from janus_app.ui.html import message
+from janus_app.outputs.image_io import MAX_PIXELS
+from janus_app.outputs.library import library
+from janus_app.paths import ASSETS
+from janus_app.registry.catalog import Catalog, data_folder
+from janus_app.runtime.session import ModelSession
+from janus_app.server.security import HostGuard, QuietLogin, answers_one_person, host_rules, new_login, serving_folder
+from janus_app.ui.common import actions, browser_settings, restore, welcome
+from janus_app.ui.common.html import message
+from janus_app.ui.common.invitation import invitation, printed_invitation
+from janus_app.ui.common.links import Places, link
+from janus_app.ui.common.saved_images import SavedImages
+from janus_app.ui.context import QUICK, PageContext
 from janus_app.ui.i18n import Texts
-from janus_app.ui.invitation import invitation, printed_invitation
-from janus_app.ui.links import Places, link
-from janus_app.ui.page import QUICK, Page
-from janus_app.ui.prints import Prints
-from janus_app.ui.talk import latest_print
+from janus_app.ui.tabs.chat import tab as chat_tab
+from janus_app.ui.tabs.chat.transcript import latest_print
+from janus_app.ui.tabs.compare import tab as compare_tab
+from janus_app.ui.tabs.compare.sides import seat_print
+from janus_app.ui.tabs.draw import tab as draw_tab
+from janus_app.ui.tabs.edit import tab as edit_tab
+from janus_app.ui.tabs.history import tab as history_tab
+from janus_app.ui.tabs.models import model_bar
 from janus_app.ui.theme import theme
 
-ASSETS = Path(__file__).resolve().parents[2] / "assets"
 MAX_UPLOAD = "20mb"
 KEEP_SECONDS = 86_400  # what a browser tab uploaded stays for a day
 THREADS = 100  # a waiting job holds one, and nearly all of them do nothing else
@@ -49,7 +44,7 @@ WAITING = 200  # jobs that may wait in Gradio's own queue before it refuses more
 
 
 def build(
-    studio: Studio,
+    session: ModelSession,
     catalog: Catalog,
     *,
     lang: str = "auto",
@@ -65,7 +60,7 @@ def build(
     """
     outputs = (outputs or Path("outputs")).absolute()
     kept = library(outputs, data or data_folder()) if private and not share else None
-    page = Page(studio, catalog, Texts(lang), Prints(outputs, serving_folder()), share, kept)
+    page = PageContext(session, catalog, Texts(lang), SavedImages(outputs, serving_folder()), share, kept)
     label = page.texts.label
     with gr.Blocks(title="Janus Studio", analytics_enabled=False, delete_cache=(3_600, KEEP_SECONDS)) as demo:
         with gr.Row(elem_id="masthead"):
@@ -74,12 +69,12 @@ def build(
         banner = gr.HTML("", padding=False, elem_id="banner")
         tour = gr.HTML("", padding=False, elem_id="tour")
         bar = model_bar.build(page, demo)
-        sink, stored = actions.sink(), memory.stored()
+        sink, stored = actions.sink(), browser_settings.stored()
         with gr.Tabs(elem_id="tabs") as tabs:
             with gr.Tab(label("tab_chat"), id="chat", elem_id="tab-chat"):
                 chat = chat_tab.build(page, bar.variant, bar.seen, demo, sink)
             with gr.Tab(label("tab_draw"), id="draw", elem_id="tab-draw"):
-                drawing = generate_tab.build(page, bar.variant, bar.seen, demo, sink, stored)
+                drawing = draw_tab.build(page, bar.variant, bar.seen, demo, sink, stored)
             with gr.Tab(label("tab_edit"), id="edit", elem_id="tab-edit"):
                 editing = edit_tab.build(page, bar.variant, bar.seen, demo)
             places = Places(drawing, chat, editing, tabs, sink)
@@ -108,7 +103,13 @@ def build(
 
         demo.load(opened, None, [tagline, banner, tour, keys], **QUICK)
         for part in (drawing, editing):
-            link(page, part.row, [part.shelf, part.chosen], lambda shelf, index: shelf[index], places)
+            link(
+                page,
+                part.row,
+                [part.gallery_items, part.chosen],
+                lambda gallery_items, index: gallery_items[index],
+                places,
+            )
         link(page, chat.row, [chat.talk], latest_print, places)
         restore.build(page, places)
     demo.queue(max_size=WAITING, default_concurrency_limit=20)
@@ -116,7 +117,7 @@ def build(
 
 
 def launch(
-    studio: Studio,
+    session: ModelSession,
     catalog: Catalog,
     *,
     host: str = "127.0.0.1",
@@ -137,7 +138,7 @@ def launch(
     Image.MAX_IMAGE_PIXELS = MAX_PIXELS // 2
     made = new_login() if share and auth is None else None
     private = answers_one_person(host, share, auth is not None)
-    demo = build(studio, catalog, lang=lang, outputs=outputs, data=data, share=share, private=private)
+    demo = build(session, catalog, lang=lang, outputs=outputs, data=data, share=share, private=private)
     texts = Texts(lang)
     try:
         demo.launch(

@@ -10,12 +10,13 @@ from __future__ import annotations
 import json
 import re
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
-FOLDER = Path(__file__).resolve().parents[2] / "assets" / "i18n"
+from janus_app.paths import ASSETS
+
+FOLDER = ASSETS / "i18n"
 LANGUAGES = ("en", "zh-CN")
 # What browsers send for the same written language; Gradio looks names up literally.
 ALIASES = {"zh-CN": ("zh", "zh-Hans", "zh-SG", "zh-TW", "zh-HK")}

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from janus_app.records import read_record
-from janus_app.runs.grid import CHUNK
+from janus_app.outputs.metadata import read_metadata
+from janus_app.workflows.grid import CHUNK
 from tests.browser.test_session import UNNAMED, go, set_number
 from tests.page_server import Served
 
@@ -50,8 +50,8 @@ def test_two_models_blind_then_a_grid(visit: Any, served: Served) -> None:
     (pair,) = json.loads((served.data / "votes.json").read_text())["pairs"]
     assert pair["one_better"] + pair["other_better"] == 1 and pair["equal"] == 0
     seed = page.input_value("#compare-seed input")
-    assert {read_record(file).model for file in served.outputs.glob(f"*_{seed}.png")} == {"tiny-a", "tiny-b"}
-    assert served.studio.state.variant_id == "tiny-a", "the model that was loaded before is not back"
+    assert {read_metadata(file).model for file in served.outputs.glob(f"*_{seed}.png")} == {"tiny-a", "tiny-b"}
+    assert served.session.state.variant_id == "tiny-a", "the model that was loaded before is not back"
 
     page.get_by_role("tab", name="Grid of settings").click()
     pick(page, "#grid-y", "Seed")
@@ -63,7 +63,7 @@ def test_two_models_blind_then_a_grid(visit: Any, served: Served) -> None:
     page.wait_for_selector("#grid-sheet img", timeout=60_000)
     (sheet,) = served.outputs.glob("*_grid.png")
     facts = json.loads(Image.open(sheet).info[CHUNK])
-    records = [[read_record(served.outputs / name) for name in row] for row in facts["files"]]
+    records = [[read_metadata(served.outputs / name) for name in row] for row in facts["files"]]
     drawn = [[(r.seed, r.settings["guidance"]) for r in row] for row in records]
     assert drawn == [[(31, 1), (31, 3)], [(32, 1), (32, 3)]]
     page.fill("#grid-x-values textarea, #grid-x-values input", "1, two")
@@ -97,7 +97,7 @@ def test_words_settings_and_what_the_browser_remembers(visit: Any, served: Serve
     page.click("#draw-upscale-2")
     page.wait_for_selector("#draw-upscaled .message.done")
     (copy,) = served.outputs.glob("*_x2.png")
-    assert Image.open(copy).size == (192, 192) and read_record(copy).settings["upscaled"] == 2
+    assert Image.open(copy).size == (192, 192) and read_metadata(copy).settings["upscaled"] == 2
     page.click("#draw-export-curl")
     page.wait_for_function("document.querySelector('#draw-export textarea')?.value.includes('/call/v2/draw')")
     assert served.url in page.input_value("#draw-export textarea")

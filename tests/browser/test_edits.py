@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from janus_app.records import Record, read_record
-from janus_app.studio import drain
+from janus_app.outputs.metadata import ImageMetadata, read_metadata
+from janus_app.runtime.session import drain
 from tests.browser.test_session import choose, go, newest, paint, set_number, wait_done
 from tests.page_server import Served
 
@@ -37,10 +37,10 @@ def load(page: Any, served: Served, title: str, name: str) -> None:
     choose(page, title)
     page.click("#model-load")
     page.wait_for_function(f"document.querySelector('#model-state').innerText.includes('{title}')")
-    assert served.studio.state.variant_id == name
+    assert served.session.state.variant_id == name
 
 
-def edit(page: Any, served: Served, prompt: str) -> Record:
+def edit(page: Any, served: Served, prompt: str) -> ImageMetadata:
     """Run, and the record of the picture that comes of it."""
     page.fill("#edit-prompt textarea", prompt)
     before = set(served.outputs.glob("*.png"))
@@ -51,7 +51,7 @@ def edit(page: Any, served: Served, prompt: str) -> Record:
         page.wait_for_timeout(100)
     wait_done(page, "edit")
     page.wait_for_selector("#edit-compare img")
-    record = read_record(newest(served.outputs))
+    record = read_metadata(newest(served.outputs))
     assert record.prompt == prompt
     return record
 
@@ -113,4 +113,4 @@ def test_three_families_edit_and_every_picture_stays_in_reach(visit: Any, served
     assert "JanusFlow embedded" in page.inner_text("#edit-detail")
     page.click("#edit-undo-reset")
     page.wait_for_selector("#edit-undo button", state="detached")
-    drain(served.studio.load("tiny-a", device="cpu"))
+    drain(served.session.load("tiny-a", device="cpu"))

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from janus_app.records import Record, read_record
-from janus_app.studio import drain
+from janus_app.outputs.metadata import ImageMetadata, read_metadata
+from janus_app.runtime.session import drain
 from tests.browser.test_session import answer, choose, draw, go, newest, paint, set_number, wait_done
 from tests.page_server import Served
 
@@ -21,7 +21,7 @@ TITLE, ID, STEPS = "JanusFlow embedded", "janusflow-embedded", 4
 BRUSH = "#edit-editor button[aria-label=Brush]"
 
 
-def edit(page: Any, served: Served, method: str, prompt: str) -> tuple[Path, Record]:
+def edit(page: Any, served: Served, method: str, prompt: str) -> tuple[Path, ImageMetadata]:
     """Choose a way of editing, describe the picture, run; the file it made and its record."""
     page.locator("#edit-method label", has_text=method).click()
     page.fill("#edit-prompt textarea", prompt)
@@ -33,7 +33,7 @@ def edit(page: Any, served: Served, method: str, prompt: str) -> tuple[Path, Rec
         page.wait_for_timeout(100)
     wait_done(page, "edit")
     page.wait_for_selector("#edit-compare img")
-    return file, read_record(file)
+    return file, read_metadata(file)
 
 
 def test_a_flow_model_draws_edits_and_chats(visit: Any, served: Served) -> None:
@@ -43,7 +43,7 @@ def test_a_flow_model_draws_edits_and_chats(visit: Any, served: Served) -> None:
     choose(page, TITLE)
     page.click("#model-load")
     page.wait_for_function(f"document.querySelector('#model-state').innerText.includes('{TITLE}')")
-    assert served.studio.state.variant_id == ID
+    assert served.session.state.variant_id == ID
 
     # The draw tab has steps and a solver in place of the temperature.
     go(page, 1)
@@ -56,7 +56,7 @@ def test_a_flow_model_draws_edits_and_chats(visit: Any, served: Served) -> None:
     assert any("steps" in line and "Drawing" in line for line in page.evaluate("window.seen.status"))
     assert page.evaluate("window.seen.sheets.size") >= 1, "no preview was shown"
     original = newest(served.outputs)
-    record = read_record(original)
+    record = read_metadata(original)
     assert record.settings["steps"] == STEPS and record.settings["solver"] == "euler" and not record.image_tokens
 
     # Two descriptions: the drawn picture brings its own along; painting plays no part.
@@ -95,4 +95,4 @@ def test_a_flow_model_draws_edits_and_chats(visit: Any, served: Served) -> None:
 
     go(page, 0)
     assert answer(page, "What is this?", 1)
-    drain(served.studio.load("tiny-a", device="cpu"))
+    drain(served.session.load("tiny-a", device="cpu"))

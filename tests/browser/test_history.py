@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from janus_app.models.base import Finished, GenerateRequest
-from janus_app.records import output_path, read_record, record_of, save_png
-from janus_app.studio import drain
+from janus_app.outputs.metadata import metadata_of, output_path, read_metadata, save_png
+from janus_app.runtime.session import drain
+from janus_app.types import Finished, GenerateRequest
 from tests.browser.conftest import WATCH
 from tests.browser.test_session import choose_branch, go, say
 from tests.page_server import Served, serve
@@ -88,7 +88,7 @@ def test_a_picture_drawn_and_discussed_is_found_again_after_a_restart(enter: Any
         assert page.locator("#chat-bot .bot.message").last.inner_text() == answer
 
         # Stop ends a drawing in the chat and keeps what was said.
-        first.studio.pace = 0.2  # type: ignore[attr-defined]
+        first.session.pace = 0.2  # type: ignore[attr-defined]
         page.fill("#chat-box textarea", "/draw never finished")
         page.keyboard.press("Control+Enter")
         page.wait_for_selector("#chat-status .easel img")
@@ -111,7 +111,7 @@ def test_a_picture_drawn_and_discussed_is_found_again_after_a_restart(enter: Any
         page.click("#history-delete-yes")
         page.wait_for_selector("#history-blank .empty")
         assert not list(second.outputs.glob("*.png"))
-        assert read_record(next(second.data.glob("conversations/*/pictures/*.png"))).prompt == "a red circle"
+        assert read_metadata(next(second.data.glob("conversations/*/pictures/*.png"))).prompt == "a red circle"
 
         # So is deleting the conversation asked for twice, and done.
         go(page, 0)
@@ -127,9 +127,9 @@ def test_a_picture_drawn_and_discussed_is_found_again_after_a_restart(enter: Any
 def keep_drawn(served: Served, prompt: str, seed: int) -> Path:
     """A picture of the outputs folder, drawn without the page."""
     request = GenerateRequest(prompt, seed=seed)
-    finished = drain(served.studio.run(request))
-    assert isinstance(finished, Finished) and served.studio.variant
-    record = record_of(finished.pictures[0], request, served.studio.variant, served.studio.state)
+    finished = drain(served.session.run(request))
+    assert isinstance(finished, Finished) and served.session.variant
+    record = metadata_of(finished.pictures[0], request, served.session.variant, served.session.state)
     return save_png(output_path(served.outputs, record), finished.pictures[0].image, record)
 
 
@@ -156,7 +156,7 @@ def test_a_picture_of_the_history_is_marked_saved_discussed_and_drawn_again(ente
         page.click("#history-again")
         page.wait_for_selector("#draw-status .message.done")
         (again,) = set(served.outputs.glob("*.png")) - {kept}
-        assert read_record(again).image_tokens == read_record(kept).image_tokens
+        assert read_metadata(again).image_tokens == read_metadata(kept).image_tokens
         go(page, 3)
         page.wait_for_selector("#history-count:has-text('1 to 2 of 2')")
 

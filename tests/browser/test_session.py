@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from PIL import Image, ImageChops
 
-from janus_app.records import read_record
-from janus_app.studio import drain
+from janus_app.outputs.metadata import read_metadata
+from janus_app.runtime.session import drain
 from tests.page_server import Served
 
 pytestmark = pytest.mark.browser
@@ -103,7 +103,7 @@ def test_a_whole_session(visit: Any, served: Served, pictures: list[str], tmp_pa
     page.wait_for_selector("#draw-run:visible")
     page.wait_for_selector("#draw-status:has-text('Stopped')")
     freed = time.monotonic() + 10
-    while served.studio.state.phase != "ready":
+    while served.session.state.phase != "ready":
         assert time.monotonic() < freed, "Stop did not free the studio"
         time.sleep(0.02)
     assert set(served.outputs.glob("*.png")) == before
@@ -119,7 +119,7 @@ def test_a_whole_session(visit: Any, served: Served, pictures: list[str], tmp_pa
     wait_done(page, "edit")
     page.wait_for_selector("#edit-compare img")
     drawn = sorted(served.outputs.glob("*.png"), key=lambda file: file.stat().st_mtime_ns)[-8:]
-    edits = [read_record(file) for file in drawn]
+    edits = [read_metadata(file) for file in drawn]
     assert {(e.verb, e.prompt, e.settings["method"]) for e in edits} == {("edit", "a red circle", "region")}
     varying = sum(len(set(cell)) > 1 for cell in zip(*(e.image_tokens for e in edits), strict=True))
     assert 0 < varying < len(edits[0].image_tokens) / 2, "eight seeds differ, in the painted region only"
@@ -144,8 +144,8 @@ def test_a_whole_session(visit: Any, served: Served, pictures: list[str], tmp_pa
     page.click("#model-load")
     page.wait_for_function("document.querySelector('#model-state').innerText.includes('Tiny B')")
     page.wait_for_selector("#draw-example-0:has-text('Tiny B')")
-    assert served.studio.state.variant_id == "tiny-b"
-    drain(served.studio.load("tiny-a", device="cpu"))
+    assert served.session.state.variant_id == "tiny-b"
+    drain(served.session.load("tiny-a", device="cpu"))
 
 
 def paint(page: Any, canvas: Any) -> None:
@@ -181,7 +181,7 @@ def test_two_tabs_wait_for_each_other_and_do_not_mix(visit: Any, served: Served)
     assert any("in line" in line for line in two.evaluate("window.seen.status")), "the place in the line was not shown"
     assert captions(one) == [f"seed {40_000 + i}" for i in range(16)]
     assert captions(two) == ["seed 50000", "seed 50001"]
-    assert read_record(next(served.outputs.glob("*_50001.png"))).prompt == "second visitor"
+    assert read_metadata(next(served.outputs.glob("*_50001.png"))).prompt == "second visitor"
 
 
 def test_bad_input_is_a_sentence_and_the_page_goes_on(visit: Any, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from janus_app.records import read_record, save_png
+from janus_app.outputs.metadata import read_metadata, save_png
 from tests.browser.test_session import go
 from tests.page_server import Served
 from tests.test_library import RECORD
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.browser
 
 
 def newest(served: Served) -> Any:
-    return read_record(max(served.outputs.glob("*.png"), key=lambda file: file.stat().st_mtime_ns))
+    return read_metadata(max(served.outputs.glob("*.png"), key=lambda file: file.stat().st_mtime_ns))
 
 
 def draw_two(page: Any) -> None:
@@ -59,7 +59,7 @@ def test_a_picture_is_looked_into_and_drawn_anew_from_a_patch(visit: Any, served
     page.wait_for_selector("#tokens-legend:has-text('Your words'), #tokens-legend:has-text('your words')")
 
     # Kept up to the patch, drawn anew from it on; then with another token in its place.
-    (old,) = [read_record(f) for f in served.outputs.glob(f"*_{seed}.png")]
+    (old,) = [read_metadata(f) for f in served.outputs.glob(f"*_{seed}.png")]
     page.wait_for_selector("#tokens-others .caption-label:has-text('%')")
     page.click("#tokens-draw-on")
     page.wait_for_function(f"!document.querySelector('#draw-detail').innerText.includes('{before.seed}')")

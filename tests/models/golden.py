@@ -10,8 +10,8 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor
 
-from janus_app.models import prompts
-from janus_app.models.tokenizer import IMAGE, Piece
+from janus_app.models.common import prompts
+from janus_app.models.common.tokenizer import IMAGE, Piece
 from tests.conftest import GOLDEN, loaded
 
 FEATURES, LOGITS, PIXELS = 2e-5, 1e-4, 1e-4  # float32 on the CPU; the data's README says why

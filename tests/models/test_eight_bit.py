@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from janus_app.models import eight_bit
-from janus_app.models.eight_bit import FEW, Int8Linear, joined, plain
+from janus_app.nn.fast import int8
+from janus_app.nn.fast.int8 import FEW, Int8Linear, joined, plain
 
 
 def layer(outer: int, seed: int = 0, inner: int = 512) -> Int8Linear:
@@ -27,7 +27,7 @@ def apart(mine: Tensor, other: Tensor) -> float:
 def test_few_inputs_meet_the_packed_rows() -> None:
     """Nothing is rounded but inputs and outputs, to bfloat16's eight bits: far less than int8 inputs would lose."""
     linear, x = layer(300), inputs(4)
-    assert eight_bit.packed_kernel()
+    assert int8.packed_kernel()
     assert 0 < apart(linear(x), plain(linear, x)) < 3e-3
     eight_bits = (x / x.abs().amax(-1, keepdim=True) * 127).round() * x.abs().amax(-1, keepdim=True) / 127
     assert apart(linear(x), plain(linear, x)) < apart(plain(linear, eight_bits), plain(linear, x))
@@ -39,7 +39,7 @@ def test_many_inputs_meet_unpacked_rows(monkeypatch: pytest.MonkeyPatch) -> None
     small = layer(300)
     small._piece = 7  # in pieces that do not divide the rows
     torch.testing.assert_close(small(x), plain(linear, x), atol=1e-4, rtol=1e-5)
-    monkeypatch.setattr(eight_bit, "packed_kernel", lambda: False)  # a PyTorch without the kernel
+    monkeypatch.setattr(int8, "packed_kernel", lambda: False)  # a PyTorch without the kernel
     torch.testing.assert_close(linear(x[:2]), plain(linear, x[:2]), atol=1e-4, rtol=1e-5)
 
 

@@ -13,15 +13,16 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from janus_app.models import engine, engine_graph, fused, kernels, sampling
-from janus_app.models.base import GenerateRequest
-from janus_app.models.decoder import DecoderConfig, KVCache, Trunk
-from janus_app.models.engine import ModuleStep, TrunkStep, recordable, trunk_step
-from janus_app.models.engine_graph import recorded, rehearse
-from janus_app.models.fused import Joined, adding, product
 from janus_app.models.janus.draw import PictureStep, Sampling, draw_tokens
-from janus_app.models.janus.model import JanusModel
-from janus_app.models.prefill import prefill
+from janus_app.models.janus.pipeline import JanusModel
+from janus_app.nn import sampling
+from janus_app.nn.fast import cuda_graphs, decode_step, fused, kernels
+from janus_app.nn.fast.cuda_graphs import recorded, rehearse
+from janus_app.nn.fast.decode_step import ModuleStep, TrunkStep, recordable, trunk_step
+from janus_app.nn.fast.fused import FusedLinear, adding, product
+from janus_app.nn.llama import DecoderConfig, KVCache, LlamaModel
+from janus_app.nn.prefill import prefill
+from janus_app.types import GenerateRequest
 from tests.conftest import GOLDEN, loaded
 
 # What reads a value of the device, or makes a shape depend on one: neither can be recorded.
@@ -49,9 +50,9 @@ def model() -> JanusModel:
     return cast(JanusModel, loaded(GOLDEN / "janus_pro_1b" / "checkpoint").model)
 
 
-def trunk(heads: int, kv_heads: int, *, fused: bool) -> Trunk:
+def trunk(heads: int, kv_heads: int, *, fused: bool) -> LlamaModel:
     config = DecoderConfig(32, 64, 96, 3, heads, kv_heads, 256)
-    made = Trunk(config).eval().requires_grad_(False)
+    made = LlamaModel(config).eval().requires_grad_(False)
     source = torch.Generator().manual_seed(0)
     for tensor in made.parameters():
         tensor.copy_(torch.randn(tensor.shape, generator=source) * 0.2 + (tensor.dim() == 1))
@@ -60,7 +61,7 @@ def trunk(heads: int, kv_heads: int, *, fused: bool) -> Trunk:
     return made
 
 
-def filled(made: Trunk, lengths: list[int]) -> tuple[KVCache, Tensor]:
+def filled(made: LlamaModel, lengths: list[int]) -> tuple[KVCache, Tensor]:
     """A cache that holds random prompts, left-padded to one length, and six inputs that follow."""
     rows, longest = len(lengths), max(lengths)
     source = torch.Generator().manual_seed(1)
@@ -106,7 +107,9 @@ def test_fusing_changes_neither_state_nor_numbers() -> None:
     x = torch.randn(2, 9, 64, generator=torch.Generator().manual_seed(3))
     torch.testing.assert_close(together(x), apart(x), atol=1e-5, rtol=0)
     one = next(together.blocks).self_attn
-    assert isinstance(one.qkv, Joined) and one.q_proj.weight.data_ptr() == one.qkv.weight.data_ptr()  # no second copy
+    assert (
+        isinstance(one.qkv, FusedLinear) and one.q_proj.weight.data_ptr() == one.qkv.weight.data_ptr()
+    )  # no second copy
 
 
 @torch.inference_mode()
@@ -195,13 +198,13 @@ def test_a_recording_serves_a_bucket_or_all_where_attention_stops_by_itself(
 ) -> None:
     spans = []
     graph = SimpleNamespace(replay=lambda: None)
-    monkeypatch.setattr(engine_graph._Recorder, "_graph", lambda self, span: (spans.append(span), graph)[1])
+    monkeypatch.setattr(cuda_graphs._Recorder, "_graph", lambda self, span: (spans.append(span), graph)[1])
     own = replace(kernels.PLAIN, attend=lambda *inputs: kernels.attend(*inputs))
     for chosen, wanted in ((kernels.PLAIN, {128, 256, 300}), (own, {300})):
-        monkeypatch.setattr(engine, "kernels_for", lambda *_, chosen=chosen: chosen)
+        monkeypatch.setattr(decode_step, "kernels_for", lambda *_, chosen=chosen: chosen)
         cache = model.network.new_cache(1, 300)
-        step = engine.trunk_step(model.network.language_model.model, cache)
-        replay = recorded(lambda span: None, (), cache.capacity, engine.bucket(step))
+        step = decode_step.trunk_step(model.network.language_model.model, cache)
+        replay = recorded(lambda span: None, (), cache.capacity, decode_step.bucket(step))
         spans.clear()
         for span in range(1, 301):
             replay(span)
@@ -285,7 +288,7 @@ def test_a_small_table_is_made_once(model: JanusModel, monkeypatch: pytest.Monke
     monkeypatch.setattr(network, "_table", None)
     table = network.small_token_table()
     assert table is not None and table is network.small_token_table() and torch.equal(table, network.token_table())
-    monkeypatch.setattr("janus_app.models.janus.network.SMALL_TABLE", table.numel() - 1)
+    monkeypatch.setattr("janus_app.models.janus.modeling.SMALL_TABLE", table.numel() - 1)
     monkeypatch.setattr(network, "_table", None)
     assert network.small_token_table() is None
 

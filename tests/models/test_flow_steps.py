@@ -9,13 +9,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from janus_app.models import engine_graph
-from janus_app.models.base import GenerateRequest
-from janus_app.models.engine_graph import replaying
 from janus_app.models.janusflow import velocity as velocities
-from janus_app.models.janusflow.model import JanusFlowModel
+from janus_app.models.janusflow.pipeline import JanusFlowModel
 from janus_app.models.janusflow.velocity import PromptVelocity
 from janus_app.models.metaquery.denoise import Denoiser
+from janus_app.nn.fast import cuda_graphs
+from janus_app.nn.fast.cuda_graphs import replaying
+from janus_app.types import GenerateRequest
 from tests.conftest import GOLDEN, loaded
 from tests.models.test_engine import Calls
 
@@ -80,7 +80,7 @@ def test_a_flow_drawn_by_replayed_steps_is_the_same_picture(
 
     plain, used = drawn(), []
     monkeypatch.setattr(velocities, "recordable", lambda *_: True)
-    monkeypatch.setattr(engine_graph, "rehearse", lambda *_: used.append(1) or 1 / 0)
+    monkeypatch.setattr(cuda_graphs, "rehearse", lambda *_: used.append(1) or 1 / 0)
     assert drawn() == plain and len(used) == 2  # one place for guided steps and one for plain ones
 
 

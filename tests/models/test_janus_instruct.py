@@ -10,15 +10,15 @@ import pytest
 import torch
 from PIL import Image, ImageDraw
 
-from janus_app.catalog import load_catalog
 from janus_app.errors import AppError
-from janus_app.local_folder import variant_of_folder
-from janus_app.models.base import EditRequest, Event, Finished, GenerateRequest, Notice
-from janus_app.models.footprint import Job, Widths
+from janus_app.models.common.memory import BytesPerElement, Job
+from janus_app.models.common.tokenizer import IMAGE, IMAGE_BEGIN, IMAGE_END, PAD, Piece, Special
 from janus_app.models.janus.config import parse_config
-from janus_app.models.janus.footprint import peak
-from janus_app.models.janus.model import JanusModel
-from janus_app.models.tokenizer import IMAGE, IMAGE_BEGIN, IMAGE_END, PAD, Piece, Special
+from janus_app.models.janus.memory import peak
+from janus_app.models.janus.pipeline import JanusModel
+from janus_app.registry.catalog import load_catalog
+from janus_app.registry.checkpoint_folder import variant_of_folder
+from janus_app.types import EditRequest, Event, Finished, GenerateRequest, Notice
 from tests.conftest import GOLDEN, loaded
 
 FOLDER = GOLDEN / "janus_pro_1b" / "checkpoint"
@@ -144,15 +144,15 @@ def test_bad_input_is_refused_or_said(model: JanusModel, picture: Image.Image) -
 
 
 def test_three_rows_and_the_picture_count_as_memory() -> None:
-    from janus_app.models.checkpoint import read_json
+    from janus_app.models.common.config import read_json
 
-    config, widths = parse_config(read_json(FOLDER / "config.json")), Widths(4, 4, 4)
+    config, widths = parse_config(read_json(FOLDER / "config.json")), BytesPerElement(4, 4, 4)
     plain, instructed = (peak(config, 96, Job(instructed=told), widths).cache for told in (False, True))
     assert plain == _cache(config, 2, 64 + 36) and instructed == _cache(config, 3, 64 + 36 + 36 + 36)
 
 
 def _cache(config: Any, rows: int, positions: int) -> int:
-    from janus_app.models.footprint import cache_bytes
+    from janus_app.models.common.memory import cache_bytes
 
     return cache_bytes(config.language, rows, positions, 4)
 

@@ -14,13 +14,14 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from janus_app.models import prompts, sampling
-from janus_app.models.base import ChatRequest, Finished, GenerateRequest, TextDelta, Turn
-from janus_app.models.chat import answer_tokens
-from janus_app.models.images import to_picture
+from janus_app.models.common import prompts
+from janus_app.models.common.chat import answer_tokens
+from janus_app.models.common.image_processor import to_picture
+from janus_app.models.common.tokenizer import EOS, IMAGE
 from janus_app.models.janus.draw import Sampling, decode_tokens, draw_tokens
-from janus_app.models.prefill import next_positions, prefill, prompt_embeds
-from janus_app.models.tokenizer import EOS, IMAGE
+from janus_app.nn import sampling
+from janus_app.nn.prefill import next_positions, prefill, prompt_embeds
+from janus_app.types import ChatRequest, Finished, GenerateRequest, TextDelta, Turn
 from tests.conftest import CASES, GOLDEN
 from tests.models.golden import FEATURES, LOGITS, PIXELS, UNDERSTANDING, Case, close, nearly_equal_pictures
 

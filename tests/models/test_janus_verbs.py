@@ -10,7 +10,9 @@ import torch
 from PIL import Image, ImageDraw
 
 from janus_app.errors import AppError
-from janus_app.models.base import (
+from janus_app.models.common.tokenizer import IMAGE, IMAGE_BEGIN, Special, TextStream
+from janus_app.models.janus.pipeline import JanusModel
+from janus_app.types import (
     ChatRequest,
     EditRequest,
     Event,
@@ -23,8 +25,6 @@ from janus_app.models.base import (
     TextDelta,
     Turn,
 )
-from janus_app.models.janus.model import JanusModel
-from janus_app.models.tokenizer import IMAGE, IMAGE_BEGIN, Special, TextStream
 from tests.conftest import GOLDEN, loaded
 
 

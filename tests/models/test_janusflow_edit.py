@@ -11,7 +11,9 @@ import pytest
 from PIL import Image
 
 from janus_app.errors import AppError
-from janus_app.models.base import (
+from janus_app.models.common.image_processor import fit_square, to_picture
+from janus_app.models.janusflow.pipeline import JanusFlowModel
+from janus_app.types import (
     DESCRIBE,
     ChatRequest,
     EditRequest,
@@ -24,8 +26,6 @@ from janus_app.models.base import (
     Progress,
     Turn,
 )
-from janus_app.models.images import fit_square, to_picture
-from janus_app.models.janusflow.model import JanusFlowModel
 from tests.conftest import GOLDEN, loaded
 
 pytest.importorskip("diffusers")

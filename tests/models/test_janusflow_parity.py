@@ -13,13 +13,13 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from janus_app.models.base import ChatRequest, Finished, TextDelta, Turn
-from janus_app.models.chat import answer_tokens
-from janus_app.models.images import to_picture
+from janus_app.models.common.chat import answer_tokens
+from janus_app.models.common.image_processor import to_picture
+from janus_app.models.common.tokenizer import EOS, IMAGE, IMAGE_BEGIN
 from janus_app.models.janusflow.solver import Guidance, Schedule, integrate
 from janus_app.models.janusflow.velocity import PromptVelocity
-from janus_app.models.prefill import prefill, prompt_embeds
-from janus_app.models.tokenizer import EOS, IMAGE, IMAGE_BEGIN
+from janus_app.nn.prefill import prefill, prompt_embeds
+from janus_app.types import ChatRequest, Finished, TextDelta, Turn
 from tests.conftest import GOLDEN
 from tests.models.golden import FEATURES, LOGITS, PIXELS, UNDERSTANDING, Case, close, nearly_equal_pictures
 

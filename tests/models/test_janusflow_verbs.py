@@ -12,7 +12,10 @@ import torch
 from PIL import Image, ImageDraw
 
 from janus_app.errors import AppError
-from janus_app.models.base import (
+from janus_app.models.common.image_processor import to_picture
+from janus_app.models.janusflow.pipeline import JanusFlowModel
+from janus_app.models.janusflow.velocity import PromptVelocity
+from janus_app.types import (
     SOLVERS,
     EditRequest,
     Event,
@@ -23,9 +26,6 @@ from janus_app.models.base import (
     Preview,
     Progress,
 )
-from janus_app.models.images import to_picture
-from janus_app.models.janusflow.model import JanusFlowModel
-from janus_app.models.janusflow.velocity import PromptVelocity
 from tests.conftest import GOLDEN, loaded
 
 PROMPT = "A small red house."

@@ -12,10 +12,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from janus_app.models import engine, kernels
-from janus_app.models.decoder import KVCache
-from janus_app.models.engine import TrunkStep
-from janus_app.models.kernels import FEW, PLAIN, Kernels, disagreement, eight_bit_rows, kernels_for
+from janus_app.nn.fast import decode_step, kernels
+from janus_app.nn.fast.decode_step import TrunkStep
+from janus_app.nn.fast.kernels import FEW, PLAIN, Kernels, disagreement, eight_bit_rows, kernels_for
+from janus_app.nn.llama import KVCache
 from tests.models.test_engine import filled, trunk
 
 CPU = torch.device("cpu")
@@ -38,9 +38,9 @@ for kv_heads, lengths in ((4, [5]), (2, [6, 3])):  # the second has padding and 
     for ahead in (1, 9):  # a recording looks at slots that are not filled yet
         made, outs = trunk(4, kv_heads, fused=True), []
         for chosen in (kernels.PLAIN, found):
-            engine.kernels_for = lambda *_: chosen
+            decode_step.kernels_for = lambda *_: chosen
             cache, inputs = filled(made, lengths)
-            step = engine.TrunkStep(made, cache)
+            step = decode_step.TrunkStep(made, cache)
             outs.append([])
             for x in inputs:
                 outs[-1].append(step(x, cache.length + ahead))
@@ -78,7 +78,7 @@ def test_the_check_before_use_sees_what_is_wrong() -> None:
         "add_norm": Kernels(
             kernels.int8_product, lambda x, m, w, eps: (x + m, kernels.add_norm(x, m, w, eps)[1] * 1.1)
         ),
-        "gated": Kernels(kernels.int8_product, gated=lambda both: kernels.gated(both) * float("nan")),
+        "gated": Kernels(kernels.int8_product, silu_mul=lambda both: kernels.silu_mul(both) * float("nan")),
         "turned of 3": Kernels(kernels.int8_product, turned=lambda heads, *rest: kernels.turned(-heads, *rest)),
         "the cache of turned of 3": Kernels(
             kernels.int8_product, turned=lambda h, a, p, held: kernels.turned(h, a, p - 1, held)
@@ -103,11 +103,11 @@ def test_kernels_that_fail_or_differ_are_left_alone(monkeypatch: pytest.MonkeyPa
     """Here every one of them fails: there is no Triton, or no card behind it."""
     assert kernels._checked.__wrapped__(torch.device("cuda:7"), torch.float32) is PLAIN
     twins = {name: getattr(kernels, name) for name in ("int8_product", "add_norm", "turned", "attend")}
-    fake: Any = SimpleNamespace(**twins, gated=lambda both: both)
-    monkeypatch.setitem(sys.modules, "janus_app.models.triton_kernels", fake)
-    monkeypatch.setattr("janus_app.models.triton_kernels", fake, raising=False)
+    fake: Any = SimpleNamespace(**twins, silu_mul=lambda both: both)
+    monkeypatch.setitem(sys.modules, "janus_app.nn.fast.triton_kernels", fake)
+    monkeypatch.setattr("janus_app.nn.fast.triton_kernels", fake, raising=False)
     assert kernels._checked.__wrapped__(CPU, torch.float32) is PLAIN  # differs
-    fake.gated = kernels.gated
+    fake.silu_mul = kernels.silu_mul
     assert kernels._checked.__wrapped__(CPU, torch.float32).int8_product is kernels.int8_product
 
 
@@ -147,9 +147,9 @@ def test_a_step_multiplies_bitsandbytes_rows_by_the_kernel(monkeypatch: pytest.M
     for holder, name, eight in eights:
         setattr(holder, name, eight)
     made.fuse()
-    monkeypatch.setattr(engine, "kernels_for", lambda *_: Kernels(kernels.int8_product))
+    monkeypatch.setattr(decode_step, "kernels_for", lambda *_: Kernels(kernels.int8_product))
     step = TrunkStep(made, cache)
     torch.testing.assert_close(step(inputs[0], cache.length + 1), expected[0], atol=2e-5, rtol=0)
     card = torch.device("cuda")
-    assert not engine.recordable(made, card) and not engine.recordable(made, card, torch.ones(FEW + 1, 64))
-    assert engine.recordable(made, card, torch.ones(FEW, 64))
+    assert not decode_step.recordable(made, card) and not decode_step.recordable(made, card, torch.ones(FEW + 1, 64))
+    assert decode_step.recordable(made, card, torch.ones(FEW, 64))

@@ -6,8 +6,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from janus_app.models import linear
-from janus_app.models.linear import Linear, in_pieces, multiply, slow_bfloat16
+from janus_app.nn.fast import linear
+from janus_app.nn.fast.linear import Linear, in_pieces, multiply, slow_bfloat16
 from tests.models.test_engine import Calls
 
 

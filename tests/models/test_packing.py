@@ -10,12 +10,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from janus_app.models import decoder, linear, packing
-from janus_app.models.base import Finished, GenerateRequest
-from janus_app.models.engine import TrunkStep
-from janus_app.models.janus.model import JanusModel
-from janus_app.models.linear import Linear, Packed, Widened
-from janus_app.models.packing import pack, packs
+from janus_app.models.janus.pipeline import JanusModel
+from janus_app.nn import llama
+from janus_app.nn.fast import linear, packing
+from janus_app.nn.fast.decode_step import TrunkStep
+from janus_app.nn.fast.linear import Linear, Packed, Widened
+from janus_app.nn.fast.packing import pack, packs
+from janus_app.types import Finished, GenerateRequest
 from tests.conftest import GOLDEN, loaded
 from tests.models.test_engine import Calls, trunk
 
@@ -33,7 +34,7 @@ def everything(model: JanusModel, monkeypatch: pytest.MonkeyPatch) -> None:
     for module, names in {packing: ("LEAST", "LARGE"), linear: ("LEAST",)}.items():
         for name in names:
             monkeypatch.setattr(module, name, 1)
-    for module in (packing, linear, decoder):
+    for module in (packing, linear, llama):
         monkeypatch.setattr(module, "slow_bfloat16", lambda: True)
 
 
@@ -85,7 +86,7 @@ def test_a_packed_trunk_is_the_trunk(dtype: torch.dtype, everything: None) -> No
     outs = []
     for made in (plain, packed):
         inputs = torch.randn(3, 11, 64, generator=torch.Generator().manual_seed(1)).to(dtype)
-        cache = decoder.KVCache(made.config, 3, 11, device=torch.device("cpu"), dtype=dtype)
+        cache = llama.KVCache(made.config, 3, 11, device=torch.device("cpu"), dtype=dtype)
         outs.append([*made(inputs[:, :5], None, cache).float().unbind(1)])
         step = TrunkStep(made, cache)
         for x in inputs[:, 5:].unbind(1):
@@ -149,11 +150,11 @@ def test_who_can_pack_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_bfloat16_keys_are_held_in_float32_where_they_would_be_widened(
     slow: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(decoder, "slow_bfloat16", lambda: slow)
-    assert decoder.cache_dtype(torch.device("cpu"), torch.float16) == torch.float16
-    assert decoder.cache_dtype(torch.device("cuda"), torch.bfloat16) == torch.bfloat16
+    monkeypatch.setattr(llama, "slow_bfloat16", lambda: slow)
+    assert llama.cache_dtype(torch.device("cpu"), torch.float16) == torch.float16
+    assert llama.cache_dtype(torch.device("cuda"), torch.bfloat16) == torch.bfloat16
     made = trunk(4, 2, fused=True).bfloat16()
-    cache = decoder.KVCache(made.config, 2, 12, device=torch.device("cpu"), dtype=torch.bfloat16)
+    cache = llama.KVCache(made.config, 2, 12, device=torch.device("cpu"), dtype=torch.bfloat16)
     assert cache.held.dtype == (torch.float32 if slow else torch.bfloat16)
     x = torch.randn(2, 9, 64, generator=torch.Generator().manual_seed(1)).bfloat16()
     at_once = made(x)

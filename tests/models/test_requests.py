@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from janus_app.errors import AppError
-from janus_app.models.base import MAX_SEED, ChatRequest, EditRequest, GenerateRequest, Turn
+from janus_app.types import MAX_SEED, ChatRequest, EditRequest, GenerateRequest, Turn
 
 PICTURE = Image.new("RGB", (32, 32))
 BAD: list[tuple[dict[str, Any], str]] = [

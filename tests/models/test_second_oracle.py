@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from janus_app.models.janus.model import JanusModel
+from janus_app.models.janus.pipeline import JanusModel
 from tests.conftest import GOLDEN, loaded
 
 transformers = pytest.importorskip("transformers", reason="transformers is not installed (requirements-dev.txt)")

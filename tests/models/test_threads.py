@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from janus_app.devices import processor_quota, settle_threads
+from janus_app.runtime.devices import limit_threads_to_cgroup, processor_quota
 
 
 @pytest.fixture(autouse=True)
@@ -34,15 +34,15 @@ def test_a_quota_bounds_the_threads(
 ) -> None:
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     (tmp_path / "cpu.max").write_text(limit + "\n", "ascii")
-    settle_threads(tmp_path)
+    limit_threads_to_cgroup(tmp_path)
     assert (processor_quota(tmp_path), torch.get_num_threads()) == (quota, threads)
 
 
 def test_the_person_s_own_number_and_a_missing_limit_stand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    settle_threads(tmp_path)
+    limit_threads_to_cgroup(tmp_path)
     assert torch.get_num_threads() == 4
     (tmp_path / "cpu.max").write_text("100000 100000", "ascii")
     monkeypatch.setenv("OMP_NUM_THREADS", "4")
-    settle_threads(tmp_path)
+    limit_threads_to_cgroup(tmp_path)
     assert torch.get_num_threads() == 4

@@ -12,7 +12,13 @@ import torch.nn.functional as F
 from PIL import Image
 
 from janus_app.errors import AppError
-from janus_app.models.base import (
+from janus_app.models.common.chat import answer_tokens
+from janus_app.models.common.prompts import conversation
+from janus_app.models.common.rank import first_tokens, question
+from janus_app.models.common.tokenizer import EOS, IMAGE, IMAGE_BEGIN, IMAGE_END, PAD, Special
+from janus_app.models.janus.pipeline import JanusModel
+from janus_app.models.janusflow.pipeline import JanusFlowModel
+from janus_app.types import (
     Event,
     Finished,
     GenerateRequest,
@@ -24,12 +30,6 @@ from janus_app.models.base import (
     RankRequest,
     SwapRequest,
 )
-from janus_app.models.chat import answer_tokens
-from janus_app.models.janus.model import JanusModel
-from janus_app.models.janusflow.model import JanusFlowModel
-from janus_app.models.prompts import conversation
-from janus_app.models.rank import first_tokens, question
-from janus_app.models.tokenizer import EOS, IMAGE, IMAGE_BEGIN, IMAGE_END, PAD, Special
 from tests.conftest import GOLDEN, loaded
 
 PROMPT, NEGATIVE = "A small red house.", "blurred, and much longer than the prompt is"
@@ -157,7 +157,7 @@ def test_tokens_of_another_model_are_refused(model: JanusModel) -> None:
 
 def test_the_score_is_what_the_answer_begins_with(model: JanusModel, monkeypatch: pytest.MonkeyPatch) -> None:
     """A twin through the answering loop: its first logits, caught on their way out."""
-    monkeypatch.setattr("janus_app.models.rank.CLEAR", 0.0)
+    monkeypatch.setattr("janus_app.models.common.rank.CLEAR", 0.0)
     picture = draw(model, seed=3).image
     (score,) = finish(model.rank(RankRequest(PROMPT, (picture,)))).scores
     text = question(PROMPT)

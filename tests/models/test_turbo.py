@@ -14,15 +14,15 @@ from torch import Tensor
 from benchmarks.random_checkpoint import Size
 from benchmarks.speed_ways import random_network
 from janus_app.errors import AppError
-from janus_app.models import sampling
-from janus_app.models.base import EditRequest, Finished, GenerateRequest, Picture, Preview, Progress
-from janus_app.models.engine_graph import rehearse
-from janus_app.models.janus import turbo
+from janus_app.models.janus import jacobi
 from janus_app.models.janus.draw import Sampling, draw_tokens, drawn_cells, read_prompts
-from janus_app.models.janus.model import JanusModel
-from janus_app.models.janus.network import JanusNetwork
-from janus_app.models.janus.turbo import Passes, draw_turbo, window
-from janus_app.models.sampling import mix_guidance
+from janus_app.models.janus.jacobi import JacobiDecoder, jacobi_decode, window
+from janus_app.models.janus.modeling import JanusNetwork
+from janus_app.models.janus.pipeline import JanusModel
+from janus_app.nn import sampling
+from janus_app.nn.fast.cuda_graphs import rehearse
+from janus_app.nn.sampling import mix_guidance
+from janus_app.types import EditRequest, Finished, GenerateRequest, Picture, Preview, Progress
 from tests.conftest import GOLDEN, loaded
 
 CODES, WARMTH = 4, 2.5  # flat enough odds that most outcomes happen
@@ -31,7 +31,7 @@ CODES, WARMTH = 4, 2.5  # flat enough odds that most outcomes happen
 @pytest.fixture
 def wide(monkeypatch: pytest.MonkeyPatch) -> None:
     """Windows as on a card: more guesses, and more to be wrong."""
-    monkeypatch.setitem(turbo.INPUTS, "cpu", 32)
+    monkeypatch.setitem(jacobi.INPUTS, "cpu", 32)
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +73,7 @@ def test_the_tokens_are_the_plain_way_s(
     network, known = model.network, known_cells(kept)
     rows = model._prompt_rows(GenerateRequest("A small red house.", negative=negative))
     *_, plain = draw_tokens(network, rows, count, rule_of(network, 5, count, temperature), known)
-    steps = list(draw_turbo(network, rows, count, rule_of(network, 5, count, temperature), known))
+    steps = list(jacobi_decode(network, rows, count, rule_of(network, 5, count, temperature), known))
     assert torch.equal(steps[-1][1], plain)
     cells = [cell for cell, _ in steps]
     assert cells == sorted(cells) and cells[-1] == drawn_cells(known)[1]
@@ -86,7 +86,7 @@ def test_what_is_certain_stays_and_passes_are_saved(model: JanusModel) -> None:
     network, known = model.network, torch.full((36,), -1)
     rows = model._prompt_rows(GenerateRequest("A small red house."))
     seen = []
-    for cell, tokens in draw_turbo(network, rows, 1, rule_of(network, 0, 1, 0.0), known):
+    for cell, tokens in jacobi_decode(network, rows, 1, rule_of(network, 0, 1, 0.0), known):
         seen.append((cell, tokens.clone()))
     final = seen[-1][1]
     assert all(torch.equal(tokens[:, : cell + 1], final[:, : cell + 1]) for cell, tokens in seen)
@@ -124,7 +124,7 @@ def chance_of(counts: Counter[tuple[int, ...]], odds: dict[tuple[int, ...], floa
 def drawn_by_turbo(network: JanusNetwork, prompts: Tensor, pictures: int) -> Counter[tuple[int, ...]]:
     known, counts = torch.full((3,), -1), Counter[tuple[int, ...]]()
     for seed in range(0, pictures, 4):
-        *_, (_, tokens) = draw_turbo(network, list(prompts), 4, rule_of(network, seed, 4, WARMTH), known)
+        *_, (_, tokens) = jacobi_decode(network, list(prompts), 4, rule_of(network, seed, 4, WARMTH), known)
         counts.update(tuple(row) for row in tokens.tolist())
     return counts
 
@@ -137,7 +137,7 @@ def test_the_distribution_is_the_model_s(small: JanusNetwork, monkeypatch: pytes
     assert abs(sum(odds.values()) - 1) < 1e-5 and len(odds) == CODES**3
     assert chance_of(drawn_by_turbo(small, prompts, 1200), odds) > 0.01
     # The test sees a rule that takes one guess too many.
-    monkeypatch.setattr(turbo, "holding", lambda guesses, drawn: torch.ones(len(guesses), dtype=torch.long))
+    monkeypatch.setattr(jacobi, "holding", lambda guesses, drawn: torch.ones(len(guesses), dtype=torch.long))
     assert chance_of(drawn_by_turbo(small, prompts, 1200), odds) < 1e-6
 
 
@@ -155,7 +155,7 @@ def test_a_rehearsed_pass_leaves_no_trace(model: JanusModel) -> None:
     for rehearsing in (False, True):
         rule = rule_of(network, 3, 2)
         hidden, cache = read_prompts(network, rows, known[:0].repeat(2, 1), rule, 36 + 8)
-        passes, places = Passes(network, cache, hidden, known, rule, 8, 2), [0, 0]
+        passes, places = JacobiDecoder(network, cache, hidden, known, rule, 8, 2), [0, 0]
         while min(places) < 35:
             passes.take_noise(places)
             if rehearsing:
@@ -199,7 +199,7 @@ def test_edits_with_turbo_keep_what_is_kept(model: JanusModel) -> None:
 
 def test_sixteen_pictures_take_the_plain_way(model: JanusModel, monkeypatch: pytest.MonkeyPatch) -> None:
     """So many rows leave a window of one token, which would be a slower plain way."""
-    from janus_app.models.janus import model as verbs
+    from janus_app.models.janus import pipeline as verbs
 
     monkeypatch.setattr(verbs, "draw_turbo", None)
     assert len(pictures(model, GenerateRequest("A house.", count=16, turbo=True))[0]) == 16
@@ -209,5 +209,7 @@ def test_numbers_that_overflow_are_a_sentence(small: JanusNetwork) -> None:
     prompts = small.text_embeds(torch.tensor([[5, 6], [5, 6]]))
     prompts[0, 1, 0] = float("inf")
     with pytest.raises(AppError, match="infinities"):
-        for _ in itertools.islice(draw_turbo(small, list(prompts), 1, rule_of(small, 0, 1), torch.full((9,), -1)), 3):
+        for _ in itertools.islice(
+            jacobi_decode(small, list(prompts), 1, rule_of(small, 0, 1), torch.full((9,), -1)), 3
+        ):
             pass

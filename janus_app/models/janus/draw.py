@@ -9,12 +9,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from janus_app.models import sampling
-from janus_app.models.decoder import KVCache
-from janus_app.models.engine import bucket, recordable, trunk_step
-from janus_app.models.engine_graph import recorded
-from janus_app.models.janus.network import JanusNetwork
-from janus_app.models.prefill import next_positions, prefill
+from janus_app.models.janus.modeling import JanusNetwork
+from janus_app.nn import sampling
+from janus_app.nn.fast.cuda_graphs import recorded
+from janus_app.nn.fast.decode_step import bucket, recordable, trunk_step
+from janus_app.nn.llama import KVCache
+from janus_app.nn.prefill import next_positions, prefill
 
 Noise = Callable[[int], Tensor]  # that of the next cells, [cells, count, codes]
 ROW = 24  # cells that follow one another without waiting for the device: a row of the published models' pictures

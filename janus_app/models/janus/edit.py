@@ -10,10 +10,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from janus_app.models import prompts
-from janus_app.models.checkpoint import PromptStyle
-from janus_app.models.janus.network import JanusNetwork
-from janus_app.models.tokenizer import IMAGE_BEGIN, IMAGE_END, PAD, Piece, Special
+from janus_app.models.common import prompts
+from janus_app.models.common.config import PromptStyle
+from janus_app.models.common.tokenizer import IMAGE_BEGIN, IMAGE_END, PAD, Piece, Special
+from janus_app.models.janus.modeling import JanusNetwork
 
 EDIT_METHODS = {
     "instruct": "Follows an instruction: say what to change. The model reads the picture by what it shows and by its "

@@ -12,8 +12,12 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from janus_app.models import sampling
-from janus_app.models.base import (
+from janus_app.models.common.image_processor import to_picture
+from janus_app.models.janus.draw import decode_tokens
+from janus_app.models.janus.modeling import JanusNetwork
+from janus_app.nn import sampling
+from janus_app.nn.prefill import next_positions, prefill
+from janus_app.types import (
     Event,
     Finished,
     Inspection,
@@ -23,10 +27,6 @@ from janus_app.models.base import (
     SwapRequest,
     TokenFacts,
 )
-from janus_app.models.images import to_picture
-from janus_app.models.janus.draw import decode_tokens
-from janus_app.models.janus.network import JanusNetwork
-from janus_app.models.prefill import next_positions, prefill
 
 _AT_ONCE = 96  # cells between two steps: a step can be stopped, and float32 logits of all cells would be large
 
@@ -74,7 +74,7 @@ def token_facts(
     cells = len(tokens)
     tokens = tokens.to(network.device)
     hidden, cache = prefill(network, prompts, cells)
-    hidden, finite = hidden[:, -1:], sampling.Finite()
+    hidden, finite = hidden[:, -1:], sampling.NonFiniteGuard()
     for start in range(0, cells, _AT_ONCE):
         part = tokens[start : start + _AT_ONCE]
         # The last hidden state there is tells of this part's first cell; its own tokens tell of the others.

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from janus_app.errors import AppError
-from janus_app.models.checkpoint import Fields, language_config, section_params, vision_config
-from janus_app.models.decoder import DecoderConfig
-from janus_app.models.siglip import VisionConfig
+from janus_app.models.common.config import Fields, language_config, section_params, vision_config
+from janus_app.nn.llama import DecoderConfig
+from janus_app.nn.siglip import VisionConfig
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from janus_app.models.images import painted_pixels
+from janus_app.models.common.image_processor import painted_pixels
 from janus_app.models.janusflow.solver import Guidance, Schedule, Step, Velocity, integrate
 
 EDIT_METHODS = {

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from janus_app.errors import AppError
-from janus_app.models.base import SOLVERS
+from janus_app.types import SOLVERS
 
 # (z [n, C, h, w] float32, t in 0..1, guidance weight) -> v like z. Weight 1 needs no unconditional row.
 Velocity = Callable[[Tensor, float, float], Tensor]

@@ -13,9 +13,9 @@ from PIL import Image
 from torch import Tensor, nn
 
 from janus_app.errors import AppError
-from janus_app.models.checkpoint import Fields
-from janus_app.models.images import to_picture
-from janus_app.models.importing import importing
+from janus_app.models.common.config import Fields
+from janus_app.models.common.image_processor import to_picture
+from janus_app.models.common.lazy_import import importing
 
 # Attention layers were called so in checkpoints written before mid-2023.
 _OLD_NAMES = {".query.": ".to_q.", ".key.": ".to_k.", ".value.": ".to_v.", ".proj_attn.": ".to_out.0."}

@@ -8,11 +8,11 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from janus_app.models import sampling
-from janus_app.models.engine import recordable
-from janus_app.models.engine_graph import replaying
-from janus_app.models.janusflow.network import JanusFlowNetwork
-from janus_app.models.prefix import Prefix, SharedPrefixes
+from janus_app.models.janusflow.modeling import JanusFlowNetwork
+from janus_app.nn import sampling
+from janus_app.nn.fast.cuda_graphs import replaying
+from janus_app.nn.fast.decode_step import recordable
+from janus_app.nn.prefix_cache import Prefix, SharedPrefixes
 
 
 class PromptVelocity:

@@ -11,14 +11,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from janus_app.errors import AppError
-from janus_app.models import sampling
-from janus_app.models.base import ChatRequest, Event, Finished, Notice, Progress, TextDelta, Turn, Usage
-from janus_app.models.chat import merge_turns
-from janus_app.models.checkpoint import read_json
-from janus_app.models.importing import importing
+from janus_app.models.common.chat import merge_turns
+from janus_app.models.common.config import read_json
+from janus_app.models.common.lazy_import import importing
+from janus_app.models.common.tokenizer import TextStream
 from janus_app.models.metaquery.mllm import Mllm, Seen
 from janus_app.models.metaquery.template import ChatTemplate
-from janus_app.models.tokenizer import TextStream
+from janus_app.nn import sampling
+from janus_app.types import ChatRequest, Event, Finished, Notice, Progress, TextDelta, Turn, Usage
 
 _LEAST_ANSWER = 16  # a conversation that leaves less room than this for the answer is shortened
 

@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from janus_app.models.engine import recordable
-from janus_app.models.engine_graph import replaying
+from janus_app.nn.fast.cuda_graphs import replaying
+from janus_app.nn.fast.decode_step import recordable
 
 
 class HeldAttention:

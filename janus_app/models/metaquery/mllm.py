@@ -19,10 +19,10 @@ from PIL import Image
 from torch import Tensor, nn
 
 from janus_app.errors import AppError
-from janus_app.models.checkpoint import read_json
-from janus_app.models.importing import importing
+from janus_app.models.common.config import read_json
+from janus_app.models.common.lazy_import import importing
+from janus_app.models.common.tokenizer import Tokenizer
 from janus_app.models.metaquery.config import usable
-from janus_app.models.tokenizer import Tokenizer
 
 _LONGEST_RATIO = 150  # Qwen2.5-VL's processor refuses pictures more than 200 times as long as they are high
 
@@ -115,7 +115,7 @@ class Mllm(ABC):
 
     @classmethod
     @abstractmethod
-    def own_name(cls, name: str) -> str:
+    def remap_key(cls, name: str) -> str:
         """A tensor's name in transformers 5 from the name transformers 4.49 gave it."""
 
     def next(self, position: int, placed: Placed) -> Tensor | None:
@@ -184,7 +184,7 @@ class LlavaOneVision(Mllm):
         return Seen(found.pooler_output[0])
 
     @classmethod
-    def own_name(cls, name: str) -> str:
+    def remap_key(cls, name: str) -> str:
         return name.replace("language_model.model.", "language_model.", 1)
 
 
@@ -234,7 +234,7 @@ class Qwen25VL(Mllm):
         return Placed(positions.to(self.network.get_input_embeddings().weight.device), int(offset))
 
     @classmethod
-    def own_name(cls, name: str) -> str:
+    def remap_key(cls, name: str) -> str:
         return f"language_model.{name.removeprefix('model.')}" if name.startswith("model.") else name
 
 

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from janus_app.models.images import to_picture
+from janus_app.models.common.image_processor import to_picture
 
 _RIDGE = 1e-3  # channels a picture does not move must not be given colours by accident
 

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from janus_app.errors import AppError
-from janus_app.models.base import Turn
-from janus_app.models.checkpoint import read_json
-from janus_app.models.importing import importing
-from janus_app.models.tokenizer import Piece, Special, Tokenizer
+from janus_app.models.common.config import read_json
+from janus_app.models.common.lazy_import import importing
+from janus_app.models.common.tokenizer import Piece, Special, Tokenizer
+from janus_app.types import Turn
 
 _OPEN, _CLOSE = "\ue000", "\ue001"  # private-use characters around the number of a text that is put in afterwards
 

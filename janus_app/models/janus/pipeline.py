@@ -1,0 +1,247 @@
+"""A loaded Janus or Janus-Pro answering the three verbs."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Generator, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from janus_app.errors import AppError, is_out_of_memory
+from janus_app.models.common import prompts
+from janus_app.models.common.batching import draw_in_batches
+from janus_app.models.common.chat import VisionChatMixin
+from janus_app.models.common.image_processor import BLANK, fit_square, masked_cells, to_picture
+from janus_app.models.common.tokenizer import IMAGE_BEGIN, IMAGE_END, PAD
+from janus_app.models.janus import edit
+from janus_app.models.janus.draw import Sampling, decode_tokens, draw_tokens
+from janus_app.models.janus.inspect import look_inside, swapped
+from janus_app.models.janus.jacobi import jacobi_decode, window
+from janus_app.models.janus.modeling import JanusNetwork
+from janus_app.nn import sampling
+from janus_app.types import (
+    MAX_COUNT,
+    Capabilities,
+    EditRequest,
+    Event,
+    Finished,
+    GenerateRequest,
+    InspectRequest,
+    Notice,
+    Picture,
+    Preview,
+    Progress,
+    SwapRequest,
+)
+
+
+class JanusModel(VisionChatMixin):
+    """The network, its tokenizer and its picture processing behind the verbs. Not thread-safe.
+
+    `context` is the number of tokens the weights were trained to hold, `roles` how the conversation's roles are
+    written, `methods` the ways of editing they know: facts of the manifest, not of config.json.
+    """
+
+    network: JanusNetwork
+
+    def __init__(
+        self, network: JanusNetwork, folder: Path, *, context: int, roles: str = "", methods: Sequence[str] = ()
+    ) -> None:
+        config = network.config
+        super().__init__(folder, config.language, config.vision, roles=roles, special=(IMAGE_BEGIN, IMAGE_END, PAD))
+        self.network = network
+        self.picture = prompts.picture_pieces(self.picture_tokens)
+        self.grid = self.side // config.vq.cell
+        self.batch = MAX_COUNT
+        self.capabilities = Capabilities(
+            verbs=frozenset({"chat", "generate", "edit"}),
+            size=(self.side, self.side),
+            context=min(context, config.language.max_position_embeddings),
+            cell=config.vq.cell,
+            edit_methods={name: edit.EDIT_METHODS[name] for name in methods or edit.USUAL_METHODS},
+        )
+
+    # ---- pictures
+
+    def generate(self, request: GenerateRequest) -> Iterator[Event]:
+        """Draw, with the picture so far after every row; or decode `image_tokens`, or go on from the first of them."""
+        known = torch.full((self.grid**2,), -1)
+        if request.image_tokens:
+            tokens = self._fitting(request.image_tokens)
+            if request.keep is None or request.keep == len(tokens):
+                return self._redraw(request)
+            known[: request.keep] = tokens[: request.keep]
+        return self._pictures(request, known)
+
+    def inspect(self, request: InspectRequest) -> Iterator[Event]:
+        """Facts of every token of a picture, as if it was drawn with the request's words and numbers."""
+        tokens = self._fitting(request.image_tokens)
+        return look_inside(self.network, self._prompt_rows(request, both=True), tokens, self.grid, request)
+
+    def swap(self, request: SwapRequest) -> Iterator[Event]:
+        """The picture with each of some tokens in one place, decoded."""
+        self._fitting(request.tokens, cells=len(request.tokens))
+        return swapped(self.network, self._fitting(request.image_tokens), request)
+
+    def edit(self, request: EditRequest) -> Iterator[Event]:
+        """Redraw a region or everything below the kept top of a picture's image tokens, or follow an instruction."""
+        known = self.capabilities.edit_methods
+        if request.method not in known:
+            raise AppError(f"This model cannot edit by {request.method!r}; it can by {', '.join(known)}.")
+        return self._edit(request)
+
+    def _edit(self, request: EditRequest) -> Iterator[Event]:
+        width, height = request.image.size
+        if width != height:
+            yield Notice("The picture was cropped to a square around its middle: the model draws squares only.")
+        square = fit_square(request.image, self.side)
+        tokens = self._encode(square)
+        if request.method == "instruct":
+            yield Progress("encode", 0, 1, "pictures")
+            blank, rows = torch.full_like(tokens, -1), self._instruction_rows(request, square, tokens)
+            yield from self._pictures(request, blank, rows)
+            return
+        if request.method == "region":
+            assert request.mask is not None  # the request refuses a region without one
+            cells = masked_cells(fit_square(request.mask.convert("L"), self.side), self.grid)
+        else:
+            drawn = max(1, round(request.strength * len(tokens)))
+            cells = torch.arange(len(tokens)) >= len(tokens) - drawn
+        yield from self._pictures(request, torch.where(cells, -1, tokens))
+
+    def _fitting(self, tokens: Sequence[int], cells: int | None = None) -> Tensor:
+        """Image tokens as a tensor on the CPU. Raises AppError where they are not this model's."""
+        cells, codes = cells or self.grid**2, self.network.config.vq.codebook_size
+        if len(tokens) != cells or not all(0 <= t < codes for t in tokens):
+            raise AppError(
+                f"The picture's record does not fit this model: it needs {cells} image tokens below {codes}. "
+                "Load the variant the picture was drawn with."
+            )
+        return torch.tensor(tokens)
+
+    def _redraw(self, request: GenerateRequest) -> Iterator[Event]:
+        started = time.perf_counter()
+        pixels = decode_tokens(self.network, torch.tensor([request.image_tokens], device=self.network.device))
+        picture = Picture(to_picture(pixels[0]), request.seed, request.image_tokens)
+        yield Finished(pictures=(picture,), seconds=time.perf_counter() - started)
+
+    def _pictures(
+        self, request: GenerateRequest | EditRequest, known: Tensor, rows: Sequence[Tensor] = ()
+    ) -> Iterator[Event]:
+        """Draw what is not known of the pictures; `rows` are the prompt's, embedded, where they were made before."""
+        started = time.perf_counter()
+        rows = rows or self._prompt_rows(request)
+        yield from draw_in_batches(
+            self, request.count, lambda before, count: self._batch(request, rows, known, before, count), started
+        )
+
+    def _batch(
+        self,
+        request: GenerateRequest | EditRequest,
+        rows: Sequence[Tensor],
+        known: Tensor,
+        before: tuple[Picture, ...],
+        count: int,
+    ) -> Generator[Event, None, list[Picture]]:
+        """One batch of pictures from seed + len(before) on; returns them. Previews come at the end of a row."""
+        seed = request.seed + len(before)
+        streams = sampling.generators(seed, count)
+        codes = self.network.config.vq.codebook_size
+        rule = Sampling(
+            request.guidance,
+            request.temperature,
+            lambda cells: sampling.exponential_noise(streams, codes, cells),
+            request.image_guidance if isinstance(request, EditRequest) and request.method == "instruct" else None,
+        )
+        wanted = (known < 0).cumsum(0).tolist()
+        steps, waiting = wanted[-1], request.count - len(before) - count
+        blank = Image.new("RGB", (self.side, self.side), BLANK)
+        tokens, shown, cost, previews = known.repeat(count, 1), 0.0, 0.0, True
+        drawing: Iterator[tuple[int, Tensor]]
+        first = int((known < 0).nonzero()[0])
+        if request.turbo and window(len(rows) * count, self.network.device) > 1:
+            drawing = jacobi_decode(self.network, rows, count, rule, known)
+        else:
+            drawing = enumerate(draw_tokens(self.network, rows, count, rule, known), first)
+        finished = first // self.grid  # rows
+        for cell, tokens in drawing:
+            yield Progress("draw", len(before) * steps + wanted[cell] * count, request.count * steps, "tokens")
+            now, more = time.perf_counter(), (cell + 1) // self.grid > finished
+            finished = (cell + 1) // self.grid
+            # A preview costs a decode, so it may take a fifth of the time at most, and ten a second are enough.
+            if previews and more and now - shown > max(0.1, 4 * cost):
+                try:
+                    parts = self._preview(tokens, known, cell)
+                except Exception as error:  # what is drawn so far is worth more than a look at it
+                    if not is_out_of_memory(error):
+                        raise
+                    previews = False
+                    yield Notice("There is no memory for previews beside the drawing; it goes on without them.")
+                    continue
+                shown = time.perf_counter()
+                cost = shown - now
+                images = (*(p.image for p in before), *parts, *[blank] * waiting)
+                yield Preview(images, len(before) * steps + wanted[cell] * count, request.count * steps)
+        pixels = decode_tokens(self.network, tokens)
+        return [Picture(to_picture(pixels[i]), seed + i, tuple(tokens[i].tolist())) for i in range(count)]
+
+    @torch.inference_mode()
+    def _preview(self, tokens: Tensor, known: Tensor, cell: int) -> list[Image.Image]:
+        """The true decode of what is drawn, blank where nothing is known yet."""
+        pending = torch.arange(len(known)) > cell
+        unknown = (pending & (known < 0)).view(self.grid, self.grid)
+        filled = tokens.clamp(min=0)
+        cover = Image.fromarray(unknown.to(torch.uint8).mul(255).numpy())
+        cover = cover.resize((self.side, self.side), Image.Resampling.NEAREST)
+        pictures = [to_picture(pixels) for pixels in decode_tokens(self.network, filled)]
+        for picture in pictures:
+            picture.paste(BLANK, mask=cover)
+        return pictures
+
+    @torch.inference_mode()
+    def _prompt_rows(self, request: GenerateRequest | EditRequest | InspectRequest, both: bool = False) -> list[Tensor]:
+        """The embedded conditional row and, unless guidance is 1 and not `both` are wanted, the unconditional one.
+
+        Unconditional: begin-of-sentence and begin-of-image stay, everything between becomes padding *that is
+        attended to*, as the models were trained. A negative prompt takes that row's place.
+        """
+        ids = self.tokenizer.encode(prompts.drawing(request.prompt, self.style))
+        if len(ids) + self.grid**2 > self.capabilities.context:
+            raise AppError(
+                f"The prompt takes {len(ids):,} tokens and a picture {self.grid**2}; the model holds "
+                f"{self.capabilities.context:,}. Shorten the prompt."
+            )
+        if request.guidance == 1 and not both:
+            return [self._embed(ids)]
+        return [self._embed(ids), self._embed(self._unconditional(ids, request.negative))]
+
+    @torch.inference_mode()
+    def _instruction_rows(self, request: EditRequest, square: Image.Image, tokens: Tensor) -> list[Tensor]:
+        """The embedded prompt with the picture read in both ways, in one way and, unless guidance is 1, in none."""
+        ids = self.tokenizer.encode(edit.instruction(request.prompt, self.picture_tokens, len(tokens), self.style))
+        if len(ids) + len(tokens) > self.capabilities.context:
+            raise AppError(
+                f"The instruction takes {len(ids):,} tokens with its picture and a new picture {len(tokens)}; the "
+                f"model holds {self.capabilities.context:,}. Shorten the instruction."
+            )
+        places = torch.tensor(ids, device=self.network.device) == self.tokenizer.id(PAD)
+        rows = edit.readings(self.network, self._embed(ids, [square]), places, tokens)
+        return rows if request.guidance == 1 else [*rows, self._embed(self._unconditional(ids, request.negative))]
+
+    def _unconditional(self, ids: Sequence[int], negative: str) -> list[int]:
+        """The row without the prompt: what is not wanted or, where nothing is said, a prompt of padding alone."""
+        if negative.strip():
+            return self.tokenizer.encode(prompts.drawing(negative, self.style))
+        return [ids[0], *[self.tokenizer.id(PAD)] * (len(ids) - 2), ids[-1]]
+
+    @torch.inference_mode()
+    def _encode(self, picture: Image.Image) -> Tensor:
+        """A native-size picture to its image tokens [cells] on the CPU."""
+        vq = self.network.gen_vision_model
+        weight = vq.quant_conv.weight
+        pixels = (torch.from_numpy(np.array(picture)).float() / 127.5 - 1).permute(2, 0, 1)[None]
+        return vq.encode(pixels.to(weight.device, weight.dtype))[0].cpu()

@@ -1,0 +1,225 @@
+"""A loaded JanusFlow answering the three verbs."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Generator, Iterator, Sequence
+from pathlib import Path
+
+import torch
+from PIL import Image
+
+from janus_app.errors import AppError
+from janus_app.models.common import prompts
+from janus_app.models.common.batching import draw_in_batches
+from janus_app.models.common.chat import VisionChatMixin
+from janus_app.models.common.config import read_json
+from janus_app.models.common.image_processor import BLANK, fit_square, masked_cells, to_picture
+from janus_app.models.common.tokenizer import IMAGE, IMAGE_BEGIN, IMAGE_END, Special
+from janus_app.models.janusflow import edit
+from janus_app.models.janusflow.modeling import JanusFlowNetwork
+from janus_app.models.janusflow.solver import Guidance, Schedule, Step, integrate
+from janus_app.models.janusflow.vae import Autoencoder
+from janus_app.models.janusflow.velocity import PromptVelocity
+from janus_app.nn import sampling
+from janus_app.types import (
+    DESCRIBE,
+    MAX_COUNT,
+    Capabilities,
+    ChatRequest,
+    EditRequest,
+    Event,
+    Finished,
+    GenerateRequest,
+    Notice,
+    Picture,
+    Preview,
+    Progress,
+    Turn,
+)
+
+_LONGEST_DESCRIPTION = 96  # tokens of the sentence FlowEdit starts from
+
+# From one generator a picture to the steps of the solver.
+Work = Callable[[list[torch.Generator]], Iterator[Step]]
+Finish = Callable[[Image.Image], Image.Image]
+
+
+class JanusFlowModel(VisionChatMixin):
+    """The network, its autoencoder, its tokenizer and its picture processing behind the verbs. Not thread-safe.
+
+    `context` is the number of tokens the weights were trained to hold, `roles` how the conversation's roles are
+    written: facts of the manifest, not of config.json.
+    """
+
+    network: JanusFlowNetwork
+
+    def __init__(
+        self, network: JanusFlowNetwork, autoencoder: Autoencoder, folder: Path, *, context: int, roles: str = ""
+    ) -> None:
+        config = network.config
+        marks = _marks(folder)
+        super().__init__(folder, config.language, config.vision, roles=roles or "words", added=marks)
+        self.network, self.autoencoder = network, autoencoder
+        # The learned row stands in for begin-of-image, so that place is a placeholder like the others.
+        self.picture = [Special(IMAGE, self.picture_tokens + 1), Special(marks[-1])]
+        cell = autoencoder.factor * config.encoder.stride
+        if autoencoder.channels != config.encoder.in_channels:
+            raise AppError(
+                f"The autoencoder in the vae folder makes latents of {autoencoder.channels} channels and the model "
+                f"draws {config.encoder.in_channels}. They belong to different models; use the one it was trained with."
+            )
+        if self.side % cell:
+            raise AppError(f"Pictures of {self.side} pixels do not divide into the {cell} pixels of an image token.")
+        self.latent_side = self.side // autoencoder.factor
+        self.cells = (self.side // cell) ** 2
+        self.batch = MAX_COUNT
+        self.capabilities = Capabilities(
+            verbs=frozenset({"chat", "generate", "edit"}),
+            size=(self.side, self.side),
+            context=min(context, config.language.max_position_embeddings),
+            edit_methods=dict(edit.EDIT_METHODS),
+        )
+
+    def generate(self, request: GenerateRequest) -> Iterator[Event]:
+        """Draw along the flow, with the picture each step points to after it."""
+        if request.image_tokens:
+            raise AppError("The picture's record holds image tokens, which this model does not draw with. Load Janus.")
+        return self._generate(request)
+
+    def edit(self, request: EditRequest) -> Iterator[Event]:
+        """Change a picture by one of edit.EDIT_METHODS."""
+        if request.method not in self.capabilities.edit_methods:
+            raise AppError(f"This model cannot edit by {request.method!r}; it can by {', '.join(edit.EDIT_METHODS)}.")
+        return self._edit(request)
+
+    def _generate(self, request: GenerateRequest) -> Iterator[Event]:
+        schedule, guidance = Schedule(request.steps), Guidance(request.guidance, request.guidance_interval)
+        velocity = self._velocity(request.prompt, request.negative, schedule)
+        like = torch.empty(1, self.autoencoder.channels, self.latent_side, self.latent_side, device=self.network.device)
+
+        def work(streams: list[torch.Generator]) -> Iterator[Step]:
+            return integrate(
+                velocity, edit.start_noise(streams, like), schedule, solver=request.solver, guidance=guidance
+            )
+
+        yield from self._pictures(request, work, schedule.run)
+
+    def _edit(self, request: EditRequest) -> Iterator[Event]:
+        if request.image.width != request.image.height:
+            yield Notice("The picture was cropped to a square around its middle: the model draws squares only.")
+        original = fit_square(request.image, self.side)
+        clean = self.autoencoder.encode_picture(original)
+        guidance = Guidance(request.guidance, request.guidance_interval)
+        schedule = Schedule(request.steps)
+        if request.method in edit.USES_STRENGTH:
+            schedule = Schedule.partial(request.steps, request.strength)
+        target = self._velocity(request.prompt, request.negative, schedule)
+        if request.method == "image to image":
+
+            def from_noised(streams: list[torch.Generator]) -> Iterator[Step]:
+                return edit.image_to_image(target, clean, streams, schedule, solver=request.solver, guidance=guidance)
+
+            yield from self._pictures(request, from_noised, schedule.run)
+        elif request.method == "masked":
+            assert request.mask is not None  # the request refuses a region without one
+            mask = fit_square(request.mask.convert("L"), self.side)
+            free = masked_cells(mask, self.latent_side).view(self.latent_side, self.latent_side).to(clean.device)
+
+            def blended(streams: list[torch.Generator]) -> Iterator[Step]:
+                return edit.masked(target, clean, free, streams, schedule, solver=request.solver, guidance=guidance)
+
+            yield from self._pictures(request, blended, schedule.run, lambda p: edit.paste_back(p, original, mask))
+        else:
+            described = request.source_prompt or (yield from self._describe(request.image))
+            source = self._velocity(described, request.negative, schedule)
+            kept = Guidance(request.image_guidance, request.guidance_interval)
+
+            def carried(streams: list[torch.Generator]) -> Iterator[Step]:
+                return edit.flow_edit(target, source, clean, streams, schedule, guidance=guidance, source_guidance=kept)
+
+            yield from self._pictures(request, carried, schedule.run, source_prompt=described)
+
+    def _describe(self, picture: Image.Image) -> Generator[Event, None, str]:
+        """The model's own words for a picture."""
+        yield Progress("encode", 0, 1, "pictures")
+        text = ""
+        question = ChatRequest(
+            (Turn("user", DESCRIBE, (picture,)),), temperature=0, max_new_tokens=_LONGEST_DESCRIPTION
+        )
+        for event in self.chat(question):
+            if isinstance(event, Finished):
+                text = event.text.strip()
+            else:
+                yield Progress("encode", 0, 1, "pictures")
+        if not text:
+            raise AppError("The model found no words for the picture. Describe it yourself.")
+        yield Notice(f"The model sees: {text}")
+        return text
+
+    def _pictures(
+        self,
+        request: GenerateRequest | EditRequest,
+        work: Work,
+        steps: int,
+        finish: Finish | None = None,
+        source_prompt: str = "",
+    ) -> Iterator[Event]:
+        """Draw request.count pictures, self.batch at a time; `finish` is done to each at the end."""
+        started = time.perf_counter()
+
+        def draw(before: tuple[Picture, ...], count: int) -> Generator[Event, None, list[Picture]]:
+            seed = request.seed + len(before)
+            total, waiting = request.count * steps, request.count - len(before) - count
+            blank = Image.new("RGB", (self.side, self.side), BLANK)
+            for step in work(sampling.generators(seed, count)):
+                done = len(before) * steps + step.done * count
+                yield Progress("draw", done, total, "steps")
+                if not bool(torch.isfinite(step.latent).all()):
+                    raise sampling.not_finite(self.network.dtype)
+                sketches = self.autoencoder.sketch(step.predicted)
+                sketches = [finish(sketch) for sketch in sketches] if finish else sketches
+                yield Preview((*(p.image for p in before), *sketches, *[blank] * waiting), done, total)
+            drawn = []
+            for i, latent in enumerate(step.latent):
+                yield Progress("decode", len(before) + i, request.count, "pictures")
+                picture = to_picture(self.autoencoder.decode(latent[None])[0])
+                picture = finish(picture) if finish else picture
+                drawn.append(Picture(picture, seed + i, source_prompt=source_prompt))
+            return drawn
+
+        yield from draw_in_batches(self, request.count, draw, started)
+
+    def _velocity(self, prompt: str, negative: str, schedule: Schedule) -> PromptVelocity:
+        """The prompt, read once, with the time embeddings of the whole schedule."""
+        rows = [self._prompt_ids(prompt), self._prompt_ids(negative) if negative.strip() else []]
+        velocity = PromptVelocity(self.network, *rows)
+        velocity.prepare(schedule.time(step) for step in range(schedule.first, schedule.steps + 1))
+        return velocity
+
+    def _prompt_ids(self, prompt: str) -> list[int]:
+        """Up to the assistant's role; the time embedding takes the place of the begin-of-image behind it."""
+        ids = self.tokenizer.encode(prompts.conversation([[prompt.strip()]], self.style, system=""))
+        if len(ids) + 1 + self.cells > self.capabilities.context:
+            raise AppError(
+                f"The prompt takes {len(ids):,} tokens and a picture {self.cells + 1}; the model holds "
+                f"{self.capabilities.context:,}. Shorten the prompt."
+            )
+        return ids
+
+
+def _marks(folder: Path) -> Sequence[str]:
+    """The names of the picture tokens, by processor_config.json; the last is that of end-of-image.
+
+    In the reference's order, because it adds those the tokenizer lacks at the end of the vocabulary.
+    """
+    named = read_json(folder / "processor_config.json")
+    marks = (
+        named.get("image_tag", IMAGE),
+        named.get("image_gen_tag", "<｜begin▁of▁generation｜>"),
+        named.get("image_start_tag", IMAGE_BEGIN),
+        named.get("image_end_tag", IMAGE_END),
+    )
+    if marks[0] != IMAGE or not all(isinstance(mark, str) and mark for mark in marks):
+        raise AppError("processor_config.json names the picture tokens in a way no JanusFlow does. Download it again.")
+    return marks

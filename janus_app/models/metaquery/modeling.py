@@ -1,0 +1,223 @@
+"""All parts of a MetaQuery checkpoint in one module, built from configs alone, and the names its tensors go by.
+
+The language model is transformers', the diffuser and its picture decoder are diffusers' (SANA with DC-AE, or the
+U-Net of Stable Diffusion 1.5), the connector is ours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from janus_app.errors import AppError
+from janus_app.models.common.config import read_json
+from janus_app.models.common.lazy_import import importing
+from janus_app.models.metaquery.config import Components, MetaQueryConfig, parse_config, usable
+from janus_app.models.metaquery.connector import HEAD_DIM, connector
+from janus_app.models.metaquery.mllm import KINDS, Mllm, small_config
+
+# Pictures enter through the language model alone, so the encoding half of the autoencoder has no part in drawing.
+# The reference drops the head for words; where one is left, it is that of the language model's own repository.
+UNUSED_PREFIXES = ("vae.encoder.", "vae.quant_conv.", "mllm.lm_head.", "mllm.language_model.lm_head.")
+_MLLM = "model.mllm_backbone."
+HEAD = "lm_head.weight"
+PARTS = "parts"
+MARKERS = 2  # embedding rows around the queries: begin and end of image
+
+
+class MetaQueryNetwork(nn.Module):
+    """`mllm`, `connector`, `transformer` (the diffuser), `vae` and, where words need a head of their own, `lm_head`."""
+
+    def __init__(self, config: MetaQueryConfig, parts: Mapping[str, Any]) -> None:
+        super().__init__()
+        self.config = config
+        self.kind = _kind(config, parts["language"])
+        with usable(f"config.json of {config.mllm_id}"):
+            self.language_config = self.kind.parse(dict(parts["language"]))
+        text = self.language_config.text_config
+        self.tied = bool(self.language_config.tie_word_embeddings or text.tie_word_embeddings)
+        self.lm_head: nn.Linear | None = None
+        if parts.get("head") and not self.tied:
+            self.lm_head = nn.Linear(text.hidden_size, text.vocab_size, bias=False)
+        text.vocab_size += config.queries + MARKERS
+        with usable(f"config.json of {config.mllm_id}"):
+            self.mllm = self.kind.build(self.language_config)
+        if text.hidden_size % HEAD_DIM:
+            raise AppError(
+                f"The language model is {text.hidden_size} wide, which is no multiple of {HEAD_DIM}: no connector fits."
+            )
+        self.transformer = _denoiser(config, parts["denoiser"])
+        self.connector = connector(text.hidden_size, config.connector_layers, caption_width(self.transformer))
+        self.vae = _decoder(config, parts["vae"])
+
+    @property
+    def device(self) -> torch.device:
+        return self._like.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self._like.dtype
+
+    @property
+    def _like(self) -> Tensor:
+        return self.connector.get_parameter("1.weight")
+
+    def remap_key(self, name: str) -> str:
+        """Where a tensor of the checkpoint belongs here; names it does not know come back as they are."""
+        if not name.startswith(_MLLM):
+            return name.removeprefix("model.")
+        inner = name.removeprefix(_MLLM)
+        ours = f"mllm.{self.kind.remap_key(inner)}"
+        if ".vision_model." in ours and not hasattr(getattr(self.mllm, "vision_tower", None), "vision_model"):
+            ours = ours.replace(".vision_model.", ".", 1)  # newer releases of transformers lost this level
+        return ours
+
+    def explain_mismatch(self, name: str, given: bool) -> str:
+        """What to do about a tensor of ours that the checkpoint holds in another shape, or (not `given`) lacks."""
+        if given and name.startswith(("mllm.", "connector.0.")):  # the connector is as wide as the language model
+            return (
+                f"The language model in the checkpoint is of another size than {self.config.mllm_id}. Put the one it "
+                "was trained with into the components folder."
+            )
+        if not given and name.startswith("mllm."):
+            return "It was saved without (all of) its language model; ask its publisher for the complete one."
+        return ""
+
+    def fill_buffers(self) -> None:
+        """Give language model and diffuser the tables that no checkpoint holds (rotary frequencies, positions).
+
+        They follow from the configs alone, so twins of one narrow layer or none, built in memory, have the same ones.
+        """
+        missing = {name for name, buffer in self.named_buffers() if buffer.is_meta}
+        with torch.device("cpu"):
+            twin = self.kind.build(small_config(self.language_config))
+            tables = dict(twin.named_buffers(prefix="mllm"))
+            if any(name.startswith("transformer.") for name in missing):  # SANA with an interpolation_scale
+                denoiser: Any = self.transformer
+                narrow = type(denoiser).from_config({**denoiser.config, "num_layers": 0})
+                tables |= dict(narrow.named_buffers(prefix="transformer"))
+        for name in missing:
+            path, leaf = name.rsplit(".", 1)
+            self.get_submodule(path).register_buffer(leaf, tables[name].to(self.device), persistent=False)
+
+
+def build(raw: Mapping[str, Any]) -> MetaQueryNetwork:
+    """The network on the current default device, from what `read_parts` found.
+
+    Raises AppError where a part is of another architecture or does not fit the checkpoint's config.
+    """
+    _require_packages()
+    return MetaQueryNetwork(parse_config(raw), raw[PARTS]).eval().requires_grad_(False)
+
+
+def _require_packages() -> None:
+    try:
+        with importing:
+            import diffusers
+            import transformers  # noqa: F401
+    except ModuleNotFoundError as error:
+        raise AppError(
+            f"MetaQuery needs the package {error.name}, which is not installed. "
+            "Run `python -m pip install transformers diffusers`, or choose another model."
+        ) from error
+    diffusers.utils.logging.set_verbosity_error()  # it remarks on every field of a config it does not know
+
+
+def read_parts(raw: Mapping[str, Any], components: Components) -> dict[str, Any]:
+    """config.json with what it refers to by name: the configs of the language model, the diffuser and its decoder.
+
+    "head" among them is the file with a word head of its own that the language model's folder holds, "" for none.
+    """
+    config = parse_config(raw)
+    diffusion = components.folder(config.diffusion_id)
+    denoiser = diffusion / "transformer" / "config.json"
+    if not denoiser.is_file():
+        denoiser = diffusion / "unet" / "config.json"
+    language = components.folder(config.mllm_id)
+    return {
+        **raw,
+        PARTS: {
+            "language": read_json(language / "config.json"),
+            "denoiser": read_json(denoiser),
+            "vae": read_json(components.folder(config.vae_id) / "vae" / "config.json"),
+            "head": str(head_file(language) or ""),
+        },
+    }
+
+
+def head_file(language: Path) -> Path | None:
+    """The weight file in the language model's own folder that holds its head for words, where there is one."""
+    index, single = language / "model.safetensors.index.json", language / "model.safetensors"
+    if index.is_file():
+        name = read_json(index).get("weight_map", {}).get(HEAD, "")
+        return language / name if name and name == Path(name).name and (language / name).is_file() else None
+    if single.is_file():
+        from safetensors import safe_open
+
+        with safe_open(single, framework="pt") as tensors:
+            return single if HEAD in tensors.keys() else None  # noqa: SIM118 - not a dict
+    return None
+
+
+def _kind(config: MetaQueryConfig, language: Mapping[str, Any]) -> type[Mllm]:
+    name = language.get("model_type")
+    if name not in KINDS:
+        raise AppError(
+            f"{config.mllm_id} is a language model of type {str(name)[:60]!r}; MetaQuery is built on "
+            f"{' or '.join(KINDS)}."
+        )
+    return KINDS[name]
+
+
+def _denoiser(config: MetaQueryConfig, raw: Mapping[str, Any]) -> nn.Module:
+    with importing:
+        from diffusers import SanaTransformer2DModel, UNet2DConditionModel
+
+    return _diffusers_part(config, raw, (SanaTransformer2DModel, UNet2DConditionModel), "in_channels")
+
+
+def _decoder(config: MetaQueryConfig, raw: Mapping[str, Any]) -> nn.Module:
+    with importing:
+        from diffusers import AutoencoderDC, AutoencoderKL
+
+    vae: Any = _diffusers_part(config, raw, (AutoencoderDC, AutoencoderKL), "latent_channels")
+    vae.encoder = nn.Identity()
+    if getattr(vae, "quant_conv", None) is not None:
+        vae.quant_conv = nn.Identity()
+    return vae
+
+
+def _diffusers_part(
+    config: MetaQueryConfig, raw: Mapping[str, Any], kinds: tuple[Any, ...], channels: str
+) -> nn.Module:
+    named = {kind.__name__: kind for kind in kinds}
+    if raw.get("_class_name") not in named:
+        raise AppError(
+            f"{config.diffusion_id} holds a {str(raw.get('_class_name'))[:60]}; MetaQuery uses {' or '.join(named)}."
+        )
+    if raw.get(channels) != config.latent_channels:
+        raise AppError(
+            f"The {raw['_class_name']} of {config.diffusion_id} has {raw.get(channels)} latent channels, the "
+            f"checkpoint asks for {config.latent_channels}: they do not belong together."
+        )
+    with usable(f"The config of the {raw['_class_name']} of {config.diffusion_id}"):
+        return named[raw["_class_name"]].from_config(dict(raw))
+
+
+def caption_width(transformer: Any) -> int:
+    """Channels of the conditioning the diffuser was trained with."""
+    return int(transformer.config.get("caption_channels") or transformer.config["cross_attention_dim"])
+
+
+def scheduler(config: MetaQueryConfig, components: Components) -> Any:
+    """DPM-Solver++ (Lu et al. 2022) with the numbers of the scheduler's own file, whatever solver that names."""
+    with importing:
+        from diffusers import DPMSolverMultistepScheduler
+
+    file = components.folder(config.scheduler_id) / "scheduler" / "scheduler_config.json"
+    with usable(str(file)):
+        return DPMSolverMultistepScheduler.from_config(read_json(file))

@@ -1,0 +1,169 @@
+"""A loaded MetaQuery answering the three verbs."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Generator, Iterator, Sequence
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from janus_app.errors import AppError
+from janus_app.models.common.batching import draw_in_batches
+from janus_app.models.common.image_processor import BLANK
+from janus_app.models.metaquery.chat import Talk
+from janus_app.models.metaquery.conditioning import Reading
+from janus_app.models.metaquery.config import Components
+from janus_app.models.metaquery.denoise import Denoiser, Guidance, denoise
+from janus_app.models.metaquery.modeling import MARKERS, MetaQueryNetwork, scheduler
+from janus_app.models.metaquery.sketch import Sketch
+from janus_app.models.metaquery.template import ChatTemplate
+from janus_app.nn import sampling
+from janus_app.types import (
+    MAX_COUNT,
+    Capabilities,
+    ChatRequest,
+    EditRequest,
+    Event,
+    GenerateRequest,
+    Notice,
+    Picture,
+    Preview,
+    Progress,
+    Verb,
+)
+
+MOST_PICTURES = 8
+EDIT_METHODS = {
+    "instruct": f"Draws a new picture from an instruction and up to {MOST_PICTURES} pictures. The model sees them as "
+    "it does in a chat, so it keeps what they show, not their pixels.",
+}
+
+
+class MetaQueryModel:
+    """The network, its language model's files and its solver behind the verbs. Not thread-safe.
+
+    `context` is the number of tokens to hold at most, a fact of the manifest. Raises AppError where the parts do not
+    belong together.
+    """
+
+    def __init__(self, network: MetaQueryNetwork, components: Components, *, context: int) -> None:
+        config = network.config
+        folder = components.folder(config.mllm_id)
+        network.fill_buffers()
+        self.network, self._components = network, components
+        self.reader = network.kind(network.mllm, network.language_config, config.queries + MARKERS, folder)
+        template = ChatTemplate(folder, self.reader.tokenizer, self.reader.image_token)
+        self.reading = Reading(network, self.reader, template)
+        self.denoiser = Denoiser(network.transformer)
+        self.sketch = Sketch(config.side)
+        self.batch = MAX_COUNT
+        context = min(context, self.reader.context)
+        verbs: set[Verb] = {"generate", "edit"}
+        if (head := self._head()) is not None:
+            self.talk = Talk(self.reader, template, head, folder, context)
+            verbs.add("chat")
+        self.capabilities = Capabilities(
+            verbs=frozenset(verbs),
+            size=(config.side, config.side),
+            context=context,
+            edit_methods=dict(EDIT_METHODS),
+            edit_pictures=MOST_PICTURES,
+        )
+        scheduler(config, components)  # a broken file is met now, not at the first picture
+
+    def _head(self) -> Tensor | None:
+        """The rows that score words; None where the language model needs a head of its own and has none here."""
+        if self.network.lm_head is not None:
+            return self.network.lm_head.weight
+        return self.reader.network.get_input_embeddings().weight if self.network.tied else None
+
+    def chat(self, request: ChatRequest) -> Iterator[Event]:
+        """Stream the language model's answer."""
+        if "chat" not in self.capabilities.verbs:
+            raise AppError(
+                "This checkpoint has no head for words, and its language model needs one. Put the weights of "
+                f"{self.network.config.mllm_id} into its components folder to chat."
+            )
+        return self.talk.chat(request)
+
+    def generate(self, request: GenerateRequest) -> Iterator[Event]:
+        """Draw, with the picture each step points to after it."""
+        if request.image_tokens:
+            raise AppError("The picture's record holds image tokens, which this model does not draw with. Load Janus.")
+        return self._pictures(request, (), Guidance(request.guidance))
+
+    def edit(self, request: EditRequest) -> Iterator[Event]:
+        """Draw what an instruction says about one or several pictures."""
+        if request.method not in EDIT_METHODS:
+            raise AppError(f"This model cannot edit by {request.method!r}; it can by {', '.join(EDIT_METHODS)}.")
+        pictures = (request.image, *request.more_images)
+        return self._pictures(request, pictures, Guidance(request.guidance, request.image_guidance))
+
+    def _pictures(
+        self, request: GenerateRequest | EditRequest, pictures: Sequence[Image.Image], guidance: Guidance
+    ) -> Iterator[Event]:
+        """Read the prompt once, then draw request.count pictures, self.batch at a time."""
+        started = time.perf_counter()
+        caption, cut = self.reading.cut(request.prompt)
+        negative, negative_cut = self.reading.cut(request.negative)
+        if cut or negative_cut:
+            which = "prompt" if cut else "negative prompt"
+            read = caption if cut else negative
+            yield Notice(
+                f"This model reads {self.network.config.text_limit} tokens of the {which}; what follows "
+                f"“…{read[-40:].lstrip()}” was left out."
+            )
+        conditions = yield from self.reading.rows(caption, negative, pictures, guidance)
+        self.denoiser.hold(conditions)
+
+        def draw(before: tuple[Picture, ...], count: int) -> Generator[Event, None, list[Picture]]:
+            return self._draw(request, guidance, before, count)
+
+        yield from draw_in_batches(self, request.count, draw, started)
+
+    def _draw(
+        self, request: GenerateRequest | EditRequest, guidance: Guidance, before: tuple[Picture, ...], count: int
+    ) -> Generator[Event, None, list[Picture]]:
+        """Pictures from seed + len(before) on."""
+        seed, total = request.seed + len(before), request.count * request.steps
+        blanks = [Image.new("RGB", self.capabilities.size, BLANK)] * (request.count - len(before) - count)
+        latents = self._noise(seed, count)
+        solver: Any = scheduler(self.network.config, self._components)
+        for number, step in enumerate(denoise(self.denoiser, solver, latents, guidance, request.steps), 1):
+            latents = step.latents
+            done = len(before) * request.steps + number * count
+            yield Progress("draw", done, total, "steps")
+            if not self.sketch.ready:
+                self.sketch.learn(step.predicted[:1], self._decode(step.predicted[:1]))
+            yield Preview((*(p.image for p in before), *self.sketch(step.predicted), *blanks), done, total)
+        drawn, decoded = [], []
+        for i in range(count):
+            yield Progress("decode", len(before) + i, request.count, "pictures")
+            decoded.append(self._decode(latents[i : i + 1]))
+            drawn.append(Picture(_to_picture(decoded[-1][0]), seed + i))
+        self.sketch.learn(latents, torch.cat(decoded))
+        return drawn
+
+    def _noise(self, seed: int, count: int) -> Tensor:
+        """[count, c, S, S] float32: picture i from seed + i, whatever is drawn beside it."""
+        config = self.network.config
+        shape = (config.latent_channels, config.latent_side, config.latent_side)
+        rows = [torch.randn(shape, generator=stream) for stream in sampling.generators(seed, count)]
+        return torch.stack(rows).to(self.network.device)
+
+    @torch.inference_mode()
+    def _decode(self, latents: Tensor) -> Tensor:
+        """Pictures [n, 3, H, W], about -1..1, float32 in main memory."""
+        vae: Any = self.network.vae
+        like = next(vae.decoder.parameters())
+        raw = (latents / vae.config.scaling_factor).to(like.device, like.dtype)
+        return vae.decode(raw).sample.float().cpu()
+
+
+def _to_picture(pixels: Tensor) -> Image.Image:
+    """One picture [3, H, W] in -1..1 to 8-bit RGB, rounded as diffusers does."""
+    scaled = ((pixels / 2 + 0.5).clamp(0, 1) * 255).round()
+    return Image.fromarray(scaled.to(torch.uint8).permute(1, 2, 0).numpy())

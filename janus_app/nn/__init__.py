@@ -1,0 +1,1 @@
+"""Networks and samplers: torch in, tensors out."""

@@ -1,0 +1,1 @@
+"""The decode engine: one token as few kernels as possible."""

@@ -1,0 +1,299 @@
+"""The language model shared by the Janus families: a Llama decoder over a static key/value cache.
+
+Pre-norm blocks with RMSNorm, rotary positions and SwiGLU (Touvron et al. 2023, section 2.2). Parameter names are the
+Hub's (`model.layers.0.self_attn.q_proj.weight`, ...), so a checkpoint streams in without renaming.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from janus_app.nn.fast.fused import fuse
+from janus_app.nn.fast.linear import Linear, slow_bfloat16
+
+
+@dataclass(frozen=True)
+class DecoderConfig:
+    """Sizes of the decoder. The defaults are LlamaConfig's: the 7B checkpoint leaves them out of its config.json."""
+
+    vocab_size: int
+    hidden_size: int = 4096
+    intermediate_size: int = 11008
+    num_hidden_layers: int = 32
+    num_attention_heads: int = 32
+    num_key_value_heads: int = 32
+    max_position_embeddings: int = 2048
+    rms_norm_eps: float = 1e-6
+    rope_theta: float = 10000.0
+
+    @property
+    def head_dim(self) -> int:
+        return self.hidden_size // self.num_attention_heads
+
+
+class KVCache:
+    """Keys and values of every layer in one buffer, `held` [layers, 2, rows, kv_heads, capacity, head_dim].
+
+    `dtype` is that of what is written; `cache_dtype` says how it is held. `length` positions are filled. `hidden` marks
+    cache slots no query may look at, [rows, capacity] or None when every slot is seen: left padding of a shorter row.
+    """
+
+    def __init__(
+        self, config: DecoderConfig, rows: int, capacity: int, *, device: torch.device, dtype: torch.dtype
+    ) -> None:
+        shape = (config.num_hidden_layers, 2, rows, config.num_key_value_heads, capacity, config.head_dim)
+        self.held = torch.zeros(shape, device=device, dtype=cache_dtype(device, dtype))
+        self.length = 0
+        self.hidden: Tensor | None = None
+
+    @property
+    def keys(self) -> Tensor:
+        """[layers, rows, kv_heads, capacity, head_dim], as `values`."""
+        return self.held[:, 0]
+
+    @property
+    def values(self) -> Tensor:
+        return self.held[:, 1]
+
+    @property
+    def rows(self) -> int:
+        return self.held.shape[2]
+
+    @property
+    def capacity(self) -> int:
+        return self.held.shape[4]
+
+    @property
+    def device(self) -> torch.device:
+        return self.held.device
+
+    def repeat_rows(self, times: int) -> None:
+        """Turn rows [a, b] into [a] * times + [b] * times: one prefill serves every picture of a prompt."""
+        if times == 1:
+            return
+        self.held = self.held.repeat_interleave(times, dim=2)
+        if self.hidden is not None:
+            self.hidden = self.hidden.repeat_interleave(times, dim=0)
+
+    def append(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        """Write [rows, kv_heads, T, head_dim] after the filled part; return everything up to it."""
+        end = self.length + key.shape[2]
+        keys, values = self.held[layer]
+        keys[:, :, self.length : end] = key
+        values[:, :, self.length : end] = value
+        return keys[:, :, :end], values[:, :, :end]
+
+    def mask(self, steps: int) -> Tensor | None:
+        """Who sees whom among the next `steps` inputs and what is held; None where plain causal attention does."""
+        return attention_mask(steps, self.length, self.hidden, self.device)
+
+    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
+        """Append, and let the queries [rows, heads, T, head_dim] look at everything they may."""
+        key, value = self.append(layer, key, value)
+        return causal_attention(query, key, value, mask)
+
+    def advance(self, steps: int) -> None:
+        self.length += steps
+
+
+class Cache(Protocol):
+    """What the trunk asks of a cache: KVCache grows, `prefix.SharedPrefixes` only lends what was read before."""
+
+    length: int
+
+    @property
+    def device(self) -> torch.device: ...
+
+    def mask(self, steps: int) -> Tensor | None: ...
+
+    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor: ...
+
+    def advance(self, steps: int) -> None: ...
+
+
+def cache_dtype(device: torch.device, dtype: torch.dtype) -> torch.dtype:
+    """How keys and values are held: in float32 where a processor would widen bfloat16 ones at every look."""
+    return torch.float32 if dtype == torch.bfloat16 and device.type == "cpu" and slow_bfloat16() else dtype
+
+
+def causal_attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None) -> Tensor:
+    """[rows, heads, T, head_dim] over keys of as many or fewer heads; causal from the upper left without a mask.
+
+    Keys and values may be of another dtype than the queries, which is that of what is returned.
+    """
+    steps, grouped = query.shape[2], query.shape[1] != key.shape[1]
+    found = F.scaled_dot_product_attention(
+        query.to(key.dtype), key, value, attn_mask=mask, is_causal=mask is None and steps > 1, enable_gqa=grouped
+    )
+    return found.to(query.dtype)
+
+
+class RMSNorm(nn.Module):
+    """x / rms(x) * weight, the statistics in float32 (Zhang and Sennrich 2019)."""
+
+    def __init__(self, size: int, eps: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(size))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        return rms_norm(x, self.weight, self.eps)
+
+
+def rms_norm(x: Tensor, weight: Tensor, eps: float | Tensor) -> Tensor:
+    """The norm of RMSNorm, in few operations: for few rows these are what it costs. eps may be a float32 scalar."""
+    wide = x.float()
+    length = torch.linalg.vector_norm(wide, 2, -1, True)
+    eps = eps if isinstance(eps, Tensor) else length.new_full((), eps)
+    normed = wide * torch.addcmul(eps, length, length, value=1 / x.shape[-1]).rsqrt_()
+    return normed.mul_(weight) if normed.dtype == weight.dtype else weight * normed.to(x.dtype)
+
+
+def rotary_table(positions: Tensor, head_dim: int, theta: float, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """cos and sin of the rotary angles, each [rows, 1, T, head_dim], made in float32 (Su et al. 2021, eq. 34).
+
+    The first half of the sines is negative, so that `rotate` needs no other sign.
+    """
+    inverse = theta ** -(torch.arange(0, head_dim, 2, device=positions.device).float() / head_dim)
+    angles = (positions[..., None].float() * inverse)[:, None]
+    cos, sin = angles.cos(), angles.sin()
+    return torch.cat((cos, cos), dim=-1).to(dtype), torch.cat((-sin, sin), dim=-1).to(dtype)
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """x [..., head_dim] turned by the angles of `rotary_table`."""
+    return torch.addcmul(x * cos, x.roll(x.shape[-1] // 2, -1), sin)
+
+
+class Attention(nn.Module):
+    def __init__(self, config: DecoderConfig, layer: int) -> None:
+        super().__init__()
+        self.layer = layer
+        self.head_dim = config.head_dim
+        kv = config.num_key_value_heads * config.head_dim
+        self.q_proj = Linear(config.hidden_size, config.hidden_size, bias=False)
+        self.k_proj = Linear(config.hidden_size, kv, bias=False)
+        self.v_proj = Linear(config.hidden_size, kv, bias=False)
+        self.o_proj = Linear(config.hidden_size, config.hidden_size, bias=False)
+        self.kv_heads = config.num_key_value_heads
+        self.qkv: nn.Module | None = None  # the first three as one product, see Trunk.fuse
+
+    def forward(self, x: Tensor, rotary: tuple[Tensor, Tensor], cache: Cache | None, mask: Tensor | None) -> Tensor:
+        rows, steps, _ = x.shape
+        heads = self.project(x).view(rows, steps, -1, self.head_dim).transpose(1, 2)
+        turned, v = heads[:, : -self.kv_heads], heads[:, -self.kv_heads :]
+        turned = rotate(turned, *rotary)
+        q, k = turned[:, : -self.kv_heads], turned[:, -self.kv_heads :]
+        if cache is None:
+            out = causal_attention(q, k, v)
+        else:  # a layer on another card brings its queries, keys and values to where the cache is
+            q, k, v = (part.to(cache.device) for part in (q, k, v))
+            out = cache.attend(self.layer, q, k, v, None if mask is None else mask.to(cache.device)).to(x.device)
+        return self.o_proj(out.transpose(1, 2).reshape(rows, steps, -1))
+
+    def project(self, x: Tensor) -> Tensor:
+        """Queries, keys and values side by side, [..., (heads + 2 kv_heads) * head_dim]."""
+        return torch.cat([linear(x) for linear in self.projections], dim=-1) if self.qkv is None else self.qkv(x)
+
+    @property
+    def projections(self) -> tuple[Linear, Linear, Linear]:
+        return self.q_proj, self.k_proj, self.v_proj
+
+
+class MLP(nn.Module):
+    def __init__(self, config: DecoderConfig) -> None:
+        super().__init__()
+        self.gate_proj = Linear(config.hidden_size, config.intermediate_size, bias=False)
+        self.up_proj = Linear(config.hidden_size, config.intermediate_size, bias=False)
+        self.down_proj = Linear(config.intermediate_size, config.hidden_size, bias=False)
+        self.gate_up: nn.Module | None = None
+
+    def project(self, x: Tensor) -> Tensor:
+        """Gate and what it gates side by side, [..., 2 * intermediate]."""
+        return torch.cat([self.gate_proj(x), self.up_proj(x)], dim=-1) if self.gate_up is None else self.gate_up(x)
+
+    def forward(self, x: Tensor) -> Tensor:
+        gate, up = self.project(x).chunk(2, dim=-1)
+        return self.down_proj(F.silu(gate) * up)
+
+
+class Block(nn.Module):
+    def __init__(self, config: DecoderConfig, layer: int) -> None:
+        super().__init__()
+        self.input_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.self_attn = Attention(config, layer)
+        self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.mlp = MLP(config)
+
+    def forward(self, x: Tensor, rotary: tuple[Tensor, Tensor], cache: Cache | None, mask: Tensor | None) -> Tensor:
+        x = x + self.self_attn(self.input_layernorm(x), rotary, cache, mask)
+        return x + self.mlp(self.post_attention_layernorm(x))
+
+
+class LlamaModel(nn.Module):
+    """Embeddings, blocks and the final norm: everything under `language_model.model`."""
+
+    def __init__(self, config: DecoderConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.layers = nn.ModuleList(Block(config, i) for i in range(config.num_hidden_layers))
+        self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+
+    def fuse(self) -> None:
+        """Join q, k and v, and gate and up, once the weights are in place. Names and shapes of the state stay."""
+        for block in self.blocks:
+            attention, mlp = block.self_attn, block.mlp
+            if attention.qkv is None:
+                attention.qkv, mlp.gate_up = fuse(*attention.projections), fuse(mlp.gate_proj, mlp.up_proj)
+
+    @property
+    def blocks(self) -> Iterator[Block]:
+        return (layer for layer in self.layers if isinstance(layer, Block))
+
+    def forward(self, embeds: Tensor, positions: Tensor | None = None, cache: Cache | None = None) -> Tensor:
+        """Run [rows, T, hidden] through the blocks and the final norm.
+
+        With a cache the T new positions follow what it holds, and they are appended to it. positions [rows, T]
+        defaults to counting on from the cache's length.
+        """
+        rows, steps, _ = embeds.shape
+        past = cache.length if cache is not None else 0
+        if positions is None:
+            positions = torch.arange(past, past + steps, device=embeds.device).expand(rows, -1)
+        rotary = rotary_table(positions, self.config.head_dim, self.config.rope_theta, embeds.dtype)
+        mask = cache.mask(steps) if cache is not None else None
+        x = embeds
+        for layer in self.layers:
+            x = layer(x, rotary, cache, mask)
+        if cache is not None:
+            cache.advance(steps)
+        return self.norm(x)
+
+
+def attention_mask(steps: int, past: int, hidden: Tensor | None, device: torch.device) -> Tensor | None:
+    """The boolean mask [rows or 1, 1, steps, past + steps], or None where plain causal attention says the same."""
+    if hidden is None and (past == 0 or steps == 1):
+        return None
+    causal = torch.ones(steps, past + steps, dtype=torch.bool, device=device).tril(past)[None, None]
+    if hidden is None:
+        return causal
+    seen = causal & ~hidden[:, None, None, : past + steps]
+    # A padded query sees nothing; letting it see itself keeps its (unused) softmax finite.
+    self_only = torch.eye(past + steps, dtype=torch.bool, device=device)[past:][None, None]
+    return seen | self_only
+
+
+class LlamaForCausalLM(nn.Module):
+    """`language_model.*`: the trunk and its untied output head."""
+
+    def __init__(self, config: DecoderConfig) -> None:
+        super().__init__()
+        self.model = LlamaModel(config)
+        self.lm_head = Linear(config.hidden_size, config.vocab_size, bias=False)

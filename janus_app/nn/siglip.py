@@ -1,0 +1,85 @@
+"""The SigLIP vision tower (Zhai et al. 2023): a ViT without class token, its patches read out after the last norm."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from janus_app.nn.fast.linear import Linear
+
+
+@dataclass(frozen=True)
+class VisionConfig:
+    image_size: int
+    width: int
+    layers: int
+    heads: int
+    patch_size: int
+    mlp_ratio: float
+
+    @property
+    def patches(self) -> int:
+        return (self.image_size // self.patch_size) ** 2
+
+
+class _Attention(nn.Module):
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.qkv = Linear(width, 3 * width)
+        self.proj = Linear(width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows, tokens, width = x.shape
+        q, k, v = self.qkv(x).view(rows, tokens, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4)
+        out = F.scaled_dot_product_attention(q, k, v)
+        return self.proj(out.transpose(1, 2).reshape(rows, tokens, width))
+
+
+class _MLP(nn.Module):
+    def __init__(self, width: int, hidden: int) -> None:
+        super().__init__()
+        self.fc1 = Linear(width, hidden)
+        self.fc2 = Linear(hidden, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc2(F.gelu(self.fc1(x)))
+
+
+class _Block(nn.Module):
+    def __init__(self, config: VisionConfig) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(config.width, eps=1e-6)
+        self.attn = _Attention(config.width, config.heads)
+        self.norm2 = nn.LayerNorm(config.width, eps=1e-6)
+        self.mlp = _MLP(config.width, int(config.width * config.mlp_ratio))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.attn(self.norm1(x))
+        return x + self.mlp(self.norm2(x))
+
+
+class _PatchEmbed(nn.Module):
+    def __init__(self, config: VisionConfig) -> None:
+        super().__init__()
+        self.proj = nn.Conv2d(3, config.width, config.patch_size, stride=config.patch_size)
+
+
+class SigLIP(nn.Module):
+    def __init__(self, config: VisionConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.patch_embed = _PatchEmbed(config)
+        self.pos_embed = nn.Parameter(torch.empty(1, config.patches, config.width))
+        self.blocks = nn.ModuleList(_Block(config) for _ in range(config.layers))
+        self.norm = nn.LayerNorm(config.width, eps=1e-6)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Pictures [n, 3, S, S] in -1..1 to features [n, patches, width]."""
+        x = self.patch_embed.proj(pixels).flatten(2).transpose(1, 2) + self.pos_embed
+        for block in self.blocks:
+            x = block(x)
+        return self.norm(x)

@@ -1,0 +1,1 @@
+"""What is kept on disk: pictures with their metadata, conversations, votes, presets."""

@@ -1,0 +1,174 @@
+"""The drawn pictures of all sessions: the PNG files of the outputs folder, found by the records they carry.
+
+    outputs/2026-11-21_janus-pro-1b_42.png       a picture with its record
+    outputs/.favourites/2026-11-21_..._42.png    an empty file: the picture of that name is a favourite
+
+A mark is one empty file, so two programs can set and clear marks without a lock and no list can be damaged.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import zipfile
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from pathlib import Path
+
+from PIL import Image
+
+from janus_app.errors import AppError
+from janus_app.outputs.atomic_write import os_errors_as_app_errors
+from janus_app.outputs.descriptions import forget
+from janus_app.outputs.metadata import ImageMetadata, read_metadata
+
+MARKS = ".favourites"
+MAX_ZIP_BYTES = 2_000_000_000  # of one download; the temporary folder must hold it
+
+
+@dataclass(frozen=True)
+class GalleryItem:
+    """A picture of the folder. `record` comes without its image tokens: thousands of them are held in memory."""
+
+    name: str
+    record: ImageMetadata
+    moment: float
+    favourite: bool = False
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What to look for. Every word must occur in the prompt, negative prompt, model, seed or file name, in any case.
+
+    `model` is a variant's id and `verb` generate or edit, "" for any; `since` is a time in seconds since 1970.
+    """
+
+    words: str = ""
+    model: str = ""
+    verb: str = ""
+    favourites: bool = False
+    since: float = 0.0
+
+
+class Gallery:
+    """The pictures of one folder. Safe for several threads and processes; other files are left alone."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._known: dict[str, tuple[tuple[int, ...], GalleryItem | None]] = {}
+        self._guard = threading.Lock()
+
+    def find(self, wanted: Wanted | None = None) -> list[GalleryItem]:
+        """The pictures asked for, newest first. Files without a readable record are passed over."""
+        marks = self._marks()
+        asked = wanted or Wanted()
+        words = asked.words.casefold().split()
+        found = []
+        for entry in self._entries():
+            entry = replace(entry, favourite=entry.name in marks)
+            if _fits(entry, asked, words):
+                found.append(entry)
+        found.sort(key=lambda entry: (entry.moment, entry.name), reverse=True)
+        return found
+
+    def models(self) -> dict[str, str]:
+        """Id and title of every model that drew one of the pictures."""
+        return dict(sorted({entry.record.model: entry.record.title for entry in self._entries()}.items()))
+
+    def path(self, name: str) -> Path:
+        """The file of a picture. Raises AppError where it is gone."""
+        file = self.folder / name
+        if Path(name).name != name or not file.is_file():
+            raise AppError("This picture is no longer there. It may have been deleted or moved.")
+        return file
+
+    def is_favourite(self, name: str) -> bool:
+        return name in self._marks()
+
+    def set_favourite(self, name: str, on: bool) -> None:
+        """Mark or unmark a picture. Raises AppError where the folder cannot be written."""
+        mark = self.folder / MARKS / self.path(name).name
+        with os_errors_as_app_errors("The mark was not kept", self.folder):
+            if on:
+                mark.parent.mkdir(exist_ok=True)
+                mark.touch()
+            else:
+                mark.unlink(missing_ok=True)
+
+    def delete(self, name: str) -> None:
+        """Remove a picture's file, its mark and its description for good. Raises AppError."""
+        file = self.path(name)
+        with os_errors_as_app_errors("The picture was not deleted", self.folder):
+            file.unlink(missing_ok=True)
+            (self.folder / MARKS / file.name).unlink(missing_ok=True)
+            forget(file)
+
+    def zip(self, names: Sequence[str], target: Path) -> int:
+        """Write the pictures into a new zip at `target`, byte for byte; returns how many.
+
+        Those that were deleted meanwhile are left out, and all from where the zip would grow too large. Raises
+        AppError where it cannot be written.
+        """
+        count = size = 0
+        with os_errors_as_app_errors("The pictures were not packed", target.parent):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with zipfile.ZipFile(target, "w") as archive:  # stored: a PNG does not get smaller
+                for name in names:
+                    try:
+                        file = self.path(name)
+                        size += file.stat().st_size
+                    except (AppError, FileNotFoundError):
+                        continue
+                    if size > MAX_ZIP_BYTES:
+                        break
+                    archive.write(file, file.name)
+                    count += 1
+        return count
+
+    def _entries(self) -> list[GalleryItem]:
+        """Every picture with a record; a file is opened only when it is new or has changed, and only its head."""
+        try:
+            with os.scandir(self.folder) as listing:
+                seen = [(e.name, e.stat()) for e in listing if e.name.lower().endswith(".png") and e.is_file()]
+        except OSError:
+            return []  # no folder yet: nothing was drawn
+        entries: list[GalleryItem] = []
+        fresh: dict[str, tuple[tuple[int, ...], GalleryItem | None]] = {}
+        for name, stat in seen:
+            key = (stat.st_mtime_ns, stat.st_size, stat.st_ino)
+            known = self._known.get(name)
+            if known is None or known[0] != key:
+                known = (key, _entry(self.folder / name))
+            fresh[name] = known
+            if known[1] is not None:
+                entries.append(known[1])
+        with self._guard:
+            self._known = fresh
+        return entries
+
+    def _marks(self) -> frozenset[str]:
+        try:
+            return frozenset(os.listdir(self.folder / MARKS))
+        except OSError:
+            return frozenset()
+
+
+def _entry(file: Path) -> GalleryItem | None:
+    """The picture with its record, or None where it carries none: the folder may hold anything."""
+    try:
+        with Image.open(file, formats=("PNG",)) as picture:  # reads up to the pixels, not them
+            record = replace(read_metadata(picture), image_tokens=())
+        return GalleryItem(file.name, record, datetime.fromisoformat(record.created).timestamp())
+    except Exception:  # decoders raise whatever they like over foreign bytes
+        return None
+
+
+def _fits(entry: GalleryItem, wanted: Wanted, words: Iterable[str]) -> bool:
+    record = entry.record
+    if (wanted.model and record.model != wanted.model) or (wanted.verb and record.verb != wanted.verb):
+        return False
+    if (wanted.favourites and not entry.favourite) or entry.moment < wanted.since:
+        return False
+    text = "\n".join((record.prompt, record.negative, record.title, str(record.seed), entry.name)).casefold()
+    return all(word in text for word in words)

@@ -1,0 +1,103 @@
+"""The user's own list of models: a folder becomes a row of it, so that it is found by name from then on."""
+
+from __future__ import annotations
+
+import os
+import re
+import textwrap
+from pathlib import Path
+from typing import Any
+
+from janus_app.errors import AppError
+from janus_app.registry.catalog import Variant, data_folder, load_catalog
+from janus_app.registry.checkpoint_folder import variant_of_folder
+
+_HEADER = "# Models of your own; docs/models.md says what a row may hold. Rows added by the app stand at the end.\n"
+
+
+def own_list() -> Path:
+    """Where the user's rows are kept: $JANUS_APP_MANIFEST, else models.yaml in the data folder."""
+    chosen = os.environ.get("JANUS_APP_MANIFEST")
+    return Path(chosen).expanduser() if chosen else data_folder() / "models.yaml"
+
+
+def register(folder: Path, name: str = "") -> Variant:
+    """Add the checkpoint in `folder` to the user's list and return its row as the catalog now reads it.
+
+    `name` becomes its id and title; without one the folder's name does. Comments and rows that are there stay as they
+    are. Raises AppError where the folder is no checkpoint, the name is taken, or the list cannot be extended.
+    """
+    found = variant_of_folder(folder.expanduser())
+    title = name.strip() or found.title.removesuffix(" (folder)")
+    identity = re.sub(r"[^a-z0-9._-]+", "-", title.lower()).strip("-._") or found.id
+    catalog = load_catalog()
+    if identity in catalog:
+        raise AppError(f"There is already a model called {identity}. Give the import another name.")
+    path = own_list()
+    _append(path, _row(found, identity, title))
+    return load_catalog(path)[identity]
+
+
+def _row(variant: Variant, identity: str, title: str) -> dict[str, Any]:
+    row: dict[str, Any] = {
+        "id": identity[:64],
+        "title": title,
+        "family": variant.family,
+        "folder": str(variant.folder),
+        "code_licence": variant.code_licence,
+        "weights_licence": variant.weights_licence,
+        "licence_note": variant.licence_note,
+        "verbs": list(variant.verbs),
+        "size": list(variant.size),
+        "context": variant.context,
+        "parameters": variant.parameters,
+        "settings": {
+            key: {"default": knob.default, "low": knob.low, "high": knob.high, "step": knob.step}
+            for key, knob in variant.settings.items()
+        },
+        "status": variant.status,
+    }
+    if variant.edit_methods:
+        row["edit_methods"] = list(variant.edit_methods)
+    if variant.solvers:
+        row["solvers"] = list(variant.solvers)
+    if variant.roles:
+        row["roles"] = variant.roles
+    return row
+
+
+def _append(path: Path, row: dict[str, Any]) -> None:
+    """Write the row at the end of the list's text, and keep the result only if it reads as the old rows plus this."""
+    import yaml
+
+    text = yaml.safe_dump([row], sort_keys=False, allow_unicode=True, default_flow_style=False)
+    try:
+        old = path.read_text(encoding="utf-8") if path.exists() else f"{_HEADER}variants:\n"
+        before = (yaml.safe_load(old) or {}).get("variants") or []
+        start = old if old.endswith("\n") else old + "\n"
+        deep = (textwrap.indent(text, " " * width) for width in (2, 0, 4))  # as deep as the rows before it
+        new = next(start + block for block in deep if _rows(start + block) == [*before, row])
+        path.parent.mkdir(parents=True, exist_ok=True)
+        fresh = path.with_name(f"{path.name}.{os.getpid()}.new")
+        fresh.write_text(new, encoding="utf-8")
+        os.replace(fresh, path)
+    except OSError as error:
+        raise AppError(
+            f"The model list {path} cannot be written: {error.strerror or error}. "
+            "Make it writable, or choose the folder by its path."
+        ) from error
+    except (StopIteration, AttributeError, yaml.YAMLError):
+        raise AppError(
+            f"The model list {path} is written in a way that cannot be extended by the app. Add this row yourself:\n"
+            f"{text}"
+        ) from None
+
+
+def _rows(text: str) -> Any:
+    """The rows of a list's text, None where it is no YAML."""
+    import yaml
+
+    try:
+        return yaml.safe_load(text).get("variants")
+    except (AttributeError, yaml.YAMLError):
+        return None

@@ -1,1 +1,0 @@
-"""What can be done with drawing runs as a whole: grids over two settings, exports, prompts and styles. No widgets."""

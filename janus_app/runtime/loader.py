@@ -1,0 +1,251 @@
+"""A folder with a checkpoint to a model that answers: built on the meta device, checked, streamed in, quantised.
+
+One tensor at a time travels from the memory-mapped file to its place, so host memory never holds a second copy and
+a quantised load peaks near its final size.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import pickle
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+
+from janus_app.errors import AppError, is_out_of_memory
+from janus_app.hub import converted
+from janus_app.models.common.config import read_json
+from janus_app.models.janusflow.vae import modern_name
+from janus_app.models.registry import (
+    AUTOENCODER,
+    autoencoder_folder,
+    build_model,
+    explain_mismatch,
+    head_source,
+    meta_network,
+    own_names,
+    read_config,
+    unused_prefixes,
+)
+from janus_app.registry.catalog import Variant
+from janus_app.runtime.devices import limit_threads_to_cgroup
+from janus_app.runtime.fit import LoadOption, plan_load
+from janus_app.runtime.malloc import set_malloc_threshold
+from janus_app.runtime.offload import connect, device_of
+from janus_app.runtime.quantization import is_quantised, plain_dtype, quantised_linear, tensor_dtype
+from janus_app.types import Model, Progress
+
+_SPAN = 128_000_000  # bytes read before a weight file is opened anew
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A model and where and how its weights lie.
+
+    device is the place's name, "cuda+cpu" for one; main the device that calculates.
+    """
+
+    model: Model
+    device: str
+    precision: str
+    main: str = "cpu"
+
+
+def expected_tensors(config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    """Name and shape of every tensor a checkpoint with this config (families.read_config) must hold."""
+    return {name: tuple(t.shape) for name, t in meta_network(config).state_dict().items()}
+
+
+def load(
+    variant: Variant, folder: Path, device: str, precision: str, parts: Mapping[str, Path] | None = None
+) -> Generator[Progress, None, Loaded]:
+    """Load a checkpoint folder. Closing the generator drops what was loaded so far.
+
+    device is a name devices.places knows, precision one of memory.PRECISIONS or "auto", `parts` the folders of the
+    variant's components by name. Raises AppError for a device that is not there, weights that cannot fit, and
+    anything wrong with the files.
+    """
+    set_malloc_threshold()
+    limit_threads_to_cgroup()
+    option = plan_load(variant, folder, device).choose(precision)
+    where = option.place.main
+    config = read_config(folder, parts, variant.family)
+    network = meta_network(config, variant.family)
+    sources = [Source(file, "", own_names(network)) for file in weight_files(folder)]
+    if AUTOENCODER in config:
+        inside = autoencoder_folder(folder, parts)
+        sources += [Source(file, f"{AUTOENCODER}.") for file in weight_files(inside, "diffusion_pytorch_model")]
+    if "lm_head" in dict(network.named_children()) and (head := head_source(config)):
+        sources.append(Source(head, "", only="lm_head.weight"))
+    yield from _stream(network, sources, unused_prefixes(config), option)
+    connect(network, option.split, where)
+    model = build_model(
+        network, folder, context=variant.context, roles=variant.roles, parts=parts, methods=variant.edit_methods
+    )
+    return Loaded(model, option.place.name, option.precision, str(where))
+
+
+@dataclass(frozen=True)
+class Source:
+    """A weight file, what stands before its tensors' names in the network, and how they are spelt there.
+
+    `only` is the one tensor that is wanted of it; "" takes all.
+    """
+
+    file: Path
+    prefix: str
+    spell: Callable[[str], str] = str
+    only: str = ""
+
+    def tensors(self) -> Iterator[tuple[str, Tensor]]:
+        for name, tensor in read_tensors(self.file, self.only):
+            yield (self.prefix + modern_name(name) if self.prefix else self.spell(name)), tensor
+
+
+def _stream(
+    network: nn.Module, sources: Sequence[Source], unused: tuple[str, ...], option: LoadOption
+) -> Iterator[Progress]:
+    """Fill the meta network from weight files. Every tensor must come once, in its shape."""
+    wanted = {name: t.shape for name, t in network.state_dict().items()}
+    total = sum(shape.numel() for shape in wanted.values())
+    seen: set[str] = set()
+    done = 0
+    yield Progress("read", 0, total, "weights")
+    for source in sources:
+        for name, tensor in source.tensors():
+            if name.startswith(unused):
+                continue
+            if name not in wanted or name in seen:
+                raise AppError(f"{source.file.name} holds {name}, which this architecture {_twice(name in seen)}.")
+            if tensor.shape != wanted[name]:
+                raise AppError(
+                    f"{source.file.name}: {name} has shape {list(tensor.shape)}, config.json asks for "
+                    f"{list(wanted[name])}. {explain_mismatch(network, name, True)}"
+                )
+            _place(network, name, tensor, device_of(name, option.split, option.place.main), option.precision)
+            seen.add(name)
+            done += tensor.numel()
+            yield Progress("read", done, total, "weights", source.file.name)
+    if missing := sorted(wanted.keys() - seen):
+        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+        raise AppError(f"The checkpoint lacks {missing[0]}{more}. {explain_mismatch(network, missing[0], False)}")
+
+
+def _twice(seen: bool) -> str:
+    return "was already given by another file" if seen else "does not have"
+
+
+def _place(network: nn.Module, name: str, tensor: Tensor, device: torch.device, precision: str) -> None:
+    path, _, leaf = name.rpartition(".")
+    parent = network.get_submodule(path)
+    if is_quantised(name, parent, precision):
+        holder_path, attribute = path.rsplit(".", 1)
+        linear = quantised_linear(tensor, precision, device, plain_dtype(precision, device))
+        linear.register_parameter("bias", dict(parent.named_parameters()).get("bias"))
+        setattr(network.get_submodule(holder_path), attribute, linear)
+        return
+    dtype = tensor_dtype(name, precision, device)
+    setattr(parent, leaf, nn.Parameter(tensor.to(device, dtype, copy=True), requires_grad=False))
+
+
+def weight_files(folder: Path, name: str = "") -> list[Path]:
+    """The weight files of a checkpoint, safetensors before pickles, an index's shards in order.
+
+    They are called `name`, by default "model" (safetensors) or "pytorch_model" (pickles).
+
+    Raises AppError where there are none, or an index names a file outside the folder or one that is absent.
+    """
+    names = {"safetensors": name or "model", "bin": name or "pytorch_model"}
+    folder = (None if name else converted.usable(folder)) or folder  # pickles that were converted are read no more
+    for suffix, single in names.items():
+        one = folder / f"{single}.{suffix}"
+        if one.is_file():
+            return [one]
+        index = folder / f"{single}.{suffix}.index.json"
+        if index.is_file():
+            return _shards(folder, index)
+    raise AppError(
+        f"{folder} holds no weights: neither {names['safetensors']}.safetensors nor {names['bin']}.bin, nor an index "
+        "of shards. "
+        "Download the checkpoint again."
+    )
+
+
+def _shards(folder: Path, index: Path) -> list[Path]:
+    names = read_json(index).get("weight_map")
+    if not isinstance(names, dict) or not all(isinstance(n, str) for n in names.values()):
+        raise AppError(f"{index.name} has no weight_map. Download the checkpoint again.")
+    files = []
+    for name in sorted(set(names.values())):
+        if name != Path(name).name or "\\" in name or name in ("", ".", ".."):
+            raise AppError(
+                f"{index.name} names {name!r}, which is outside its folder. The checkpoint is not safe to read."
+            )
+        if not (folder / name).is_file():
+            raise AppError(f"{index.name} names {name}, which is missing. Download the checkpoint again.")
+        files.append(folder / name)
+    return files
+
+
+def read_tensors(file: Path, only: str = "") -> Iterator[tuple[str, Tensor]]:
+    """Name and tensor, one after the other, memory-mapped; `only` one of them where it is given.
+
+    Pickles are read with `weights_only=True` alone.
+
+    The file is opened anew from time to time: a mapping keeps every page that was read resident, so one over the whole
+    file would cost as much memory again as the file is long. Do not keep a tensor beyond its turn.
+    """
+    waiting: list[str] | None = [only] if only else None
+    while waiting is None or waiting:
+        with _mapped(file) as tensors:
+            names: list[str] = list(tensors.keys()) if waiting is None else waiting
+            read = 0
+            while names and read < _SPAN:
+                name = names.pop(0)
+                with _damage(file):
+                    tensor = tensors.get_tensor(name)
+                read += tensor.nbytes
+                yield name, tensor
+                del tensor
+            waiting = names
+
+
+class _Pickled:
+    """A pickle read by `torch.load`, with the two methods of an open safetensors file that are used here."""
+
+    def __init__(self, state: Any) -> None:
+        if not isinstance(state, dict) or not all(isinstance(t, Tensor) for t in state.values()):
+            raise ValueError("not a table of tensors")
+        self.keys, self.get_tensor = state.keys, state.__getitem__
+
+
+@contextlib.contextmanager
+def _mapped(file: Path) -> Iterator[Any]:
+    with contextlib.ExitStack() as stack:
+        with _damage(file):
+            if file.suffix == ".safetensors":
+                tensors = stack.enter_context(safe_open(file, framework="pt", device="cpu"))
+            else:
+                tensors = _Pickled(torch.load(file, map_location="cpu", weights_only=True, mmap=True))
+        yield tensors
+
+
+@contextlib.contextmanager
+def _damage(file: Path) -> Iterator[None]:
+    """Failures of reading a weight file as sentences; running out of memory is none of them."""
+    try:
+        yield
+    except pickle.UnpicklingError:
+        raise AppError(
+            f"{file.name} asks to run code while it is read, so it was not loaded. Use a checkpoint from its "
+            "original repository, or one in safetensors."
+        ) from None
+    except (SafetensorError, OSError, RuntimeError, EOFError, ValueError, KeyError) as error:
+        if is_out_of_memory(error):
+            raise
+        raise AppError(f"{file.name} is damaged or incomplete. Delete it and download the checkpoint again.") from error

@@ -1,0 +1,124 @@
+"""How weights are held: which dtype each tensor gets in a precision, and 8-bit and 4-bit linears by bitsandbytes.
+
+int8 is LLM.int8() (Dettmers et al. 2022), nf4 the 4-bit normal float of QLoRA (Dettmers et al. 2023, section 3).
+"""
+
+from __future__ import annotations
+
+import logging
+from importlib.util import find_spec
+
+import torch
+from torch import Tensor, nn
+
+from janus_app.errors import AppError
+from janus_app.nn.fast.int8 import Int8Linear
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+QUANTISED = ("int8", "nf4")
+DECODER_LAYERS = "language_model.model.layers."  # of the Janus families; these can lie on several devices
+_QUANTISED_LAYERS = (DECODER_LAYERS, "mllm.language_model.layers.")  # MetaQuery's; only their linears are quantised
+# Picture decoders stay in float32 in fp16, whose range their activations leave, and in half precision on a CPU, where
+# few have instructions for its convolutions: without them they take eighty times as long and more memory.
+PICTURE_DECODERS = ("gen_vision_model.", "vae.")
+OUTLIER_THRESHOLD = 6.0  # LLM.int8(): activation columns beyond this stay in 16 bit
+NF4_BLOCK = 64  # weights that share one float32 scale
+
+
+def plain_dtype(precision: str, device: torch.device) -> torch.dtype:
+    """The dtype of everything that is not quantised. CPUs calculate in float32 around quantised layers."""
+    if precision in DTYPES:
+        return DTYPES[precision]
+    if device.type == "cpu":
+        return torch.float32
+    old = torch.cuda.is_available() and not torch.cuda.is_bf16_supported(including_emulation=False)
+    return torch.float16 if old else torch.bfloat16
+
+
+def tensor_dtype(name: str, precision: str, device: torch.device) -> torch.dtype:
+    """The dtype a tensor of the checkpoint is held in, unless `is_quantised` says that it is quantised."""
+    dtype = plain_dtype(precision, device)
+    full = dtype == torch.float16 or device.type == "cpu"
+    return torch.float32 if full and name.startswith(PICTURE_DECODERS) else dtype
+
+
+def is_quantised(name: str, parent: nn.Module, precision: str) -> bool:
+    """Whether `name`, a tensor of `parent`, becomes int8 or nf4: the weights of the decoder's linears, if asked for."""
+    linear = isinstance(parent, nn.Linear) and name.endswith(".weight")
+    return precision in QUANTISED and name.startswith(_QUANTISED_LAYERS) and linear
+
+
+def held_bytes(network: nn.Module, precision: str, device: torch.device) -> dict[str, int]:
+    """Bytes of every tensor of a network (on the meta device, unquantised) once it is held in a precision."""
+    sizes = {}
+    for path, module in network.named_modules():
+        for leaf, tensor in (*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)):
+            name = f"{path}.{leaf}" if path else leaf
+            if not is_quantised(name, module, precision):
+                sizes[name] = tensor.numel() * tensor_dtype(name, precision, device).itemsize
+            elif precision == "int8":
+                sizes[name] = tensor.numel() + 4 * tensor.shape[0]  # and a float32 scale per row
+            else:
+                sizes[name] = tensor.numel() // 2 + 4 * -(-tensor.numel() // NF4_BLOCK)
+    return sizes
+
+
+def bitsandbytes_missing() -> bool:
+    """True where int8 and nf4 cannot be chosen because the library is not installed; it is not imported here."""
+    return find_spec("bitsandbytes") is None
+
+
+def quantised_linear(weight: Tensor, precision: str, device: torch.device, dtype: torch.dtype) -> nn.Linear:
+    """A linear without bias from its weight [out, in], held as "int8" or "nf4"; it computes in `dtype`.
+
+    Raises AppError where bitsandbytes is absent, too old, or made for another device.
+    """
+    try:
+        import bitsandbytes as bnb
+    except ModuleNotFoundError as error:
+        raise AppError(
+            f"{precision} needs the package bitsandbytes, which cannot be imported here. Install it with "
+            "`python -m pip install bitsandbytes`, or choose another precision."
+        ) from error
+    except Exception as error:  # its import runs native code: a library that does not fit raises many things
+        raise _unusable(precision, device, error) from error
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it remarks on its own casts at every start
+    try:
+        return _linear(bnb, weight, precision, device, dtype)
+    except (AttributeError, TypeError, NotImplementedError, AssertionError) as error:  # too old, or no kernel
+        raise _unusable(precision, device, error) from error
+
+
+def _linear(bnb: object, weight: Tensor, precision: str, device: torch.device, dtype: torch.dtype) -> nn.Linear:
+    modules = bnb.nn  # type: ignore[attr-defined]
+    outer, inner = weight.shape
+    linear: nn.Linear
+    if precision == "int8":
+        linear = modules.Linear8bitLt(
+            inner, outer, bias=False, has_fp16_weights=False, threshold=OUTLIER_THRESHOLD, device="meta"
+        )
+        eight_bit = modules.Int8Params(weight.contiguous(), requires_grad=False, has_fp16_weights=False)
+        quantised = eight_bit.to(device)  # quantises on the way
+        if device.type == "cpu":  # bitsandbytes' rows and scales; its own product is slow, see eight_bit.py
+            return Int8Linear(quantised.data, quantised.SCB / 127).eval()
+        linear.weight = quantised
+    else:
+        linear = modules.Linear4bit(
+            inner, outer, bias=False, compute_dtype=dtype, compress_statistics=False, quant_type="nf4", device="meta"
+        )
+        four_bit = modules.Params4bit(
+            weight.contiguous().to(dtype),
+            requires_grad=False,
+            blocksize=NF4_BLOCK,
+            compress_statistics=False,
+            quant_type="nf4",
+        )
+        linear.weight = four_bit.to(device)
+    return linear.eval()
+
+
+def _unusable(precision: str, device: torch.device, error: Exception) -> AppError:
+    return AppError(
+        f"The bitsandbytes installed here cannot make {precision} weights on {device.type} ({type(error).__name__}). "
+        "Update it with `python -m pip install -U bitsandbytes`, or choose another precision."
+    )

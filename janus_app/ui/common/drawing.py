@@ -1,0 +1,92 @@
+"""What the draw and edit tabs share: a drawing job on the easel, and the pictures kept from it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from janus_app.errors import AppError
+from janus_app.types import EditRequest, GenerateRequest
+from janus_app.ui.common.html import blank_preview_grid, message, messages, preview_grid
+from janus_app.ui.common.jobs import watch
+from janus_app.ui.common.saved_images import SavedImage
+from janus_app.ui.context import PageContext, Sitting
+
+SHELF = 60  # pictures a browser tab keeps in sight; the files stay in the outputs folder
+PREVIEW_QUALITY = 82
+SHARED_QUALITY = 60  # a tunnel's bandwidth is the limit there
+logger = logging.getLogger(__name__)
+
+Drawing = GenerateRequest | EditRequest
+
+
+@dataclass(frozen=True)
+class View:
+    """What to show now: `easel` is None where it stays as it is; `prints` is given once, at the end."""
+
+    preview_grid: str | None
+    status: str
+    notes: str = ""
+    prints: tuple[SavedImage, ...] | None = None
+
+
+def draw(page: PageContext, selected: str | None, make: Callable[[], Drawing], language: str) -> Iterator[View]:
+    """Run the request `make` builds; views at most ten a second, and the saved pictures at the end.
+
+    Bad settings, full disks and bugs end in a view with a sentence, never in an exception.
+    """
+    say = page.texts.say
+    sitting = Sitting()
+    # The request is built twice, which costs nothing: here to know its seeds, and inside the watched job, whose
+    # frames turn a refusal into a sentence.
+    try:
+        request = make()
+    except AppError as error:
+        yield View(None, "", message(page.texts.sentence(str(error), language), "error"))
+        return
+    captions = [say("seed_is", language, seed=request.seed + i) for i in range(request.count)]
+    alt = [say("alt_preview", language, number=i + 1) for i in range(request.count)]
+    state = page.session.state
+    size = state.capabilities.size if state.capabilities else page.variant(selected).size
+    yield View(blank_preview_grid(request.count, size, captions), message(say("starting", language)))
+    quality = SHARED_QUALITY if page.shared else PREVIEW_QUALITY
+    for frame in watch(lambda: page.job(selected, request, sitting), page.texts, language):
+        notes = messages(frame.notices)
+        if frame.error:
+            yield View("", "", notes + message(frame.error, "error"))
+            return
+        if frame.finished is None:
+            sheet = preview_grid(frame.previews, captions, alt, quality) if frame.previews else None
+            yield View(sheet, frame.status, notes)
+            continue
+        kept: list[SavedImage] = []
+        try:
+            for picture in frame.finished.pictures:
+                assert sitting.variant and sitting.state  # filled at the first event, and this is the last one
+                kept.append(page.prints.keep(picture, request, sitting.variant, sitting.state))
+        except AppError as error:  # the pictures stay on the easel, so a full disk does not lose them
+            last = preview_grid([p.image for p in frame.finished.pictures], captions, alt, quality=95)
+            yield View(last, "", notes + message(page.texts.sentence(str(error), language), "error"), tuple(kept))
+            return
+        done = say("drawn_in", language, count=len(kept), seconds=f"{frame.finished.seconds:.1f}")
+        yield View("", message(done, "done"), notes, tuple(kept))
+        return
+
+
+def caption(print_: SavedImage, page: PageContext, language: str) -> str:
+    """The line under a picture: its seed, and how well it fits where the pictures were ranked."""
+    seed = page.texts.say("seed_is", language, seed=print_.record.seed)
+    if print_.score is None:
+        return seed
+    return page.texts.say("seed_score", language, caption=seed, score=f"{100 * print_.score:.0f}")
+
+
+def gallery_value(gallery_items: list[SavedImage], page: PageContext, language: str) -> list[tuple[str, str]]:
+    """The pictures as a gallery takes them: paths, so the files reach the browser byte for byte."""
+    return [(print_.shown, caption(print_, page, language)) for print_ in gallery_items]
+
+
+def put_on(gallery_items: list[SavedImage], new: tuple[SavedImage, ...]) -> list[SavedImage]:
+    """Newest drawing first, in its own order; the oldest leave."""
+    return [*new, *gallery_items][:SHELF]

@@ -1,0 +1,57 @@
+"""The first steps at the top of the page, the sheet of keys, and the line at its foot. assets/page.js moves them."""
+
+from __future__ import annotations
+
+from html import escape
+
+from janus_app.ui.context import PageContext
+
+# Key and what it does; keys of one character can be switched off in the sheet (WCAG 2.1.4).
+KEYS = (
+    ("Ctrl + Enter", "key_run"),
+    ("Esc", "key_stop"),
+    ("?", "key_sheet"),
+    ("1 … 5", "key_tab"),
+    ("/", "key_prompt"),
+    ("R", "key_surprise"),
+    ("D", "key_theme"),
+)
+STEPS = ("tour_draw", "tour_row", "tour_models", "tour_keys")
+
+
+def foot_html(page: PageContext, language: str) -> str:
+    """What runs, where what is typed goes, and buttons for the keys, the theme and the first steps."""
+
+    def say(key: str) -> str:
+        return escape(page.texts.say(key, language))
+
+    rows = "".join(f"<div><dt><kbd>{escape(key)}</kbd></dt><dd>{say(text)}</dd></div>" for key, text in KEYS)
+    return (
+        f"<p>{say('keys_shared' if page.shared else 'keys')}</p>"
+        f'<p class="foot-buttons"><button type="button" data-janus="keys">{say("keys_all")}</button>'
+        f'<button type="button" data-janus="theme">{say("theme_switch")}</button>'
+        f'<button type="button" data-janus="tour">{say("tour_again")}</button></p>'
+        f'<dialog id="keys-sheet" aria-labelledby="keys-title"><h2 id="keys-title">{say("keys_title")}</h2>'
+        f'<dl class="facts">{rows}</dl>'
+        f'<label><input type="checkbox" id="keys-single" checked> {say("keys_single")}</label>'
+        f'<p class="remembered">{say("remembered")}</p>'
+        f'<p class="foot-buttons"><button type="button" data-janus="forget">{say("forget")}</button>'
+        f'<button type="button" data-janus="close" autofocus>{say("close")}</button></p></dialog>'
+    )
+
+
+def tour_html(page: PageContext, language: str) -> str:
+    """Four short steps in a strip of the page's own; it covers nothing and stays away once closed."""
+
+    def say(key: str, **values: object) -> str:
+        return escape(page.texts.say(key, language, **values))
+
+    steps = ""
+    for number, key in enumerate(STEPS, 1):
+        place = say("tour_step", number=number, total=len(STEPS))
+        steps += f"<p{'' if number == 1 else ' hidden'}><b>{place}</b> {say(key)}</p>"
+    return (
+        f'<section id="tour-card" aria-label="{say("tour_title")}" hidden><div aria-live="polite">{steps}</div>'
+        f'<div class="foot-buttons"><button type="button" data-janus="next">{say("tour_next")}</button>'
+        f'<button type="button" data-janus="enough">{say("tour_close")}</button></div></section>'
+    )

@@ -1,0 +1,1 @@
+"""The model bar and its panels."""

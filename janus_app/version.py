@@ -1,0 +1,3 @@
+"""The version of the app, as pictures record it."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,97 @@
+"""Two variants or two settings on the same words and seed: each side drawn once, one after the other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+from contextlib import closing
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from janus_app.errors import AppError
+from janus_app.outputs.metadata import ImageMetadata
+from janus_app.registry.catalog import Variant
+from janus_app.runtime.session import ModelSession, SessionState
+from janus_app.types import Event, Finished, GenerateRequest, Notice, Picture, Queued
+
+Keep = Callable[[Picture, GenerateRequest, Variant, SessionState], tuple[Path, ImageMetadata]]
+
+
+@dataclass(frozen=True)
+class Side:
+    """A variant and what it is asked to draw."""
+
+    variant: Variant
+    request: GenerateRequest
+
+
+@dataclass(frozen=True)
+class Shot:
+    """The finished picture of side 0 or 1."""
+
+    side: int
+    file: Path
+    record: ImageMetadata
+
+
+def checked(session: ModelSession, sides: tuple[Side, Side]) -> tuple[Side, Side]:
+    """The sides, one picture each. Raises AppError where they are the same, or one would need a download first."""
+    one, other = (Side(side.variant, replace(side.request, count=1, image_tokens=())) for side in sides)
+    if name_of(one) == name_of(other):
+        raise AppError("Both sides are the same. Choose another model for one of them, or move one of its sliders.")
+    for side in (one, other):
+        if "generate" not in side.variant.verbs:
+            raise AppError(f"{side.variant.title} cannot draw. Choose another model.")
+        if not side.variant.is_local and not session.hub.status(side.variant).complete:
+            raise AppError(f"{side.variant.title} is not on this computer yet. Load it once at the top of the page.")
+    return one, other
+
+
+def draw_sides(
+    session: ModelSession, sides: tuple[Side, Side], keep: Keep
+) -> Generator[Event | Shot, None, list[Shot]]:
+    """Draw both sides, loading what is not resident, and load the model again that was resident before.
+
+    The resident model draws first, so that there is at most one switch and one way back. Closing stops within a step;
+    the model that was at work then stays loaded. Raises AppError where somebody else changed the model meanwhile.
+    """
+    before, was = session.variant, session.state
+    order = sorted((0, 1), key=lambda i: before is None or sides[i].variant.id != before.id)
+    shots: list[Shot] = []
+    for number in order:
+        side = sides[number]
+        if session.variant is None or session.variant.id != side.variant.id:
+            yield Notice(f"{side.variant.title} is loaded to draw its side.")
+            yield from session.load(_name(session, side.variant))
+        variant, state, finished = side.variant, session.state, None
+        events = session.run(side.request)
+        with closing(events):  # type: ignore[type-var]
+            for event in events:
+                if not isinstance(event, Queued):
+                    variant, state = session.variant or variant, session.state
+                if isinstance(event, Finished):
+                    finished = event
+                else:
+                    yield event
+        if finished is None or variant.id != side.variant.id:
+            raise AppError(
+                f"The model was changed to {variant.title} while the two were drawn. Start the comparison again."
+            )
+        shots.append(Shot(number, *keep(finished.pictures[0], side.request, variant, state)))
+        yield shots[-1]
+    if before is not None and session.variant is not None and session.variant.id != before.id:
+        yield Notice(f"{before.title} is loaded again.")
+        yield from session.load(_name(session, before), was.device, was.precision)
+    return sorted(shots, key=lambda shot: shot.side)
+
+
+def _name(session: ModelSession, variant: Variant) -> str:
+    return variant.id if variant.id in session.catalog else str(variant.folder)
+
+
+def name_of(side: Side) -> str:
+    """The side as votes call it: its model and the settings that matter to it, without words and seed."""
+    request, settings = side.request, side.variant.settings
+    parts = [side.variant.id, f"guidance {request.guidance:g}"]
+    parts += [f"{name} {getattr(request, name):g}" for name in ("temperature", "steps") if name in settings]
+    parts += [f"solver {request.solver}"] if side.variant.solvers else []
+    return ", ".join(parts)
