@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from janus_app.outputs.atomic_write import os_errors_as_app_errors
+from janus_app.files import os_errors_as_app_errors
 from janus_app.outputs.conversations import PICTURES, Conversation, Message
 
 

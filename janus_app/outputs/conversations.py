@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from janus_app.errors import AppError
-from janus_app.outputs.atomic_write import locked, os_errors_as_app_errors, write_whole
+from janus_app.files import file_lock, os_errors_as_app_errors, write_atomically
 from janus_app.outputs.image_io import MAX_BYTES, read_bounded
 
 SCHEMA = 1
@@ -179,14 +179,14 @@ class Conversations:
                 replace(m, pictures=tuple(_keep(Path(p), home / PICTURES) for p in m.pictures))
                 for m in conversation.messages
             )
-            with locked(self.folder / ".lock"):
+            with file_lock(self.folder / ".lock"):
                 self._write(home, self._merged(home, replace(conversation, messages=kept)))
 
     def rename(self, name: str, title: str) -> None:
         """Give it a title; an empty one brings its first words back. Raises AppError."""
         title = " ".join(title.split())[:MAX_TITLE]
         home = self._home(name)
-        with os_errors_as_app_errors("The conversation was not renamed", home), locked(self.folder / ".lock"):
+        with os_errors_as_app_errors("The conversation was not renamed", home), file_lock(self.folder / ".lock"):
             self._write(home, replace(self.open(name), title=title))
 
     def delete(self, name: str) -> None:
@@ -247,7 +247,7 @@ class Conversations:
         data = {"schema": SCHEMA} | asdict(conversation)
         for message in data["messages"]:
             message["pictures"] = [Path(path).name for path in message["pictures"]]
-        write_whole(home / FILE, json.dumps(data, ensure_ascii=True, indent=1).encode("ascii"))
+        write_atomically(home / FILE, json.dumps(data, ensure_ascii=True, indent=1).encode("ascii"))
 
 
 def _moment(text: str) -> float:
@@ -272,7 +272,7 @@ def _keep(source: Path, folder: Path) -> str:
         return str(folder / f"{'0' * 16}.{suffix}")  # lost before it could be kept; the words are kept all the same
     kept = folder / f"{hashlib.sha256(content).hexdigest()[:16]}.{suffix}"
     if not kept.is_file():
-        write_whole(kept, content)
+        write_atomically(kept, content)
     return str(kept)
 
 

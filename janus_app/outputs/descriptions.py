@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from janus_app.outputs.atomic_write import os_errors_as_app_errors, write_whole
+from janus_app.files import os_errors_as_app_errors, write_atomically
 
 FOLDER = ".descriptions"
 LONGEST = 2_000  # characters; a screen reader reads all of it aloud
@@ -30,7 +30,7 @@ def describe(picture: Path, text: str) -> None:
     place = _place(picture)
     with os_errors_as_app_errors("The description was not kept", picture.parent):
         place.parent.mkdir(exist_ok=True)
-        write_whole(place, text[:LONGEST].encode("utf-8", "replace"))
+        write_atomically(place, text[:LONGEST].encode("utf-8", "replace"))
 
 
 def forget(picture: Path) -> None:

@@ -19,7 +19,7 @@ from pathlib import Path
 from PIL import Image
 
 from janus_app.errors import AppError
-from janus_app.outputs.atomic_write import os_errors_as_app_errors
+from janus_app.files import os_errors_as_app_errors
 from janus_app.outputs.descriptions import forget
 from janus_app.outputs.metadata import ImageMetadata, read_metadata
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from janus_app.errors import AppError
-from janus_app.outputs.atomic_write import locked, os_errors_as_app_errors, write_whole
+from janus_app.files import file_lock, os_errors_as_app_errors, write_atomically
 
 FILE = "presets.yaml"
 MAX_NAME = 60
@@ -64,11 +64,11 @@ class Presets:
 
         with os_errors_as_app_errors("The preset was not kept", self.file.parent):
             self.file.parent.mkdir(parents=True, exist_ok=True)
-            with locked(self.file.with_name(f".{FILE}.lock")):
+            with file_lock(self.file.with_name(f".{FILE}.lock")):
                 presets = self._all()
                 yield presets
                 rows = [{"name": p.name, "family": p.family, "settings": dict(p.settings)} for p in presets]
-                write_whole(self.file, yaml.safe_dump(rows, sort_keys=False, allow_unicode=True).encode("utf-8"))
+                write_atomically(self.file, yaml.safe_dump(rows, sort_keys=False, allow_unicode=True).encode("utf-8"))
 
     def _all(self) -> list[Preset]:
         import yaml

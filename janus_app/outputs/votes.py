@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 from janus_app.errors import AppError
-from janus_app.outputs.atomic_write import locked, os_errors_as_app_errors, write_whole
+from janus_app.files import file_lock, os_errors_as_app_errors, write_atomically
 
 SCHEMA = 1
 FILE = "votes.json"
@@ -72,7 +72,7 @@ class Votes:
         one, other = one[:MAX_NAME], other[:MAX_NAME]
         with os_errors_as_app_errors("The vote was not kept", self.file.parent):
             self.file.parent.mkdir(parents=True, exist_ok=True)
-            with locked(self.file.with_name(f".{FILE}.lock")):
+            with file_lock(self.file.with_name(f".{FILE}.lock")):
                 pairs = self.all()
                 same = [number for number, t in enumerate(pairs) if {t.one, t.other} == {one, other}]
                 old = pairs[same[0]] if same else Tally(one, other)
@@ -82,7 +82,7 @@ class Votes:
                 else:
                     pairs.append(now)
                 text = json.dumps({"schema": SCHEMA, "pairs": [asdict(t) for t in pairs]}, ensure_ascii=False, indent=1)
-                write_whole(self.file, text.encode("utf-8", "replace"))
+                write_atomically(self.file, text.encode("utf-8", "replace"))
         return now
 
 

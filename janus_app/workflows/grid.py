@@ -14,7 +14,7 @@ from PIL.Image import Image
 from PIL.PngImagePlugin import PngInfo
 
 from janus_app.errors import AppError
-from janus_app.outputs.atomic_write import os_errors_as_app_errors, write_whole
+from janus_app.files import os_errors_as_app_errors, write_atomically
 from janus_app.outputs.metadata import ImageMetadata, output_path, reserve
 from janus_app.registry.catalog import Variant
 from janus_app.types import Event, Finished, GenerateRequest, Picture, Progress
@@ -141,7 +141,7 @@ def save_sheet(plan: Plan, cells: list[Cell], folder: Path) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         path = reserve(name.with_name(f"{name.stem}_grid.png"))
         try:
-            write_whole(path, buffer.getvalue())
+            write_atomically(path, buffer.getvalue())
         except OSError:
             path.unlink(missing_ok=True)  # the name was held by an empty file
             raise

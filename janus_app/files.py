@@ -1,0 +1,59 @@
+"""Writing small files so that a reader meets the old content or the new one, and the reasons why a write failed."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from janus_app.errors import AppError, Message
+
+LOCK_TIMEOUT = 10.0  # seconds; the other process writes one small file, so a longer wait means it is stuck
+DISK_FULL_ERRNOS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+
+
+def is_disk_full(error: OSError) -> bool:
+    """Whether the error says that the disk, the user's quota or the file system's largest file size is reached."""
+    return error.errno in DISK_FULL_ERRNOS
+
+
+@contextmanager
+def os_errors_as_app_errors(what: str | Message, folder: Path) -> Iterator[None]:
+    """Turn an OSError inside the block into an AppError. `what` names what did not happen: "The vote was not kept"."""
+    try:
+        yield
+    except OSError as error:
+        if is_disk_full(error):
+            raise AppError("write_disk_full", what=what, folder=folder) from error
+        reason = error.strerror or str(error)
+        raise AppError("write_failed", what=what, folder=folder, reason=reason) from error
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Replace `path` by `content`, flushed to disk: a power cut leaves the old file or the new one. Raises OSError."""
+    part = path.with_name(f".{secrets.token_hex(8)}.part")
+    try:
+        with open(part, "xb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, path)
+    finally:
+        with contextlib.suppress(OSError):
+            part.unlink(missing_ok=True)
+
+
+@contextmanager
+def file_lock(path: Path) -> Iterator[None]:
+    """Exclude other processes by the lock file `path`. Raises AppError if another one keeps it for LOCK_TIMEOUT."""
+    from filelock import FileLock, Timeout
+
+    try:
+        with FileLock(path, timeout=LOCK_TIMEOUT):
+            yield
+    except Timeout:
+        raise AppError("lock_timeout", path=path) from None
