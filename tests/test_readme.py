@@ -1,4 +1,4 @@
-"""The README is checked against the program: its commands run, its table is the manifest's, its links exist."""
+"""The README and docs are checked against the program: commands run, tables match the manifest, links exist."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ READMES = [ROOT / "README.md", ROOT / "README.zh-CN.md"]
 LANGUAGES = pytest.mark.parametrize("readme", READMES, ids=lambda p: p.name)
 
 
-DRAWING = ("generate", "edit", "inspect", "grid", "chat")  # run in this process: a new one loads everything anew
+IN_PROCESS = ("generate", "edit", "inspect", "grid", "chat")  # a new process would load the model each time
 
 
 def commands(readme: Path) -> list[str]:
@@ -29,7 +29,7 @@ def commands(readme: Path) -> list[str]:
 
 
 @LANGUAGES
-def test_the_commands_run_in_order(readme: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_commands_of_the_readme_run_in_order(readme: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every `python -m janus_app` line, one after the other, in an empty folder, with the embedded model."""
     lines = [line for line in commands(readme) if line.startswith("python -m janus_app")]
     assert len(lines) == 12
@@ -38,13 +38,13 @@ def test_the_commands_run_in_order(readme: Path, tmp_path: Path, monkeypatch: py
         monkeypatch.setenv(name, str(value))
     for line in lines:
         words = shlex.split(line)[1:]
-        if words[2] in DRAWING:
+        if words[2] in IN_PROCESS:
             assert main(words[2:]) == 0, line
             continue
         if readme != READMES[0] and line in commands(READMES[0]):
-            continue  # nothing of it is translated, and it was run there
+            continue  # the same line of the other README was run already
         done = subprocess.run([sys.executable, *words], capture_output=True, text=True, timeout=300)
-        too_small = " fit " in line and done.returncode == 1  # what it says of this machine
+        too_small = " fit " in line and done.returncode == 1  # the model does not fit this machine
         assert done.returncode == 0 or too_small, f"{line}\n{done.stdout}\n{done.stderr}"
         assert "Traceback" not in done.stderr
 
@@ -61,46 +61,47 @@ def test_both_languages_show_the_same_commands() -> None:
     assert plain[0] == plain[1]
 
 
-def on_a_card(variant: Variant, precision: str) -> float:
-    """Bytes the fit advisor counts for one picture on a CUDA card, with what it keeps free."""
+def memory_on_a_gpu(variant: Variant, precision: str) -> float:
+    """Bytes for one picture on a CUDA GPU as the fit advisor counts them, with its reserve."""
     peak = running_peak(variant, precision, torch.device("cuda"), usual_job(variant))
     return weight_bytes(variant, precision, device="cuda") + peak.cache + peak.work + 1.25e9
 
 
 @LANGUAGES
-def test_the_table_is_the_manifests(readme: Path) -> None:
+def test_the_model_table_matches_the_manifest(readme: Path) -> None:
     text = readme.read_text("utf-8")
     for variant in load_catalog().values():
         title = variant.title.split(" (")[0]
         (row,) = re.findall(rf"^\| {re.escape(title)}[^|]*\|.*$", text, flags=re.M)
         assert f"{variant.size[0]} x {variant.size[1]}" in row
         if variant.repo:
-            needs = " / ".join(f"{on_a_card(variant, p) / 1e9:.1f}" for p in ("bf16", "int8", "nf4"))
+            needs = " / ".join(f"{memory_on_a_gpu(variant, p) / 1e9:.1f}" for p in ("bf16", "int8", "nf4"))
             assert f"| {needs} GB |" in row
             assert f"{variant.download_bytes / 1e9:.1f} GB" in row
 
 
-FEATURE = re.compile(r"^\| ([^|]+) \| \[(\w+)\]\((tests/[\w/]+\.py)\) \|$", re.MULTILINE)
+FEATURES = [ROOT / "docs" / "features.md", ROOT / "docs" / "features.zh-CN.md"]
+FEATURE = re.compile(r"^\| ([^|]+) \| \[(\w+)\]\(\.\./(tests/[\w/]+\.py)\) \|$", re.MULTILINE)
 GROUP = re.compile(r"^\| \*\*[^|]+\*\* \| \|$", re.MULTILINE)
 
 
-@LANGUAGES
-def test_every_feature_has_a_test(readme: Path) -> None:
-    text = readme.read_text("utf-8")
+@pytest.mark.parametrize("page", FEATURES, ids=lambda p: p.name)
+def test_every_feature_names_a_test_that_exists(page: Path) -> None:
+    text = page.read_text("utf-8")
     (table,) = (part for part in text.split("\n\n") if FEATURE.search(part))
     rows = FEATURE.findall(table)
-    assert len(rows) + len(GROUP.findall(table)) + 2 == len(table.strip().splitlines()), "a row without its test"
+    assert len(rows) + len(GROUP.findall(table)) + 2 == len(table.strip().splitlines()), "a row names no test"
     assert len(rows) >= 45 and len({what for what, _, _ in rows}) == len(rows)
     for what, name, file in rows:
         assert f"def {name}(" in (ROOT / file).read_text("utf-8"), what
 
 
-def test_both_languages_prove_the_same() -> None:
-    tables = [FEATURE.findall(readme.read_text("utf-8")) for readme in READMES]
+def test_both_languages_list_the_same_tests() -> None:
+    tables = [FEATURE.findall(page.read_text("utf-8")) for page in FEATURES]
     assert [row[1:] for row in tables[0]] == [row[1:] for row in tables[1]]
 
 
-@LANGUAGES
-def test_links_and_pictures_exist(readme: Path) -> None:
-    for target in re.findall(r"\]\(([^)#]+)\)", readme.read_text("utf-8")):
-        assert target.startswith("http") or (ROOT / target).exists(), target
+@pytest.mark.parametrize("page", [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")], ids=lambda p: p.name)
+def test_links_and_pictures_exist(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text("utf-8")):
+        assert target.startswith("http") or (page.parent / target).exists(), target
