@@ -1,4 +1,4 @@
-"""What strangers may try against a running page over HTTP; tests/browser/test_hostile.py has a browser's side of it."""
+"""Attacks on a running page over HTTP. tests/browser/test_hostile.py tries those that need a browser."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def client(page: Served) -> Client:
 
 
 def ask(client: Client, files: list[Any]) -> list[Any]:
-    """What came of a question with these files; a refusal by Gradio itself is an answer too."""
+    """The outputs of a question with these files; none if Gradio itself refuses the request."""
     job = client.submit(message={"text": "What is it?", "files": files}, max_new_tokens=8, api_name="/chat")
     try:
         job.result(timeout=60)
@@ -47,7 +47,7 @@ def ask(client: Client, files: list[Any]) -> list[Any]:
 
 
 def answered(outputs: list[Any]) -> bool:
-    """Whether the conversation stands in the last answer; a refused question leaves none."""
+    """Whether the last output holds a conversation; a refused question leaves none."""
     return bool(outputs and outputs[-1][0])
 
 
@@ -62,26 +62,26 @@ def answered(outputs: list[Any]) -> bool:
         ("POST", "/gradio_api/call/v2/draw"),
     ],
 )
-def test_a_name_lent_to_this_address_opens_no_door(page: Served, method: str, path: str) -> None:
-    """DNS rebinding: the browser believes it still talks to the other site, and says so in the Host header."""
+def test_dns_rebinding_is_refused_on_every_path(page: Served, method: str, path: str) -> None:
+    """With DNS rebinding the browser still sends the name of the attacking site in the Host header."""
     headers = {"Host": "evil.example", "Origin": "http://evil.example"}
     answer = httpx.request(method, page.url + path, headers=headers, json=DRAW if method == "POST" else None)
     assert answer.status_code == 400 and answer.text.startswith("This page does not answer to that host name")
 
 
-def test_another_site_can_neither_ask_nor_read(page: Served) -> None:
-    door = f"{page.url}/gradio_api/call/v2/draw"
+def test_other_origins_can_neither_call_nor_read(page: Served) -> None:
+    endpoint = f"{page.url}/gradio_api/call/v2/draw"
     asked = {"Origin": EVIL, "Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "content-type"}
-    allowed = httpx.options(door, headers=asked).headers.get("access-control-allow-origin")
+    allowed = httpx.options(endpoint, headers=asked).headers.get("access-control-allow-origin")
     assert allowed not in ("*", EVIL)
-    # What a form of another site can send without asking first carries one of these types; none is read as JSON.
+    # A form of another site can send these types without a preflight request; none may be read as JSON.
     for kind in ("text/plain", "application/x-www-form-urlencoded"):
-        sent = httpx.post(door, content=json.dumps(DRAW), headers={"Origin": EVIL, "Content-Type": kind})
+        sent = httpx.post(endpoint, content=json.dumps(DRAW), headers={"Origin": EVIL, "Content-Type": kind})
         assert sent.status_code in (415, 422) and "event_id" not in sent.text
 
 
-def test_no_file_of_the_machine_can_be_named(page: Served) -> None:
-    """Neither by the file's address nor as a picture of a question."""
+def test_files_of_the_machine_cannot_be_read(page: Served) -> None:
+    """Neither by URL nor as a picture of a question."""
     (saved := page.outputs / "mine.png").parent.mkdir(exist_ok=True)
     Image.new("RGB", (8, 8), "red").save(saved)
     talk = new_conversation().said(Message(new_id(), "", "user", "secret"))
@@ -93,9 +93,9 @@ def test_no_file_of_the_machine_can_be_named(page: Served) -> None:
             got = httpx.get(f"{page.url}/gradio_api/file={spelled}")
             assert got.status_code in (400, 403, 404), spelled
         for file in ({"path": str(path), "meta": {"_type": "gradio.FileData"}}, str(path)):
-            door = f"{page.url}/gradio_api/call/v2/chat"
-            asked = httpx.post(door, json={"message": {"text": "What is it?", "files": [file]}})
-            heard = httpx.get(f"{door}/{asked.json()['event_id']}", timeout=60).text
+            endpoint = f"{page.url}/gradio_api/call/v2/chat"
+            asked = httpx.post(endpoint, json={"message": {"text": "What is it?", "files": [file]}})
+            heard = httpx.get(f"{endpoint}/{asked.json()['event_id']}", timeout=60).text
             assert "event: error" in heard and "event: complete" not in heard and path.name not in heard
     for url in (f"{page.url}/config", "http://169.254.169.254/", "file:///etc/passwd"):
         got = httpx.get(f"{page.url}/gradio_api/file={url}")
@@ -105,7 +105,7 @@ def test_no_file_of_the_machine_can_be_named(page: Served) -> None:
 @pytest.mark.parametrize(
     "name", ["../../up.png", "..\\..\\up.png", "/tmp/up.png", "a\0b.png", "x" * 300 + ".png", ".png"]
 )
-def test_the_name_of_an_upload_chooses_no_place(page: Served, name: str, tmp_path: Path) -> None:
+def test_upload_name_cannot_choose_a_folder(page: Served, name: str, tmp_path: Path) -> None:
     Image.new("RGB", (4, 4), "red").save(picture := tmp_path / "picture.png")
     before = set(Path("/tmp").glob("up.png"))
     sent = httpx.post(f"{page.url}/gradio_api/upload", files={"files": (name, picture.read_bytes())})
@@ -125,24 +125,24 @@ def test_the_name_of_an_upload_chooses_no_place(page: Served, name: str, tmp_pat
         ("page.xhtml", '<html xmlns="http://www.w3.org/1999/xhtml"><script>alert(1)</script></html>'),
     ],
 )
-def test_an_uploaded_page_is_never_opened_as_one(page: Served, name: str, content: str) -> None:
+def test_uploaded_html_is_never_rendered(page: Served, name: str, content: str) -> None:
     (place,) = httpx.post(f"{page.url}/gradio_api/upload", files={"files": (name, content)}).json()
     got = httpx.get(f"{page.url}/gradio_api/file={place}")
     assert got.status_code in (403, 404) or got.headers.get("content-disposition", "").startswith("attachment")
 
 
-def test_bombs_and_rubbish_are_refused_and_the_page_goes_on(page: Served, client: Client, tmp_path: Path) -> None:
+def test_unusable_uploads_are_refused_and_the_page_keeps_working(page: Served, client: Client, tmp_path: Path) -> None:
     (bomb := tmp_path / "bomb.png").write_bytes(_header(60_000, 60_000))
     (cut := tmp_path / "cut.png").write_bytes(_header(64, 64))
-    (no_picture := tmp_path / "letter.png").write_text("Dear sir,")
-    for file in (bomb, cut, no_picture):
+    (not_a_picture := tmp_path / "letter.png").write_text("Dear sir,")
+    for file in (bomb, cut, not_a_picture):
         assert not answered(ask(client, [handle_file(str(file))])), file.name
     drawn = client.submit(**DRAW, model="tiny-a", api_name="/draw")
     drawn.result(timeout=60)
     assert list(page.outputs.glob("*_5.png"))
 
 
-def test_titles_are_never_paths(tmp_path: Path) -> None:
+def test_conversation_title_cannot_choose_a_path(tmp_path: Path) -> None:
     for title in ("../../evil", "/etc/passwd", "..", "CON:", "a\0b", "<script>alert(1)</script>", "名字/../x"):
         talk = new_conversation().said(Message(new_id(), "", "user", title))
         for kind in ("md", "json"):
@@ -151,7 +151,7 @@ def test_titles_are_never_paths(tmp_path: Path) -> None:
     assert [file.name for file in tmp_path.iterdir()] == ["exports"]
 
 
-def test_a_visitor_of_a_shared_page_has_a_few_jobs_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_visitor_of_shared_page_gets_at_most_three_jobs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def no_tunnel(*args: Any, **more: Any) -> str:
         raise RuntimeError("Could not create share link. No network.")
 
@@ -169,54 +169,54 @@ def test_a_visitor_of_a_shared_page_has_a_few_jobs_at_a_time(tmp_path: Path, mon
         assert 900 in drawn and len(drawn) == len(many) - len(refused) + 1
         last = greedy.submit(**DRAW | {"seed": 901}, model="tiny-a", api_name="/draw")
         last.result(timeout=60)
-        assert list(served.outputs.glob("*_901.png")), "places are given back"
+        assert list(served.outputs.glob("*_901.png")), "the slots were not freed"
 
 
-def test_a_shared_page_has_room_for_so_many() -> None:
-    turnstile = VisitorLimiter(each=2, everybody=3)
-    with ExitStack() as inside:
+def test_limiter_bounds_each_visitor_and_the_sum() -> None:
+    limiter = VisitorLimiter(per_visitor=2, total=3)
+    with ExitStack() as slots:
         for visitor in ("a", "a", "b"):
-            inside.enter_context(turnstile.through(visitor))
+            slots.enter_context(limiter.slot(visitor))
         with pytest.raises(AppError, match="You have 2 jobs"):
-            inside.enter_context(turnstile.through("a"))
+            slots.enter_context(limiter.slot("a"))
         with pytest.raises(AppError, match="Too many jobs"):
-            inside.enter_context(turnstile.through("c"))
-    with turnstile.through("c"):
+            slots.enter_context(limiter.slot("c"))
+    with limiter.slot("c"):
         pass
 
 
-# What answers without a login: what is needed to log in, the page's own styles and icons, whether anybody is there, and
-# doors that act only on a session whose secret name the caller knows.
+# Paths that answer without a login: the login itself, styles and icons, liveness, and endpoints that act only on a
+# session whose secret id the caller must know.
 OPEN = re.compile(
     r"/|/login/?|/logout|/theme.css|/favicon.ico|/robots.txt|/manifest.json|/pwa_icon/x"
     r"|/gradio_api/(user|token|app_id|theme.css|startup-events|heartbeat/x|cancel|reset|stream/x.*|custom_component/.*)/?"
 )
 
 
-def doors(routes: Any, before: str = "") -> Iterator[tuple[str, str]]:
-    """(method, path) of every route, those of included routers too."""
+def endpoints(routes: Any, before: str = "") -> Iterator[tuple[str, str]]:
+    """(method, path) of every route, including those of included routers."""
     for route in routes:
         inner = getattr(route, "original_router", None)
         if inner is not None:
-            yield from doors(inner.routes, before)
+            yield from endpoints(inner.routes, before)
         elif hasattr(route, "path"):
             for method in sorted((getattr(route, "methods", None) or set()) - {"HEAD", "OPTIONS"}):
                 yield method, before + re.sub(r"{[^}]*}", "x", route.path)
 
 
-def test_a_login_stands_before_every_door(page: Served, tmp_path: Path) -> None:
+def test_every_endpoint_requires_login(page: Served, tmp_path: Path) -> None:
     with serve(tmp_path, auth=("guest", "a long password")) as served:
         closed = set()
-        for method, path in doors(served.demo.app.routes):
+        for method, path in endpoints(served.demo.app.routes):
             body = {"prompt": "x", "code": "x", "hash": "x"}
-            with httpx.stream(method, served.url + path, json=body, timeout=60) as answer:  # some never end
+            with httpx.stream(method, served.url + path, json=body, timeout=60) as answer:  # event streams never end
                 if answer.status_code in (401, 403):
                     closed.add(path)
                 else:
                     assert OPEN.fullmatch(path) or answer.status_code == 404, f"{method} {path} {answer.status_code}"
         assert {"/config", "/gradio_api/info", "/gradio_api/upload", "/gradio_api/queue/join"} <= closed
-        assert {f"/gradio_api/{door}" for door in ("call/x", "call/v2/x", "run/x", "file=x", "queue/data")} <= closed
+        assert {f"/gradio_api/{path}" for path in ("call/x", "call/v2/x", "run/x", "file=x", "queue/data")} <= closed
         for query in ("", "?all_endpoints=true"):
             login = httpx.get(served.url + query).text
             assert '"auth_required":true' in login and "tiny-a" not in login and "named_endpoints" not in login
-    assert "named_endpoints" in httpx.get(page.url).text, "or nothing was looked for"
+    assert "named_endpoints" in httpx.get(page.url).text, "without a login the list must be there"

@@ -1,1 +1,1 @@
-"""Who may reach the app over HTTP."""
+"""Access over HTTP."""

@@ -1,4 +1,4 @@
-"""Who may talk to the page: names it answers to, passwords of a shared page, its temporary folder."""
+"""Access to the page: accepted host names, the login of a shared page, job limits, the folder that is served."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ from gradio.context import LocalContext
 
 from janus_app.errors import AppError
 
-EVERYWHERE = ("0.0.0.0", "::", "")
-_DOORS = re.compile(rb"(window\.gradio_api_info = ).*?(?=;?</script>)", re.DOTALL)
+ALL_INTERFACES = ("0.0.0.0", "::", "")
+_API_INFO = re.compile(rb"(window\.gradio_api_info = ).*?(?=;?</script>)", re.DOTALL)
 LOOPBACK = ("localhost", "127.0.0.1", "::1", "[::1]")
 
 
 class HostGuard:
-    """Answers 400 to requests for another host's name.
+    """ASGI middleware: answers 400 to a request whose Host header names another host (DNS rebinding).
 
-    A web site can point its own name at 127.0.0.1 and so reach a page on this machine through the visitor's browser;
-    the Host header then still carries that site's name. Starlette's TrustedHostMiddleware knows only fixed names, and a
-    page open to the network is reached by any of the machine's addresses. Bare addresses are let through there: a
-    foreign site can lend its name to our address, but cannot become an address.
+    A web site can resolve its own name to 127.0.0.1 and so reach a page on this machine through the visitor's browser;
+    the Host header then still carries the name of that site. Starlette's TrustedHostMiddleware compares fixed names
+    only, while a page that listens on all interfaces is reached by any address of the machine. With `any_address`, an
+    IP address is therefore accepted as it is: an attacker controls what a name resolves to, but not an address.
     """
 
     def __init__(self, app: Any, names: frozenset[str], any_address: bool) -> None:
@@ -58,10 +58,10 @@ class HostGuard:
 
 
 class QuietLogin:
-    """Takes the list of doors out of the login page.
+    """ASGI middleware: removes the list of API endpoints from the login page.
 
-    Gradio writes it there for everybody, and it names every model of the page, the person's own ones too. Inside the
-    page the list stays: who is not asked for a password gets the answer as it is.
+    Gradio embeds that list in the page before the login too, and it names every model, those the user added included.
+    Answers that do not ask for a password pass unchanged.
     """
 
     def __init__(self, app: Any) -> None:
@@ -74,7 +74,7 @@ class QuietLogin:
         start: dict[str, Any] = {}
         body = b""
 
-        async def hold(message: Any) -> None:
+        async def send_without_api_info(message: Any) -> None:
             nonlocal start, body
             if message["type"] == "http.response.start":
                 start = message
@@ -83,13 +83,13 @@ class QuietLogin:
             if message.get("more_body"):
                 return
             if b'"auth_required":true' in body:
-                body = _DOORS.sub(rb"\1null", body)
+                body = _API_INFO.sub(rb"\1null", body)
             length = (b"content-length", str(len(body)).encode())
-            kept = [pair for pair in start["headers"] if pair[0].lower() != b"content-length"]
-            await send({**start, "headers": [*kept, length]})
+            others = [pair for pair in start["headers"] if pair[0].lower() != b"content-length"]
+            await send({**start, "headers": [*others, length]})
             await send({"type": "http.response.body", "body": body})
 
-        await self.app(scope, receive, hold)
+        await self.app(scope, receive, send_without_api_info)
 
 
 def _host(scope: Any) -> str:
@@ -109,73 +109,72 @@ def _is_address(host: str) -> bool:
 
 
 def host_rules(host: str, share: bool) -> dict[str, Any]:
-    """The guard's settings for a page bound to `host`. JANUS_APP_HOSTS adds names, for a proxy in front."""
+    """The arguments of HostGuard for a page bound to `host`. JANUS_APP_HOSTS adds the names of a reverse proxy."""
     names = {name.strip("[]") for name in LOOPBACK}
-    if host in EVERYWHERE:
+    if host in ALL_INTERFACES:
         names |= {socket.gethostname().lower(), f"{socket.gethostname().lower()}.local", socket.getfqdn().lower()}
     else:
         names.add(host.strip("[]").lower())
     if share:
         names.add("*.gradio.live")
     names |= {name.strip().lower() for name in os.environ.get("JANUS_APP_HOSTS", "").split(",") if name.strip()}
-    return {"names": frozenset(names), "any_address": host in EVERYWHERE}
+    return {"names": frozenset(names), "any_address": host in ALL_INTERFACES}
 
 
 class VisitorLimiter:
-    """How many jobs a visitor of a shared page may have waiting or running, and all of them together.
+    """Limits how many jobs of a shared page wait or run at a time, for each visitor and for all of them together.
 
-    A visitor is a browser tab or a client: what one person can open more of, which is why the sum is bounded too.
+    A visitor is one session: a browser tab or an API client. One person can open several, hence the limit on the sum.
     """
 
-    def __init__(self, each: int = 3, everybody: int = 30) -> None:
-        self.each, self.everybody = each, everybody
-        self._inside: Counter[str] = Counter()
-        self._guard = threading.Lock()
+    def __init__(self, per_visitor: int = 3, total: int = 30) -> None:
+        self.per_visitor, self.total = per_visitor, total
+        self._jobs: Counter[str] = Counter()
+        self._lock = threading.Lock()
 
     @contextmanager
-    def through(self, visitor: str) -> Iterator[None]:
-        """Hold a place while the block runs. Raises AppError where there is none."""
-        with self._guard:
-            if self._inside[visitor] >= self.each:
-                raise AppError(
-                    f"You have {self.each} jobs on this shared page already. Wait until one of them ends, or stop it."
-                )
-            if self._inside.total() >= self.everybody:
-                raise AppError("Too many jobs wait on this shared page. Try again in a while.")
-            self._inside[visitor] += 1
+    def slot(self, visitor: str) -> Iterator[None]:
+        """Take one of the visitor's slots for the time of the block. Raises AppError if none is free."""
+        with self._lock:
+            if self._jobs[visitor] >= self.per_visitor:
+                raise AppError("visitor_jobs_full", limit=self.per_visitor)
+            if self._jobs.total() >= self.total:
+                raise AppError("page_jobs_full")
+            self._jobs[visitor] += 1
         try:
             yield
         finally:
-            with self._guard:
-                self._inside[visitor] -= 1
-                self._inside += Counter()  # forgets who has left
+            with self._lock:
+                self._jobs[visitor] -= 1
+                self._jobs += Counter()  # drops visitors without jobs
 
 
 def visitor() -> str:
-    """Who asked for what runs now: the session of the browser tab or client, "" outside of any."""
+    """The session of the browser tab or API client whose request is being handled, "" outside of a request."""
     request = LocalContext.request.get(None)
     return str(getattr(request, "session_hash", None) or "")
 
 
 def answers_one_person(host: str, share: bool, has_login: bool) -> bool:
-    """True where the page may list what was made before: it answers this machine alone, or whoever has its password.
+    """Whether the page serves one person, so that it may list earlier conversations and pictures.
 
-    A shared page's password goes round, so it never does.
+    True if only this machine can reach it or if it has a login. The login of a shared page is passed on to others, so
+    a shared page never lists anything.
     """
     return not share and (has_login or host in LOOPBACK)
 
 
 def new_login() -> tuple[str, str]:
-    """The user and password of a shared page, short enough to read out and long enough to be safe."""
+    """A user name and a random password for a shared page, short enough to be read out."""
     return "guest", secrets.token_urlsafe(9)
 
 
 @functools.cache
 def serving_folder() -> Path:
-    """The temporary folder of this program's pages, private to this user and gone when the program ends.
+    """The temporary folder of this process's pages, readable by this user only and deleted at exit.
 
-    File addresses on the page show its path, so it carries nobody's name. Gradio keeps uploads there too, and looks
-    for them where the environment says at that moment: one folder a program, or a second page would lose the first's.
+    URLs of files contain its path, so the path must not contain the user's name. Gradio stores uploads there too and
+    reads GRADIO_TEMP_DIR at each upload, so all pages of a process share one folder.
     """
     folder = Path(tempfile.mkdtemp(prefix="janus-page-")).resolve()
     atexit.register(shutil.rmtree, folder, ignore_errors=True)

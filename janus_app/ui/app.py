@@ -1,15 +1,18 @@
-"""The page as a whole: the bar, the tabs, what they hand each other, and how it is served."""
+"""The page as a whole: builds the model bar and the tabs, connects them, and serves them."""
 
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-# Before gradio is imported: it must not call home, and neither may the Hub client.
+# Set before gradio is imported: neither gradio nor the Hub client may send usage data.
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
 import gradio as gr
+from gradio.components import Component
 from PIL import Image
 from starlette.middleware import Middleware
 
@@ -38,9 +41,18 @@ from janus_app.ui.tabs.models import model_bar
 from janus_app.ui.theme import theme
 
 MAX_UPLOAD = "20mb"
-KEEP_SECONDS = 86_400  # what a browser tab uploaded stays for a day
-THREADS = 100  # a waiting job holds one, and nearly all of them do nothing else
-WAITING = 200  # jobs that may wait in Gradio's own queue before it refuses more
+UPLOAD_SECONDS = 86_400  # uploaded files and generated copies are deleted after a day
+MAX_THREADS = 100  # each waiting job occupies one, nearly always idle
+MAX_QUEUE = 200  # jobs in Gradio's own queue before it refuses more
+
+
+@dataclass(frozen=True)
+class Frame:
+    """The parts of the page around the tabs."""
+
+    tagline: gr.HTML
+    banner: gr.HTML
+    tour: gr.HTML
 
 
 def build(
@@ -53,67 +65,73 @@ def build(
     share: bool = False,
     private: bool = True,
 ) -> gr.Blocks:
-    """The page over `studio`. Drawn pictures are saved under `outputs` (default: ./outputs).
+    """Build the page for `session`. Pictures are saved under `outputs` (default: ./outputs).
 
-    With `private`, conversations are kept too, under `data` (default: the user's data folder), and everything kept is
-    listed; a shared page is never private.
+    With `private`, conversations are saved too, under `data` (default: the user's data folder), and earlier
+    conversations and pictures are listed. A shared page is never private.
     """
     outputs = (outputs or Path("outputs")).absolute()
-    kept = library(outputs, data or data_folder()) if private and not share else None
-    page = PageContext(session, catalog, Texts(lang), SavedImages(outputs, serving_folder()), share, kept)
-    label = page.texts.label
-    with gr.Blocks(title="Janus Studio", analytics_enabled=False, delete_cache=(3_600, KEEP_SECONDS)) as demo:
-        with gr.Row(elem_id="masthead"):
-            gr.HTML("<h1>Janus Studio</h1>", padding=False, elem_id="brand")
-            tagline = gr.HTML("", padding=False, elem_id="tagline")
-        banner = gr.HTML("", padding=False, elem_id="banner")
-        tour = gr.HTML("", padding=False, elem_id="tour")
-        bar = model_bar.build(page, demo)
-        sink, stored = actions.sink(), browser_settings.stored()
-        with gr.Tabs(elem_id="tabs") as tabs:
-            with gr.Tab(label("tab_chat"), id="chat", elem_id="tab-chat"):
-                chat = chat_tab.build(page, bar.variant, bar.seen, demo, sink)
-            with gr.Tab(label("tab_draw"), id="draw", elem_id="tab-draw"):
-                drawing = draw_tab.build(page, bar.variant, bar.seen, demo, sink, stored)
-            with gr.Tab(label("tab_edit"), id="edit", elem_id="tab-edit"):
-                editing = edit_tab.build(page, bar.variant, bar.seen, demo)
-            places = Places(drawing, chat, editing, tabs, sink)
-            if page.library:
-                with gr.Tab(label("tab_history"), id="history", elem_id="tab-history") as tab:
-                    history = history_tab.build(page, page.library.album, tab, sink)
-                link(page, history.row, [history.opened], lambda opened: opened.print, places)
-            with gr.Tab(label("tab_compare"), id="compare", elem_id="tab-compare") as tab:
-                seats = compare_tab.build(page, bar.variant, bar.seen, demo, tab, drawing)
-            link(page, seats.row, [seats.match, seats.chosen], seat_print, places)
-        keys = gr.HTML("", padding=False, elem_id="keys")
+    saved = library(outputs, data or data_folder()) if private and not share else None
+    page = PageContext(session, catalog, Texts(lang), SavedImages(outputs, serving_folder()), share, saved)
+    with gr.Blocks(title="Janus Studio", analytics_enabled=False, delete_cache=(3_600, UPLOAD_SECONDS)) as demo:
+        frame = _header()
+        _tabs(page, demo)
+        footer = gr.HTML("", padding=False, elem_id="keys")
 
-        def opened(request: gr.Request) -> tuple[str, ...]:
+        def opened(request: gr.Request) -> dict[Component, str]:
             language = page.language(request)
-            failed = share and demo.is_running and not demo.share_url
-            banner = message(page.texts.say("share_failed", language), "warning") if failed else ""
-            if share and demo.share_url:
-                said = [page.texts.say(key, language) for key in ("share_link", "share_code")]
-                banner = invitation(demo.share_url, *said)
-            return (
-                page.texts.say("tagline", language),
-                banner,
-                welcome.tour_html(page, language),
-                welcome.foot_html(page, language),
-            )
+            return {
+                frame.tagline: page.texts.say("tagline", language),
+                frame.banner: _banner(page, demo, language),
+                frame.tour: welcome.tour_html(page, language),
+                footer: welcome.foot_html(page, language),
+            }
 
-        demo.load(opened, None, [tagline, banner, tour, keys], **QUICK)
-        for part in (drawing, editing):
-            link(
-                page,
-                part.row,
-                [part.gallery_items, part.chosen],
-                lambda gallery_items, index: gallery_items[index],
-                places,
-            )
-        link(page, chat.row, [chat.talk], latest_print, places)
-        restore.build(page, places)
-    demo.queue(max_size=WAITING, default_concurrency_limit=20)
+        demo.load(opened, None, [frame.tagline, frame.banner, frame.tour, footer], **QUICK)
+    demo.queue(max_size=MAX_QUEUE, default_concurrency_limit=20)
     return demo
+
+
+def _header() -> Frame:
+    with gr.Row(elem_id="masthead"):
+        gr.HTML("<h1>Janus Studio</h1>", padding=False, elem_id="brand")
+        tagline = gr.HTML("", padding=False, elem_id="tagline")
+    banner = gr.HTML("", padding=False, elem_id="banner")
+    return Frame(tagline, banner, gr.HTML("", padding=False, elem_id="tour"))
+
+
+def _banner(page: PageContext, demo: gr.Blocks, language: str) -> str:
+    """The public link of a shared page, or a warning if there is none."""
+    say = page.texts.say
+    if page.shared and demo.share_url:
+        return invitation(demo.share_url, say("share_link", language), say("share_code", language))
+    return message(say("share_failed", language), "warning") if page.shared and demo.is_running else ""
+
+
+def _tabs(page: PageContext, demo: gr.Blocks) -> None:
+    """The model bar and the tabs, and the buttons that carry a picture from one tab to another."""
+    label = page.texts.label
+    bar = model_bar.build(page, demo)
+    sink, stored = actions.sink(), browser_settings.stored()
+    with gr.Tabs(elem_id="tabs") as tabs:
+        with gr.Tab(label("tab_chat"), id="chat", elem_id="tab-chat"):
+            chat = chat_tab.build(page, bar.variant, bar.seen, demo, sink)
+        with gr.Tab(label("tab_draw"), id="draw", elem_id="tab-draw"):
+            drawing = draw_tab.build(page, bar.variant, bar.seen, demo, sink, stored)
+        with gr.Tab(label("tab_edit"), id="edit", elem_id="tab-edit"):
+            editing = edit_tab.build(page, bar.variant, bar.seen, demo)
+        places = Places(drawing, chat, editing, tabs, sink)
+        if page.library:
+            with gr.Tab(label("tab_history"), id="history", elem_id="tab-history") as tab:
+                history = history_tab.build(page, page.library.album, tab, sink)
+            link(page, history.row, [history.opened], lambda opened: opened.print, places)
+        with gr.Tab(label("tab_compare"), id="compare", elem_id="tab-compare") as tab:
+            seats = compare_tab.build(page, bar.variant, bar.seen, demo, tab, drawing)
+        link(page, seats.row, [seats.match, seats.chosen], seat_print, places)
+    for part in (drawing, editing):
+        link(page, part.row, [part.gallery_items, part.chosen], lambda items, index: items[index], places)
+    link(page, chat.row, [chat.talk], latest_print, places)
+    restore.build(page, places)
 
 
 def launch(
@@ -130,60 +148,70 @@ def launch(
     data: Path | None = None,
     prevent_thread_lock: bool = False,
 ) -> gr.Blocks:
-    """Serve the page until interrupted, or at once give it back with `prevent_thread_lock`.
+    """Serve the page until it is interrupted; with `prevent_thread_lock`, return at once.
 
-    A shared page always has a login: `auth`, or one made and printed here. Raises AppError where the port is taken.
+    A shared page always has a login: `auth`, or one that is generated and printed. Raises AppError if the port is in
+    use.
     """
-    # Gradio opens uploads before we see them; Pillow refuses pictures above twice this number.
+    # Gradio opens uploads before this code sees them; Pillow refuses pictures above twice this number of pixels.
     Image.MAX_IMAGE_PIXELS = MAX_PIXELS // 2
-    made = new_login() if share and auth is None else None
+    generated = new_login() if share and auth is None else None
     private = answers_one_person(host, share, auth is not None)
     demo = build(session, catalog, lang=lang, outputs=outputs, data=data, share=share, private=private)
-    texts = Texts(lang)
     try:
         demo.launch(
             server_name=host,
             server_port=port,
             share=share,
-            auth=auth or made,
+            auth=auth or generated,
             inbrowser=open_browser,
-            prevent_thread_lock=True,
-            quiet=True,
-            show_error=False,
-            max_file_size=MAX_UPLOAD,
-            max_threads=THREADS,
-            allowed_paths=[],
-            enable_monitoring=False,
-            run_history=False,
-            ssr_mode=False,
-            pwa=False,
-            mcp_server=False,
-            footer_links=[],
-            i18n=texts.browser_table(),
-            theme=theme(),
-            css_paths=[ASSETS / "style.css"],
-            head=f"<script>{(ASSETS / 'page.js').read_text(encoding='utf-8')}</script>",
-            app_kwargs={
-                "middleware": [Middleware(HostGuard, **host_rules(host, share)), Middleware(QuietLogin)],
-                "docs_url": None,
-                "redoc_url": None,
-                "openapi_url": None,
-            },
+            **_launch_options(host, share, lang),
         )
     except OSError as error:
-        raise AppError(f"The page cannot use {host}:{port}: {error}. Choose another port with --port.") from None
-    print(f"Open {demo.local_url}")
-    if share:
-        print(
-            printed_invitation(demo.share_url)
-            if demo.share_url
-            else "No public link could be made; only this machine has the page."
-        )
-    if made:
-        print(f"Login: user {made[0]}, password {made[1]}")
-    if not private and not share:
-        print("Others can open this page, so it keeps no history. With --auth USER:PASSWORD it does.")
-    print("Stop with Ctrl+C.", flush=True)
+        raise AppError("page_address_unusable", host=host, port=port, reason=error) from None
+    _print_addresses(demo, share, generated, private)
     if not prevent_thread_lock:
         demo.block_thread()
     return demo
+
+
+def _launch_options(host: str, share: bool, lang: str) -> dict[str, Any]:
+    """The arguments of `gr.Blocks.launch` that follow from how this app is served."""
+    return {
+        "prevent_thread_lock": True,
+        "quiet": True,
+        "show_error": False,
+        "max_file_size": MAX_UPLOAD,
+        "max_threads": MAX_THREADS,
+        "allowed_paths": [],
+        "enable_monitoring": False,
+        "run_history": False,
+        "ssr_mode": False,
+        "pwa": False,
+        "mcp_server": False,
+        "footer_links": [],
+        "i18n": Texts(lang).browser_table(),
+        "theme": theme(),
+        "css_paths": [ASSETS / "style.css"],
+        "head": f"<script>{(ASSETS / 'page.js').read_text(encoding='utf-8')}</script>",
+        "app_kwargs": {
+            "middleware": [Middleware(HostGuard, **host_rules(host, share)), Middleware(QuietLogin)],
+            "docs_url": None,
+            "redoc_url": None,
+            "openapi_url": None,
+        },
+    }
+
+
+def _print_addresses(demo: gr.Blocks, share: bool, login: tuple[str, str] | None, private: bool) -> None:
+    """Print where the page is, who can log in, and what it does not save."""
+    print(f"Open {demo.local_url}")
+    if share and demo.share_url:
+        print(printed_invitation(demo.share_url))
+    elif share:
+        print("No public link could be made; the page can be opened on this machine only.")
+    if login:
+        print(f"Login: user {login[0]}, password {login[1]}")
+    if not private and not share:
+        print("Others can open this page, so it keeps no history. With --auth USER:PASSWORD it does.")
+    print("Stop with Ctrl+C.", flush=True)

@@ -54,7 +54,7 @@ class PageContext:
     prints: SavedImages
     shared: bool = False
     library: Library | None = None
-    turnstile: VisitorLimiter = field(default_factory=VisitorLimiter)
+    limiter: VisitorLimiter = field(default_factory=VisitorLimiter)
 
     def language(self, request: gr.Request | None) -> str:
         return self.texts.language(request)
@@ -78,7 +78,7 @@ class PageContext:
         `sitting` is filled in at the first step of the work itself: by then no other tab can change the model. On a
         shared page a visitor has a few jobs at a time; one more is refused with an AppError.
         """
-        with self.turnstile.through(visitor()) if self.shared else nullcontext():
+        with self.limiter.slot(visitor()) if self.shared else nullcontext():
             yield from self._job(selected, request, sitting)
 
     def _job(self, selected: str | None, request: Request, sitting: Sitting | None) -> Iterator[Event]:

@@ -1,4 +1,4 @@
-"""Who may come in, by which doors, and what is shown to whom."""
+"""The API endpoints of the page, and what the page gives to whom: host names, files, logins."""
 
 from __future__ import annotations
 
@@ -20,41 +20,40 @@ from tests.page_client import draw, everything_said
 from tests.page_server import Served, serve
 
 
-def test_only_named_doors_are_open_to_programs(client: Client) -> None:
+def test_only_three_endpoints_are_public(client: Client) -> None:
     named = client.view_api(return_format="dict")["named_endpoints"]
     assert set(named) == {"/load", "/chat", "/draw"}
     with pytest.raises(Exception, match="Invalid function index"):
         client.predict(fn_index=0)
 
 
-# The words of a door: where the command line has a flag for it, the flag's word.
+# The parameters of each endpoint that have a flag of the same name on the command line, and the others.
 FLAGS = {
     "/load": ["model", "device", "precision"],
     "/chat": ["temperature", "top_p", "max_new_tokens", "seed", "model"],
     "/draw": ["prompt", "negative", "count", "guidance", "temperature", "seed", "model", "steps", "solver", "turbo"],
 }
+OTHERS = {"/load": [], "/chat": ["message"], "/draw": ["new_seed", "guidance_start", "guidance_end"]}
 
 
-OWN = {"/load": [], "/chat": ["message"], "/draw": ["new_seed", "guidance_start", "guidance_end"]}
-
-
-def test_doors_speak_the_words_of_the_command_line(page: Served) -> None:
-    """Gradio shows programs the names of the handlers' parameters, so those are part of what the page promises."""
+def test_endpoint_parameters_are_named_like_the_command_line_flags(page: Served) -> None:
+    """Gradio publishes the parameter names of the handlers, so they are part of the API."""
     info = httpx.get(f"{page.url}/gradio_api/info").json()
-    doors = info["named_endpoints"]
-    for door, described in doors.items():
-        assert sorted(told["parameter_name"] for told in described["parameters"]) == sorted(FLAGS[door] + OWN[door])
-        (row,) = re.findall(rf"^\| `{door}` \| (.*) \|$", Path("docs/programs.md").read_text("utf-8"), re.MULTILINE)
-        assert row.replace("`", "").split(", ") == [told["parameter_name"] for told in described["parameters"]]
+    endpoints = info["named_endpoints"]
+    for endpoint, described in endpoints.items():
+        names = [parameter["parameter_name"] for parameter in described["parameters"]]
+        assert sorted(names) == sorted(FLAGS[endpoint] + OTHERS[endpoint])
+        (row,) = re.findall(rf"^\| `{endpoint}` \| (.*) \|$", Path("docs/programs.md").read_text("utf-8"), re.MULTILINE)
+        assert row.replace("`", "").split(", ") == names
     assert not info["unnamed_endpoints"]
-    needed = {told["parameter_name"] for told in doors["/draw"]["parameters"] if not told["parameter_has_default"]}
+    needed = {p["parameter_name"] for p in endpoints["/draw"]["parameters"] if not p["parameter_has_default"]}
     assert needed == {"prompt"}
-    for door, verb in (("/load", "chat"), ("/chat", "chat"), ("/draw", "generate")):
+    for endpoint, verb in (("/load", "chat"), ("/chat", "chat"), ("/draw", "generate")):
         flags = {word.replace("-", "_") for word in re.findall(r"--([a-z-]+)", help_of(verb))}
-        assert set(FLAGS[door]) <= flags
+        assert set(FLAGS[endpoint]) <= flags
 
 
-def test_the_program_of_the_docs_runs(page: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_program_in_the_docs_runs(page: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (program,) = re.findall(r"```python\n(.*?)```", Path("docs/programs.md").read_text("utf-8"), flags=re.DOTALL)
     Image.new("RGB", (40, 30), "green").save(tmp_path / "frogs.png")
     monkeypatch.chdir(tmp_path)
@@ -73,34 +72,34 @@ def help_of(verb: str) -> str:
     return said.getvalue()
 
 
-def test_other_host_names_are_turned_away(page: Served) -> None:
+def test_requests_for_other_host_names_are_refused(page: Served) -> None:
     assert httpx.get(page.url, headers={"Host": "evil.example"}).status_code == 400
     assert httpx.get(page.url, headers={"Host": "127.0.0.1.evil.example"}).status_code == 400
     assert httpx.get(page.url).status_code == 200
 
 
-def test_files_of_the_machine_are_not_served(page: Served, client: Client) -> None:
+def test_files_outside_the_served_folder_are_not_served(page: Served, client: Client) -> None:
     draw(client, count=1, seed=9).result(timeout=60)
     saved = next(page.outputs.glob("*.png"))
     for path in ("/etc/passwd", str(saved), str(Path(__file__).resolve()), "../../../../etc/passwd"):
         assert httpx.get(f"{page.url}/gradio_api/file={path}").status_code in (403, 404), path
 
 
-def test_uploads_are_bounded(page: Served) -> None:
+def test_upload_above_the_limit_is_refused(page: Served) -> None:
     sent = httpx.post(f"{page.url}/gradio_api/upload", files={"files": ("big.png", b"0" * 21_000_000)}, timeout=60)
     assert sent.status_code == 413
 
 
-def test_the_page_names_no_other_site_and_no_home_folder(page: Served) -> None:
+def test_page_contains_no_foreign_url_and_no_home_folder(page: Served) -> None:
     config = httpx.get(f"{page.url}/config").text
     assert str(Path.home()) not in config
     assert "googleapis" not in httpx.get(page.url).text
 
 
-def test_a_shared_page_has_a_login_and_keeps_folders_closed(
+def test_shared_page_requires_login_and_loads_no_folders(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # The tunnel needs the network, so here it fails at once, as it does on a machine without one.
+    # Without a network the tunnel fails at once.
     monkeypatch.setattr("gradio.networking.setup_tunnel", _no_tunnel)
     with serve(tmp_path, share=True) as served:
         printed = capsys.readouterr().out
@@ -112,7 +111,7 @@ def test_a_shared_page_has_a_login_and_keeps_folders_closed(
         try:
             job.result(timeout=30)
             assert "only the models of the list" in everything_said(job)
-        except Exception as refused:  # Gradio may refuse a value that is no choice before we do
+        except Exception as refused:  # Gradio itself may refuse a value that is not in the list
             assert "Traceback" not in str(refused)
         assert served.session.state.variant_id == "tiny-a"
 
@@ -122,7 +121,7 @@ def _no_tunnel(*args: Any, **more: Any) -> str:
 
 
 @pytest.mark.parametrize(
-    ("host", "share", "login", "listed"),
+    ("host", "share", "login", "expected"),
     [
         ("127.0.0.1", False, False, True),
         ("localhost", False, False, True),
@@ -131,8 +130,8 @@ def _no_tunnel(*args: Any, **more: Any) -> str:
         ("127.0.0.1", True, True, False),
     ],
 )
-def test_what_is_kept_is_listed_for_one_person_only(host: str, share: bool, login: bool, listed: bool) -> None:
-    assert answers_one_person(host, share, login) is listed
+def test_history_is_listed_only_for_a_single_person(host: str, share: bool, login: bool, expected: bool) -> None:
+    assert answers_one_person(host, share, login) is expected
 
 
 @pytest.mark.parametrize(
@@ -147,11 +146,11 @@ def test_what_is_kept_is_listed_for_one_person_only(host: str, share: bool, logi
         ("127.0.0.1", True, "gradio.live.evil.example", False),
     ],
 )
-def test_host_names(bound: str, share: bool, host: str, allowed: bool) -> None:
+def test_host_guard_allows_only_the_names_of_this_page(bound: str, share: bool, host: str, allowed: bool) -> None:
     assert HostGuard(None, **host_rules(bound, share)).allows(host) is allowed
 
 
-def test_a_shared_page_invites_by_link_and_code() -> None:
+def test_shared_page_shows_link_and_qr_code() -> None:
     from janus_app.ui.common.invitation import invitation, printed_invitation
 
     html = invitation("https://x.test/?a=1&b=2", "Open:", 'a "code"')
@@ -159,4 +158,4 @@ def test_a_shared_page_invites_by_link_and_code() -> None:
     assert 'src="data:image/svg+xml' in html
     lines = printed_invitation("https://x.test/").splitlines()
     assert lines[0] == "Shared at https://x.test/"
-    assert len(lines) > 10, "no code of blocks"
+    assert len(lines) > 10, "the QR code is missing"
