@@ -200,8 +200,8 @@ def test_a_blind_pair_tells_nothing_until_it_is_judged(
     page: PageContext, session: ModelSession, tmp_path: Path
 ) -> None:
     sides = sides_of(session, "janus-embedded", "janus-embedded", temperature=0.2)
-    shots, _ = both(session, sides, page.prints.outputs)
-    prints = tuple(SavedImage(shot.file, page.prints.serve(shot.file), shot.record) for shot in shots)
+    shots, _ = both(session, sides, page.images.outputs)
+    prints = tuple(SavedImage(shot.file, page.images.serve(shot.file), shot.record) for shot in shots)
     seats = set()
     for _ in range(40):
         match = seated(page, (prints[0], prints[1]), ("a", "b"), blind=True)

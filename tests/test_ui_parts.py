@@ -89,7 +89,7 @@ def test_languages_have_the_same_strings_and_places() -> None:
 
 
 def test_every_string_the_page_asks_for_exists_and_none_is_idle() -> None:
-    source = "".join(file.read_text("utf-8") for file in Path("janus_app/ui").glob("*.py"))
+    source = "".join(file.read_text("utf-8") for file in Path("janus_app/ui").rglob("*.py"))
     english = set(json.loads((FOLDER / "en.json").read_text("utf-8")))
     asked = set(re.findall(r"(?:label|say)\(\s*[\"'](\w+)[\"']", source))
     assert asked <= english

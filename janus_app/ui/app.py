@@ -112,18 +112,18 @@ def _tabs(page: PageContext, demo: gr.Blocks) -> None:
     """The model bar and the tabs, and the buttons that carry a picture from one tab to another."""
     label = page.texts.label
     bar = model_bar.build(page, demo)
-    sink, stored = actions.sink(), browser_settings.stored()
+    browser, stored = actions.browser_download(), browser_settings.stored()
     with gr.Tabs(elem_id="tabs") as tabs:
         with gr.Tab(label("tab_chat"), id="chat", elem_id="tab-chat"):
-            chat = chat_tab.build(page, bar.variant, bar.seen, demo, sink)
+            chat = chat_tab.build(page, bar.variant, bar.seen, demo, browser)
         with gr.Tab(label("tab_draw"), id="draw", elem_id="tab-draw"):
-            drawing = draw_tab.build(page, bar.variant, bar.seen, demo, sink, stored)
+            drawing = draw_tab.build(page, bar.variant, bar.seen, demo, browser, stored)
         with gr.Tab(label("tab_edit"), id="edit", elem_id="tab-edit"):
             editing = edit_tab.build(page, bar.variant, bar.seen, demo)
-        places = Places(drawing, chat, editing, tabs, sink)
+        places = Places(drawing, chat, editing, tabs, browser)
         if page.library:
             with gr.Tab(label("tab_history"), id="history", elem_id="tab-history") as tab:
-                history = history_tab.build(page, page.library.album, tab, sink)
+                history = history_tab.build(page, page.library.album, tab, browser)
             link(page, history.row, [history.opened], lambda opened: opened.print, places)
         with gr.Tab(label("tab_compare"), id="compare", elem_id="tab-compare") as tab:
             seats = compare_tab.build(page, bar.variant, bar.seen, demo, tab, drawing)

@@ -1,14 +1,20 @@
-"""What every tab of the page shares: the studio, the catalog, the strings, and how a job is started."""
+"""What every tab of the page shares: the model session, the catalog, the texts, and how handlers are attached.
+
+Handlers follow one convention. They are attached with sets of components as inputs and outputs, take `Values` (what
+the inputs hold, by component) and return or yield `Updates` (new values by component). An output that a handler leaves
+out stays as it is; a handler that changes nothing at all returns `gr.skip()`.
+"""
 
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
 import gradio as gr
+from gradio.components import Component
 
 from janus_app.errors import AppError
 from janus_app.outputs.library import Library
@@ -19,7 +25,10 @@ from janus_app.types import MAX_SEED, Event, Queued, Request
 from janus_app.ui.common.saved_images import SavedImages
 from janus_app.ui.i18n import Texts
 
-# Only the few doors of `public` have names for programs; everything else belongs to the page alone.
+Values = dict[Component, Any]
+Updates = dict[Component, Any]
+
+# Programs can call the few endpoints that `api_endpoint` attaches; every other event belongs to the page alone.
 PRIVATE: dict[str, Any] = {"api_visibility": "private"}
 # Jobs draw their own progress line; Gradio's overlay would flicker over it ten times a second.
 JOB: dict[str, Any] = {**PRIVATE, "show_progress": "hidden", "concurrency_limit": None}
@@ -28,13 +37,28 @@ EXAMPLES = 4
 
 
 def public(name: str) -> dict[str, Any]:
-    """A job that programs may start too, by this name."""
+    """The event options of a job that programs may start too, by this name."""
     return {**JOB, "api_visibility": "public", "api_name": name}
+
+
+def api_endpoint(
+    name: str, handler: Callable[[Values, gr.Request], Iterator[Updates]], parameters: dict[str, Component]
+) -> dict[str, Any]:
+    """The arguments of an event whose handler programs may call too, as the API endpoint `/name`.
+
+    `parameters` gives the inputs under the names, and in the order, that the API promises. The event's outputs should
+    be a list, because programs read them by place.
+    """
+
+    def call(request: gr.Request, **values: Any) -> Iterator[Updates]:
+        yield from handler({parameters[key]: value for key, value in values.items()}, request)
+
+    return {"fn": call, "inputs_kwargs": parameters, **public(name)}
 
 
 @dataclass
 class Sitting:
-    """Who does a job: needed for the record of its pictures."""
+    """Which variant runs a job and how; the metadata of its pictures says so."""
 
     request: Request | None = None
     variant: Variant | None = None
@@ -43,15 +67,17 @@ class Sitting:
 
 @dataclass(frozen=True)
 class PageContext:
-    """Handed to each tab's `build`. `shared` = the page is open to strangers, so folders and downloads are closed.
+    """What each tab's `build` is given.
 
-    `library` is what the page's one person keeps, None where others can open the page too: then nothing is listed.
+    `shared` means that strangers can open the page: they may neither name folders nor start downloads. `library` holds
+    the pictures and conversations of the page's only user; it is None where others can open the page too, and then
+    nothing saved is listed.
     """
 
     session: ModelSession
     catalog: Catalog
     texts: Texts
-    prints: SavedImages
+    images: SavedImages
     shared: bool = False
     library: Library | None = None
     limiter: VisitorLimiter = field(default_factory=VisitorLimiter)
@@ -59,24 +85,24 @@ class PageContext:
     def language(self, request: gr.Request | None) -> str:
         return self.texts.language(request)
 
-    def resident(self) -> Variant | None:
-        """The variant the studio holds."""
+    def loaded_variant(self) -> Variant | None:
+        """The variant that is loaded, None where none is."""
         return self.session.variant
 
     def variant(self, selected: str | None) -> Variant:
-        """The resident variant, else the selected one, else the default: whose settings the page shows."""
-        if (resident := self.resident()) is not None:
-            return resident
+        """The variant whose settings the page shows: the loaded one, else the selected one, else the default."""
+        if (loaded := self.loaded_variant()) is not None:
+            return loaded
         try:
             return self.catalog.resolve(selected) if selected else self.catalog.default()
         except AppError:
             return self.catalog.default()
 
     def job(self, selected: str | None, request: Request, sitting: Sitting | None = None) -> Iterator[Event]:
-        """Run `request`; with an empty studio, first load the selected variant if that costs no download.
+        """Run `request`. Where no model is loaded, first load the selected variant if that needs no download.
 
-        `sitting` is filled in at the first step of the work itself: by then no other tab can change the model. On a
-        shared page a visitor has a few jobs at a time; one more is refused with an AppError.
+        `sitting` is filled in at the first step of the work itself: from then on no other tab can change the model. On
+        a shared page each visitor may run a few jobs at a time. Raises AppError for one job too many.
         """
         with self.limiter.slot(visitor()) if self.shared else nullcontext():
             yield from self._job(selected, request, sitting)
@@ -85,7 +111,7 @@ class PageContext:
         if self.session.state.phase == "empty" and not self.session.state.resting:
             variant = self.variant(selected)
             if not variant.is_local:
-                raise AppError("No model is loaded. Choose one at the top of the page and press Load.")
+                raise AppError("no_model_loaded")
             yield from self.session.load(variant.id)
         events = self.session.run(request)
         if sitting is None:
@@ -100,17 +126,17 @@ class PageContext:
 
 
 def random_seed() -> int:
-    """A seed short enough to read out, from the whole range people type."""
+    """A random seed short enough to read out."""
     return secrets.randbelow(min(MAX_SEED, 999_999_999)) + 1
 
 
 def first_seed(new_seed: bool, seed: Any) -> Any:
-    """The seed of a run's first picture: the one in the box, or a random one where that is wanted or none is there."""
+    """The seed of a run's first picture: the one in the box, or a random one if wanted or if the box is empty."""
     return random_seed() if new_seed or seed is None else seed
 
 
-def whole(value: float | int | str | None, name: str) -> int:
-    """A whole number from a number box, which may be empty or hold a fraction. Raises AppError."""
+def whole_number(value: float | int | str | None, name: str) -> int:
+    """The whole number in a number box. Raises AppError where the box is empty or holds a fraction."""
     try:
         number = float(value) if value is not None and value != "" else None
     except ValueError:
@@ -121,7 +147,7 @@ def whole(value: float | int | str | None, name: str) -> int:
 
 
 def number(value: float | int | str | None, name: str) -> float:
-    """A number from a slider's box, which may be empty. Raises AppError."""
+    """The number in a slider's box. Raises AppError where the box is empty."""
     try:
         return float(value)  # type: ignore[arg-type]
     except (TypeError, ValueError):
@@ -129,7 +155,7 @@ def number(value: float | int | str | None, name: str) -> float:
 
 
 def slider_update(setting: Setting | None) -> dict[str, Any]:
-    """The range and first value of a slider for the variant now shown; hidden where the variant has no such knob."""
+    """The range and default of a slider for the variant now shown; hidden where the variant has no such setting."""
     if setting is None:
         return gr.update(visible=False)
     return gr.update(minimum=setting.low, maximum=setting.high, step=setting.step, value=setting.default, visible=True)

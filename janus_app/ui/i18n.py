@@ -14,6 +14,7 @@ from typing import Any
 
 import gradio as gr
 
+from janus_app.errors import AppError, Message
 from janus_app.paths import ASSETS
 
 FOLDER = ASSETS / "i18n"
@@ -59,6 +60,10 @@ class Texts:
         """The string `key` in `language`, its {places} filled."""
         text: str = _file(language)[key]
         return text.format(**values) if values else text
+
+    def text(self, message: Message | AppError, language: str) -> str:
+        """A message or an error of the layers below, in `language`."""
+        return self.sentence(message.text(language), language)  # errors without a code yet are matched by their words
 
     def sentence(self, english: str, language: str) -> str:
         """A sentence of another room in `language`, or as it is where the language has no words for it.

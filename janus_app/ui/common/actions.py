@@ -56,22 +56,26 @@ def action_row(page: PageContext, tab: str) -> Actions:
 
 
 @dataclass(frozen=True)
-class Sink:
+class BrowserDownload:
     """Two unseen widgets: a file in the one is downloaded, a text in the other goes to the clipboard."""
 
     file: gr.File
     text: gr.Textbox
 
 
-def sink() -> Sink:
-    return Sink(
+def browser_download() -> BrowserDownload:
+    return BrowserDownload(
         gr.File(visible="hidden", elem_id="page-file", label="page-file"),
         gr.Textbox(visible="hidden", elem_id="page-text", label="page-text"),
     )
 
 
 def download(
-    page: PageContext, trigger: Callable[..., Any], make: Callable[..., str | Path], inputs: list[Any], sink: Sink
+    page: PageContext,
+    trigger: Callable[..., Any],
+    make: Callable[..., str | Path],
+    inputs: list[Any],
+    browser: BrowserDownload,
 ) -> None:
     """On `trigger`, hand the browser the file `make` gives, which must lie in the served folder."""
 
@@ -79,10 +83,10 @@ def download(
         try:
             return str(make(*values))
         except AppError as error:
-            gr.Warning(page.texts.sentence(str(error), page.language(request)))
+            gr.Warning(page.texts.text(error, page.language(request)))
             return None
 
-    trigger(prepare, inputs, sink.file, **QUICK).then(None, sink.file, None, js=DOWNLOAD)
+    trigger(prepare, inputs, browser.file, **QUICK).then(None, browser.file, None, js=DOWNLOAD)
 
 
 def halt(trigger: Callable[..., Any], jobs: list[Any]) -> Any:

@@ -53,9 +53,9 @@ def described(page: PageContext, print_: SavedImage, language: str) -> Iterator[
         elif not (words := frame.finished.text.strip()):
             yield message(say("alt_nothing", language), "warning")
         else:
-            resident = page.resident()
+            resident = page.loaded_variant()
             try:
                 describe(print_.file, words)
                 yield message(say("alt_kept", language, title=resident.title if resident else ""), "done")
             except AppError as error:
-                yield message(page.texts.sentence(str(error), language), "error")
+                yield message(page.texts.text(error, language), "error")

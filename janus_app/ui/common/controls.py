@@ -10,7 +10,7 @@ import gradio as gr
 
 from janus_app.registry.catalog import Variant
 from janus_app.types import SOLVERS
-from janus_app.ui.context import PageContext, number, slider_update, whole
+from janus_app.ui.context import PageContext, number, slider_update, whole_number
 
 INTERVAL = ("guidance_start", "guidance_end")
 
@@ -90,7 +90,7 @@ def flow_updates(page: PageContext, variant: Variant, language: str) -> list[dic
 def flow_settings(steps: Any, solver: str | None, start: Any, end: Any) -> dict[str, Any]:
     """The controls' values as a request takes them. Raises AppError for what is no number."""
     return {
-        "steps": whole(steps, "The number of steps"),
+        "steps": whole_number(steps, "The number of steps"),
         "solver": solver or SOLVERS[0],
         "guidance_interval": (
             number(start, "The start of the guidance interval"),

@@ -13,7 +13,7 @@ from janus_app.ui.common.jobs import watch
 from janus_app.ui.common.saved_images import SavedImage
 from janus_app.ui.context import PageContext, Sitting
 
-SHELF = 60  # pictures a browser tab keeps in sight; the files stay in the outputs folder
+MAX_GALLERY_ITEMS = 60  # pictures a browser tab keeps in sight; the files stay in the outputs folder
 PREVIEW_QUALITY = 82
 SHARED_QUALITY = 60  # a tunnel's bandwidth is the limit there
 logger = logging.getLogger(__name__)
@@ -23,12 +23,12 @@ Drawing = GenerateRequest | EditRequest
 
 @dataclass(frozen=True)
 class View:
-    """What to show now: `easel` is None where it stays as it is; `prints` is given once, at the end."""
+    """What to show now: `easel` is None where it stays as it is; `saved` is given once, at the end."""
 
     preview_grid: str | None
     status: str
     notes: str = ""
-    prints: tuple[SavedImage, ...] | None = None
+    saved: tuple[SavedImage, ...] | None = None
 
 
 def draw(page: PageContext, selected: str | None, make: Callable[[], Drawing], language: str) -> Iterator[View]:
@@ -43,7 +43,7 @@ def draw(page: PageContext, selected: str | None, make: Callable[[], Drawing], l
     try:
         request = make()
     except AppError as error:
-        yield View(None, "", message(page.texts.sentence(str(error), language), "error"))
+        yield View(None, "", message(page.texts.text(error, language), "error"))
         return
     captions = [say("seed_is", language, seed=request.seed + i) for i in range(request.count)]
     alt = [say("alt_preview", language, number=i + 1) for i in range(request.count)]
@@ -64,10 +64,10 @@ def draw(page: PageContext, selected: str | None, make: Callable[[], Drawing], l
         try:
             for picture in frame.finished.pictures:
                 assert sitting.variant and sitting.state  # filled at the first event, and this is the last one
-                kept.append(page.prints.keep(picture, request, sitting.variant, sitting.state))
+                kept.append(page.images.keep(picture, request, sitting.variant, sitting.state))
         except AppError as error:  # the pictures stay on the easel, so a full disk does not lose them
             last = preview_grid([p.image for p in frame.finished.pictures], captions, alt, quality=95)
-            yield View(last, "", notes + message(page.texts.sentence(str(error), language), "error"), tuple(kept))
+            yield View(last, "", notes + message(page.texts.text(error, language), "error"), tuple(kept))
             return
         done = say("drawn_in", language, count=len(kept), seconds=f"{frame.finished.seconds:.1f}")
         yield View("", message(done, "done"), notes, tuple(kept))
@@ -87,6 +87,6 @@ def gallery_value(gallery_items: list[SavedImage], page: PageContext, language: 
     return [(print_.shown, caption(print_, page, language)) for print_ in gallery_items]
 
 
-def put_on(gallery_items: list[SavedImage], new: tuple[SavedImage, ...]) -> list[SavedImage]:
+def newest_first(gallery_items: list[SavedImage], new: tuple[SavedImage, ...]) -> list[SavedImage]:
     """Newest drawing first, in its own order; the oldest leave."""
-    return [*new, *gallery_items][:SHELF]
+    return [*new, *gallery_items][:MAX_GALLERY_ITEMS]

@@ -122,7 +122,7 @@ def watch(make: Callable[[], Iterator[Event]], texts: Texts, language: str) -> I
                     last, previews, said = now, (), status
             yield Frame(status, text, previews, tuple(notices), finished, progress=progress)
     except AppError as error:
-        yield Frame("", text, (), tuple(notices), error=texts.sentence(str(error), language))
+        yield Frame("", text, (), tuple(notices), error=texts.text(error, language))
     except Exception as error:
         # A bug of ours: the log gets the traceback, the person gets a sentence and a page that still works.
         logger.exception("a job on the page failed")

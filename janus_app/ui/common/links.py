@@ -10,12 +10,12 @@ import gradio as gr
 
 from janus_app.errors import AppError
 from janus_app.outputs.metadata import parameters, request_of
-from janus_app.ui.common.actions import COPY, Actions, Sink, download, halt, press
-from janus_app.ui.common.drawing import put_on
+from janus_app.ui.common.actions import COPY, Actions, BrowserDownload, download, halt, press
+from janus_app.ui.common.drawing import newest_first
 from janus_app.ui.common.saved_images import SavedImage
 from janus_app.ui.context import QUICK, PageContext
 from janus_app.ui.tabs.chat.tab import ChatTab
-from janus_app.ui.tabs.draw.tab import GenerateTab, on_shelf, restored_values
+from janus_app.ui.tabs.draw.tab import DrawTab, on_shelf, restored_values
 from janus_app.ui.tabs.edit.tab import EditTab
 from janus_app.ui.tabs.edit.undo import Tree
 
@@ -32,16 +32,16 @@ WAIT_FOR_CANVAS = """async () => {
 class Places:
     """Where pictures can be carried."""
 
-    drawing: GenerateTab
+    drawing: DrawTab
     chat: ChatTab
     editing: EditTab
     tabs: gr.Tabs
-    sink: Sink
+    browser: BrowserDownload
 
 
 def link(page: PageContext, row: Actions, picture: list[Any], pick: Callable[..., SavedImage], places: Places) -> None:
     """Give the buttons of `row` their meaning; `pick` makes a Print of the values of `picture`."""
-    chat, drawing, editing, tabs, sink = places.chat, places.drawing, places.editing, places.tabs, places.sink
+    chat, drawing, editing, tabs, browser = places.chat, places.drawing, places.editing, places.tabs, places.browser
 
     def to_chat(box: dict[str, Any] | None, *values: Any) -> tuple[Any, ...]:
         files = [*((box or {}).get("files") or []), pick(*values).shown]
@@ -65,11 +65,11 @@ def link(page: PageContext, row: Actions, picture: list[Any], pick: Callable[...
     def redo(request: gr.Request, values: tuple[Any, ...], fresh: bool) -> tuple[Any, ...]:
         """The draw tab's controls as they stood for the picture, with its own seed or a new one."""
         language, record = page.language(request), pick(*values).record
-        say, resident = page.texts.say, page.resident()
+        say, resident = page.texts.say, page.loaded_variant()
         try:
             asked = request_of(record)
         except AppError as error:
-            gr.Warning(page.texts.sentence(str(error), language))
+            gr.Warning(page.texts.text(error, language))
             return (*(gr.skip() for _ in drawing.restored), gr.skip())
         if record.verb == "edit":
             gr.Info(say("again_edit", language))
@@ -106,7 +106,7 @@ def link(page: PageContext, row: Actions, picture: list[Any], pick: Callable[...
         """The picture among those of the draw tab, and its token view open."""
         print_ = pick(*values)
         if print_ not in kept:
-            kept = put_on(kept, (print_,))
+            kept = newest_first(kept, (print_,))
         shown = on_shelf(page, kept, kept.index(print_), page.language(request))
         return *shown, gr.update(open=True), gr.update(selected="draw")
 
@@ -114,5 +114,5 @@ def link(page: PageContext, row: Actions, picture: list[Any], pick: Callable[...
         to_tokens, [drawing.gallery_items, *picture], [*drawing.shown, show.frame, tabs], **QUICK
     )
     looking.then(**press("tokens-look"))
-    download(page, row.save.click, lambda *values: pick(*values).shown, picture, sink)
-    row.copy.click(to_clipboard, picture, sink.text, **QUICK).then(None, sink.text, None, js=COPY)
+    download(page, row.save.click, lambda *values: pick(*values).shown, picture, browser)
+    row.copy.click(to_clipboard, picture, browser.text, **QUICK).then(None, browser.text, None, js=COPY)

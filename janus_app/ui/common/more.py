@@ -10,7 +10,7 @@ from typing import Any
 import gradio as gr
 
 from janus_app.errors import AppError
-from janus_app.ui.common.actions import COPY, DOWNLOAD, Sink
+from janus_app.ui.common.actions import COPY, DOWNLOAD, BrowserDownload
 from janus_app.ui.common.alt_text import described
 from janus_app.ui.common.html import message
 from janus_app.ui.common.saved_images import SavedImage
@@ -19,7 +19,9 @@ from janus_app.workflows.export import KINDS, Kind, export
 from janus_app.workflows.upscale import FACTORS, upscale
 
 
-def more(page: PageContext, tab: str, picture: list[Any], pick: Callable[..., SavedImage], sink: Sink) -> Any:
+def more(
+    page: PageContext, tab: str, picture: list[Any], pick: Callable[..., SavedImage], browser: BrowserDownload
+) -> Any:
     """A closed accordion; `pick` makes a Print of the values of `picture`, `tab` begins the element ids.
 
     Returns the event after which the picture may have another description.
@@ -52,10 +54,11 @@ def more(page: PageContext, tab: str, picture: list[Any], pick: Callable[..., Sa
     def enlarge(factor: int, request: gr.Request, *values: Any) -> tuple[Any, ...]:
         language = page.language(request)
         try:
-            file, record = upscale(Path(pick(*values).shown), factor, page.prints.outputs)
-            shown = page.prints.serve(file)
+            file, record = upscale(Path(pick(*values).shown), factor, page.images.outputs)
+            shown = page.images.serve(file)
         except (AppError, OSError) as error:
-            return message(page.texts.sentence(str(error), language), "error"), gr.skip()
+            text = page.texts.text(error, language) if isinstance(error, AppError) else str(error)
+            return message(text, "error"), gr.skip()
         width, height = record.size
         line = page.texts.say("upscaled", language, width=width, height=height, file=file.name)
         return message(line, "done"), shown
@@ -68,17 +71,17 @@ def more(page: PageContext, tab: str, picture: list[Any], pick: Callable[..., Sa
         try:
             written = export(pick(*values).record, kind, page_address(request))
         except AppError as error:
-            gr.Info(page.texts.sentence(str(error), language))
+            gr.Info(page.texts.text(error, language))
             return gr.skip(), gr.skip()
         gr.Info(page.texts.say("export_copied", language), duration=3)
         return gr.update(value=written, visible=True), written
 
     for factor, button in zip(FACTORS, larger, strict=True):
-        done = button.click(_first(enlarge, factor), picture, [said, sink.file], **QUICK)
-        done.then(None, sink.file, None, js=DOWNLOAD)
+        done = button.click(_first(enlarge, factor), picture, [said, browser.file], **QUICK)
+        done.then(None, browser.file, None, js=DOWNLOAD)
     for kind, button in zip(KINDS, exports, strict=True):
-        done = button.click(_first(write, kind), picture, [text, sink.text], **QUICK)
-        done.then(None, sink.text, None, js=COPY)
+        done = button.click(_first(write, kind), picture, [text, browser.text], **QUICK)
+        done.then(None, browser.text, None, js=COPY)
     return write_alt.click(look, picture, said, **JOB)
 
 

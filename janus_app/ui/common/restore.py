@@ -31,7 +31,7 @@ def build(page: PageContext, places: Places) -> None:
         try:
             open_picture(path)
         except AppError as error:
-            gr.Warning(page.texts.sentence(str(error), language))
+            gr.Warning(page.texts.text(error, language))
             return stay
         try:
             record = read_metadata(path)
@@ -53,7 +53,7 @@ def build(page: PageContext, places: Places) -> None:
             record = read_metadata(path)
             return note_html(page, record, language), *edit_values(page, record)
         except AppError as error:
-            return message(page.texts.sentence(str(error), language), "error"), *stay_editing
+            return message(page.texts.text(error, language), "error"), *stay_editing
 
     places_filled = [*drawing.restored, *editing.restored, chat.box, places.tabs, anywhere]
     anywhere.upload(on_page, [anywhere, chat.box], places_filled, **QUICK)
@@ -94,7 +94,7 @@ def edit_values(page: PageContext, record: ImageMetadata) -> tuple[Any, ...]:
 
 def note_html(page: PageContext, record: ImageMetadata, language: str) -> str:
     """What was read, and what a record of an edit leaves to the person: the picture it began with."""
-    say, resident = page.texts.say, page.resident()
+    say, resident = page.texts.say, page.loaded_variant()
     lines = message(say("drop_read", language, title=record.title, seed=record.seed), "done")
     if record.verb == "edit":
         lines += message(say("drop_edit_source", language), "note")

@@ -16,7 +16,7 @@ from janus_app.types import ChatRequest, EditRequest, GenerateRequest, Usage
 from janus_app.ui.common.drawing import draw
 from janus_app.ui.common.html import message, messages, meter
 from janus_app.ui.common.jobs import Frame, watch
-from janus_app.ui.context import PageContext, number, whole
+from janus_app.ui.context import PageContext, number, whole_number
 from janus_app.ui.tabs.chat.transcript import command, drawing, editing, pictures_of, shown, turns
 
 logger = logging.getLogger(__name__)
@@ -98,8 +98,8 @@ def _answer(page: PageContext, talk: Conversation, settings: list[Any], language
             turns=turns(talk),
             temperature=number(temperature, "Temperature"),
             top_p=number(top_p, "Top-p"),
-            seed=whole(seed, "Seed"),
-            max_new_tokens=whole(length, "The number of new tokens"),
+            seed=whole_number(seed, "Seed"),
+            max_new_tokens=whole_number(length, "The number of new tokens"),
         )
         return page.job(selected, chat)
 
@@ -109,7 +109,7 @@ def _answer(page: PageContext, talk: Conversation, settings: list[Any], language
         if not frame.text:
             yield Scene(status=frame.status or thinking, notes=notes)
             continue
-        resident = page.resident()
+        resident = page.loaded_variant()
         answer = Message(answer.id, talk.head, "assistant", frame.text, model=resident.title if resident else "")
         answered = talk.said(answer)
         yield Scene(shown(answered, page, language), answered, status=frame.status, notes=notes)
@@ -144,11 +144,11 @@ def _picture(page: PageContext, talk: Conversation, settings: list[Any], languag
     sheet = ""
     for view in draw(page, selected, lambda: wanted, language):
         sheet = sheet if view.preview_grid is None else view.preview_grid
-        if not view.prints:
+        if not view.saved:
             yield Scene(status=sheet + view.status, notes=about + view.notes)
             continue
-        pictures = tuple(print_.shown for print_ in view.prints)
-        drawn = talk.said(Message(new_id(), talk.head, "assistant", "", pictures, view.prints[0].record.title))
+        pictures = tuple(print_.shown for print_ in view.saved)
+        drawn = talk.said(Message(new_id(), talk.head, "assistant", "", pictures, view.saved[0].record.title))
         yield Scene(shown(drawn, page, language), drawn, status=view.status, notes=about + view.notes)
 
 

@@ -12,7 +12,7 @@ from janus_app.errors import AppError
 from janus_app.outputs.conversation_export import export
 from janus_app.outputs.conversations import Conversation
 from janus_app.outputs.library import Library
-from janus_app.ui.common.actions import Sink, download
+from janus_app.ui.common.actions import BrowserDownload, download
 from janus_app.ui.common.html import message
 from janus_app.ui.context import QUICK, PageContext
 
@@ -35,7 +35,7 @@ class Side:
         return [self.search, self.limit]
 
 
-def build(page: PageContext, talk: gr.State, sink: Sink) -> Side:
+def build(page: PageContext, talk: gr.State, browser: BrowserDownload) -> Side:
     """The panel. What opens or deletes a conversation is wired by the chat tab, which shows it."""
     label = page.texts.label
     with gr.Accordion(label("conversations"), open=True, elem_id="chat-list-panel"):
@@ -92,7 +92,7 @@ def build(page: PageContext, talk: gr.State, sink: Sink) -> Side:
     def taken(kind: str) -> Any:
         def take(now: Conversation) -> Path:
             stored = library_of(page).conversations.open(now.id)
-            return export(stored.at(now.head), kind, page.prints.place())
+            return export(stored.at(now.head), kind, page.images.place())
 
         return take
 
@@ -102,8 +102,8 @@ def build(page: PageContext, talk: gr.State, sink: Sink) -> Side:
     name.blur(renamed, [name, search, limit, talk], parts, **QUICK)
     delete.click(ask, None, [sure, asked], **QUICK)
     no.click(lambda: gr.update(visible=False), None, sure, **QUICK)
-    download(page, markdown.click, taken("md"), [talk], sink)
-    download(page, as_json.click, taken("json"), [talk], sink)
+    download(page, markdown.click, taken("md"), [talk], browser)
+    download(page, as_json.click, taken("json"), [talk], browser)
     return side
 
 
@@ -140,9 +140,9 @@ def served(page: PageContext, talk: Conversation) -> Conversation:
 
     def at(path: str) -> str:
         try:
-            return page.prints.serve_again(Path(path))
+            return page.images.serve_again(Path(path))
         except OSError:
-            return str(page.prints.serving / Path(path).name)  # leads nowhere, under the name it was kept by
+            return str(page.images.serving / Path(path).name)  # leads nowhere, under the name it was kept by
 
     messages = tuple(replace(m, pictures=tuple(at(path) for path in m.pictures)) for m in talk.messages)
     return replace(talk, messages=messages)

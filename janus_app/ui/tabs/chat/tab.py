@@ -13,7 +13,7 @@ import gradio as gr
 from janus_app.errors import AppError
 from janus_app.outputs.conversations import Conversation, new_conversation, new_id
 from janus_app.types import MAX_PROMPT_CHARACTERS
-from janus_app.ui.common.actions import Actions, Sink, action_row, halt
+from janus_app.ui.common.actions import Actions, BrowserDownload, action_row, halt
 from janus_app.ui.common.html import message
 from janus_app.ui.context import EXAMPLES, JOB, QUICK, PageContext, example_updates, public, slider_update
 from janus_app.ui.tabs.chat import sidebar
@@ -37,14 +37,16 @@ class ChatTab:
     row: Actions
 
 
-def build(page: PageContext, variant: gr.Dropdown, seen: gr.Textbox, demo: gr.Blocks, sink: Sink) -> ChatTab:
+def build(
+    page: PageContext, variant: gr.Dropdown, seen: gr.Textbox, demo: gr.Blocks, browser: BrowserDownload
+) -> ChatTab:
     label = page.texts.label
     talk = gr.State(Conversation(""))  # its id comes with the first message: this value is every visitor's
     side: sidebar.Side | None = None
     with gr.Row(elem_classes="chat-row"):
         if page.library:
             with gr.Column(scale=0, min_width=230, elem_id="chat-side"):
-                side = sidebar.build(page, talk, sink)
+                side = sidebar.build(page, talk, browser)
         with gr.Column(elem_classes="chat-column"):
             bot = gr.Chatbot(
                 label=label("conversation"),

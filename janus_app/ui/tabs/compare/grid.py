@@ -19,8 +19,8 @@ from janus_app.ui.common.controls import flow_settings, run_or_stop
 from janus_app.ui.common.drawing import PREVIEW_QUALITY, SHARED_QUALITY
 from janus_app.ui.common.html import data_uri, message, messages, preview_grid
 from janus_app.ui.common.jobs import watch
-from janus_app.ui.context import JOB, QUICK, PageContext, Sitting, first_seed, number, whole
-from janus_app.ui.tabs.draw.tab import GenerateTab
+from janus_app.ui.context import JOB, QUICK, PageContext, Sitting, first_seed, number, whole_number
+from janus_app.ui.tabs.draw.tab import DrawTab
 from janus_app.workflows.axes import AXES, axes_of, axis_of, value_text
 from janus_app.workflows.grid import Cell, Plan, draw_grid, plan_grid, save_sheet
 
@@ -103,7 +103,7 @@ def results(page: PageContext) -> Paper:
 
 
 def wire(
-    page: PageContext, bench: Bench, grid: Controls, paper: Paper, variant: gr.Dropdown, draw: GenerateTab
+    page: PageContext, bench: Bench, grid: Controls, paper: Paper, variant: gr.Dropdown, draw: DrawTab
 ) -> Callable[[str | None, str], list[Any]]:
     """Give the buttons their work; returns what fills `Controls.shown` for the model at hand."""
     outputs = [*bench.outputs, bench.sides, bench.sheet, paper.table, paper.sheet, grid.run, grid.stop]
@@ -122,7 +122,7 @@ def wire(
                 negative=(negative or "").strip(),
                 guidance=number(guidance, "Guidance"),
                 temperature=number(temperature, "Temperature"),
-                seed=whole(first, "Seed"),
+                seed=whole_number(first, "Seed"),
                 **flow_settings(steps, solver, guidance_start, guidance_end),
             )
             axes = axis_of(x or "guidance", x_values or ""), axis_of(y, y_values or "") if y else None
@@ -151,8 +151,8 @@ def wire(
             yield "", "", *(stay,) * 6, *run_or_stop(running=False)
             return
         try:
-            file = save_sheet(plan, cells, page.prints.outputs)
-            shown = gr.update(value=page.prints.serve(file), visible=True, alt_text=alt(page, plan, language))
+            file = save_sheet(plan, cells, page.images.outputs)
+            shown = gr.update(value=page.images.serve(file), visible=True, alt_text=alt(page, plan, language))
             line = message(say("grid_done", language, count=len(cells), file=file.name), "done")
             yield "", line, stay, stay, stay, stay, "", shown, *run_or_stop(running=False)
         except (AppError, OSError) as error:  # the pictures themselves are kept, and stay in sight in the table
@@ -195,7 +195,7 @@ def drawn(page: PageContext, selected: str | None, plan: Plan, cells: list[Cell]
 
     def keep(picture: Picture, request: GenerateRequest) -> tuple[Path, ImageMetadata]:
         assert sitting.variant and sitting.state
-        kept = page.prints.keep(picture, request, sitting.variant, sitting.state)
+        kept = page.images.keep(picture, request, sitting.variant, sitting.state)
         return kept.file, kept.record
 
     for step in draw_grid(plan, run, keep):

@@ -22,7 +22,7 @@ from janus_app.ui.common.drawing import PREVIEW_QUALITY, SHARED_QUALITY
 from janus_app.ui.common.html import facts, message, messages, preview_grid
 from janus_app.ui.common.jobs import watch
 from janus_app.ui.common.saved_images import SavedImage
-from janus_app.ui.context import JOB, QUICK, PageContext, first_seed, number, slider_update, whole
+from janus_app.ui.context import JOB, QUICK, PageContext, first_seed, number, slider_update, whole_number
 from janus_app.ui.tabs.models.model_bar import cached
 from janus_app.workflows.compare import Shot, Side, checked, draw_sides, name_of
 
@@ -250,8 +250,8 @@ def side_of(page: PageContext, words: str, seed: Any, values: tuple[Any, ...]) -
         prompt=words or "",
         guidance=number(g, "Guidance"),
         temperature=number(t, "Temperature"),
-        seed=whole(seed, "Seed"),
-        steps=whole(steps, "The number of steps"),
+        seed=whole_number(seed, "Seed"),
+        steps=whole_number(steps, "The number of steps"),
         solver=solver or SOLVERS[0],
     )
     return Side(variant, request)
@@ -262,7 +262,7 @@ def drawn(page: PageContext, sides: tuple[Side, Side], prints: dict[int, SavedIm
     kept: dict[str, SavedImage] = {}
 
     def keep(picture: Any, request: GenerateRequest, variant: Variant, state: Any) -> Any:
-        made = page.prints.keep(picture, request, variant, state)
+        made = page.images.keep(picture, request, variant, state)
         kept[str(made.file)] = made
         return made.file, made.record
 
@@ -285,7 +285,7 @@ def seated(
     pair = (prints[left], prints[1 - left])
     if not blind:
         return Match(prints, names, left, False, (pair[0].shown, pair[1].shown), tally)
-    folder = page.prints.place()
+    folder = page.images.place()
     folder.mkdir(parents=True)
     files = [
         str(shutil.copyfile(p.file, folder / f"{seat}.png")) for p, seat in zip(pair, ("left", "right"), strict=True)

@@ -11,7 +11,7 @@ from janus_app.ui.common.controls import seed_row
 from janus_app.ui.common.html import empty
 from janus_app.ui.context import QUICK, PageContext
 from janus_app.ui.tabs.compare import grid, sides
-from janus_app.ui.tabs.draw.tab import GenerateTab
+from janus_app.ui.tabs.draw.tab import DrawTab
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Bench:
 
 
 def build(
-    page: PageContext, variant: gr.Dropdown, seen: gr.Textbox, demo: gr.Blocks, tab: gr.Tab, draw: GenerateTab
+    page: PageContext, variant: gr.Dropdown, seen: gr.Textbox, demo: gr.Blocks, tab: gr.Tab, draw: DrawTab
 ) -> sides.Seats:
     """The tab; a picture of the comparison is `seat_print` of what its `match` and `chosen` hold."""
     label = page.texts.label

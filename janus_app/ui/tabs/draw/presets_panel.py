@@ -56,7 +56,7 @@ def keeping(page: PageContext, chosen: PresetsPanel, variant: gr.Dropdown, knobs
         try:
             presets.save(Preset(title, now.family, settings))
         except AppError as error:
-            return gr.skip(), message(page.texts.sentence(str(error), language), "error"), gr.skip()
+            return gr.skip(), message(page.texts.text(error, language), "error"), gr.skip()
         line = page.texts.say("preset_saved", language, name=title, file=str(presets.file))
         return gr.update(choices=choices(page, now, language), value=OWN + title), message(line, "done"), ""
 
@@ -69,7 +69,7 @@ def keeping(page: PageContext, chosen: PresetsPanel, variant: gr.Dropdown, knobs
         try:
             presets.delete(title, now.family)
         except AppError as error:
-            return gr.skip(), message(page.texts.sentence(str(error), language), "error")
+            return gr.skip(), message(page.texts.text(error, language), "error")
         line = message(say("preset_deleted", language, name=title), "done")
         return gr.update(choices=choices(page, now, language), value=""), line
 
@@ -87,7 +87,7 @@ def wire(
         try:
             found = settings_of(page, which or "", now)
         except AppError as error:
-            gr.Warning(page.texts.sentence(str(error), page.language(request)))
+            gr.Warning(page.texts.text(error, page.language(request)))
             found = None
         return updates(found)
 

@@ -90,7 +90,7 @@ def wire(page: PageContext, helper: PromptHelper, prompt: gr.Textbox, variant: g
         try:
             written = written_prompt(frame.text, words)
         except AppError as error:
-            note = message(page.texts.sentence(str(error), language), "warning")
+            note = message(page.texts.text(error, language), "warning")
             yield stay, *shown(note), stay, "", *run_or_stop(running=False)
             return
         note = message(say("expanded", language, title=model.title), "done")

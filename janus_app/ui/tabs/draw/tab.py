@@ -12,7 +12,7 @@ from janus_app.errors import AppError
 from janus_app.outputs.metadata import ImageMetadata, read_metadata, request_of
 from janus_app.types import GenerateRequest
 from janus_app.ui.common import browser_settings
-from janus_app.ui.common.actions import Actions, Sink, action_row, halt
+from janus_app.ui.common.actions import Actions, BrowserDownload, action_row, halt
 from janus_app.ui.common.alt_text import alts_html
 from janus_app.ui.common.controls import (
     flow_controls,
@@ -24,7 +24,7 @@ from janus_app.ui.common.controls import (
     seed_row,
 )
 from janus_app.ui.common.detail import detail_html
-from janus_app.ui.common.drawing import draw, gallery_value, put_on
+from janus_app.ui.common.drawing import draw, gallery_value, newest_first
 from janus_app.ui.common.html import empty, message
 from janus_app.ui.common.more import more
 from janus_app.ui.common.saved_images import SavedImage
@@ -39,7 +39,7 @@ from janus_app.ui.context import (
     public,
     random_seed,
     slider_update,
-    whole,
+    whole_number,
 )
 from janus_app.ui.tabs.draw import presets_panel, prompt_helper, token_view
 from janus_app.ui.tabs.draw.ranking import ranked
@@ -49,7 +49,7 @@ SETTINGS = ("count", "guidance", "temperature")
 
 
 @dataclass(frozen=True)
-class GenerateTab:
+class DrawTab:
     """The selected picture (`shelf[chosen]`) with its row of actions, and the controls a record fills.
 
     `shown` takes what `on_shelf` gives; `tokens` is the token view of the selected picture.
@@ -64,8 +64,13 @@ class GenerateTab:
 
 
 def build(
-    page: PageContext, variant: gr.Dropdown, seen: gr.Textbox, demo: gr.Blocks, sink: Sink, stored: gr.BrowserState
-) -> GenerateTab:
+    page: PageContext,
+    variant: gr.Dropdown,
+    seen: gr.Textbox,
+    demo: gr.Blocks,
+    browser: BrowserDownload,
+    stored: gr.BrowserState,
+) -> DrawTab:
     label = page.texts.label
     gallery_items, chosen, dropped = gr.State([]), gr.State(0), gr.State(None)
     with gr.Row(elem_classes="two-columns"):
@@ -123,7 +128,7 @@ def build(
                     reuse = gr.Button(label("reuse_seed"), size="sm", elem_id="draw-reuse", min_width=60)
                     rank = gr.Button(label("rank"), size="sm", elem_id="draw-rank", min_width=60)
                 tokens = token_view.build(page)
-                written = more(page, "draw", [gallery_items, chosen], lambda kept, index: kept[index], sink)
+                written = more(page, "draw", [gallery_items, chosen], lambda kept, index: kept[index], browser)
             alts = gr.HTML(elem_id="draw-alts", elem_classes="unseen", padding=False)
 
     outputs = [preview_grid, status, notes, gallery, gallery_items, chosen, detail, seed, run, stop]
@@ -141,8 +146,8 @@ def build(
         yield "", "", "", *rest, shown_seed, *run_or_stop(running=True)
         for view in draw(page, selected, make, language):
             sheet = gr.skip() if view.preview_grid is None else view.preview_grid
-            if view.prints:
-                kept = put_on(kept, view.prints)
+            if view.saved:
+                kept = newest_first(kept, view.saved)
                 sight = on_shelf(page, kept, 0, language)
                 yield sheet, view.status, view.notes, *sight, gr.skip(), gr.skip(), gr.skip()
             else:
@@ -172,10 +177,10 @@ def build(
             return GenerateRequest(
                 prompt=prompt or "",
                 negative=(negative or "").strip(),
-                count=whole(count, "The number of pictures"),
+                count=whole_number(count, "The number of pictures"),
                 guidance=number(guidance, "Guidance"),
                 temperature=number(temperature, "Temperature"),
-                seed=whole(first, "Seed"),
+                seed=whole_number(first, "Seed"),
                 turbo=bool(turbo),
                 **flow_settings(steps, solver, guidance_start, guidance_end),
             )
@@ -203,7 +208,7 @@ def build(
         def make() -> GenerateRequest:
             if looked is None:
                 raise AppError("Look into a picture first, then choose one of its patches.")
-            return drawn_on(looked.record, whole(patch, "The patch") - 1, other, token)
+            return drawn_on(looked.record, whole_number(patch, "The patch") - 1, other, token)
 
         yield from stream(kept, selected, make, gr.skip(), language)
 
@@ -238,7 +243,7 @@ def build(
             record = read_metadata(path)
             asked = request_of(record)
         except AppError as error:
-            text = page.texts.sentence(str(error), language)
+            text = page.texts.text(error, language)
             return message(text, "error"), gr.update(visible=False), None, *stay
         return (
             drop_note_html(page, record, language),
@@ -301,11 +306,11 @@ def build(
     told = [preview_grid, run, *examples, *knobs, turbo, presets.preset, presets.style, presets.note]
     for moment in (demo.load, seen.change):
         recall(moment(refresh, [variant, gallery_items], told, **QUICK))
-    return GenerateTab(gallery_items, chosen, row, restored, shown, tokens)
+    return DrawTab(gallery_items, chosen, row, restored, shown, tokens)
 
 
 def on_shelf(page: PageContext, kept: list[SavedImage], index: int, language: str) -> tuple[Any, ...]:
-    """The pictures `kept` in sight with one of them selected, in the order of `GenerateTab.shown`."""
+    """The pictures `kept` in sight with one of them selected, in the order of `DrawTab.shown`."""
     pictures = gr.update(value=gallery_value(kept, page, language), selected_index=None)
     return pictures, kept, index, detail_html(page, kept[index], language)
 
@@ -331,7 +336,7 @@ def drop_note_html(page: PageContext, record: ImageMetadata, language: str) -> s
     """What was read from a dropped picture, and whether the loaded model is the one that drew it."""
     say = page.texts.say
     lines = message(say("drop_read", language, title=record.title, seed=record.seed), "done")
-    resident = page.resident()
+    resident = page.loaded_variant()
     if record.verb == "edit":
         again = "drop_edit" if record.image_tokens else "drop_edit_flow"
         lines += message(say(again, language), "warning")

@@ -21,7 +21,7 @@ from janus_app.ui.common.actions import press
 from janus_app.ui.common.html import facts, message, messages
 from janus_app.ui.common.jobs import watch
 from janus_app.ui.common.saved_images import SavedImage
-from janus_app.ui.context import JOB, QUICK, PageContext, whole
+from janus_app.ui.context import JOB, QUICK, PageContext, whole_number
 from janus_app.workflows.token_heatmap import MEASURES, RAMP, heat_map, inspection_of, patch_side
 
 OTHERS = 8  # alternatives told and shown for a patch
@@ -219,7 +219,7 @@ def wire(page: PageContext, view: TokenView, gallery_items: gr.State, chosen: gr
 def place_of(looked: Looked, number: Any) -> int | None:
     """The patch of a number box, 0 = the first; None where there is none of that number."""
     try:
-        place = whole(number, "The patch") - 1
+        place = whole_number(number, "The patch") - 1
     except AppError:
         return None
     return place if 0 <= place < len(looked.inspection.cells) else None
@@ -228,7 +228,7 @@ def place_of(looked: Looked, number: Any) -> int | None:
 def whose(page: PageContext, record: ImageMetadata, language: str) -> str:
     """Which picture the view is of, and a word where another model than its own tells the odds."""
     line = message(page.texts.say("token_of", language, seed=record.seed, prompt=record.prompt), "done")
-    resident = page.resident()
+    resident = page.loaded_variant()
     if resident is not None and resident.id != record.model:
         line += message(
             page.texts.say("token_other_model", language, title=record.title, now=resident.title), "warning"

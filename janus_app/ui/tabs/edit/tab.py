@@ -20,11 +20,11 @@ from janus_app.ui.common.controls import (
     seed_row,
 )
 from janus_app.ui.common.detail import detail_html
-from janus_app.ui.common.drawing import draw, gallery_value, put_on
+from janus_app.ui.common.drawing import draw, gallery_value, newest_first
 from janus_app.ui.common.html import empty, message, messages
 from janus_app.ui.common.jobs import watch
 from janus_app.ui.common.saved_images import SavedImage
-from janus_app.ui.context import EXAMPLES, JOB, QUICK, PageContext, first_seed, number, whole
+from janus_app.ui.context import EXAMPLES, JOB, QUICK, PageContext, first_seed, number, whole_number
 from janus_app.ui.tabs.edit.editor import for_editor, more_pictures, picture_and_mask, picture_editor
 from janus_app.ui.tabs.edit.methods import tab_updates, uses, way_updates
 from janus_app.ui.tabs.edit.undo import Tree, tree_html
@@ -205,23 +205,23 @@ def build(page: PageContext, variant: gr.Dropdown, seen: gr.Textbox, demo: gr.Bl
                 method=method or "region",
                 source_prompt=(source_prompt or "").strip() if "source_prompt" in uses(method) else "",
                 negative=(negative or "").strip(),
-                count=whole(count, "The number of pictures"),
+                count=whole_number(count, "The number of pictures"),
                 guidance=number(guidance, "Guidance"),
                 image_guidance=number(image_guidance, "Image guidance"),
                 temperature=number(temperature, "Temperature"),
                 strength=number(strength, "Strength"),
-                seed=whole(first, "Seed"),
+                seed=whole_number(first, "Seed"),
                 more_images=more_pictures(more_images) if method == "instruct" else (),
                 **flow_settings(steps, solver, guidance_start, guidance_end),
             )
 
         for view in draw(page, model, make, language):
             sheet = gr.skip() if view.preview_grid is None else view.preview_grid
-            if not view.prints:
+            if not view.saved:
                 yield sheet, view.status, view.notes, *rest, gr.skip(), gr.skip(), gr.skip()
                 continue
-            kept = put_on(kept, view.prints)
-            tree = tree.grown(picture_and_mask(image)[0], view.prints, page.prints)
+            kept = newest_first(kept, view.saved)
+            tree = tree.grown(picture_and_mask(image)[0], view.saved, page.images)
             yield (
                 sheet,
                 view.status,

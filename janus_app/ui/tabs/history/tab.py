@@ -12,7 +12,7 @@ import gradio as gr
 from janus_app.errors import AppError
 from janus_app.outputs.gallery import Gallery, GalleryItem, Wanted
 from janus_app.outputs.metadata import read_metadata
-from janus_app.ui.common.actions import Actions, Sink, action_row, download
+from janus_app.ui.common.actions import Actions, BrowserDownload, action_row, download
 from janus_app.ui.common.alt_text import alt_of
 from janus_app.ui.common.detail import detail_html
 from janus_app.ui.common.html import empty, message
@@ -45,7 +45,7 @@ class HistoryTab:
     row: Actions
 
 
-def build(page: PageContext, album: Gallery, tab: gr.Tab, sink: Sink) -> HistoryTab:
+def build(page: PageContext, album: Gallery, tab: gr.Tab, browser: BrowserDownload) -> HistoryTab:
     label = page.texts.label
     names, first, opened = gr.State([]), gr.State(0), gr.State(None)
     with gr.Row(elem_classes="filters", elem_id="history-filters"):
@@ -101,7 +101,7 @@ def build(page: PageContext, album: Gallery, tab: gr.Tab, sink: Sink) -> History
                     )
                     no = gr.Button(label("delete_no"), size="sm", elem_id="history-delete-no", min_width=60)
             detail = gr.HTML(elem_id="history-detail", padding=False)
-            written = more(page, "history", [opened], lambda now: now.print, sink)
+            written = more(page, "history", [opened], lambda now: now.print, browser)
 
     filters: list[Any] = [words, model, verb, span, stars]
     grid = [gallery, names, first, count, back, on, take_all, blank]
@@ -138,7 +138,7 @@ def build(page: PageContext, album: Gallery, tab: gr.Tab, sink: Sink) -> History
         """The opened picture's side of the page. Raises AppError where it is gone."""
         file = album.path(name)
         now = Opened(
-            name, SavedImage(file, page.prints.serve_again(file), read_metadata(file)), album.is_favourite(name)
+            name, SavedImage(file, page.images.serve_again(file), read_metadata(file)), album.is_favourite(name)
         )
         return (
             gr.update(visible=True),
@@ -182,7 +182,7 @@ def build(page: PageContext, album: Gallery, tab: gr.Tab, sink: Sink) -> History
         return gr.update(visible=True), message(line, "warning")
 
     def packed(*values: Any) -> Path:
-        target = page.prints.place() / "pictures.zip"
+        target = page.images.place() / "pictures.zip"
         if not album.zip([entry.name for entry in found(values)], target):
             raise AppError("There is no picture to download. Clear the filters, or draw one.")
         return target
@@ -198,7 +198,7 @@ def build(page: PageContext, album: Gallery, tab: gr.Tab, sink: Sink) -> History
     no.click(lambda: gr.update(visible=False), None, sure, **QUICK)
     yes.click(remove, [opened, first, *filters], [*sight, *grid], **QUICK)
     written.then(told_anew, opened, [picture, detail], **QUICK)
-    download(page, take_all.click, packed, filters, sink)
+    download(page, take_all.click, packed, filters, browser)
     return HistoryTab(opened, row)
 
 
@@ -219,7 +219,7 @@ def grid_updates(
     for entry in part:
         assert album is not None  # the tab is built only where there is one
         words = f"{STAR if entry.favourite else ''}{entry.record.prompt}"
-        thumbs.append((page.prints.thumbnail(album.folder / entry.name), words))
+        thumbs.append((page.images.thumbnail(album.folder / entry.name), words))
     line = say("found", language, low=start + 1, high=start + len(part), total=len(entries)) if part else ""
     hint = "history_none_found" if filtered else "history_empty"
     return (
