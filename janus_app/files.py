@@ -1,14 +1,16 @@
-"""Writing small files so that a reader meets the old content or the new one, and the reasons why a write failed."""
+"""Small files: read as JSON, written so that a reader meets the old content or the new one, and why a write failed."""
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import json
 import os
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from janus_app.errors import AppError, Message
 
@@ -19,6 +21,33 @@ DISK_FULL_ERRNOS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 def is_disk_full(error: OSError) -> bool:
     """Whether the error says that the disk, the user's quota or the file system's largest file size is reached."""
     return error.errno in DISK_FULL_ERRNOS
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The JSON object in a file of a checkpoint. Raises AppError, which names the file, if it is missing or broken."""
+    try:
+        value = json.loads(path.read_text("utf-8"))
+    except FileNotFoundError:
+        raise AppError("json_file_missing", file=path.name, folder=path.parent) from None
+    except (OSError, ValueError) as error:
+        raise AppError("json_file_unreadable", file=path.name, reason=error) from None
+    if not isinstance(value, dict):
+        raise AppError("json_file_not_an_object", file=path.name)
+    return value
+
+
+def read_weight_map(index: Path) -> dict[str, str]:
+    """Tensor name -> name of the weight file that holds it, from the index of a checkpoint in several files.
+
+    Raises AppError if the index is broken or names a file outside its own folder.
+    """
+    weight_map = read_json(index).get("weight_map")
+    if not isinstance(weight_map, dict) or not all(isinstance(name, str) for name in weight_map.values()):
+        raise AppError("weight_index_without_map", file=index.name)
+    for name in weight_map.values():
+        if name != Path(name).name or "\\" in name or name in ("", ".", ".."):
+            raise AppError("weight_index_leaves_folder", file=index.name, name=repr(name))
+    return weight_map
 
 
 @contextmanager

@@ -18,8 +18,8 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from janus_app.errors import AppError, is_out_of_memory
+from janus_app.files import read_weight_map
 from janus_app.hub import converted
-from janus_app.models.common.config import read_json
 from janus_app.models.janusflow.vae import modern_name
 from janus_app.models.registry import (
     AUTOENCODER,
@@ -168,7 +168,7 @@ def weight_files(folder: Path, name: str = "") -> list[Path]:
             return [one]
         index = folder / f"{single}.{suffix}.index.json"
         if index.is_file():
-            return _shards(folder, index)
+            return _shards(index)
     raise AppError(
         f"{folder} holds no weights: neither {names['safetensors']}.safetensors nor {names['bin']}.bin, nor an index "
         "of shards. "
@@ -176,19 +176,11 @@ def weight_files(folder: Path, name: str = "") -> list[Path]:
     )
 
 
-def _shards(folder: Path, index: Path) -> list[Path]:
-    names = read_json(index).get("weight_map")
-    if not isinstance(names, dict) or not all(isinstance(n, str) for n in names.values()):
-        raise AppError(f"{index.name} has no weight_map. Download the checkpoint again.")
-    files = []
-    for name in sorted(set(names.values())):
-        if name != Path(name).name or "\\" in name or name in ("", ".", ".."):
-            raise AppError(
-                f"{index.name} names {name!r}, which is outside its folder. The checkpoint is not safe to read."
-            )
-        if not (folder / name).is_file():
-            raise AppError(f"{index.name} names {name}, which is missing. Download the checkpoint again.")
-        files.append(folder / name)
+def _shards(index: Path) -> list[Path]:
+    files = [index.with_name(name) for name in sorted(set(read_weight_map(index).values()))]
+    for file in files:
+        if not file.is_file():
+            raise AppError("weight_index_file_missing", file=index.name, name=file.name)
     return files
 
 

@@ -5,13 +5,12 @@ Everything the Janus families write down in the same way; their own sections are
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from janus_app.errors import AppError
+from janus_app.files import read_json as read_json
 from janus_app.models.common.image_processor import ImageProcessor
 from janus_app.nn.llama import DecoderConfig
 from janus_app.nn.siglip import VisionConfig
@@ -56,19 +55,6 @@ class Fields:
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < 1e9:
             raise AppError(f"config.json says {self.section}.{name} = {value!r}, which is not a usable number.")
         return float(value)
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object from a file of the checkpoint; AppError names the file when it is absent or broken."""
-    try:
-        value = json.loads(path.read_text("utf-8"))
-    except FileNotFoundError:
-        raise AppError(f"{path.name} is missing from {path.parent}. Download the checkpoint again.") from None
-    except (OSError, ValueError) as error:
-        raise AppError(f"{path.name} cannot be read ({error}). Download the checkpoint again.") from None
-    if not isinstance(value, dict):
-        raise AppError(f"{path.name} does not hold a JSON object. Download the checkpoint again.")
-    return value
 
 
 def language_config(raw: Mapping[str, Any]) -> DecoderConfig:

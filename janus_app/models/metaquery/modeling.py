@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from janus_app.errors import AppError
+from janus_app.files import read_weight_map
 from janus_app.models.common.config import read_json
 from janus_app.models.common.lazy_import import importing
 from janus_app.models.metaquery.config import Components, MetaQueryConfig, parse_config, usable
@@ -153,8 +154,8 @@ def head_file(language: Path) -> Path | None:
     """The weight file in the language model's own folder that holds its head for words, where there is one."""
     index, single = language / "model.safetensors.index.json", language / "model.safetensors"
     if index.is_file():
-        name = read_json(index).get("weight_map", {}).get(HEAD, "")
-        return language / name if name and name == Path(name).name and (language / name).is_file() else None
+        name = read_weight_map(index).get(HEAD)
+        return language / name if name and (language / name).is_file() else None
     if single.is_file():
         from safetensors import safe_open
 
