@@ -64,7 +64,7 @@ def serve(args: argparse.Namespace) -> int:
 
 def warm_up(session: ModelSession, name: str) -> None:
     """Load the default behind the page's back; what goes wrong is said when the page first needs it."""
-    from janus_app.runtime.session import drain
+    from janus_app.types import drain
 
     with contextlib.suppress(AppError):
         drain(session.load(name))

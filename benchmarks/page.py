@@ -184,7 +184,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     from janus_app.hub import Hub
     from janus_app.registry.catalog import load_catalog
-    from janus_app.runtime.session import ModelSession, drain
+    from janus_app.runtime.session import ModelSession
+    from janus_app.types import drain
     from janus_app.ui.app import launch
 
     catalog = load_catalog()

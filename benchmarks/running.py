@@ -6,20 +6,14 @@ from collections.abc import Iterator
 
 from janus_app.registry.catalog import Variant
 from janus_app.runtime import loader
-from janus_app.runtime.session import drain
-from janus_app.types import Event, Finished, Model
+from janus_app.types import Event, Finished, Model, drain, result_of
 
 
 def open_model(variant: Variant, precision: str, device: str = "auto") -> Model:
     """The variant's model by the loader the app uses; its folder must be on this machine."""
     if variant.folder is None:
         raise SystemExit(f"{variant.id} is not a folder on this machine; quality is measured on embedded models.")
-    loading = loader.load(variant, variant.folder, device, precision)
-    while True:
-        try:
-            next(loading)
-        except StopIteration as end:
-            return end.value.model  # type: ignore[no-any-return]
+    return result_of(loader.load(variant, variant.folder, device, precision)).model
 
 
 def finished(events: Iterator[Event]) -> Finished:

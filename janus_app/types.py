@@ -1,63 +1,72 @@
-"""The three verbs every family answers, and the requests and events they are spoken in.
+"""What every family answers: the requests, the events that answer them, and what a model can do.
 
     chat(ChatRequest)         -> Iterator[Notice | TextDelta | Finished]
     generate(GenerateRequest) -> Iterator[Notice | Progress | Preview | Finished]
     edit(EditRequest)         -> Iterator[Notice | Progress | Preview | Finished]
 
-and, of models that draw tokens, the looks at a finished picture (`TokenView`), of models that read pictures the ranking
-of several (`Ranker`).
+Models that draw image tokens also answer `TokenView`, models that read pictures `Ranker`. A job of a session adds
+`Queued` while it waits and `Started` when its model begins.
 
-An iterator is the whole concurrency story: closing it stops the work within one step. Everything here is plain
-numbers and PIL pictures, so the page, the command line and the tests speak it without importing torch.
+Iterators are the only concurrency: closing one stops the work within one step. Everything here is plain values and
+PIL images, so the page, the command line and the tests use it without importing torch.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from contextlib import closing
 from dataclasses import dataclass, field
-from typing import Literal, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, TypeVar, get_args, runtime_checkable
 
 from PIL.Image import Image
 
-from janus_app.errors import AppError
+from janus_app.errors import AppError, Message
 
 Verb = Literal["chat", "generate", "edit"]
+VERBS: tuple[Verb, ...] = get_args(Verb)
+Precision = Literal["fp32", "bf16", "fp16", "int8", "nf4"]
+PRECISIONS: tuple[Precision, ...] = get_args(Precision)
+QUANTIZED_PRECISIONS: tuple[Precision, ...] = ("int8", "nf4")
 SOLVERS = ("euler", "heun", "ab2")  # of the flow families; ab2 = two-step Adams-Bashforth
-# What each way of editing reads beside the prompts, the picture, count, guidance and seed; the page shows these alone.
-EDIT_SETTINGS: dict[str, frozenset[str]] = {
+
+EditMethod = Literal["region", "variation", "instruct", "image to image", "masked", "flowedit"]
+# The settings each method reads beside the prompts, the picture, count, guidance and seed; the page shows only these.
+EDIT_SETTINGS: Mapping[str, frozenset[str]] = {
     "region": frozenset({"mask", "temperature"}),
     "variation": frozenset({"strength", "temperature"}),
-    "instruct": frozenset({"image_guidance", "temperature", "steps"}),  # whichever of them the variant has
+    "instruct": frozenset({"image_guidance", "temperature", "steps"}),  # those of them that the variant has
     "image to image": frozenset({"strength", "steps", "solver", "guidance_interval"}),
     "masked": frozenset({"mask", "steps", "solver", "guidance_interval"}),
     "flowedit": frozenset({"source_prompt", "strength", "image_guidance", "steps", "guidance_interval"}),
 }
-DESCRIBE = "Describe the picture."  # asked where the source prompt is left to the model
+DESCRIBE = "Describe the picture."  # the question asked when the source prompt is left to the model
 
 MAX_PROMPT_CHARACTERS = 8_000
 MAX_COUNT = 16
-MAX_SEED = 2**53 - 1  # the largest whole number a browser holds exactly
+MAX_SEED = 2**53 - 1  # the largest whole number that JavaScript represents exactly
 MAX_NEW_TOKENS = 4_096
-MAX_ALTERNATIVES = 64  # tokens told for one place of a picture
+MAX_ALTERNATIVES = 64  # alternatives listed for one image token
+
+T = TypeVar("T")
 
 
-def _within(name: str, value: float, low: float, high: float) -> None:
-    """Refuse a number outside [low, high]; NaN and infinities are outside everything."""
+def _number(name: str, value: float, low: float, high: float) -> None:
+    """Refuse a value outside [low, high], NaN and infinities included. `name` is the code of the input's name."""
     if not isinstance(value, (int, float)) or not math.isfinite(value) or not low <= value <= high:
-        raise AppError(f"{name} must be a number from {low:g} to {high:g}, not {value!r}.")
+        raise AppError("number_out_of_range", name=Message(name), low=low, high=high, given=value)
 
 
-def _whole(name: str, value: int, low: int, high: int) -> None:
+def _integer(name: str, value: int, low: int, high: int) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-        raise AppError(f"{name} must be a whole number from {low} to {high}, not {value!r}.")
+        raise AppError("integer_out_of_range", name=Message(name), low=low, high=high, given=value)
 
 
-def _prompt(name: str, text: str) -> None:
+def _text(name: str, text: str) -> None:
     if not text.strip():
-        raise AppError(f"{name} is empty. Type a few words first.")
+        raise AppError("text_empty", name=Message(name))
     if len(text) > MAX_PROMPT_CHARACTERS:
-        raise AppError(f"{name} has {len(text):,} characters; at most {MAX_PROMPT_CHARACTERS:,} are read. Shorten it.")
+        raise AppError("text_too_long", name=Message(name), count=len(text), limit=MAX_PROMPT_CHARACTERS)
 
 
 @dataclass(frozen=True)
@@ -84,16 +93,16 @@ class ChatRequest:
 
     def __post_init__(self) -> None:
         if not self.turns or self.turns[-1].role != "user":
-            raise AppError("There is no question to answer. Type one first.")
+            raise AppError("question_missing")
         last = self.turns[-1]
-        _prompt("The question", last.text if last.text.strip() or not last.images else "describe")
+        _text("input_question", last.text if last.text.strip() or not last.images else "describe")
         for turn in self.turns:
             if len(turn.text) > MAX_PROMPT_CHARACTERS:
-                _prompt("A message of the conversation", turn.text)
-        _within("Temperature", self.temperature, 0, 2)
-        _within("Top-p", self.top_p, 0.01, 1)
-        _whole("Seed", self.seed, 0, MAX_SEED)
-        _whole("The number of new tokens", self.max_new_tokens, 1, MAX_NEW_TOKENS)
+                _text("input_message", turn.text)
+        _number("input_temperature", self.temperature, 0, 2)
+        _number("input_top_p", self.top_p, 0.01, 1)
+        _integer("input_seed", self.seed, 0, MAX_SEED)
+        _integer("input_max_new_tokens", self.max_new_tokens, 1, MAX_NEW_TOKENS)
 
 
 @dataclass(frozen=True)
@@ -124,14 +133,14 @@ class GenerateRequest:
     turbo: bool = False
 
     def __post_init__(self) -> None:
-        _prompt("The prompt", self.prompt)
+        _text("input_prompt", self.prompt)
         if self.negative:
-            _prompt("The negative prompt", self.negative)
-        _whole("The number of pictures", self.count, 1, MAX_COUNT)
+            _text("input_negative", self.negative)
+        _integer("input_count", self.count, 1, MAX_COUNT)
         _drawing_ranges(self)
         if self.keep is not None:
             _has_tokens(self.image_tokens)
-            _whole("The number of kept tokens", self.keep, 0, len(self.image_tokens))
+            _integer("input_keep", self.keep, 0, len(self.image_tokens))
 
 
 @dataclass(frozen=True)
@@ -168,43 +177,40 @@ class EditRequest:
 
     def __post_init__(self) -> None:
         if self.image is None:
-            raise AppError("There is no picture to edit. Add one first.")
-        _prompt("The description of the edited picture", self.prompt)
+            raise AppError("edit_image_missing")
+        _text("input_edit_prompt", self.prompt)
         if self.negative:
-            _prompt("The negative prompt", self.negative)
+            _text("input_negative", self.negative)
         if self.source_prompt:
-            _prompt("The description of the picture as it is", self.source_prompt)
-        _whole("The number of pictures", self.count, 1, MAX_COUNT)
+            _text("input_source_prompt", self.source_prompt)
+        _integer("input_count", self.count, 1, MAX_COUNT)
         _drawing_ranges(self)
-        _within("Image guidance", self.image_guidance, 1, 20)
-        _within("Strength", self.strength, 0.01, 1)
+        _number("input_image_guidance", self.image_guidance, 1, 20)
+        _number("input_strength", self.strength, 0.01, 1)
         if "mask" in EDIT_SETTINGS.get(self.method, ()) and self.mask is None:
-            raise AppError("Nothing is painted. Paint over the part of the picture to draw anew.")
+            raise AppError("mask_empty")
         if self.mask is not None and self.mask.size != self.image.size:
+            (mask_width, mask_height), (width, height) = self.mask.size, self.image.size
             raise AppError(
-                f"The mask is {self.mask.width} x {self.mask.height} pixels but the picture is "
-                f"{self.image.width} x {self.image.height}. Give a mask of the picture's size."
+                "mask_size_differs", mask_width=mask_width, mask_height=mask_height, width=width, height=height
             )
 
 
 def _drawing_ranges(request: GenerateRequest | EditRequest) -> None:
-    _within("Guidance", request.guidance, 1, 20)
-    _within("Temperature", request.temperature, 0, 2)
-    _whole("Seed", request.seed, 0, MAX_SEED + 1 - request.count)  # the last picture's seed must be one too
-    _whole("The number of steps", request.steps, 1, 100)
+    _number("input_guidance", request.guidance, 1, 20)
+    _number("input_temperature", request.temperature, 0, 2)
+    _integer("input_seed", request.seed, 0, MAX_SEED + 1 - request.count)  # the last picture's seed must be one too
+    _integer("input_steps", request.steps, 1, 100)
     if request.solver not in SOLVERS:
-        raise AppError(f"There is no solver called {request.solver!r}. Choose one of {', '.join(SOLVERS)}.")
+        raise AppError("solver_unknown", given=request.solver, known=", ".join(SOLVERS))
     low, high = request.guidance_interval
-    _within("The start of the guidance interval", low, 0, 1)
-    _within("The end of the guidance interval", high, low, 1)
+    _number("input_guidance_start", low, 0, 1)
+    _number("input_guidance_end", high, low, 1)
 
 
 def _has_tokens(tokens: tuple[int, ...]) -> None:
     if not tokens:
-        raise AppError(
-            "The picture's record holds no image tokens: it was not drawn token by token. Choose a picture of a "
-            "Janus model."
-        )
+        raise AppError("image_tokens_missing")
 
 
 @dataclass(frozen=True)
@@ -223,13 +229,13 @@ class InspectRequest:
     alternatives: int = 8
 
     def __post_init__(self) -> None:
-        _prompt("The prompt", self.prompt)
+        _text("input_prompt", self.prompt)
         if self.negative:
-            _prompt("The negative prompt", self.negative)
+            _text("input_negative", self.negative)
         _has_tokens(self.image_tokens)
-        _within("Guidance", self.guidance, 1, 20)
-        _within("Temperature", self.temperature, 0, 2)
-        _whole("The number of alternatives", self.alternatives, 1, MAX_ALTERNATIVES)
+        _number("input_guidance", self.guidance, 1, 20)
+        _number("input_temperature", self.temperature, 0, 2)
+        _integer("input_alternatives", self.alternatives, 1, MAX_ALTERNATIVES)
 
 
 @dataclass(frozen=True)
@@ -242,8 +248,8 @@ class SwapRequest:
 
     def __post_init__(self) -> None:
         _has_tokens(self.image_tokens)
-        _whole("The patch", self.cell, 0, len(self.image_tokens) - 1)
-        _whole("The number of alternatives", len(self.tokens), 1, MAX_ALTERNATIVES)
+        _integer("input_cell", self.cell, 0, len(self.image_tokens) - 1)
+        _integer("input_alternatives", len(self.tokens), 1, MAX_ALTERNATIVES)
 
 
 @dataclass(frozen=True)
@@ -254,19 +260,49 @@ class RankRequest:
     images: tuple[Image, ...]
 
     def __post_init__(self) -> None:
-        _prompt("The prompt", self.prompt)
+        _text("input_prompt", self.prompt)
         if not self.images:
-            raise AppError("There is no picture to rank. Draw some first.")
+            raise AppError("rank_images_missing")
 
 
 Request = ChatRequest | GenerateRequest | EditRequest | InspectRequest | SwapRequest | RankRequest
 
 
 @dataclass(frozen=True)
-class Notice:
-    """Something the user should know though the work goes on (a cut conversation, a fallback)."""
+class Provenance:
+    """Which model does a job, and how: what a picture's metadata says besides the picture.
 
-    text: str
+    `variant_id` to `revision` name the variant ("" = not known); `settings` are the names of the settings it has, among
+    them "solver" where one can be chosen. `device` is a type without an index ("cuda"). `versions` maps library to
+    version.
+    """
+
+    variant_id: str
+    title: str
+    family: str
+    repo: str
+    revision: str
+    settings: frozenset[str]
+    precision: str
+    device: str
+    request: Request
+    versions: Mapping[str, str] = field(hash=False)
+
+
+@dataclass(frozen=True)
+class Notice:
+    """Something the user should know although the work continues (a shortened conversation, a fallback)."""
+
+    message: Message
+
+    def __post_init__(self) -> None:
+        if isinstance(self.message, str):  # until every notice has a code
+            object.__setattr__(self, "message", Message(self.message))
+
+    @property
+    def text(self) -> str:
+        """The sentence in English."""
+        return self.message.text()
 
 
 @dataclass(frozen=True)
@@ -274,6 +310,13 @@ class Queued:
     """The job waits; `place` 1 is next."""
 
     place: int
+
+
+@dataclass(frozen=True)
+class Started:
+    """The job's turn has come and its model is loaded."""
+
+    provenance: Provenance
 
 
 @dataclass(frozen=True)
@@ -358,18 +401,46 @@ class Usage:
 
 @dataclass(frozen=True)
 class Finished:
-    """The end of a job that was not cancelled. `seconds` is the work alone, without waiting."""
+    """The end of a job that was not cancelled.
+
+    `compute_seconds` is the time the model worked, without waiting. `scores` answer a RankRequest, one for each
+    picture in order. `provenance` is set by the session that ran the job.
+    """
 
     text: str = ""
     pictures: tuple[Picture, ...] = ()
     token_ids: tuple[int, ...] = ()
     usage: Usage | None = None
-    seconds: float = 0.0
+    compute_seconds: float = 0.0
     inspection: Inspection | None = None
-    scores: tuple[float, ...] = ()  # of a RankRequest: each picture's, in their order; models/rank.py says what of
+    scores: tuple[float, ...] = ()
+    provenance: Provenance | None = None
 
 
-Event = Notice | Queued | Progress | TextDelta | Preview | Finished
+Event = Notice | Queued | Started | Progress | TextDelta | Preview | Finished
+
+
+def drain(events: Iterable[Event], on_event: Callable[[Event], None] | None = None) -> Event | None:
+    """Run a job to its end and return its last event; `on_event` sees each of them. An exception closes the job."""
+    last: Event | None = None
+    with closing(events if isinstance(events, Generator) else (event for event in events)) as job:
+        for last in job:
+            if on_event:
+                on_event(last)
+    return last
+
+
+def result_of(steps: Generator[Any, None, T], on_step: Callable[[Any], None] | None = None) -> T:
+    """Run a generator to its end and return its return value; `on_step` sees what it yields."""
+    with closing(steps):
+        while True:
+            try:
+                step = next(steps)
+            except StopIteration as end:
+                result: T = end.value
+                return result
+            if on_step:
+                on_step(step)
 
 
 @dataclass(frozen=True)
@@ -389,7 +460,7 @@ class Capabilities:
 
 
 class Model(Protocol):
-    """A loaded system. Not thread-safe: the studio runs one job at a time on it."""
+    """A loaded system. Not thread-safe: a session runs one job at a time on it."""
 
     capabilities: Capabilities
 

@@ -30,13 +30,9 @@ def loaded(folder: Path, precision: str = "fp32", device: str = "cpu") -> Loaded
     """The checkpoint in a folder through the real loader."""
     from janus_app.registry.catalog import load_catalog
     from janus_app.runtime.loader import load
+    from janus_app.types import result_of
 
-    work = load(load_catalog().resolve(str(folder)), folder, device, precision)
-    while True:
-        try:
-            next(work)
-        except StopIteration as end:
-            return end.value
+    return result_of(load(load_catalog().resolve(str(folder)), folder, device, precision))
 
 
 @pytest.fixture(scope="module")

@@ -68,15 +68,6 @@ def relative(actual: Tensor, expected: Tensor) -> float:
     return float((actual.float() - expected.float()).abs().max() / expected.float().abs().max())
 
 
-def done(generator: Any) -> Any:
-    """What a generator returns."""
-    while True:
-        try:
-            next(generator)
-        except StopIteration as end:
-            return end.value
-
-
 def last(events: Iterator[Event]) -> Finished:
     event = list(events)[-1]
     assert isinstance(event, Finished)

@@ -12,8 +12,8 @@ from typing import Any
 
 from janus_app.hub import Hub
 from janus_app.registry.catalog import load_catalog
-from janus_app.runtime.session import ModelSession, drain
-from janus_app.types import Event, Progress, Request, TextDelta
+from janus_app.runtime.session import ModelSession
+from janus_app.types import Event, Progress, Request, TextDelta, drain
 
 GOLDEN = Path(__file__).parent / "golden" / "janus"
 MANIFEST = """

@@ -19,8 +19,8 @@ from janus_app.outputs.metadata import metadata_of, output_path, read_metadata, 
 from janus_app.outputs.user_presets import Preset, Presets
 from janus_app.outputs.votes import Tally, Votes
 from janus_app.registry.catalog import Variant, load_catalog
-from janus_app.runtime.session import ModelSession, drain
-from janus_app.types import GenerateRequest, Notice
+from janus_app.runtime.session import ModelSession
+from janus_app.types import GenerateRequest, Notice, drain
 from janus_app.ui.common.saved_images import SavedImage, SavedImages
 from janus_app.ui.common.welcome import KEYS, STEPS, foot_html, tour_html
 from janus_app.ui.context import PageContext

@@ -21,7 +21,7 @@ from janus_app.hub import converted
 from janus_app.registry.catalog import File, Variant
 from janus_app.runtime.convert import convert, convert_variant
 from janus_app.runtime.loader import read_tensors, weight_files
-from janus_app.types import Progress
+from janus_app.types import Progress, result_of
 from tests.conftest import GOLDEN, loaded
 from tests.fake_hub import FakeHub
 from tests.test_hub import a_hub, drain, no_environment, sha256, variant
@@ -55,11 +55,7 @@ def pickled(tmp_path: Path) -> Path:
 def run(folder: Path, **options: Any) -> tuple[Path, list[Progress]]:
     steps: list[Progress] = []
     work = convert(folder, **({"reserve": 0} | options))
-    while True:
-        try:
-            steps.append(next(work))
-        except StopIteration as end:
-            return end.value, steps
+    return result_of(work, steps.append), steps
 
 
 @pytest.mark.parametrize("part", [10**9, 200_000])
@@ -154,13 +150,7 @@ def cached(server: FakeHub) -> Variant:
 
 def test_a_cached_model_is_converted_beside_its_snapshot(tmp_path: Path, server: FakeHub) -> None:
     hub, model = a_hub(tmp_path, server), cached(server)
-    work = convert_variant(hub, model)
-    while True:
-        try:
-            next(work)
-        except StopIteration as end:
-            inside = end.value
-            break
+    inside = result_of(convert_variant(hub, model))
     folder, steps = drain(hub, model)
     assert steps == [], "what was just converted needs no second look"
     assert sorted(path.name for path in folder.iterdir()) == sorted(server.files), (

@@ -11,8 +11,8 @@ from PIL import Image
 from janus_app.errors import AppError
 from janus_app.hub import Hub
 from janus_app.registry.catalog import load_catalog
-from janus_app.runtime.session import ModelSession, drain
-from janus_app.types import EDIT_SETTINGS
+from janus_app.runtime.session import ModelSession
+from janus_app.types import EDIT_SETTINGS, drain
 from janus_app.ui.common.saved_images import SavedImages
 from janus_app.ui.context import PageContext
 from janus_app.ui.i18n import Texts

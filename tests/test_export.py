@@ -19,8 +19,8 @@ from janus_app.errors import AppError
 from janus_app.hub import Hub
 from janus_app.outputs.metadata import ImageMetadata, metadata_of, output_path, read_metadata, save_png
 from janus_app.registry.catalog import load_catalog
-from janus_app.runtime.session import ModelSession, drain
-from janus_app.types import GenerateRequest
+from janus_app.runtime.session import ModelSession
+from janus_app.types import GenerateRequest, drain
 from janus_app.workflows.export import MASK, PICTURE, export
 from janus_app.workflows.upscale import upscale
 from tests.page_server import Served, serve

@@ -15,8 +15,8 @@ from janus_app.errors import AppError
 from janus_app.hub import Hub
 from janus_app.outputs.metadata import metadata_of, output_path, read_metadata, save_png
 from janus_app.registry.catalog import load_catalog
-from janus_app.runtime.session import ModelSession, drain
-from janus_app.types import Event, GenerateRequest, Picture, Progress
+from janus_app.runtime.session import ModelSession
+from janus_app.types import Event, GenerateRequest, Picture, Progress, drain
 from janus_app.workflows.axes import Axis, axes_of, parse_axis
 from janus_app.workflows.contact_sheet import sheet
 from janus_app.workflows.grid import CHUNK, MAX_CELLS, Cell, draw_grid, plan_grid

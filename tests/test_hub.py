@@ -16,7 +16,7 @@ from janus_app.errors import AppError
 from janus_app.hub import Hub, RetryPolicy
 from janus_app.hub.progress import ProgressReporter
 from janus_app.registry.catalog import File, Variant
-from janus_app.types import Progress
+from janus_app.types import Progress, result_of
 from tests.fake_hub import COUNTS, REPO, REVISION, FakeHub, Fault
 
 BIG = random.Random(0).randbytes(3_000_000)
@@ -72,12 +72,9 @@ def a_hub(tmp_path: Path, server: FakeHub | None, **options: object) -> Hub:
 def drain(hub: Hub, model: Variant) -> tuple[Path, list[Progress]]:
     steps: list[Progress] = []
     work = hub.fetch(model)
-    while True:
-        try:
-            steps.append(next(work))
-        except StopIteration as end:
-            compare(end.value, model)
-            return end.value, steps
+    folder = result_of(work, steps.append)
+    compare(folder, model)
+    return folder, steps
 
 
 def compare(folder: Path, model: Variant) -> None:

@@ -11,7 +11,7 @@ from huggingface_hub import hf_hub_download
 
 from janus_app.errors import AppError
 from janus_app.hub import Hub, Imported
-from janus_app.types import Progress
+from janus_app.types import Progress, result_of
 from tests.fake_hub import REPO, REVISION, FakeHub, Fault
 from tests.test_hub import BIG, CONFIG, FILES, a_hub, blob, drain, no_environment, partial, variant
 
@@ -36,11 +36,7 @@ def mine(tmp_path: Path) -> Path:
 def take(hub: Hub, folder: Path, copy: bool = False, known: bool = True) -> tuple[Imported, list[Progress]]:
     steps: list[Progress] = []
     work = hub.import_folder(variant(known=known), folder, copy=copy)
-    while True:
-        try:
-            steps.append(next(work))
-        except StopIteration as end:
-            return end.value, steps
+    return result_of(work, steps.append), steps
 
 
 @pytest.mark.parametrize("copy", [False, True])

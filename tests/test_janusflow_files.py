@@ -22,8 +22,8 @@ from janus_app.models.janusflow.velocity import PromptVelocity
 from janus_app.registry.catalog import Catalog, Component, File, load_catalog
 from janus_app.runtime.loader import load
 from janus_app.runtime.quantization import tensor_dtype
-from janus_app.runtime.session import ModelSession, drain
-from janus_app.types import ChatRequest, Finished, GenerateRequest, Progress, Turn
+from janus_app.runtime.session import ModelSession
+from janus_app.types import ChatRequest, Finished, GenerateRequest, Progress, Turn, drain
 from tests.conftest import GOLDEN, loaded
 from tests.fake_hub import REPO, REVISION, SECOND, FakeHub
 

@@ -13,10 +13,11 @@ from janus_app.runtime.devices import Memory
 from janus_app.runtime.doctor import Finding
 from janus_app.runtime.session import ModelSession
 from janus_app.runtime.watchdog import explain
+from janus_app.types import PRECISIONS
 from janus_app.ui.common.saved_images import SavedImages
 from janus_app.ui.context import PageContext
 from janus_app.ui.i18n import Texts
-from janus_app.ui.tabs.models.machine_panel import PRECISIONS, findings_html, fit_html, precision_choices
+from janus_app.ui.tabs.models.machine_panel import findings_html, fit_html, precision_choices
 
 
 @pytest.fixture
@@ -34,9 +35,9 @@ def test_the_advice_follows_what_is_chosen(page: PageContext, monkeypatch: pytes
     assert "it fits" in fit_html(page, "janus-pro-7b", "cpu", "nf4", "en")
     assert "message warning" in fit_html(page, "no-such-model", "cpu", "auto", "en")
     choices = {value: words for words, value in precision_choices(page, "janus-pro-7b", "cpu", "en")}
-    assert tuple(choices) == PRECISIONS
+    assert tuple(choices) == ("auto", *PRECISIONS)
     assert "does not fit" in choices["fp32"] and "does not fit" not in choices["nf4"]
-    assert [value for _, value in precision_choices(page, "no-such-model", "cpu", "en")] == list(PRECISIONS)
+    assert [value for _, value in precision_choices(page, "no-such-model", "cpu", "en")] == ["auto", *PRECISIONS]
 
 
 def test_sentences_of_these_rooms_are_translated(page: PageContext, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,8 +19,7 @@ from janus_app.runtime import devices, fit
 from janus_app.runtime.devices import Memory, Place, container_limit
 from janus_app.runtime.fit import LoadPlan, plan_load, split_layers, usual_job, weight_bytes
 from janus_app.runtime.offload import connect
-from janus_app.runtime.quantization import QUANTISED
-from janus_app.types import ChatRequest, Finished, GenerateRequest, Turn
+from janus_app.types import PRECISIONS, QUANTIZED_PRECISIONS, ChatRequest, Finished, GenerateRequest, Turn
 from tests.conftest import CASES, GOLDEN, loaded
 
 CPU, CARD, SECOND = torch.device("cpu"), torch.device("cuda", 0), torch.device("cuda", 1)
@@ -43,7 +42,7 @@ def on_a_card(monkeypatch: pytest.MonkeyPatch, card: float, host: float = 0.0, s
 
 
 @pytest.mark.parametrize("name", CASES)
-@pytest.mark.parametrize("precision", fit.PRECISIONS)
+@pytest.mark.parametrize("precision", PRECISIONS)
 def test_predicted_weights_are_what_the_loader_makes(name: str, precision: str) -> None:
     folder = GOLDEN / name / "checkpoint"
     network = loaded(folder, precision).model.network  # type: ignore[attr-defined]
@@ -54,7 +53,7 @@ def test_predicted_weights_are_what_the_loader_makes(name: str, precision: str) 
         if precision == "nf4" and type(module).__name__ == "Linear4bit":
             held += module.weight.quant_state.absmax.nbytes
     predicted = weight_bytes(CATALOG.resolve(str(folder)), precision)
-    extra = network.state_dict().keys() if precision in QUANTISED else ()
+    extra = network.state_dict().keys() if precision in QUANTIZED_PRECISIONS else ()
     counted_twice = sum(network.state_dict()[k].nbytes for k in extra if k.endswith(("SCB", "absmax", "quant_map")))
     assert abs(held - counted_twice - predicted) <= 0.01 * predicted
 
@@ -274,7 +273,7 @@ def test_real_failures_of_memory_are_known_as_such(failure: object) -> None:
     assert not is_out_of_memory(RuntimeError("shape mismatch")) and not is_out_of_memory(ValueError("out of memory"))
 
 
-@pytest.mark.parametrize("precision", QUANTISED)
+@pytest.mark.parametrize("precision", QUANTIZED_PRECISIONS)
 def test_bitsandbytes_absent_or_too_old_is_a_sentence(precision: str, monkeypatch: pytest.MonkeyPatch) -> None:
     import sys
     from importlib.machinery import ModuleSpec

@@ -17,7 +17,7 @@ from janus_app.models.metaquery.sketch import Sketch
 from janus_app.nn import sampling
 from janus_app.outputs.metadata import read_metadata
 from janus_app.registry.catalog import load_catalog
-from janus_app.runtime.session import ModelSession, drain
+from janus_app.runtime.session import ModelSession
 from janus_app.types import (
     ChatRequest,
     EditRequest,
@@ -29,6 +29,7 @@ from janus_app.types import (
     Progress,
     TextDelta,
     Turn,
+    drain,
 )
 from tests.conftest import GOLDEN as JANUS
 from tests.metaquery_golden import GOLDEN, LLAVA, QWEN, Case, last, model, picture, relative

@@ -22,9 +22,10 @@ from janus_app.registry.catalog import load_catalog
 from janus_app.types import (
     ChatRequest,
     Turn,
+    result_of,
 )
 from tests.conftest import loaded
-from tests.metaquery_golden import GOLDEN, done, last, model, relative
+from tests.metaquery_golden import GOLDEN, last, model, relative
 
 
 def checkpoint(tmp_path: Path, name: str = "llavaov_sd15", **changes: Any) -> Path:
@@ -116,7 +117,7 @@ def test_quantised_linears_keep_their_biases() -> None:
     ours, theirs = (m.network.mllm.language_model.layers[1].self_attn for m in (small, full))
     assert type(ours.q_proj).__name__ == type(ours.o_proj).__name__ == "Int8Linear"
     assert torch.equal(ours.q_proj.bias, theirs.q_proj.bias) and ours.o_proj.bias is None
-    states = [done(m.reading.rows("a fox", "", (), Guidance(1.0))) for m in (small, full)]
+    states = [result_of(m.reading.rows("a fox", "", (), Guidance(1.0))) for m in (small, full)]
     assert 0 < relative(*states) < 0.1
 
 

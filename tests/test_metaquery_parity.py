@@ -14,7 +14,8 @@ from torch import Tensor
 
 from janus_app.models.metaquery.denoise import Guidance, denoise
 from janus_app.models.metaquery.modeling import scheduler
-from tests.metaquery_golden import CASES, Case, done, model, relative
+from janus_app.types import result_of
+from tests.metaquery_golden import CASES, Case, model, relative
 
 STATES, LATENTS, PICTURES, PIXELS = 2e-5, 5e-4, 2e-3, 1e-6
 
@@ -35,7 +36,7 @@ def test_case(name: str) -> None:
         if "input_ids" in case.expected:
             check_prompt(ours, case, prompt, caption)
         guidance = Guidance(case.meta["gs"], case.meta["igs"])
-        conditions = done(ours.reading.rows(caption, case.meta["neg"], pictures, guidance))
+        conditions = result_of(ours.reading.rows(caption, case.meta["neg"], pictures, guidance))
         skipped = case.rows - len(conditions)  # a weight of 1 needs no negative row; the reference computes it
         assert skipped == (1 if name.endswith("1step") else 0)
         if "prompt_embeds" in case.expected:

@@ -15,10 +15,9 @@ from janus_app.errors import AppError
 from janus_app.hub import Hub, RetryPolicy
 from janus_app.registry.catalog import Component, File, Variant, load_catalog
 from janus_app.runtime.loader import load
-from janus_app.runtime.session import drain
-from janus_app.types import Capabilities
+from janus_app.types import Capabilities, drain, result_of
 from tests.fake_hub import REPO, REVISION, FakeHub, Fault
-from tests.metaquery_golden import GOLDEN, done
+from tests.metaquery_golden import GOLDEN
 
 LANGUAGE = GOLDEN / "components" / "llava-onevision-mini-ov-hf"
 FILES = {file.name: file.read_bytes() for file in LANGUAGE.glob("*.json")}
@@ -56,7 +55,7 @@ def a_hub(tmp_path: Path, server: FakeHub) -> Hub:
 
 def opened(row: Variant, hub: Hub) -> Capabilities:
     assert row.folder is not None
-    return done(load(row, row.folder, "cpu", "fp32", hub.part_folders(row))).model.capabilities
+    return result_of(load(row, row.folder, "cpu", "fp32", hub.part_folders(row))).model.capabilities
 
 
 def test_what_is_not_here_is_fetched(tmp_path: Path, server: FakeHub, row: Variant) -> None:

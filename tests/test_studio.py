@@ -20,7 +20,7 @@ import pytest
 from janus_app.errors import AppError
 from janus_app.hub import Hub
 from janus_app.registry.catalog import load_catalog
-from janus_app.runtime.session import ModelSession, drain
+from janus_app.runtime.session import ModelSession
 from janus_app.runtime.watchdog import Watchdog, explain, told
 from janus_app.types import (
     ChatRequest,
@@ -31,6 +31,7 @@ from janus_app.types import (
     Progress,
     Queued,
     Turn,
+    drain,
 )
 from tests.conftest import GOLDEN
 

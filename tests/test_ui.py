@@ -14,7 +14,7 @@ from PIL import Image
 
 from janus_app.outputs.conversations import Conversations
 from janus_app.outputs.metadata import read_metadata
-from janus_app.runtime.session import drain
+from janus_app.types import drain
 from tests.page_client import draw, everything_said, gallery_of
 from tests.page_server import Served
 

@@ -73,7 +73,7 @@ def _answer(session: ModelSession, request: ChatRequest, as_json: bool) -> str:
             "revision": session.variant.revision or "",
             "precision": state.precision,
             "device": state.device.partition(":")[0],
-            "seconds": round(finished.seconds, 3),
+            "seconds": round(finished.compute_seconds, 3),
         }
     )
     return finished.text

@@ -239,7 +239,7 @@ def _draw(session: ModelSession, request: GenerateRequest | EditRequest, args: a
                 "device": record.device,
                 "settings": dict(record.settings),
                 "source_prompt": record.source_prompt,
-                "seconds": round(finished.seconds, 3),
+                "seconds": round(finished.compute_seconds, 3),
             }
             | ({"score": scores[place]} if scores else {})
         )

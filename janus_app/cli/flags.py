@@ -6,9 +6,8 @@ import argparse
 from pathlib import Path
 from typing import NoReturn
 
-from janus_app.types import SOLVERS
+from janus_app.types import PRECISIONS, SOLVERS
 
-PRECISIONS = ("auto", "fp32", "bf16", "fp16", "int8", "nf4")
 DEVICE_HELP = (
     "auto, cpu, cuda, cuda:1, cuda:all (layers over all cards), cuda+cpu (layers that do not fit wait in main memory), "
     "mps or xpu (default auto)"
@@ -40,7 +39,7 @@ def debug(parser: argparse.ArgumentParser) -> None:
 def model(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", metavar="NAME", help="a model of `models`, or a folder holding a checkpoint")
     parser.add_argument("--device", help=DEVICE_HELP)
-    parser.add_argument("--precision", choices=PRECISIONS, help="how weights are held (default auto)")
+    parser.add_argument("--precision", choices=("auto", *PRECISIONS), help="how weights are held (default auto)")
 
 
 def json_lines(parser: argparse.ArgumentParser) -> None:

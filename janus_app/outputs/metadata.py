@@ -22,7 +22,7 @@ from PIL import Image, PngImagePlugin
 from janus_app.errors import AppError
 from janus_app.outputs.image_io import MAX_BYTES, Source, open_bytes, read_bounded
 from janus_app.registry.catalog import Variant
-from janus_app.types import EDIT_SETTINGS, MAX_SEED, EditRequest, GenerateRequest, Picture
+from janus_app.types import EDIT_SETTINGS, MAX_SEED, PRECISIONS, EditRequest, GenerateRequest, Picture
 from janus_app.version import __version__
 
 if TYPE_CHECKING:
@@ -35,8 +35,6 @@ MAX_TOKENS = 65_536
 MAX_TOKEN_ID = 2**20 - 1
 WHOLE_WAY = (0.0, 1.0)
 INTERVAL = ("guidance_start", "guidance_end")  # its names in a record, which writes it where it is not the whole way
-_PRECISIONS = ("fp32", "bf16", "fp16", "int8", "nf4")
-_VERBS = ("generate", "edit")
 _PACKAGES = ("torch", "transformers", "tokenizers", "pillow", "bitsandbytes")
 
 Value = str | int | float | bool
@@ -256,7 +254,7 @@ def _checked(data: Any) -> ImageMetadata:
     if data.get("schema") != SCHEMA:
         raise _UnfitError("it was written by another version of this app")
     verb, precision = _text(data, "verb", 20), _text(data, "precision", 10)
-    if verb not in _VERBS or precision not in _PRECISIONS:
+    if verb not in ("generate", "edit") or precision not in PRECISIONS:
         raise _UnfitError("its verb or precision is not one this app knows")
     model = _text(data, "model", 100)
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", model):  # never a path

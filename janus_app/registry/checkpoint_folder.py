@@ -11,7 +11,7 @@ from typing import Any
 
 from janus_app.errors import AppError
 from janus_app.registry.catalog import Component, Setting, Variant, load_catalog
-from janus_app.types import SOLVERS
+from janus_app.types import SOLVERS, VERBS
 
 TRAINED_CONTEXT = 4096  # Janus' configs allow 16,384 positions, but training used sequences of 4,096
 MAX_CONFIG_BYTES = 1_000_000  # real ones are under 2 kB
@@ -99,7 +99,7 @@ def _variant(
         code_licence="see the folder",
         weights_licence="see the folder",
         licence_note="This checkpoint comes from your own folder; its licence is whatever its publisher says.",
-        verbs=("chat", "generate", "edit"),
+        verbs=VERBS,
         size=size,
         context=context,
         settings=dict(settings),

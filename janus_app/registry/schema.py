@@ -7,12 +7,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from janus_app.types import EDIT_SETTINGS, SOLVERS
+from janus_app.types import EDIT_SETTINGS, PRECISIONS, SOLVERS, VERBS
 
-VERBS = ("chat", "generate", "edit")
 # vae: the autoencoder JanusFlow draws with. mllm and diffusion: whose configs and tokenizers MetaQuery is built from.
 COMPONENTS = ("vae", "mllm", "diffusion")
-PRECISIONS = ("fp32", "bf16", "fp16", "int8", "nf4")
 SETTINGS = (
     "guidance",
     "image_guidance",

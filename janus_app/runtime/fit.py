@@ -26,14 +26,13 @@ from janus_app.registry.catalog import Variant
 from janus_app.runtime.devices import Place, device_memory, places
 from janus_app.runtime.quantization import (
     DECODER_LAYERS,
-    QUANTISED,
     bitsandbytes_missing,
     held_bytes,
     plain_dtype,
     tensor_dtype,
 )
+from janus_app.types import PRECISIONS, QUANTIZED_PRECISIONS
 
-PRECISIONS = ("fp32", "bf16", "fp16", "int8", "nf4")
 FACTS = ASSETS / "checkpoints"  # config.json of models not yet downloaded
 _BYTES = {"fp32": 4.0, "bf16": 2.0, "fp16": 2.0, "int8": 1.3, "nf4": 0.9}  # whole model, where no config is known
 _UNKNOWN_WORK = 0.12  # of the bf16 weights, likewise
@@ -170,7 +169,7 @@ def plan_load(
         _option(model, precision, place, job, given_back or {})
         for place in places(device)
         for precision in PRECISIONS
-        if not (place.host and precision in QUANTISED)  # quantised layers cannot travel to and fro
+        if not (place.host and precision in QUANTIZED_PRECISIONS)  # quantised layers cannot travel to and fro
     ]
     return LoadPlan(variant.title, tuple(sorted(found, key=lambda option: option.rank or (9,))))
 
@@ -182,7 +181,7 @@ def _rank(precision: str, place: Place) -> tuple[int, ...] | None:
     else:
         half = {torch.bfloat16: "bf16", torch.float16: "fp16"}[plain_dtype("nf4", place.main)]
         liked = [half, "int8", "nf4"]
-    if precision not in liked or (precision in QUANTISED and bitsandbytes_missing()):
+    if precision not in liked or (precision in QUANTIZED_PRECISIONS and bitsandbytes_missing()):
         return None
     return (int(place.host), liked.index(precision), int(place.spread))
 

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from janus_app.errors import AppError
 from janus_app.nn.fast.int8 import Int8Linear
+from janus_app.types import QUANTIZED_PRECISIONS
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-QUANTISED = ("int8", "nf4")
 DECODER_LAYERS = "language_model.model.layers."  # of the Janus families; these can lie on several devices
 _QUANTISED_LAYERS = (DECODER_LAYERS, "mllm.language_model.layers.")  # MetaQuery's; only their linears are quantised
 # Picture decoders stay in float32 in fp16, whose range their activations leave, and in half precision on a CPU, where
@@ -45,7 +45,7 @@ def tensor_dtype(name: str, precision: str, device: torch.device) -> torch.dtype
 def is_quantised(name: str, parent: nn.Module, precision: str) -> bool:
     """Whether `name`, a tensor of `parent`, becomes int8 or nf4: the weights of the decoder's linears, if asked for."""
     linear = isinstance(parent, nn.Linear) and name.endswith(".weight")
-    return precision in QUANTISED and name.startswith(_QUANTISED_LAYERS) and linear
+    return precision in QUANTIZED_PRECISIONS and name.startswith(_QUANTISED_LAYERS) and linear
 
 
 def held_bytes(network: nn.Module, precision: str, device: torch.device) -> dict[str, int]:

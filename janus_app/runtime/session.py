@@ -9,10 +9,13 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import platform
 import threading
 import time
-from collections.abc import Callable, Generator, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Generator, Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from importlib import metadata
 from typing import TYPE_CHECKING, Literal, TypeVar
 
 from janus_app.errors import AppError, LoadOutOfMemory, is_out_of_memory
@@ -25,16 +28,20 @@ from janus_app.types import (
     ChatRequest,
     EditRequest,
     Event,
+    Finished,
     GenerateRequest,
     InspectRequest,
     Model,
     Notice,
     Progress,
+    Provenance,
     Queued,
     Ranker,
     RankRequest,
     Request,
+    Started,
     TokenView,
+    drain,
 )
 
 if TYPE_CHECKING:
@@ -45,6 +52,7 @@ Phase = Literal["empty", "loading", "ready", "busy"]
 T = TypeVar("T")
 
 _LOOK_AGAIN = 0.1  # seconds between two looks at the line; also how late a closed waiter leaves it
+LIBRARIES = ("torch", "transformers", "tokenizers", "pillow", "bitsandbytes")
 _WORTH_SAYING = 1e9  # bytes: what a smaller model needs is not worth a line before its load
 
 
@@ -267,8 +275,12 @@ class ModelSession:
             given = 1 + len(request.more_images)
             raise AppError(f"{resident.variant.title} edits {pictures} at a time and got {given}. Remove some.")
         self._phase, self._detail = "busy", verb
+        provenance = provenance_of(resident.variant, resident.precision, resident.device, request)
         try:
-            yield from act()
+            yield Started(provenance)
+            with contextlib.closing(act()) as events:  # type: ignore[type-var]
+                for event in events:
+                    yield replace(event, provenance=provenance) if isinstance(event, Finished) else event
             return
         except Exception as error:
             if not is_out_of_memory(error):
@@ -340,13 +352,31 @@ def _verb(
     return "generate", lambda: model.swap(request)
 
 
-def drain(events: Iterator[Event], on_event: Callable[[Event], None] | None = None) -> Event | None:
-    """Run an act to its end and return its last event: for scripts and the command line."""
-    last: Event | None = None
-    for last in events:
-        if on_event:
-            on_event(last)
-    return last
+def provenance_of(variant: Variant, precision: str, device: str, request: Request) -> Provenance:
+    """What pictures that `variant` makes for `request` say of their origin."""
+    solver = {"solver"} if variant.solvers else set()
+    return Provenance(
+        variant_id=variant.id,
+        title=variant.title,
+        family=variant.family,
+        repo=variant.repo or "",
+        revision=variant.revision or "",
+        settings=frozenset(variant.settings) | solver,
+        precision=precision,
+        device=device.partition(":")[0],
+        request=request,
+        versions=library_versions(),
+    )
+
+
+@lru_cache
+def library_versions() -> Mapping[str, str]:
+    """The versions of Python and of the libraries that have a part in a result."""
+    found = {"python": platform.python_version()}
+    for package in LIBRARIES:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found[package] = metadata.version(package)
+    return found
 
 
 def _free_memory() -> None:

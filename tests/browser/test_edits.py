@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from janus_app.outputs.metadata import ImageMetadata, read_metadata
-from janus_app.runtime.session import drain
+from janus_app.types import drain
 from tests.browser.test_session import choose, go, newest, paint, set_number, wait_done
 from tests.page_server import Served
 

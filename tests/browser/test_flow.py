@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from janus_app.outputs.metadata import ImageMetadata, read_metadata
-from janus_app.runtime.session import drain
+from janus_app.types import drain
 from tests.browser.test_session import answer, choose, draw, go, newest, paint, set_number, wait_done
 from tests.page_server import Served
 

@@ -12,8 +12,7 @@ import pytest
 from PIL import Image
 
 from janus_app.outputs.metadata import metadata_of, output_path, read_metadata, save_png
-from janus_app.runtime.session import drain
-from janus_app.types import Finished, GenerateRequest
+from janus_app.types import Finished, GenerateRequest, drain
 from tests.browser.conftest import WATCH
 from tests.browser.test_session import choose_branch, go, say
 from tests.page_server import Served, serve

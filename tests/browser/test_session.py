@@ -11,7 +11,7 @@ import pytest
 from PIL import Image, ImageChops
 
 from janus_app.outputs.metadata import read_metadata
-from janus_app.runtime.session import drain
+from janus_app.types import drain
 from tests.page_server import Served
 
 pytestmark = pytest.mark.browser

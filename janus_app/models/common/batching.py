@@ -35,7 +35,7 @@ def draw_in_batches(painter: Painter, count: int, draw: Draw, started: float) ->
         release()
         painter.batch = now // 2
         yield Notice(f"Not enough memory for {now} pictures at once; drawing {painter.batch} at a time.")
-    yield Finished(pictures=tuple(done), seconds=time.perf_counter() - started)
+    yield Finished(pictures=tuple(done), compute_seconds=time.perf_counter() - started)
 
 
 def release() -> None:

@@ -145,7 +145,7 @@ class VisionChatMixin:
             text=self.tokenizer.decode(answer),
             token_ids=tuple(answer),
             usage=Usage(len(ids), len(answer), self.capabilities.context),
-            seconds=time.perf_counter() - started,
+            compute_seconds=time.perf_counter() - started,
         )
 
     def rank(self, request: RankRequest) -> Iterator[Event]:

@@ -64,7 +64,7 @@ def rank(model: Reader, request: RankRequest) -> Iterator[Event]:
             yield Progress("rank", len(scores), count)
             scores.append(_naming(model, request.prompt, picture))
     yield Progress("rank", count, count)
-    yield Finished(scores=tuple(scores), seconds=time.perf_counter() - started)
+    yield Finished(scores=tuple(scores), compute_seconds=time.perf_counter() - started)
 
 
 def question(prompt: str) -> str:

@@ -42,7 +42,7 @@ def look_inside(
         yield Progress("inspect", len(facts), len(tokens), "tokens")
     picture = to_picture(decode_tokens(network, tokens[None].to(network.device))[0])
     found = Inspection(picture, columns, tuple(facts))
-    yield Finished(inspection=found, seconds=time.perf_counter() - started)
+    yield Finished(inspection=found, compute_seconds=time.perf_counter() - started)
 
 
 def swapped(network: JanusNetwork, tokens: Tensor, request: SwapRequest) -> Iterator[Event]:
@@ -54,7 +54,7 @@ def swapped(network: JanusNetwork, tokens: Tensor, request: SwapRequest) -> Iter
         row[request.cell] = token
         pixels = decode_tokens(network, row[None].to(network.device))
         pictures.append(Picture(to_picture(pixels[0]), 0, tuple(row.tolist())))
-    yield Finished(pictures=tuple(pictures), seconds=time.perf_counter() - started)
+    yield Finished(pictures=tuple(pictures), compute_seconds=time.perf_counter() - started)
 
 
 @torch.inference_mode()

@@ -25,6 +25,7 @@ from janus_app.models.janus.modeling import JanusNetwork
 from janus_app.nn import sampling
 from janus_app.types import (
     MAX_COUNT,
+    VERBS,
     Capabilities,
     EditRequest,
     Event,
@@ -58,7 +59,7 @@ class JanusModel(VisionChatMixin):
         self.grid = self.side // config.vq.cell
         self.batch = MAX_COUNT
         self.capabilities = Capabilities(
-            verbs=frozenset({"chat", "generate", "edit"}),
+            verbs=frozenset(VERBS),
             size=(self.side, self.side),
             context=min(context, config.language.max_position_embeddings),
             cell=config.vq.cell,
@@ -127,7 +128,7 @@ class JanusModel(VisionChatMixin):
         started = time.perf_counter()
         pixels = decode_tokens(self.network, torch.tensor([request.image_tokens], device=self.network.device))
         picture = Picture(to_picture(pixels[0]), request.seed, request.image_tokens)
-        yield Finished(pictures=(picture,), seconds=time.perf_counter() - started)
+        yield Finished(pictures=(picture,), compute_seconds=time.perf_counter() - started)
 
     def _pictures(
         self, request: GenerateRequest | EditRequest, known: Tensor, rows: Sequence[Tensor] = ()

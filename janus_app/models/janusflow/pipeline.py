@@ -25,6 +25,7 @@ from janus_app.nn import sampling
 from janus_app.types import (
     DESCRIBE,
     MAX_COUNT,
+    VERBS,
     Capabilities,
     ChatRequest,
     EditRequest,
@@ -75,7 +76,7 @@ class JanusFlowModel(VisionChatMixin):
         self.cells = (self.side // cell) ** 2
         self.batch = MAX_COUNT
         self.capabilities = Capabilities(
-            verbs=frozenset({"chat", "generate", "edit"}),
+            verbs=frozenset(VERBS),
             size=(self.side, self.side),
             context=min(context, config.language.max_position_embeddings),
             edit_methods=dict(edit.EDIT_METHODS),

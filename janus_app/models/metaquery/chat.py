@@ -60,7 +60,7 @@ class Talk:
             text=self.reader.tokenizer.decode(answer),
             token_ids=tuple(answer),
             usage=Usage(len(ids), len(answer), self.context),
-            seconds=time.perf_counter() - started,
+            compute_seconds=time.perf_counter() - started,
         )
 
     def _fit(self, turns: Sequence[Turn], seen: dict[int, Seen]) -> tuple[Sequence[Turn], list[int], list[Seen]]:

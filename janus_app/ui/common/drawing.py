@@ -69,7 +69,7 @@ def draw(page: PageContext, selected: str | None, make: Callable[[], Drawing], l
             last = preview_grid([p.image for p in frame.finished.pictures], captions, alt, quality=95)
             yield View(last, "", notes + message(page.texts.text(error, language), "error"), tuple(kept))
             return
-        done = say("drawn_in", language, count=len(kept), seconds=f"{frame.finished.seconds:.1f}")
+        done = say("drawn_in", language, count=len(kept), seconds=f"{frame.finished.compute_seconds:.1f}")
         yield View("", message(done, "done"), notes, tuple(kept))
         return
 

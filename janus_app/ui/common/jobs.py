@@ -18,7 +18,7 @@ from PIL.Image import Image
 
 from janus_app.errors import AppError
 from janus_app.formatting import share_text, size_text, time_text
-from janus_app.types import Event, Finished, Notice, Preview, Progress, Queued, TextDelta
+from janus_app.types import Event, Finished, Notice, Preview, Progress, Queued, Started, TextDelta
 from janus_app.ui.common.html import bar, message
 from janus_app.ui.i18n import Texts
 
@@ -98,13 +98,15 @@ def watch(make: Callable[[], Iterator[Event]], texts: Texts, language: str) -> I
     try:
         with closing(_closable(make())) as events:
             for event in events:
+                if isinstance(event, Started):  # nothing to show yet
+                    continue
                 if isinstance(event, TextDelta):
                     text += event.text
                     written += len(event.token_ids)
                     if event.token_ids:  # how long the answer will be nobody knows, so there is no time left to tell
                         status = progress_html(Progress("write", written, 0, "tokens"), speed, texts, language)
                 elif isinstance(event, Notice):
-                    notices.append(texts.sentence(event.text, language))
+                    notices.append(texts.sentence(event.message.text(language), language))
                 elif isinstance(event, Preview):
                     previews = event.images
                 elif isinstance(event, Finished):

@@ -11,11 +11,11 @@ import gradio as gr
 
 from janus_app.errors import AppError
 from janus_app.registry.catalog import Variant
+from janus_app.types import PRECISIONS
 from janus_app.ui.common.html import message
 from janus_app.ui.common.jobs import size_text
 from janus_app.ui.context import JOB, QUICK, PageContext
 
-PRECISIONS = ("auto", "fp32", "bf16", "fp16", "int8", "nf4")
 IDLE_MINUTES = (0, 5, 15, 60)  # 0 = never
 
 
@@ -103,8 +103,8 @@ def precision_choices(page: PageContext, name: str | None, device: str, language
     try:
         advice = page.session.advice(_variant(page, name), device)
     except AppError:
-        return choices + [(precision, precision) for precision in PRECISIONS[1:]]
-    for precision in PRECISIONS[1:]:
+        return choices + [(precision, precision) for precision in PRECISIONS]
+    for precision in PRECISIONS:
         option = advice.option(precision)
         line = f"{precision} · {size_text(option.need.total)}"
         choices.append((line if option.fits else say("too_large", language, what=line), precision))

@@ -14,15 +14,14 @@ import gradio as gr
 from janus_app.errors import AppError
 from janus_app.formatting import share_text
 from janus_app.registry.catalog import Variant
-from janus_app.types import Event
+from janus_app.types import PRECISIONS, VERBS, Event
 from janus_app.ui.common.actions import halt
 from janus_app.ui.common.html import message
 from janus_app.ui.common.jobs import KNOWN_STAGES, size_text, watch
 from janus_app.ui.context import JOB, QUICK, PageContext, public
 from janus_app.ui.tabs.models.files_panel import FilesPanel
-from janus_app.ui.tabs.models.machine_panel import PRECISIONS, MachinePanel
+from janus_app.ui.tabs.models.machine_panel import MachinePanel
 
-DOING = ("chat", "generate", "edit")
 TICK_SECONDS = 1.0
 # In the browser, because a person may choose while the opening page is still asking what is loaded.
 UNTOUCHED = "(chosen, loaded) => chosen === %s ? loaded : chosen"
@@ -62,7 +61,7 @@ def build(page: PageContext, demo: gr.Blocks) -> ModelBar:
                 min_width=140,
             )
             precision = gr.Dropdown(
-                list(PRECISIONS),
+                ["auto", *PRECISIONS],
                 value="auto",
                 label=label("precision"),
                 elem_id="model-precision",
@@ -267,8 +266,8 @@ def state_html(page: PageContext, language: str) -> str:
 def _detail(page: PageContext, detail: str, language: str) -> str:
     """The studio's "generate" or "download 12 % ..." with its first word in the reader's language."""
     word, _, rest = detail.partition(" ")
-    key = f"doing_{word}" if word in DOING else f"stage_{word}"
-    known = word in DOING or word in KNOWN_STAGES
+    key = f"doing_{word}" if word in VERBS else f"stage_{word}"
+    known = word in VERBS or word in KNOWN_STAGES
     said = " · ".join(page.texts.sentence(part, language) for part in rest.split(" · "))
     return f"{page.texts.say(key, language)} {said}".strip() if known else detail
 
