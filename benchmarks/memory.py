@@ -25,7 +25,8 @@ from PIL import Image
 from benchmarks.random_checkpoint import Size, write
 from benchmarks.running import finished, open_model
 from janus_app.models.common.memory import Job
-from janus_app.registry.catalog import Variant, load_catalog
+from janus_app.registry.catalog import load_catalog
+from janus_app.registry.types import Variant
 from janus_app.runtime.devices import resolve_device
 from janus_app.runtime.fit import running_peak, usual_job, weight_bytes
 from janus_app.runtime.malloc import trim

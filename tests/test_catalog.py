@@ -11,7 +11,9 @@ import pytest
 import yaml
 
 from janus_app.errors import AppError
-from janus_app.registry.catalog import MANIFEST, File, data_folder, load_catalog
+from janus_app.paths import MANIFEST, data_folder
+from janus_app.registry.catalog import load_catalog
+from janus_app.registry.types import File
 
 ROW: dict[str, Any] = {
     "id": "mine",

@@ -18,7 +18,8 @@ from janus_app.outputs.library import library
 from janus_app.outputs.metadata import metadata_of, output_path, read_metadata, save_png
 from janus_app.outputs.user_presets import Preset, Presets
 from janus_app.outputs.votes import Tally, Votes
-from janus_app.registry.catalog import Variant, load_catalog
+from janus_app.registry.catalog import load_catalog
+from janus_app.registry.types import Variant
 from janus_app.runtime.session import ModelSession
 from janus_app.types import GenerateRequest, Notice, drain
 from janus_app.ui.common.saved_images import SavedImage, SavedImages

@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 
 from janus_app.errors import AppError
 from janus_app.hub import converted
-from janus_app.registry.catalog import File, Variant
+from janus_app.registry.types import File, Variant
 from janus_app.runtime.convert import convert, convert_variant
 from janus_app.runtime.loader import read_tensors, weight_files
 from janus_app.types import Progress, result_of

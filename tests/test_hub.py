@@ -15,7 +15,7 @@ from huggingface_hub import hf_hub_download
 from janus_app.errors import AppError
 from janus_app.hub import Hub, RetryPolicy
 from janus_app.hub.progress import ProgressReporter
-from janus_app.registry.catalog import File, Variant
+from janus_app.registry.types import File, Variant
 from janus_app.types import Progress, result_of
 from tests.fake_hub import COUNTS, REPO, REVISION, FakeHub, Fault
 

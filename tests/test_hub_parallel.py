@@ -14,7 +14,7 @@ import pytest
 
 from janus_app.errors import AppError
 from janus_app.hub import DownloadLimits, Hub
-from janus_app.registry.catalog import File
+from janus_app.registry.types import File
 from tests.fake_hub import REPO, FakeHub, Fault
 from tests.test_hub import BIG, CONFIG, FILES, a_hub, blob, drain, no_environment, partial, sha256, variant
 

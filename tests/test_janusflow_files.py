@@ -19,7 +19,8 @@ from janus_app.hub import Hub
 from janus_app.models.janusflow.modeling import JanusFlowNetwork
 from janus_app.models.janusflow.pipeline import JanusFlowModel
 from janus_app.models.janusflow.velocity import PromptVelocity
-from janus_app.registry.catalog import Catalog, Component, File, load_catalog
+from janus_app.registry.catalog import Catalog, load_catalog
+from janus_app.registry.types import Component, File
 from janus_app.runtime.loader import load
 from janus_app.runtime.quantization import tensor_dtype
 from janus_app.runtime.session import ModelSession

@@ -14,7 +14,8 @@ from janus_app.errors import AppError, is_out_of_memory
 from janus_app.models.common.memory import BytesPerElement, Job, Peak
 from janus_app.models.janus import memory
 from janus_app.models.janus.config import parse_config
-from janus_app.registry.catalog import Variant, load_catalog
+from janus_app.registry.catalog import load_catalog
+from janus_app.registry.types import Variant
 from janus_app.runtime import devices, fit
 from janus_app.runtime.devices import Memory, Place, container_limit
 from janus_app.runtime.fit import LoadPlan, plan_load, split_layers, usual_job, weight_bytes

@@ -13,7 +13,8 @@ import pytest
 
 from janus_app.errors import AppError
 from janus_app.hub import Hub, RetryPolicy
-from janus_app.registry.catalog import Component, File, Variant, load_catalog
+from janus_app.registry.catalog import load_catalog
+from janus_app.registry.types import Component, File, Variant
 from janus_app.runtime.loader import load
 from janus_app.types import Capabilities, drain, result_of
 from tests.fake_hub import REPO, REVISION, FakeHub, Fault

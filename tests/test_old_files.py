@@ -171,7 +171,7 @@ def test_user_models(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (
         flow.licence_note == "This checkpoint comes from your own folder; its licence is whatever its publisher says."
     )
-    assert brought.yours and brought.folder == OLD / "data" / "brought" and brought.settings == {}
+    assert brought.user_supplied and brought.folder == OLD / "data" / "brought" and brought.settings == {}
 
     assert json.loads(json.dumps(asdict(catalog["by-hand"]))) == {
         "id": "by-hand",
@@ -209,7 +209,7 @@ def test_user_models(monkeypatch: pytest.MonkeyPatch) -> None:
                 "licence": "Apache-2.0",
             }
         },
-        "yours": False,
+        "user_supplied": False,
         "edit_methods": ["masked", "flowedit"],
     }
 

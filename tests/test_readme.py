@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from janus_app.cli import main
-from janus_app.registry.catalog import Variant, load_catalog
+from janus_app.registry.catalog import load_catalog
+from janus_app.registry.types import Variant
 from janus_app.runtime.fit import running_peak, usual_job, weight_bytes
 
 ROOT = Path(__file__).parent.parent

@@ -14,7 +14,7 @@ from janus_app.cli.console import UsageError, asking, clean, emit, follow, say
 from janus_app.cli.work import chosen, load, open_session, value
 from janus_app.errors import AppError
 from janus_app.outputs.image_io import open_picture
-from janus_app.registry.catalog import Variant
+from janus_app.registry.types import Variant
 from janus_app.runtime.session import ModelSession
 from janus_app.types import ChatRequest, Finished, Turn
 

@@ -22,7 +22,8 @@ from janus_app.outputs.metadata import (
     request_of,
     save_png,
 )
-from janus_app.registry.catalog import Catalog, Variant
+from janus_app.registry.catalog import Catalog
+from janus_app.registry.types import Variant
 from janus_app.runtime.session import ModelSession
 from janus_app.types import EDIT_SETTINGS, MAX_SEED, SOLVERS, EditRequest, Finished, GenerateRequest, RankRequest
 from janus_app.workflows.token_heatmap import drawn_on

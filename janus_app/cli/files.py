@@ -11,7 +11,7 @@ from typing import TypeVar
 from janus_app.cli.console import UsageError, asking, emit, follow, say
 from janus_app.cli.work import open_session
 from janus_app.formatting import size_text
-from janus_app.registry.catalog import Variant
+from janus_app.registry.types import Variant
 from janus_app.runtime.session import ModelSession
 from janus_app.types import Progress
 

@@ -18,7 +18,7 @@ from janus_app.cli.work import open_session
 from janus_app.errors import AppError
 from janus_app.formatting import size_text
 from janus_app.paths import ASSETS
-from janus_app.registry.catalog import Variant
+from janus_app.registry.types import Variant
 from janus_app.runtime.session import ModelSession
 
 FACTS = ASSETS / "checkpoints"

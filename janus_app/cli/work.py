@@ -6,7 +6,8 @@ import argparse
 from typing import Any
 
 from janus_app.cli.console import asking, follow
-from janus_app.registry.catalog import Catalog, Variant, load_catalog
+from janus_app.registry.catalog import Catalog, load_catalog
+from janus_app.registry.types import Variant
 from janus_app.runtime.session import ModelSession
 
 

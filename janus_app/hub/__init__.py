@@ -28,7 +28,8 @@ from janus_app.hub.progress import ProgressReporter, hash_file
 from janus_app.hub.status import CacheStatus, status_of_cache, status_of_folder, with_part
 from janus_app.hub.transfer import DownloadLimits, RetryPolicy
 from janus_app.hub.trust import Verifier
-from janus_app.registry.catalog import File, Variant, data_folder
+from janus_app.paths import data_folder
+from janus_app.registry.types import File, Variant
 from janus_app.types import Progress
 
 __all__ = ["CacheStatus", "Hub", "Imported", "Patience", "Width"]
@@ -284,7 +285,7 @@ def _is_set(name: str) -> bool:
 def _existing(variant: Variant, folder: Path) -> Path:
     """The folder of a local variant. Raises AppError where it holds no checkpoint."""
     if not (folder / "config.json").is_file():
-        if variant.yours:
+        if variant.user_supplied:
             raise AppError(
                 f"{variant.notes} To use it all the same, put a checkpoint of your own into {folder}, or give the path "
                 "of its folder as the model."

@@ -16,7 +16,7 @@ from janus_app.hub.layout import RepoCache, file_length
 from janus_app.hub.progress import ProgressReporter, hash_file
 from janus_app.hub.transfer import DownloadLimits, Remote, RetryPolicy, Transfer, stepping
 from janus_app.hub.trust import Verifier
-from janus_app.registry.catalog import File, Variant
+from janus_app.registry.types import File, Variant
 
 LOCK_LOOK = 0.2  # seconds between two tries for a lock another process holds
 

@@ -13,7 +13,7 @@ from janus_app.hub.errors import explain_disk
 from janus_app.hub.layout import RepoCache
 from janus_app.hub.progress import BLOCK, GIT_HASHED, Digest, ProgressReporter, hash_file
 from janus_app.hub.trust import Verifier
-from janus_app.registry.catalog import File, Variant
+from janus_app.registry.types import File, Variant
 from janus_app.types import Progress
 
 LARGE = (".safetensors", ".bin")  # what the Hub keeps as LFS and names by its sha256

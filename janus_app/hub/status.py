@@ -9,7 +9,7 @@ from typing import Any
 from janus_app.hub import converted
 from janus_app.hub.layout import PARTIAL, RepoCache, file_length
 from janus_app.hub.trust import Verifier
-from janus_app.registry.catalog import Variant
+from janus_app.registry.types import Variant
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from pathlib import Path
 from janus_app.errors import AppError
 from janus_app.hub.ledger import HashStore
 from janus_app.hub.progress import Digest
-from janus_app.registry.catalog import File, Variant
+from janus_app.registry.types import File, Variant
 
 
 class Verifier:

@@ -21,7 +21,7 @@ from PIL import Image, PngImagePlugin
 
 from janus_app.errors import AppError
 from janus_app.outputs.image_io import MAX_BYTES, Source, open_bytes, read_bounded
-from janus_app.registry.catalog import Variant
+from janus_app.registry.types import Variant
 from janus_app.types import EDIT_SETTINGS, MAX_SEED, PRECISIONS, EditRequest, GenerateRequest, Picture
 from janus_app.version import __version__
 

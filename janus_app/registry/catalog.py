@@ -6,134 +6,18 @@ variant = catalog.resolve("janus-pro-1b")  # or a folder that holds a checkpoint
 
 from __future__ import annotations
 
-import difflib
 import math
 import os
 import re
-import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from janus_app.errors import AppError
-from janus_app.paths import MANIFEST
+from janus_app.paths import MANIFEST, data_folder
+from janus_app.registry.resolve import resolve
 from janus_app.registry.schema import ROW
-
-DEFAULT_LANGUAGE = "en"
-
-
-@dataclass(frozen=True)
-class File:
-    """One file of a checkpoint. `size` is exact, `about` the published rounded one; None = not known."""
-
-    path: str
-    size: int | None = None
-    sha256: str | None = None
-    about: int | None = None
-
-
-@dataclass(frozen=True)
-class Component:
-    """A second repository a variant cannot do without: files of `repo` at `revision`, under a licence of their own."""
-
-    repo: str
-    revision: str
-    files: tuple[File, ...]
-    licence: str = ""
-
-
-@dataclass(frozen=True)
-class Setting:
-    """A knob of the page: its first value, its range (both ends allowed) and the slider's step."""
-
-    default: float
-    low: float
-    high: float
-    step: float
-
-
-@dataclass(frozen=True)
-class Variant:
-    """A row of the manifest. `folder` is set for weights that are already on disk, `repo` for those on the Hub.
-
-    `size` is the native (width, height) in pixels, `context` the tokens the model was trained to hold, `memory` the
-    bytes of the weights in each precision (may be empty), `parameters` 0 where not known. `examples` maps language to
-    verb to prompts. `status` says in a sentence what was verified and how. `roles` is "words" or "tokens": how the
-    conversation's two roles are written ("" = as the checkpoint's processor_config.json has it). `solvers` are those
-    of models.base.SOLVERS a flow model offers, its default first; empty for models that draw tokens. `components` are
-    further repositories by name ("vae"), fetched with it. `yours`: nobody offers the weights; the user brings them.
-    `edit_methods` are the ways of editing of a model that was trained for others than its family's usual ones.
-    """
-
-    id: str
-    title: str
-    family: str
-    repo: str | None
-    revision: str | None
-    folder: Path | None
-    files: tuple[File, ...]
-    code_licence: str
-    weights_licence: str
-    licence_note: str
-    verbs: tuple[str, ...]
-    size: tuple[int, int]
-    context: int
-    settings: Mapping[str, Setting] = field(hash=False)
-    parameters: int = 0
-    memory: Mapping[str, int] = field(default_factory=dict, hash=False)
-    examples: Mapping[str, Mapping[str, tuple[str, ...]]] = field(default_factory=dict, hash=False)
-    status: str = ""
-    notes: str = ""
-    roles: str = ""
-    solvers: tuple[str, ...] = ()
-    components: Mapping[str, Component] = field(default_factory=dict, hash=False)
-    yours: bool = False
-    edit_methods: tuple[str, ...] = ()
-
-    @property
-    def is_local(self) -> bool:
-        """True where nothing has to be downloaded."""
-        return self.folder is not None
-
-    @property
-    def file_bytes(self) -> int:
-        """What fetching its own files costs, exact where sizes are known; 0 for weights already on disk."""
-        return sum(file.size or file.about or 0 for file in self.files) if self.repo else 0
-
-    @property
-    def download_bytes(self) -> int:
-        """What fetching everything costs, its components too."""
-        return self.file_bytes + sum(part.file_bytes for part in self.parts.values())
-
-    @property
-    def parts(self) -> dict[str, Variant]:
-        """The components as variants of their own: for whoever puts files on disk.
-
-        What lies in a folder `components` in or beside the checkpoint is not among them: it is used from there.
-        """
-        from janus_app.registry.checkpoint_folder import component_beside
-
-        return {
-            name: replace(
-                self,
-                id=f"{self.id}.{name}",
-                title=f"{self.title} ({name})",
-                repo=part.repo,
-                revision=part.revision,
-                folder=None,
-                files=part.files,
-                weights_licence=part.licence or self.weights_licence,
-                components={},
-            )
-            for name, part in self.components.items()
-            if self.folder is None or component_beside(self.folder, part.repo) is None
-        }
-
-    def prompts(self, verb: str, language: str = DEFAULT_LANGUAGE) -> tuple[str, ...]:
-        """Example prompts of a verb; English ones where the language has none."""
-        wanted = self.examples.get(language, {}).get(verb)
-        return wanted or self.examples.get(DEFAULT_LANGUAGE, {}).get(verb, ())
+from janus_app.registry.types import Component, File, Setting, Variant
 
 
 class Catalog(Mapping[str, Variant]):
@@ -161,46 +45,8 @@ class Catalog(Mapping[str, Variant]):
         return self._variants[self._defaults["gpu" if has_gpu else "cpu"]]
 
     def resolve(self, name: str) -> Variant:
-        """A variant by manifest id (any case), or the checkpoint in the folder `name`.
-
-        Raises AppError with the closest ids where it is neither.
-        """
-        from janus_app.registry.checkpoint_folder import variant_of_folder, with_own_components
-
-        wanted = name.strip()
-        if wanted.lower() in self._variants:
-            return with_own_components(self._variants[wanted.lower()])
-        if wanted and _is_folder(wanted):
-            return variant_of_folder(Path(wanted).expanduser())
-        close = difflib.get_close_matches(wanted.lower(), self._variants, n=3, cutoff=0.5)
-        hint = f" Did you mean {' or '.join(close)}?" if close else ""
-        raise AppError(
-            f"There is no model called {wanted[:200]!r}, and no folder of that name.{hint} "
-            f"Known models: {', '.join(self._variants)}. Or give the path of a folder holding a checkpoint."
-        )
-
-
-def _is_folder(name: str) -> bool:
-    try:
-        return Path(name).expanduser().is_dir()
-    except (OSError, ValueError, RuntimeError):  # too long for a path, a NUL byte, an unknown ~user
-        return False
-
-
-def data_folder() -> Path:
-    """Where the app keeps small facts of its user: own models, pinned hashes. Not created here.
-
-    JANUS_APP_DATA overrides the platform's place.
-    """
-    if chosen := os.environ.get("JANUS_APP_DATA"):
-        return Path(chosen).expanduser()
-    if sys.platform == "win32":
-        base = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
-    elif sys.platform == "darwin":
-        base = Path.home() / "Library" / "Application Support"
-    else:
-        base = Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share")
-    return base / "janus_app"
+        """A variant by id, in any case, or the checkpoint in the folder `name`. Raises AppError where it is neither."""
+        return resolve(name, self)
 
 
 def load_catalog(extra: Path | None = None) -> Catalog:
@@ -345,7 +191,7 @@ def _variant(row: Mapping[str, Any], base: Path) -> Variant:
         roles=row.get("roles", ""),
         solvers=tuple(row.get("solvers", ())),
         edit_methods=tuple(row.get("edit_methods", ())),
-        yours=row.get("yours", False),
+        user_supplied=row.get("yours", False),
         components={
             name: Component(
                 part["repo"],

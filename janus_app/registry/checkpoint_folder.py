@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from janus_app.errors import AppError
-from janus_app.registry.catalog import Component, Setting, Variant, load_catalog
+from janus_app.registry.types import Component, Setting, Variant
 from janus_app.types import SOLVERS, VERBS
 
 TRAINED_CONTEXT = 4096  # Janus' configs allow 16,384 positions, but training used sequences of 4,096
@@ -43,10 +43,11 @@ _METAQUERY_SETTINGS = {
 }
 
 
-def variant_of_folder(folder: Path) -> Variant:
+def variant_of_folder(folder: Path, known: Iterable[Variant] = ()) -> Variant:
     """Describe the Janus, JanusFlow or MetaQuery checkpoint in `folder` (original layout).
 
-    Raises AppError where it is none.
+    Repositories that its config.json names are fetched as the variants `known` say. Raises AppError where the folder
+    holds no checkpoint.
     """
     config = _config(folder)
     kind = config.get("model_type")
@@ -56,7 +57,7 @@ def variant_of_folder(folder: Path) -> Variant:
         side = latents * scale
         positions = 32_768  # of LLaVA-OneVision; Qwen2.5-VL, whose config is elsewhere, holds more
         found = _variant(folder, "metaquery", (side, side), positions, _METAQUERY_SETTINGS)
-        return replace(found, components=_known_components(config))
+        return replace(found, components=_known_components(config, known))
     if kind == "janus":
         raise AppError(
             f"{folder} holds a Janus checkpoint in the layout of the transformers library. "
@@ -110,42 +111,25 @@ def _variant(
     )
 
 
-def with_own_components(variant: Variant) -> Variant:
+def with_own_components(variant: Variant, known: Iterable[Variant]) -> Variant:
     """A row whose weights the user brings, with the components that their config.json names in place of the row's.
 
-    Raises AppError where that config.json is unreadable.
+    They are fetched as the variants `known` say. Raises AppError where that config.json is unreadable.
     """
-    if not variant.yours or variant.family != "metaquery" or not (variant.folder and _is_there(variant.folder)):
+    if not variant.user_supplied or variant.family != "metaquery" or not (variant.folder and _is_there(variant.folder)):
         return variant
-    return replace(variant, components=_known_components(_config(variant.folder)))
+    return replace(variant, components=_known_components(_config(variant.folder), known))
 
 
 def _is_there(folder: Path) -> bool:
     return (folder / "config.json").is_file()
 
 
-def _known_components(config: Mapping[str, Any]) -> dict[str, Component]:
+def _known_components(config: Mapping[str, Any], known: Iterable[Variant]) -> dict[str, Component]:
     """What the manifest can fetch of the repositories a MetaQuery names."""
     wanted = {"mllm": config.get("mllm_id"), "diffusion": config.get("diffusion_model_id")}
-    rows = [row.components for row in load_catalog().values()]
+    rows = [row.components for row in known]
     return {role: row[role] for role, repo in wanted.items() for row in rows if role in row and row[role].repo == repo}
-
-
-def component_beside(folder: Path, component: str) -> Path | None:
-    """The user's own copy of a repository that a checkpoint in `folder` names: in the folder `components` inside or
-    beside it, "owner/name" as `owner/name`, `owner--name` or `name`."""
-    name = component.removeprefix("components/")
-    for place in component_places(folder):
-        for spelling in (name, name.replace("/", "--"), name.split("/")[-1]):
-            if (place / spelling).is_dir():
-                return place / spelling
-    return None
-
-
-def component_places(folder: Path) -> tuple[Path, Path]:
-    """Where copies of the repositories that a checkpoint names are looked for."""
-    folder = folder.resolve()
-    return folder / "components", folder.parent / "components"
 
 
 def _roles(folder: Path) -> str:

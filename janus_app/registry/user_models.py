@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from janus_app.errors import AppError
-from janus_app.registry.catalog import Variant, data_folder, load_catalog
+from janus_app.paths import data_folder
+from janus_app.registry.catalog import load_catalog
 from janus_app.registry.checkpoint_folder import variant_of_folder
+from janus_app.registry.types import Variant
 
 _HEADER = "# Models of your own; docs/models.md says what a row may hold. Rows added by the app stand at the end.\n"
 

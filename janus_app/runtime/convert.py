@@ -25,7 +25,7 @@ from janus_app.hub.converted import RECORD, converted_folder, pickles, stamp, us
 from janus_app.hub.download import check_room
 from janus_app.hub.errors import explain_disk
 from janus_app.hub.progress import ProgressReporter, hash_file
-from janus_app.registry.catalog import Variant
+from janus_app.registry.types import Variant
 from janus_app.runtime.loader import read_tensors
 from janus_app.types import Progress
 

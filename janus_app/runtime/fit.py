@@ -22,7 +22,7 @@ from janus_app.errors import AppError
 from janus_app.formatting import size_text
 from janus_app.models.common.memory import BytesPerElement, Job, Peak
 from janus_app.paths import ASSETS
-from janus_app.registry.catalog import Variant
+from janus_app.registry.types import Variant
 from janus_app.runtime.devices import Place, device_memory, places
 from janus_app.runtime.quantization import (
     DECODER_LAYERS,

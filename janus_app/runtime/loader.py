@@ -32,7 +32,7 @@ from janus_app.models.registry import (
     read_config,
     unused_prefixes,
 )
-from janus_app.registry.catalog import Variant
+from janus_app.registry.types import Variant
 from janus_app.runtime.devices import limit_threads_to_cgroup
 from janus_app.runtime.fit import LoadOption, plan_load
 from janus_app.runtime.malloc import set_malloc_threshold

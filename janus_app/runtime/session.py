@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING, Literal, TypeVar
 
 from janus_app.errors import AppError, LoadOutOfMemory, is_out_of_memory
 from janus_app.hub import Hub
-from janus_app.registry.catalog import Catalog, Variant
+from janus_app.registry.catalog import Catalog
+from janus_app.registry.types import Variant
 from janus_app.runtime import malloc
 from janus_app.runtime.watchdog import Watchdog
 from janus_app.types import (

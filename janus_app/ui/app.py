@@ -19,8 +19,8 @@ from starlette.middleware import Middleware
 from janus_app.errors import AppError
 from janus_app.outputs.image_io import MAX_PIXELS
 from janus_app.outputs.library import library
-from janus_app.paths import ASSETS
-from janus_app.registry.catalog import Catalog, data_folder
+from janus_app.paths import ASSETS, data_folder
+from janus_app.registry.catalog import Catalog
 from janus_app.runtime.session import ModelSession
 from janus_app.server.security import HostGuard, QuietLogin, answers_one_person, host_rules, new_login, serving_folder
 from janus_app.ui.common import actions, browser_settings, restore, welcome

@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 
 from janus_app.errors import AppError
-from janus_app.registry.catalog import Variant
+from janus_app.registry.types import Variant
 from janus_app.types import SOLVERS
 
 Value = str | int | float

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from janus_app.errors import AppError
 from janus_app.outputs.metadata import ImageMetadata
-from janus_app.registry.catalog import Variant
+from janus_app.registry.types import Variant
 from janus_app.runtime.session import ModelSession, SessionState
 from janus_app.types import Event, Finished, GenerateRequest, Notice, Picture, Queued
 

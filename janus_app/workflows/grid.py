@@ -16,7 +16,7 @@ from PIL.PngImagePlugin import PngInfo
 from janus_app.errors import AppError
 from janus_app.files import os_errors_as_app_errors, write_atomically
 from janus_app.outputs.metadata import ImageMetadata, output_path, reserve
-from janus_app.registry.catalog import Variant
+from janus_app.registry.types import Variant
 from janus_app.types import Event, Finished, GenerateRequest, Picture, Progress
 from janus_app.workflows.axes import Axis, axes_of
 from janus_app.workflows.contact_sheet import sheet

@@ -7,7 +7,7 @@ from functools import lru_cache
 from typing import Any
 
 from janus_app.paths import ASSETS
-from janus_app.registry.catalog import DEFAULT_LANGUAGE, Variant
+from janus_app.registry.types import DEFAULT_LANGUAGE, Variant
 
 NAMES = ("fast", "balanced", "careful")
 KNOBS = ("count", "guidance", "temperature", "steps", "guidance_start", "guidance_end")

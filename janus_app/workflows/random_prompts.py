@@ -8,7 +8,7 @@ from functools import lru_cache
 from typing import Any
 
 from janus_app.errors import AppError
-from janus_app.registry.catalog import DEFAULT_LANGUAGE, Variant
+from janus_app.registry.types import DEFAULT_LANGUAGE, Variant
 from janus_app.workflows.presets import ASSETS
 
 SMALL = 100_000_000  # parameters; below it a model speaks a few words of its picture world, not free text

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from janus_app.errors import AppError
+from janus_app.models.common.components import component_beside, component_places
 from janus_app.models.common.config import Fields
-from janus_app.registry.checkpoint_folder import component_beside, component_places
 
 MODEL_TYPE = "metaquery"
 _SYSTEM = (

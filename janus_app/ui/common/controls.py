@@ -8,7 +8,7 @@ from typing import Any
 
 import gradio as gr
 
-from janus_app.registry.catalog import Variant
+from janus_app.registry.types import Variant
 from janus_app.types import SOLVERS
 from janus_app.ui.context import PageContext, number, slider_update, whole_number
 

@@ -17,7 +17,7 @@ from PIL.Image import new as new_picture
 from janus_app.errors import AppError
 from janus_app.outputs.image_io import open_picture
 from janus_app.outputs.metadata import ImageMetadata, metadata_of, output_path, save_png
-from janus_app.registry.catalog import Variant
+from janus_app.registry.types import Variant
 from janus_app.runtime.session import SessionState
 from janus_app.types import EditRequest, GenerateRequest, Picture
 

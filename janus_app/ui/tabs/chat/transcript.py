@@ -12,7 +12,7 @@ from janus_app.errors import AppError
 from janus_app.outputs.conversations import Conversation, Message, new_id, shortened
 from janus_app.outputs.image_io import open_picture
 from janus_app.outputs.metadata import ImageMetadata, read_metadata
-from janus_app.registry.catalog import Variant
+from janus_app.registry.types import Variant
 from janus_app.types import EDIT_SETTINGS, Capabilities, EditRequest, GenerateRequest, Turn
 from janus_app.ui.common.saved_images import SavedImage
 from janus_app.ui.context import PageContext, random_seed

@@ -10,7 +10,7 @@ import gradio as gr
 
 from janus_app.errors import AppError
 from janus_app.outputs.user_presets import Preset
-from janus_app.registry.catalog import Variant
+from janus_app.registry.types import Variant
 from janus_app.ui.common.html import message
 from janus_app.ui.context import QUICK, PageContext
 from janus_app.workflows.presets import built_in, complete, styled, styles

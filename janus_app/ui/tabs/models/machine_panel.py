@@ -10,7 +10,7 @@ from typing import Any
 import gradio as gr
 
 from janus_app.errors import AppError
-from janus_app.registry.catalog import Variant
+from janus_app.registry.types import Variant
 from janus_app.types import PRECISIONS
 from janus_app.ui.common.html import message
 from janus_app.ui.common.jobs import size_text

@@ -13,7 +13,7 @@ import gradio as gr
 
 from janus_app.errors import AppError
 from janus_app.formatting import share_text
-from janus_app.registry.catalog import Variant
+from janus_app.registry.types import Variant
 from janus_app.types import PRECISIONS, VERBS, Event
 from janus_app.ui.common.actions import halt
 from janus_app.ui.common.html import message
