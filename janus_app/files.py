@@ -23,13 +23,18 @@ def is_disk_full(error: OSError) -> bool:
     return error.errno in DISK_FULL_ERRNOS
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """The JSON object in a file of a checkpoint. Raises AppError, which names the file, if it is missing or broken."""
+def read_json(path: Path, max_bytes: int = 50_000_000) -> dict[str, Any]:
+    """The JSON object in a file of a checkpoint.
+
+    Raises AppError, which names the file, if it is missing, broken or larger than `max_bytes`.
+    """
     try:
+        if path.stat().st_size > max_bytes:
+            raise AppError("json_file_too_large", file=path)
         value = json.loads(path.read_text("utf-8"))
     except FileNotFoundError:
         raise AppError("json_file_missing", file=path.name, folder=path.parent) from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise AppError("json_file_unreadable", file=path.name, reason=error) from None
     if not isinstance(value, dict):
         raise AppError("json_file_not_an_object", file=path.name)

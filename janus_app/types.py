@@ -70,6 +70,16 @@ def _text(name: str, text: str) -> None:
 
 
 @dataclass(frozen=True)
+class Setting:
+    """A number the user may set: its first value, its range (both ends allowed) and the slider's step."""
+
+    default: float
+    low: float
+    high: float
+    step: float
+
+
+@dataclass(frozen=True)
 class Turn:
     """One message of a conversation. Pictures come before the text, as the models were trained."""
 

@@ -215,11 +215,14 @@ def test_a_folder_is_described_from_its_config(tmp_path: Path) -> None:
     ("config", "reason"),
     [
         (CONFIG | {"model_type": "janus"}, "transformers library"),
-        (CONFIG | {"model_type": "llama"}, "'llama', not Janus"),
-        (CONFIG | {"vision_config": {"params": {"image_size": 10**9}}}, "image_size must be 8 to 4096"),
-        ("[]", "not a model's config"),
-        ("{", "not valid JSON"),
-        ("[" * 200_000, "not valid JSON"),
+        (CONFIG | {"model_type": "llama"}, "'llama', which is no model of this app"),
+        (
+            CONFIG | {"vision_config": {"params": {"image_size": 10**9}}},
+            "image_size = 1000000000; it must be a whole number from 8 to 4096",
+        ),
+        ("[]", "does not hold a JSON object"),
+        ("{", "cannot be read"),
+        ("[" * 200_000, "cannot be read"),
         ("x" * 2_000_000, "too large"),
     ],
 )

@@ -19,6 +19,7 @@ from janus_app.hub import Hub
 from janus_app.models.janusflow.modeling import JanusFlowNetwork
 from janus_app.models.janusflow.pipeline import JanusFlowModel
 from janus_app.models.janusflow.velocity import PromptVelocity
+from janus_app.models.registry import get_family
 from janus_app.registry.catalog import Catalog, load_catalog
 from janus_app.registry.types import Component, File
 from janus_app.runtime.loader import load
@@ -220,7 +221,7 @@ def test_half_precisions_and_the_autoencoder_s_own(precision: str) -> None:
     kinds = {name.split(".")[0]: tensor.dtype for name, tensor in half.network.named_parameters()}
     vae = kinds.pop("vae")
     assert vae == torch.float32
-    on_card = tensor_dtype("vae.decoder.conv_in.weight", precision, torch.device("cuda"))
+    on_card = tensor_dtype(get_family("janusflow"), "vae.decoder.conv_in.weight", precision, torch.device("cuda"))
     assert on_card == {"bf16": torch.bfloat16, "fp16": torch.float32}[precision]
     assert set(kinds.values()) == {{"bf16": torch.bfloat16, "fp16": torch.float16}[precision]}
     z = torch.randn(1, 4, 12, 12, generator=torch.Generator().manual_seed(0))

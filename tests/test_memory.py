@@ -233,7 +233,7 @@ def test_offloaded_layers_give_the_same_bits(precision: str) -> None:
     whole, parted = loaded(folder, precision).model, loaded(folder, precision).model
     layers = parted.network.language_model.model.layers  # type: ignore[attr-defined]
     last = len(layers) - 1
-    connect(parted.network, {last: CPU}, CPU)  # type: ignore[attr-defined]
+    connect(parted.network, "language_model.model.layers.", {last: CPU}, CPU)  # type: ignore[attr-defined]
     assert {p.device.type for p in layers[last].parameters()} == {"meta"}
     assert {p.device.type for p in layers[0].parameters()} == {"cpu"}
     assert drawn(parted) == drawn(whole) and said(parted) == said(whole)
@@ -257,7 +257,7 @@ def test_the_loader_puts_layers_where_the_advice_says(monkeypatch: pytest.Monkey
 def test_spreading_without_accelerate_is_explained(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "accelerate", None)
     with pytest.raises(AppError, match="pip install accelerate"):
-        connect(torch.nn.Module(), {0: CPU}, CPU)
+        connect(torch.nn.Module(), "layers.", {0: CPU}, CPU)
 
 
 @pytest.mark.parametrize(

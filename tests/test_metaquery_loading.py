@@ -14,8 +14,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from janus_app.errors import AppError
+from janus_app.files import read_json
 from janus_app.hub import Hub
-from janus_app.models.common.config import read_json
 from janus_app.models.metaquery.config import parse_config
 from janus_app.models.metaquery.denoise import Guidance
 from janus_app.registry.catalog import load_catalog

@@ -17,7 +17,7 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from janus_app.models.common.config import read_json
+from janus_app.files import read_json
 from janus_app.models.janusflow.config import parse_config
 from janus_app.models.janusflow.modeling import JanusFlowNetwork
 from janus_app.models.metaquery.connector import connector

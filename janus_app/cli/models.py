@@ -126,12 +126,13 @@ def check(facts: Mapping[str, Any]) -> Check:
 
     `unused` tensors are the two groups the network leaves aside by name; `parameters` counts theirs too.
     """
-    from janus_app.models.registry import unused_prefixes
+    from janus_app.models.registry import detect_family
     from janus_app.runtime.loader import expected_tensors
 
     listed = {name: tuple(shape) for name, shape in facts["tensors"].items()}
     ours = expected_tensors(facts["config"])
-    unused = {name for name in listed.keys() - ours.keys() if name.startswith(unused_prefixes(facts["config"]))}
+    prefixes = detect_family(facts["config"]).unused_prefixes
+    unused = {name for name in listed.keys() - ours.keys() if name.startswith(prefixes)}
     both = listed.keys() & ours.keys()
     wrong = sorted(name for name in both if listed[name] != tuple(ours[name]))
     counted = [*ours.values(), *(listed[name] for name in unused)]

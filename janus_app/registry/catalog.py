@@ -17,7 +17,8 @@ from janus_app.errors import AppError
 from janus_app.paths import MANIFEST, data_folder
 from janus_app.registry.resolve import resolve
 from janus_app.registry.schema import ROW
-from janus_app.registry.types import Component, File, Setting, Variant
+from janus_app.registry.types import Component, File, Variant
+from janus_app.types import Setting
 
 
 class Catalog(Mapping[str, Variant]):

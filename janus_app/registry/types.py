@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from janus_app.models.common.components import component_beside
+from janus_app.types import Setting
 
 DEFAULT_LANGUAGE = "en"
 
@@ -29,16 +30,6 @@ class Component:
     revision: str
     files: tuple[File, ...]
     licence: str = ""
-
-
-@dataclass(frozen=True)
-class Setting:
-    """A setting of the page: its default, its range (both ends included) and the slider's step."""
-
-    default: float
-    low: float
-    high: float
-    step: float
 
 
 @dataclass(frozen=True)

@@ -19,13 +19,15 @@ from pathlib import Path
 import torch
 
 from janus_app.errors import AppError
+from janus_app.files import read_json
 from janus_app.formatting import size_text
 from janus_app.models.common.memory import BytesPerElement, Job, Peak
+from janus_app.models.registry import detect_family
 from janus_app.paths import ASSETS
 from janus_app.registry.types import Variant
 from janus_app.runtime.devices import Place, device_memory, places
+from janus_app.runtime.offload import layer_of
 from janus_app.runtime.quantization import (
-    DECODER_LAYERS,
     bitsandbytes_missing,
     held_bytes,
     plain_dtype,
@@ -196,7 +198,7 @@ def usual_job(variant: Variant) -> Job:
     return Job(
         count=int(setting("count", 1)),
         guided=setting("guidance", 5.0) != 1,
-        instructed=variant.family == "janus" and "instruct" in variant.edit_methods,
+        instructed="instruct" in variant.edit_methods,
         answer=int(setting("max_new_tokens", 512)),
     )
 
@@ -215,13 +217,10 @@ class _Model:
 def _model(variant: Variant, folder: Path | None) -> _Model:
     file = (folder or variant.folder or Path()) / "config.json"
     if (folder or variant.folder) and file.is_file():
-        from janus_app.models.common.config import read_json
-        from janus_app.models.registry import read_config
-
         try:
-            return _Model(variant, json.dumps(read_config(file.parent)))
-        except AppError:  # a part is missing: it does not load, but something is known of its size
-            return _Model(variant, None if variant.family == "metaquery" else json.dumps(read_json(file)))
+            return _Model(variant, json.dumps(detect_family(read_json(file)).read_config(file.parent, None)))
+        except AppError:  # a component is missing: it does not load, but something may be known of its size
+            pass
     facts = FACTS / f"{(variant.repo or '').split('/')[-1]}.json.gz"
     if variant.repo and facts.is_file():
         return _Model(variant, json.dumps(json.loads(gzip.decompress(facts.read_bytes()))["config"]))
@@ -232,9 +231,9 @@ def _model(variant: Variant, folder: Path | None) -> _Model:
 def _sizes(config: str, precision: str, device: torch.device) -> tuple[int, tuple[int, ...]]:
     """Bytes of the weights outside the decoder's layers, and of each layer."""
     rest, layers = 0, dict[int, int]()
-    for name, size in held_bytes(_network(config), precision, device).items():
-        if name.startswith(DECODER_LAYERS):
-            layer = int(name.removeprefix(DECODER_LAYERS).split(".")[0])
+    family = detect_family(json.loads(config))
+    for name, size in held_bytes(family, _network(config), precision, device).items():
+        if (layer := layer_of(name, family.offload_prefix)) is not None:
             layers[layer] = layers.get(layer, 0) + size
         else:
             rest += size
@@ -243,9 +242,8 @@ def _sizes(config: str, precision: str, device: torch.device) -> tuple[int, tupl
 
 @lru_cache(maxsize=1)
 def _network(config: str) -> torch.nn.Module:
-    from janus_app.models.registry import meta_network
-
-    return meta_network(json.loads(config))
+    raw = json.loads(config)
+    return detect_family(raw).meta_network(raw)
 
 
 def weight_bytes(variant: Variant, precision: str, folder: Path | None = None, device: str = "cpu") -> int:
@@ -270,18 +268,19 @@ def _peak(model: _Model, precision: str, device: torch.device, job: Job) -> Peak
     if model.config is None:
         bf16, _ = _weights(model, "bf16", device)
         return Peak(0, int(bf16 * _UNKNOWN_WORK))
-    from janus_app.models.registry import job_peak
     from janus_app.nn.llama import cache_dtype
 
+    config = json.loads(model.config)
+    family = detect_family(config)
     dtype = plain_dtype(precision, device)
     widths = BytesPerElement(
         decoder=dtype.itemsize,
         cache=cache_dtype(device, dtype).itemsize,
-        pictures=tensor_dtype("gen_vision_model.", precision, device).itemsize,
+        pictures=tensor_dtype(family, family.picture_decoder_prefix, precision, device).itemsize,
         conv_scratch=_CONV_COPIES if device.type == "cpu" else 0.0,
         linear_scratch=_UNPACKED[device.type == "cpu"].get(precision, 0.0),
     )
-    peak = job_peak(json.loads(model.config), model.variant.size[0], job, widths)
+    peak = family.job_peak(config, model.variant.size[0], job, widths)
     return replace(peak, work=peak.work + _HEAP) if device.type == "cpu" else peak
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import pickle
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,18 +20,8 @@ from torch import Tensor, nn
 from janus_app.errors import AppError, is_out_of_memory
 from janus_app.files import read_weight_map
 from janus_app.hub import converted
-from janus_app.models.janusflow.vae import modern_name
-from janus_app.models.registry import (
-    AUTOENCODER,
-    autoencoder_folder,
-    build_model,
-    explain_mismatch,
-    head_source,
-    meta_network,
-    own_names,
-    read_config,
-    unused_prefixes,
-)
+from janus_app.models.family import Family, WeightSource
+from janus_app.models.registry import detect_family, get_family
 from janus_app.registry.types import Variant
 from janus_app.runtime.devices import limit_threads_to_cgroup
 from janus_app.runtime.fit import LoadOption, plan_load
@@ -57,8 +47,8 @@ class Loaded:
 
 
 def expected_tensors(config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
-    """Name and shape of every tensor a checkpoint with this config (families.read_config) must hold."""
-    return {name: tuple(t.shape) for name, t in meta_network(config).state_dict().items()}
+    """Name and shape of every tensor a checkpoint with this config (`Family.read_config`) must hold."""
+    return {name: tuple(t.shape) for name, t in detect_family(config).meta_network(config).state_dict().items()}
 
 
 def load(
@@ -74,41 +64,32 @@ def load(
     limit_threads_to_cgroup()
     option = plan_load(variant, folder, device).choose(precision)
     where = option.place.main
-    config = read_config(folder, parts, variant.family)
-    network = meta_network(config, variant.family)
-    sources = [Source(file, "", own_names(network)) for file in weight_files(folder)]
-    if AUTOENCODER in config:
-        inside = autoencoder_folder(folder, parts)
-        sources += [Source(file, f"{AUTOENCODER}.") for file in weight_files(inside, "diffusion_pytorch_model")]
-    if "lm_head" in dict(network.named_children()) and (head := head_source(config)):
-        sources.append(Source(head, "", only="lm_head.weight"))
-    yield from _stream(network, sources, unused_prefixes(config), option)
-    connect(network, option.split, where)
-    model = build_model(
-        network, folder, context=variant.context, roles=variant.roles, parts=parts, methods=variant.edit_methods
+    family = get_family(variant.family)
+    config = family.read_config(folder, parts)
+    network = family.meta_network(config)
+    yield from _stream(family, network, family.weight_sources(network, config, folder, parts), option)
+    connect(network, family.offload_prefix, option.split, where)
+    model = family.pipeline(
+        network,
+        folder,
+        context=variant.context,
+        roles=variant.roles,
+        edit_methods=variant.edit_methods,
+        parts=parts,
     )
     return Loaded(model, option.place.name, option.precision, str(where))
 
 
-@dataclass(frozen=True)
-class Source:
-    """A weight file, what stands before its tensors' names in the network, and how they are spelt there.
-
-    `only` is the one tensor that is wanted of it; "" takes all.
-    """
-
-    file: Path
-    prefix: str
-    spell: Callable[[str], str] = str
-    only: str = ""
-
-    def tensors(self) -> Iterator[tuple[str, Tensor]]:
-        for name, tensor in read_tensors(self.file, self.only):
-            yield (self.prefix + modern_name(name) if self.prefix else self.spell(name)), tensor
+def _tensors(sources: Iterable[WeightSource]) -> Iterator[tuple[Path, str, Tensor]]:
+    """The file of every tensor, its name in the network, and the tensor."""
+    for source in sources:
+        for file in weight_files(source.path, source.stem) if source.path.is_dir() else [source.path]:
+            for name, tensor in read_tensors(file, source.only):
+                yield file, source.remap_key(name), tensor
 
 
 def _stream(
-    network: nn.Module, sources: Sequence[Source], unused: tuple[str, ...], option: LoadOption
+    family: Family, network: nn.Module, sources: Iterable[WeightSource], option: LoadOption
 ) -> Iterator[Progress]:
     """Fill the meta network from weight files. Every tensor must come once, in its shape."""
     wanted = {name: t.shape for name, t in network.state_dict().items()}
@@ -116,40 +97,47 @@ def _stream(
     seen: set[str] = set()
     done = 0
     yield Progress("read", 0, total, "weights")
-    for source in sources:
-        for name, tensor in source.tensors():
-            if name.startswith(unused):
-                continue
-            if name not in wanted or name in seen:
-                raise AppError(f"{source.file.name} holds {name}, which this architecture {_twice(name in seen)}.")
-            if tensor.shape != wanted[name]:
-                raise AppError(
-                    f"{source.file.name}: {name} has shape {list(tensor.shape)}, config.json asks for "
-                    f"{list(wanted[name])}. {explain_mismatch(network, name, True)}"
-                )
-            _place(network, name, tensor, device_of(name, option.split, option.place.main), option.precision)
-            seen.add(name)
-            done += tensor.numel()
-            yield Progress("read", done, total, "weights", source.file.name)
+    for file, name, tensor in _tensors(sources):
+        if name.startswith(family.unused_prefixes):
+            continue
+        if name not in wanted or name in seen:
+            raise AppError(f"{file.name} holds {name}, which this architecture {_twice(name in seen)}.")
+        if tensor.shape != wanted[name]:
+            raise AppError(
+                f"{file.name}: {name} has shape {list(tensor.shape)}, config.json asks for "
+                f"{list(wanted[name])}. {_advice(family, network, name, True)}"
+            )
+        device = device_of(name, family.offload_prefix, option.split, option.place.main)
+        _place(family, network, name, tensor, device, option.precision)
+        seen.add(name)
+        done += tensor.numel()
+        yield Progress("read", done, total, "weights", file.name)
     if missing := sorted(wanted.keys() - seen):
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
-        raise AppError(f"The checkpoint lacks {missing[0]}{more}. {explain_mismatch(network, missing[0], False)}")
+        raise AppError(f"The checkpoint lacks {missing[0]}{more}. {_advice(family, network, missing[0], False)}")
+
+
+def _advice(family: Family, network: nn.Module, name: str, found: bool) -> str:
+    """What a person can do about a tensor that has another shape, or (not `found`) is missing."""
+    usual = "The files belong to different models; download the checkpoint again."
+    missing = "It is incomplete; download it again."
+    return family.explain_mismatch(network, name, found) or (usual if found else missing)
 
 
 def _twice(seen: bool) -> str:
     return "was already given by another file" if seen else "does not have"
 
 
-def _place(network: nn.Module, name: str, tensor: Tensor, device: torch.device, precision: str) -> None:
+def _place(family: Family, network: nn.Module, name: str, tensor: Tensor, device: torch.device, precision: str) -> None:
     path, _, leaf = name.rpartition(".")
     parent = network.get_submodule(path)
-    if is_quantised(name, parent, precision):
+    if is_quantised(family, name, parent, precision):
         holder_path, attribute = path.rsplit(".", 1)
         linear = quantised_linear(tensor, precision, device, plain_dtype(precision, device))
         linear.register_parameter("bias", dict(parent.named_parameters()).get("bias"))
         setattr(network.get_submodule(holder_path), attribute, linear)
         return
-    dtype = tensor_dtype(name, precision, device)
+    dtype = tensor_dtype(family, name, precision, device)
     setattr(parent, leaf, nn.Parameter(tensor.to(device, dtype, copy=True), requires_grad=False))
 
 

@@ -12,18 +12,21 @@ import torch
 from torch import nn
 
 from janus_app.errors import AppError
-from janus_app.runtime.quantization import DECODER_LAYERS
 
 
-def device_of(name: str, split: Mapping[int, torch.device], main: torch.device) -> torch.device:
-    """Where the tensor `name` is put while the weights stream in."""
-    if not split or not name.startswith(DECODER_LAYERS):
-        return main
-    return split.get(int(name.removeprefix(DECODER_LAYERS).split(".")[0]), main)
+def layer_of(name: str, prefix: str) -> int | None:
+    """The number of the decoder layer that a tensor belongs to; None outside the layers under `prefix`."""
+    return int(name.removeprefix(prefix).split(".")[0]) if prefix and name.startswith(prefix) else None
 
 
-def connect(network: nn.Module, split: Mapping[int, torch.device], main: torch.device) -> None:
-    """Make the layers of `split`, whose weights already lie where it says, work as if they were on `main`.
+def device_of(name: str, prefix: str, split: Mapping[int, torch.device], main: torch.device) -> torch.device:
+    """Where the tensor `name` is put while the weights stream in; `prefix` is the family's `offload_prefix`."""
+    layer = layer_of(name, prefix) if split else None
+    return main if layer is None else split.get(layer, main)
+
+
+def connect(network: nn.Module, prefix: str, split: Mapping[int, torch.device], main: torch.device) -> None:
+    """Make the layers of `split` under `prefix`, whose weights are already in place, work as if they were on `main`.
 
     Layers on the CPU are carried to `main` each time they are needed. Raises AppError without accelerate.
     """
@@ -37,7 +40,7 @@ def connect(network: nn.Module, split: Mapping[int, torch.device], main: torch.d
             "Spreading a model over several devices needs the package accelerate, which cannot be imported here. "
             "Install it with `python -m pip install accelerate`, or choose a precision that fits one device."
         ) from error
-    layers = network.get_submodule(DECODER_LAYERS.rstrip("."))
+    layers = network.get_submodule(prefix.rstrip("."))
     for index, device in split.items():
         layer = layers.get_submodule(str(index))
         if device.type == "cpu":

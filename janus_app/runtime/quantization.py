@@ -12,15 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from janus_app.errors import AppError
+from janus_app.models.family import Family
 from janus_app.nn.fast.int8 import Int8Linear
 from janus_app.types import QUANTIZED_PRECISIONS
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-DECODER_LAYERS = "language_model.model.layers."  # of the Janus families; these can lie on several devices
-_QUANTISED_LAYERS = (DECODER_LAYERS, "mllm.language_model.layers.")  # MetaQuery's; only their linears are quantised
-# Picture decoders stay in float32 in fp16, whose range their activations leave, and in half precision on a CPU, where
-# few have instructions for its convolutions: without them they take eighty times as long and more memory.
-PICTURE_DECODERS = ("gen_vision_model.", "vae.")
 OUTLIER_THRESHOLD = 6.0  # LLM.int8(): activation columns beyond this stay in 16 bit
 NF4_BLOCK = 64  # weights that share one float32 scale
 
@@ -35,27 +31,31 @@ def plain_dtype(precision: str, device: torch.device) -> torch.dtype:
     return torch.float16 if old else torch.bfloat16
 
 
-def tensor_dtype(name: str, precision: str, device: torch.device) -> torch.dtype:
-    """The dtype a tensor of the checkpoint is held in, unless `is_quantised` says that it is quantised."""
+def tensor_dtype(family: Family, name: str, precision: str, device: torch.device) -> torch.dtype:
+    """The dtype a tensor of the network is held in, unless `is_quantised` says that it is quantised.
+
+    Picture decoders stay in float32 in fp16, whose range their activations leave, and in half precision on a CPU, where
+    few have instructions for its convolutions: without them they take eighty times as long and more memory.
+    """
     dtype = plain_dtype(precision, device)
     full = dtype == torch.float16 or device.type == "cpu"
-    return torch.float32 if full and name.startswith(PICTURE_DECODERS) else dtype
+    return torch.float32 if full and name.startswith(family.picture_decoder_prefix) else dtype
 
 
-def is_quantised(name: str, parent: nn.Module, precision: str) -> bool:
+def is_quantised(family: Family, name: str, parent: nn.Module, precision: str) -> bool:
     """Whether `name`, a tensor of `parent`, becomes int8 or nf4: the weights of the decoder's linears, if asked for."""
     linear = isinstance(parent, nn.Linear) and name.endswith(".weight")
-    return precision in QUANTIZED_PRECISIONS and name.startswith(_QUANTISED_LAYERS) and linear
+    return precision in QUANTIZED_PRECISIONS and name.startswith(family.quantized_prefix) and linear
 
 
-def held_bytes(network: nn.Module, precision: str, device: torch.device) -> dict[str, int]:
+def held_bytes(family: Family, network: nn.Module, precision: str, device: torch.device) -> dict[str, int]:
     """Bytes of every tensor of a network (on the meta device, unquantised) once it is held in a precision."""
     sizes = {}
     for path, module in network.named_modules():
         for leaf, tensor in (*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)):
             name = f"{path}.{leaf}" if path else leaf
-            if not is_quantised(name, module, precision):
-                sizes[name] = tensor.numel() * tensor_dtype(name, precision, device).itemsize
+            if not is_quantised(family, name, module, precision):
+                sizes[name] = tensor.numel() * tensor_dtype(family, name, precision, device).itemsize
             elif precision == "int8":
                 sizes[name] = tensor.numel() + 4 * tensor.shape[0]  # and a float32 scale per row
             else:

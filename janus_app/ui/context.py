@@ -19,10 +19,10 @@ from gradio.components import Component
 from janus_app.errors import AppError
 from janus_app.outputs.library import Library
 from janus_app.registry.catalog import Catalog
-from janus_app.registry.types import Setting, Variant
+from janus_app.registry.types import Variant
 from janus_app.runtime.session import ModelSession, SessionState
 from janus_app.server.security import VisitorLimiter, visitor
-from janus_app.types import MAX_SEED, Event, Queued, Request
+from janus_app.types import MAX_SEED, Event, Queued, Request, Setting
 from janus_app.ui.common.saved_images import SavedImages
 from janus_app.ui.i18n import Texts
 

@@ -144,7 +144,7 @@ def test_bad_input_is_refused_or_said(model: JanusModel, picture: Image.Image) -
 
 
 def test_three_rows_and_the_picture_count_as_memory() -> None:
-    from janus_app.models.common.config import read_json
+    from janus_app.files import read_json
 
     config, widths = parse_config(read_json(FOLDER / "config.json")), BytesPerElement(4, 4, 4)
     plain, instructed = (peak(config, 96, Job(instructed=told), widths).cache for told in (False, True))

@@ -11,8 +11,9 @@ from PIL import Image
 from torch import Tensor
 
 from janus_app.errors import AppError
+from janus_app.files import read_json
 from janus_app.models.common import prompts, rank
-from janus_app.models.common.config import parse_processor, parse_style, read_json
+from janus_app.models.common.config_sections import parse_processor, parse_style
 from janus_app.models.common.tokenizer import BOS, EOS, IMAGE, Piece, TextStream, Tokenizer
 from janus_app.nn import sampling
 from janus_app.nn.fast.cuda_graphs import recorded

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
-from janus_app.models.common.config import PromptStyle
 from janus_app.models.common.tokenizer import EOS, IMAGE, IMAGE_BEGIN, IMAGE_END, Piece, Special
 from janus_app.types import Turn
 
@@ -12,6 +12,15 @@ SYSTEM = (
     "You are a helpful language and vision assistant. You are able to understand the visual content that the user "
     "provides, and assist the user with a variety of tasks using natural language."
 )
+
+
+@dataclass(frozen=True)
+class PromptStyle:
+    """How the two roles of a conversation are written: as special tokens or as plain words."""
+
+    user: str
+    assistant: str
+    roles_are_tokens: bool
 
 
 def picture_pieces(tokens: int) -> list[Piece]:

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from janus_app.errors import AppError
 from janus_app.models.common import prompts
-from janus_app.models.common.config import PromptStyle
+from janus_app.models.common.prompts import PromptStyle
 from janus_app.models.common.tokenizer import Piece, Tokenizer
 from janus_app.nn import sampling
 from janus_app.nn.prefill import Network, prefill

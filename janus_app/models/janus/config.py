@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from janus_app.errors import AppError
-from janus_app.models.common.config import Fields, language_config, section_params, vision_config
+from janus_app.models.common.config import Fields
+from janus_app.models.common.config_sections import language_config, section_params, vision_config
 from janus_app.nn.llama import DecoderConfig
 from janus_app.nn.siglip import VisionConfig
 from janus_app.nn.vq_model import VQConfig

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from janus_app.models.common import prompts
-from janus_app.models.common.config import PromptStyle
+from janus_app.models.common.prompts import PromptStyle
 from janus_app.models.common.tokenizer import IMAGE_BEGIN, IMAGE_END, PAD, Piece, Special
 from janus_app.models.janus.modeling import JanusNetwork
 

@@ -18,8 +18,6 @@ from janus_app.nn.siglip import SigLIP
 from janus_app.nn.vq_model import VQModel
 
 SMALL_TABLE = 1 << 20  # numbers in the decoder inputs of all image tokens up to which they are kept in main memory
-# In every checkpoint, used by no one at inference: SigLIP's pooling head and a training counter of the tokenizer.
-UNUSED_PREFIXES = ("vision_model.vision_tower.attn_pool.", "gen_vision_model.quantize.codebook_used")
 
 
 class _VisionModel(nn.Module):

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from janus_app.errors import AppError
-from janus_app.models.common.config import Fields, language_config, section_params, vision_config
+from janus_app.models.common.config import Fields
+from janus_app.models.common.config_sections import language_config, section_params, vision_config
 from janus_app.nn.llama import DecoderConfig
 from janus_app.nn.siglip import VisionConfig
 
@@ -52,17 +53,12 @@ class JanusFlowConfig:
     decoder: FlowDecoderConfig
 
 
-def is_janusflow(raw: Mapping[str, Any]) -> bool:
-    """Whether a config.json is JanusFlow's: Janus and it both call themselves `multi_modality`."""
-    return raw.get("model_type") == "multi_modality" and "vision_gen_enc_config" in raw
-
-
 def parse_config(raw: Mapping[str, Any]) -> JanusFlowConfig:
     """config.json of JanusFlow. Raises AppError for another architecture, an absurd number, or parts that do not fit.
 
     Stray keys of the published file (`elementwize_affine`, `num_extra_tensors`) mean nothing and are passed over.
     """
-    if not is_janusflow(raw):
+    if raw.get("model_type") != "multi_modality" or "vision_gen_enc_config" not in raw:
         raise AppError(
             "This folder does not hold a JanusFlow checkpoint: its config.json has no vision_gen_enc_config. "
             "Choose a folder downloaded from deepseek-ai/JanusFlow-1.3B, or one trained from it."

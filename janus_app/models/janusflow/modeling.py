@@ -17,9 +17,6 @@ from janus_app.models.janusflow.config import FlowDecoderConfig, FlowEncoderConf
 from janus_app.nn.llama import Cache, KVCache, LlamaForCausalLM, RMSNorm
 from janus_app.nn.siglip import SigLIP
 
-# In every checkpoint, used by no one at inference: SigLIP's pooling head.
-UNUSED_PREFIXES = ("vision_und_enc_model.vision_tower.attn_pool.",)
-
 TIME_SCALE = 1000.0  # the embedding sees the share of the way done, 0..1, times this
 _LONGEST_PERIOD = 10_000.0
 _DEPTHWISE = 7

@@ -22,7 +22,7 @@ _OLD_NAMES = {".query.": ".to_q.", ".key.": ".to_k.", ".value.": ".to_v.", ".pro
 _LARGEST_WIDTH = 4096
 
 
-def meta_autoencoder(raw: Mapping[str, Any]) -> nn.Module:
+def build_autoencoder(raw: Mapping[str, Any]) -> nn.Module:
     """The autoencoder a vae/config.json describes, built on the current default device.
 
     Raises AppError for another class of autoencoder, absurd numbers, or where diffusers is not installed.

@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from janus_app.errors import AppError
+from janus_app.files import read_json
 from janus_app.models.common.chat import merge_turns
-from janus_app.models.common.config import read_json
 from janus_app.models.common.lazy_import import importing
 from janus_app.models.common.tokenizer import TextStream
 from janus_app.models.metaquery.mllm import Mllm, Seen

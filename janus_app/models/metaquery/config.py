@@ -18,10 +18,6 @@ _SYSTEM = (
 )
 
 
-def is_metaquery(raw: Mapping[str, Any]) -> bool:
-    return raw.get("model_type") == MODEL_TYPE
-
-
 @dataclass(frozen=True)
 class MetaQueryConfig:
     """The fields that change a result. The ids name repositories whose configs, tokenizer and scheduler are needed;
@@ -56,7 +52,7 @@ class MetaQueryConfig:
 
 def parse_config(raw: Mapping[str, Any]) -> MetaQueryConfig:
     """config.json of a MetaQuery checkpoint. Raises AppError for another architecture or an absurd number."""
-    if not is_metaquery(raw):
+    if raw.get("model_type") != MODEL_TYPE:
         raise AppError(
             f"config.json says model_type {raw.get('model_type')!r}; MetaQuery checkpoints say {MODEL_TYPE!r}."
         )
@@ -105,7 +101,7 @@ def usable(what: str) -> Iterator[None]:
 class Components:
     """Folders of the parts a checkpoint names by id; each holds the files of one repository.
 
-    They are looked for in the folder `components` inside the checkpoint and beside it (local_folder.component_beside);
+    They are looked for in the folder `components` inside the checkpoint and beside it (component_beside);
     then among `parts`, what the downloader fetched: folders by role, "mllm" and "diffusion".
     """
 

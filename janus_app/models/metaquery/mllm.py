@@ -19,7 +19,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from janus_app.errors import AppError
-from janus_app.models.common.config import read_json
+from janus_app.files import read_json
 from janus_app.models.common.lazy_import import importing
 from janus_app.models.common.tokenizer import Tokenizer
 from janus_app.models.metaquery.config import usable

@@ -14,16 +14,12 @@ import torch
 from torch import Tensor, nn
 
 from janus_app.errors import AppError
-from janus_app.files import read_weight_map
-from janus_app.models.common.config import read_json
+from janus_app.files import read_json, read_weight_map
 from janus_app.models.common.lazy_import import importing
 from janus_app.models.metaquery.config import Components, MetaQueryConfig, parse_config, usable
 from janus_app.models.metaquery.connector import HEAD_DIM, connector
 from janus_app.models.metaquery.mllm import KINDS, Mllm, small_config
 
-# Pictures enter through the language model alone, so the encoding half of the autoencoder has no part in drawing.
-# The reference drops the head for words; where one is left, it is that of the language model's own repository.
-UNUSED_PREFIXES = ("vae.encoder.", "vae.quant_conv.", "mllm.lm_head.", "mllm.language_model.lm_head.")
 _MLLM = "model.mllm_backbone."
 HEAD = "lm_head.weight"
 PARTS = "parts"

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from janus_app.errors import AppError
-from janus_app.models.common.config import read_json
+from janus_app.files import read_json
 from janus_app.models.common.lazy_import import importing
 from janus_app.models.common.tokenizer import Piece, Special, Tokenizer
 from janus_app.types import Turn

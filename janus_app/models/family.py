@@ -1,0 +1,127 @@
+"""What the rest of the program may ask about a family of models: plain values, and functions that import torch late.
+
+A family is one folder, models/<family>/, whose family.py exports a `FAMILY`, and one line of models/registry.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+from janus_app.types import Model, Setting
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from janus_app.models.common.memory import BytesPerElement, Job, Peak
+
+# tokens: image tokens one after the other, row by row. flow, diffusion: the whole picture at once, in steps from noise.
+Drawing = Literal["tokens", "flow", "diffusion"]
+Parts = Mapping[str, Path]  # folders of a variant's components by role ("vae"), where the downloader put them
+
+
+@dataclass(frozen=True)
+class CheckpointFacts:
+    """What the files of a folder say about the checkpoint in it.
+
+    size: (width, height) in pixels of the pictures it draws. context: tokens it was trained to hold. edit_methods:
+    empty for those that every checkpoint of the family has. roles: "words" or "tokens", "" as processor_config.json has
+    it.
+    components: repositories that config.json names, by role.
+    """
+
+    size: tuple[int, int]
+    context: int
+    settings: Mapping[str, Setting]
+    edit_methods: tuple[str, ...] = ()
+    roles: str = ""
+    components: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class WeightSource:
+    """Weight files, and how their tensors are called in the network.
+
+    path: one file, or a folder with files called `stem` ("" = the usual names of a checkpoint's weights). only: the one
+    tensor to read, "" for all.
+    """
+
+    path: Path
+    stem: str = ""
+    remap_key: Callable[[str], str] = str
+    only: str = ""
+
+
+class Pipeline(Protocol):
+    """Makes the model around a network whose weights are in place, with the other files of its folder.
+
+    context: tokens to hold at most. roles and edit_methods as in CheckpointFacts.
+    """
+
+    def __call__(
+        self,
+        network: nn.Module,
+        folder: Path,
+        *,
+        context: int,
+        roles: str = "",
+        edit_methods: Sequence[str] = (),
+        parts: Parts | None = None,
+    ) -> Model: ...
+
+
+def _own_weights(
+    network: nn.Module, config: Mapping[str, Any], folder: Path, parts: Parts | None
+) -> list[WeightSource]:
+    return [WeightSource(folder)]
+
+
+def _no_explanation(network: nn.Module, name: str, found: bool) -> str:
+    return ""
+
+
+@dataclass(frozen=True)
+class Family:
+    """One family of models.
+
+    detect: whether a config.json is of this family. describe: the facts of the checkpoint in a folder; raises AppError
+    where the config.json is of a layout that cannot be read, or absurd. read_config: config.json with the configs of
+    all components under keys of their own; raises AppError where a file is missing or broken. build: the network on the
+    current default device, from what `read_config` returned; raises AppError for a config of another family.
+
+    weight_sources: where the network's tensors are read from, in order. unused_prefixes: tensors that checkpoints hold
+    and inference does not use, by their names in the network. explain_mismatch: what a person can do about the tensor
+    `name` of the network that was found in another shape, or (not `found`) is missing; "" where nothing is known.
+
+    quantized_prefix: where the linears are that int8 and nf4 quantize. picture_decoder_prefix: the picture decoder,
+    which stays in float32 where the rest is in float16 or on a CPU. offload_prefix: decoder layers that may be placed
+    on several devices, "" where none may.
+
+    job_peak: cache and work of a job beside the weights, for pictures of a side in pixels.
+    """
+
+    id: str
+    title: str
+    drawing: Drawing
+    detect: Callable[[Mapping[str, Any]], bool]
+    describe: Callable[[Path, Mapping[str, Any]], CheckpointFacts]
+    read_config: Callable[[Path, Parts | None], dict[str, Any]]
+    build: Callable[[Mapping[str, Any]], nn.Module]
+    job_peak: Callable[[Mapping[str, Any], int, Job, BytesPerElement], Peak]
+    pipeline: Pipeline
+    quantized_prefix: str
+    picture_decoder_prefix: str
+    unused_prefixes: tuple[str, ...] = ()
+    offload_prefix: str = ""
+    solvers: tuple[str, ...] = ()
+    weight_sources: Callable[[Any, Mapping[str, Any], Path, Parts | None], Sequence[WeightSource]] = _own_weights
+    explain_mismatch: Callable[[Any, str, bool], str] = _no_explanation
+
+    def meta_network(self, config: Mapping[str, Any]) -> nn.Module:
+        """The network without memory behind its tensors, for inference."""
+        import torch
+
+        with torch.device("meta"):
+            return self.build(config).eval().requires_grad_(False)

@@ -1,0 +1,117 @@
+"""Janus and Janus-Pro (Chen et al. 2025), and Janus-4o, trained from the latter: they draw image tokens in order."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from janus_app.errors import AppError
+from janus_app.files import read_json
+from janus_app.models.common.config import fields_at
+from janus_app.models.common.settings import CHAT, COUNT, STRENGTH, guidance
+from janus_app.models.family import CheckpointFacts, Family, Parts
+from janus_app.types import Model, Setting
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from janus_app.models.common.memory import BytesPerElement, Job, Peak
+
+TRAINED_CONTEXT = 4096  # the configs allow 16,384 positions, but training used sequences of 4,096
+SETTINGS = {
+    "guidance": guidance(5.0),
+    "temperature": Setting(1.0, 0.0, 2.0, 0.05),
+    "count": COUNT,
+    "strength": STRENGTH,
+    **CHAT,
+}
+_JANUS_4O_METHODS = ("instruct", "region", "variation")
+_JANUS_4O_SETTINGS = {**SETTINGS, "image_guidance": guidance(5.0)}  # the weight that its published code uses
+
+
+def detect(config: Mapping[str, Any]) -> bool:
+    """Janus and its flow relative call themselves by the same model_type; this one has a VQ model."""
+    return config.get("model_type") == "janus" or (
+        config.get("model_type") == "multi_modality" and "vision_gen_enc_config" not in config
+    )
+
+
+def describe(folder: Path, config: Mapping[str, Any]) -> CheckpointFacts:
+    """The facts of a checkpoint. Janus-4o and Janus-1.3B have configs like the others, so their names tell them."""
+    if config.get("model_type") == "janus":
+        raise AppError("checkpoint_transformers_layout", folder=folder)
+    facts = janus_facts(folder, config, "vision_config", SETTINGS)
+    if not _is_copy_of(folder, "janus4o"):
+        return facts
+    return CheckpointFacts(facts.size, facts.context, _JANUS_4O_SETTINGS, _JANUS_4O_METHODS, facts.roles)
+
+
+def janus_facts(
+    folder: Path, config: Mapping[str, Any], tower: str, settings: Mapping[str, Setting]
+) -> CheckpointFacts:
+    """What both relatives say in the same way; `tower` is the section of the encoder that reads pictures."""
+    side = fields_at(config, tower, "params").whole("image_size", 384, low=8, high=4096)
+    positions = fields_at(config, "language_config").whole("max_position_embeddings", 2048, high=1 << 24)
+    # Janus-1.3B writes its roles as plain words, but early revisions of its files say otherwise or nothing.
+    roles = "words" if _is_copy_of(folder, "janus13b") else ""
+    return CheckpointFacts((side, side), min(positions, TRAINED_CONTEXT), settings, roles=roles)
+
+
+def _is_copy_of(folder: Path, name: str) -> bool:
+    """A copy is known by its name: the folder's own, or the repository's above it in a download cache."""
+    return any(name in re.sub(r"[^a-z0-9]", "", part.lower()) for part in folder.resolve().parts)
+
+
+def read_config(folder: Path, parts: Parts | None = None) -> dict[str, Any]:
+    return read_json(folder / "config.json")
+
+
+def build(config: Mapping[str, Any]) -> nn.Module:
+    from janus_app.models.janus.config import parse_config
+    from janus_app.models.janus.modeling import JanusNetwork
+
+    return JanusNetwork(parse_config(config))
+
+
+def job_peak(config: Mapping[str, Any], side: int, job: Job, widths: BytesPerElement) -> Peak:
+    from janus_app.models.janus.config import parse_config
+    from janus_app.models.janus.memory import peak
+
+    return peak(parse_config(config), side, job, widths)
+
+
+def pipeline(
+    network: nn.Module,
+    folder: Path,
+    *,
+    context: int,
+    roles: str = "",
+    edit_methods: Sequence[str] = (),
+    parts: Parts | None = None,
+) -> Model:
+    from janus_app.models.janus.modeling import JanusNetwork
+    from janus_app.models.janus.pipeline import JanusModel
+
+    assert isinstance(network, JanusNetwork)
+    network.arrange()
+    return JanusModel(network, folder, context=context, roles=roles, methods=edit_methods)
+
+
+FAMILY = Family(
+    id="janus",
+    title="Janus",
+    drawing="tokens",
+    detect=detect,
+    describe=describe,
+    read_config=read_config,
+    build=build,
+    job_peak=job_peak,
+    pipeline=pipeline,
+    quantized_prefix="language_model.model.layers.",
+    offload_prefix="language_model.model.layers.",
+    picture_decoder_prefix="gen_vision_model.",
+    # SigLIP's pooling head and a training counter of the tokenizer: in every checkpoint, unused at inference.
+    unused_prefixes=("vision_model.vision_tower.attn_pool.", "gen_vision_model.quantize.codebook_used"),
+)

@@ -1,0 +1,133 @@
+"""JanusFlow (Ma et al. 2024): a language model whose rectified flow draws in the latents of SDXL's autoencoder."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from janus_app.errors import AppError
+from janus_app.files import read_json
+from janus_app.models.common.settings import CHAT, COUNT, STEPS, STRENGTH, guidance
+from janus_app.models.family import CheckpointFacts, Family, Parts, WeightSource
+from janus_app.models.janus.family import janus_facts
+from janus_app.types import SOLVERS, Model, Setting
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from janus_app.models.common.memory import BytesPerElement, Job, Peak
+
+AUTOENCODER = "vae"  # the component's role, the folder it is in, and the prefix of its tensors in the network
+_SETTINGS = {
+    "guidance": guidance(2.0),
+    "image_guidance": guidance(1.5),
+    "steps": STEPS,
+    "guidance_start": Setting(0.0, 0.0, 1.0, 0.05),
+    "guidance_end": Setting(1.0, 0.0, 1.0, 0.05),
+    "count": COUNT,
+    "strength": STRENGTH,
+    **CHAT,
+}
+
+
+def detect(config: Mapping[str, Any]) -> bool:
+    return config.get("model_type") == "multi_modality" and "vision_gen_enc_config" in config
+
+
+def describe(folder: Path, config: Mapping[str, Any]) -> CheckpointFacts:
+    return janus_facts(folder, config, "vision_und_enc_config", _SETTINGS)
+
+
+def read_config(folder: Path, parts: Parts | None = None) -> dict[str, Any]:
+    """config.json with the autoencoder's under "vae"; another family's as it is, for `build` to refuse."""
+    config = read_json(folder / "config.json")
+    if detect(config):
+        config[AUTOENCODER] = read_json(autoencoder_folder(folder, parts) / "config.json")
+    return config
+
+
+def autoencoder_folder(folder: Path, parts: Parts | None = None) -> Path:
+    """The autoencoder's folder: inside the checkpoint's, where `parts` say, or beside it.
+
+    Raises AppError where it is in none of these places.
+    """
+    beside = folder.resolve().parent
+    fetched = (parts[AUTOENCODER],) if parts and AUTOENCODER in parts else ()
+    for place in (folder / AUTOENCODER, *fetched, beside / AUTOENCODER, beside / "sdxl-vae"):
+        if (place / "config.json").is_file():
+            return place
+    raise AppError("autoencoder_missing", folder=folder)
+
+
+def build(config: Mapping[str, Any]) -> nn.Module:
+    """Without "vae" in the config, the network comes without its autoencoder."""
+    from janus_app.models.janusflow.config import parse_config
+    from janus_app.models.janusflow.modeling import JanusFlowNetwork
+    from janus_app.models.janusflow.vae import build_autoencoder
+
+    network = JanusFlowNetwork(parse_config(config))
+    if AUTOENCODER in config:
+        network.add_module(AUTOENCODER, build_autoencoder(config[AUTOENCODER]))
+    return network
+
+
+def weight_sources(
+    network: nn.Module, config: Mapping[str, Any], folder: Path, parts: Parts | None
+) -> list[WeightSource]:
+    """The checkpoint's own files, and the autoencoder's."""
+    from janus_app.models.janusflow.vae import modern_name
+
+    def remap_key(name: str) -> str:
+        return f"{AUTOENCODER}.{modern_name(name)}"
+
+    return [
+        WeightSource(folder),
+        WeightSource(autoencoder_folder(folder, parts), "diffusion_pytorch_model", remap_key),
+    ]
+
+
+def job_peak(config: Mapping[str, Any], side: int, job: Job, widths: BytesPerElement) -> Peak:
+    from janus_app.models.janusflow.config import parse_config
+    from janus_app.models.janusflow.memory import peak
+
+    return peak(parse_config(config), config.get(AUTOENCODER, {}), side, job, widths)
+
+
+def pipeline(
+    network: nn.Module,
+    folder: Path,
+    *,
+    context: int,
+    roles: str = "",
+    edit_methods: Sequence[str] = (),
+    parts: Parts | None = None,
+) -> Model:
+    from janus_app.models.janusflow.modeling import JanusFlowNetwork
+    from janus_app.models.janusflow.pipeline import JanusFlowModel
+    from janus_app.models.janusflow.vae import Autoencoder
+
+    assert isinstance(network, JanusFlowNetwork)
+    network.language_model.model.fuse()
+    autoencoder = Autoencoder(network.get_submodule(AUTOENCODER))
+    return JanusFlowModel(network, autoencoder, folder, context=context, roles=roles)
+
+
+FAMILY = Family(
+    id="janusflow",
+    title="JanusFlow",
+    drawing="flow",
+    detect=detect,
+    describe=describe,
+    read_config=read_config,
+    build=build,
+    weight_sources=weight_sources,
+    job_peak=job_peak,
+    pipeline=pipeline,
+    solvers=SOLVERS,
+    quantized_prefix="language_model.model.layers.",
+    offload_prefix="language_model.model.layers.",
+    picture_decoder_prefix=f"{AUTOENCODER}.",
+    # SigLIP's pooling head: in every checkpoint, unused at inference.
+    unused_prefixes=("vision_und_enc_model.vision_tower.attn_pool.",),
+)

@@ -1,0 +1,114 @@
+"""MetaQuery (Pan et al. 2025): learned queries carry what a frozen language model knows into a diffusion model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from janus_app.files import read_json
+from janus_app.models.common.config import Fields
+from janus_app.models.common.settings import CHAT, COUNT, STEPS, guidance
+from janus_app.models.family import CheckpointFacts, Family, Parts, WeightSource
+from janus_app.types import Model
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from janus_app.models.common.memory import BytesPerElement, Job, Peak
+    from janus_app.models.metaquery.modeling import MetaQueryNetwork
+
+_CONTEXT = 32_768  # of LLaVA-OneVision; Qwen2.5-VL holds more, but its config is in another repository
+_SETTINGS = {
+    "guidance": guidance(4.5),
+    "image_guidance": guidance(1.5),
+    "steps": STEPS,
+    "count": COUNT,
+    **CHAT,
+}
+
+
+def detect(config: Mapping[str, Any]) -> bool:
+    return config.get("model_type") == "metaquery"
+
+
+def describe(folder: Path, config: Mapping[str, Any]) -> CheckpointFacts:
+    fields = Fields("config", config, "MetaQuery")
+    side = fields.whole("input_size", 16, high=1024) * fields.whole("vae_downsample_f", 32, high=64)
+    named = {"mllm": config.get("mllm_id"), "diffusion": config.get("diffusion_model_id")}
+    components = {role: repo for role, repo in named.items() if isinstance(repo, str)}
+    return CheckpointFacts((side, side), _CONTEXT, _SETTINGS, components=components)
+
+
+def read_config(folder: Path, parts: Parts | None = None) -> dict[str, Any]:
+    """config.json with the configs of the language model, the diffusion model and its decoder under "parts"."""
+    from janus_app.models.metaquery.config import Components, parse_config
+    from janus_app.models.metaquery.modeling import read_parts
+
+    config = read_json(folder / "config.json")
+    return read_parts(config, Components(folder, parse_config(config), parts))
+
+
+def build(config: Mapping[str, Any]) -> nn.Module:
+    from janus_app.models.metaquery import modeling
+
+    return modeling.build(config)
+
+
+def weight_sources(
+    network: MetaQueryNetwork, config: Mapping[str, Any], folder: Path, parts: Parts | None
+) -> list[WeightSource]:
+    """The checkpoint's own files, and the head for words from the language model's repository where it has one."""
+    from janus_app.models.metaquery.modeling import HEAD, PARTS
+
+    sources = [WeightSource(folder, remap_key=network.remap_key)]
+    if network.lm_head is not None:
+        sources.append(WeightSource(Path(config[PARTS]["head"]), only=HEAD))
+    return sources
+
+
+def explain_mismatch(network: MetaQueryNetwork, name: str, found: bool) -> str:
+    return network.explain_mismatch(name, found)
+
+
+def job_peak(config: Mapping[str, Any], side: int, job: Job, widths: BytesPerElement) -> Peak:
+    from janus_app.models.metaquery.memory import peak
+
+    return peak(config, job, widths)
+
+
+def pipeline(
+    network: nn.Module,
+    folder: Path,
+    *,
+    context: int,
+    roles: str = "",
+    edit_methods: Sequence[str] = (),
+    parts: Parts | None = None,
+) -> Model:
+    from janus_app.models.metaquery.config import Components
+    from janus_app.models.metaquery.modeling import MetaQueryNetwork
+    from janus_app.models.metaquery.pipeline import MetaQueryModel
+
+    assert isinstance(network, MetaQueryNetwork)
+    return MetaQueryModel(network, Components(folder, network.config, parts), context=context)
+
+
+FAMILY = Family(
+    id="metaquery",
+    title="MetaQuery",
+    drawing="diffusion",
+    detect=detect,
+    describe=describe,
+    read_config=read_config,
+    build=build,
+    weight_sources=weight_sources,
+    explain_mismatch=explain_mismatch,
+    job_peak=job_peak,
+    pipeline=pipeline,
+    quantized_prefix="mllm.language_model.layers.",
+    picture_decoder_prefix="vae.",
+    # Input pictures enter through the language model alone, so the encoding half of the autoencoder is not used. The
+    # reference drops the head for words; where a checkpoint has one, it is that of the language model's repository.
+    unused_prefixes=("vae.encoder.", "vae.quant_conv.", "mllm.lm_head.", "mllm.language_model.lm_head."),
+)
