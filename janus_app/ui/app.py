@@ -33,7 +33,7 @@ from janus_app.ui.i18n import Texts
 from janus_app.ui.tabs.chat import tab as chat_tab
 from janus_app.ui.tabs.chat.transcript import latest_print
 from janus_app.ui.tabs.compare import tab as compare_tab
-from janus_app.ui.tabs.compare.sides import seat_print
+from janus_app.ui.tabs.compare.pair import chosen_image
 from janus_app.ui.tabs.draw import tab as draw_tab
 from janus_app.ui.tabs.edit import tab as edit_tab
 from janus_app.ui.tabs.history import tab as history_tab
@@ -126,8 +126,8 @@ def _tabs(page: PageContext, demo: gr.Blocks) -> None:
                 history = history_tab.build(page, page.library.album, tab, browser)
             link(page, history.row, [history.opened], lambda opened: opened.print, places)
         with gr.Tab(label("tab_compare"), id="compare", elem_id="tab-compare") as tab:
-            seats = compare_tab.build(page, bar.variant, bar.seen, demo, tab, drawing)
-        link(page, seats.row, [seats.match, seats.chosen], seat_print, places)
+            pair = compare_tab.build(page, bar.variant, bar.seen, demo, tab, drawing)
+        link(page, pair.row, [pair.comparison, pair.chosen], chosen_image, places)
     for part in (drawing, editing):
         link(page, part.row, [part.gallery_items, part.chosen], lambda items, index: items[index], places)
     link(page, chat.row, [chat.talk], latest_print, places)

@@ -1,38 +1,37 @@
-"""The compare tab's grid: two settings, every value of one with every value of the other, and a labelled sheet."""
+"""The compare tab's grid: one picture for each combination of the values of two settings, and a labelled sheet."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import gradio as gr
+from gradio.components import Component
 from PIL import ImageOps
 
-from janus_app.errors import AppError
+from janus_app.errors import AppError, Message
+from janus_app.files import os_errors_as_app_errors
 from janus_app.outputs.metadata import ImageMetadata
 from janus_app.types import Event, GenerateRequest, Picture
 from janus_app.ui.common.actions import halt
 from janus_app.ui.common.controls import flow_settings, run_or_stop
-from janus_app.ui.common.drawing import PREVIEW_QUALITY, SHARED_QUALITY
 from janus_app.ui.common.html import data_uri, message, messages, preview_grid
 from janus_app.ui.common.jobs import watch
-from janus_app.ui.context import JOB, QUICK, PageContext, Sitting, first_seed, number, whole_number
+from janus_app.ui.context import JOB, QUICK, PageContext, Sitting, Updates, Values, first_seed, number, whole_number
+from janus_app.ui.tabs.compare.shared import SharedParts, preview_quality
 from janus_app.ui.tabs.draw.tab import DrawTab
 from janus_app.workflows.axes import AXES, axes_of, axis_of, value_text
 from janus_app.workflows.grid import Cell, Plan, draw_grid, plan_grid, save_sheet
 
-if TYPE_CHECKING:
-    from janus_app.ui.tabs.compare.tab import Bench
-
-THUMB = 150  # pixels of a picture in the growing table; the sheet at the end has them at native size
-STARTS = {"guidance": "1, 3, 5", "temperature": "0.4, 1", "steps": "5, 10, 20", "seed": "1..3", "solver": "euler, ab2"}
+THUMBNAIL = 150  # pixels of a picture's longer side in the growing table; the sheet has the native size
+EXAMPLES = {"guidance": "1, 3, 5", "temperature": "0.4, 1", "steps": "5, 10, 20", "seed": "1..3", "solver": "euler, ab2"}
 
 
 @dataclass(frozen=True)
-class Controls:
+class GridControls:
     x: gr.Dropdown
     x_values: gr.Textbox
     y: gr.Dropdown
@@ -42,53 +41,47 @@ class Controls:
     stop: gr.Button
 
     @property
-    def shown(self) -> list[Any]:
-        """In the order `wire`'s refresh answers."""
-        return [self.x, self.y, self.about, self.run]
+    def refreshed(self) -> set[Any]:
+        """The keys of `GridHandlers.refresh`."""
+        return {self.x, self.y, self.about, self.run}
 
 
 @dataclass(frozen=True)
-class Paper:
+class GridResults:
     """The table while it grows, and the sheet at the end."""
 
     table: gr.HTML
     sheet: gr.Image
 
 
-def controls(page: PageContext) -> Controls:
+def controls(page: PageContext) -> GridControls:
     label = page.texts.label
-    boxes: list[Any] = []
-    for axis, key, name, values in (("x", "grid_x", "guidance", "1, 3, 5"), ("y", "grid_y", "", "")):
+
+    def axis(name: str, choices: list[str], value: str, values: str) -> tuple[gr.Dropdown, gr.Textbox]:
         with gr.Row(elem_classes="axis"):
-            boxes.append(
-                gr.Dropdown(
-                    list(AXES) if axis == "x" else ["", *AXES],
-                    value=name,
-                    label=label(key),
-                    elem_id=f"grid-{axis}",
-                    scale=2,
-                    min_width=120,
-                )
+            setting = gr.Dropdown(
+                choices, value=value, label=label(f"grid_{name}"), elem_id=f"grid-{name}", scale=2, min_width=120
             )
-            boxes.append(
-                gr.Textbox(
-                    values,
-                    label=label("grid_values"),
-                    max_lines=2,
-                    elem_id=f"grid-{axis}-values",
-                    scale=3,
-                    min_width=150,
-                )
+            box = gr.Textbox(
+                values,
+                label=label("grid_values"),
+                max_lines=2,
+                elem_id=f"grid-{name}-values",
+                scale=3,
+                min_width=150,
             )
+        return setting, box
+
+    x, x_values = axis("x", list(AXES), "guidance", EXAMPLES["guidance"])
+    y, y_values = axis("y", ["", *AXES], "", "")
     about = gr.HTML(elem_id="grid-about", padding=False)
     with gr.Row(elem_classes="run-row"):
         run = gr.Button(label("grid_draw"), variant="primary", elem_id="grid-run", min_width=120)
         stop = gr.Button(label("stop"), variant="stop", elem_id="grid-stop", min_width=120, visible=False)
-    x, x_values, y, y_values = boxes
-    return Controls(x, x_values, y, y_values, about, run, stop)
+    return GridControls(x, x_values, y, y_values, about, run, stop)
 
 
-def results(page: PageContext) -> Paper:
+def results(page: PageContext) -> GridResults:
     table = gr.HTML(elem_id="grid-table", padding=False)
     sheet = gr.Image(
         label=page.texts.label("grid_sheet"),
@@ -99,114 +92,148 @@ def results(page: PageContext) -> Paper:
         visible=False,
         elem_id="grid-sheet",
     )
-    return Paper(table, sheet)
+    return GridResults(table, sheet)
+
+
+@dataclass(frozen=True, eq=False)
+class GridHandlers:
+    """All settings that are on no axis come from the draw tab."""
+
+    page: PageContext
+    shared: SharedParts
+    controls: GridControls
+    results: GridResults
+    variant: gr.Dropdown
+    drawing: DrawTab
+
+    def run(self, data: Values, request: gr.Request) -> Iterator[Updates]:
+        """Draw the pictures one after the other into the table, then save and show the sheet."""
+        page, shared, language = self.page, self.shared, self.page.language(request)
+        seed = first_seed(data[shared.new_seed], data[shared.seed])
+        try:
+            plan = self._plan(data, seed)
+        except AppError as error:
+            yield shared.refused(error.text(language))
+            return
+        yield {
+            **shared.started(page, language, seed, visible=shared.grid_results),
+            self.results.table: table_html(page, plan, [], language),
+            self.results.sheet: gr.update(visible=False),
+            **self._buttons(running=True),
+        }
+        cells: list[Cell] = []
+        shown = 0
+        frame = None
+        for frame in watch(lambda: self._draw(data[self.variant], plan, cells), page.texts, language):
+            updates: Updates = {
+                shared.status: frame.status,
+                shared.notes: messages(frame.notices) + (message(frame.error, "error") if frame.error else ""),
+            }
+            if len(cells) > shown:
+                shown = len(cells)
+                updates[self.results.table] = table_html(page, plan, cells, language)
+            if frame.previews and len(cells) < plan.count:
+                caption = f"{len(cells) + 1} / {plan.count}"
+                updates[shared.preview] = preview_grid(frame.previews, [caption], [""], preview_quality(page))
+            yield updates
+        if frame is None or frame.error:
+            yield {**shared.ended(), **self._buttons(running=False)}
+        else:
+            yield {**self._finish(plan, cells, language), **self._buttons(running=False)}
+
+    def _plan(self, data: Values, seed: Any) -> Plan:
+        """Raises AppError for values that cannot be used."""
+        prompt, controls, drawn = data[self.shared.prompt], self.controls, self.drawing
+        x, y = data[controls.x] or "guidance", data[controls.y]
+        _, negative, _, guidance, temperature, *_ = drawn.restored
+        base = GenerateRequest(
+            prompt=prompt if prompt.strip() or "prompt" not in (x, y) else "-",  # an axis of prompts replaces it
+            negative=(data[negative] or "").strip(),
+            guidance=number(data[guidance], "Guidance"),
+            temperature=number(data[temperature], "Temperature"),
+            seed=whole_number(seed, "Seed"),
+            **flow_settings(*(data[control] for control in drawn.restored[-4:])),
+        )
+        axes = axis_of(x, data[controls.x_values] or ""), axis_of(y, data[controls.y_values] or "") if y else None
+        return plan_grid(base, *axes, self.page.variant(data[self.variant]))
+
+    def _draw(self, selected: str | None, plan: Plan, cells: list[Cell]) -> Iterator[Event]:
+        """Draw the grid; adds each finished cell to `cells`."""
+        page, sitting = self.page, Sitting()
+
+        def run(request: GenerateRequest) -> Iterator[Event]:
+            sitting.variant = sitting.state = None  # each cell waits in the queue, so the model may have changed
+            return page.job(selected, request, sitting)
+
+        def keep(picture: Picture, request: GenerateRequest) -> tuple[Path, ImageMetadata]:
+            assert sitting.variant and sitting.state
+            saved = page.images.keep(picture, request, sitting.variant, sitting.state)
+            return saved.file, saved.record
+
+        for step in draw_grid(plan, run, keep):
+            if isinstance(step, Cell):
+                cells.append(step)
+            else:
+                yield step
+
+    def _finish(self, plan: Plan, cells: list[Cell], language: str) -> Updates:
+        """Save the sheet and show it in place of the table."""
+        page = self.page
+        try:
+            file = save_sheet(plan, cells, page.images.outputs)
+            with os_errors_as_app_errors(Message("grid_sheet_not_shown"), page.images.serving):
+                served = page.images.serve(file)
+        except AppError as error:  # the pictures themselves are saved, and the table still shows them
+            return self.shared.refused(error.text(language))
+        line = page.texts.say("grid_done", language, count=len(cells), file=file.name)
+        return {
+            **self.shared.ended(message(line, "done")),
+            self.results.table: "",
+            self.results.sheet: gr.update(value=served, visible=True, alt_text=alt_text(page, plan, language)),
+        }
+
+    def _buttons(self, running: bool) -> Updates:
+        return dict(zip((self.controls.run, self.controls.stop), run_or_stop(running), strict=True))
+
+    def stopped(self, request: gr.Request) -> Updates:
+        line = message(self.page.texts.say("grid_stopped", self.page.language(request)))
+        return {**self.shared.ended(line), **self._buttons(running=False)}
+
+    def refresh(self, selected: str | None, language: str) -> Updates:
+        """The settings of the model at hand."""
+        say, variant, controls = self.page.texts.say, self.page.variant(selected), self.controls
+        choices = [(say(name, language), name) for name in axes_of(variant)]
+        return {
+            controls.x: gr.update(choices=choices),
+            controls.y: gr.update(choices=[(say("grid_none", language), ""), *choices]),
+            controls.about: f'<p class="about">{escape(say("grid_about", language))}</p>',
+            controls.run: gr.update(interactive="generate" in variant.verbs),
+        }
 
 
 def wire(
-    page: PageContext, bench: Bench, grid: Controls, paper: Paper, variant: gr.Dropdown, draw: DrawTab
-) -> Callable[[str | None, str], list[Any]]:
-    """Give the buttons their work; returns what fills `Controls.shown` for the model at hand."""
-    outputs = [*bench.outputs, bench.sides, bench.sheet, paper.table, paper.sheet, grid.run, grid.stop]
-    stay = gr.skip()
-
-    def on_run(
-        prompt: str, new_seed: bool, seed: Any, x: str, x_values: str, y: str | None, y_values: str, model: str | None,
-        negative: str, guidance: Any, temperature: Any, steps: Any, solver: str | None, guidance_start: Any,
-        guidance_end: Any, request: gr.Request,
-    ) -> Iterator[tuple[Any, ...]]:  # fmt: skip
-        language, say = page.language(request), page.texts.say
-        first = first_seed(new_seed, seed)
-        try:
-            base = GenerateRequest(
-                prompt=prompt if prompt.strip() or "prompt" not in (x, y) else "-",  # the axis has words of its own
-                negative=(negative or "").strip(),
-                guidance=number(guidance, "Guidance"),
-                temperature=number(temperature, "Temperature"),
-                seed=whole_number(first, "Seed"),
-                **flow_settings(steps, solver, guidance_start, guidance_end),
-            )
-            axes = axis_of(x or "guidance", x_values or ""), axis_of(y, y_values or "") if y else None
-            plan = plan_grid(base, *axes, page.variant(model))
-        except AppError as error:
-            yield "", "", message(page.texts.sentence(str(error), language), "error"), *(stay,) * 7
-            return
-        yield (
-            "", message(say("starting", language)), "", first, gr.update(visible=False), gr.update(visible=True),
-            table_html(page, plan, [], language), gr.update(visible=False), *run_or_stop(running=True),
-        )  # fmt: skip
-        cells: list[Cell] = []
-        known = 0
-        quality = SHARED_QUALITY if page.shared else PREVIEW_QUALITY
-        frame = None
-        for frame in watch(lambda: drawn(page, model, plan, cells), page.texts, language):
-            table = stay
-            if len(cells) > known:
-                known, table = len(cells), table_html(page, plan, cells, language)
-            now = stay
-            if frame.previews and len(cells) < plan.count:
-                now = preview_grid(frame.previews, [f"{len(cells) + 1} / {plan.count}"], [""], quality)
-            notes = messages(frame.notices) + (message(frame.error, "error") if frame.error else "")
-            yield now, frame.status, notes, stay, stay, stay, table, stay, stay, stay
-        if frame is None or frame.error:
-            yield "", "", *(stay,) * 6, *run_or_stop(running=False)
-            return
-        try:
-            file = save_sheet(plan, cells, page.images.outputs)
-            shown = gr.update(value=page.images.serve(file), visible=True, alt_text=alt(page, plan, language))
-            line = message(say("grid_done", language, count=len(cells), file=file.name), "done")
-            yield "", line, stay, stay, stay, stay, "", shown, *run_or_stop(running=False)
-        except (AppError, OSError) as error:  # the pictures themselves are kept, and stay in sight in the table
-            sentence = page.texts.sentence(str(error), language)
-            yield "", "", message(sentence, "error"), *(stay,) * 5, *run_or_stop(running=False)
-
-    def stopped(request: gr.Request) -> tuple[Any, ...]:
-        line = message(page.texts.say("grid_stopped", page.language(request)))
-        return "", line, *(stay,) * 6, *run_or_stop(running=False)
-
-    def refresh(selected: str | None, language: str) -> list[Any]:
-        names = axes_of(page.variant(selected))
-        choices = [(page.texts.say(name, language), name) for name in names]
-        nothing = (page.texts.say("grid_none", language), "")
-        able = "generate" in page.variant(selected).verbs
-        about = f'<p class="about">{escape(page.texts.say("grid_about", language))}</p>'
-        return [gr.update(choices=choices), gr.update(choices=[nothing, *choices]), about, gr.update(interactive=able)]
-
-    _, negative, _, guidance, temperature, *_ = draw.restored
-    flow = draw.restored[-4:]
-    inputs = [
-        bench.prompt, bench.fresh, bench.seed, grid.x, grid.x_values, grid.y, grid.y_values, variant,
-        negative, guidance, temperature, *flow,
-    ]  # fmt: skip
-    job = grid.run.click(on_run, inputs, outputs, **JOB)
-    halt(grid.stop.click, [job]).then(stopped, None, outputs, **QUICK)
-    for axis, values in ((grid.x, grid.x_values), (grid.y, grid.y_values)):
-        # Choosing a setting writes values to begin with; words are the person's own.
-        axis.input(lambda name, words: STARTS.get(name or "", words or ""), [axis, bench.prompt], values, **QUICK)
-    return refresh
-
-
-def drawn(page: PageContext, selected: str | None, plan: Plan, cells: list[Cell]) -> Iterator[Event]:
-    """The grid as a job of the page; finished cells are added to `cells`."""
-    sitting = Sitting()
-
-    def run(request: GenerateRequest) -> Iterator[Event]:
-        sitting.variant = sitting.state = None  # each cell waits its own turn, so each asks who draws it
-        return page.job(selected, request, sitting)
-
-    def keep(picture: Picture, request: GenerateRequest) -> tuple[Path, ImageMetadata]:
-        assert sitting.variant and sitting.state
-        kept = page.images.keep(picture, request, sitting.variant, sitting.state)
-        return kept.file, kept.record
-
-    for step in draw_grid(plan, run, keep):
-        if isinstance(step, Cell):
-            cells.append(step)
-        else:
-            yield step
+    page: PageContext,
+    shared: SharedParts,
+    controls: GridControls,
+    results: GridResults,
+    variant: gr.Dropdown,
+    drawing: DrawTab,
+) -> GridHandlers:
+    """Connect the events of the grid."""
+    handlers = GridHandlers(page, shared, controls, results, variant, drawing)
+    inputs: set[Component] = {*shared.inputs, controls.x, controls.x_values, controls.y, controls.y_values, variant}
+    inputs |= set(drawing.restored)
+    outputs = {*shared.outputs, results.table, results.sheet, controls.run, controls.stop}
+    job = controls.run.click(handlers.run, inputs, outputs, **JOB)
+    halt(controls.stop.click, [job]).then(handlers.stopped, None, outputs, **QUICK)
+    for axis, values in ((controls.x, controls.x_values), (controls.y, controls.y_values)):
+        # A newly chosen setting gets values to begin with; an axis of prompts begins with the prompt.
+        axis.input(lambda name, prompt: EXAMPLES.get(name or "", prompt or ""), [axis, shared.prompt], values, **QUICK)
+    return handlers
 
 
 def table_html(page: PageContext, plan: Plan, cells: list[Cell], language: str) -> str:
-    """The grid as far as it is drawn; cells to come are empty sheets."""
+    """The grid as far as it is drawn; the other cells are blank."""
     named, x, y = page.texts.named, plan.x, plan.y
     width, height = page.variant(None).size
     pictures = {(cell.row, cell.column): cell.image for cell in cells}
@@ -224,16 +251,16 @@ def table_html(page: PageContext, plan: Plan, cells: list[Cell], language: str) 
             if (picture := pictures.get((r, c))) is None:
                 line += f'<td><div class="sheet" style="aspect-ratio:{width} / {height}"></div></td>'
                 continue
-            small = picture if max(picture.size) <= THUMB else ImageOps.contain(picture, (THUMB, THUMB))
-            told = ", ".join(words(a.name, a.values[i]) for a, i in ((x, c), (y, r)) if a)
-            line += f'<td><img src="{data_uri(small)}" alt="{escape(told, quote=True)}"></td>'
+            small = picture if max(picture.size) <= THUMBNAIL else ImageOps.contain(picture, (THUMBNAIL, THUMBNAIL))
+            alt = ", ".join(words(a.name, a.values[i]) for a, i in ((x, c), (y, r)) if a)
+            line += f'<td><img src="{data_uri(small)}" alt="{escape(alt, quote=True)}"></td>'
         rows += f"<tr>{line}</tr>"
     corner = "<td></td>" if y else ""
     return f'<div class="grid-scroll"><table class="grid"><tr>{corner}{head}</tr>{rows}</table></div>'
 
 
-def alt(page: PageContext, plan: Plan, language: str) -> str:
-    """The sheet in words, for who cannot see it."""
+def alt_text(page: PageContext, plan: Plan, language: str) -> str:
+    """The alternative text of the sheet."""
     named = page.texts.named
     axes = " × ".join(named("setting", axis.name, language) for axis in (plan.x, plan.y) if axis)
     return f"{page.texts.say('grid_sheet', language)}: {axes}"
