@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import yaml
+from janus_app.ui.tabs.compare.sides import seated, shown
 
 from janus_app.errors import AppError
 from janus_app.hub import Hub
@@ -26,7 +27,6 @@ from janus_app.ui.common.saved_images import SavedImage, SavedImages
 from janus_app.ui.common.welcome import KEYS, STEPS, foot_html, tour_html
 from janus_app.ui.context import PageContext
 from janus_app.ui.i18n import Texts
-from janus_app.ui.tabs.compare.sides import seated, shown
 from janus_app.ui.tabs.draw.presets_panel import choices, settings_of
 from janus_app.workflows.compare import Shot, Side, checked, draw_sides, name_of
 from janus_app.workflows.presets import NAMES, built_in, complete, styled, styles

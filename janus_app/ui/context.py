@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import gradio as gr
+from gradio.blocks import Block
 from gradio.components import Component
 
 from janus_app.errors import AppError
@@ -27,7 +28,7 @@ from janus_app.ui.common.saved_images import SavedImages
 from janus_app.ui.i18n import Texts
 
 Values = dict[Component, Any]
-Updates = dict[Component, Any]
+Updates = dict[Block, Any]
 
 # Programs can call the few endpoints that `api_endpoint` attaches; every other event belongs to the page alone.
 PRIVATE: dict[str, Any] = {"api_visibility": "private"}

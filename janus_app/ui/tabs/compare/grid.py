@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
-from gradio.components import Component
 from PIL import ImageOps
 
 from janus_app.errors import AppError, Message
@@ -27,7 +26,13 @@ from janus_app.workflows.axes import AXES, axes_of, axis_of, value_text
 from janus_app.workflows.grid import Cell, Plan, draw_grid, plan_grid, save_sheet
 
 THUMBNAIL = 150  # pixels of a picture's longer side in the growing table; the sheet has the native size
-EXAMPLES = {"guidance": "1, 3, 5", "temperature": "0.4, 1", "steps": "5, 10, 20", "seed": "1..3", "solver": "euler, ab2"}
+EXAMPLES = {
+    "guidance": "1, 3, 5",
+    "temperature": "0.4, 1",
+    "steps": "5, 10, 20",
+    "seed": "1..3",
+    "solver": "euler, ab2",
+}
 
 
 @dataclass(frozen=True)
@@ -41,9 +46,9 @@ class GridControls:
     stop: gr.Button
 
     @property
-    def refreshed(self) -> set[Any]:
+    def refreshed(self) -> list[Any]:
         """The keys of `GridHandlers.refresh`."""
-        return {self.x, self.y, self.about, self.run}
+        return [self.x, self.y, self.about, self.run]
 
 
 @dataclass(frozen=True)
@@ -221,9 +226,9 @@ def wire(
 ) -> GridHandlers:
     """Connect the events of the grid."""
     handlers = GridHandlers(page, shared, controls, results, variant, drawing)
-    inputs: set[Component] = {*shared.inputs, controls.x, controls.x_values, controls.y, controls.y_values, variant}
+    inputs = {*shared.inputs, controls.x, controls.x_values, controls.y, controls.y_values, variant}
     inputs |= set(drawing.restored)
-    outputs = {*shared.outputs, results.table, results.sheet, controls.run, controls.stop}
+    outputs = [*shared.outputs, results.table, results.sheet, controls.run, controls.stop]
     job = controls.run.click(handlers.run, inputs, outputs, **JOB)
     halt(controls.stop.click, [job]).then(handlers.stopped, None, outputs, **QUICK)
     for axis, values in ((controls.x, controls.x_values), (controls.y, controls.y_values)):

@@ -10,7 +10,6 @@ from html import escape
 from typing import Any
 
 import gradio as gr
-from gradio.components import Component
 
 from janus_app.errors import AppError
 from janus_app.outputs.votes import Choice, Tally
@@ -71,8 +70,8 @@ class SideControls:
     solver: gr.Dropdown
 
     @property
-    def settings(self) -> set[Component]:
-        return {self.guidance, self.temperature, self.steps, self.solver}
+    def settings(self) -> list[Any]:
+        return [self.guidance, self.temperature, self.steps, self.solver]
 
 
 @dataclass(frozen=True)
@@ -83,8 +82,8 @@ class PairControls:
     stop: gr.Button
 
     @property
-    def models(self) -> set[Component]:
-        return {side.model for side in self.sides}
+    def models(self) -> list[Any]:
+        return [side.model for side in self.sides]
 
 
 @dataclass(frozen=True)
@@ -105,10 +104,10 @@ class PairResults:
     chosen: gr.State
 
     @property
-    def outputs(self) -> set[Any]:
+    def outputs(self) -> list[Any]:
         """The keys of `PairHandlers.show`."""
-        parts: set[Any] = {self.gallery, self.votes, self.revealed, self.slider, self.actions, self.chosen_line}
-        return {*parts, self.comparison, self.chosen}
+        pictures = [self.gallery, self.votes, self.revealed, self.slider]
+        return [*pictures, self.actions, self.chosen_line, self.comparison, self.chosen]
 
 
 def controls(page: PageContext) -> PairControls:
@@ -126,9 +125,7 @@ def _side_controls(page: PageContext, side: str) -> SideControls:
     label = page.texts.label
 
     def slider(name: str, low: float, high: float, value: float, step: float, visible: bool = True) -> gr.Slider:
-        return gr.Slider(
-            low, high, value, step=step, label=label(name), elem_id=f"side-{side}-{name}", visible=visible
-        )
+        return gr.Slider(low, high, value, step=step, label=label(name), elem_id=f"side-{side}-{name}", visible=visible)
 
     with gr.Column(min_width=140, elem_classes="card side"):
         return SideControls(
@@ -294,7 +291,10 @@ class PairHandlers:
 
     def choose(self, request: gr.Request, event: gr.SelectData) -> Updates:
         chosen = min(int(event.index), 1)
-        return {self.results.chosen: chosen, self.results.chosen_line: self._chosen_line(chosen, self.page.language(request))}
+        return {
+            self.results.chosen: chosen,
+            self.results.chosen_line: self._chosen_line(chosen, self.page.language(request)),
+        }
 
     def _chosen_line(self, chosen: int, language: str) -> str:
         """Which of the two pictures the row of buttons is about."""
@@ -333,14 +333,12 @@ class PairHandlers:
         }
 
 
-def wire(
-    page: PageContext, shared: SharedParts, controls: PairControls, results: PairResults
-) -> PairHandlers:
+def wire(page: PageContext, shared: SharedParts, controls: PairControls, results: PairResults) -> PairHandlers:
     """Connect the events of the pair."""
     handlers = PairHandlers(page, shared, controls, results)
     inputs = {*shared.inputs, controls.blind, results.comparison, *controls.models}
     inputs |= {setting for side in controls.sides for setting in side.settings}
-    outputs = {*shared.outputs, *results.outputs, controls.run, controls.stop}
+    outputs = [*shared.outputs, *results.outputs, controls.run, controls.stop]
     job = controls.run.click(handlers.run, inputs, outputs, **JOB)
     halt(controls.stop.click, [job]).then(handlers.stopped, None, outputs, **QUICK)
     for button, vote in (
@@ -348,8 +346,8 @@ def wire(
         (results.equal, handlers.vote_equal),
         (results.right, handlers.vote_right),
     ):
-        button.click(vote, {results.comparison}, {*results.outputs, shared.status, shared.notes}, **QUICK)
-    results.gallery.select(handlers.choose, None, {results.chosen, results.chosen_line}, **QUICK)
+        button.click(vote, {results.comparison}, [*results.outputs, shared.status, shared.notes], **QUICK)
+    results.gallery.select(handlers.choose, None, [results.chosen, results.chosen_line], **QUICK)
     for side in controls.sides:
 
         def choose_model(data: Values, request: gr.Request, side: SideControls = side) -> Updates:

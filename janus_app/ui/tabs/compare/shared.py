@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import gradio as gr
-from gradio.components import Component
 
 from janus_app.ui.common.drawing import PREVIEW_QUALITY, SHARED_QUALITY
 from janus_app.ui.common.html import message
@@ -27,13 +26,13 @@ class SharedParts:
     grid_results: gr.Column
 
     @property
-    def inputs(self) -> set[Component]:
+    def inputs(self) -> set[Any]:
         return {self.prompt, self.seed, self.new_seed}
 
     @property
-    def outputs(self) -> set[Any]:
+    def outputs(self) -> list[Any]:
         """Whatever a job may change."""
-        return {self.preview, self.status, self.notes, self.seed, self.pair_results, self.grid_results}
+        return [self.preview, self.status, self.notes, self.seed, self.pair_results, self.grid_results]
 
     def started(self, page: PageContext, language: str, seed: Any, visible: gr.Column | None = None) -> Updates:
         """A job has begun: clear the last one and show the column of results `visible`, if any."""

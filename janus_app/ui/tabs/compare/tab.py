@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import gradio as gr
 
 from janus_app.ui.common.controls import seed_row
@@ -53,8 +55,8 @@ def build(
             updates[preview] = empty(say("compare_empty_title", language), say("compare_empty", language))
         return updates
 
-    inputs = {variant, prompt, drawn_prompt, status, *pair_controls.models}
-    outputs = {prompt, preview, *pair_controls.models, *grid_controls.refreshed}
+    inputs: set[Any] = {variant, prompt, drawn_prompt, status, *pair_controls.models}
+    outputs = [prompt, preview, *pair_controls.models, *grid_controls.refreshed]
     for event in (tab.select, demo.load, seen.change):
         event(opened, inputs, outputs, **QUICK)
     return pair_results
