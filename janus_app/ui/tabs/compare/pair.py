@@ -13,7 +13,7 @@ import gradio as gr
 
 from janus_app.errors import AppError
 from janus_app.outputs.votes import Choice, Tally
-from janus_app.registry.catalog import Variant
+from janus_app.registry.types import Variant
 from janus_app.types import SOLVERS, Event, GenerateRequest
 from janus_app.ui.common.actions import Actions, action_row, halt
 from janus_app.ui.common.controls import run_or_stop
