@@ -18,7 +18,8 @@ from PIL import Image
 
 from janus_app.cli import console, draw, main
 from janus_app.cli.models import check, read_facts
-from janus_app.outputs.metadata import read_metadata, save_png
+from janus_app.outputs.metadata import read_metadata
+from janus_app.outputs.store import save_png
 from janus_app.paths import MANIFEST
 from janus_app.runtime.session import ModelSession
 from janus_app.types import Event, Progress, Request

@@ -16,7 +16,8 @@ from janus_app.ui.tabs.compare.sides import seated, shown
 from janus_app.errors import AppError
 from janus_app.hub import Hub
 from janus_app.outputs.library import library
-from janus_app.outputs.metadata import metadata_of, output_path, read_metadata, save_png
+from janus_app.outputs.metadata import read_metadata
+from janus_app.outputs.store import OutputStore
 from janus_app.outputs.user_presets import Preset, Presets
 from janus_app.outputs.votes import Tally, Votes
 from janus_app.registry.catalog import load_catalog
@@ -116,15 +117,15 @@ def test_own_presets_are_kept_in_a_file_one_can_read(tmp_path: Path) -> None:
     assert [(p.name, dict(p.settings)) for p in Presets(tmp_path / "data").of("janus")] == [
         ("my own", {"guidance": 4.0})
     ]
-    assert yaml.safe_load(presets.file.read_text())[0]["name"] == "other"
+    assert yaml.safe_load(presets.picture.file.read_text())[0]["name"] == "other"
     presets.delete("my own", "janus")
     assert presets.of("janus") == [] and len(presets.of("janusflow")) == 1
     with pytest.raises(AppError, match="needs a name"):
         presets.save(Preset(" ", "janus", {}))
-    presets.file.write_text("- [not a preset")
+    presets.picture.file.write_text("- [not a preset")
     with pytest.raises(AppError, match="damaged"):
         presets.save(Preset("lost?", "janus", {}))
-    assert presets.file.read_text() == "- [not a preset", "a damaged file must be left alone"
+    assert presets.picture.file.read_text() == "- [not a preset", "a damaged file must be left alone"
 
 
 def test_votes_of_a_pair_are_counted_from_either_side(tmp_path: Path) -> None:
@@ -135,8 +136,8 @@ def test_votes_of_a_pair_are_counted_from_either_side(tmp_path: Path) -> None:
     assert votes.vote("b", "a", "other") == Tally("b", "a", 1, 2, 1)
     votes.vote("a", "c", "other")
     assert [t.count for t in Votes(tmp_path / "data").all()] == [4, 1]
-    assert json.loads(votes.file.read_text())["pairs"][1]["other_better"] == 1
-    votes.file.write_text('{"schema": 1, "pairs": [{"one": 1}]}')
+    assert json.loads(votes.picture.file.read_text())["pairs"][1]["other_better"] == 1
+    votes.picture.file.write_text('{"schema": 1, "pairs": [{"one": 1}]}')
     with pytest.raises(AppError, match="damaged"):
         votes.vote("a", "b", "one")
 
@@ -155,11 +156,7 @@ def sides_of(session: ModelSession, *names: str, **settings: Any) -> tuple[Side,
 
 
 def both(session: ModelSession, sides: tuple[Side, Side], folder: Path) -> tuple[list[Shot], list[str]]:
-    def keep(picture: Any, request: GenerateRequest, variant: Variant, state: Any) -> Any:
-        record = metadata_of(picture, request, variant, state)
-        return save_png(output_path(folder, record), picture.image, record), record
-
-    steps = list(draw_sides(session, sides, keep))
+    steps = list(draw_sides(session, sides, OutputStore(folder)))
     notes = [step.text for step in steps if isinstance(step, Notice)]
     return [step for step in steps if isinstance(step, Shot)], notes
 
@@ -167,14 +164,17 @@ def both(session: ModelSession, sides: tuple[Side, Side], folder: Path) -> tuple
 def test_two_settings_are_drawn_without_a_switch(session: ModelSession, tmp_path: Path) -> None:
     shots, notes = both(session, sides_of(session, "janus-embedded", "janus-embedded", temperature=0.2), tmp_path)
     assert not notes
-    assert [(s.side, s.record.seed, s.record.settings["temperature"]) for s in shots] == [(0, 3, 1.0), (1, 3, 0.2)]
+    assert [(s.side, s.picture.metadata.seed, s.picture.metadata.settings["temperature"]) for s in shots] == [
+        (0, 3, 1.0),
+        (1, 3, 0.2),
+    ]
 
 
 def test_the_model_that_was_loaded_draws_first_and_is_loaded_again(session: ModelSession, tmp_path: Path) -> None:
     pytest.importorskip("diffusers")
     shots, notes = both(session, sides_of(session, "janusflow-embedded", "janus-embedded"), tmp_path)
     assert [shot.side for shot in shots] == [1, 0], "one switch and one way back"
-    assert [read_metadata(shot.file).model for shot in shots] == ["janus-embedded", "janusflow-embedded"]
+    assert [read_metadata(shot.picture.file).model for shot in shots] == ["janus-embedded", "janusflow-embedded"]
     assert len(notes) == 2 and "loaded again" in notes[-1]
     assert session.variant is not None and session.variant.id == "janus-embedded"
 
@@ -202,7 +202,9 @@ def test_a_blind_pair_tells_nothing_until_it_is_judged(
 ) -> None:
     sides = sides_of(session, "janus-embedded", "janus-embedded", temperature=0.2)
     shots, _ = both(session, sides, page.images.outputs)
-    prints = tuple(SavedImage(shot.file, page.images.serve(shot.file), shot.record) for shot in shots)
+    prints = tuple(
+        SavedImage(shot.picture.file, page.images.serve(shot.picture.file), shot.picture.metadata) for shot in shots
+    )
     seats = set()
     for _ in range(40):
         match = seated(page, (prints[0], prints[1]), ("a", "b"), blind=True)

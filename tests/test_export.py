@@ -17,10 +17,11 @@ from PIL import Image
 from janus_app.cli import main
 from janus_app.errors import AppError
 from janus_app.hub import Hub
-from janus_app.outputs.metadata import ImageMetadata, metadata_of, output_path, read_metadata, save_png
+from janus_app.outputs.metadata import ImageMetadata, read_metadata
+from janus_app.outputs.store import OutputStore
 from janus_app.registry.catalog import load_catalog
 from janus_app.runtime.session import ModelSession
-from janus_app.types import GenerateRequest, drain
+from janus_app.types import Finished, GenerateRequest, drain
 from janus_app.workflows.export import MASK, PICTURE, export
 from janus_app.workflows.upscale import upscale
 from tests.page_server import Served, serve
@@ -36,10 +37,8 @@ def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
     drain(session.load("janus-embedded", device="cpu"))
     request = GenerateRequest(NASTY, seed=11, guidance=2, temperature=0.7)
     finished = drain(session.run(request))
-    assert session.variant is not None
-    record = metadata_of(finished.pictures[0], request, session.variant, session.state)  # type: ignore[union-attr]
-    folder = tmp_path_factory.mktemp("drawn")
-    return save_png(output_path(folder, record), finished.pictures[0].image, record)  # type: ignore[union-attr]
+    assert isinstance(finished, Finished)
+    return OutputStore(tmp_path_factory.mktemp("drawn")).save(finished)[0].file
 
 
 def test_the_command_line_draws_the_same_picture(
@@ -95,7 +94,7 @@ def test_an_edit_asks_for_the_picture_it_began_with(drawn: Path) -> None:
 
 def test_a_larger_copy_leaves_the_picture_and_says_where_it_is_from(drawn: Path, tmp_path: Path) -> None:
     before = drawn.read_bytes()
-    file, _ = upscale(drawn, 2, tmp_path)
+    file = upscale(drawn, 2, OutputStore(tmp_path)).file
     copy, record = Image.open(file), read_metadata(file)
     assert drawn.read_bytes() == before
     native = Image.open(drawn)
@@ -107,4 +106,4 @@ def test_a_larger_copy_leaves_the_picture_and_says_where_it_is_from(drawn: Path,
     assert "Upscaled from: " in copy.info["parameters"]
     assert "upscaled" not in json.dumps(shlex.split(export(record, "cli")))
     with pytest.raises(AppError, match="enlarged copy already"):
-        upscale(file, 2, tmp_path)
+        upscale(file, 2, OutputStore(tmp_path))

@@ -13,10 +13,11 @@ from PIL import Image
 from janus_app.cli import main
 from janus_app.errors import AppError
 from janus_app.hub import Hub
-from janus_app.outputs.metadata import metadata_of, output_path, read_metadata, save_png
+from janus_app.outputs.metadata import read_metadata
+from janus_app.outputs.store import OutputStore
 from janus_app.registry.catalog import load_catalog
 from janus_app.runtime.session import ModelSession
-from janus_app.types import Event, GenerateRequest, Picture, Progress, drain
+from janus_app.types import Event, GenerateRequest, Progress, drain
 from janus_app.workflows.axes import Axis, axes_of, parse_axis
 from janus_app.workflows.contact_sheet import sheet
 from janus_app.workflows.grid import CHUNK, MAX_CELLS, Cell, draw_grid, plan_grid
@@ -90,12 +91,7 @@ def drawn(session: ModelSession, folder: Path, x: str, y: str | None = None) -> 
     assert session.variant is not None
     plan = plan_grid(BASE, parse_axis(x), parse_axis(y) if y else None, session.variant)
 
-    def keep(picture: Picture, request: GenerateRequest) -> tuple[Path, Any]:
-        assert session.variant is not None
-        record = metadata_of(picture, request, session.variant, session.state)
-        return save_png(output_path(folder, record), picture.image, record), record
-
-    return draw_grid(plan, session.run, keep)
+    return draw_grid(plan, session.run, OutputStore(folder))
 
 
 def test_a_cell_is_the_picture_its_settings_draw_alone(session: ModelSession, tmp_path: Path) -> None:

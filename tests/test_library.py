@@ -21,7 +21,8 @@ from janus_app.outputs.conversation_export import export
 from janus_app.outputs.conversations import Conversation, Conversations, Message, new_conversation, new_id
 from janus_app.outputs.descriptions import FOLDER, LONGEST, describe, description
 from janus_app.outputs.gallery import Gallery, Wanted
-from janus_app.outputs.metadata import ImageMetadata, read_metadata, save_png
+from janus_app.outputs.metadata import ImageMetadata, read_metadata
+from janus_app.outputs.store import save_png
 
 ROOT_IGNORES_MODES = hasattr(os, "geteuid") and os.geteuid() == 0
 RECORD = ImageMetadata(

@@ -15,18 +15,11 @@ import pytest
 from PIL import Image, PngImagePlugin
 
 from janus_app.errors import AppError
-from janus_app.outputs.metadata import (
-    KEY,
-    ImageMetadata,
-    metadata_of,
-    output_path,
-    parameters,
-    read_metadata,
-    request_of,
-    save_png,
-)
+from janus_app.outputs.metadata import KEY, ImageMetadata, metadata_of, parameters, read_metadata, request_of
+from janus_app.outputs.store import output_path, save_png
 from janus_app.registry.catalog import load_catalog
-from janus_app.runtime.session import SessionState
+from janus_app.registry.types import Variant
+from janus_app.runtime.session import provenance_of
 from janus_app.types import EditRequest, GenerateRequest, Picture
 
 RECORD = ImageMetadata(
@@ -116,7 +109,7 @@ sys.path[:0] = [{str(Path(__file__).parent)!r}, {str(Path(__file__).parent.paren
 from pathlib import Path
 from test_records import RECORD, _picture
 from janus_app.errors import AppError
-from janus_app.outputs.metadata import save_png
+from janus_app.outputs.store import save_png
 resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
 try:
     save_png(Path({str(tmp_path / "a.png")!r}), _picture(), RECORD)
@@ -198,7 +191,12 @@ LATENT = Picture(_picture(), 11)
 TOKENS = Picture(_picture(), 11, (1, 2, 3))
 VARIANT = load_catalog().default()
 FLOW = load_catalog()["janusflow-1.3b"]
-STATE = SessionState(variant_id=VARIANT.id, precision="fp32", device="cpu:0")
+
+
+def metadata(picture: Picture, request: GenerateRequest | EditRequest, variant: Variant) -> ImageMetadata:
+    return metadata_of(picture, provenance_of(variant, "fp32", "cpu:0", request))
+
+
 EDIT = EditRequest(
     "a blue cat",
     _picture(),
@@ -214,7 +212,7 @@ EDIT = EditRequest(
 
 
 def settings_of(request: GenerateRequest | EditRequest, picture: Picture) -> dict[str, Any]:
-    return dict(metadata_of(picture, request, VARIANT if picture.image_tokens else FLOW, STATE).settings)
+    return dict(metadata(picture, request, VARIANT if picture.image_tokens else FLOW).settings)
 
 
 def test_a_drawing_records_what_its_model_read() -> None:
@@ -228,7 +226,7 @@ def test_turbo_is_recorded_where_tokens_were_drawn_and_asked_for_again() -> None
     assert settings_of(asked, TOKENS)["turbo"] is True and "turbo" not in settings_of(asked, LATENT)
     assert "turbo" not in settings_of(replace(asked, turbo=False), TOKENS)
     for request, picture, again in ((asked, TOKENS, True), (replace(asked, turbo=False), TOKENS, False)):
-        assert request_of(metadata_of(picture, request, VARIANT, STATE)).turbo is again
+        assert request_of(metadata(picture, request, VARIANT)).turbo is again
 
 
 @pytest.mark.parametrize(
@@ -256,16 +254,16 @@ def test_a_flow_drawing_is_asked_for_again_as_it_was(tmp_path: Path) -> None:
     asked = GenerateRequest(
         "a cat", "fog", guidance=3, seed=11, steps=7, solver="ab2", guidance_interval=(0.1, 0.6), temperature=1.0
     )
-    file = save_png(tmp_path / "a.png", LATENT.image, metadata_of(LATENT, asked, FLOW, STATE))
+    file = save_png(tmp_path / "a.png", LATENT.image, metadata(LATENT, asked, FLOW))
     assert request_of(read_metadata(file)) == asked
     whole = replace(asked, guidance_interval=(0.0, 1.0))
-    file = save_png(tmp_path / "b.png", LATENT.image, metadata_of(LATENT, whole, FLOW, STATE))
+    file = save_png(tmp_path / "b.png", LATENT.image, metadata(LATENT, whole, FLOW))
     assert request_of(read_metadata(file)) == whole
 
 
 def test_the_source_prompt_is_kept_and_older_records_do_without(tmp_path: Path) -> None:
     picture = replace(LATENT, source_prompt="a red\ncat")
-    record = metadata_of(picture, replace(EDIT, method="flowedit"), FLOW, STATE)
+    record = metadata(picture, replace(EDIT, method="flowedit"), FLOW)
     file = save_png(tmp_path / "a.png", picture.image, record)
     assert read_metadata(file).source_prompt == "a red\ncat"
     assert "Source prompt: a red" in parameters(record)
@@ -286,11 +284,11 @@ def test_an_instruction_records_what_its_model_has() -> None:
     """The same way of editing is read by models that draw tokens and by MetaQuery, whose solver is its own."""
     metaquery = load_catalog()["metaquery-b"]
     asked = replace(EDIT, method="instruct", guidance=4)
-    mine = metadata_of(LATENT, asked, metaquery, STATE).settings
+    mine = metadata(LATENT, asked, metaquery).settings
     assert mine == {"method": "instruct", "guidance": 4, "image_guidance": 1.25, "steps": 12}
-    drawn = metadata_of(LATENT, GenerateRequest("a cat", guidance=4, steps=12), metaquery, STATE).settings
+    drawn = metadata(LATENT, GenerateRequest("a cat", guidance=4, steps=12), metaquery).settings
     assert drawn == {"guidance": 4, "steps": 12}
-    assert metadata_of(TOKENS, asked, VARIANT, STATE).settings == {
+    assert metadata(TOKENS, asked, VARIANT).settings == {
         "method": "instruct",
         "guidance": 4,
         "image_guidance": 1.25,

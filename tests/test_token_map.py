@@ -12,7 +12,8 @@ from PIL import Image
 
 from janus_app.cli import main
 from janus_app.errors import AppError
-from janus_app.outputs.metadata import read_metadata, save_png
+from janus_app.outputs.metadata import read_metadata
+from janus_app.outputs.store import save_png
 from janus_app.types import Inspection, TokenFacts
 from janus_app.workflows.token_heatmap import MEASURES, RAMP, colour, drawn_on, heat_map, inspection_of
 from tests.commands import MODEL, draw_json

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from janus_app.registry.catalog import load_catalog
-from janus_app.runtime.session import SessionState
+from janus_app.runtime.session import provenance_of
 from janus_app.types import EditRequest, Picture
 from janus_app.ui.common.saved_images import SavedImage, SavedImages
 from janus_app.ui.i18n import Texts
@@ -36,8 +36,8 @@ def made(
 ) -> SavedImage:
     mask = Image.new("L", source.size, 255)
     request = EditRequest(words, source, mask, method, seed=seed)
-    state = SessionState("janus-embedded", "Janus", "fp32", "cpu")
-    return prints.keep(Picture(noise(1_000 + seed), seed), request, load_catalog()["janus-embedded"], state)
+    provenance = provenance_of(load_catalog()["janus-embedded"], "fp32", "cpu", request)
+    return prints.keep(Picture(noise(1_000 + seed), seed), provenance)
 
 
 def opened(print_: SavedImage) -> Image.Image:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from janus_app.cli import flags
@@ -12,16 +11,8 @@ from janus_app.cli.console import UsageError, asking, emit, follow, say
 from janus_app.cli.work import chosen, load, open_session, value
 from janus_app.errors import AppError
 from janus_app.outputs.image_io import open_mask, open_picture
-from janus_app.outputs.metadata import (
-    INTERVAL,
-    WHOLE_WAY,
-    ImageMetadata,
-    metadata_of,
-    output_path,
-    read_metadata,
-    request_of,
-    save_png,
-)
+from janus_app.outputs.metadata import INTERVAL, WHOLE_WAY, ImageMetadata, read_metadata, request_of
+from janus_app.outputs.store import OutputStore
 from janus_app.registry.catalog import Catalog
 from janus_app.registry.types import Variant
 from janus_app.runtime.session import ModelSession
@@ -210,29 +201,25 @@ def recorded_variant(catalog: Catalog, args: argparse.Namespace, record: ImageMe
 
 def _draw(session: ModelSession, request: GenerateRequest | EditRequest, args: argparse.Namespace) -> int:
     finished = follow(session.run(request))
-    assert isinstance(finished, Finished) and session.variant is not None
-    state = session.state
-    kept = []
-    for picture in finished.pictures:
-        record = metadata_of(picture, request, session.variant, state)
-        kept.append((picture, record, save_png(_target(args.out, record), picture.image, record)))
+    assert isinstance(finished, Finished)
+    kept = OutputStore(args.out).save(finished)
     scores: tuple[float, ...] = ()
     if getattr(args, "best_of", None) is not None:  # after saving, so that nothing drawn is lost by a failed ranking
         ranked = follow(session.run(RankRequest(request.prompt, tuple(picture.image for picture in finished.pictures))))
         assert ranked is not None
         scores = ranked.scores
     for place in sorted(range(len(kept)), key=lambda place: -scores[place] if scores else 0):
-        picture, record, file = kept[place]
+        file, record = kept[place].file, kept[place].metadata
         if not args.json:
             print(f"{file}  {100 * scores[place]:.1f} %" if scores else file, flush=True)
             continue
         emit(
             {
                 "file": str(file),
-                "seed": picture.seed,
-                "image_tokens": list(picture.image_tokens),
-                "width": picture.image.width,
-                "height": picture.image.height,
+                "seed": record.seed,
+                "image_tokens": list(record.image_tokens),
+                "width": record.size[0],
+                "height": record.size[1],
                 "prompt": record.prompt,
                 "model": record.model,
                 "revision": record.revision,
@@ -245,7 +232,3 @@ def _draw(session: ModelSession, request: GenerateRequest | EditRequest, args: a
             | ({"score": scores[place]} if scores else {})
         )
     return 0
-
-
-def _target(out: Path, record: ImageMetadata) -> Path:
-    return out if out.suffix.lower() == ".png" and not out.is_dir() else output_path(out, record)

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator
-from pathlib import Path
 
 from janus_app.cli import flags
 from janus_app.cli.console import UsageError, asking, emit, follow
 from janus_app.cli.draw import able, flow
 from janus_app.cli.work import chosen, load, open_session, value
-from janus_app.outputs.metadata import ImageMetadata, metadata_of, output_path, save_png
-from janus_app.types import Event, GenerateRequest, Picture
+from janus_app.outputs.store import OutputStore
+from janus_app.types import Event, GenerateRequest
 from janus_app.workflows.axes import AXES, parse_axis
 from janus_app.workflows.grid import Cell, draw_grid, plan_grid, save_sheet
 
@@ -48,29 +47,29 @@ def grid(args: argparse.Namespace) -> int:
         plan = plan_grid(base, x, y, variant)
     load(session, args, variant)
 
-    def keep(picture: Picture, request: GenerateRequest) -> tuple[Path, ImageMetadata]:
-        assert session.variant is not None
-        record = metadata_of(picture, request, session.variant, session.state)
-        file = save_png(output_path(args.out, record), picture.image, record)
-        if args.json:
-            emit({"file": str(file), "seed": record.seed, "prompt": record.prompt, "settings": dict(record.settings)})
-        else:
-            print(file, flush=True)
-        return file, record
-
+    store = OutputStore(args.out)
     cells: list[Cell] = []
 
     def events() -> Iterator[Event]:
-        for step in draw_grid(plan, session.run, keep):
+        for step in draw_grid(plan, session.run, store):
             if isinstance(step, Cell):
                 cells.append(step)
+                _report(step, args.json)
             else:
                 yield step
 
     follow(events())
-    file = save_sheet(plan, cells, args.out)
+    file = save_sheet(plan, cells, store)
     if args.json:
         emit({"sheet": str(file)})
     else:
         print(file, flush=True)
     return 0
+
+
+def _report(cell: Cell, as_json: bool) -> None:
+    record = cell.record
+    if as_json:
+        emit({"file": str(cell.file), "seed": record.seed, "prompt": record.prompt, "settings": dict(record.settings)})
+    else:
+        print(cell.file, flush=True)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from janus_app.cli.console import asking, clean
 from janus_app.outputs.metadata import read_metadata
+from janus_app.outputs.store import OutputStore
 from janus_app.workflows.export import KINDS, export
 from janus_app.workflows.upscale import FACTORS, upscale
 
@@ -31,5 +32,5 @@ def add_upscale(parser: argparse.ArgumentParser) -> None:
 
 def upscale_picture(args: argparse.Namespace) -> int:
     with asking():
-        print(upscale(Path(args.picture), args.factor, args.out)[0], flush=True)
+        print(upscale(Path(args.picture), args.factor, OutputStore(args.out)).file, flush=True)
     return 0

@@ -2,31 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
-import errno
 import json
 import math
-import os
-import platform
 import re
-import secrets
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from datetime import datetime
-from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-from PIL import Image, PngImagePlugin
+from typing import Any
 
 from janus_app.errors import AppError
 from janus_app.outputs.image_io import MAX_BYTES, Source, open_bytes, read_bounded
-from janus_app.registry.types import Variant
-from janus_app.types import EDIT_SETTINGS, MAX_SEED, PRECISIONS, EditRequest, GenerateRequest, Picture
+from janus_app.types import EDIT_SETTINGS, MAX_SEED, PRECISIONS, EditRequest, GenerateRequest, Picture, Provenance
 from janus_app.version import __version__
-
-if TYPE_CHECKING:
-    from janus_app.runtime.session import SessionState
 
 KEY = "janus_app"  # the chunk's keyword
 SCHEMA = 1
@@ -35,7 +23,6 @@ MAX_TOKENS = 65_536
 MAX_TOKEN_ID = 2**20 - 1
 WHOLE_WAY = (0.0, 1.0)
 INTERVAL = ("guidance_start", "guidance_end")  # its names in a record, which writes it where it is not the whole way
-_PACKAGES = ("torch", "transformers", "tokenizers", "pillow", "bitsandbytes")
 
 Value = str | int | float | bool
 
@@ -70,43 +57,42 @@ class ImageMetadata:
     source_prompt: str = ""
 
 
-def metadata_of(
-    picture: Picture, request: GenerateRequest | EditRequest, variant: Variant, state: SessionState
-) -> ImageMetadata:
-    """How `picture` came to be; `state` is the studio's while or right after `request` ran."""
+def metadata_of(picture: Picture, provenance: Provenance) -> ImageMetadata:
+    """The metadata of a picture that a generate or edit job drew."""
+    request = provenance.request
+    assert isinstance(request, GenerateRequest | EditRequest)
     return ImageMetadata(
         app=__version__,
-        model=variant.id,
-        title=variant.title,
-        repo=variant.repo or "",
-        revision=variant.revision or "",
-        family=variant.family,
-        precision=state.precision,
-        device=state.device.partition(":")[0],
+        model=provenance.variant_id,
+        title=provenance.title,
+        repo=provenance.repo,
+        revision=provenance.revision,
+        family=provenance.family,
+        precision=provenance.precision,
+        device=provenance.device,
         verb="edit" if isinstance(request, EditRequest) else "generate",
         prompt=request.prompt,
         negative=request.negative,
         seed=picture.seed,
         size=picture.image.size,
         created=datetime.now().astimezone().isoformat(timespec="seconds"),
-        settings=_settings(picture, request, variant),
-        versions=_versions(),
+        settings=_settings(picture, request, provenance.settings),
+        versions=provenance.versions,
         image_tokens=picture.image_tokens,
         source_prompt=picture.source_prompt,
     )
 
 
-def _settings(picture: Picture, request: GenerateRequest | EditRequest, variant: Variant) -> dict[str, Value]:
-    """The numbers that had a part in the picture, and no others: a reader must not think that the rest mattered."""
+def _settings(picture: Picture, request: GenerateRequest | EditRequest, available: frozenset[str]) -> dict[str, Value]:
+    """The settings that had a part in the picture, and no others: a reader must not think that the rest mattered."""
     settings: dict[str, Value] = {}
     if isinstance(request, EditRequest):
         settings["method"] = request.method
         used = EDIT_SETTINGS.get(request.method, frozenset())
     else:
         used = frozenset({"temperature"} if picture.image_tokens else {"steps", "solver", "guidance_interval"})
-    # What a way of editing reads is the same for all models, but not every model has all of it.
-    absent = {name for name in ("temperature", "steps") if name not in variant.settings}
-    absent |= set() if variant.solvers else {"solver"}
+    # A method reads the same settings with every model, but not every model has all of them.
+    absent = {"temperature", "steps", "solver"} - available
     settings["guidance"] = request.guidance
     if isinstance(request, GenerateRequest) and request.keep is not None:
         settings["kept"] = request.keep  # so many of `image_tokens` were given, not drawn from the seed
@@ -118,14 +104,6 @@ def _settings(picture: Picture, request: GenerateRequest | EditRequest, variant:
     if "guidance_interval" in used and request.guidance_interval != WHOLE_WAY:
         settings |= dict(zip(INTERVAL, request.guidance_interval, strict=True))
     return settings
-
-
-def _versions() -> dict[str, str]:
-    found = {"python": platform.python_version()}
-    for package in _PACKAGES:
-        with contextlib.suppress(metadata.PackageNotFoundError):
-            found[package] = metadata.version(package)
-    return found
 
 
 def request_of(record: ImageMetadata) -> GenerateRequest:
@@ -145,58 +123,6 @@ def request_of(record: ImageMetadata) -> GenerateRequest:
         guidance_interval=(low, high),  # type: ignore[arg-type]  # the request checks all of these
         **known,  # type: ignore[arg-type]
     )
-
-
-def save_png(path: Path, picture: Image.Image, record: ImageMetadata) -> Path:
-    """Write `picture` with its record to `path`, or beside it as "name-2.png" where that is taken.
-
-    Returns the path written. The file appears whole or not at all, and no file is ever replaced. Raises AppError
-    where the folder cannot be written or the disk is full.
-    """
-    chunks = PngImagePlugin.PngInfo()
-    # json.dumps keeps to ASCII, so even a lone surrogate in a prompt survives.
-    chunks.add_itxt(KEY, json.dumps({"schema": SCHEMA} | asdict(record)))
-    chunks.add_itxt("parameters", parameters(record))  # the line other programs look for
-    part = path.with_name(f".{secrets.token_hex(8)}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(part, "xb") as file:
-            picture.convert("RGB").save(file, "PNG", pnginfo=chunks)
-            file.flush()
-            os.fsync(file.fileno())
-        kept = reserve(path)
-        os.replace(part, kept)
-    except OSError as error:
-        raise AppError(_why_not(error, path.parent)) from None
-    finally:
-        with contextlib.suppress(OSError):
-            part.unlink(missing_ok=True)
-    return kept
-
-
-def reserve(path: Path) -> Path:
-    """Create the first free name of path, path-2, path-3 ...: only one of two writers can get each."""
-    number = 1
-    while True:
-        name = path if number == 1 else path.with_name(f"{path.stem}-{number}{path.suffix}")
-        try:
-            os.close(os.open(name, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
-            return name
-        except FileExistsError:
-            number += 1
-
-
-def _why_not(error: OSError, folder: Path) -> str:
-    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-        return f"The picture was not saved: no space left in {folder}. Free some, or choose another folder."
-    reason = error.strerror or "unknown reason"
-    return f"The picture was not saved: {folder} cannot be written ({reason}). Choose another folder."
-
-
-def output_path(folder: Path, record: ImageMetadata) -> Path:
-    """Where a picture goes: folder/2026-11-21_janus-pro-1b_42.png; `save_png` finds a free name from there."""
-    model = re.sub(r"[^a-z0-9.]+", "-", record.model.lower()).strip("-.")[:60] or "model"
-    return folder / f"{record.created[:10]}_{model}_{record.seed}.png"
 
 
 def parameters(record: ImageMetadata) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Iterator
-from contextlib import closing, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,9 +21,9 @@ from janus_app.errors import AppError
 from janus_app.outputs.library import Library
 from janus_app.registry.catalog import Catalog
 from janus_app.registry.types import Variant
-from janus_app.runtime.session import ModelSession, SessionState
+from janus_app.runtime.session import ModelSession
 from janus_app.server.security import VisitorLimiter, visitor
-from janus_app.types import MAX_SEED, Event, Queued, Request, Setting
+from janus_app.types import MAX_SEED, Event, Request, Setting
 from janus_app.ui.common.saved_images import SavedImages
 from janus_app.ui.i18n import Texts
 
@@ -56,15 +56,6 @@ def api_endpoint(
         yield from handler({parameters[key]: value for key, value in values.items()}, request)
 
     return {"fn": call, "inputs_kwargs": parameters, **public(name)}
-
-
-@dataclass
-class Sitting:
-    """Which variant runs a job and how; the metadata of its pictures says so."""
-
-    request: Request | None = None
-    variant: Variant | None = None
-    state: SessionState | None = None
 
 
 @dataclass(frozen=True)
@@ -100,31 +91,18 @@ class PageContext:
         except AppError:
             return self.catalog.default()
 
-    def job(self, selected: str | None, request: Request, sitting: Sitting | None = None) -> Iterator[Event]:
+    def job(self, selected: str | None, request: Request) -> Iterator[Event]:
         """Run `request`. Where no model is loaded, first load the selected variant if that needs no download.
 
-        `sitting` is filled in at the first step of the work itself: from then on no other tab can change the model. On
-        a shared page each visitor may run a few jobs at a time. Raises AppError for one job too many.
+        On a shared page each visitor may run a few jobs at a time. Raises AppError for one job too many.
         """
         with self.limiter.slot(visitor()) if self.shared else nullcontext():
-            yield from self._job(selected, request, sitting)
-
-    def _job(self, selected: str | None, request: Request, sitting: Sitting | None) -> Iterator[Event]:
-        if self.session.state.phase == "empty" and not self.session.state.resting:
-            variant = self.variant(selected)
-            if not variant.is_local:
-                raise AppError("no_model_loaded")
-            yield from self.session.load(variant.id)
-        events = self.session.run(request)
-        if sitting is None:
-            yield from events
-            return
-        sitting.request = request
-        with closing(events):  # type: ignore[type-var]
-            for event in events:
-                if sitting.variant is None and not isinstance(event, Queued):
-                    sitting.variant, sitting.state = self.session.variant, self.session.state
-                yield event
+            if self.session.state.phase == "empty" and not self.session.state.resting:
+                variant = self.variant(selected)
+                if not variant.is_local:
+                    raise AppError("no_model_loaded")
+                yield from self.session.load(variant.id)
+            yield from self.session.run(request)
 
 
 def random_seed() -> int:

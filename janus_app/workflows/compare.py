@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
-from contextlib import closing
+from collections.abc import Generator
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from janus_app.errors import AppError
-from janus_app.outputs.metadata import ImageMetadata
+from janus_app.outputs.store import OutputStore, StoredImage
 from janus_app.registry.types import Variant
-from janus_app.runtime.session import ModelSession, SessionState
-from janus_app.types import Event, Finished, GenerateRequest, Notice, Picture, Queued
-
-Keep = Callable[[Picture, GenerateRequest, Variant, SessionState], tuple[Path, ImageMetadata]]
+from janus_app.runtime.session import ModelSession
+from janus_app.types import Event, Finished, GenerateRequest, Notice, Started
 
 
 @dataclass(frozen=True)
@@ -26,11 +22,10 @@ class Side:
 
 @dataclass(frozen=True)
 class Shot:
-    """The finished picture of side 0 or 1."""
+    """The saved picture of side 0 or 1."""
 
     side: int
-    file: Path
-    record: ImageMetadata
+    picture: StoredImage
 
 
 def checked(session: ModelSession, sides: tuple[Side, Side]) -> tuple[Side, Side]:
@@ -47,7 +42,7 @@ def checked(session: ModelSession, sides: tuple[Side, Side]) -> tuple[Side, Side
 
 
 def draw_sides(
-    session: ModelSession, sides: tuple[Side, Side], keep: Keep
+    session: ModelSession, sides: tuple[Side, Side], store: OutputStore
 ) -> Generator[Event | Shot, None, list[Shot]]:
     """Draw both sides, loading what is not resident, and load the model again that was resident before.
 
@@ -62,21 +57,16 @@ def draw_sides(
         if session.variant is None or session.variant.id != side.variant.id:
             yield Notice(f"{side.variant.title} is loaded to draw its side.")
             yield from session.load(_name(session, side.variant))
-        variant, state, finished = side.variant, session.state, None
-        events = session.run(side.request)
-        with closing(events):  # type: ignore[type-var]
-            for event in events:
-                if not isinstance(event, Queued):
-                    variant, state = session.variant or variant, session.state
-                if isinstance(event, Finished):
-                    finished = event
-                else:
-                    yield event
-        if finished is None or variant.id != side.variant.id:
-            raise AppError(
-                f"The model was changed to {variant.title} while the two were drawn. Start the comparison again."
-            )
-        shots.append(Shot(number, *keep(finished.pictures[0], side.request, variant, state)))
+        for event in session.run(side.request):
+            if isinstance(event, Started) and event.provenance.variant_id != side.variant.id:
+                title = event.provenance.title
+                raise AppError(
+                    f"The model was changed to {title} while the two were drawn. Start the comparison again."
+                )
+            if isinstance(event, Finished):
+                shots.append(Shot(number, store.save(event)[0]))
+            else:
+                yield event
         yield shots[-1]
     if before is not None and session.variant is not None and session.variant.id != before.id:
         yield Notice(f"{before.title} is loaded again.")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
@@ -11,13 +10,12 @@ from datetime import datetime
 from pathlib import Path
 
 from PIL.Image import Image
-from PIL.PngImagePlugin import PngInfo
 
 from janus_app.errors import AppError
-from janus_app.files import os_errors_as_app_errors, write_atomically
-from janus_app.outputs.metadata import ImageMetadata, output_path, reserve
+from janus_app.outputs.metadata import ImageMetadata
+from janus_app.outputs.store import OutputStore
 from janus_app.registry.types import Variant
-from janus_app.types import Event, Finished, GenerateRequest, Picture, Progress
+from janus_app.types import Event, Finished, GenerateRequest, Progress
 from janus_app.workflows.axes import Axis, axes_of
 from janus_app.workflows.contact_sheet import sheet
 
@@ -50,9 +48,6 @@ class Cell:
     file: Path
 
 
-Keep = Callable[[Picture, GenerateRequest], tuple[Path, ImageMetadata]]
-
-
 def plan_grid(base: GenerateRequest, x: Axis, y: Axis | None, variant: Variant) -> Plan:
     """Every request of the grid, checked before the first is drawn; the count is one picture a cell.
 
@@ -81,11 +76,11 @@ def plan_grid(base: GenerateRequest, x: Axis, y: Axis | None, variant: Variant) 
 
 
 def draw_grid(
-    plan: Plan, run: Callable[[GenerateRequest], Iterator[Event]], keep: Keep
+    plan: Plan, run: Callable[[GenerateRequest], Iterator[Event]], store: OutputStore
 ) -> Generator[Event | Cell, None, list[Cell]]:
     """Draw the cells one after the other; closing stops within a step, and what was drawn stays kept.
 
-    `run` starts a request (its turn in the line is that of any job), `keep` saves a finished picture. Progress counts
+    `run` starts a request (its turn in the line is that of any job), `store` saves the pictures. Progress counts
     the whole grid, so a page can tell the time left. Raises AppError where somebody changed the model meanwhile.
     """
     cells: list[Cell] = []
@@ -105,19 +100,20 @@ def draw_grid(
                         yield event
             if finished is None or not finished.pictures:
                 raise AppError("A picture of the grid did not come. What was drawn before it is kept; try again.")
-            file, record = keep(finished.pictures[0], request)
+            saved = store.save(finished)[0]
+            record = saved.metadata
             if cells and record.model != cells[0].record.model:
                 raise AppError(
                     f"The model was changed to {record.title} while the grid was drawn, so its pictures cannot be "
                     "compared. What was drawn is kept; start the grid again."
                 )
-            cells.append(Cell(r, c, finished.pictures[0].image, record, file))
+            cells.append(Cell(r, c, saved.image, record, saved.file))
             yield cells[-1]
     return cells
 
 
-def save_sheet(plan: Plan, cells: list[Cell], folder: Path) -> Path:
-    """The labelled sheet of a finished grid as a PNG in `folder`; returns its path.
+def save_sheet(plan: Plan, cells: list[Cell], store: OutputStore) -> Path:
+    """The labelled sheet of a finished grid as a PNG of the store; returns its path.
 
     The pictures in it are at native size. A text chunk names the axes and the file of every cell. Raises AppError
     where the folder cannot be written.
@@ -132,20 +128,7 @@ def save_sheet(plan: Plan, cells: list[Cell], folder: Path) -> Path:
         "files": [[cell.file.name for cell in cells if cell.row == r] for r in range(len(plan.requests))],
         "created": datetime.now().astimezone().isoformat(timespec="seconds"),
     }
-    chunks = PngInfo()
-    chunks.add_itxt(CHUNK, json.dumps(facts))
-    buffer = io.BytesIO()
-    picture.save(buffer, "PNG", pnginfo=chunks)
-    name = output_path(folder, record)
-    with os_errors_as_app_errors("The sheet was not saved", folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        path = reserve(name.with_name(f"{name.stem}_grid.png"))
-        try:
-            write_atomically(path, buffer.getvalue())
-        except OSError:
-            path.unlink(missing_ok=True)  # the name was held by an empty file
-            raise
-    return path
+    return store.save_sheet(picture, record, CHUNK, json.dumps(facts))
 
 
 def footnote(plan: Plan, record: ImageMetadata) -> str:

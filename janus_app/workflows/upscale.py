@@ -10,13 +10,14 @@ from PIL import Image
 
 from janus_app.errors import AppError
 from janus_app.outputs.image_io import MAX_PIXELS, open_picture
-from janus_app.outputs.metadata import ImageMetadata, Value, output_path, read_metadata, save_png
+from janus_app.outputs.metadata import Value, read_metadata
+from janus_app.outputs.store import OutputStore, StoredImage
 
 FACTORS = (2, 4)
 
 
-def upscale(source: Path, factor: int, folder: Path) -> tuple[Path, ImageMetadata]:
-    """Save a copy of the PNG `source` of this app, `factor` times as wide and high, in `folder`; the file stays.
+def upscale(source: Path, factor: int, store: OutputStore) -> StoredImage:
+    """Save a copy of the PNG `source` of this app, `factor` times as wide and high, in `store`; the file stays.
 
     Lanczos resampling (Duchon 1979, as in Pillow): smooth edges, nothing that was not there. The record of the copy
     says `upscaled` and `upscaled_from`. Raises AppError for a picture without a record, one that is a copy already,
@@ -37,6 +38,5 @@ def upscale(source: Path, factor: int, folder: Path) -> tuple[Path, ImageMetadat
     }
     now = datetime.now().astimezone().isoformat(timespec="seconds")
     copy = replace(record, size=size, created=now, settings={**record.settings, **said})
-    name = output_path(folder, copy)
     larger = picture.convert("RGB").resize(size, Image.Resampling.LANCZOS)
-    return save_png(name.with_name(f"{name.stem}_x{factor}.png"), larger, copy), copy
+    return store.save_image(larger, copy, f"_x{factor}")

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from janus_app.outputs.metadata import metadata_of, output_path, read_metadata, save_png
+from janus_app.outputs.metadata import read_metadata
+from janus_app.outputs.store import OutputStore, save_png
 from janus_app.types import Finished, GenerateRequest, drain
 from tests.browser.conftest import WATCH
 from tests.browser.test_session import choose_branch, go, say
@@ -127,9 +128,8 @@ def keep_drawn(served: Served, prompt: str, seed: int) -> Path:
     """A picture of the outputs folder, drawn without the page."""
     request = GenerateRequest(prompt, seed=seed)
     finished = drain(served.session.run(request))
-    assert isinstance(finished, Finished) and served.session.variant
-    record = metadata_of(finished.pictures[0], request, served.session.variant, served.session.state)
-    return save_png(output_path(served.outputs, record), finished.pictures[0].image, record)
+    assert isinstance(finished, Finished)
+    return OutputStore(served.outputs).save(finished)[0].file
 
 
 def test_a_picture_of_the_history_is_marked_saved_discussed_and_drawn_again(enter: Any, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from janus_app.outputs.conversations import Conversations, Message, new_conversation, new_id
-from janus_app.outputs.metadata import output_path, save_png
+from janus_app.outputs.store import output_path, save_png
 from tests.browser.test_compare import COMPARE, pick
 from tests.browser.test_history import drop, loaded
 from tests.browser.test_session import draw, go, wait_done

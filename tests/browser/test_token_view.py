@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from janus_app.outputs.metadata import read_metadata, save_png
+from janus_app.outputs.metadata import read_metadata
+from janus_app.outputs.store import save_png
 from tests.browser.test_session import go
 from tests.page_server import Served
 from tests.test_library import RECORD

@@ -11,7 +11,7 @@ from janus_app.types import EditRequest, GenerateRequest
 from janus_app.ui.common.html import blank_preview_grid, message, messages, preview_grid
 from janus_app.ui.common.jobs import watch
 from janus_app.ui.common.saved_images import SavedImage
-from janus_app.ui.context import PageContext, Sitting
+from janus_app.ui.context import PageContext
 
 MAX_GALLERY_ITEMS = 60  # pictures a browser tab keeps in sight; the files stay in the outputs folder
 PREVIEW_QUALITY = 82
@@ -37,7 +37,6 @@ def draw(page: PageContext, selected: str | None, make: Callable[[], Drawing], l
     Bad settings, full disks and bugs end in a view with a sentence, never in an exception.
     """
     say = page.texts.say
-    sitting = Sitting()
     # The request is built twice, which costs nothing: here to know its seeds, and inside the watched job, whose
     # frames turn a refusal into a sentence.
     try:
@@ -51,7 +50,7 @@ def draw(page: PageContext, selected: str | None, make: Callable[[], Drawing], l
     size = state.capabilities.size if state.capabilities else page.variant(selected).size
     yield View(blank_preview_grid(request.count, size, captions), message(say("starting", language)))
     quality = SHARED_QUALITY if page.shared else PREVIEW_QUALITY
-    for frame in watch(lambda: page.job(selected, request, sitting), page.texts, language):
+    for frame in watch(lambda: page.job(selected, request), page.texts, language):
         notes = messages(frame.notices)
         if frame.error:
             yield View("", "", notes + message(frame.error, "error"))
@@ -63,8 +62,8 @@ def draw(page: PageContext, selected: str | None, make: Callable[[], Drawing], l
         kept: list[SavedImage] = []
         try:
             for picture in frame.finished.pictures:
-                assert sitting.variant and sitting.state  # filled at the first event, and this is the last one
-                kept.append(page.images.keep(picture, request, sitting.variant, sitting.state))
+                assert frame.finished.provenance is not None
+                kept.append(page.images.keep(picture, frame.finished.provenance))
         except AppError as error:  # the pictures stay on the easel, so a full disk does not lose them
             last = preview_grid([p.image for p in frame.finished.pictures], captions, alt, quality=95)
             yield View(last, "", notes + message(page.texts.text(error, language), "error"), tuple(kept))

@@ -54,13 +54,13 @@ def more(
     def enlarge(factor: int, request: gr.Request, *values: Any) -> tuple[Any, ...]:
         language = page.language(request)
         try:
-            file, record = upscale(Path(pick(*values).shown), factor, page.images.outputs)
-            shown = page.images.serve(file)
+            copy = upscale(Path(pick(*values).shown), factor, page.images.store)
+            shown = page.images.serve(copy.file)
         except (AppError, OSError) as error:
             text = page.texts.text(error, language) if isinstance(error, AppError) else str(error)
             return message(text, "error"), gr.skip()
-        width, height = record.size
-        line = page.texts.say("upscaled", language, width=width, height=height, file=file.name)
+        width, height = copy.metadata.size
+        line = page.texts.say("upscaled", language, width=width, height=height, file=copy.file.name)
         return message(line, "done"), shown
 
     def look(request: gr.Request, *values: Any) -> Iterator[str]:

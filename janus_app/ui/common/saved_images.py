@@ -16,10 +16,9 @@ from PIL.Image import new as new_picture
 
 from janus_app.errors import AppError
 from janus_app.outputs.image_io import open_picture
-from janus_app.outputs.metadata import ImageMetadata, metadata_of, output_path, save_png
-from janus_app.registry.types import Variant
-from janus_app.runtime.session import SessionState
-from janus_app.types import EditRequest, GenerateRequest, Picture
+from janus_app.outputs.metadata import ImageMetadata
+from janus_app.outputs.store import OutputStore, StoredImage
+from janus_app.types import Picture, Provenance
 
 THUMB = 256  # pixels of a thumbnail's longer side
 
@@ -42,13 +41,17 @@ class SavedImages:
     serving: Path
     copies: dict[tuple[str, str, int], str] = field(default_factory=dict, hash=False)  # made so far
 
-    def keep(
-        self, picture: Picture, request: GenerateRequest | EditRequest, variant: Variant, state: SessionState
-    ) -> SavedImage:
+    @property
+    def store(self) -> OutputStore:
+        return OutputStore(self.outputs)
+
+    def keep(self, picture: Picture, provenance: Provenance) -> SavedImage:
         """Save a finished picture and make it showable. Raises AppError where the folder cannot be written."""
-        record = metadata_of(picture, request, variant, state)
-        file = save_png(output_path(self.outputs, record), picture.image, record)
-        return SavedImage(file, self.serve(file), record)
+        return self.show(self.store.save_picture(picture, provenance))
+
+    def show(self, stored: StoredImage) -> SavedImage:
+        """Make a saved picture showable."""
+        return SavedImage(stored.file, self.serve(stored.file), stored.metadata)
 
     def serve(self, file: Path) -> str:
         """A copy of `file` under a name nobody can guess, in the folder the page may serve."""

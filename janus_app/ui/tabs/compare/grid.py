@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from html import escape
-from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -13,13 +12,12 @@ from PIL import ImageOps
 
 from janus_app.errors import AppError, Message
 from janus_app.files import os_errors_as_app_errors
-from janus_app.outputs.metadata import ImageMetadata
-from janus_app.types import Event, GenerateRequest, Picture
+from janus_app.types import Event, GenerateRequest
 from janus_app.ui.common.actions import halt
 from janus_app.ui.common.controls import flow_settings, run_or_stop
 from janus_app.ui.common.html import data_uri, message, messages, preview_grid
 from janus_app.ui.common.jobs import watch
-from janus_app.ui.context import JOB, QUICK, PageContext, Sitting, Updates, Values, first_seed, number, whole_number
+from janus_app.ui.context import JOB, QUICK, PageContext, Updates, Values, first_seed, number, whole_number
 from janus_app.ui.tabs.compare.shared import SharedParts, preview_quality
 from janus_app.ui.tabs.draw.tab import DrawTab
 from janus_app.workflows.axes import AXES, axes_of, axis_of, value_text
@@ -164,18 +162,8 @@ class GridHandlers:
 
     def _draw(self, selected: str | None, plan: Plan, cells: list[Cell]) -> Iterator[Event]:
         """Draw the grid; adds each finished cell to `cells`."""
-        page, sitting = self.page, Sitting()
-
-        def run(request: GenerateRequest) -> Iterator[Event]:
-            sitting.variant = sitting.state = None  # each cell waits in the queue, so the model may have changed
-            return page.job(selected, request, sitting)
-
-        def keep(picture: Picture, request: GenerateRequest) -> tuple[Path, ImageMetadata]:
-            assert sitting.variant and sitting.state
-            saved = page.images.keep(picture, request, sitting.variant, sitting.state)
-            return saved.file, saved.record
-
-        for step in draw_grid(plan, run, keep):
+        page = self.page
+        for step in draw_grid(plan, lambda request: page.job(selected, request), page.images.store):
             if isinstance(step, Cell):
                 cells.append(step)
             else:
@@ -185,7 +173,7 @@ class GridHandlers:
         """Save the sheet and show it in place of the table."""
         page = self.page
         try:
-            file = save_sheet(plan, cells, page.images.outputs)
+            file = save_sheet(plan, cells, page.images.store)
             with os_errors_as_app_errors(Message("grid_sheet_not_shown"), page.images.serving):
                 served = page.images.serve(file)
         except AppError as error:  # the pictures themselves are saved, and the table still shows them

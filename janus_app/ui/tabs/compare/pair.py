@@ -13,7 +13,6 @@ import gradio as gr
 
 from janus_app.errors import AppError
 from janus_app.outputs.votes import Choice, Tally
-from janus_app.registry.types import Variant
 from janus_app.types import SOLVERS, Event, GenerateRequest
 from janus_app.ui.common.actions import Actions, action_row, halt
 from janus_app.ui.common.controls import run_or_stop
@@ -219,16 +218,9 @@ class PairHandlers:
 
     def _draw(self, sides: tuple[Side, Side], images: dict[int, SavedImage]) -> Iterator[Event]:
         """Draw both sides; adds each finished picture to `images` by the number of its side."""
-        saved: dict[str, SavedImage] = {}
-
-        def keep(picture: Any, request: GenerateRequest, variant: Variant, state: Any) -> Any:
-            image = self.page.images.keep(picture, request, variant, state)
-            saved[str(image.file)] = image
-            return image.file, image.record
-
-        for step in draw_sides(self.page.session, sides, keep):
+        for step in draw_sides(self.page.session, sides, self.page.images.store):
             if isinstance(step, Shot):
-                images[step.side] = saved[str(step.file)]
+                images[step.side] = self.page.images.show(step.picture)
             else:
                 yield step
 

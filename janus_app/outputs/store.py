@@ -1,0 +1,114 @@
+"""The one way a drawn picture reaches the disk: as a PNG file that carries the metadata of how it was made."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import secrets
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from PIL.Image import Image
+from PIL.PngImagePlugin import PngInfo
+
+from janus_app.errors import Message
+from janus_app.files import os_errors_as_app_errors
+from janus_app.outputs.metadata import KEY, SCHEMA, ImageMetadata, metadata_of, parameters
+from janus_app.types import Finished, Picture, Provenance
+
+
+@dataclass(frozen=True)
+class StoredImage:
+    """A picture, its metadata, and the PNG file that contains both."""
+
+    file: Path
+    image: Image
+    metadata: ImageMetadata
+
+
+class OutputStore:
+    """Saves pictures in a folder under names made of date, model and seed, or as the one PNG file `path` names.
+
+    No file is ever replaced: "name-2.png" is written where "name.png" exists. Every method raises AppError where the
+    folder cannot be written or the disk is full.
+    """
+
+    def __init__(self, path: Path | str) -> None:
+        self.path = Path(path)
+
+    def save(self, finished: Finished) -> tuple[StoredImage, ...]:
+        """Save every picture of a job that a session ran, in order."""
+        if not finished.pictures:
+            return ()
+        assert finished.provenance is not None, "the pictures of a model without a session have no provenance"
+        return tuple(self.save_picture(picture, finished.provenance) for picture in finished.pictures)
+
+    def save_picture(self, picture: Picture, provenance: Provenance) -> StoredImage:
+        """Save one picture of a job."""
+        return self.save_image(picture.image, metadata_of(picture, provenance))
+
+    def save_image(self, image: Image, metadata: ImageMetadata, suffix: str = "") -> StoredImage:
+        """Save an image under existing metadata, as a copy of another size has; `suffix` ends the name of its file."""
+        return StoredImage(save_png(self._file(metadata, suffix), image, metadata), image, metadata)
+
+    def save_sheet(self, image: Image, metadata: ImageMetadata, chunk: str, facts: str) -> Path:
+        """Save a collage beside the pictures that `metadata` belongs to; its text chunk `chunk` contains `facts`."""
+        chunks = PngInfo()
+        chunks.add_itxt(chunk, facts)
+        return write_png(self._file(metadata, "_grid"), image, chunks)
+
+    def _file(self, metadata: ImageMetadata, suffix: str) -> Path:
+        if self.path.suffix.lower() == ".png" and not self.path.is_dir():
+            return self.path
+        name = output_path(self.path, metadata)
+        return name.with_name(f"{name.stem}{suffix}.png")
+
+
+def output_path(folder: Path, metadata: ImageMetadata) -> Path:
+    """The path of a picture, as folder/2026-11-21_janus-pro-1b_42.png; `save_png` finds a free name from there."""
+    model = re.sub(r"[^a-z0-9.]+", "-", metadata.model.lower()).strip("-.")[:60] or "model"
+    return folder / f"{metadata.created[:10]}_{model}_{metadata.seed}.png"
+
+
+def save_png(path: Path, image: Image, metadata: ImageMetadata) -> Path:
+    """Write an image with its metadata by `write_png`."""
+    chunks = PngInfo()
+    # json.dumps keeps to ASCII, so even a lone surrogate in a prompt survives.
+    chunks.add_itxt(KEY, json.dumps({"schema": SCHEMA} | asdict(metadata)))
+    chunks.add_itxt("parameters", parameters(metadata))  # the text other programs read
+    return write_png(path, image, chunks)
+
+
+def write_png(path: Path, image: Image, chunks: PngInfo) -> Path:
+    """Write an RGB PNG to `path`, or beside it as "name-2.png" where that exists; returns the path written.
+
+    The file appears complete or not at all. Raises AppError where the folder cannot be written or the disk is full.
+    """
+    part = path.with_name(f".{secrets.token_hex(8)}.part")
+    try:
+        with os_errors_as_app_errors(Message("picture_not_saved"), path.parent):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with open(part, "xb") as file:
+                image.convert("RGB").save(file, "PNG", pnginfo=chunks)
+                file.flush()
+                os.fsync(file.fileno())
+            final = _free_name(path)
+            os.replace(part, final)
+    finally:
+        with contextlib.suppress(OSError):
+            part.unlink(missing_ok=True)
+    return final
+
+
+def _free_name(path: Path) -> Path:
+    """Create the first free name of path, path-2, path-3 ...: only one of two writers can get each."""
+    number = 1
+    while True:
+        name = path if number == 1 else path.with_name(f"{path.stem}-{number}{path.suffix}")
+        try:
+            os.close(os.open(name, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+            return name
+        except FileExistsError:
+            number += 1
