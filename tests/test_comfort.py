@@ -24,7 +24,7 @@ from janus_app.registry.catalog import load_catalog
 from janus_app.registry.types import Variant
 from janus_app.runtime.session import ModelSession
 from janus_app.types import GenerateRequest, Notice, drain
-from janus_app.ui.common.saved_images import SavedImage, SavedImages
+from janus_app.ui.common.saved_images import SavedImages
 from janus_app.ui.common.welcome import KEYS, STEPS, foot_html, tour_html
 from janus_app.ui.context import PageContext
 from janus_app.ui.i18n import Texts
@@ -117,15 +117,15 @@ def test_own_presets_are_kept_in_a_file_one_can_read(tmp_path: Path) -> None:
     assert [(p.name, dict(p.settings)) for p in Presets(tmp_path / "data").of("janus")] == [
         ("my own", {"guidance": 4.0})
     ]
-    assert yaml.safe_load(presets.picture.file.read_text())[0]["name"] == "other"
+    assert yaml.safe_load(presets.file.read_text())[0]["name"] == "other"
     presets.delete("my own", "janus")
     assert presets.of("janus") == [] and len(presets.of("janusflow")) == 1
     with pytest.raises(AppError, match="needs a name"):
         presets.save(Preset(" ", "janus", {}))
-    presets.picture.file.write_text("- [not a preset")
+    presets.file.write_text("- [not a preset")
     with pytest.raises(AppError, match="damaged"):
         presets.save(Preset("lost?", "janus", {}))
-    assert presets.picture.file.read_text() == "- [not a preset", "a damaged file must be left alone"
+    assert presets.file.read_text() == "- [not a preset", "a damaged file must be left alone"
 
 
 def test_votes_of_a_pair_are_counted_from_either_side(tmp_path: Path) -> None:
@@ -136,8 +136,8 @@ def test_votes_of_a_pair_are_counted_from_either_side(tmp_path: Path) -> None:
     assert votes.vote("b", "a", "other") == Tally("b", "a", 1, 2, 1)
     votes.vote("a", "c", "other")
     assert [t.count for t in Votes(tmp_path / "data").all()] == [4, 1]
-    assert json.loads(votes.picture.file.read_text())["pairs"][1]["other_better"] == 1
-    votes.picture.file.write_text('{"schema": 1, "pairs": [{"one": 1}]}')
+    assert json.loads(votes.file.read_text())["pairs"][1]["other_better"] == 1
+    votes.file.write_text('{"schema": 1, "pairs": [{"one": 1}]}')
     with pytest.raises(AppError, match="damaged"):
         votes.vote("a", "b", "one")
 
@@ -202,9 +202,7 @@ def test_a_blind_pair_tells_nothing_until_it_is_judged(
 ) -> None:
     sides = sides_of(session, "janus-embedded", "janus-embedded", temperature=0.2)
     shots, _ = both(session, sides, page.images.outputs)
-    prints = tuple(
-        SavedImage(shot.picture.file, page.images.serve(shot.picture.file), shot.picture.metadata) for shot in shots
-    )
+    prints = tuple(page.images.show(shot.picture) for shot in shots)
     seats = set()
     for _ in range(40):
         match = seated(page, (prints[0], prints[1]), ("a", "b"), blind=True)

@@ -123,7 +123,7 @@ except AppError as error:
 
 def test_a_folder_that_cannot_be(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(AppError, match="Choose another folder"):
+    with pytest.raises(AppError, match="cannot be written"):
         save_png(tmp_path / "file" / "a.png", _picture(), RECORD)
 
 

@@ -60,9 +60,7 @@ def draw_sides(
         for event in session.run(side.request):
             if isinstance(event, Started) and event.provenance.variant_id != side.variant.id:
                 title = event.provenance.title
-                raise AppError(
-                    f"The model was changed to {title} while the two were drawn. Start the comparison again."
-                )
+                raise AppError("compare_model_changed", title=title)
             if isinstance(event, Finished):
                 shots.append(Shot(number, store.save(event)[0]))
             else:
