@@ -16,7 +16,7 @@ sys.path.insert(0, str(ROOT))
 from benchmarks.running import finished, open_model  # noqa: E402
 from janus_app.registry.catalog import load_catalog  # noqa: E402
 from janus_app.types import GenerateRequest, InspectRequest, SwapRequest, TokenView  # noqa: E402
-from janus_app.workflows.token_heatmap import MEASURES, heat_map  # noqa: E402
+from janus_app.workflows.token_heatmap import MEASURES, heatmap  # noqa: E402
 
 PROMPT, SEED = "a blue cat above two red stars", 547_265_805
 SIDE, GAP, LINE = 232, 12, 24
@@ -41,7 +41,7 @@ def main() -> None:
     place = max(range(len(found.cells)), key=lambda number: found.cells[number].entropy)
     first = [(drawn.image, PROMPT)]
     for name, measure in MEASURES.items():
-        first.append((heat_map(found, measure, place), TITLES[name].format(measure.text(measure.top(found)))))
+        first.append((heatmap(found, measure, place), TITLES[name].format(measure.text(measure.top(found)))))
     others = found.cells[place].alternatives
     swaps = finished(model.swap(SwapRequest(drawn.image_tokens, place, tuple(token for token, _ in others)))).pictures
     second = [

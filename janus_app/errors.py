@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 from functools import lru_cache
 from typing import Any
 
@@ -40,6 +41,12 @@ def message_table() -> dict[str, dict[str, Any]]:
     """Code -> {"status": HTTP status (errors only), language: sentence}."""
     table: dict[str, dict[str, Any]] = json.loads((ASSETS / "i18n" / "messages.json").read_text(encoding="utf-8"))
     return table
+
+
+def system_language() -> str:
+    """The language of the terminal: zh-CN if the first of LC_ALL, LC_MESSAGES and LANG that is set begins with zh."""
+    locale = next(filter(None, map(os.environ.get, ("LC_ALL", "LC_MESSAGES", "LANG"))), "")
+    return "zh-CN" if locale.lower().startswith("zh") else "en"
 
 
 class Message:

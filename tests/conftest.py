@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 # Small models on a busy machine: more threads only wait for each other. Set before torch is imported.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "0")
+os.environ["LC_ALL"] = "C.UTF-8"  # sentences on the command line are in English, whatever the machine speaks
 
 GOLDEN = Path(__file__).parent / "golden" / "janus"
 CASES = ("janus_1_3b", "janus_pro_1b", "janus_pro_7b")

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from janus_app.cli import console, draw, main
+from janus_app.cli import console, generate, main
 from janus_app.cli.models import check, read_facts
 from janus_app.outputs.metadata import read_metadata
 from janus_app.outputs.store import save_png
@@ -284,9 +284,9 @@ def test_an_unexpected_failure_is_called_a_bug(
     def broken(*_: object) -> int:
         raise ZeroDivisionError("inside")
 
-    monkeypatch.setattr(draw, "_draw", broken)
+    monkeypatch.setattr(generate, "draw_pictures", broken)
     flags = ["generate", "--model", MODEL, "--prompt", "a cat", "--out", str(tmp_path)]
     assert main(flags) == 70
-    assert "bug of ours (ZeroDivisionError)" in capsys.readouterr().err
+    assert "bug in the app (ZeroDivisionError)" in capsys.readouterr().err
     with pytest.raises(ZeroDivisionError):
         main([*flags, "--debug"])

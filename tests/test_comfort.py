@@ -30,8 +30,16 @@ from janus_app.ui.context import PageContext
 from janus_app.ui.i18n import Texts
 from janus_app.ui.tabs.draw.presets_panel import choices, settings_of
 from janus_app.workflows.compare import Shot, Side, checked, draw_sides, name_of
-from janus_app.workflows.presets import NAMES, built_in, complete, styled, styles
-from janus_app.workflows.random_prompts import random_prompt, writes_prompts, written_prompt
+from janus_app.workflows.presets import (
+    NAMES,
+    built_in,
+    complete,
+    random_prompt,
+    styled,
+    styles,
+    writes_prompts,
+    written_prompt,
+)
 from training.objects import COLOURS, THINGS
 
 CATALOG = load_catalog()

@@ -18,9 +18,8 @@ from janus_app.outputs.store import OutputStore
 from janus_app.registry.catalog import load_catalog
 from janus_app.runtime.session import ModelSession
 from janus_app.types import Event, GenerateRequest, Progress, drain
-from janus_app.workflows.axes import Axis, axes_of, parse_axis
-from janus_app.workflows.contact_sheet import sheet
-from janus_app.workflows.grid import CHUNK, MAX_CELLS, Cell, draw_grid, plan_grid
+from janus_app.workflows.contact_sheet import contact_sheet
+from janus_app.workflows.grid import CHUNK, MAX_CELLS, Axis, Cell, axes_of, draw_grid, parse_axis, plan_grid
 from tests.page_server import FLOW_ROW, GOLDEN
 
 BASE = GenerateRequest("a red cat", seed=5, count=4)
@@ -45,11 +44,11 @@ def test_an_axis_is_read_from_words(text: str, values: tuple[Any, ...]) -> None:
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
-        ("guidance", "is no axis"),
-        ("size=1,2", "is no axis"),
+        ("guidance", "is not an axis"),
+        ("size=1,2", "is not an axis"),
         ("guidance=", "has no values"),
-        ("guidance=one", "is no number"),
-        ("steps=1.5", "is no whole number"),
+        ("guidance=one", "is not a number"),
+        ("steps=1.5", "is not a whole number"),
         ("solver=magic", "no solver called"),
         ("seed=1..4000000000", "more than 8 values"),
     ],
@@ -130,7 +129,8 @@ def test_a_changed_model_ends_the_grid(session: ModelSession, tmp_path: Path) ->
 def test_the_sheet_has_every_picture_at_its_place_and_size() -> None:
     colours = [["#ff0000", "#00ff00"], ["#0000ff", "#ffff00"]]
     pictures = [[Image.new("RGB", (200, 100), colour) for colour in row] for row in colours]
-    made = sheet(Axis("guidance", (1.0, 2.0)), Axis("prompt", ("一只猫", "a very long prompt " * 30)), pictures, "note")
+    prompts = Axis("prompt", ("一只猫", "a very long prompt " * 30))
+    made = contact_sheet(Axis("guidance", (1.0, 2.0)).labels(), prompts.labels(), pictures, "note")
     for r, row in enumerate(colours):
         for c, colour in enumerate(row):
             whole = Image.new("RGB", (200, 100), colour).getpixel((0, 0))

@@ -15,7 +15,7 @@ from janus_app.errors import AppError
 from janus_app.outputs.metadata import read_metadata
 from janus_app.outputs.store import save_png
 from janus_app.types import Inspection, TokenFacts
-from janus_app.workflows.token_heatmap import MEASURES, RAMP, colour, drawn_on, heat_map, inspection_of
+from janus_app.workflows.token_heatmap import MEASURES, RAMP, colour, continued_request, heatmap, inspection_request
 from tests.commands import MODEL, draw_json
 from tests.test_library import RECORD
 
@@ -29,7 +29,7 @@ def facts(entropy: float) -> TokenFacts:
 def test_colours_tell_the_value_and_the_frame_the_chosen_patch() -> None:
     found = Inspection(Image.new("RGB", (384, 384), "white"), 24, tuple(facts(place / 100) for place in range(576)))
     entropy = MEASURES["entropy"]
-    plain = heat_map(found, entropy)
+    plain = heatmap(found, entropy)
     assert plain.size == (576, 576) and entropy.top(found) == 5.75
 
     def light(place: int) -> int:
@@ -37,7 +37,7 @@ def test_colours_tell_the_value_and_the_frame_the_chosen_patch() -> None:
 
     steps = [light(place) for place in range(0, 576, 48)]
     assert steps == sorted(steps) and steps[-1] - steps[0] > 200, "the order is seen without colour too"
-    framed = heat_map(found, entropy, 25)
+    framed = heatmap(found, entropy, 25)
     changed = {
         (x // 24, y // 24) for x in range(576) for y in range(576) if framed.getpixel((x, y)) != plain.getpixel((x, y))
     }
@@ -47,7 +47,7 @@ def test_colours_tell_the_value_and_the_frame_the_chosen_patch() -> None:
 
 def test_numbers_stand_where_they_can_be_read() -> None:
     found = Inspection(Image.new("RGB", (96, 96)), 6, tuple(facts(2.0) for _ in range(36)))
-    shades = {heat_map(found, MEASURES["entropy"]).getpixel((x, 48)) for x in range(96)}
+    shades = {heatmap(found, MEASURES["entropy"]).getpixel((x, 48)) for x in range(96)}
     assert len(shades) > 3, "one colour and no number"
     assert MEASURES["probability"].text(0.5) == "50" and MEASURES["gap"].text(12.3) == "12"
 
@@ -56,15 +56,15 @@ def test_a_record_says_what_may_be_asked() -> None:
     drawn = replace(
         RECORD, verb="generate", prompt="a cat", image_tokens=(5, 6, 7), settings={"guidance": 3.0, "temperature": 0.5}
     )
-    asked = inspection_of(drawn)
+    asked = inspection_request(drawn)
     assert (asked.prompt, asked.image_tokens, asked.guidance, asked.temperature) == ("a cat", (5, 6, 7), 3.0, 0.5)
-    kept = drawn_on(drawn, 1, seed=9)
+    kept = continued_request(drawn, 1, seed=9)
     assert (kept.image_tokens, kept.keep, kept.seed, kept.prompt) == ((5, 6, 7), 1, 9, "a cat")
-    forced = drawn_on(drawn, 1, seed=9, token=4)
+    forced = continued_request(drawn, 1, seed=9, token=4)
     assert (forced.image_tokens, forced.keep) == ((5, 4, 7), 2)
     with pytest.raises(AppError, match="from 0 to 3, not 4"):
-        drawn_on(drawn, 4, seed=9)
-    for act in (inspection_of, lambda record: drawn_on(record, 0, 1)):
+        continued_request(drawn, 4, seed=9)
+    for act in (inspection_request, lambda record: continued_request(record, 0, 1)):
         with pytest.raises(AppError, match="does not draw it token by token"):
             act(replace(drawn, image_tokens=()))
         with pytest.raises(AppError, match="follows an instruction"):

@@ -9,35 +9,37 @@ from dataclasses import replace
 
 from PIL.Image import Image
 
-from janus_app.cli import flags
-from janus_app.cli.console import UsageError, asking, clean, emit, follow, say
-from janus_app.cli.work import chosen, load, open_session, value
-from janus_app.errors import AppError
+from janus_app.cli import options
+from janus_app.cli.common import chosen_variant, load_model, open_session, require_verb, setting
+from janus_app.cli.console import clean, emit, follow, say, usage_errors
+from janus_app.errors import AppError, Message
 from janus_app.outputs.image_io import open_picture
 from janus_app.registry.types import Variant
 from janus_app.runtime.session import ModelSession
 from janus_app.types import ChatRequest, Finished, Turn
 
-HELP = "Type a question. /image PATH adds a picture to the next one, /reset starts over, Ctrl-D or /quit ends."
+SUMMARY = "Ask about pictures, or just talk."
+HELP = Message("cli_chat_help")
 
 
-def add_chat(parser: argparse.ArgumentParser) -> None:
+def add_options(parser: argparse.ArgumentParser) -> None:
+    options.add_model(parser)
     parser.add_argument("--prompt", help="the question; without it a conversation is read from the terminal")
     parser.add_argument("--image", action="append", default=[], help="a picture to ask about; may be given again")
-    flags.sampling(parser, "always the likeliest word")
+    options.add_sampling(parser, "always the likeliest word")
     parser.add_argument("--top-p", type=float, help="share of likely words to choose from, 0.01 to 1")
     parser.add_argument("--max-new-tokens", type=int, help="the longest answer, 1 to 4096 tokens")
+    options.add_json(parser)
 
 
-def chat(args: argparse.Namespace) -> int:
+def run(args: argparse.Namespace) -> int:
     session = open_session()
-    variant = chosen(session.catalog, args)
-    if "chat" not in variant.verbs:
-        raise UsageError(f"{variant.title} cannot chat. Choose another --model.")
-    with asking():
+    variant = chosen_variant(session.catalog, args)
+    require_verb(variant, "chat")
+    with usage_errors():
         images = tuple(open_picture(path) for path in args.image)
         first = _request(args, variant, Turn("user", "hello" if args.prompt is None else args.prompt, images))
-    load(session, args, variant)
+    load_model(session, args, variant)
     if args.prompt is None:
         return _converse(session, first, images, args.json)
     _answer(session, first, args.json)
@@ -47,10 +49,10 @@ def chat(args: argparse.Namespace) -> int:
 def _request(args: argparse.Namespace, variant: Variant, turn: Turn) -> ChatRequest:
     return ChatRequest(
         turns=(turn,),
-        temperature=value(args, variant, "temperature", "chat_temperature", 0.1),
-        top_p=value(args, variant, "top_p", "top_p", 0.95),
+        temperature=setting(args, variant, "temperature", 0.1, "chat_temperature"),
+        top_p=setting(args, variant, "top_p", 0.95),
         seed=args.seed or 0,
-        max_new_tokens=value(args, variant, "max_new_tokens", "max_new_tokens", 512),
+        max_new_tokens=setting(args, variant, "max_new_tokens", 512),
     )
 
 
@@ -80,7 +82,7 @@ def _answer(session: ModelSession, request: ChatRequest, as_json: bool) -> str:
 
 
 def _converse(session: ModelSession, settings: ChatRequest, images: tuple[Image, ...], as_json: bool) -> int:
-    """Read turns until the input ends. A turn that fails or is stopped is forgotten; the talk goes on."""
+    """Answer line after line until the input ends. A turn that fails or is stopped is dropped from the conversation."""
     typed = sys.stdin.isatty()
     if typed:
         with contextlib.suppress(ImportError):
@@ -97,25 +99,26 @@ def _converse(session: ModelSession, settings: ChatRequest, images: tuple[Image,
         try:
             if line == "/reset":
                 turns, images = (), ()
-                say("A new conversation.")
+                say(Message("cli_new_conversation"))
             elif line == "/help":
                 say(HELP)
             elif line.startswith("/image "):
                 images = (*images, open_picture(line.removeprefix("/image ").strip().strip("\"'")))
-                say(f"{len(images)} picture{'s' * (len(images) > 1)} for the next question.")
+                say(Message("cli_pictures_attached", count=len(images)))
             elif line.startswith("/"):
-                raise AppError(f"There is no command {line.split()[0]}. {HELP}")
+                raise AppError("cli_chat_command_unknown", command=line.split()[0], help=HELP)
             else:
                 asked = (*turns, Turn("user", line, images))
                 answer = _answer(session, replace(settings, turns=asked), as_json)
                 turns, images = (*asked, Turn("assistant", answer)), ()
         except AppError as error:
-            say(str(error))
+            say(error.message)
             status = 1
         except KeyboardInterrupt:
             if not typed:
                 raise
-            say("\nStopped; that question is forgotten.")
+            print(file=sys.stderr)
+            say(Message("cli_question_stopped"))
 
 
 def _read_line(typed: bool) -> str | None:

@@ -1,4 +1,4 @@
-"""What all commands do on a terminal: show events, keep results on stdout and everything else on stderr."""
+"""The terminal: results on stdout, progress and sentences for the user on stderr."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from janus_app.errors import AppError
+from janus_app.errors import AppError, Message, system_language
 from janus_app.formatting import share_text, size_text, time_text
 from janus_app.runtime.watchdog import Watchdog, told
 from janus_app.types import Event, Finished, Notice, Progress, Queued, TextDelta
@@ -19,12 +19,12 @@ class UsageError(AppError):
 
 
 @contextlib.contextmanager
-def asking() -> Iterator[None]:
-    """While a request is read and checked, a failure is the asker's to mend."""
+def usage_errors() -> Iterator[None]:
+    """Raise AppErrors as UsageErrors: what fails while a request is read is wrong in the request."""
     try:
         yield
     except AppError as error:
-        raise UsageError(str(error)) from None
+        raise UsageError(error.message) from None
 
 
 def clean(text: str) -> str:
@@ -32,34 +32,34 @@ def clean(text: str) -> str:
     return "".join(c for c in text if c.isprintable() or c in "\n\t\u200d\u3000\u00a0")
 
 
-def say(text: str) -> None:
-    """A line for the person, apart from results."""
-    print(clean(text), file=sys.stderr, flush=True)
+def say(text: str | Message) -> None:
+    """Print a line for the user on stderr, in the language of the system."""
+    print(clean(text.text(system_language()) if isinstance(text, Message) else text), file=sys.stderr, flush=True)
 
 
 def emit(result: dict[str, Any]) -> None:
-    """One result as one line of JSON, in ASCII so that no terminal's encoding matters."""
+    """Print one result as one line of JSON, in ASCII so that the terminal's encoding does not matter."""
     print(json.dumps(result), flush=True)
 
 
 def follow(events: Iterable[Event], stream_text: bool = False) -> Finished | None:
-    """Run an act to its end, showing progress on stderr; text goes to stdout where `stream_text` asks for it.
+    """Run a job to its end with progress on stderr and, if `stream_text`, the answer's text on stdout.
 
-    Returns the last Finished (None for acts without one). Any exception, Ctrl-C too, closes the act.
+    Returns the last Finished event, None for a job without one. Any exception, Ctrl-C too, closes the job.
     """
     finished: Finished | None = None
     place = 0
-    dog = Watchdog()
-    with _Bars() as bars, told(dog, say):
-        for event in dog.watch(events if hasattr(events, "close") else (event for event in events)):
+    watchdog = Watchdog()
+    with _Bars() as bars, told(watchdog, say):
+        for event in watchdog.watch(events if hasattr(events, "close") else (event for event in events)):
             if isinstance(event, Progress):
                 bars.show(event)
             elif isinstance(event, Notice):
                 bars.clear()
-                say(event.text)
+                say(event.message)
             elif isinstance(event, Queued) and event.place != place:
                 place = event.place
-                say(f"Waiting; {place} before this one.")
+                say(Message("cli_waiting", place=place))
             elif isinstance(event, TextDelta) and stream_text:
                 bars.clear()
                 print(clean(event.text), end="", flush=True)
@@ -69,7 +69,7 @@ def follow(events: Iterable[Event], stream_text: bool = False) -> Finished | Non
 
 
 class _Bars:
-    """A progress bar for the stage at hand. Without a terminal, a line when a long stage begins and at each tenth."""
+    """A progress bar for the current stage. Without a terminal: a line when a long stage begins and at every tenth."""
 
     LONG = ("download", "verify", "convert")
 

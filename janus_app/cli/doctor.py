@@ -1,4 +1,4 @@
-"""`doctor`: the checks of janus_app/doctor.py, one a line."""
+"""`doctor`: the checks of janus_app/runtime/doctor.py, one a line."""
 
 from __future__ import annotations
 
@@ -6,18 +6,20 @@ import argparse
 from dataclasses import asdict
 from pathlib import Path
 
-from janus_app.cli import flags
+from janus_app.cli import options
 from janus_app.cli.console import clean, emit
 
+SUMMARY = "Say whether this machine is ready, and what to do where it is not."
 
-def add_doctor(parser: argparse.ArgumentParser) -> None:
+
+def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, default=Path("outputs"), help="the folder for pictures (default outputs)")
     parser.add_argument("--port", type=int, default=7860, help="the page's port (default 7860)")
-    flags.json_lines(parser)
+    options.add_json(parser)
 
 
-def doctor(args: argparse.Namespace) -> int:
-    """Exit status 1 where something the app cannot do without is wrong."""
+def run(args: argparse.Namespace) -> int:
+    """Returns 1 where something that the app needs is missing or broken."""
     from janus_app.runtime.doctor import examine
 
     failed = False

@@ -8,8 +8,8 @@ from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import TypeVar
 
-from janus_app.cli.console import UsageError, asking, emit, follow, say
-from janus_app.cli.work import open_session
+from janus_app.cli.common import open_session
+from janus_app.cli.console import UsageError, emit, follow, say, usage_errors
 from janus_app.formatting import size_text
 from janus_app.registry.types import Variant
 from janus_app.runtime.session import ModelSession
@@ -34,7 +34,7 @@ def files(args: argparse.Namespace) -> int:
 
 
 def _variant(session: ModelSession, name: str) -> Variant:
-    with asking():
+    with usage_errors():
         return session.catalog.resolve(name)
 
 
@@ -117,7 +117,7 @@ def convert_hint(variant: Variant) -> str:
 def _register(folder: Path, name: str) -> Variant:
     from janus_app.registry.user_models import register
 
-    with asking():
+    with usage_errors():
         return register(folder, name)
 
 

@@ -1,51 +1,43 @@
-"""`grid`: pictures over one or two settings, each in a file of its own, and a labelled sheet of them."""
+"""`grid`: one picture for each pair of values of two settings, and a labelled sheet of them all."""
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator
 
-from janus_app.cli import flags
-from janus_app.cli.console import UsageError, asking, emit, follow
-from janus_app.cli.draw import able, flow
-from janus_app.cli.work import chosen, load, open_session, value
+from janus_app.cli import options
+from janus_app.cli.common import chosen_variant, drawing_settings, load_model, open_session, require_verb
+from janus_app.cli.console import UsageError, emit, follow, usage_errors
 from janus_app.outputs.store import OutputStore
 from janus_app.types import Event, GenerateRequest
-from janus_app.workflows.axes import AXES, parse_axis
-from janus_app.workflows.grid import Cell, draw_grid, plan_grid, save_sheet
+from janus_app.workflows.grid import AXES, Cell, draw_grid, parse_axis, plan_grid, save_sheet
 
+SUMMARY = "Draw a grid over one or two settings, and a labelled sheet of it."
 AXIS_HELP = f"a setting and its values: guidance=1,3,5, seed=1..4, 'prompt=a red cat | a blue dog' ({', '.join(AXES)})"
 
 
-def add_grid(parser: argparse.ArgumentParser) -> None:
+def add_options(parser: argparse.ArgumentParser) -> None:
+    options.add_model(parser)
     parser.add_argument("--x", required=True, metavar="SETTING=VALUES", help=AXIS_HELP)
     parser.add_argument("--y", metavar="SETTING=VALUES", help="the same for the rows; without it there is one row")
     parser.add_argument("--prompt", help="what to draw; not needed where an axis is the prompt")
-    flags.drawing(parser)
+    options.add_drawing(parser)
+    options.add_json(parser)
 
 
-def grid(args: argparse.Namespace) -> int:
+def run(args: argparse.Namespace) -> int:
     session = open_session()
-    variant = chosen(session.catalog, args)
-    able(variant, "generate")
-    with asking():
+    variant = chosen_variant(session.catalog, args)
+    require_verb(variant, "generate")
+    with usage_errors():
         x, y = parse_axis(args.x), parse_axis(args.y) if args.y is not None else None
-        given = args.prompt or next((str(a.values[0]) for a in (x, y) if a and a.name == "prompt"), "")
         if args.count is not None:
-            raise UsageError("A grid has one picture in each cell. Leave --count out, or make the seed an axis.")
+            raise UsageError("cli_grid_with_count")
         if args.out.suffix.lower() == ".png":
-            raise UsageError("A grid is many files. Give --out a folder.")
-        base = GenerateRequest(
-            prompt=given,
-            negative=args.negative or "",
-            guidance=value(args, variant, "guidance", "guidance", 5.0),
-            temperature=value(args, variant, "temperature", "temperature", 1.0),
-            seed=args.seed or 0,
-            turbo=args.turbo,
-            **flow(args, variant),
-        )
-        plan = plan_grid(base, x, y, variant)
-    load(session, args, variant)
+            raise UsageError("cli_grid_out_is_file")
+        prompt = args.prompt or next((str(axis.values[0]) for axis in (x, y) if axis and axis.name == "prompt"), "")
+        plan = plan_grid(GenerateRequest(prompt, **drawing_settings(args, variant)), x, y, variant)
+    load_model(session, args, variant)
 
     store = OutputStore(args.out)
     cells: list[Cell] = []

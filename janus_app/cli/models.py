@@ -1,4 +1,4 @@
-"""`models`: what can be chosen and what of it is here, and the proof that the code fits the real checkpoints."""
+"""`models`: the models to choose from, which of them are on this machine, and whether the code fits the real ones."""
 
 from __future__ import annotations
 
@@ -11,20 +11,21 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from janus_app.cli import flags
+from janus_app.cli import options
+from janus_app.cli.common import open_session
 from janus_app.cli.console import emit
 from janus_app.cli.files import ACTIONS, files
-from janus_app.cli.work import open_session
 from janus_app.errors import AppError
 from janus_app.formatting import size_text
 from janus_app.paths import ASSETS
 from janus_app.registry.types import Variant
 from janus_app.runtime.session import ModelSession
 
+SUMMARY = "List, download, verify, import, convert or delete models."
 FACTS = ASSETS / "checkpoints"
 
 
-def add_models(parser: argparse.ArgumentParser) -> None:
+def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "action",
         nargs="?",
@@ -42,10 +43,10 @@ def add_models(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--check", action="store_true", help="compare the code with the tensor names and shapes of the real checkpoints"
     )
-    flags.json_lines(parser)
+    options.add_json(parser)
 
 
-def models(args: argparse.Namespace) -> int:
+def run(args: argparse.Namespace) -> int:
     if args.check:
         return _check_all(args.json)
     if args.action != "list":
@@ -124,7 +125,7 @@ class Check:
 def check(facts: Mapping[str, Any]) -> Check:
     """Compare a facts file (assets/checkpoints) with the network built from its config on the meta device.
 
-    `unused` tensors are the two groups the network leaves aside by name; `parameters` counts theirs too.
+    `unused` counts the tensors the network leaves aside by their prefix; `parameters` includes theirs.
     """
     from janus_app.models.registry import detect_family
     from janus_app.runtime.loader import expected_tensors
@@ -150,13 +151,13 @@ def check(facts: Mapping[str, Any]) -> Check:
 
 
 def read_facts(folder: Path = FACTS) -> list[dict[str, Any]]:
-    """The shipped facts of the real checkpoints. Raises AppError where they are missing or damaged."""
+    """Config, tensor names and shapes of the real checkpoints. Raises AppError if the files are damaged."""
     try:
         facts = [json.loads(gzip.decompress(file.read_bytes())) for file in sorted(folder.glob("*.json.gz"))]
     except (OSError, EOFError, ValueError):
         facts = []
     if not facts:
-        raise AppError("The checkpoint facts in assets/checkpoints are missing or damaged. Copy the app anew.")
+        raise AppError("checkpoint_facts_damaged")
     return facts
 
 

@@ -1,11 +1,11 @@
-"""Two variants or two settings on the same words and seed: each side drawn once, one after the other."""
+"""Two variants, or two settings of one, with the same prompt and seed: each side is drawn once, one after the other."""
 
 from __future__ import annotations
 
 from collections.abc import Generator
 from dataclasses import dataclass, replace
 
-from janus_app.errors import AppError
+from janus_app.errors import AppError, Message
 from janus_app.outputs.store import OutputStore, StoredImage
 from janus_app.registry.types import Variant
 from janus_app.runtime.session import ModelSession
@@ -14,7 +14,7 @@ from janus_app.types import Event, Finished, GenerateRequest, Notice, Started
 
 @dataclass(frozen=True)
 class Side:
-    """A variant and what it is asked to draw."""
+    """A variant and the request it draws."""
 
     variant: Variant
     request: GenerateRequest
@@ -29,25 +29,25 @@ class Shot:
 
 
 def checked(session: ModelSession, sides: tuple[Side, Side]) -> tuple[Side, Side]:
-    """The sides, one picture each. Raises AppError where they are the same, or one would need a download first."""
+    """The sides with one picture each. Raises AppError if they are equal or one of the models is not on this machine."""
     one, other = (Side(side.variant, replace(side.request, count=1, image_tokens=())) for side in sides)
     if name_of(one) == name_of(other):
-        raise AppError("Both sides are the same. Choose another model for one of them, or move one of its sliders.")
+        raise AppError("compare_sides_equal")
     for side in (one, other):
         if "generate" not in side.variant.verbs:
-            raise AppError(f"{side.variant.title} cannot draw. Choose another model.")
+            raise AppError("compare_model_cannot_draw", title=side.variant.title)
         if not side.variant.is_local and not session.hub.status(side.variant).complete:
-            raise AppError(f"{side.variant.title} is not on this computer yet. Load it once at the top of the page.")
+            raise AppError("compare_model_not_downloaded", title=side.variant.title)
     return one, other
 
 
 def draw_sides(
     session: ModelSession, sides: tuple[Side, Side], store: OutputStore
 ) -> Generator[Event | Shot, None, list[Shot]]:
-    """Draw both sides, loading what is not resident, and load the model again that was resident before.
+    """Draw both sides, loading models as needed, and finally load the model again that was loaded before.
 
-    The resident model draws first, so that there is at most one switch and one way back. Closing stops within a step;
-    the model that was at work then stays loaded. Raises AppError where somebody else changed the model meanwhile.
+    The loaded model draws first, so that there are at most two loads. Closing stops within a step and leaves the model
+    that was drawing loaded. Raises AppError if another job changes the model meanwhile.
     """
     before, was = session.variant, session.state
     order = sorted((0, 1), key=lambda i: before is None or sides[i].variant.id != before.id)
@@ -55,7 +55,7 @@ def draw_sides(
     for number in order:
         side = sides[number]
         if session.variant is None or session.variant.id != side.variant.id:
-            yield Notice(f"{side.variant.title} is loaded to draw its side.")
+            yield Notice(Message("compare_loading_side", title=side.variant.title))
             yield from session.load(_name(session, side.variant))
         for event in session.run(side.request):
             if isinstance(event, Started) and event.provenance.variant_id != side.variant.id:
@@ -67,7 +67,7 @@ def draw_sides(
                 yield event
         yield shots[-1]
     if before is not None and session.variant is not None and session.variant.id != before.id:
-        yield Notice(f"{before.title} is loaded again.")
+        yield Notice(Message("compare_loading_again", title=before.title))
         yield from session.load(_name(session, before), was.device, was.precision)
     return sorted(shots, key=lambda shot: shot.side)
 
@@ -77,7 +77,7 @@ def _name(session: ModelSession, variant: Variant) -> str:
 
 
 def name_of(side: Side) -> str:
-    """The side as votes call it: its model and the settings that matter to it, without words and seed."""
+    """The key of the side in votes: its model and the settings that affect it, without prompt and seed."""
     request, settings = side.request, side.variant.settings
     parts = [side.variant.id, f"guidance {request.guidance:g}"]
     parts += [f"{name} {getattr(request, name):g}" for name in ("temperature", "steps") if name in settings]

@@ -1,4 +1,4 @@
-"""A labelled sheet: pictures in rows and columns with the values of the axes beside them."""
+"""A contact sheet: pictures in rows and columns with a label for each."""
 
 from __future__ import annotations
 
@@ -7,13 +7,12 @@ from functools import lru_cache
 
 from PIL import Image, ImageDraw, ImageFont
 
-from janus_app.workflows.axes import Axis, value_text
-
-PAPER, INK, FAINT = "#ffffff", "#1c1917", "#57534e"
+BACKGROUND, LABEL, NOTE = "#ffffff", "#1c1917", "#57534e"
 GAP = 8  # pixels between pictures
-LEAST = 160  # pixels a small picture's cell is wide, so that labels can be read; the picture is not enlarged
-# Pillow's own font has Latin letters only; the first of these that is installed has the Chinese ones.
-CHINESE = (
+LEAST = 160  # smallest width of a cell in pixels, so that labels can be read; a smaller picture is not enlarged
+ROW_LABEL = 150  # width of the labels beside the rows, in pixels
+# Pillow's own font has Latin letters only; Chinese is written with the first of these that is installed.
+CHINESE_FONTS = (
     "NotoSansCJK-Regular.ttc",
     "NotoSansSC-Regular.otf",
     "NotoSerifCJK-Regular.ttc",
@@ -27,48 +26,49 @@ CHINESE = (
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 
-def sheet(x: Axis, y: Axis | None, pictures: Sequence[Sequence[Image.Image]], note: str = "") -> Image.Image:
-    """The pictures at native size under x's values, beside y's; `pictures[r][c]`, the note in the last line."""
-    wide = max(LEAST, max(p.width for row in pictures for p in row))
-    tall = max(p.height for row in pictures for p in row)
-    small = 14 if wide < 300 else 18
-    columns = [_label(x, value, number) for number, value in enumerate(x.values, 1)]
-    rows = [_label(y, value, number) for number, value in enumerate(y.values, 1)] if y else []
-    columns_lines = [_wrapped(text, wide - GAP, small) for text in columns]
-    rows_lines = [_wrapped(text, 150, small) for text in rows]
-    step = round(small * 1.35)
-    top = GAP + step * max(len(lines) for lines in columns_lines) + GAP
-    left = (150 + 2 * GAP) if rows else GAP
-    width = left + len(columns) * (wide + GAP)
-    note_lines = _wrapped(note, width - 2 * GAP, small) if note else []
-    height = top + len(pictures) * (tall + GAP) + step * len(note_lines) + (GAP if note_lines else 0)
-    paper = Image.new("RGB", (width, height), PAPER)
-    pen = ImageDraw.Draw(paper)
-    for c, lines in enumerate(columns_lines):
-        _write(pen, (left + c * (wide + GAP), GAP), lines, small, INK)
+def contact_sheet(
+    columns: Sequence[str], rows: Sequence[str], pictures: Sequence[Sequence[Image.Image]], note: str = ""
+) -> Image.Image:
+    """The pictures at native size, `pictures[r][c]`, with labels above the columns and left of the rows.
+
+    `rows` may be empty; `note` is written below everything.
+    """
+    cell_width = max(LEAST, max(picture.width for row in pictures for picture in row))
+    cell_height = max(picture.height for row in pictures for picture in row)
+    font_size = 14 if cell_width < 300 else 18
+    column_lines = [_wrapped(text, cell_width - GAP, font_size) for text in columns]
+    row_lines = [_wrapped(text, ROW_LABEL, font_size) for text in rows]
+    line_height = round(font_size * 1.35)
+    top = GAP + line_height * max(len(lines) for lines in column_lines) + GAP
+    left = (ROW_LABEL + 2 * GAP) if rows else GAP
+    width = left + len(columns) * (cell_width + GAP)
+    note_lines = _wrapped(note, width - 2 * GAP, font_size) if note else []
+    bottom = top + len(pictures) * (cell_height + GAP)
+    height = bottom + line_height * len(note_lines) + (GAP if note_lines else 0)
+    sheet = Image.new("RGB", (width, height), BACKGROUND)
+    draw = ImageDraw.Draw(sheet)
+    for c, lines in enumerate(column_lines):
+        _write(draw, (left + c * (cell_width + GAP), GAP), lines, font_size, LABEL)
     for r, row in enumerate(pictures):
-        y0 = top + r * (tall + GAP)
+        y = top + r * (cell_height + GAP)
         if rows:
-            _write(pen, (GAP, y0), rows_lines[r], small, INK)
+            _write(draw, (GAP, y), row_lines[r], font_size, LABEL)
         for c, picture in enumerate(row):
-            paper.paste(picture.convert("RGB"), (left + c * (wide + GAP), y0))
-    _write(pen, (GAP, top + len(pictures) * (tall + GAP)), note_lines, small, FAINT)
-    return paper
+            sheet.paste(picture.convert("RGB"), (left + c * (cell_width + GAP), y))
+    _write(draw, (GAP, bottom), note_lines, font_size, NOTE)
+    return sheet
 
 
-def _label(axis: Axis, value: object, number: int) -> str:
-    """The value with its setting; words no font here can write are named by their number instead."""
-    text = value_text(value)  # type: ignore[arg-type]
-    if axis.name in ("prompt", "negative"):
-        return (text or "(none)") if _font_for(text, 14) else f"{axis.name} {number}"
-    return f"{axis.name} {text}"
+def has_font(text: str) -> bool:
+    """Whether a font installed here can write the text."""
+    return _font_for(text, 14) is not None
 
 
 @lru_cache
 def _font(chinese: bool, size: int) -> Font | None:
     if not chinese:
         return ImageFont.load_default(size)
-    for name in CHINESE:
+    for name in CHINESE_FONTS:
         try:
             return ImageFont.truetype(name, size)
         except OSError:
@@ -77,12 +77,12 @@ def _font(chinese: bool, size: int) -> Font | None:
 
 
 def _font_for(text: str, size: int) -> Font | None:
-    """A font that can write the text, None where this machine has none."""
+    """A font that can write the text, or None."""
     return _font(any(ord(character) >= 0x2E80 for character in text), size)
 
 
 def _wrapped(text: str, width: int, size: int, most: int = 4) -> list[str]:
-    """The text in at most `most` lines of `width` pixels, cut with an ellipsis; breaks between words or characters."""
+    """The text in at most `most` lines of `width` pixels, broken between words or characters, longer text cut."""
     text = "".join(c if c.isprintable() else " " for c in text)
     font = _font_for(text, size) or _font(False, size)
     assert font is not None
@@ -103,9 +103,9 @@ def _wrapped(text: str, width: int, size: int, most: int = 4) -> list[str]:
     return lines
 
 
-def _write(pen: ImageDraw.ImageDraw, place: tuple[int, int], lines: Sequence[str], size: int, ink: str) -> None:
+def _write(draw: ImageDraw.ImageDraw, place: tuple[int, int], lines: Sequence[str], size: int, colour: str) -> None:
     x, y = place
     for line in lines:
         font = _font_for(line, size) or _font(False, size)
-        pen.text((x, y), line, fill=ink, font=font)
+        draw.text((x, y), line, fill=colour, font=font)
         y += round(size * 1.35)

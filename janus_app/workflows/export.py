@@ -1,4 +1,4 @@
-"""A picture's run as something to run again elsewhere: a command line, a Python script, or curl against a page."""
+"""How to draw a picture again: as a command line, a Python script, or curl calls to a page."""
 
 from __future__ import annotations
 
@@ -11,15 +11,8 @@ from janus_app.outputs.metadata import INTERVAL, WHOLE_WAY, ImageMetadata
 
 Kind = Literal["cli", "python", "curl"]
 KINDS: tuple[Kind, ...] = ("cli", "python", "curl")
-NUMBERS = (
-    "guidance",
-    "image_guidance",
-    "temperature",
-    "strength",
-    "steps",
-    "solver",
-)  # as requests and flags call them
-PICTURE, MASK = "PICTURE.png", "MASK.png"  # a record does not hold the picture an edit began with
+SETTINGS = ("guidance", "image_guidance", "temperature", "strength", "steps", "solver")  # names of fields and options
+PICTURE, MASK = "PICTURE.png", "MASK.png"  # placeholders: metadata do not contain the picture that was edited
 
 SCRIPT = '''\
 """Draws a picture of Janus Studio again. Run it in the app's folder."""
@@ -45,28 +38,28 @@ for picture in finished.pictures:
 
 
 def export(record: ImageMetadata, kind: Kind, url: str = "") -> str:
-    """The run of `record` as text. `url` is the page's address, for curl.
+    """Text that draws the picture of `record` again. `url` is the page's address, for curl.
 
-    The same model, precision and kind of device give the same picture. Raises AppError for curl and an edit: the page
-    has no door for those.
+    The same model, precision and kind of device give the same picture. Raises AppError for curl with an edit, which the
+    page's API does not offer.
     """
     if kind == "cli":
         return command_line(record)
     if kind == "python":
         return python_script(record)
     if record.verb == "edit":
-        raise AppError("The page takes drawings from programs, not edits. Take the command line or the Python script.")
+        raise AppError("export_edit_as_curl")
     return curl(record, url)
 
 
 def command_line(record: ImageMetadata) -> str:
     """One line for a POSIX shell, in the app's folder."""
     words = ["python", "-m", "janus_app", record.verb, f"--model={record.model}", f"--precision={record.precision}"]
-    told = _told(record)
+    fields = _fields(record)
     if record.verb == "edit":
         words.append(f"--image={PICTURE}")
         words += [f"--mask={MASK}"] if _masked(record) else []
-    words += [f"--{name.replace('_', '-')}={value}" for name, value in told.items()]
+    words += [f"--{name.replace('_', '-')}={value}" for name, value in fields.items()]
     interval = _interval(record)
     if interval != WHOLE_WAY:
         words += ["--guidance-interval", *(f"{end:g}" for end in interval)]
@@ -74,8 +67,8 @@ def command_line(record: ImageMetadata) -> str:
 
 
 def python_script(record: ImageMetadata) -> str:
-    """A script for the app's own packages."""
-    arguments: dict[str, Any] = dict(_told(record))
+    """A script that uses the package."""
+    arguments: dict[str, Any] = dict(_fields(record))
     if _interval(record) != WHOLE_WAY:
         arguments["guidance_interval"] = _interval(record)
     lines = [f"    {name}={value!r}," for name, value in arguments.items()]
@@ -102,30 +95,30 @@ def curl(record: ImageMetadata, url: str) -> str:
 
     The page draws with the model it holds; the one named here is loaded only where none is and it needs no download.
     """
-    told: dict[str, Any] = _told(record) | {"count": 1, "new_seed": False, "model": record.model}
+    fields: dict[str, Any] = _fields(record) | {"count": 1, "new_seed": False, "model": record.model}
     if _interval(record) != WHOLE_WAY:
-        told |= zip(INTERVAL, _interval(record), strict=True)
-    door = shlex.quote(f"{url.rstrip('/')}/gradio_api/call/v2/draw")
-    body = shlex.quote(json.dumps(told, ensure_ascii=False))
+        fields |= zip(INTERVAL, _interval(record), strict=True)
+    endpoint = shlex.quote(f"{url.rstrip('/')}/gradio_api/call/v2/draw")
+    body = shlex.quote(json.dumps(fields, ensure_ascii=False))
     return (
-        f"door={door}\n"
-        f"id=$(curl -s -X POST \"$door\" -H 'Content-Type: application/json' -d {body} | cut -d '\"' -f 4)\n"
-        'curl -sN "$door/$id"\n'
+        f"endpoint={endpoint}\n"
+        f"id=$(curl -s -X POST \"$endpoint\" -H 'Content-Type: application/json' -d {body} | cut -d '\"' -f 4)\n"
+        'curl -sN "$endpoint/$id"\n'
     )
 
 
-def _told(record: ImageMetadata) -> dict[str, Any]:
-    """What the request was told, by the names that flags and requests have in common."""
-    told: dict[str, Any] = {"prompt": record.prompt}
+def _fields(record: ImageMetadata) -> dict[str, Any]:
+    """The fields of the request by the names that options and requests have in common."""
+    fields: dict[str, Any] = {"prompt": record.prompt}
     if record.negative:
-        told["negative"] = record.negative
+        fields["negative"] = record.negative
     if record.source_prompt:
-        told["source_prompt"] = record.source_prompt
-    told["seed"] = record.seed
+        fields["source_prompt"] = record.source_prompt
+    fields["seed"] = record.seed
     if isinstance(method := record.settings.get("method"), str):
-        told["method"] = method
-    told |= {name: record.settings[name] for name in NUMBERS if name in record.settings}
-    return told
+        fields["method"] = method
+    fields |= {name: record.settings[name] for name in SETTINGS if name in record.settings}
+    return fields
 
 
 def _interval(record: ImageMetadata) -> tuple[float, float]:

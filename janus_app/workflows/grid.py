@@ -1,8 +1,9 @@
-"""A grid of runs over one or two settings, everything else equal: planned first, then drawn one picture at a time."""
+"""A grid of pictures over one or two settings, all else equal: planned first, then drawn one by one."""
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 from dataclasses import dataclass, replace
@@ -15,17 +16,38 @@ from janus_app.errors import AppError
 from janus_app.outputs.metadata import ImageMetadata
 from janus_app.outputs.store import OutputStore
 from janus_app.registry.types import Variant
-from janus_app.types import Event, Finished, GenerateRequest, Progress
-from janus_app.workflows.axes import Axis, axes_of
-from janus_app.workflows.contact_sheet import sheet
+from janus_app.types import SOLVERS, Event, Finished, GenerateRequest, Progress
+from janus_app.workflows.contact_sheet import contact_sheet, has_font
 
-MAX_CELLS = 36  # each is a whole drawing, which takes minutes where there is no graphics card
-CHUNK = "janus_app_grid"  # the sheet's own chunk: it is a collage, not a picture somebody could draw again
+Value = str | int | float
+
+AXES = ("guidance", "temperature", "seed", "prompt", "negative", "steps", "solver")  # in the order they are shown
+WORDS = ("prompt", "negative")  # their values are separated by |, because prompts contain commas
+WHOLE = ("seed", "steps")
+EXAMPLES = {"guidance": "1, 3, 5", "temperature": "0.5, 1", "seed": "1..4", "steps": "5, 10", "solver": "euler, ab2"}
+MAX_VALUES = 8  # along one axis: more columns are too small to compare on a screen
+MAX_CELLS = 36  # each takes as long as any drawing: minutes without a graphics card
+CHUNK = "janus_app_grid"  # text chunk of the sheet, which is a collage and cannot be drawn again from its metadata
+
+
+@dataclass(frozen=True)
+class Axis:
+    """A setting of GenerateRequest and the values it takes in turn."""
+
+    name: str
+    values: tuple[Value, ...]
+
+    def labels(self) -> list[str]:
+        """The values as they are written on a sheet. A prompt that no installed font can write is numbered instead."""
+        if self.name not in WORDS:
+            return [f"{self.name} {value_text(value)}" for value in self.values]
+        texts = [str(value) or "(none)" for value in self.values]
+        return [text if has_font(text) else f"{self.name} {number}" for number, text in enumerate(texts, 1)]
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What is drawn, row by row: `requests[r][c]` has y's value number r and x's value number c. `y` may be None."""
+    """The requests of a grid: `requests[r][c]` has value r of `y` and value c of `x`."""
 
     base: GenerateRequest
     x: Axis
@@ -39,7 +61,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class Cell:
-    """A drawn cell: its place, its picture at native size, its record, and the file that holds both."""
+    """A finished cell: its place, its picture at native size, its metadata, and the PNG with both."""
 
     row: int
     column: int
@@ -48,24 +70,82 @@ class Cell:
     file: Path
 
 
+def axes_of(variant: Variant) -> tuple[str, ...]:
+    """The settings that change the variant's pictures, so that a grid may run over them."""
+    usable = {"prompt", "negative", "seed", "guidance", *variant.settings}
+    usable |= {"solver"} if variant.solvers else set()
+    return tuple(name for name in AXES if name in usable)
+
+
+def parse_axis(text: str) -> Axis:
+    """Read "guidance=1,3,5", "seed=1..4", "solver=euler,ab2" or "prompt=a red cat | a blue dog".
+
+    Raises AppError for an unknown setting, for values that are not numbers, and for none or too many of them.
+    """
+    name, sign, values = text.partition("=")
+    name = name.strip().lower()
+    if not sign or name not in AXES:
+        raise AppError("axis_unknown", given=text[:80], names=", ".join(AXES))
+    return axis_of(name, values)
+
+
+def axis_of(name: str, text: str) -> Axis:
+    """The axis of the setting `name` with the values written in `text`. Raises AppError as `parse_axis` does."""
+    span = re.fullmatch(r"\s*(-?\d+)\s*\.\.\s*(-?\d+)\s*", text) if name in WHOLE else None
+    if span:
+        low, high = int(span[1]), int(span[2])
+        values: list[Value] = list(range(low, min(high, low + MAX_VALUES) + 1))  # one too many is refused below
+    else:
+        parts = re.split(r"\|" if name in WORDS else r"[,;，；]|\s+", text)
+        # An empty negative prompt is a value; for other settings an empty part is a stray comma.
+        values = [_value(name, part.strip()) for part in parts if part.strip() or (name == "negative" and text)]
+    values = list(dict.fromkeys(values))
+    if not values:
+        raise AppError("axis_empty", name=name, example=_example(name))
+    if len(values) > MAX_VALUES:
+        raise AppError("axis_too_long", name=name, most=MAX_VALUES)
+    return Axis(name, tuple(values))
+
+
+def _value(name: str, text: str) -> Value:
+    if name in WORDS:
+        return text
+    if name == "solver":
+        if text not in SOLVERS:
+            raise AppError("solver_unknown", given=text, known=", ".join(SOLVERS))
+        return text
+    try:
+        return int(text) if name in WHOLE else float(text)
+    except ValueError:
+        given = {"text": text[:40], "name": name, "example": _example(name)}
+        raise AppError("axis_value_not_whole" if name in WHOLE else "axis_value_not_number", **given) from None
+
+
+def _example(name: str) -> str:
+    return EXAMPLES.get(name, "a red cat | a blue dog")
+
+
+def value_text(value: Value) -> str:
+    """A value as a person writes it: 5, not 5.0."""
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
 def plan_grid(base: GenerateRequest, x: Axis, y: Axis | None, variant: Variant) -> Plan:
-    """Every request of the grid, checked before the first is drawn; the count is one picture a cell.
+    """All requests of the grid, one picture each, checked before the first is drawn.
 
     Raises AppError where the axes are the same, the variant has no such setting, a value is out of range, or there
     are more than MAX_CELLS cells.
     """
     axes = [x] if y is None else [x, y]
     if y is not None and x.name == y.name:
-        raise AppError(f"Both axes are {x.name}. Choose another setting for one of them.")
+        raise AppError("grid_axes_equal", name=x.name)
     for axis in axes:
         if axis.name not in axes_of(variant):
-            raise AppError(f"{variant.title} has no setting called {axis.name}. It has: {', '.join(axes_of(variant))}.")
+            names = ", ".join(axes_of(variant))
+            raise AppError("grid_axis_unsupported", title=variant.title, name=axis.name, names=names)
     cells = len(x.values) * (len(y.values) if y else 1)
     if cells > MAX_CELLS:
-        raise AppError(
-            f"The grid has {cells} pictures; at most {MAX_CELLS} are drawn, because each one takes as long as a "
-            "drawing of its own. Take some values away."
-        )
+        raise AppError("grid_too_large", cells=cells, most=MAX_CELLS)
     one = replace(base, count=1, image_tokens=())
     down: tuple[dict[str, object], ...] = tuple({y.name: value} for value in y.values) if y else ({},)
     rows = tuple(
@@ -78,10 +158,10 @@ def plan_grid(base: GenerateRequest, x: Axis, y: Axis | None, variant: Variant) 
 def draw_grid(
     plan: Plan, run: Callable[[GenerateRequest], Iterator[Event]], store: OutputStore
 ) -> Generator[Event | Cell, None, list[Cell]]:
-    """Draw the cells one after the other; closing stops within a step, and what was drawn stays kept.
+    """Draw the cells one after the other. Closing stops within a step; saved pictures stay.
 
-    `run` starts a request (its turn in the line is that of any job), `store` saves the pictures. Progress counts
-    the whole grid, so a page can tell the time left. Raises AppError where somebody changed the model meanwhile.
+    `run` starts a request, which waits in the queue like any job; `store` saves the pictures. Progress counts the whole
+    grid, so that the time left can be estimated. Raises AppError if the model is changed meanwhile.
     """
     cells: list[Cell] = []
     for r, row in enumerate(plan.requests):
@@ -99,28 +179,26 @@ def draw_grid(
                     else:
                         yield event
             if finished is None or not finished.pictures:
-                raise AppError("A picture of the grid did not come. What was drawn before it is kept; try again.")
+                raise AppError("grid_picture_missing")
             saved = store.save(finished)[0]
             record = saved.metadata
             if cells and record.model != cells[0].record.model:
-                raise AppError(
-                    f"The model was changed to {record.title} while the grid was drawn, so its pictures cannot be "
-                    "compared. What was drawn is kept; start the grid again."
-                )
+                raise AppError("grid_model_changed", title=record.title)
             cells.append(Cell(r, c, saved.image, record, saved.file))
             yield cells[-1]
     return cells
 
 
 def save_sheet(plan: Plan, cells: list[Cell], store: OutputStore) -> Path:
-    """The labelled sheet of a finished grid as a PNG of the store; returns its path.
+    """Save the labelled sheet of a finished grid in the store and return its path.
 
-    The pictures in it are at native size. A text chunk names the axes and the file of every cell. Raises AppError
+    Pictures keep their native size. A text chunk names the axes and the file of every cell. Raises AppError
     where the folder cannot be written.
     """
     record = cells[0].record
     pictures = [[cell.image for cell in cells if cell.row == r] for r in range(len(plan.requests))]
-    picture = sheet(plan.x, plan.y, pictures, footnote(plan, record))
+    rows = plan.y.labels() if plan.y else []
+    picture = contact_sheet(plan.x.labels(), rows, pictures, footnote(plan, record))
     facts = {
         "model": record.model,
         "x": {"name": plan.x.name, "values": plan.x.values},
@@ -132,7 +210,7 @@ def save_sheet(plan: Plan, cells: list[Cell], store: OutputStore) -> Path:
 
 
 def footnote(plan: Plan, record: ImageMetadata) -> str:
-    """What all cells share, in a line: the words, the model, the seed, and the settings that are on no axis."""
+    """One line with what all cells share: prompt, model, seed, and the settings that are on no axis."""
     axes = {plan.x.name, plan.y.name if plan.y else ""}
     parts = [] if "prompt" in axes else [plan.base.prompt]
     parts.append(f"{record.title} {record.precision}")

@@ -1,4 +1,4 @@
-"""What a picture's record says about its image tokens: the questions to ask a model, and the answer as a heat map."""
+"""Token heat maps: the requests that a picture's metadata allows, and the model's answer as an image."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from janus_app.errors import AppError
 from janus_app.outputs.metadata import ImageMetadata, request_of
 from janus_app.types import GenerateRequest, Inspection, InspectRequest, TokenFacts
 
-# Dark blue over grey to yellow, ever lighter: the order is seen with any colour vision and in print.
+# From dark blue to yellow with rising lightness: readable with any colour vision and in print.
 RAMP = ((13, 33, 84), (62, 84, 122), (122, 124, 121), (186, 167, 96), (253, 229, 74))
-SIDE = 576  # pixels a heat map has at least
-_ROOM = 44  # pixels of a patch in which a number can be read
-_COVER = 0.72  # how much of the picture the colour covers
+SIDE = 576  # smallest side of a heat map, in pixels
+_NUMBERED = 44  # smallest side of a patch in which a number can be read, in pixels
+_OPACITY = 0.72  # of the colours over the picture
 
 
 @dataclass(frozen=True)
 class Measure:
-    """One number a patch is coloured by: bits from 0 to the picture's highest, or a share from 0 to 1."""
+    """A number by which patches are coloured: bits from 0 to the picture's maximum, or a share from 0 to 1."""
 
     value: Callable[[TokenFacts], float]
     unit: str  # "bits" or "%"
 
     def top(self, inspection: Inspection) -> float:
-        """The end of the scale for this picture; never 0."""
+        """The upper end of the scale for this picture, always above 0."""
         if self.unit == "%":
             return 1.0
         return max(0.01, *(self.value(cell) for cell in inspection.cells))
@@ -43,38 +43,32 @@ MEASURES = {
 }
 
 
-def inspection_of(record: ImageMetadata, alternatives: int = 8) -> InspectRequest:
-    """What to ask about the tokens of a recorded picture. Raises AppError where there is nothing true to tell."""
-    asked = _drawn_by_words(record)
+def inspection_request(record: ImageMetadata, alternatives: int = 8) -> InspectRequest:
+    """The request that inspects the tokens of a picture. Raises AppError where they cannot be recomputed."""
+    asked = _text_to_image_request(record)
     return InspectRequest(
         asked.prompt, asked.image_tokens, asked.negative, asked.guidance, asked.temperature, alternatives
     )
 
 
-def drawn_on(record: ImageMetadata, keep: int, seed: int, token: int | None = None) -> GenerateRequest:
-    """The request that keeps the first `keep` tokens of a recorded picture and draws the rest from `seed`.
+def continued_request(record: ImageMetadata, keep: int, seed: int, token: int | None = None) -> GenerateRequest:
+    """The request that keeps the first `keep` tokens of a picture and samples the rest from `seed`.
 
-    With `token`, that one stands in the place behind the kept ones and the drawing begins after it. Raises AppError
-    for pictures that were not drawn by words alone, and for a number of tokens the picture does not have.
+    `token` is put behind the kept tokens, and sampling begins after it. Raises AppError for a picture that was not
+    drawn from text alone and for a `keep` outside the picture.
     """
-    asked = _drawn_by_words(record)
+    asked = _text_to_image_request(record)
     tokens = asked.image_tokens
     if token is not None and 0 <= keep < len(tokens):
         tokens, keep = (*tokens[:keep], token, *tokens[keep + 1 :]), keep + 1
     return replace(asked, image_tokens=tokens, keep=keep, seed=seed)
 
 
-def _drawn_by_words(record: ImageMetadata) -> GenerateRequest:
+def _text_to_image_request(record: ImageMetadata) -> GenerateRequest:
     if record.settings.get("method") == "instruct":
-        raise AppError(
-            "The picture follows an instruction about another picture, which its record does not hold, so the odds of "
-            "its tokens cannot be worked out again. Choose a drawn picture."
-        )
+        raise AppError("tokens_of_instruct_edit")
     if not record.image_tokens:
-        raise AppError(
-            f"The picture was drawn with {record.title}, which does not draw it token by token, so there is no token "
-            "view of it. Choose a picture of a Janus model."
-        )
+        raise AppError("picture_without_tokens", title=record.title)
     return request_of(record)
 
 
@@ -83,8 +77,8 @@ def patch_side(inspection: Inspection) -> int:
     return max(inspection.image.width // inspection.columns, math.ceil(SIDE / inspection.columns))
 
 
-def heat_map(inspection: Inspection, measure: Measure, chosen: int | None = None) -> Image.Image:
-    """The picture in grey under one colour a patch; numbers where patches have room, a frame around `chosen`."""
+def heatmap(inspection: Inspection, measure: Measure, chosen: int | None = None) -> Image.Image:
+    """The picture in grey under one colour per patch, numbered if large enough, with a frame around `chosen`."""
     picture, columns = inspection.image, inspection.columns
     rows = len(inspection.cells) // columns
     cell = patch_side(inspection)
@@ -94,25 +88,25 @@ def heat_map(inspection: Inspection, measure: Measure, chosen: int | None = None
     shares = [measure.value(facts) / top for facts in inspection.cells]
     colours.putdata([colour(share) for share in shares])
     grey = picture.convert("L").resize(size, Image.Resampling.LANCZOS).convert("RGB")
-    sheet = Image.blend(grey, colours.resize(size, Image.Resampling.NEAREST), _COVER)
-    pen = ImageDraw.Draw(sheet)
-    if cell >= _ROOM:
+    image = Image.blend(grey, colours.resize(size, Image.Resampling.NEAREST), _OPACITY)
+    draw = ImageDraw.Draw(image)
+    if cell >= _NUMBERED:
         font = ImageFont.load_default(size=max(11, cell // 4))
         for place, facts in enumerate(inspection.cells):
             x, y = cell * (place % columns), cell * (place // columns)
-            ink = "black" if sum(sheet.getpixel((x + cell // 2, y + 4))) > 330 else "white"  # type: ignore[arg-type]
+            ink = "black" if sum(image.getpixel((x + cell // 2, y + 4))) > 330 else "white"  # type: ignore[arg-type]
             text = measure.text(measure.value(facts))
-            pen.text((x + cell / 2, y + cell / 2), text, ink, font, "mm", stroke_width=1, stroke_fill=_other(ink))
+            draw.text((x + cell / 2, y + cell / 2), text, ink, font, "mm", stroke_width=1, stroke_fill=_other(ink))
     if chosen is not None:
         x, y = cell * (chosen % columns), cell * (chosen // columns)
         for inset, ink in ((0, "black"), (2, "white"), (5, "black")):
             box = (x + inset, y + inset, x + cell - 1 - inset, y + cell - 1 - inset)
-            pen.rectangle(box, outline=ink, width=3 if ink == "white" else 2)
-    return sheet
+            draw.rectangle(box, outline=ink, width=3 if ink == "white" else 2)
+    return image
 
 
 def colour(share: float) -> tuple[int, int, int]:
-    """The ramp's colour at 0..1."""
+    """The colour of the ramp at `share`, clamped to 0..1."""
     place = min(max(share, 0.0), 1.0) * (len(RAMP) - 1)
     low = min(int(place), len(RAMP) - 2)
     red, green, blue = (round(a + (b - a) * (place - low)) for a, b in zip(RAMP[low], RAMP[low + 1], strict=True))

@@ -1,4 +1,4 @@
-"""A larger copy of a picture, for where a few hundred pixels are too few. It invents no detail."""
+"""A larger copy of a picture, by resampling alone: no detail is invented."""
 
 from __future__ import annotations
 
@@ -17,21 +17,20 @@ FACTORS = (2, 4)
 
 
 def upscale(source: Path, factor: int, store: OutputStore) -> StoredImage:
-    """Save a copy of the PNG `source` of this app, `factor` times as wide and high, in `store`; the file stays.
+    """Save a copy of this app's PNG `source` in `store`, `factor` times as wide and high (Lanczos; Duchon 1979).
 
-    Lanczos resampling (Duchon 1979, as in Pillow): smooth edges, nothing that was not there. The record of the copy
-    says `upscaled` and `upscaled_from`. Raises AppError for a picture without a record, one that is a copy already,
-    one that would grow too large, and a folder that cannot be written.
+    The metadata of the copy gain `upscaled` and `upscaled_from`. Raises AppError for a picture without metadata or
+    that is such a copy itself, for a copy that would be too large, and for a folder that cannot be written.
     """
     if factor not in FACTORS:
-        raise AppError(f"A picture can be made 2 or 4 times as large, not {factor!r} times.")
+        raise AppError("upscale_factor_unknown", given=factor)
     record = read_metadata(source)
     if "upscaled" in record.settings:
-        raise AppError("This is an enlarged copy already. Take the picture it was made from.")
+        raise AppError("upscaled_already")
     picture = open_picture(source)
     size = (picture.width * factor, picture.height * factor)
     if size[0] * size[1] > MAX_PIXELS:
-        raise AppError(f"The copy would have {size[0]} x {size[1]} pixels, which is too large. Take a smaller factor.")
+        raise AppError("upscale_too_large", width=size[0], height=size[1])
     said: dict[str, Value] = {
         "upscaled": factor,
         "upscaled_from": "".join(c for c in source.name if c.isprintable())[:200],

@@ -20,8 +20,7 @@ from janus_app.ui.common.jobs import watch
 from janus_app.ui.context import JOB, QUICK, PageContext, Updates, Values, first_seed, number, whole_number
 from janus_app.ui.tabs.compare.shared import SharedParts, preview_quality
 from janus_app.ui.tabs.draw.tab import DrawTab
-from janus_app.workflows.axes import AXES, axes_of, axis_of, value_text
-from janus_app.workflows.grid import Cell, Plan, draw_grid, plan_grid, save_sheet
+from janus_app.workflows.grid import AXES, Cell, Plan, axes_of, axis_of, draw_grid, plan_grid, save_sheet, value_text
 
 THUMBNAIL = 150  # pixels of a picture's longer side in the growing table; the sheet has the native size
 EXAMPLES = {

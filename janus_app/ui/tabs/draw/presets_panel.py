@@ -13,8 +13,7 @@ from janus_app.outputs.user_presets import Preset
 from janus_app.registry.types import Variant
 from janus_app.ui.common.html import message
 from janus_app.ui.context import QUICK, PageContext
-from janus_app.workflows.presets import built_in, complete, styled, styles
-from janus_app.workflows.random_prompts import writes_prompts
+from janus_app.workflows.presets import built_in, complete, styled, styles, writes_prompts
 
 NAMES = {"fast": "preset_fast", "balanced": "preset_balanced", "careful": "preset_careful"}
 OWN = "own:"  # before the name of a preset of the person's, so that none is taken for one of ours

@@ -14,7 +14,7 @@ from janus_app.ui.common.controls import run_or_stop
 from janus_app.ui.common.html import message, messages
 from janus_app.ui.common.jobs import watch
 from janus_app.ui.context import JOB, QUICK, PageContext, random_seed
-from janus_app.workflows.random_prompts import random_prompt, writes_prompts, written_prompt
+from janus_app.workflows.presets import random_prompt, writes_prompts, written_prompt
 
 LONGEST_ANSWER = 160  # tokens
 WARMTH = 0.7  # temperature: another press gives another wording

@@ -43,7 +43,7 @@ from janus_app.ui.context import (
 )
 from janus_app.ui.tabs.draw import presets_panel, prompt_helper, token_view
 from janus_app.ui.tabs.draw.ranking import ranked
-from janus_app.workflows.token_heatmap import drawn_on
+from janus_app.workflows.token_heatmap import continued_request
 
 SETTINGS = ("count", "guidance", "temperature")
 
@@ -208,7 +208,7 @@ def build(
         def make() -> GenerateRequest:
             if looked is None:
                 raise AppError("Look into a picture first, then choose one of its patches.")
-            return drawn_on(looked.record, whole_number(patch, "The patch") - 1, other, token)
+            return continued_request(looked.record, whole_number(patch, "The patch") - 1, other, token)
 
         yield from stream(kept, selected, make, gr.skip(), language)
 

@@ -22,7 +22,7 @@ from janus_app.ui.common.html import facts, message, messages
 from janus_app.ui.common.jobs import watch
 from janus_app.ui.common.saved_images import SavedImage
 from janus_app.ui.context import JOB, QUICK, PageContext, whole_number
-from janus_app.workflows.token_heatmap import MEASURES, RAMP, heat_map, inspection_of, patch_side
+from janus_app.workflows.token_heatmap import MEASURES, RAMP, heatmap, inspection_request, patch_side
 
 OTHERS = 8  # alternatives told and shown for a patch
 WINDOW = 9  # patches in a row of a thumbnail of an alternative
@@ -118,7 +118,7 @@ def wire(page: PageContext, view: TokenView, gallery_items: gr.State, chosen: gr
             yield message(say("token_none", language), "warning"), *stay
             return
         record = kept[min(index, len(kept) - 1)].record
-        for frame in watch(lambda: page.job(selected, inspection_of(record, OTHERS)), page.texts, language):
+        for frame in watch(lambda: page.job(selected, inspection_request(record, OTHERS)), page.texts, language):
             if frame.error:
                 yield message(frame.error, "error"), *stay
             elif frame.finished is None or frame.finished.inspection is None:
@@ -140,7 +140,7 @@ def wire(page: PageContext, view: TokenView, gallery_items: gr.State, chosen: gr
 
     def seen(looked: Looked, measure: str, place: int, language: str) -> tuple[Any, ...]:
         """The heat map, its legend and the facts of the patch number `place`."""
-        sheet = heat_map(looked.inspection, MEASURES[measure], place)
+        sheet = heatmap(looked.inspection, MEASURES[measure], place)
         words = say("token_map_alt", language, measure=page.texts.named("measure", measure, language))
         return (
             gr.update(value=sheet, alt_text=words),

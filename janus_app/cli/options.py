@@ -1,4 +1,4 @@
-"""The flags, named once for every command. None means "not given": defaults come from the model's own row."""
+"""The options that several commands have. Their default is None, "not given": the model's own row has the defaults."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ DEVICE_HELP = (
 
 
 class Parser(argparse.ArgumentParser):
-    """Says what is wrong in one line, without the wall of usage."""
+    """Reports a wrong command line in one line, without the whole usage text."""
 
     def __init__(self, *args: object, **kwargs: object) -> None:
         kwargs.setdefault("allow_abbrev", False)
@@ -26,33 +26,34 @@ class Parser(argparse.ArgumentParser):
 
 
 class _Pair(argparse.Action):
-    """Two values as a tuple."""
+    """Keeps two values as a tuple."""
 
     def __call__(self, parser: object, namespace: argparse.Namespace, values: object, _: object = None) -> None:
         setattr(namespace, self.dest, tuple(values))  # type: ignore[arg-type]
 
 
-def debug(parser: argparse.ArgumentParser) -> None:
+def add_debug(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--debug", action="store_true", help="show the traceback of an unexpected failure")
 
 
-def model(parser: argparse.ArgumentParser) -> None:
+def add_model(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", metavar="NAME", help="a model of `models`, or a folder holding a checkpoint")
     parser.add_argument("--device", help=DEVICE_HELP)
-    parser.add_argument("--precision", choices=("auto", *PRECISIONS), help="how weights are held (default auto)")
+    precisions = ("auto", *PRECISIONS)
+    parser.add_argument("--precision", choices=precisions, help="number format of the weights (default auto)")
 
 
-def json_lines(parser: argparse.ArgumentParser) -> None:
+def add_json(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="one JSON object a line per result on stdout")
 
 
-def sampling(parser: argparse.ArgumentParser, zero: str) -> None:
+def add_sampling(parser: argparse.ArgumentParser, zero: str) -> None:
     parser.add_argument("--temperature", type=float, help=f"0 to 2; 0 = {zero}")
     parser.add_argument("--seed", type=int, help="whole number from 0 (default 0)")
 
 
-def drawing(parser: argparse.ArgumentParser) -> None:
-    """What generate and edit share."""
+def add_drawing(parser: argparse.ArgumentParser) -> None:
+    """The options of the commands that draw."""
     parser.add_argument("--negative", help="what to steer away from")
     parser.add_argument("--count", type=int, help="how many pictures, 1 to 16 (default 1); picture i uses seed + i")
     parser.add_argument("--guidance", type=float, help="how closely to follow the prompt, 1 to 20; 1 = off")
@@ -71,20 +72,20 @@ def drawing(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--turbo", action="store_true", help="for token models: the same picture in fewer passes (docs/engine.md)"
     )
-    sampling(parser, "always the likeliest token; flow models ignore it")
+    add_sampling(parser, "always the likeliest token; flow models ignore it")
     parser.add_argument(
         "--out", type=Path, default=Path("outputs"), help="folder, or a .png name, to write to (default outputs)"
     )
 
 
-def page(parser: argparse.ArgumentParser) -> None:
-    """What app.py adds: how the page is served."""
+def add_page(parser: argparse.ArgumentParser) -> None:
+    """The options of app.py: how the page is served."""
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on; 0.0.0.0 = the whole network")
     parser.add_argument("--port", type=int, help="default 7860, or the next free one")
     parser.add_argument("--share", action="store_true", help="a public link through Gradio, behind a password")
     parser.add_argument("--auth", metavar="USER:PASSWORD", help="ask visitors for it; $JANUS_APP_AUTH does the same")
     parser.add_argument("--lang", default="auto", choices=("auto", "en", "zh-CN"), help="language of the page")
     parser.add_argument(
-        "--idle-unload", type=float, metavar="MINUTES", help="unload a model nobody used for so long (default never)"
+        "--idle-unload", type=float, metavar="MINUTES", help="unload a model nobody used for this long (default never)"
     )
     parser.add_argument("--no-browser", action="store_true", help="do not open a browser window")

@@ -1,0 +1,126 @@
+"""What the commands share: a session, the chosen model, requests from options, and saved pictures."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from janus_app.cli.console import UsageError, emit, follow, usage_errors
+from janus_app.outputs.metadata import INTERVAL, WHOLE_WAY, ImageMetadata
+from janus_app.outputs.store import OutputStore
+from janus_app.registry.catalog import Catalog, load_catalog
+from janus_app.registry.types import Variant
+from janus_app.runtime.session import ModelSession
+from janus_app.types import SOLVERS, EditRequest, GenerateRequest, RankRequest
+
+
+def open_session() -> ModelSession:
+    """A session with no model loaded. Raises UsageError for a broken model list."""
+    from janus_app.hub import Hub
+
+    with usage_errors():
+        return ModelSession(load_catalog(), Hub())
+
+
+def chosen_variant(catalog: Catalog, args: argparse.Namespace) -> Variant:
+    """The variant of --model, or the default one. Raises UsageError for an unknown name."""
+    with usage_errors():
+        return catalog.resolve(args.model) if args.model else catalog.default()
+
+
+def recorded_variant(catalog: Catalog, args: argparse.Namespace, record: ImageMetadata) -> Variant:
+    """The variant of --model, or else the one that drew the picture. Raises UsageError where that one is unknown."""
+    if args.model is not None:
+        return catalog.resolve(args.model)
+    if record.model not in catalog:  # looked up, never resolved: a file's metadata must not choose a folder
+        raise UsageError("recorded_model_unlisted", title=record.title)
+    return catalog[record.model]
+
+
+def require_verb(variant: Variant, verb: str) -> None:
+    """Raises UsageError where the variant does not support the verb."""
+    if verb not in variant.verbs:
+        raise UsageError("cli_verb_unsupported", title=variant.title, verb=verb, verbs=", ".join(variant.verbs))
+
+
+def load_model(session: ModelSession, args: argparse.Namespace, variant: Variant) -> None:
+    """Load the variant as --device and --precision say, showing progress.
+
+    Raises AppError; for an absent device before anything is downloaded.
+    """
+    from janus_app.runtime.devices import resolve_device
+
+    device = args.device or "auto"
+    with usage_errors():
+        resolve_device(device)
+    name = str(variant.folder) if variant.id not in session.catalog else variant.id
+    follow(session.load(name, device, args.precision or "auto"))
+
+
+def setting(args: argparse.Namespace, variant: Variant, option: str, fallback: Any, name: str = "") -> Any:
+    """The option's value: the given one, else the variant's default for the setting `name`, else `fallback`.
+
+    `name` is left out where the setting is called like the option.
+    """
+    given = getattr(args, option)
+    if given is not None:
+        return given
+    row = variant.settings.get(name or option)
+    return type(fallback)(row.default) if row is not None else fallback
+
+
+def drawing_settings(args: argparse.Namespace, variant: Variant) -> dict[str, Any]:
+    """The fields that GenerateRequest and EditRequest have in common, but for the prompt."""
+    interval = args.guidance_interval
+    if interval is None:
+        rows = (variant.settings.get(name) for name in INTERVAL)
+        interval = tuple(row.default if row else end for row, end in zip(rows, WHOLE_WAY, strict=True))
+    return {
+        "negative": args.negative or "",
+        "count": 1 if args.count is None else args.count,
+        "guidance": setting(args, variant, "guidance", 5.0),
+        "temperature": setting(args, variant, "temperature", 1.0),
+        "seed": args.seed or 0,
+        "steps": setting(args, variant, "steps", 30),
+        "solver": args.solver or next(iter(variant.solvers), SOLVERS[0]),
+        "guidance_interval": interval,
+        "turbo": args.turbo,
+    }
+
+
+def draw_pictures(session: ModelSession, request: GenerateRequest | EditRequest, args: argparse.Namespace) -> int:
+    """Run the request, save its pictures in --out and print one line for each, the best first with --best-of."""
+    finished = follow(session.run(request))
+    assert finished is not None
+    saved = OutputStore(args.out).save(finished)
+    scores: tuple[float, ...] = ()
+    if getattr(args, "best_of", None) is not None:  # after saving, so that a failed ranking loses no picture
+        ranked = follow(session.run(RankRequest(request.prompt, tuple(picture.image for picture in finished.pictures))))
+        assert ranked is not None
+        scores = ranked.scores
+    for place in sorted(range(len(saved)), key=lambda place: -scores[place] if scores else 0):
+        file, record = saved[place].file, saved[place].metadata
+        if args.json:
+            score = {"score": scores[place]} if scores else {}
+            emit(_as_json(file, record) | {"seconds": round(finished.compute_seconds, 3)} | score)
+        else:
+            print(f"{file}  {100 * scores[place]:.1f} %" if scores else file, flush=True)
+    return 0
+
+
+def _as_json(file: Path, record: ImageMetadata) -> dict[str, Any]:
+    return {
+        "file": str(file),
+        "seed": record.seed,
+        "image_tokens": list(record.image_tokens),
+        "width": record.size[0],
+        "height": record.size[1],
+        "prompt": record.prompt,
+        "model": record.model,
+        "revision": record.revision,
+        "precision": record.precision,
+        "device": record.device,
+        "settings": dict(record.settings),
+        "source_prompt": record.source_prompt,
+    }
