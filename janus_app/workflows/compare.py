@@ -29,7 +29,7 @@ class Shot:
 
 
 def checked(session: ModelSession, sides: tuple[Side, Side]) -> tuple[Side, Side]:
-    """The sides with one picture each. Raises AppError if they are equal or one of the models is not on this machine."""
+    """The sides with one picture each. Raises AppError if they are equal or a model is not on this machine."""
     one, other = (Side(side.variant, replace(side.request, count=1, image_tokens=())) for side in sides)
     if name_of(one) == name_of(other):
         raise AppError("compare_sides_equal")
