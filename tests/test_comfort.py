@@ -7,11 +7,11 @@ import random
 import re
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+import gradio as gr
 import pytest
 import yaml
-from janus_app.ui.tabs.compare.sides import seated, shown
 
 from janus_app.errors import AppError
 from janus_app.hub import Hub
@@ -28,6 +28,7 @@ from janus_app.ui.common.saved_images import SavedImages
 from janus_app.ui.common.welcome import KEYS, STEPS, foot_html, tour_html
 from janus_app.ui.context import PageContext
 from janus_app.ui.i18n import Texts
+from janus_app.ui.tabs.compare import pair
 from janus_app.ui.tabs.draw.presets_panel import choices, settings_of
 from janus_app.workflows.compare import Shot, Side, checked, draw_sides, name_of
 from janus_app.workflows.presets import (
@@ -211,17 +212,21 @@ def test_a_blind_pair_tells_nothing_until_it_is_judged(
     sides = sides_of(session, "janus-embedded", "janus-embedded", temperature=0.2)
     shots, _ = both(session, sides, page.images.outputs)
     prints = tuple(page.images.show(shot.picture) for shot in shots)
-    seats = set()
+    with gr.Blocks():
+        results = pair.results(page)
+    show = pair.PairHandlers(page, cast("Any", None), cast("Any", None), results).show
+    places = set()
     for _ in range(40):
-        match = seated(page, (prints[0], prints[1]), ("a", "b"), blind=True)
-        seats.add(match.left)
-        assert [Path(file).name for file in match.shown] == ["left.png", "right.png"]
-        assert Path(match.shown[0]).read_bytes() == prints[match.left].file.read_bytes()
-        gallery, votes, told, *_ = shown(page, match, "en")
-        assert told == "" and votes["visible"] and "Janus" not in str(gallery["value"])
-    assert seats == {0, 1}, "the order is always the same"
-    told = shown(page, replace(match, blind=False, tally=Tally("a", "b", 2, 1)), "en")[2]
-    assert "temperature 0.2" in told and "A 2 · B 1" in told
+        comparison = pair.arranged(page, (prints[0], prints[1]), ("a", "b"), blind=True)
+        places.add(comparison.left)
+        assert [Path(file).name for file in comparison.files] == ["left.png", "right.png"]
+        assert Path(comparison.files[0]).read_bytes() == prints[comparison.left].file.read_bytes()
+        updates = show(comparison, "en")
+        assert updates[results.revealed] == "" and updates[results.votes]["visible"]
+        assert "Janus" not in str(updates[results.gallery]["value"])
+    assert places == {0, 1}, "the order is always the same"
+    revealed = show(replace(comparison, blind=False, tally=Tally("a", "b", 2, 1)), "en")[results.revealed]
+    assert "temperature 0.2" in revealed and "A 2 · B 1" in revealed
 
 
 def test_presets_on_the_page(page: PageContext) -> None:
