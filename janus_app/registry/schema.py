@@ -1,17 +1,23 @@
-"""The shape of a row of the weights manifest, as a JSON schema.
-
-A `description` is what a person reads when a field fails, so each says what the field must be.
-"""
+"""A row of a model list as a pydantic model, and what to tell the person whose row does not fit it."""
 
 from __future__ import annotations
 
-from typing import Any
+import math
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
 
-from janus_app.types import EDIT_SETTINGS, PRECISIONS, SOLVERS, VERBS
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import PydanticCustomError, core_schema
 
-# vae: the autoencoder JanusFlow draws with. mllm and diffusion: whose configs and tokenizers MetaQuery is built from.
-COMPONENTS = ("vae", "mllm", "diffusion")
-SETTINGS = (
+from janus_app.errors import Message
+from janus_app.registry.types import Component, File, Setting, Variant
+from janus_app.types import SOLVERS, EditMethod, Precision, Verb
+
+# vae: the autoencoder of JanusFlow. mllm, diffusion: the models whose configs and tokenizers MetaQuery uses.
+ComponentName = Literal["vae", "mllm", "diffusion"]
+SettingName = Literal[
     "guidance",
     "image_guidance",
     "temperature",
@@ -23,145 +29,219 @@ SETTINGS = (
     "chat_temperature",
     "top_p",
     "max_new_tokens",
-)
+]
+# Defaults that the file itself cannot say, so the fields' types do not allow them.
+ABSENT: Any = None
+NONE_LISTED: Any = ()
+NO_TEXT: Any = ""
 
-_TEXT: dict[str, Any] = {"type": "string", "minLength": 1, "description": "must be a text that is not empty"}
-_BYTES: dict[str, Any] = {
-    "type": ["integer", "null"],
-    "minimum": 1,
-    "description": "must be a whole number of bytes above 0, or null where it is not known",
-}
-_FILE: dict[str, Any] = {
-    "type": "object",
-    "required": ["path", "size", "sha256"],
-    "additionalProperties": False,
-    "description": "must be {path, size, sha256, about}; about may be left out, unknown ones are null",
-    "properties": {
-        "path": _TEXT,
-        "size": _BYTES,
-        "about": _BYTES,
-        "sha256": {
-            "type": ["string", "null"],
-            "pattern": "^[0-9a-f]{64}$",
-            "description": "must be 64 lower-case hex digits in quotes, or null where it is not known",
-        },
-    },
-}
-_NUMBER: dict[str, Any] = {"type": "number", "description": "must be a number"}
-_SETTING: dict[str, Any] = {
-    "type": "object",
-    "required": ["default", "low", "high", "step"],
-    "additionalProperties": False,
-    "properties": {
-        "default": _NUMBER,
-        "low": _NUMBER,
-        "high": _NUMBER,
-        "step": {"type": "number", "exclusiveMinimum": 0, "description": "must be a number above 0"},
-    },
-    "description": "must be {default, low, high, step}",
-}
-_PROMPTS: dict[str, Any] = {"type": "array", "items": _TEXT, "description": "must be a list of prompts"}
 
-_REPO: dict[str, Any] = {
-    "type": "string",
-    "pattern": "^[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*$",
-    "description": "must be owner/name as the Hub spells it",
-}
-_REVISION: dict[str, Any] = {
-    "type": "string",
-    "pattern": "^[0-9a-f]{40}$",
-    "description": "must be a commit of 40 lower-case hex digits (branch names such as main can change)",
-}
-_FILES: dict[str, Any] = {"type": "array", "items": _FILE, "minItems": 1, "description": "must be a list of files"}
-_COMPONENT: dict[str, Any] = {
-    "type": "object",
-    "required": ["repo", "revision", "files"],
-    "additionalProperties": False,
-    "properties": {"repo": _REPO, "revision": _REVISION, "files": _FILES, "licence": _TEXT},
-    "description": "must be {repo, revision, files, licence}; licence may be left out",
-}
+class Must:
+    """Metadata of a field: says what its value must be, by a code, in place of pydantic's own words."""
 
-ROW: dict[str, Any] = {
-    "$schema": "https://json-schema.org/draft/2020-12/schema",
-    "type": "object",
-    "additionalProperties": False,
-    "required": ["id", "title", "family", "code_licence", "weights_licence", "verbs", "size", "context", "settings"],
-    "properties": {
-        "id": {
-            "type": "string",
-            "pattern": "^[a-z0-9][a-z0-9._-]{0,63}$",
-            "description": "must be lower-case letters, digits, dots, dashes and underscores, at most 64 of them",
-        },
-        "title": _TEXT,
-        "family": _TEXT,
-        "repo": _REPO,
-        "revision": _REVISION,
-        "folder": _TEXT,
-        "files": _FILES,
-        "components": {
-            "type": "object",
-            "propertyNames": {"enum": list(COMPONENTS), "description": f"must be one of {', '.join(COMPONENTS)}"},
-            "additionalProperties": _COMPONENT,
-            "description": f"must map names ({', '.join(COMPONENTS)}) to {{repo, revision, files, licence}}",
-        },
-        "code_licence": _TEXT,
-        "weights_licence": _TEXT,
-        "licence_note": _TEXT,
-        "verbs": {
-            "type": "array",
-            "items": {"enum": list(VERBS), "description": f"must be one of {', '.join(VERBS)}"},
-            "minItems": 1,
-            "uniqueItems": True,
-            "description": f"must be a list of different verbs out of {', '.join(VERBS)}",
-        },
-        "size": {
-            "type": "array",
-            "items": {"type": "integer", "minimum": 8, "maximum": 8192, "description": "must be 8 to 8192 pixels"},
-            "minItems": 2,
-            "maxItems": 2,
-            "description": "must be [width, height] in pixels",
-        },
-        "context": {"type": "integer", "minimum": 1, "description": "must be a whole number of tokens above 0"},
-        "parameters": {"type": "integer", "minimum": 0, "description": "must be a whole number, 0 for not known"},
-        "memory": {
-            "type": "object",
-            "propertyNames": {"enum": list(PRECISIONS), "description": f"must be one of {', '.join(PRECISIONS)}"},
-            "additionalProperties": {"type": "integer", "minimum": 1, "description": "must be bytes above 0"},
-            "description": "must map precisions to bytes",
-        },
-        "settings": {
-            "type": "object",
-            "propertyNames": {"enum": list(SETTINGS), "description": f"must be one of {', '.join(SETTINGS)}"},
-            "additionalProperties": _SETTING,
-            "description": "must map setting names to {default, low, high, step}",
-        },
-        "solvers": {
-            "type": "array",
-            "items": {"enum": list(SOLVERS), "description": f"must be one of {', '.join(SOLVERS)}"},
-            "minItems": 1,
-            "uniqueItems": True,
-            "description": f"must be a list of different solvers out of {', '.join(SOLVERS)}, the usual one first",
-        },
-        "edit_methods": {
-            "type": "array",
-            "items": {"enum": list(EDIT_SETTINGS), "description": f"must be one of {', '.join(EDIT_SETTINGS)}"},
-            "minItems": 1,
-            "uniqueItems": True,
-            "description": f"must be a list of different ways of editing out of {', '.join(EDIT_SETTINGS)}",
-        },
-        "examples": {
-            "type": "object",
-            "additionalProperties": {
-                "type": "object",
-                "propertyNames": {"enum": list(VERBS), "description": f"must be one of {', '.join(VERBS)}"},
-                "additionalProperties": _PROMPTS,
-                "description": "must map verbs to lists of prompts",
-            },
-            "description": "must map a language (en, zh-CN) to verbs to lists of prompts",
-        },
-        "roles": {"enum": ["words", "tokens"], "description": "must be words or tokens"},
-        "yours": {"type": "boolean", "description": "must be true where the user brings the weights into `folder`"},
-        "status": _TEXT,
-        "notes": _TEXT,
-    },
-}
+    def __init__(self, code: str, choices: Any = None) -> None:
+        values = {} if choices is None else {"names": ", ".join(get_args(choices) or choices)}
+        self._rule = Message(code, **values)
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: Callable[[Any], Any]) -> core_schema.CoreSchema:
+        return core_schema.no_info_wrap_validator_function(self._check, handler(source))
+
+    def _check(self, value: Any, validate: Callable[[Any], Any]) -> Any:
+        try:
+            return validate(value)
+        except ValidationError as error:
+            if any(part["loc"] for part in error.errors()):
+                raise  # something inside the value is wrong, and has a sentence of its own
+            raise _unfit(Message("row_value_wrong", rule=self._rule, given=_shortened(value))) from None
+
+
+def _unfit(reason: Message, field: str = "") -> PydanticCustomError:
+    """An error for the field that is being checked, or for the field of the row called `field`."""
+    return PydanticCustomError("unfit", "unfit", {"reason": reason, "field": field})
+
+
+def _shortened(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+def _number(value: Any) -> Any:
+    if type(value) not in (int, float) or not math.isfinite(value):
+        raise ValueError
+    return value
+
+
+def _above_zero(value: float) -> float:
+    if value <= 0:
+        raise ValueError
+    return value
+
+
+def _tuple_of_different(values: list[Any]) -> tuple[Any, ...]:
+    if len(set(values)) < len(values):
+        raise ValueError
+    return tuple(values)
+
+
+def _solver(name: str) -> str:
+    if name not in SOLVERS:
+        raise ValueError
+    return name
+
+
+Text = Annotated[str, Field(min_length=1), Must("row_must_be_text")]
+Bytes = Annotated[int | None, Field(ge=1), Must("row_must_be_bytes_or_null")]
+Number = Annotated[Any, AfterValidator(_number), Must("row_must_be_number")]
+Step = Annotated[Any, AfterValidator(_number), AfterValidator(_above_zero), Must("row_must_be_number_above_zero")]
+Repo = Annotated[
+    str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*$"), Must("row_must_be_repo")
+]
+Revision = Annotated[str, Field(pattern="^[0-9a-f]{40}$"), Must("row_must_be_commit")]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(strict=True, extra="forbid")
+
+
+class FileRow(_Part):
+    path: Text
+    size: Bytes
+    sha256: Annotated[str | None, Field(pattern="^[0-9a-f]{64}$"), Must("row_must_be_sha256")]
+    about: Bytes = None
+
+
+def _files(rows: list[FileRow]) -> tuple[File, ...]:
+    """Their paths stay inside the folder that the files are put into, and none is listed twice."""
+    paths = [row.path for row in rows]
+    for path in paths:
+        if any(part in ("", ".", "..") for part in path.split("/")) or re.search(r"[\\:\x00-\x1f]", path):
+            raise _unfit(Message("row_path_leaves_folder", path=path))
+        if paths.count(path) > 1:
+            raise _unfit(Message("row_path_listed_twice", path=path))
+    return tuple(File(**dict(row)) for row in rows)
+
+
+def _setting(row: SettingRow) -> Setting:
+    if not row.low <= row.default <= row.high:
+        raise _unfit(Message("row_default_out_of_range"))
+    return Setting(**dict(row))
+
+
+Files = Annotated[list[FileRow], Field(min_length=1), Must("row_must_be_files"), AfterValidator(_files)]
+
+
+class SettingRow(_Part):
+    default: Number
+    low: Number
+    high: Number
+    step: Step
+
+
+class ComponentRow(_Part):
+    repo: Repo
+    revision: Revision
+    files: Files
+    licence: Text = ""
+
+
+def _component(row: ComponentRow) -> Component:
+    return Component(**dict(row))
+
+
+def _prompts(rows: list[str]) -> tuple[str, ...]:
+    return tuple(rows)
+
+
+AVerb = Annotated[Verb, Must("row_must_be_one_of", Verb)]
+APrecision = Annotated[Precision, Must("row_must_be_one_of", Precision)]
+ASettingName = Annotated[SettingName, Must("row_must_be_one_of", SettingName)]
+AComponentName = Annotated[ComponentName, Must("row_must_be_one_of", ComponentName)]
+AnEditMethod = Annotated[EditMethod, Must("row_must_be_one_of", EditMethod)]
+ASolver = Annotated[str, AfterValidator(_solver), Must("row_must_be_one_of", SOLVERS)]
+ASetting = Annotated[SettingRow, Must("row_must_be_setting"), AfterValidator(_setting)]
+AComponent = Annotated[ComponentRow, Must("row_must_be_component"), AfterValidator(_component)]
+Pixels = Annotated[int, Field(ge=8, le=8192), Must("row_must_be_pixels")]
+Prompts = Annotated[list[Text], Must("row_must_be_prompts"), AfterValidator(_prompts)]
+PromptsOfVerbs = Annotated[dict[AVerb, Prompts], Must("row_must_map_verbs")]
+
+
+class Row(_Part):
+    """The fields as the file has them; checked, they are those of `Variant`."""
+
+    id: Annotated[str, Field(pattern="^[a-z0-9][a-z0-9._-]{0,63}$"), Must("row_must_be_id")]
+    title: Text
+    family: Text
+    repo: Repo = ABSENT
+    revision: Revision = ABSENT
+    folder: Text = ABSENT
+    files: Files = NONE_LISTED
+    components: Annotated[dict[AComponentName, AComponent], Must("row_must_map_components", ComponentName)] = {}
+    code_licence: Text
+    weights_licence: Text
+    licence_note: Text = ""
+    verbs: Annotated[
+        list[AVerb], Field(min_length=1), AfterValidator(_tuple_of_different), Must("row_must_be_verbs", Verb)
+    ]
+    size: Annotated[list[Pixels], Field(min_length=2, max_length=2), Must("row_must_be_size"), AfterValidator(tuple)]
+    context: Annotated[int, Field(ge=1), Must("row_must_be_tokens")]
+    parameters: Annotated[int, Field(ge=0), Must("row_must_be_parameters")] = 0
+    memory: Annotated[
+        dict[APrecision, Annotated[int, Field(ge=1), Must("row_must_be_bytes")]], Must("row_must_map_precisions")
+    ] = {}
+    settings: Annotated[dict[ASettingName, ASetting], Must("row_must_map_settings")]
+    solvers: Annotated[
+        list[ASolver], Field(min_length=1), AfterValidator(_tuple_of_different), Must("row_must_be_solvers", SOLVERS)
+    ] = NONE_LISTED
+    edit_methods: Annotated[
+        list[AnEditMethod],
+        Field(min_length=1),
+        AfterValidator(_tuple_of_different),
+        Must("row_must_be_edit_methods", EditMethod),
+    ] = NONE_LISTED
+    examples: Annotated[dict[str, PromptsOfVerbs], Must("row_must_map_languages")] = {}
+    roles: Annotated[Literal["words", "tokens"], Must("row_must_be_one_of", ("words", "tokens"))] = NO_TEXT
+    yours: Annotated[bool, Must("row_must_be_yours")] = False
+    status: Text = ""
+    notes: Text = ""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _is_a_mapping(cls, row: Any) -> Any:
+        if not isinstance(row, dict):
+            raise _unfit(Message("row_value_wrong", rule=Message("row_must_be_mapping"), given=_shortened(row)))
+        return row
+
+    @model_validator(mode="after")
+    def _has_one_source(self) -> Row:
+        given = self.model_fields_set
+        if ("repo" in given) == ("folder" in given):
+            raise _unfit(Message("row_needs_repo_or_folder"), "repo")
+        for needed in ("revision", "files"):
+            if "repo" in given and needed not in given:
+                raise _unfit(Message("row_field_missing_for_repo"), needed)
+        return self
+
+    def variant(self, base: Path) -> Variant:
+        """The row as a Variant. A relative `folder` is relative to `base`, the folder of the list."""
+        fields = dict(self)
+        fields["folder"] = base / Path(self.folder).expanduser() if self.folder else None
+        fields["user_supplied"] = fields.pop("yours")
+        for name in ("licence_note", "status", "notes"):
+            fields[name] = fields[name].strip()
+        return Variant(**fields)
+
+
+def first_problem(error: ValidationError) -> tuple[str, Message]:
+    """The dotted name of the first field that is wrong, and the reason."""
+    problem = error.errors()[0]
+    place = [str(part) for part in problem["loc"]]
+    if place and place[-1] == "[key]":
+        del place[-2:]  # a key of a mapping: the mapping is the field
+    if problem["type"] == "missing":
+        reason = Message("row_field_missing")
+    elif problem["type"] == "extra_forbidden":
+        reason = Message("row_field_unknown")
+    else:
+        place = [problem["ctx"]["field"]] if problem["ctx"]["field"] else place
+        reason = problem["ctx"]["reason"]
+    return ".".join(place) or "row", reason
