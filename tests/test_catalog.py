@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import copy
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from platformdirs.unix import Unix
+from platformdirs.windows import Windows
 
 from janus_app.errors import AppError
 from janus_app.paths import MANIFEST, data_folder
@@ -101,6 +104,36 @@ def test_own_rows_come_from_argument_environment_or_data_folder(
     data_folder().mkdir()
     path.rename(data_folder() / "models.yaml")
     assert "mine" in load_catalog()
+
+
+def test_data_folder_of_linux(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("JANUS_APP_DATA")
+    monkeypatch.setenv("HOME", "/home/someone")
+    for xdg, expected in (("", "/home/someone/.local/share"), ("/data", "/data")):
+        monkeypatch.setenv("XDG_DATA_HOME", xdg)
+        assert Unix("janus_app", appauthor=False).user_data_path == Path(expected, "janus_app")
+        if sys.platform == "linux":
+            assert data_folder() == Path(expected, "janus_app")
+
+
+def test_data_folder_of_macos_does_not_follow_xdg(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("JANUS_APP_DATA")
+    monkeypatch.setenv("HOME", "/Users/someone")
+    monkeypatch.setattr(sys, "platform", "darwin")
+    for xdg in ("", "/data"):
+        monkeypatch.setenv("XDG_DATA_HOME", xdg)
+        assert data_folder() == Path("/Users/someone/Library/Application Support/janus_app")
+
+
+def test_data_folder_of_windows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("platformdirs.windows.get_win_folder", {"CSIDL_LOCAL_APPDATA": "/AppData/Local"}.__getitem__)
+    assert Windows("janus_app", appauthor=False).user_data_path == Path("/AppData/Local/janus_app")
+
+
+def test_data_folder_may_be_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/someone")
+    monkeypatch.setenv("JANUS_APP_DATA", "~/elsewhere")
+    assert data_folder() == Path("/home/someone/elsewhere")
 
 
 def test_a_relative_folder_is_relative_to_its_manifest(tmp_path: Path) -> None:

@@ -16,6 +16,8 @@ from janus_app.paths import MANIFEST, data_folder
 from janus_app.registry.resolve import resolve
 from janus_app.registry.types import Variant
 
+USER_LIST = "models.yaml"
+
 
 class Catalog(Mapping[str, Variant]):
     """The variants by id, in the manifest's order."""
@@ -59,7 +61,8 @@ def load_catalog(extra: Path | None = None) -> Catalog:
     for device in ("cpu", "gpu"):
         if defaults.get(device) not in variants:
             raise AppError("model_list_default_unknown", file=MANIFEST.name, device=device)
-    if (own := user_list(extra)).is_file() or own != data_folder() / USER_LIST:
+    own = user_list(extra)
+    if own.is_file() or own != data_folder() / USER_LIST:  # a file that was asked for must be there
         variants |= _variants(_read(own), own, built_in=variants)
     return Catalog(variants, defaults)
 

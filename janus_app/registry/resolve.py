@@ -22,11 +22,10 @@ def resolve(name: str, variants: Mapping[str, Variant]) -> Variant:
     if wanted and _is_folder(wanted):
         return variant_of_folder(Path(wanted).expanduser(), variants.values())
     close = difflib.get_close_matches(wanted.lower(), variants, n=3, cutoff=0.5)
-    hint = f" Did you mean {' or '.join(close)}?" if close else ""
-    raise AppError(
-        f"There is no model called {wanted[:200]!r}, and no folder of that name.{hint} "
-        f"Known models: {', '.join(variants)}. Or give the path of a folder holding a checkpoint."
-    )
+    given, known = repr(wanted[:200]), ", ".join(variants)
+    if close:
+        raise AppError("model_unknown_similar", given=given, known=known, similar=", ".join(close))
+    raise AppError("model_unknown", given=given, known=known)
 
 
 def _is_folder(name: str) -> bool:

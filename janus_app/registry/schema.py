@@ -12,8 +12,8 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from pydantic_core import PydanticCustomError, core_schema
 
 from janus_app.errors import Message
-from janus_app.registry.types import Component, File, Setting, Variant
-from janus_app.types import SOLVERS, EditMethod, Precision, Verb
+from janus_app.registry.types import Component, File, Variant
+from janus_app.types import SOLVERS, EditMethod, Precision, Setting, Verb
 
 # vae: the autoencoder of JanusFlow. mllm, diffusion: the models whose configs and tokenizers MetaQuery uses.
 ComponentName = Literal["vae", "mllm", "diffusion"]

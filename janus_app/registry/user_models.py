@@ -1,41 +1,34 @@
-"""The user's own list of models: a folder becomes a row of it, so that it is found by name from then on."""
+"""Adds a folder to the user's own list of models, so that it can be loaded by name."""
 
 from __future__ import annotations
 
-import os
 import re
 import textwrap
 from pathlib import Path
 from typing import Any
 
 from janus_app.errors import AppError
-from janus_app.paths import data_folder
-from janus_app.registry.catalog import load_catalog
+from janus_app.files import write_atomically
+from janus_app.registry.catalog import load_catalog, user_list
 from janus_app.registry.checkpoint_folder import variant_of_folder
 from janus_app.registry.types import Variant
 
 _HEADER = "# Models of your own; docs/models.md says what a row may hold. Rows added by the app stand at the end.\n"
 
 
-def own_list() -> Path:
-    """Where the user's rows are kept: $JANUS_APP_MANIFEST, else models.yaml in the data folder."""
-    chosen = os.environ.get("JANUS_APP_MANIFEST")
-    return Path(chosen).expanduser() if chosen else data_folder() / "models.yaml"
-
-
 def register(folder: Path, name: str = "") -> Variant:
     """Add the checkpoint in `folder` to the user's list and return its row as the catalog now reads it.
 
-    `name` becomes its id and title; without one the folder's name does. Comments and rows that are there stay as they
-    are. Raises AppError where the folder is no checkpoint, the name is taken, or the list cannot be extended.
+    `name`, else the folder's name, becomes its id and title. Comments and rows in the list stay as they are. Raises
+    AppError where the folder holds no checkpoint, the name is taken, or the list cannot be extended.
     """
     found = variant_of_folder(folder.expanduser())
     title = name.strip() or found.title.removesuffix(" (folder)")
     identity = re.sub(r"[^a-z0-9._-]+", "-", title.lower()).strip("-._") or found.id
     catalog = load_catalog()
     if identity in catalog:
-        raise AppError(f"There is already a model called {identity}. Give the import another name.")
-    path = own_list()
+        raise AppError("model_name_taken", name=identity)
+    path = user_list()
     _append(path, _row(found, identity, title))
     return load_catalog(path)[identity]
 
@@ -77,26 +70,18 @@ def _append(path: Path, row: dict[str, Any]) -> None:
         old = path.read_text(encoding="utf-8") if path.exists() else f"{_HEADER}variants:\n"
         before = (yaml.safe_load(old) or {}).get("variants") or []
         start = old if old.endswith("\n") else old + "\n"
-        deep = (textwrap.indent(text, " " * width) for width in (2, 0, 4))  # as deep as the rows before it
-        new = next(start + block for block in deep if _rows(start + block) == [*before, row])
+        indented = (textwrap.indent(text, " " * width) for width in (2, 0, 4))  # as deep as the rows before it
+        new = next(start + block for block in indented if _rows(start + block) == [*before, row])
         path.parent.mkdir(parents=True, exist_ok=True)
-        fresh = path.with_name(f"{path.name}.{os.getpid()}.new")
-        fresh.write_text(new, encoding="utf-8")
-        os.replace(fresh, path)
+        write_atomically(path, new.encode("utf-8"))
     except OSError as error:
-        raise AppError(
-            f"The model list {path} cannot be written: {error.strerror or error}. "
-            "Make it writable, or choose the folder by its path."
-        ) from error
+        raise AppError("model_list_not_writable", path=path, reason=error.strerror or error) from error
     except (StopIteration, AttributeError, yaml.YAMLError):
-        raise AppError(
-            f"The model list {path} is written in a way that cannot be extended by the app. Add this row yourself:\n"
-            f"{text}"
-        ) from None
+        raise AppError("model_list_not_extendable", path=path, row=text) from None
 
 
 def _rows(text: str) -> Any:
-    """The rows of a list's text, None where it is no YAML."""
+    """The rows of a list's text, None where it is not YAML."""
     import yaml
 
     try:
