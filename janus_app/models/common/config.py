@@ -13,12 +13,12 @@ _LARGEST = 1 << 20  # no size in a config comes near this; a larger one would al
 class Fields:
     """A section of config.json whose numbers are checked when they are read.
 
-    `kind` is the title of the family in error messages. Raises AppError where the section is missing.
+    Raises AppError where the section is missing.
     """
 
-    def __init__(self, section: str, values: Any, kind: str = "Janus") -> None:
+    def __init__(self, section: str, values: Any) -> None:
         if not isinstance(values, Mapping):
-            raise AppError("config_section_missing", section=section, kind=kind)
+            raise AppError("config_section_missing", section=section)
         self.section, self.values = section, values
 
     def whole(self, name: str, default: int | None = None, *, low: int = 1, high: int = _LARGEST) -> int:
@@ -37,9 +37,9 @@ class Fields:
         return float(value)
 
 
-def fields_at(raw: Mapping[str, Any], *path: str, kind: str = "Janus") -> Fields:
+def fields_at(raw: Mapping[str, Any], *path: str) -> Fields:
     """The section at `path` of config.json, empty where the path ends early."""
     values: Any = raw
     for name in path:
         values = values.get(name, {}) if isinstance(values, Mapping) else {}
-    return Fields(".".join(path), values, kind)
+    return Fields(".".join(path), values)

@@ -56,7 +56,7 @@ def parse_config(raw: Mapping[str, Any]) -> MetaQueryConfig:
         raise AppError(
             f"config.json says model_type {raw.get('model_type')!r}; MetaQuery checkpoints say {MODEL_TYPE!r}."
         )
-    fields = Fields("config", raw, kind="MetaQuery")
+    fields = Fields("config", raw)
     diffusion = _id(raw, "diffusion_model_id")
     system = raw.get("system_prompt", _SYSTEM)
     if not isinstance(system, str):

@@ -33,7 +33,7 @@ def detect(config: Mapping[str, Any]) -> bool:
 
 
 def describe(folder: Path, config: Mapping[str, Any]) -> CheckpointFacts:
-    fields = Fields("config", config, "MetaQuery")
+    fields = Fields("config", config)
     side = fields.whole("input_size", 16, high=1024) * fields.whole("vae_downsample_f", 32, high=64)
     named = {"mllm": config.get("mllm_id"), "diffusion": config.get("diffusion_model_id")}
     components = {role: repo for role, repo in named.items() if isinstance(repo, str)}

@@ -9,7 +9,9 @@ from typing import Any
 import gradio as gr
 
 from janus_app.errors import AppError
+from janus_app.models.registry import get_family
 from janus_app.outputs.metadata import ImageMetadata, read_metadata, request_of
+from janus_app.registry.types import Variant
 from janus_app.types import GenerateRequest
 from janus_app.ui.common import browser_settings
 from janus_app.ui.common.actions import Actions, BrowserDownload, action_row, halt
@@ -41,6 +43,7 @@ from janus_app.ui.context import (
     slider_update,
     whole_number,
 )
+from janus_app.ui.i18n import Texts
 from janus_app.ui.tabs.draw import presets_panel, prompt_helper, token_view
 from janus_app.ui.tabs.draw.ranking import ranked
 from janus_app.workflows.token_heatmap import continued_request
@@ -256,9 +259,7 @@ def build(
         language = page.language(request)
         now = page.variant(selected)
         say = page.texts.say
-        able = "draw_empty_flow" if now.solvers else "draw_empty"
-        hint = say(able if "generate" in now.verbs else "draw_cannot", language, title=now.title)
-        blank = gr.skip() if kept else empty(say("draw_empty_title", language), hint)
+        blank = gr.skip() if kept else empty(say("draw_empty_title", language), draw_hint(page.texts, now, language))
         sliders = [slider_update(now.settings.get(name)) for name in SETTINGS]
         return [
             blank,
@@ -266,7 +267,7 @@ def build(
             *example_updates(now.prompts("generate", language)),
             *sliders,
             *flow_updates(page, now, language),
-            gr.update(visible="temperature" in now.settings),  # as all models have that draw tokens
+            gr.update(visible=get_family(now.family).drawing == "tokens"),
             *refresh_presets(now, language),
         ]
 
@@ -330,6 +331,14 @@ def restored_values(asked: GenerateRequest, fresh: bool = False) -> tuple[Any, .
         asked.solver,
         *asked.guidance_interval,
     )
+
+
+def draw_hint(texts: Texts, variant: Variant, language: str) -> str:
+    """What to do on an empty tab, and how the picture will appear."""
+    if "generate" not in variant.verbs:
+        return texts.say("draw_cannot", language, title=variant.title)
+    by_rows = get_family(variant.family).drawing == "tokens"
+    return texts.say("draw_empty_rows" if by_rows else "draw_empty_steps", language, title=variant.title)
 
 
 def drop_note_html(page: PageContext, record: ImageMetadata, language: str) -> str:

@@ -7,6 +7,7 @@ from typing import Any
 
 import gradio as gr
 
+from janus_app.models.registry import get_family
 from janus_app.types import EDIT_SETTINGS
 from janus_app.ui.common.controls import INTERVAL, flow_updates
 from janus_app.ui.common.html import message
@@ -49,7 +50,7 @@ def way_updates(page: PageContext, selected: str | None, how: str | None, langua
         gr.update(visible="strength" in used, info=named("strength", how or "variation", language)),
         gr.update(
             visible="image_guidance" in used and "image_guidance" in settings,
-            info=named("image_guidance", now.family, language),
+            info=named("image_guidance", get_family(now.family).drawing, language),
         ),
         seen("temperature"),
         seen("steps"),

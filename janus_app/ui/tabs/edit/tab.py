@@ -125,7 +125,7 @@ def build(page: PageContext, variant: gr.Dropdown, seen: gr.Textbox, demo: gr.Bl
                     1.5,
                     step=0.1,
                     label=label("image_guidance"),
-                    info=label("image_guidance_janusflow"),
+                    info=label("image_guidance_flow"),
                     visible=False,
                     elem_id="edit-image-guidance",
                 )
