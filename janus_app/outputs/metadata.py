@@ -1,24 +1,27 @@
-"""The record a drawn PNG carries in its text chunk: how it was made, and all it takes to draw it again."""
+"""The metadata in a text chunk of a drawn PNG: how the picture was made, and all it takes to draw it again."""
 
 from __future__ import annotations
 
 import json
 import math
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Literal
 
-from janus_app.errors import AppError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic_core import PydanticCustomError
+
+from janus_app.errors import AppError, Message
 from janus_app.outputs.image_io import MAX_BYTES, Source, open_bytes, read_bounded
-from janus_app.types import EDIT_SETTINGS, MAX_SEED, PRECISIONS, EditRequest, GenerateRequest, Picture, Provenance
+from janus_app.types import EDIT_SETTINGS, MAX_SEED, EditRequest, GenerateRequest, Picture, Precision, Provenance
 from janus_app.version import __version__
 
 KEY = "janus_app"  # the chunk's keyword
 SCHEMA = 1
 MAX_CHARACTERS = 500_000
+MAX_PROMPT_CHARACTERS = 100_000
 MAX_TOKENS = 65_536
 MAX_TOKEN_ID = 2**20 - 1
 WHOLE_WAY = (0.0, 1.0)
@@ -142,9 +145,9 @@ def parameters(record: ImageMetadata) -> str:
 
 
 def read_metadata(source: Source) -> ImageMetadata:
-    """The record of a PNG at a path, in bytes or open. All of it is checked: the file may be anybody's.
+    """The metadata in a PNG at a path, in bytes or open. All of it is checked: the file may come from anybody.
 
-    Raises AppError where the file is no picture, carries no record of this app, or one that is malformed.
+    Raises AppError where the file is no picture, carries no metadata of this app, or some that is malformed.
     """
     picture = source
     if isinstance(picture, (str, Path)):
@@ -153,101 +156,94 @@ def read_metadata(source: Source) -> ImageMetadata:
         picture = open_bytes(picture)
     text = picture.info.get(KEY)
     if not isinstance(text, str):
-        raise AppError(
-            "The picture carries no record of this app, so its settings are not known. Give a PNG this app "
-            "drew, not a copy that was edited, converted or sent through a messenger."
-        )
+        raise AppError("record_missing")
+    if len(text) > MAX_CHARACTERS:
+        raise AppError("record_unusable", reason=Message("record_too_long"))
     try:
-        if len(text) > MAX_CHARACTERS:
-            raise _UnfitError("it is too long")
-        return _checked(json.loads(text, parse_constant=_no_constant))
-    except (ValueError, TypeError, KeyError, RecursionError) as error:
-        reason = str(error) if isinstance(error, _UnfitError) else "it is malformed"
-        raise AppError(f"The record in the picture cannot be used: {reason}. Type the settings yourself.") from None
+        fields = dict(_Record.model_validate(json.loads(text)))
+    except ValidationError as error:
+        raise AppError("record_unusable", reason=_reason(error)) from None
+    except (ValueError, RecursionError):
+        raise AppError("record_unusable", reason=Message("record_malformed")) from None
+    del fields["version"]
+    return ImageMetadata(**fields)
 
 
-class _UnfitError(ValueError):
-    """What is wrong with a record, in words for its reader."""
+def _reason(error: ValidationError) -> Message:
+    """What is wrong with the first field that does not fit."""
+    problem = error.errors(include_url=False)[0]
+    field = str(problem["loc"][0]) if problem["loc"] else ""
+    if field == "schema":
+        return Message("record_of_other_version")
+    code = {
+        "string_too_long": "record_text_too_long",
+        "too_long": "record_text_too_long",
+        "greater_than_equal": "record_number_out_of_range",
+        "less_than_equal": "record_number_out_of_range",
+        "literal_error": "record_value_unknown",
+    }.get(problem["type"], "record_field_malformed")
+    return Message(code, field=field) if field else Message("record_malformed")
 
 
-def _no_constant(name: str) -> None:
-    raise _UnfitError("a number in it is not finite")
+def _printable(text: str) -> str:
+    if not text.isprintable():
+        raise ValueError("control characters")
+    return text
 
 
-def _checked(data: Any) -> ImageMetadata:
-    if not isinstance(data, dict):
-        raise _UnfitError("it is malformed")
-    if data.get("schema") != SCHEMA:
-        raise _UnfitError("it was written by another version of this app")
-    verb, precision = _text(data, "verb", 20), _text(data, "precision", 10)
-    if verb not in ("generate", "edit") or precision not in PRECISIONS:
-        raise _UnfitError("its verb or precision is not one this app knows")
-    model = _text(data, "model", 100)
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", model):  # never a path
-        raise _UnfitError("its model is not a model's id")
-    created = _text(data, "created", 40)
-    datetime.fromisoformat(created)
-    size = _numbers(data, "size", 2, 1, 2**16)
-    if len(size) != 2:
-        raise _UnfitError("its size is malformed")
-    return ImageMetadata(
-        app=_text(data, "app", 40),
-        model=model,
-        title="".join(c for c in _text(data, "title", 200, free=True) if c.isprintable()),
-        repo=_text(data, "repo", 200),
-        revision=_text(data, "revision", 200),
-        family=_text(data, "family", 40),
-        precision=precision,
-        device=_text(data, "device", 20),
-        verb=verb,
-        prompt=_text(data, "prompt", 100_000, free=True),
-        negative=_text(data, "negative", 100_000, free=True),
-        seed=_whole("seed", data["seed"], 0, MAX_SEED),
-        size=(size[0], size[1]),
-        created=created,
-        settings=_mapping(data, "settings", (str, int, float, bool)),
-        versions=_mapping(data, "versions", (str,)),
-        image_tokens=_numbers(data, "image_tokens", MAX_TOKENS, 0, MAX_TOKEN_ID),
-        source_prompt=_text({"source_prompt": "", **data}, "source_prompt", 100_000, free=True),  # later than the rest
-    )
+def _typed(text: str) -> str:
+    """What a person typed may hold any characters: a program that prints it on a terminal cleans it first."""
+    if len(text) > MAX_PROMPT_CHARACTERS:
+        raise PydanticCustomError("string_too_long", "too long")
+    return text
 
 
-def _text(data: dict[str, Any], name: str, limit: int, free: bool = False) -> str:
-    """`free` text is what a person typed, of any characters: who prints it on a terminal cleans it first."""
-    value = data[name]
-    if not isinstance(value, str) or len(value) > limit:
-        raise _UnfitError(f"its {name} is not a text of at most {limit:,} characters")
-    if not free and not value.isprintable():
-        raise _UnfitError(f"its {name} holds control characters")
+def _iso_time(text: str) -> str:
+    datetime.fromisoformat(text)
+    return text
+
+
+def _bounded(value: Value) -> Value:
+    if isinstance(value, str):
+        if len(value) > 200:
+            raise PydanticCustomError("string_too_long", "too long")
+        return _printable(value)
+    if not (math.isfinite(value) and abs(value) <= 2**40):
+        raise PydanticCustomError("less_than_equal", "out of range")
     return value
 
 
-def _whole(name: str, value: Any, low: int, high: int) -> int:
-    if type(value) is not int or not low <= value <= high:
-        raise _UnfitError(f"its {name} holds a number that is not from {low} to {high}")
-    return value
+Typed = Annotated[str, AfterValidator(_typed)]
+Short = Annotated[str, Field(max_length=40), AfterValidator(_printable)]
+Line = Annotated[str, Field(max_length=200), AfterValidator(_printable)]
+Name = Annotated[str, Field(pattern="^[A-Za-z][A-Za-z0-9_-]{0,39}$")]
+Token = Annotated[int, Field(ge=0, le=MAX_TOKEN_ID)]
+Side = Annotated[int, Field(ge=1, le=2**16)]
 
 
-def _numbers(data: dict[str, Any], name: str, most: int, low: int, high: int) -> tuple[int, ...]:
-    values = data[name]
-    if not isinstance(values, list) or len(values) > most:
-        raise _UnfitError(f"its {name} is malformed")
-    # A record has hundreds of tokens and a history thousands of records: no call for each number.
-    if set(map(type, values)) - {int} or (values and not low <= min(values) <= max(values) <= high):
-        raise _UnfitError(f"its {name} holds a number that is not from {low} to {high}")
-    return tuple(values)
+class _Record(BaseModel):
+    """The keys of the JSON object in a PNG, in its schema 1. Keys that later versions may add are ignored."""
 
+    model_config = ConfigDict(strict=True)
 
-def _mapping(data: dict[str, Any], name: str, kinds: Any) -> dict[str, Any]:
-    values = data[name]
-    if not isinstance(values, dict) or len(values) > 40:
-        raise _UnfitError(f"its {name} are malformed")
-    for key in values:
-        value: Any = values[key]
-        if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_-]{0,39}", key) or not isinstance(value, kinds):
-            raise _UnfitError(f"its {name} are malformed")
-        if isinstance(value, str):
-            _text(values, key, 200)
-        elif not (math.isfinite(value) and abs(value) <= 2**40):
-            raise _UnfitError(f"its {name} hold an absurd number")
-    return values
+    version: Literal[1] = Field(alias="schema")
+    app: Short
+    model: Annotated[str, Field(max_length=100, pattern="^[A-Za-z0-9][A-Za-z0-9._-]*$")]  # never a path
+    title: Annotated[
+        str, AfterValidator(lambda text: "".join(c for c in text if c.isprintable())), Field(max_length=200)
+    ]
+    repo: Line
+    revision: Line
+    family: Short
+    precision: Precision
+    device: Short
+    verb: Literal["generate", "edit"]
+    prompt: Typed
+    negative: Typed
+    seed: Annotated[int, Field(ge=0, le=MAX_SEED)]
+    size: Annotated[list[Side], Field(min_length=2, max_length=2), AfterValidator(tuple)]
+    created: Annotated[str, Field(max_length=40), AfterValidator(_iso_time)]
+    settings: Annotated[dict[Name, Annotated[Value, AfterValidator(_bounded)]], Field(max_length=40)]
+    versions: Annotated[dict[Name, Line], Field(max_length=40)]
+    image_tokens: Annotated[list[Token], Field(max_length=MAX_TOKENS), AfterValidator(tuple)]
+    source_prompt: Typed = ""  # not in the first version's files
