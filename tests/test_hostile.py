@@ -16,7 +16,7 @@ from PIL import Image
 
 from janus_app.errors import AppError
 from janus_app.outputs.conversation_export import export
-from janus_app.outputs.conversations import Conversations, Message, new_conversation, new_id
+from janus_app.outputs.conversations import ChatMessage, Conversations, new_conversation, new_id
 from janus_app.server.security import VisitorLimiter, serving_folder
 from tests.page_server import Served, serve
 from tests.test_pictures import _header
@@ -84,7 +84,7 @@ def test_files_of_the_machine_cannot_be_read(page: Served) -> None:
     """Neither by URL nor as a picture of a question."""
     (saved := page.outputs / "mine.png").parent.mkdir(exist_ok=True)
     Image.new("RGB", (8, 8), "red").save(saved)
-    talk = new_conversation().said(Message(new_id(), "", "user", "secret"))
+    talk = new_conversation().with_message(ChatMessage(new_id(), "", "user", "secret"))
     Conversations(page.data / "conversations").save(talk)
     secret = page.data / "conversations" / talk.id / "conversation.json"
     assert secret.is_file()
@@ -144,7 +144,7 @@ def test_unusable_uploads_are_refused_and_the_page_keeps_working(page: Served, c
 
 def test_conversation_title_cannot_choose_a_path(tmp_path: Path) -> None:
     for title in ("../../evil", "/etc/passwd", "..", "CON:", "a\0b", "<script>alert(1)</script>", "名字/../x"):
-        talk = new_conversation().said(Message(new_id(), "", "user", title))
+        talk = new_conversation().with_message(ChatMessage(new_id(), "", "user", title))
         for kind in ("md", "json"):
             file = export(talk, kind, tmp_path / "exports")
             assert file.parent == tmp_path / "exports" and re.fullmatch(r"[\w\- ]+\.(md|json)", file.name), title

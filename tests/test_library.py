@@ -18,9 +18,9 @@ from PIL import Image
 
 from janus_app.errors import AppError
 from janus_app.outputs.conversation_export import export
-from janus_app.outputs.conversations import Conversation, Conversations, Message, new_conversation, new_id
+from janus_app.outputs.conversations import ChatMessage, Conversation, Conversations, new_conversation, new_id
 from janus_app.outputs.descriptions import FOLDER, LONGEST, describe, description
-from janus_app.outputs.gallery import Gallery, Wanted
+from janus_app.outputs.gallery import Gallery, GalleryQuery
 from janus_app.outputs.metadata import ImageMetadata, read_metadata
 from janus_app.outputs.store import save_png
 
@@ -36,7 +36,7 @@ def talk(conversation: Conversation, *texts: str, pictures: Sequence[str] = ()) 
     for index, text in enumerate(texts):
         role: Any = "assistant" if conversation.path and conversation.path[-1].role == "user" else "user"
         shown = tuple(pictures) if index == 0 else ()
-        conversation = conversation.said(Message(new_id(), conversation.head, role, text, shown))
+        conversation = conversation.with_message(ChatMessage(new_id(), conversation.head, role, text, shown))
     return conversation
 
 
@@ -201,7 +201,7 @@ def test_a_stored_picture_can_not_name_a_file_elsewhere(tmp_path: Path) -> None:
 
 
 def test_a_circle_in_a_file_ends(tmp_path: Path) -> None:
-    a, b = Message("0000000a", "0000000b", "user", "a"), Message("0000000b", "0000000a", "assistant", "b")
+    a, b = ChatMessage("0000000a", "0000000b", "user", "a"), ChatMessage("0000000b", "0000000a", "assistant", "b")
     assert len(Conversation("2026-11-21_00000000", messages=(a, b), head="0000000a").path) == 2
 
 
@@ -264,7 +264,7 @@ def test_exports_hold_the_words_and_the_pictures(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def album(tmp_path: Path) -> Gallery:
+def gallery(tmp_path: Path) -> Gallery:
     """Four pictures of two models and two verbs, a day apart, among files that are not ours."""
     rows = (
         ("a red circle", "tiny-a", "generate", "2026-11-17T10:00:00+00:00", 1),
@@ -286,56 +286,56 @@ def album(tmp_path: Path) -> Gallery:
 @pytest.mark.parametrize(
     ("wanted", "seeds"),
     [
-        (Wanted(), [4444, 333, 22, 1]),
-        (Wanted("red"), [4444, 1]),
-        (Wanted("STAR red"), [4444]),
-        (Wanted("rötliche"), [333]),
-        (Wanted("4444"), [4444]),
-        (Wanted("tiny-b"), [4444, 22]),
-        (Wanted(model="tiny-a"), [333, 1]),
-        (Wanted(verb="edit"), [4444, 333]),
-        (Wanted("star", model="tiny-b", verb="generate"), [22]),
-        (Wanted(since=1_795_082_400), [4444, 333]),  # 2026-11-19 10:00 UTC
-        (Wanted("nothing like it"), []),
+        (GalleryQuery(), [4444, 333, 22, 1]),
+        (GalleryQuery("red"), [4444, 1]),
+        (GalleryQuery("STAR red"), [4444]),
+        (GalleryQuery("rötliche"), [333]),
+        (GalleryQuery("4444"), [4444]),
+        (GalleryQuery("tiny-b"), [4444, 22]),
+        (GalleryQuery(model="tiny-a"), [333, 1]),
+        (GalleryQuery(verb="edit"), [4444, 333]),
+        (GalleryQuery("star", model="tiny-b", verb="generate"), [22]),
+        (GalleryQuery(since=1_795_082_400), [4444, 333]),  # 2026-11-19 10:00 UTC
+        (GalleryQuery("nothing like it"), []),
     ],
 )
-def test_pictures_are_found_by_what_they_carry(album: Gallery, wanted: Wanted, seeds: list[int]) -> None:
-    assert [entry.record.seed for entry in album.find(wanted)] == seeds
+def test_pictures_are_found_by_what_they_carry(gallery: Gallery, wanted: GalleryQuery, seeds: list[int]) -> None:
+    assert [entry.metadata.seed for entry in gallery.find(wanted)] == seeds
 
 
-def test_favourites_survive_and_follow_their_picture(album: Gallery) -> None:
-    name = album.find(Wanted("4444"))[0].name
-    album.set_favourite(name, True)
-    album.set_favourite(name, True)
-    again = Gallery(album.folder)
-    assert [entry.name for entry in again.find(Wanted(favourites=True))] == [name]
+def test_favourites_survive_and_follow_their_picture(gallery: Gallery) -> None:
+    name = gallery.find(GalleryQuery("4444"))[0].name
+    gallery.set_favourite(name, True)
+    gallery.set_favourite(name, True)
+    again = Gallery(gallery.folder)
+    assert [entry.name for entry in again.find(GalleryQuery(favourites=True))] == [name]
     again.set_favourite(name, False)
-    assert album.find(Wanted(favourites=True)) == []
-    album.set_favourite(name, True)
-    album.delete(name)
-    save_png(album.folder / name, Image.new("RGB", (8, 8)), RECORD)
-    assert album.find(Wanted(favourites=True)) == [], "a new picture of the same name is not a favourite"
+    assert gallery.find(GalleryQuery(favourites=True)) == []
+    gallery.set_favourite(name, True)
+    gallery.delete(name)
+    save_png(gallery.folder / name, Image.new("RGB", (8, 8)), RECORD)
+    assert gallery.find(GalleryQuery(favourites=True)) == [], "a new picture of the same name is not a favourite"
 
 
-def test_deleted_and_new_pictures_are_noticed(album: Gallery) -> None:
-    assert len(album.find()) == 4
-    album.delete(album.find()[0].name)
-    save_png(album.folder / "new.png", Image.new("RGB", (8, 8)), replace(RECORD, seed=9))
-    assert sorted(entry.record.seed for entry in album.find()) == [1, 9, 22, 333]
-    (album.folder / "foreign.png").unlink()
-    shutil.copy(album.folder / "new.png", album.folder / "foreign.png")  # a file may become ours
-    assert len(album.find()) == 5
+def test_deleted_and_new_pictures_are_noticed(gallery: Gallery) -> None:
+    assert len(gallery.find()) == 4
+    gallery.delete(gallery.find()[0].name)
+    save_png(gallery.folder / "new.png", Image.new("RGB", (8, 8)), replace(RECORD, seed=9))
+    assert sorted(entry.metadata.seed for entry in gallery.find()) == [1, 9, 22, 333]
+    (gallery.folder / "foreign.png").unlink()
+    shutil.copy(gallery.folder / "new.png", gallery.folder / "foreign.png")  # a file may become ours
+    assert len(gallery.find()) == 5
 
 
-def test_a_description_lies_beside_its_picture_and_goes_with_it(album: Gallery) -> None:
-    one, other = (album.path(entry.name) for entry in album.find()[:2])
+def test_a_description_lies_beside_its_picture_and_goes_with_it(gallery: Gallery) -> None:
+    one, other = (gallery.path(entry.name) for entry in gallery.find()[:2])
     before = one.read_bytes()
     assert description(one) == ""
     describe(one, " a red\ncircle " + "x" * 5_000)
     assert description(one).startswith("a red\ncircle") and len(description(one)) <= LONGEST
     assert description(other) == "" and one.read_bytes() == before
-    assert len(album.find()) == len(Gallery(album.folder).find()), "a description is no picture"
-    album.delete(one.name)
+    assert len(gallery.find()) == len(Gallery(gallery.folder).find()), "a description is no picture"
+    gallery.delete(one.name)
     one.write_bytes(before)
     assert description(one) == "", "a new picture of the same name has not been looked at"
     (one.parent / FOLDER).rmdir()
@@ -344,25 +344,25 @@ def test_a_description_lies_beside_its_picture_and_goes_with_it(album: Gallery) 
         describe(one, "a blue star")
 
 
-def test_a_picture_that_is_gone_is_a_sentence(album: Gallery) -> None:
-    for act in (album.path, album.delete, lambda n: album.set_favourite(n, True)):
+def test_a_picture_that_is_gone_is_a_sentence(gallery: Gallery) -> None:
+    for act in (gallery.path, gallery.delete, lambda n: gallery.set_favourite(n, True)):
         for name in ("gone.png", "../outputs/notes.txt", "folder.png", ""):
             with pytest.raises(AppError, match="no longer there"):
                 act(name)
-    assert (album.folder / "notes.txt").is_file()
+    assert (gallery.folder / "notes.txt").is_file()
 
 
-def test_all_found_pictures_can_be_taken_away_byte_for_byte(album: Gallery, tmp_path: Path) -> None:
-    names = [entry.name for entry in album.find(Wanted("red"))]
-    assert album.zip([*names, "gone.png"], tmp_path / "new" / "pictures.zip") == 2
+def test_all_found_pictures_can_be_taken_away_byte_for_byte(gallery: Gallery, tmp_path: Path) -> None:
+    names = [entry.name for entry in gallery.find(GalleryQuery("red"))]
+    assert gallery.zip([*names, "gone.png"], tmp_path / "new" / "pictures.zip") == 2
     with zipfile.ZipFile(tmp_path / "new" / "pictures.zip") as archive:
         assert sorted(archive.namelist()) == sorted(names)
-        assert all(archive.read(name) == album.path(name).read_bytes() for name in names)
+        assert all(archive.read(name) == gallery.path(name).read_bytes() for name in names)
 
 
-def test_a_listing_holds_no_tokens_but_the_file_does(album: Gallery) -> None:
-    entry = album.find()[0]
-    assert entry.record.image_tokens == () and read_metadata(album.path(entry.name)).image_tokens == (1, 2, 3)
+def test_a_listing_holds_no_tokens_but_the_file_does(gallery: Gallery) -> None:
+    entry = gallery.find()[0]
+    assert entry.metadata.image_tokens == () and read_metadata(gallery.path(entry.name)).image_tokens == (1, 2, 3)
 
 
 def test_no_folder_is_no_pictures(tmp_path: Path) -> None:

@@ -106,7 +106,7 @@ def test_pictures_conversations_votes_and_presets_are_found(tmp_path: Path) -> N
     shutil.copytree(OLD, tmp_path, dirs_exist_ok=True)
     kept = library(tmp_path / "pictures", tmp_path / "data")
 
-    pictures = {item.name: item.favourite for item in kept.album.find()}
+    pictures = {item.name: item.favourite for item in kept.gallery.find()}
     assert pictures == {
         "janusflow_flowedit.png": False,
         "janusflow_generate.png": False,

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from janus_app.errors import AppError
-from janus_app.outputs.conversations import Message, new_conversation, new_id
+from janus_app.outputs.conversations import ChatMessage, new_conversation, new_id
 from janus_app.outputs.library import library
 from janus_app.types import Finished, Notice, Preview, Progress, Queued, TextDelta
 from janus_app.ui.common import jobs
@@ -54,7 +54,7 @@ def test_the_model_reads_pictures_in_questions_only(tmp_path: Path) -> None:
         *(turn for file in files[:5] for turn in (("user", f"/draw {file}", ()), ("assistant", "", (file,)))),
         ("user", "Which is best?", ()),
     ):
-        talk = talk.said(Message(new_id(), talk.head, role, text, tuple(shown)))  # type: ignore[arg-type]
+        talk = talk.with_message(ChatMessage(new_id(), talk.head, role, text, tuple(shown)))  # type: ignore[arg-type]
     first, answer, last = turns(talk)
     assert (first.text, answer.text, last.text) == ("hello", "hi", "Which is best?")
     assert len(first.images) == 1 and not answer.images
@@ -67,7 +67,7 @@ def test_a_conversation_that_cannot_be_kept_says_so(tmp_path: Path) -> None:
     (tmp_path / "data").write_text("a file in the place of the folder")
     kept = library(tmp_path / "outputs", tmp_path / "data")
     page: Any = SimpleNamespace(library=kept, texts=Texts("zh-CN"))
-    talk = new_conversation().said(Message(new_id(), "", "user", "hello"))
+    talk = new_conversation().with_message(ChatMessage(new_id(), "", "user", "hello"))
     assert "message error" in save(page, talk, "en") and "was not saved" in save(page, talk, "en")
     assert "无法写入" in save(page, talk, "zh-CN")
     assert save(SimpleNamespace(library=None), talk, "en") == ""  # type: ignore[arg-type]

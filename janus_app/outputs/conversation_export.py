@@ -10,7 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from janus_app.files import os_errors_as_app_errors
-from janus_app.outputs.conversations import PICTURES, Conversation, Message
+from janus_app.outputs.conversations import PICTURES, ChatMessage, Conversation
 
 
 def markdown(conversation: Conversation) -> str:
@@ -37,7 +37,7 @@ def export(conversation: Conversation, kind: str, folder: Path) -> Path:
 
     Raises AppError where the folder cannot be written.
     """
-    written: dict[str, tuple[Callable[[Conversation], str], Sequence[Message]]] = {
+    written: dict[str, tuple[Callable[[Conversation], str], Sequence[ChatMessage]]] = {
         "md": (markdown, conversation.path),
         "json": (as_json, conversation.messages),
     }

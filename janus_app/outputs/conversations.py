@@ -40,7 +40,7 @@ Role = Literal["user", "assistant"]
 
 
 @dataclass(frozen=True)
-class Message:
+class ChatMessage:
     """One message. `parent` is the id of the one before it, "" for a first one; `pictures` are paths of files."""
 
     id: str
@@ -60,14 +60,14 @@ class Conversation:
     title: str = ""
     created: str = ""
     changed: str = ""
-    messages: tuple[Message, ...] = ()
+    messages: tuple[ChatMessage, ...] = ()
     head: str = ""
 
     @property
-    def path(self) -> tuple[Message, ...]:
+    def path(self) -> tuple[ChatMessage, ...]:
         """The messages on view, first to last."""
         known = {message.id: message for message in self.messages}
-        found: list[Message] = []
+        found: list[ChatMessage] = []
         at = self.head
         while at in known and len(found) < len(known):  # a damaged file may hold a circle
             found.append(known[at])
@@ -75,7 +75,7 @@ class Conversation:
         return tuple(reversed(found))
 
     @property
-    def ends(self) -> tuple[Message, ...]:
+    def ends(self) -> tuple[ChatMessage, ...]:
         """The last message of every branch, oldest branch first."""
         parents = {message.parent for message in self.messages}
         return tuple(message for message in self.messages if message.id not in parents)
@@ -89,7 +89,7 @@ class Conversation:
         """The same tree with another message shown last; "" shows none."""
         return replace(self, head=head)
 
-    def said(self, message: Message) -> Conversation:
+    def with_message(self, message: ChatMessage) -> Conversation:
         """With `message` added, or put in place of the one with its id, and shown last."""
         now = datetime.now().astimezone().isoformat(timespec="seconds")
         message = replace(message, created=message.created or now)
@@ -285,7 +285,7 @@ def _checked(data: Any, home: Path) -> Conversation:
     return Conversation(home.name, title[:MAX_TITLE], created, changed, messages, head)
 
 
-def _message(item: Any, home: Path) -> Message:
+def _message(item: Any, home: Path) -> ChatMessage:
     name, parent = _text(item, "id"), _text(item, "parent")
     role, pictures = item["role"], item["pictures"]
     if not _MESSAGE_ID.fullmatch(name) or (parent and not _MESSAGE_ID.fullmatch(parent)):
@@ -295,7 +295,7 @@ def _message(item: Any, home: Path) -> Message:
     if not isinstance(pictures, list) or not all(isinstance(p, str) and _PICTURE.fullmatch(p) for p in pictures):
         raise ValueError("a picture's name is malformed")  # never a path out of the folder
     paths = tuple(str(home / PICTURES / picture) for picture in pictures)
-    return Message(name, parent, role, _text(item, "text"), paths, _text(item, "model"), _text(item, "created"))
+    return ChatMessage(name, parent, role, _text(item, "text"), paths, _text(item, "model"), _text(item, "created"))
 
 
 def _text(data: Any, name: str) -> str:

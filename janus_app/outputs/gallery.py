@@ -29,16 +29,16 @@ MAX_ZIP_BYTES = 2_000_000_000  # of one download; the temporary folder must hold
 
 @dataclass(frozen=True)
 class GalleryItem:
-    """A picture of the folder. `record` comes without its image tokens: thousands of them are held in memory."""
+    """A picture of the folder. `metadata` comes without its image tokens: thousands of them are held in memory."""
 
     name: str
-    record: ImageMetadata
+    metadata: ImageMetadata
     moment: float
     favourite: bool = False
 
 
 @dataclass(frozen=True)
-class Wanted:
+class GalleryQuery:
     """What to look for. Every word must occur in the prompt, negative prompt, model, seed or file name, in any case.
 
     `model` is a variant's id and `verb` generate or edit, "" for any; `since` is a time in seconds since 1970.
@@ -59,10 +59,10 @@ class Gallery:
         self._known: dict[str, tuple[tuple[int, ...], GalleryItem | None]] = {}
         self._guard = threading.Lock()
 
-    def find(self, wanted: Wanted | None = None) -> list[GalleryItem]:
+    def find(self, wanted: GalleryQuery | None = None) -> list[GalleryItem]:
         """The pictures asked for, newest first. Files without a readable record are passed over."""
         marks = self._marks()
-        asked = wanted or Wanted()
+        asked = wanted or GalleryQuery()
         words = asked.words.casefold().split()
         found = []
         for entry in self._entries():
@@ -74,7 +74,7 @@ class Gallery:
 
     def models(self) -> dict[str, str]:
         """Id and title of every model that drew one of the pictures."""
-        return dict(sorted({entry.record.model: entry.record.title for entry in self._entries()}.items()))
+        return dict(sorted({entry.metadata.model: entry.metadata.title for entry in self._entries()}.items()))
 
     def path(self, name: str) -> Path:
         """The file of a picture. Raises AppError where it is gone."""
@@ -164,8 +164,8 @@ def _entry(file: Path) -> GalleryItem | None:
         return None
 
 
-def _fits(entry: GalleryItem, wanted: Wanted, words: Iterable[str]) -> bool:
-    record = entry.record
+def _fits(entry: GalleryItem, wanted: GalleryQuery, words: Iterable[str]) -> bool:
+    record = entry.metadata
     if (wanted.model and record.model != wanted.model) or (wanted.verb and record.verb != wanted.verb):
         return False
     if (wanted.favourites and not entry.favourite) or entry.moment < wanted.since:

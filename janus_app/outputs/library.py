@@ -20,7 +20,7 @@ class Library:
     """Everything one person keeps. A page that others can open has none."""
 
     conversations: Conversations
-    album: Gallery
+    gallery: Gallery
     votes: Votes
     presets: Presets
 

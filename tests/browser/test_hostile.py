@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from janus_app.outputs.conversations import Conversations, Message, new_conversation, new_id
+from janus_app.outputs.conversations import ChatMessage, Conversations, new_conversation, new_id
 from janus_app.outputs.store import output_path, save_png
 from tests.browser.test_compare import COMPARE, pick
 from tests.browser.test_history import drop, loaded
@@ -57,8 +57,8 @@ def evil_file(served: Served) -> Iterator[Any]:
 
 
 def test_words_stay_words_everywhere(visit: Any, served: Served, evil_file: Any) -> None:
-    talk = new_conversation().said(Message(new_id(), "", "user", EVIL))
-    talk = talk.said(Message(new_id(), talk.head, "assistant", EVIL, model=EVIL))
+    talk = new_conversation().with_message(ChatMessage(new_id(), "", "user", EVIL))
+    talk = talk.with_message(ChatMessage(new_id(), talk.head, "assistant", EVIL, model=EVIL))
     conversations = Conversations(served.data / "conversations")
     conversations.save(talk)
     page = visit()

@@ -11,7 +11,7 @@ from typing import Any
 import gradio as gr
 
 from janus_app.errors import AppError
-from janus_app.outputs.conversations import Conversation, Message, new_conversation, new_id, shortened
+from janus_app.outputs.conversations import ChatMessage, Conversation, new_conversation, new_id, shortened
 from janus_app.types import ChatRequest, EditRequest, GenerateRequest, Usage
 from janus_app.ui.common.drawing import draw
 from janus_app.ui.common.html import message, messages, meter
@@ -51,7 +51,7 @@ Scenes = Generator[Scene, None, None]
 def reply(
     page: PageContext,
     before: Conversation,
-    asked: Message,
+    asked: ChatMessage,
     settings: list[Any],
     request: gr.Request,
     give_back: bool = True,
@@ -62,7 +62,7 @@ def reply(
     """
     language = page.language(request)
     on, off = gr.update(interactive=True), gr.update(interactive=False)
-    talk = (before if before.id else new_conversation()).said(asked)
+    talk = (before if before.id else new_conversation()).with_message(asked)
     thinking = message(page.texts.say("reading", language))
     busy = gr.MultimodalTextbox(value={"text": "", "files": []}, submit_btn=False, stop_btn=True)
     history = shown(talk, page, language, waiting=True)
@@ -103,18 +103,18 @@ def _answer(page: PageContext, talk: Conversation, settings: list[Any], language
         )
         return page.job(selected, chat)
 
-    frame, answer = Frame(), Message(new_id(), talk.head, "assistant", "")
+    frame, answer = Frame(), ChatMessage(new_id(), talk.head, "assistant", "")
     for frame in watch(make, page.texts, language):
         notes = messages(frame.notices)
         if not frame.text:
             yield Scene(status=frame.status or thinking, notes=notes)
             continue
         resident = page.loaded_variant()
-        answer = Message(answer.id, talk.head, "assistant", frame.text, model=resident.title if resident else "")
-        answered = talk.said(answer)
+        answer = ChatMessage(answer.id, talk.head, "assistant", frame.text, model=resident.title if resident else "")
+        answered = talk.with_message(answer)
         yield Scene(shown(answered, page, language), answered, status=frame.status, notes=notes)
     if frame.finished and not frame.text:  # the model had nothing to say, which is an answer too
-        answered = talk.said(answer)
+        answered = talk.with_message(answer)
         yield Scene(shown(answered, page, language), answered, status="")
     if frame.error:
         yield Scene(status="", notes=messages(frame.notices) + message(frame.error, "error"))
@@ -148,7 +148,9 @@ def _picture(page: PageContext, talk: Conversation, settings: list[Any], languag
             yield Scene(status=sheet + view.status, notes=about + view.notes)
             continue
         pictures = tuple(print_.shown for print_ in view.saved)
-        drawn = talk.said(Message(new_id(), talk.head, "assistant", "", pictures, view.saved[0].record.title))
+        drawn = talk.with_message(
+            ChatMessage(new_id(), talk.head, "assistant", "", pictures, view.saved[0].record.title)
+        )
         yield Scene(shown(drawn, page, language), drawn, status=view.status, notes=about + view.notes)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import gradio as gr
 
 from janus_app.errors import AppError
-from janus_app.outputs.gallery import Gallery, GalleryItem, Wanted
+from janus_app.outputs.gallery import Gallery, GalleryItem, GalleryQuery
 from janus_app.outputs.metadata import read_metadata
 from janus_app.ui.common.actions import Actions, BrowserDownload, action_row, download
 from janus_app.ui.common.alt_text import alt_of
@@ -30,7 +30,7 @@ SHOW = "() => document.getElementById('history-opened')?.scrollIntoView({block: 
 
 @dataclass(frozen=True)
 class Opened:
-    """The picture opened in a browser tab, and where it stands in the album."""
+    """The picture opened in a browser tab, and where it stands in the gallery."""
 
     name: str
     print: SavedImage
@@ -45,7 +45,7 @@ class HistoryTab:
     row: Actions
 
 
-def build(page: PageContext, album: Gallery, tab: gr.Tab, browser: BrowserDownload) -> HistoryTab:
+def build(page: PageContext, images: Gallery, tab: gr.Tab, browser: BrowserDownload) -> HistoryTab:
     label = page.texts.label
     names, first, opened = gr.State([]), gr.State(0), gr.State(None)
     with gr.Row(elem_classes="filters", elem_id="history-filters"):
@@ -110,7 +110,7 @@ def build(page: PageContext, album: Gallery, tab: gr.Tab, browser: BrowserDownlo
     def found(values: tuple[Any, ...]) -> list[GalleryItem]:
         text, of, by, within, starred = values
         since = time.time() - SPANS[within] if SPANS.get(within or "any") else 0.0
-        return album.find(Wanted(text or "", of or "", by or "", bool(starred), since))
+        return images.find(GalleryQuery(text or "", of or "", by or "", bool(starred), since))
 
     def seen(request: gr.Request, start: int, *values: Any) -> tuple[Any, ...]:
         """The grid from the picture number `start` on, or its last page where there are fewer."""
@@ -131,14 +131,14 @@ def build(page: PageContext, album: Gallery, tab: gr.Tab, browser: BrowserDownlo
         everything = (say("all", language), "")
         verbs = [everything, (say("verb_drawn", language), "generate"), (say("verb_edited", language), "edit")]
         spans = [(page.texts.named("span", name, language), name) for name in SPANS]
-        models = [everything, *((title, name) for name, title in album.models().items())]
+        models = [everything, *((title, name) for name, title in images.models().items())]
         return gr.update(choices=models), gr.update(choices=verbs), gr.update(choices=spans)
 
     def show(name: str, language: str) -> tuple[Any, ...]:
         """The opened picture's side of the page. Raises AppError where it is gone."""
-        file = album.path(name)
+        file = images.path(name)
         now = Opened(
-            name, SavedImage(file, page.images.serve_again(file), read_metadata(file)), album.is_favourite(name)
+            name, SavedImage(file, page.images.serve_again(file), read_metadata(file)), images.is_favourite(name)
         )
         return (
             gr.update(visible=True),
@@ -163,7 +163,7 @@ def build(page: PageContext, album: Gallery, tab: gr.Tab, browser: BrowserDownlo
     def mark(now: Opened, start: int, request: gr.Request, *values: Any) -> tuple[Any, ...]:
         language = page.language(request)
         try:
-            album.set_favourite(now.name, not now.favourite)
+            images.set_favourite(now.name, not now.favourite)
             return *show(now.name, language), *seen(request, start, *values)
         except AppError as error:
             gr.Warning(page.texts.sentence(str(error), language))
@@ -172,7 +172,7 @@ def build(page: PageContext, album: Gallery, tab: gr.Tab, browser: BrowserDownlo
     def remove(now: Opened, start: int, request: gr.Request, *values: Any) -> tuple[Any, ...]:
         language = page.language(request)
         try:
-            album.delete(now.name)
+            images.delete(now.name)
         except AppError as error:
             gr.Warning(page.texts.sentence(str(error), language))
         return *closed(), *seen(request, start, *values)
@@ -183,7 +183,7 @@ def build(page: PageContext, album: Gallery, tab: gr.Tab, browser: BrowserDownlo
 
     def packed(*values: Any) -> Path:
         target = page.images.place() / "pictures.zip"
-        if not album.zip([entry.name for entry in found(values)], target):
+        if not images.zip([entry.name for entry in found(values)], target):
             raise AppError("There is no picture to download. Clear the filters, or draw one.")
         return target
 
@@ -214,12 +214,12 @@ def grid_updates(
     language, say = page.language(request), page.texts.say
     start = min(start, max(0, (len(entries) - 1) // PAGE * PAGE))
     part = entries[start : start + PAGE]
-    album = page.library.album if page.library else None
+    images = page.library.gallery if page.library else None
     thumbs = []
     for entry in part:
-        assert album is not None  # the tab is built only where there is one
-        words = f"{STAR if entry.favourite else ''}{entry.record.prompt}"
-        thumbs.append((page.images.thumbnail(album.folder / entry.name), words))
+        assert images is not None  # the tab is built only where there is one
+        words = f"{STAR if entry.favourite else ''}{entry.metadata.prompt}"
+        thumbs.append((page.images.thumbnail(images.folder / entry.name), words))
     line = say("found", language, low=start + 1, high=start + len(part), total=len(entries)) if part else ""
     hint = "history_none_found" if filtered else "history_empty"
     return (
