@@ -23,6 +23,14 @@ def is_disk_full(error: OSError) -> bool:
     return error.errno in DISK_FULL_ERRNOS
 
 
+def file_size(path: Path) -> int | None:
+    """The size of a file in bytes, None if there is none."""
+    try:
+        return path.stat().st_size
+    except OSError:
+        return None
+
+
 def read_json(path: Path, max_bytes: int = 50_000_000) -> dict[str, Any]:
     """The JSON object in a file of a checkpoint.
 

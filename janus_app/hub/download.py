@@ -1,143 +1,145 @@
-"""All missing files of a variant at once: asked for, checked against the disk, locked, fetched, verified."""
+"""The missing files of a variant: asked for, checked against the disk, locked, fetched and verified."""
 
 from __future__ import annotations
 
 import asyncio
-import shutil
-from collections.abc import AsyncIterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Sequence
+from concurrent.futures import wait
 from contextlib import asynccontextmanager, suppress
-from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from janus_app.errors import AppError
-from janus_app.hub.errors import READ_ONLY, Asked, explain_disk, no_room
-from janus_app.hub.layout import RepoCache, file_length
-from janus_app.hub.progress import ProgressReporter, hash_file
-from janus_app.hub.transfer import DownloadLimits, Remote, RetryPolicy, Transfer, stepping
-from janus_app.hub.trust import Verifier
+from janus_app.errors import Message
+from janus_app.files import file_size, os_errors_as_app_errors
+from janus_app.hub.cache import RepoCache, check_free_space
+from janus_app.hub.errors import FileRequest, explain_cache_error
+from janus_app.hub.progress import TICK, ProgressReporter
+from janus_app.hub.transfer import DownloadSettings, RemoteFile, Transfer, run_together
+from janus_app.hub.verify import Digest, Verifier
 from janus_app.registry.types import File, Variant
+from janus_app.types import Progress
 
-LOCK_LOOK = 0.2  # seconds between two tries for a lock another process holds
+T = TypeVar("T")
+LOCK_INTERVAL = 0.2  # seconds between two attempts at a lock that another process has
 
 
-class Fetching:
-    """One download of one variant."""
+def in_background(work: Callable[[], Awaitable[T]], reporter: ProgressReporter) -> Generator[Progress, None, T]:
+    """Run `work()` in an event loop of another thread, yielding the reporter's events; returns its result.
+
+    Closing the generator cancels `work` wherever it awaits, and returns once it has cleaned up.
+    """
+    from anyio.from_thread import start_blocking_portal
+
+    with start_blocking_portal(name="janus-download") as portal:
+        future = portal.start_task_soon(work)
+        while not wait([future], TICK).done:
+            yield from reporter.report()
+        yield from reporter.report()
+        return future.result()
+
+
+class VariantDownload:
+    """One download of files of one variant."""
 
     def __init__(
         self,
         variant: Variant,
         cache: RepoCache,
-        trust: Verifier,
-        meter: ProgressReporter,
-        *,
-        endpoint: str,
-        token: bool | str | None,
-        patience: RetryPolicy,
-        width: DownloadLimits,
-        reserve: int,
+        verifier: Verifier,
+        settings: DownloadSettings,
+        reporter: ProgressReporter,
     ) -> None:
-        self._variant, self._cache, self._trust, self._meter = variant, cache, trust, meter
-        self._endpoint, self._token, self._patience, self._width = endpoint, token, patience, width
-        self._reserve = reserve
-        self._under_way: list[str] = []
+        self._variant, self._cache, self._verifier = variant, cache, verifier
+        self._settings, self._reporter = settings, reporter
+        self._active: list[str] = []
         self._finished = 0
         self._count = 0
 
-    async def ask(self, files: Sequence[File]) -> list[Remote]:
+    async def ask(self, files: Sequence[File]) -> list[RemoteFile]:
         """What the Hub says about the files, without fetching them."""
         async with self._transfer() as transfer:
-            return await _together([self._ask(transfer, file) for file in files])
+            return await self._ask(transfer, files)
 
     async def run(self, files: Sequence[File]) -> None:
         """Fetch the files. The first error cancels the others; what arrived of them is kept."""
         self._count = len(files)
+        reporter = self._reporter
         async with self._transfer() as transfer:
-            self._meter.note("asking for the files")
-            remotes = await _together([self._ask(transfer, file) for file in files])
-            self._meter.total = sum(remote.size for remote in remotes)
-            self._check_room(remotes)
-            seats = asyncio.Semaphore(self._width.files)
+            reporter.note(Message("download_asking"))
+            remotes = await self._ask(transfer, files)
+            reporter.total = sum(remote.size for remote in remotes)
+            needed = sum(self._missing_bytes(remote) for remote in remotes)
+            check_free_space(self._cache.cache, needed, self._settings.reserve)
+            limit = asyncio.Semaphore(self._settings.limits.files)
             pairs = zip(files, remotes, strict=True)
-            await _together([self._in_turn(seats, transfer, file, remote) for file, remote in pairs])
-        self._meter.label = ""
-        self._meter.done = self._meter.total
-        self._meter.note("complete")
+            await run_together([self._fetch_in_turn(limit, transfer, file, remote) for file, remote in pairs])
+        reporter.label = ""
+        reporter.done = reporter.total
+        reporter.note(Message("download_complete"))
 
     @asynccontextmanager
     async def _transfer(self) -> AsyncIterator[Transfer]:
         from huggingface_hub import get_async_session
 
-        helpers = ThreadPoolExecutor(self._width.files, thread_name_prefix="janus-ask")
-        try:
-            async with get_async_session() as client:
-                yield Transfer(
-                    self._cache,
-                    self._endpoint,
-                    self._token,
-                    self._patience,
-                    self._width,
-                    self._meter,
-                    client,
-                    helpers,
-                )
-        finally:
-            helpers.shutdown(wait=False, cancel_futures=True)
+        async with get_async_session() as client:
+            yield Transfer(self._cache, self._settings, self._reporter, client)
 
-    def _asked(self, file: File) -> Asked:
-        return Asked(self._variant.repo or "", self._variant.revision or "", file.path, self._endpoint)
+    async def _ask(self, transfer: Transfer, files: Sequence[File]) -> list[RemoteFile]:
+        async def ask(file: File) -> RemoteFile:
+            variant, endpoint = self._variant, self._settings.endpoint
+            remote = await transfer.ask(FileRequest(variant.repo or "", variant.revision or "", file.path, endpoint))
+            self._verifier.check_announced(variant, file, remote.size, remote.etag, endpoint)
+            return remote
 
-    async def _ask(self, transfer: Transfer, file: File) -> Remote:
-        remote = await transfer.ask(self._asked(file))
-        self._trust.agree(self._variant, file, remote.size, remote.etag, self._endpoint)
-        return remote
+        return await run_together([ask(file) for file in files])
 
-    def _check_room(self, remotes: Sequence[Remote]) -> None:
-        def lacking(remote: Remote) -> int:
-            if file_length(self._cache.blob(remote.etag)) == remote.size:
-                return 0  # another revision has it
-            return max(0, remote.size - (file_length(self._cache.partial(remote.etag)) or 0))
+    def _missing_bytes(self, remote: RemoteFile) -> int:
+        if file_size(self._cache.blob(remote.etag)) == remote.size:
+            return 0  # another revision has it
+        return max(0, remote.size - (file_size(self._cache.partial(remote.etag)) or 0))
 
-        check_room(self._cache.cache, sum(lacking(remote) for remote in remotes), self._reserve)
-
-    async def _in_turn(self, seats: asyncio.Semaphore, transfer: Transfer, file: File, remote: Remote) -> None:
-        async with seats:
-            self._under_way.append(file.path)
-            self._describe()
-            await self._one(transfer, file, remote)
-            self._under_way.remove(file.path)
+    async def _fetch_in_turn(
+        self, limit: asyncio.Semaphore, transfer: Transfer, file: File, remote: RemoteFile
+    ) -> None:
+        async with limit:
+            self._active.append(file.path)
+            self._update_label()
+            await self._fetch(transfer, file, remote)
+            self._active.remove(file.path)
             self._finished += 1
-            self._describe()
+            self._update_label()
 
-    def _describe(self) -> None:
-        names = ", ".join(self._under_way)
-        self._meter.label = f"{names} ({self._finished} of {self._count} files done)" if names else ""
+    def _update_label(self) -> None:
+        files = ", ".join(self._active)
+        self._reporter.label = (
+            Message("download_files", files=files, finished=self._finished, count=self._count) if files else ""
+        )
 
-    async def _one(self, transfer: Transfer, file: File, remote: Remote) -> None:
-        """One file, by one process at a time: the others wait for its lock, then find it done."""
-        variant, cache, trust, meter = self._variant, self._cache, self._trust, self._meter
+    async def _fetch(self, transfer: Transfer, file: File, remote: RemoteFile) -> None:
+        """Fetch one file in one process at a time: the others wait for its lock, then find it complete."""
+        variant, cache, verifier, reporter = self._variant, self._cache, self._verifier, self._reporter
         path = cache.pointer(file.path)
-        lock = await self._lock(remote)
+        lock = await self._lock(file, remote)
         try:
-            if not path.is_file() and file_length(cache.blob(remote.etag)) == remote.size:
+            if not path.is_file() and file_size(cache.blob(remote.etag)) == remote.size:
                 cache.link(remote.etag, file.path)  # another revision of the repository has the same bytes
             if path.is_file():
-                own = ProgressReporter()
-                digest = await stepping(hash_file(path, own))
-                if trust.matches(variant, file, path, digest):
-                    meter.moved(remote.size)
-                    trust.accept(variant, file, path, digest.sha256, digest.size)
+                digest = Digest(file_size(path) or 0)
+                for _ in digest.read_file(path):
+                    await asyncio.sleep(0)  # lets a cancel in
+                if verifier.matches(variant, file, path, digest):
+                    reporter.skip(remote.size)
+                    verifier.accept(variant, file, path, digest.sha256, digest.size)
                     return
                 quarantine(cache, file)
-            expected = trust.expected(variant, file)
-            sha256 = await transfer.fetch(self._asked(file), remote, expected)
+            expected = verifier.expected(variant, file)
+            sha256 = await transfer.fetch(remote, expected)
             if expected is None:
-                meter.note(f"the hash of {file.path} was not known before; pinned now: sha256 {sha256}")
-            trust.accept(variant, file, path, sha256, remote.size)
+                reporter.note(Message("hash_pinned", path=file.path, sha256=sha256))
+            verifier.accept(variant, file, path, sha256, remote.size)
         finally:
             lock.release()
 
-    async def _lock(self, remote: Remote) -> Any:
+    async def _lock(self, file: File, remote: RemoteFile) -> Any:
         from filelock import FileLock, Timeout
 
         path = self._cache.locks / f"{self._cache.blob(remote.etag).name}.lock"  # huggingface_hub locks the same file
@@ -148,41 +150,14 @@ class Fetching:
                 try:
                     return lock.acquire(timeout=0).lock
                 except Timeout:
-                    self._meter.note("another program is downloading this file; waiting")
-                    await asyncio.sleep(LOCK_LOOK)
+                    self._reporter.note(Message("download_waits_for_program", path=file.path))
+                    await asyncio.sleep(LOCK_INTERVAL)
         except OSError as error:
-            raise explain_disk(error, self._cache.cache, remote.size) from error
-
-
-async def _together(works: Sequence[Any]) -> list[Any]:
-    """All at once; the first error cancels the others and is raised once they have cleaned up."""
-    tasks = [asyncio.ensure_future(work) for work in works]
-    try:
-        return list(await asyncio.gather(*tasks))
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-
-
-def check_room(folder: Path, needed: int, reserve: int) -> None:
-    """Raises AppError where `needed` bytes do not fit on the disk of `folder` with `reserve` left free."""
-    place = folder
-    while not place.exists() and place != place.parent:
-        place = place.parent
-    free = shutil.disk_usage(place).free
-    if free < needed + reserve:
-        raise no_room(folder, needed, reserve, free)
+            raise explain_cache_error(error, self._cache.cache, remote.size) from error
 
 
 def quarantine(cache: RepoCache, file: File) -> None:
-    """Take a damaged file out of sight. Raises AppError where the cache does not let itself be changed."""
-    try:
-        with suppress(FileNotFoundError):  # another process was faster
-            cache.quarantine(file.path)
-    except OSError as error:
-        reason = "read-only" if error.errno in READ_ONLY else str(error.strerror or error)
-        raise AppError(
-            f"{file.path} in {cache.snapshot} is damaged and cannot be replaced ({reason}). "
-            "Delete it, or set HF_HOME to a folder that can be written."
-        ) from error
+    """Hide a damaged file, see RepoCache.quarantine. Raises AppError if the cache is read-only."""
+    what = Message("damaged_file_not_replaced", path=file.path)
+    with os_errors_as_app_errors(what, cache.snapshot), suppress(FileNotFoundError):  # another process was faster
+        cache.quarantine(file.path)

@@ -1,7 +1,11 @@
-"""Files from the Hub into the cache: resumed where an earlier try stopped, hashed while they are written.
+"""Files of the Hub into the cache: resumed where an earlier attempt stopped, hashed while they are written.
 
 huggingface_hub 2.x starts every interrupted file again at zero and never compares a hash, so only its request
 building, its connection pool and its error classes are used here. Everything runs in one event loop.
+
+A large file comes over several connections. Each fetches the next range that no other has taken. The range that the
+file on disk ends at is written at once; later ones wait in memory until the bytes before them are there. So the
+unfinished file never has a hole: it is always the beginning of the real one.
 """
 
 from __future__ import annotations
@@ -10,25 +14,35 @@ import asyncio
 import contextlib
 import os
 import time
-from collections.abc import AsyncGenerator
-from concurrent.futures import Executor
-from dataclasses import dataclass
+from collections import deque
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 from io import FileIO
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from janus_app.errors import AppError
-from janus_app.formatting import size_text, time_text
-from janus_app.hub.errors import Asked, Trouble, explain_disk, explain_network, gave_up
-from janus_app.hub.layout import BAD, RepoCache
-from janus_app.hub.progress import BLOCK, Digest, ProgressReporter
+from janus_app.errors import AppError, Message
+from janus_app.formatting import time_text
+from janus_app.hub.cache import BAD, RepoCache
+from janus_app.hub.errors import (
+    FileRequest,
+    RetryableError,
+    download_failed,
+    explain_cache_error,
+    explain_network_error,
+)
+from janus_app.hub.progress import ProgressReporter
+from janus_app.hub.verify import BLOCK, Digest
 
-STALE = (400, 401, 403, 404, 410)  # what storage servers answer when a signed address has run out
+T = TypeVar("T")
+EXPIRED_STATUSES = (400, 401, 403, 404, 410)  # how storage servers answer when a signed address has expired
+LONGEST_SERVER_WAIT = 120.0  # seconds; a server that asks for more is tried again after these
 
 
 @dataclass(frozen=True)
 class RetryPolicy:
-    """How long to try: `attempts` in a row without a new byte, waiting `first_wait` seconds and doubling it."""
+    """Give up after `attempts` in a row without a new byte; wait `first_wait` seconds between them, then twice that."""
 
     attempts: int = 6
     first_wait: float = 1.0
@@ -38,40 +52,90 @@ class RetryPolicy:
 
 @dataclass(frozen=True)
 class DownloadLimits:
-    """How much at once: `files` at a time, `lanes` connections for one file once `worth` bytes of it are wanting.
+    """At most `files` at a time, and `connections` for a file of which `split_from` bytes or more are missing.
 
-    Lanes fetch pieces of `piece` bytes; what arrived out of order is held in memory, at most lanes * piece, and is
-    all that a kill costs.
+    A connection fetches `range_bytes` at a time. Up to connections * range_bytes wait in memory, and are all that a
+    killed process loses.
     """
 
     files: int = 4
-    lanes: int = 4
-    piece: int = 8 << 20
-    worth: int = 64 << 20
+    connections: int = 4
+    range_bytes: int = 8 << 20
+    split_from: int = 64 << 20
 
 
 @dataclass(frozen=True)
-class Remote:
-    """What the server says about a file: its ETag (sha256 of a large file, git hash of a small one), length, and where
-    it lies: the Hub's own address and the storage behind it, whose address runs out after a while."""
+class DownloadSettings:
+    """`token` as huggingface_hub takes it (False sends none); `reserve` bytes of the disk stay free."""
 
+    endpoint: str
+    token: bool | str | None
+    retry: RetryPolicy
+    limits: DownloadLimits
+    reserve: int
+
+
+@dataclass(frozen=True)
+class RemoteFile:
+    """A file as the Hub describes it. The ETag of a large file is its sha256, that of a small one its git hash."""
+
+    request: FileRequest
     etag: str
     size: int
     url: str
-    location: str
 
 
-class NoRangesError(Exception):
-    """The server begins at the first byte whatever is asked."""
+class RangesIgnoredError(Exception):
+    """The server sends a file from its first byte whatever range is asked for."""
 
 
-class Sink:
-    """The unfinished file: bytes are appended in order, hashed as they come, counted by whoever received them."""
+async def run_together(coroutines: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
+    """Run all at once. The first error cancels the others and is raised once they have ended."""
+    try:
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(coroutine) for coroutine in coroutines]
+    except BaseExceptionGroup as errors:
+        first = errors.exceptions[0]
+        raise first from first.__cause__
+    return [task.result() for task in tasks]
+
+
+async def retry(
+    attempt: Callable[[], Awaitable[T]],
+    request: FileRequest,
+    policy: RetryPolicy,
+    reporter: ProgressReporter,
+    reached: Callable[[], int] = lambda: 0,
+    kept: Callable[[], int] = lambda: 0,
+) -> T:
+    """Call `attempt` until it returns. Raises AppError after policy.attempts RetryableErrors without progress.
+
+    Progress is a byte beyond the furthest that was ever `reached`: a server may start over for ever, and that must end.
+    """
+    failures, furthest = 0, reached()
+    while True:
+        try:
+            return await attempt()
+        except RetryableError as error:
+            failures = 1 if reached() > furthest else failures + 1
+            furthest = max(furthest, reached())
+            if failures >= policy.attempts:
+                raise download_failed(error, request, failures, kept()) from error
+            wait = max(error.wait, min(policy.longest_wait, policy.first_wait * 2 ** (failures - 1)))
+            reason = error.reason
+        until = time.monotonic() + min(LONGEST_SERVER_WAIT, wait)
+        while (left := until - time.monotonic()) > 0:
+            reporter.note(Message("download_retry_in", reason=reason, wait=time_text(left)))
+            await asyncio.sleep(min(1.0, left))
+
+
+class PartialFile:
+    """The unfinished file: bytes are appended in order and hashed as they arrive."""
 
     def __init__(self, file: FileIO, size: int) -> None:
         self._file = file
         self.size = size
-        self.kept = 0
+        self.length = 0
         self.digest = Digest(size)
 
     def append(self, block: bytes) -> None:
@@ -79,189 +143,141 @@ class Sink:
         while left:  # an almost full disk takes a part and refuses the rest
             left = left[self._file.write(left) :]
         self.digest.update(block)
-        self.kept += len(block)
+        self.length += len(block)
 
     def restart(self) -> None:
         self._file.truncate(0)
-        self.kept, self.digest = 0, Digest(self.size)
+        self.length, self.digest = 0, Digest(self.size)
 
-    async def read_kept(self, meter: ProgressReporter) -> None:
-        """Hash what an earlier try left; a file longer than it may be is nothing of ours."""
+    async def read_kept(self, reporter: ProgressReporter) -> None:
+        """Hash what an earlier attempt left. A file that is too long cannot be the beginning of this one."""
         if self._file.seek(0, os.SEEK_END) > self.size:
             self._file.truncate(0)
         self._file.seek(0)
         if self.size > BLOCK:
-            meter.note("checking what was kept")
-        while old := self._file.read(BLOCK):
-            self.digest.update(old)
-            self.kept += len(old)
-            meter.moved(len(old))
-            await asyncio.sleep(0)  # so that a cancel is heard
-
-
-class Retrier:
-    """Counts failures in a row and waits after each; only bytes never reached before count as progress.
-
-    A server may start over for ever, and that must end.
-    """
-
-    def __init__(self, asked: Asked, patience: RetryPolicy, meter: ProgressReporter, furthest: int = 0) -> None:
-        self._asked, self._patience, self._meter = asked, patience, meter
-        self._furthest, self._failures = furthest, 0
-
-    async def failed(self, trouble: Trouble, reached: int, kept: int) -> None:
-        """Wait before another try, or raise the AppError that ends them. `kept` bytes are on disk by then."""
-        self._failures = 1 if reached > self._furthest else self._failures + 1
-        self._furthest = max(self._furthest, reached)
-        if self._failures >= self._patience.attempts:
-            raise gave_up(trouble, self._asked, self._failures, kept)
-        pause = min(self._patience.longest_wait, self._patience.first_wait * 2 ** (self._failures - 1))
-        until = time.monotonic() + min(120.0, max(pause, trouble.wait))
-        while (left := until - time.monotonic()) > 0:
-            self._meter.note(f"{trouble.reason}; trying again in {time_text(left)}")
-            await asyncio.sleep(min(1.0, left))
+            reporter.note(Message("download_checking_kept"))
+        for count in self.digest.read(self._file):
+            self.length += count
+            reporter.skip(count)
+            await asyncio.sleep(0)  # lets a cancel in
 
 
 class Transfer:
-    """Fetches files of one repository. `token` as huggingface_hub takes it; False sends none."""
+    """Fetches files of one repository through `client`, an httpx client."""
 
-    def __init__(
-        self,
-        cache: RepoCache,
-        endpoint: str,
-        token: bool | str | None,
-        patience: RetryPolicy,
-        width: DownloadLimits,
-        meter: ProgressReporter,
-        client: Any,
-        helpers: Executor,
-    ) -> None:
-        self.cache, self.endpoint, self.token = cache, endpoint, token
-        self.patience, self.width, self.meter = patience, width, meter
-        self._client, self._helpers = client, helpers
-        self._storage: dict[str, str] = {}  # the Hub's address of a file -> where its bytes lie, for a while
+    def __init__(self, cache: RepoCache, settings: DownloadSettings, reporter: ProgressReporter, client: Any) -> None:
+        from anyio import CapacityLimiter
 
-    async def ask(self, asked: Asked) -> Remote:
-        """The file's ETag and length. Raises AppError as `problems` explains."""
+        self.cache, self.settings, self.reporter = cache, settings, reporter
+        self._client = client
+        self._ask_limiter = CapacityLimiter(settings.limits.files)
+        self._locations: dict[str, str] = {}  # address at the Hub -> address at the storage, which expires
+
+    async def ask(self, request: FileRequest) -> RemoteFile:
+        """The file's ETag and size. Raises AppError, see explain_network_error."""
+        from anyio.to_thread import run_sync
         from huggingface_hub import get_hf_file_metadata, hf_hub_url
 
-        url = hf_hub_url(asked.repo, asked.path, revision=asked.revision, endpoint=self.endpoint)
+        settings = self.settings
+        url = hf_hub_url(request.repo, request.path, revision=request.revision, endpoint=settings.endpoint)
+        head = partial(
+            get_hf_file_metadata,
+            url,
+            token=settings.token,
+            endpoint=settings.endpoint,
+            timeout=settings.retry.read_timeout,
+        )
 
-        def head() -> Remote:
-            found = get_hf_file_metadata(
-                url, token=self.token, endpoint=self.endpoint, timeout=self.patience.read_timeout
-            )
-            if not found.etag or found.size is None:
-                raise AppError(
-                    f"{self.endpoint} did not say how long {asked.path} is. "
-                    "If HF_ENDPOINT points at a mirror, try another."
-                )
-            if found.commit_hash != asked.revision:
-                raise AppError(
-                    f"{self.endpoint} offered revision {str(found.commit_hash)[:12]} of {asked.repo} instead of "
-                    f"the pinned {asked.revision[:12]}. Nothing was downloaded; try another endpoint."
-                )
-            return Remote(found.etag, found.size, url, found.location)
-
-        tries = Retrier(asked, self.patience, self.meter)
-        while True:
+        async def attempt() -> RemoteFile:
             try:
-                remote = await asyncio.get_running_loop().run_in_executor(self._helpers, head)
-                self._storage[url] = remote.location
-                return remote
-            except AppError:
-                raise
+                found = await run_sync(head, abandon_on_cancel=True, limiter=self._ask_limiter)
             except Exception as error:
-                trouble = _trouble(error, asked)
-            await tries.failed(trouble, reached=0, kept=0)
+                raise explain_network_error(error, request) from error
+            if not found.etag or found.size is None:
+                raise AppError("hub_size_missing", endpoint=settings.endpoint, path=request.path)
+            if found.commit_hash != request.revision:
+                raise AppError(
+                    "hub_revision_differs",
+                    endpoint=settings.endpoint,
+                    repo=request.repo,
+                    found=str(found.commit_hash)[:12],
+                    expected=request.revision[:12],
+                )
+            self._locations[url] = found.location
+            return RemoteFile(request, found.etag, found.size, url)
 
-    async def fetch(self, asked: Asked, remote: Remote, sha256: str | None) -> str:
+        return await retry(attempt, request, settings.retry, self.reporter)
+
+    async def fetch(self, remote: RemoteFile, sha256: str | None) -> str:
         """Bring the blob into the cache and link it. Returns its sha256; raises AppError and leaves no bad blob.
 
-        `sha256` is what the bytes must be; None accepts what the ETag vouches for. A cancel keeps the part that
-        arrived for the next try.
+        `sha256` is what the bytes must have; None accepts what the ETag vouches for. A cancel keeps the part that
+        arrived for the next attempt.
         """
-        partial, blob = self.cache.partial(remote.etag), self.cache.blob(remote.etag)
+        path, blob = self.cache.partial(remote.etag), self.cache.blob(remote.etag)
+        quarantined = blob.with_name(blob.name + BAD)
         try:
-            partial.parent.mkdir(parents=True, exist_ok=True)
-            resumed = partial.exists() and partial.stat().st_size > 0
-            digest = await self._fill(asked, remote, partial)
-            if not _right(digest, remote.etag, sha256) and resumed:
-                # A power cut can leave zeros at the end of what was kept: once more, from the start.
-                partial.unlink()
-                self.meter.moved(-remote.size)
-                self.meter.note("the kept part was damaged; starting this file again")
-                digest = await self._fill(asked, remote, partial)
-            if not _right(digest, remote.etag, sha256):
-                os.replace(partial, blob.with_name(blob.name + BAD))
-                raise _wrong_content(asked, digest.sha256, sha256 or remote.etag)
-            os.replace(partial, blob)
-            self.cache.link(remote.etag, asked.path)
-            blob.with_name(blob.name + BAD).unlink(missing_ok=True)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            resumed = path.exists() and path.stat().st_size > 0
+            digest = await self._fill(remote, path)
+            if not _is_right(digest, remote, sha256) and resumed:
+                # A power cut can leave zeros at the end of the kept part: once more, from the start.
+                path.unlink()
+                self.reporter.skip(-remote.size)
+                self.reporter.note(Message("download_restarts", path=remote.request.path))
+                digest = await self._fill(remote, path)
+            if not _is_right(digest, remote, sha256):
+                os.replace(path, quarantined)
+                raise AppError(
+                    "download_wrong_content",
+                    path=remote.request.path,
+                    repo=remote.request.repo,
+                    sha256=digest.sha256[:12],
+                    expected=(sha256 or remote.etag)[:12],
+                )
+            os.replace(path, blob)
+            self.cache.link(remote.etag, remote.request.path)
+            quarantined.unlink(missing_ok=True)
         except OSError as error:
-            arrived = partial.stat().st_size if partial.exists() else 0
-            raise explain_disk(error, self.cache.root.parent, max(0, remote.size - arrived)) from error
+            arrived = path.stat().st_size if path.exists() else 0
+            raise explain_cache_error(error, self.cache.cache, max(0, remote.size - arrived)) from error
         return digest.sha256
 
-    async def _fill(self, asked: Asked, remote: Remote, partial: Path) -> Digest:
-        """Grow `partial` to the whole file, through as many connections as it takes."""
-        from janus_app.hub.ranges import RangeDownload
-
-        with partial.open("a+b", buffering=0) as file:
-            sink = Sink(file, remote.size)
-            await sink.read_kept(self.meter)
-            wide = self.width.lanes > 1 and remote.size - sink.kept >= self.width.worth
-            if wide:
-                try:
-                    await RangeDownload(self, asked, remote, sink).run()
-                except NoRangesError:
-                    wide = False
-            if not wide:
-                await self._one_by_one(asked, remote, sink)
-            os.fsync(file.fileno())
-        return sink.digest
-
-    async def _one_by_one(self, asked: Asked, remote: Remote, sink: Sink) -> None:
-        """The rest of a file through one connection at a time."""
-        tries = Retrier(asked, self.patience, self.meter, furthest=sink.kept)
-        while sink.kept < remote.size:
+    async def _fill(self, remote: RemoteFile, path: Path) -> Digest:
+        """Complete the file at `path`."""
+        limits = self.settings.limits
+        with path.open("a+b", buffering=0) as file:
+            partial_file = PartialFile(file, remote.size)
+            await partial_file.read_kept(self.reporter)
+            split = remote.size - partial_file.length >= limits.split_from
             try:
-                async with contextlib.aclosing(self.stream(asked, remote, sink.kept)) as blocks:
-                    async for block in blocks:
-                        if block is None:  # the server starts again from the first byte
-                            self.meter.moved(-sink.kept)
-                            sink.restart()
-                            continue
-                        if sink.kept + len(block) > remote.size:
-                            sink.restart()
-                            raise too_long(asked, remote)
-                        sink.append(block)
-                        self.meter.done += len(block)
-                trouble = Trouble(f"it ended after {size_text(sink.kept)} of {size_text(remote.size)}")
-            except Trouble as caught:
-                trouble = caught
-            if sink.kept < remote.size:
-                await tries.failed(trouble, reached=sink.kept, kept=sink.kept)
+                await RangeDownload(self, remote, partial_file, limits.connections if split else 1).run()
+            except RangesIgnoredError:
+                await RangeDownload(self, remote, partial_file, 1).run()
+            os.fsync(file.fileno())
+        return partial_file.digest
 
     async def stream(
-        self, asked: Asked, remote: Remote, start: int, end: int | None = None
+        self, remote: RemoteFile, start: int, end: int | None = None
     ) -> AsyncGenerator[bytes | None, None]:
-        """Bytes from `start` (up to `end`, not included) as they arrive; None = forget what you have, it begins at
-        zero. Raises Trouble."""
+        """Bytes from `start` to `end` (exclusive; None is the end of the file) as they arrive.
+
+        None means that the server starts again at the first byte. Raises AppError, RetryableError.
+        """
         from huggingface_hub.utils import build_hf_headers, hf_raise_for_status
 
-        headers = build_hf_headers(token=self.token) | {"Accept-Encoding": "identity"}
+        headers = build_hf_headers(token=self.settings.token) | {"Accept-Encoding": "identity"}
         if start or end is not None:
             headers["Range"] = f"bytes={start}-{'' if end is None else end - 1}"
         try:
             while True:
-                url = self._storage.get(remote.url, remote.url)
+                url = self._locations.get(remote.url, remote.url)
                 allowed = headers if _same_host(url, remote.url) else _without_token(headers)
                 async with self._client.stream(
-                    "GET", url, headers=allowed, follow_redirects=True, timeout=self.patience.read_timeout
+                    "GET", url, headers=allowed, follow_redirects=True, timeout=self.settings.retry.read_timeout
                 ) as response:
-                    if response.status_code in STALE and url != remote.url:
-                        self._storage.pop(remote.url, None)  # the Hub knows the new address
+                    if response.status_code in EXPIRED_STATUSES and url != remote.url:
+                        self._locations.pop(remote.url, None)  # the Hub knows the new address
                         continue
                     if response.status_code == 416:
                         yield None
@@ -269,28 +285,108 @@ class Transfer:
                     if response.status_code >= 400:
                         await response.aread()
                         hf_raise_for_status(response)
-                    self._storage[remote.url] = str(response.url)
+                    self._locations[remote.url] = str(response.url)
                     if "Range" in headers and not _continues(response, start):
                         yield None
                     async for block in response.aiter_raw():
                         yield block
                     return
-        except (AppError, Trouble, GeneratorExit):
+        except (AppError, GeneratorExit):
             raise
         except Exception as error:
-            self._storage.pop(remote.url, None)
-            raise _trouble(error, asked) from error
+            self._locations.pop(remote.url, None)
+            raise explain_network_error(error, remote.request) from error
 
 
-async def stepping(work: Any) -> Any:
-    """A generator of Progress as a coroutine: for acts written for the foreground. Returns its result."""
-    with contextlib.closing(work):
-        while True:
-            try:
-                next(work)
-            except StopIteration as end:
-                return end.value
-            await asyncio.sleep(0)
+@dataclass
+class _Range:
+    """Bytes [start, end) of the file. Those before `reached` were received; `waiting` are not on disk yet."""
+
+    reached: int
+    end: int
+    waiting: bytearray = field(default_factory=bytearray)
+
+
+class RangeDownload:
+    """The missing rest of one file over `connections`. One connection takes the whole rest as a single range."""
+
+    def __init__(self, transfer: Transfer, remote: RemoteFile, file: PartialFile, connections: int) -> None:
+        self._transfer, self._remote, self._file, self._connections = transfer, remote, file, connections
+        self._range_bytes = transfer.settings.limits.range_bytes if connections > 1 else remote.size
+        self._next = file.length
+        self._ranges: deque[_Range] = deque()  # taken and not completely on disk, in order
+        self._written = asyncio.Event()
+
+    async def run(self) -> None:
+        """Raises AppError, OSError, and, with several connections, RangesIgnoredError."""
+        try:
+            await run_together([self._connection() for _ in range(self._connections)])
+        finally:
+            if lost := sum(len(part.waiting) for part in self._ranges):
+                self._transfer.reporter.skip(-lost)
+
+    async def _connection(self) -> None:
+        while (part := await self._take()) is not None:
+            await self._fetch(part)
+
+    async def _take(self) -> _Range | None:
+        """The next range; waits while too many bytes are ahead of the end of the file on disk."""
+        size = self._remote.size
+        while self._next < size and self._next - self._file.length >= self._connections * self._range_bytes:
+            self._written.clear()
+            await self._written.wait()
+        if self._next >= size:
+            return None
+        part = _Range(self._next, min(self._next + self._range_bytes, size))
+        self._next = part.end
+        self._ranges.append(part)
+        return part
+
+    async def _fetch(self, part: _Range) -> None:
+        await retry(
+            lambda: self._attempt(part),
+            self._remote.request,
+            self._transfer.settings.retry,
+            self._transfer.reporter,
+            reached=lambda: part.reached,
+            kept=lambda: self._file.length,
+        )
+
+    async def _attempt(self, part: _Range) -> None:
+        """Fetch the rest of a range through one request."""
+        reporter, remote = self._transfer.reporter, self._remote
+        end = part.end if self._connections > 1 else None
+        async with contextlib.aclosing(self._transfer.stream(remote, part.reached, end)) as blocks:
+            async for block in blocks:
+                if block is None:
+                    if self._connections > 1:
+                        raise RangesIgnoredError
+                    reporter.skip(-self._file.length)
+                    self._file.restart()
+                    part.reached = 0
+                    continue
+                if part.reached + len(block) > part.end:
+                    raise AppError(
+                        "download_too_long", path=remote.request.path, repo=remote.request.repo, size=remote.size
+                    )
+                part.waiting += block
+                part.reached += len(block)
+                reporter.done += len(block)
+                self._write()
+        if part.reached < part.end:
+            raise RetryableError(Message("hub_connection_ended", endpoint=remote.request.endpoint))
+
+    def _write(self) -> None:
+        """Append what follows the end of the file on disk without a gap."""
+        while self._ranges:
+            first = self._ranges[0]
+            if first.waiting:
+                block, first.waiting = bytes(first.waiting), bytearray()
+                self._file.append(block)
+            if first.reached < first.end:
+                break
+            self._ranges.popleft()
+        self._written.set()
 
 
 def _same_host(url: str, other: str) -> bool:
@@ -307,28 +403,5 @@ def _continues(response: Any, start: int) -> bool:
     return response.status_code == 206 and response.headers.get("Content-Range", "").startswith(f"bytes {start}-")
 
 
-def too_long(asked: Asked, remote: Remote) -> AppError:
-    return AppError(
-        f"{asked.path} of {asked.repo} is longer than the {remote.size:,} bytes announced. It is not used. "
-        "Try again, or try another network or endpoint."
-    )
-
-
-def _wrong_content(asked: Asked, found: str, expected: str) -> AppError:
-    return AppError(
-        f"{asked.path} of {asked.repo} arrived with the wrong content (sha256 {found[:12]}..., expected "
-        f"{expected[:12]}...). It was set aside and is not used. Try again; if it happens again, something "
-        "between you and the Hub changes files: try another network or endpoint."
-    )
-
-
-def _right(digest: Digest, etag: str, sha256: str | None) -> bool:
-    return digest.fits(etag) and sha256 in (None, digest.sha256)
-
-
-def _trouble(error: Exception, asked: Asked) -> Trouble:
-    """The error as something to retry; where retrying is pointless its AppError is raised instead."""
-    explained = explain_network(error, asked)
-    if isinstance(explained, AppError):
-        raise explained from error
-    return explained
+def _is_right(digest: Digest, remote: RemoteFile, sha256: str | None) -> bool:
+    return digest.matches_etag(remote.etag) and sha256 in (None, digest.sha256)
