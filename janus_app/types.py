@@ -340,7 +340,7 @@ class Progress:
     done: int
     total: int
     unit: str = ""
-    detail: str = ""
+    detail: str | Message = ""
     rate: float = 0.0
 
 

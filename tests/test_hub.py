@@ -65,7 +65,7 @@ def no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def a_hub(tmp_path: Path, server: FakeHub | None, **options: object) -> Hub:
     endpoint = server.endpoint if server else "http://127.0.0.1:9"
-    settings = {"patience": QUICK, "reserve": 0} | options
+    settings = {"retry": QUICK, "reserve": 0} | options
     return Hub(tmp_path / "cache", endpoint, data=tmp_path / "data", **settings)  # type: ignore[arg-type]
 
 
@@ -132,7 +132,7 @@ def test_a_flipped_byte_in_the_cache_is_noticed_and_fetched_again(tmp_path: Path
     with blob(tmp_path).open("r+b") as file:
         file.seek(1_234_567)
         file.write(bytes([BIG[1_234_567] ^ 1]))
-    with pytest.raises(AppError, match=r"model\.safetensors is damaged|not complete"):
+    with pytest.raises(AppError, match=r"not complete"):
         drain(a_hub(tmp_path, server, offline=True), model)
     folder, _ = drain(a_hub(tmp_path, server), model)
     assert (folder / "model.safetensors").read_bytes() == BIG
@@ -217,7 +217,7 @@ def test_a_damaged_kept_part_is_started_again_once(tmp_path: Path, server: FakeH
     partial(tmp_path).write_bytes(b"\0" * 1_000_000)
     folder, steps = drain(a_hub(tmp_path, server), variant())
     assert (folder / "model.safetensors").read_bytes() == BIG
-    assert any("starting this file again" in step.detail for step in steps)
+    assert any("starting this file again" in str(step.detail) for step in steps)
 
 
 def test_a_server_without_ranges_is_served_from_the_start(tmp_path: Path, server: FakeHub) -> None:
@@ -232,7 +232,7 @@ def test_a_stalled_server_is_left_and_reports_go_on(tmp_path: Path, server: Fake
     server.fault("model.safetensors", Fault(stall_after=900_000))
     folder, steps = drain(a_hub(tmp_path, server), variant())
     assert (folder / "model.safetensors").read_bytes() == BIG
-    assert any("trying again" in step.detail for step in steps)
+    assert any("trying again" in str(step.detail) for step in steps)
     assert server.sent == len(BIG) + len(CONFIG)
 
 
@@ -264,7 +264,7 @@ def test_a_hash_other_than_the_manifests_is_refused_before_a_byte(tmp_path: Path
 def test_an_unknown_hash_is_said_to_be_and_pinned(tmp_path: Path, server: FakeHub) -> None:
     hub = a_hub(tmp_path, server)
     _, steps = drain(hub, variant(known=False))
-    assert any(f"pinned now: sha256 {sha256(BIG)}" in step.detail for step in steps)
+    assert any(f"pinned now: sha256 {sha256(BIG)}" in str(step.detail) for step in steps)
     hub.delete(variant(known=False))
     server.files["model.safetensors"] = BIG[::-1]
     with pytest.raises(AppError, match="not the file this app trusts"):
@@ -314,7 +314,7 @@ def test_refusals_are_explained_at_once(
 def test_a_busy_server_is_asked_again(tmp_path: Path, server: FakeHub, status: int) -> None:
     server.fault("model.safetensors", Fault(times=2, status=status))
     folder, steps = drain(a_hub(tmp_path, server), variant())
-    assert any(f"HTTP {status}" in step.detail for step in steps)
+    assert any(f"HTTP {status}" in str(step.detail) for step in steps)
     assert (folder / "model.safetensors").read_bytes() == BIG
 
 
@@ -338,7 +338,7 @@ def test_a_mirror_never_gets_the_users_token(tmp_path: Path, server: FakeHub, mo
 
 
 def test_no_room_is_said_with_numbers_before_the_first_byte(tmp_path: Path, server: FakeHub) -> None:
-    with pytest.raises(AppError, match=r"needs 3\.0 MB and .* should stay free"):
+    with pytest.raises(AppError, match=r"3\.0 MB are needed and .* should stay free"):
         drain(a_hub(tmp_path, server, reserve=10**18), variant())
     assert server.sent == 0
 

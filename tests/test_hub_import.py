@@ -124,7 +124,7 @@ def test_home_and_endpoint_of_the_environment_are_used(
     import sys
 
     code = (
-        "from tests.test_hub import *; hub = Hub(patience=QUICK, reserve=0); print(hub.endpoint, hub.cache_dir);"
+        "from tests.test_hub import *; hub = Hub(retry=QUICK, reserve=0); print(hub.endpoint, hub.cache_dir);"
         "drain(hub, variant())"
     )
     clean = {key: value for key, value in os.environ.items() if not key.lower().endswith("_proxy")}

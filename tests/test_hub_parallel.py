@@ -21,8 +21,8 @@ from tests.test_hub import BIG, CONFIG, FILES, a_hub, blob, drain, no_environmen
 __all__ = ["no_environment"]  # a fixture for this file too
 
 PIECE = 200_000
-WIDE = DownloadLimits(files=4, lanes=4, piece=PIECE, worth=400_000)
-AHEAD = WIDE.lanes * WIDE.piece  # the most that waits in memory
+WIDE = DownloadLimits(files=4, connections=4, range_bytes=PIECE, split_from=400_000)
+AHEAD = WIDE.connections * WIDE.range_bytes  # the most that waits in memory
 
 
 @pytest.fixture
@@ -32,7 +32,7 @@ def server() -> Iterator[FakeHub]:
 
 
 def wide(tmp_path: Path, server: FakeHub, **options: object) -> Hub:
-    return a_hub(tmp_path, server, width=WIDE, **options)
+    return a_hub(tmp_path, server, limits=WIDE, **options)
 
 
 def ranges(server: FakeHub) -> list[str]:
@@ -60,7 +60,7 @@ def test_several_files_come_at_once_and_only_those_of_the_list(tmp_path: Path) -
         assert {name: (folder / name).read_bytes() for name in names} == files
         assert server.busiest == 4 and server.again == 0
         assert not any("unasked" in request[1] or "README" in request[1] for request in server.requests)
-    assert any("(4 of 5 files done)" in step.detail for step in steps)
+    assert any("(4 of 5 files done)" in str(step.detail) for step in steps)
 
 
 def test_connections_that_break_cost_no_byte_twice(tmp_path: Path, server: FakeHub) -> None:
@@ -87,7 +87,7 @@ def test_what_a_closed_download_leaves_is_the_beginning_of_the_file(tmp_path: Pa
 
 def test_a_closed_download_stops_at_once_though_the_server_says_nothing(tmp_path: Path, server: FakeHub) -> None:
     server.fault("model.safetensors", Fault(times=99, stall_after=50_000))
-    work = a_hub(tmp_path, server, width=WIDE, patience=None).fetch(variant())  # would wait ten seconds for a byte
+    work = a_hub(tmp_path, server, limits=WIDE, retry=None).fetch(variant())  # would wait ten seconds for a byte
     for step in work:
         if step.done >= 4 * 50_000:
             break
@@ -152,7 +152,7 @@ def test_a_trickle_is_waited_for(tmp_path: Path) -> None:
 def test_retry_after_is_obeyed(tmp_path: Path, server: FakeHub) -> None:
     server.fault("model.safetensors", Fault(status=429, method="GET", retry_after="2"))
     _, steps = drain(a_hub(tmp_path, server), variant())
-    assert any("HTTP 429); trying again in 2 s" in step.detail for step in steps)
+    assert any("HTTP 429); trying again in 2 s" in str(step.detail) for step in steps)
 
 
 @pytest.mark.parametrize("asked", ["", "1"])

@@ -32,7 +32,7 @@ from tests.test_hub_parallel import WIDE
 from janus_app.errors import AppError
 {before}
 folder = Path({folder!r})
-hub = Hub(folder / "cache", {endpoint!r}, data=folder / "data", patience=QUICK, reserve=0, width={width})
+hub = Hub(folder / "cache", {endpoint!r}, data=folder / "data", retry=QUICK, reserve=0, limits={limits})
 try:
     print(drain(hub, variant())[0])
 except AppError as error:
@@ -41,8 +41,8 @@ except AppError as error:
 """
 
 
-def fetching(folder: Path, server: FakeHub, before: str = "", width: str = "None") -> subprocess.Popen[str]:
-    code = FETCH.format(folder=str(folder), endpoint=server.endpoint, before=before, width=width)
+def fetching(folder: Path, server: FakeHub, before: str = "", limits: str = "None") -> subprocess.Popen[str]:
+    code = FETCH.format(folder=str(folder), endpoint=server.endpoint, before=before, limits=limits)
     clean = {key: value for key, value in os.environ.items() if not key.lower().endswith("_proxy")}
     return subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, env=clean, stdout=subprocess.PIPE, text=True)
 
@@ -56,8 +56,8 @@ def grown(tmp_path: Path) -> int:
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs SIGKILL")
-@pytest.mark.parametrize(("width", "ahead"), [("None", 0), ("WIDE", AHEAD)], ids=["one connection", "four"])
-def test_killed_at_random_points_it_always_goes_on_and_never_lies(tmp_path: Path, width: str, ahead: int) -> None:
+@pytest.mark.parametrize(("limits", "ahead"), [("None", 0), ("WIDE", AHEAD)], ids=["one connection", "four"])
+def test_killed_at_random_points_it_always_goes_on_and_never_lies(tmp_path: Path, limits: str, ahead: int) -> None:
     at, kills, growing = random.Random(1), 0, []
     with FakeHub(FILES) as server:
         # Slow enough that no process is done before a busy machine comes round to killing it.
@@ -66,7 +66,7 @@ def test_killed_at_random_points_it_always_goes_on_and_never_lies(tmp_path: Path
             kept = grown(tmp_path)
             goal = kept + at.randrange(1, len(BIG) // (KILLS + 1))
             asked = len(server.requests)
-            process = fetching(tmp_path, server, width=width)
+            process = fetching(tmp_path, server, limits=limits)
             while process.poll() is None:
                 if grown(tmp_path) >= goal:
                     process.kill()
@@ -82,7 +82,7 @@ def test_killed_at_random_points_it_always_goes_on_and_never_lies(tmp_path: Path
             growing.append(grown(tmp_path))
         server._faults.clear()
         before = server.sent
-        folder, _ = drain(a_hub(tmp_path, server, width=WIDE if ahead else None), variant())
+        folder, _ = drain(a_hub(tmp_path, server, limits=WIDE if ahead else None), variant())
         assert (folder / "model.safetensors").read_bytes() == BIG
         late = server.sent - before - (len(BIG) - growing[-1])
         assert 0 <= late <= 1 << 18, "more came again than what was still on its way to the killed process"
@@ -92,11 +92,11 @@ def test_killed_at_random_points_it_always_goes_on_and_never_lies(tmp_path: Path
     print(f"killed {kills} times, {len(BIG):,} bytes, kept each time {growing}, served again {again:,}, files lost: 0")
 
 
-@pytest.mark.parametrize("width", ["None", "WIDE"])
-def test_two_processes_download_once(tmp_path: Path, width: str) -> None:
+@pytest.mark.parametrize("limits", ["None", "WIDE"])
+def test_two_processes_download_once(tmp_path: Path, limits: str) -> None:
     with FakeHub(FILES) as server:
         server.fault("model.safetensors", Fault(times=99, pause=0.01))
-        both = [fetching(tmp_path, server, width=width) for _ in range(2)]
+        both = [fetching(tmp_path, server, limits=limits) for _ in range(2)]
         assert [process.wait(timeout=60) for process in both] == [0, 0]
         assert (server.sent, server.again) == (len(BIG) + len(CONFIG), 0)
     assert blob(tmp_path).read_bytes() == BIG
@@ -128,15 +128,15 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", str(place)], check=True)
 
 
-@pytest.mark.parametrize("width", [None, WIDE], ids=["one connection", "four"])
+@pytest.mark.parametrize("limits", [None, WIDE], ids=["one connection", "four"])
 def test_a_disk_that_fills_up_is_explained_and_more_room_ends_it(
-    tmp_path: Path, small_disk: Path, width: DownloadLimits | None
+    tmp_path: Path, small_disk: Path, limits: DownloadLimits | None
 ) -> None:
     with FakeHub(FILES) as server:
         with pytest.raises(AppError, match="Not enough disk space"):
-            drain(a_hub(tmp_path, server, width=width), variant())
+            drain(a_hub(tmp_path, server, limits=limits), variant())
         # Somebody else fills the disk after the look at it: here by promising more room than there is.
-        hub = a_hub(tmp_path, server, width=width, reserve=-(10**9))
+        hub = a_hub(tmp_path, server, limits=limits, reserve=-(10**9))
         with pytest.raises(AppError, match=r"is full; [\d.]+ (kB|MB) more are needed. What arrived is kept"):
             drain(hub, variant())
         kept = partial(tmp_path).read_bytes()

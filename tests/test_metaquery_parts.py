@@ -51,7 +51,7 @@ def write_config(folder: Path, **changes: Any) -> None:
 
 def a_hub(tmp_path: Path, server: FakeHub) -> Hub:
     patience = RetryPolicy(attempts=2, first_wait=0.02, read_timeout=0.5)
-    return Hub(tmp_path / "cache", server.endpoint, data=tmp_path / "data", patience=patience, reserve=0)
+    return Hub(tmp_path / "cache", server.endpoint, data=tmp_path / "data", retry=patience, reserve=0)
 
 
 def opened(row: Variant, hub: Hub) -> Capabilities:

@@ -9,8 +9,8 @@ from dataclasses import asdict
 from pathlib import Path
 
 import pytest
-
 from janus_app.hub.ledger import HashStore
+
 from janus_app.outputs.descriptions import description
 from janus_app.outputs.library import library
 from janus_app.outputs.metadata import ImageMetadata, read_metadata, request_of

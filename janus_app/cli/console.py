@@ -116,7 +116,7 @@ class _Bars:
         if event.unit == "B":
             self._bar.set_description_str(clean(f"{event.stage} {progress_line(event)}"), refresh=False)
         elif event.detail:
-            self._bar.set_postfix_str(clean(event.detail)[:40], refresh=False)
+            self._bar.set_postfix_str(clean(str(event.detail))[:40], refresh=False)
         self._bar.refresh()
 
 
@@ -128,4 +128,4 @@ def progress_line(event: Progress) -> str:
         parts.append(f"{size_text(event.rate)}/s")
         if event.total > event.done:
             parts.append(f"{time_text((event.total - event.done) / event.rate)} left")
-    return ", ".join(part for part in (*parts, event.detail) if part)
+    return ", ".join(part for part in (*parts, str(event.detail)) if part)

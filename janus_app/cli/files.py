@@ -84,7 +84,7 @@ def _import(session: ModelSession, args: argparse.Namespace) -> int:
     variant = _variant(session, args.model)
     done = _result(session.hub.import_folder(variant, folder, copy=args.copy))
     found = {"model": variant.id, "folder": str(done.folder), "compared": done.compared, "unknown": list(done.unknown)}
-    _say(args, found | {"linked": done.linked}, done.line(variant))
+    _say(args, found | {"linked": done.linked}, str(done.message(variant)))
     return 0
 
 

@@ -1,7 +1,7 @@
 """Model files on this machine: downloaded, resumed, verified, imported and deleted.
 
-    hub = Hub()
-    folder = yield from hub.fetch(variant)      # Progress events; closing the generator cancels
+hub = Hub()
+folder = yield from hub.fetch(variant)      # Progress events; closing the generator cancels
 """
 
 from janus_app.hub.cache import CacheStatus

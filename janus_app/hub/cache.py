@@ -111,7 +111,7 @@ class RepoCache:
         if self.snapshot.is_dir():
             found = scan_cache_dir(self.cache)
             # A fork has the same commits, and delete_revisions takes the first repository that has the commit.
-            own = [repo for repo in found.repos if repo.repo_path == found.cache_dir / self.root.name]
+            own = [repo for repo in found.repos if repo.repo_path == self.cache.resolve() / self.root.name]
             replace(found, repos=frozenset(own)).delete_revisions(self.snapshot.name).execute()
             if self.snapshot.exists():  # the scan leaves out damaged repositories
                 shutil.rmtree(self.snapshot)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import atexit
 from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Sequence
 from concurrent.futures import wait
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 from typing import Any, TypeVar
 
 from janus_app.errors import Message
@@ -30,11 +32,17 @@ def in_background(work: Callable[[], Awaitable[T]], reporter: ProgressReporter) 
     from anyio.from_thread import start_blocking_portal
 
     with start_blocking_portal(name="janus-download") as portal:
-        future = portal.start_task_soon(work)
-        while not wait([future], TICK).done:
+        # Python freezes the thread before it closes a generator left open at exit, which would then wait for ever.
+        stop = partial(portal.call, portal.stop, True)
+        atexit.register(stop)
+        try:
+            future = portal.start_task_soon(work)
+            while not wait([future], TICK).done:
+                yield from reporter.report()
             yield from reporter.report()
-        yield from reporter.report()
-        return future.result()
+            return future.result()
+        finally:
+            atexit.unregister(stop)
 
 
 class VariantDownload:

@@ -1,7 +1,7 @@
-"""Pickled weights to safetensors, once: read with weights_only, written in parts, compared byte for byte.
+"""Pickled weights to safetensors: read with weights_only, written in parts, compared byte for byte.
 
-Nothing of a pickle is ever executed: torch.load(weights_only=True) builds tensors and refuses everything else. The
-pickles are memory-mapped and written a gigabyte at a time, so memory holds no more than that.
+No code of a pickle is executed: torch.load(weights_only=True) builds tensors and refuses everything else. The pickles
+are memory-mapped and written one part at a time, so memory holds no more than a part.
 """
 
 from __future__ import annotations
@@ -19,12 +19,19 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from janus_app.errors import AppError
+from janus_app.errors import AppError, Message
+from janus_app.files import os_errors_as_app_errors
 from janus_app.hub import RESERVE, Hub
-from janus_app.hub.converted import RECORD, converted_folder, pickles, stamp, usable
-from janus_app.hub.download import check_room
-from janus_app.hub.errors import explain_disk
-from janus_app.hub.progress import ProgressReporter, hash_file
+from janus_app.hub.cache import (
+    CONVERSION_RECORD,
+    check_free_space,
+    converted_folder,
+    find_converted,
+    pickle_files,
+    size_and_time,
+)
+from janus_app.hub.progress import ProgressReporter
+from janus_app.hub.verify import hash_file
 from janus_app.registry.types import Variant
 from janus_app.runtime.loader import read_tensors
 from janus_app.types import Progress
@@ -35,70 +42,68 @@ PART = 1_000_000_000  # bytes of tensors in one written file, unless a single te
 def convert_variant(hub: Hub, variant: Variant) -> Generator[Progress, None, Path]:
     """Make the variant's files present and verified, then convert them. Returns the folder of the new files."""
     folder = yield from hub.fetch(variant)
-    done = yield from convert(folder)
-    hub.trust_converted(folder)
-    return done
+    copy = yield from convert(folder)
+    hub.mark_converted_verified(folder)
+    return copy
 
 
 def convert(folder: Path, part: int = PART, reserve: int = RESERVE) -> Generator[Progress, None, Path]:
     """Write the safetensors copy of a checkpoint folder's pickles; the loader uses it from then on.
 
-    Progress counts bytes three times: written, compared, hashed. Closing the generator removes what was written.
-    Raises AppError where there are no pickles, one of them asks for more than tensors, or the disk is too small.
+    Progress counts each byte three times: written, compared, hashed. Closing the generator removes what was written.
+    Raises AppError if there are no pickles, one of them asks for more than tensors, or the disk is too small.
     """
-    sources = pickles(folder)
+    sources = pickle_files(folder)
     if not sources:
-        raise AppError(f"{folder} holds no pickled weights, so there is nothing to convert.")
-    if (there := usable(folder)) is not None:
-        return there
+        raise AppError("convert_no_pickles", folder=folder)
+    if (existing := find_converted(folder)) is not None:
+        return existing
     target = converted_folder(folder)
-    meter = ProgressReporter(stage="convert")
-    yield from meter.report(force=True)
-    stamps = {source.name: stamp(source) for source in sources}
+    reporter = ProgressReporter(stage="convert")
+    yield from reporter.report(force=True)
+    stamps = {source.name: size_and_time(source) for source in sources}
     groups = list(_groups(_sizes(sources), part))
     total = sum(sum(group.values()) for group in groups)
-    meter.total = 3 * total
+    reporter.total = 3 * total
     work = target.with_name(f"{target.name}.{os.getpid()}.part")
-    try:
-        check_room(target.parent, total, reserve)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        for stale in target.parent.glob(f"{target.name}.*.part"):
-            shutil.rmtree(stale, ignore_errors=True)
-        work.mkdir()
-        homes = yield from _write(sources, groups, work, meter)
-        yield from _compare(sources, homes, meter)
-        facts = {}
-        for file in sorted(set(homes.values())):
-            meter.label = file.name
-            digest = yield from hash_file(file, meter)
-            facts[file.name] = {"size": digest.size, "sha256": digest.sha256}
-        record = {"format": 1, "from": stamps, "files": facts}
-        (work / RECORD).write_text(json.dumps(record, indent=1), encoding="utf-8")
-        shutil.rmtree(target, ignore_errors=True)
-        os.replace(work, target)
-    except OSError as error:
-        raise explain_disk(error, target.parent, total) from error
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
-    meter.done = meter.total
-    meter.label = ""
-    yield from meter.report(force=True)
+    with os_errors_as_app_errors(Message("weights_not_converted"), target.parent):
+        try:
+            check_free_space(target.parent, total, reserve)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            for stale in target.parent.glob(f"{target.name}.*.part"):
+                shutil.rmtree(stale, ignore_errors=True)
+            work.mkdir()
+            files = yield from _write(sources, groups, work, reporter)
+            yield from _compare(sources, files, reporter)
+            facts = {}
+            for file in sorted(set(files.values())):
+                reporter.label = file.name
+                digest = yield from hash_file(file, reporter)
+                facts[file.name] = {"size": digest.size, "sha256": digest.sha256}
+            record = {"format": 1, "from": stamps, "files": facts}
+            (work / CONVERSION_RECORD).write_text(json.dumps(record, indent=1), encoding="utf-8")
+            shutil.rmtree(target, ignore_errors=True)
+            os.replace(work, target)
+        finally:
+            shutil.rmtree(work, ignore_errors=True)
+    reporter.done, reporter.label = reporter.total, ""
+    yield from reporter.report(force=True)
     return target
 
 
 def _sizes(sources: Sequence[Path]) -> dict[str, int]:
-    """Bytes of each tensor by name, in the pickles' order; reads no tensor."""
+    """Bytes of each tensor by name, in the order of the pickles; reads no tensor."""
     sizes: dict[str, int] = {}
     for source in sources:
         for name, tensor in read_tensors(source):
             if name in sizes:
-                raise AppError(f"{source.name} holds {name}, which another file holds too. Download it again.")
+                raise AppError("convert_tensor_twice", file=source.name, name=name)
             sizes[name] = tensor.nbytes
     return sizes
 
 
 def _groups(sizes: dict[str, int], part: int) -> Iterator[dict[str, int]]:
-    """Names in order, as many at a time as fit into `part` bytes."""
+    """The tensors in order, as many at a time as fit into `part` bytes."""
     group: dict[str, int] = {}
     for name, size in sizes.items():
         if group and sum(group.values()) + size > part:
@@ -110,60 +115,57 @@ def _groups(sizes: dict[str, int], part: int) -> Iterator[dict[str, int]]:
 
 
 def _write(
-    sources: Sequence[Path], groups: Sequence[dict[str, int]], work: Path, meter: ProgressReporter
+    sources: Sequence[Path], groups: Sequence[dict[str, int]], work: Path, reporter: ProgressReporter
 ) -> Generator[Progress, None, dict[str, Path]]:
-    """One file a group, each on disk before the next is read. Returns the file of each tensor."""
+    """Write one file per group, each to disk before the next is read. Returns the file of each tensor."""
     single = len(groups) == 1
-    homes: dict[str, Path] = {}
+    files: dict[str, Path] = {}
     for number, group in enumerate(groups, start=1):
         file = work / ("model.safetensors" if single else f"model-{number:05d}-of-{len(groups):05d}.safetensors")
-        homes |= dict.fromkeys(group, file)
-    held: dict[str, Tensor] = {}
+        files |= dict.fromkeys(group, file)
+    tensors: dict[str, Tensor] = {}
     for source in sources:
         for name, tensor in read_tensors(source):
-            meter.label = homes[name].name
+            reporter.label = files[name].name
             # Tied tensors share memory in a pickle, which safetensors does not know: each gets its own bytes.
-            held[name] = tensor.clone(memory_format=torch.contiguous_format)
-            meter.done += tensor.nbytes
-            yield from meter.report()
-            if len(held) == len(groups[0]):
-                save_file(held, homes[name], metadata={"format": "pt"})
-                with homes[name].open("rb") as written:
+            tensors[name] = tensor.clone(memory_format=torch.contiguous_format)
+            reporter.done += tensor.nbytes
+            yield from reporter.report()
+            if len(tensors) == len(groups[0]):
+                save_file(tensors, files[name], metadata={"format": "pt"})
+                with files[name].open("rb") as written:
                     os.fsync(written.fileno())
-                held, groups = {}, groups[1:]
+                tensors, groups = {}, groups[1:]
     if not single:
         index = {
-            "metadata": {"total_size": meter.done},
-            "weight_map": {name: file.name for name, file in homes.items()},
+            "metadata": {"total_size": reporter.done},
+            "weight_map": {name: file.name for name, file in files.items()},
         }
         (work / "model.safetensors.index.json").write_text(json.dumps(index), encoding="utf-8")
-    return homes
+    return files
 
 
-def _compare(sources: Sequence[Path], homes: dict[str, Path], meter: ProgressReporter) -> Iterator[Progress]:
-    """Every name, shape, type and byte of what was written, read anew, against the pickles."""
+def _compare(sources: Sequence[Path], files: dict[str, Path], reporter: ProgressReporter) -> Iterator[Progress]:
+    """Read back what was written and compare each name, shape, dtype and byte with the pickles."""
     count = 0
     with contextlib.ExitStack() as stack:
         opened: Path | None = None
         written: Any = None
         for source in sources:
-            for name, theirs in read_tensors(source):
-                meter.label = homes[name].name
-                if homes[name] != opened:
+            for name, original in read_tensors(source):
+                reporter.label = files[name].name
+                if files[name] != opened:
                     stack.close()
-                    opened = homes[name]
+                    opened = files[name]
                     written = stack.enter_context(safe_open(opened, framework="pt", device="cpu"))
                     count += len(written.keys())
-                mine = written.get_tensor(name) if name in written.keys() else None  # noqa: SIM118 - not a dict
-                if mine is None or not _same(mine, theirs):
-                    raise AppError(
-                        f"The converted {name} differs from the pickle, so nothing was kept. Check disk and memory, "
-                        "then try again."
-                    )
-                meter.done += theirs.nbytes
-                yield from meter.report()
-    if count != len(homes):
-        raise AppError("The converted files hold more or less than the pickles, so nothing was kept. Try again.")
+                copy = written.get_tensor(name) if name in written.keys() else None  # noqa: SIM118 - not a dict
+                if copy is None or not _same(copy, original):
+                    raise AppError("convert_tensor_differs", name=name)
+                reporter.done += original.nbytes
+                yield from reporter.report()
+    if count != len(files):
+        raise AppError("convert_tensor_count_differs")
 
 
 def _same(one: Tensor, other: Tensor) -> bool:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from janus_app.errors import AppError, is_out_of_memory
 from janus_app.files import read_weight_map
-from janus_app.hub import converted
+from janus_app.hub.cache import find_converted
 from janus_app.models.family import Family, WeightSource
 from janus_app.models.registry import detect_family, get_family
 from janus_app.registry.types import Variant
@@ -149,7 +149,7 @@ def weight_files(folder: Path, name: str = "") -> list[Path]:
     Raises AppError where there are none, or an index names a file outside the folder or one that is absent.
     """
     names = {"safetensors": name or "model", "bin": name or "pytorch_model"}
-    folder = (None if name else converted.usable(folder)) or folder  # pickles that were converted are read no more
+    folder = (None if name else find_converted(folder)) or folder  # pickles that were converted are read no more
     for suffix, single in names.items():
         one = folder / f"{single}.{suffix}"
         if one.is_file():

@@ -16,7 +16,7 @@ from typing import Any
 
 from PIL.Image import Image
 
-from janus_app.errors import AppError
+from janus_app.errors import AppError, Message
 from janus_app.formatting import share_text, size_text, time_text
 from janus_app.types import Event, Finished, Notice, Preview, Progress, Queued, Started, TextDelta
 from janus_app.ui.common.html import bar, message
@@ -158,6 +158,8 @@ def progress_html(event: Progress, speed: Speed, texts: Texts, language: str) ->
             parts.append(f"{rate:,.0f} {unit}/s" if rate >= 10 else f"{rate:.1f} {unit}/s")
     if rate and event.total > event.done:
         parts.append(texts.say("time_left", language, time=time_text((event.total - event.done) / rate)))
-    if event.detail:
+    if isinstance(event.detail, Message):
+        parts.append(texts.text(event.detail, language))
+    elif event.detail:
         parts.extend(texts.sentence(part, language) for part in event.detail.split(" · "))
     return bar(" · ".join(parts), event.done / event.total if event.total else None, stage)

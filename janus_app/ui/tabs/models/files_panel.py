@@ -143,7 +143,7 @@ def _delete(page: PageContext, variant: Variant) -> Iterator[Event]:
 
 def _import(page: PageContext, variant: Variant, folder: str) -> Iterator[Event]:
     done = yield from page.session.hub.import_folder(variant, _path(folder))
-    yield Notice(done.line(variant))
+    yield Notice(done.message(variant))
 
 
 def _register(page: PageContext, folder: str) -> Iterator[Event]:
