@@ -23,17 +23,20 @@ from janus_app.paths import ASSETS, data_folder
 from janus_app.registry.catalog import Catalog
 from janus_app.runtime.session import ModelSession
 from janus_app.server.security import HostGuard, QuietLogin, answers_one_person, host_rules, new_login, serving_folder
-from janus_app.ui.common import actions, browser_settings, restore, welcome
+from janus_app.ui import dropped_files
+from janus_app.ui.common import actions, welcome
+from janus_app.ui.common.actions import PictureSource
 from janus_app.ui.common.html import message
 from janus_app.ui.common.invitation import invitation, printed_invitation
-from janus_app.ui.common.links import Places, link
 from janus_app.ui.common.saved_images import SavedImages
 from janus_app.ui.context import QUICK, PageContext
 from janus_app.ui.i18n import Texts
+from janus_app.ui.picture_links import Places, link
 from janus_app.ui.tabs.chat import tab as chat_tab
 from janus_app.ui.tabs.chat.transcript import latest_print
 from janus_app.ui.tabs.compare import tab as compare_tab
 from janus_app.ui.tabs.compare.pair import chosen_image
+from janus_app.ui.tabs.draw import browser_settings
 from janus_app.ui.tabs.draw import tab as draw_tab
 from janus_app.ui.tabs.edit import tab as edit_tab
 from janus_app.ui.tabs.history import tab as history_tab
@@ -112,7 +115,7 @@ def _tabs(page: PageContext, demo: gr.Blocks) -> None:
     """The model bar and the tabs, and the buttons that carry a picture from one tab to another."""
     label = page.texts.label
     bar = model_bar.build(page, demo)
-    browser, stored = actions.browser_download(), browser_settings.stored()
+    browser, stored = actions.browser_download(), browser_settings.browser_state()
     with gr.Tabs(elem_id="tabs") as tabs:
         with gr.Tab(label("tab_chat"), id="chat", elem_id="tab-chat"):
             chat = chat_tab.build(page, bar.variant, bar.seen, demo, browser)
@@ -124,14 +127,18 @@ def _tabs(page: PageContext, demo: gr.Blocks) -> None:
         if page.library:
             with gr.Tab(label("tab_history"), id="history", elem_id="tab-history") as tab:
                 history = history_tab.build(page, page.library.gallery, tab, browser)
-            link(page, history.row, [history.opened], lambda opened: opened.print, places)
+            opened = PictureSource({history.opened}, lambda values: values[history.opened].print)
+            link(page, history.row, opened, places)
         with gr.Tab(label("tab_compare"), id="compare", elem_id="tab-compare") as tab:
             pair = compare_tab.build(page, bar.variant, bar.seen, demo, tab, drawing)
-        link(page, pair.row, [pair.comparison, pair.chosen], chosen_image, places)
-    for part in (drawing, editing):
-        link(page, part.row, [part.gallery_items, part.chosen], lambda items, index: items[index], places)
-    link(page, chat.row, [chat.talk], latest_print, places)
-    restore.build(page, places)
+        compared = PictureSource(
+            {pair.comparison, pair.chosen}, lambda values: chosen_image(values[pair.comparison], values[pair.chosen])
+        )
+        link(page, pair.row, compared, places)
+    for results in (drawing.right.results, editing.panels.right.results):
+        link(page, results.row, results.source, places)
+    link(page, chat.row, PictureSource({chat.talk}, lambda values: latest_print(values[chat.talk])), places)
+    dropped_files.build(page, places)
 
 
 def launch(

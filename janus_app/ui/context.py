@@ -7,8 +7,9 @@ out stays as it is; a handler that changes nothing at all returns `gr.skip()`.
 
 from __future__ import annotations
 
+import math
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence, Set
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,7 +18,7 @@ import gradio as gr
 from gradio.blocks import Block
 from gradio.components import Component
 
-from janus_app.errors import AppError
+from janus_app.errors import AppError, Message
 from janus_app.outputs.library import Library
 from janus_app.registry.catalog import Catalog
 from janus_app.registry.types import Variant
@@ -27,7 +28,7 @@ from janus_app.types import MAX_SEED, Event, Request, Setting
 from janus_app.ui.common.saved_images import SavedImages
 from janus_app.ui.i18n import Texts
 
-Values = dict[Component, Any]
+Values = dict[Block, Any]
 Updates = dict[Block, Any]
 
 # Programs can call the few endpoints that `api_endpoint` attaches; every other event belongs to the page alone.
@@ -41,6 +42,20 @@ EXAMPLES = 4
 def public(name: str) -> dict[str, Any]:
     """The event options of a job that programs may start too, by this name."""
     return {**JOB, "api_visibility": "public", "api_name": name}
+
+
+def attach(
+    event: Callable[..., Any],
+    handler: Callable[..., Any],
+    inputs: Set[Block] | Block | None,
+    outputs: Set[Block] | Sequence[Block] | Block | None,
+    **options: Any,
+) -> Any:
+    """Attach `handler` to an event like `button.click` or `earlier.then`, and return the event for further ones.
+
+    Gradio itself takes sets, but its type stubs do not allow them as outputs.
+    """
+    return event(handler, inputs, outputs, **options)
 
 
 def api_endpoint(
@@ -116,22 +131,25 @@ def first_seed(new_seed: bool, seed: Any) -> Any:
 
 
 def whole_number(value: float | int | str | None, name: str) -> int:
-    """The whole number in a number box. Raises AppError where the box is empty or holds a fraction."""
+    """The whole number in a number box. `name` is the code of the box's name.
+
+    Raises AppError where the box is empty or holds a fraction.
+    """
     try:
-        number = float(value) if value is not None and value != "" else None
+        number = float(value) if value is not None else math.nan
     except ValueError:
-        number = None
-    if number is None or number != number or number in (float("inf"), float("-inf")) or number != int(number):
-        raise AppError(f"{name} must be a whole number, not {value!r}.")
+        number = math.nan
+    if not number.is_integer():  # neither NaN nor an infinity is one
+        raise AppError("whole_number_expected", name=Message(name), given=value)
     return int(number)
 
 
 def number(value: float | int | str | None, name: str) -> float:
-    """The number in a slider's box. Raises AppError where the box is empty."""
+    """The number in a slider's box. `name` is the code of its name. Raises AppError where the box is empty."""
     try:
         return float(value)  # type: ignore[arg-type]
     except (TypeError, ValueError):
-        raise AppError(f"{name} must be a number, not {value!r}.") from None
+        raise AppError("number_expected", name=Message(name), given=value) from None
 
 
 def slider_update(setting: Setting | None) -> dict[str, Any]:
@@ -141,9 +159,8 @@ def slider_update(setting: Setting | None) -> dict[str, Any]:
     return gr.update(minimum=setting.low, maximum=setting.high, step=setting.step, value=setting.default, visible=True)
 
 
-def example_updates(prompts: tuple[str, ...]) -> list[dict[str, Any]]:
-    """The row of example buttons with these prompts, unused ones hidden."""
-    shown = prompts[:EXAMPLES]
-    return [gr.update(value=text, visible=True) for text in shown] + [
-        gr.update(visible=False) for _ in range(EXAMPLES - len(shown))
-    ]
+def example_updates(buttons: list[gr.Button], prompts: tuple[str, ...]) -> Updates:
+    """The example buttons with these prompts; unused ones are hidden."""
+    shown = [gr.update(value=text, visible=True) for text in prompts[: len(buttons)]]
+    hidden = [gr.update(visible=False)] * (len(buttons) - len(shown))
+    return dict(zip(buttons, shown + hidden, strict=True))

@@ -1,4 +1,4 @@
-"""What can be done with a picture, wherever on the page it is: one row of buttons, and files handed to the browser."""
+"""What can be done with a picture in every tab: a row of buttons, and files handed to the browser."""
 
 from __future__ import annotations
 
@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
+from gradio.components import Component
 
 from janus_app.errors import AppError
-from janus_app.ui.context import PRIVATE, QUICK, PageContext
+from janus_app.ui.common.saved_images import SavedImage
+from janus_app.ui.context import PRIVATE, QUICK, PageContext, Updates, Values
 
-# In assets/page.js. The first waits until the button with that id can be pressed, the last until stopped jobs are over.
+# Functions of assets/page.js. PRESS waits until the button with that id is enabled, SETTLED until stopped jobs end.
 PRESS = "() => window.janus.press({id})"
 DOWNLOAD = "(file) => window.janus.download(file)"
 COPY = "(text) => window.janus.copy(text)"
@@ -21,7 +23,7 @@ SETTLED = "() => window.janus.settled()"
 
 @dataclass(frozen=True)
 class Actions:
-    """The row under a picture."""
+    """The buttons under a picture."""
 
     describe: gr.Button
     ask: gr.Button
@@ -35,7 +37,7 @@ class Actions:
 
 
 def action_row(page: PageContext, tab: str) -> Actions:
-    """The buttons in a row; `tab` begins their element ids. `links.py` says what each does."""
+    """The buttons in a row; `tab` is the prefix of their element ids. `picture_links.py` attaches what each does."""
     label = page.texts.label
 
     def button(text: Any, name: str) -> gr.Button:
@@ -56,8 +58,16 @@ def action_row(page: PageContext, tab: str) -> Actions:
 
 
 @dataclass(frozen=True)
+class PictureSource:
+    """The picture that buttons act on: the components that hold it, and how to pick it from their values."""
+
+    inputs: set[Component]
+    pick: Callable[[Values], SavedImage]
+
+
+@dataclass(frozen=True)
 class BrowserDownload:
-    """Two unseen widgets: a file in the one is downloaded, a text in the other goes to the clipboard."""
+    """Two hidden components: a file in the one is downloaded, a text in the other goes to the clipboard."""
 
     file: gr.File
     text: gr.Textbox
@@ -73,31 +83,31 @@ def browser_download() -> BrowserDownload:
 def download(
     page: PageContext,
     trigger: Callable[..., Any],
-    make: Callable[..., str | Path],
-    inputs: list[Any],
+    make: Callable[[Values], str | Path],
+    inputs: set[Component],
     browser: BrowserDownload,
 ) -> None:
-    """On `trigger`, hand the browser the file `make` gives, which must lie in the served folder."""
+    """On `trigger`, let the browser download the file `make` gives, which must be in the served folder."""
 
-    def prepare(request: gr.Request, *values: Any) -> str | None:
+    def prepare(values: Values, request: gr.Request) -> Updates:
         try:
-            return str(make(*values))
+            return {browser.file: str(make(values))}
         except AppError as error:
             gr.Warning(page.texts.text(error, page.language(request)))
-            return None
+            return {browser.file: None}
 
     trigger(prepare, inputs, browser.file, **QUICK).then(None, browser.file, None, js=DOWNLOAD)
 
 
 def halt(trigger: Callable[..., Any], jobs: list[Any]) -> Any:
-    """On `trigger`, stop `jobs`; what is chained to the answer happens when they are over.
+    """On `trigger`, stop `jobs`; what is chained to the returned event happens when they are over.
 
-    Gradio itself goes on as soon as it has asked the server. A last frame on its way would then overwrite what is
-    shown of the stop, and a job started anew would not start, because the page takes it for one still at work.
+    Gradio itself goes on as soon as it has asked the server to stop. A last frame on its way would then overwrite what
+    the next handler shows, and a job that is started again would not start, because the page thinks it still runs.
     """
     return trigger(None, None, None, cancels=jobs, **PRIVATE).then(None, None, None, js=SETTLED, **PRIVATE)
 
 
 def press(name: str) -> dict[str, Any]:
-    """The step of a chain that presses the button with that element id (or the first one inside it)."""
+    """The arguments of a chained event that presses the button with that element id, or the first one inside it."""
     return {"fn": None, "inputs": None, "outputs": None, "js": PRESS.format(id=f"'{name}'")}

@@ -1,4 +1,4 @@
-"""Controls that stand in the draw tab and in the edit tab alike; `tab` begins their element ids."""
+"""Controls that the draw tab and the edit tab share. `tab` is the prefix of their element ids."""
 
 from __future__ import annotations
 
@@ -7,20 +7,30 @@ from dataclasses import dataclass
 from typing import Any
 
 import gradio as gr
+from gradio.components import Component
 
 from janus_app.registry.types import Variant
-from janus_app.types import SOLVERS
-from janus_app.ui.context import PageContext, number, slider_update, whole_number
+from janus_app.types import SOLVERS, GenerateRequest
+from janus_app.ui.context import EXAMPLES, PageContext, Updates, Values, number, slider_update, whole_number
 
 INTERVAL = ("guidance_start", "guidance_end")
+SLIDERS = ("count", "guidance", "temperature", "steps", *INTERVAL)
+
+
+def example_buttons(tab: str) -> list[gr.Button]:
+    """The row of example prompts under the prompt."""
+    with gr.Row(elem_classes="chips", elem_id=f"{tab}-examples"):
+        return [
+            gr.Button("", size="sm", visible=False, elem_id=f"{tab}-example-{i}", min_width=60) for i in range(EXAMPLES)
+        ]
 
 
 def seed_row(label: Callable[[str], Any], tab: str) -> tuple[gr.Number, gr.Checkbox]:
     """The seed, and whether each run takes a new one."""
     with gr.Row(elem_classes="seed-row"):
         seed = gr.Number(0, precision=0, label=label("seed"), elem_id=f"{tab}-seed", min_width=120)
-        fresh = gr.Checkbox(True, label=label("fresh_seed"), elem_id=f"{tab}-fresh", min_width=150)
-    return seed, fresh
+        new_seed = gr.Checkbox(True, label=label("fresh_seed"), elem_id=f"{tab}-fresh", min_width=150)
+    return seed, new_seed
 
 
 def sampling_sliders(label: Callable[[str], Any], tab: str) -> tuple[gr.Slider, gr.Slider]:
@@ -43,17 +53,16 @@ def negative_box(label: Callable[[str], Any], tab: str) -> gr.Textbox:
 
 @dataclass(frozen=True)
 class FlowControls:
-    """What models that draw in steps are told; unseen while the model at hand draws tokens."""
+    """Settings of models that draw in steps; hidden while the model shown draws tokens."""
 
     steps: gr.Slider
     solver: gr.Dropdown
     start: gr.Slider
     end: gr.Slider
 
-    @property
-    def all(self) -> list[Any]:
-        """In the order of `flow_updates` and `flow_settings`."""
-        return [self.steps, self.solver, self.start, self.end]
+    def settings(self, values: Values) -> dict[str, Any]:
+        """The arguments of a request. Raises AppError for what is not a number."""
+        return flow_settings(*(values[control] for control in (self.steps, self.solver, self.start, self.end)))
 
 
 def flow_controls(label: Callable[[str], Any], tab: str) -> FlowControls:
@@ -79,33 +88,111 @@ def flow_controls(label: Callable[[str], Any], tab: str) -> FlowControls:
     return FlowControls(steps, solver, start, end)
 
 
-def flow_updates(page: PageContext, variant: Variant, language: str) -> list[dict[str, Any]]:
-    """The variant's own ranges, values and solvers; what it does not have is hidden."""
-    names = [(page.texts.named("solver", name, language), name) for name in variant.solvers]
-    solver = gr.update(choices=names, value=variant.solvers[0], visible=True) if names else gr.update(visible=False)
-    steps, start, end = (slider_update(variant.settings.get(name)) for name in ("steps", *INTERVAL))
-    return [steps, solver, start, end]
-
-
 def flow_settings(steps: Any, solver: str | None, start: Any, end: Any) -> dict[str, Any]:
-    """The controls' values as a request takes them. Raises AppError for what is no number."""
+    """The values of the flow controls as arguments of a request. Raises AppError for what is not a number."""
     return {
-        "steps": whole_number(steps, "The number of steps"),
+        "steps": whole_number(steps, "input_steps"),
         "solver": solver or SOLVERS[0],
         "guidance_interval": (
-            number(start, "The start of the guidance interval"),
-            number(end, "The end of the guidance interval"),
+            number(start, "input_guidance_start"),
+            number(end, "input_guidance_end"),
         ),
     }
 
 
-def saved_picture(label: Callable[[str], Any], tab: str) -> tuple[gr.File, gr.HTML]:
-    """Where a picture of this app is given to take its settings from, and what is said about it."""
-    with gr.Accordion(label("from_png"), open=False, elem_id=f"{tab}-from"):
-        drop = gr.File(label=label("drop_png"), file_types=[".png"], elem_id=f"{tab}-drop", height=130)
-        return drop, gr.HTML(elem_id=f"{tab}-drop-note", padding=False)
+@dataclass(frozen=True)
+class RequestControls:
+    """The controls that a drawing and an edit have in common."""
+
+    prompt: gr.Textbox
+    negative: gr.Textbox
+    count: gr.Slider
+    seed: gr.Number
+    new_seed: gr.Checkbox
+    guidance: gr.Slider
+    temperature: gr.Slider
+    flow: FlowControls
+
+    @property
+    def by_setting(self) -> dict[str, Component]:
+        """The controls that a preset can set, by the name of the setting."""
+        return {
+            "count": self.count,
+            "guidance": self.guidance,
+            "temperature": self.temperature,
+            "steps": self.flow.steps,
+            "solver": self.flow.solver,
+            "guidance_start": self.flow.start,
+            "guidance_end": self.flow.end,
+        }
+
+    @property
+    def all(self) -> set[Component]:
+        return {self.prompt, self.negative, self.seed, self.new_seed, *self.by_setting.values()}
+
+    def settings(self, values: Values, seed: Any) -> dict[str, Any]:
+        """The arguments that GenerateRequest and EditRequest share. Raises AppError for what is not a number."""
+        return {
+            "prompt": values[self.prompt] or "",
+            "negative": (values[self.negative] or "").strip(),
+            "count": whole_number(values[self.count], "input_count"),
+            "guidance": number(values[self.guidance], "input_guidance"),
+            "temperature": number(values[self.temperature], "input_temperature"),
+            "seed": whole_number(seed, "input_seed"),
+            **self.flow.settings(values),
+        }
+
+    def restore(self, asked: GenerateRequest, new_seed: bool = False) -> Updates:
+        """The controls as they stood for one picture of a request, with its seed or a new one for each run."""
+        return {
+            self.prompt: asked.prompt,
+            self.negative: asked.negative,
+            self.count: 1,
+            self.guidance: gr.update(value=asked.guidance, maximum=max(10, asked.guidance)),
+            self.temperature: asked.temperature,
+            self.new_seed: new_seed,
+            self.seed: asked.seed,
+            self.flow.steps: asked.steps,
+            self.flow.solver: asked.solver,
+            self.flow.start: asked.guidance_interval[0],
+            self.flow.end: asked.guidance_interval[1],
+        }
+
+    def variant_updates(self, page: PageContext, variant: Variant, language: str) -> Updates:
+        """Ranges, defaults and solvers of a variant; settings that it does not have are hidden."""
+        names = [(page.texts.named("solver", name, language), name) for name in variant.solvers]
+        by_setting = self.by_setting
+        return {
+            **{by_setting[name]: slider_update(variant.settings.get(name)) for name in SLIDERS},
+            self.flow.solver: gr.update(choices=names, value=names[0][1], visible=True)
+            if names
+            else gr.update(visible=False),
+        }
+
+
+@dataclass(frozen=True)
+class RunButtons:
+    """The run and the stop button of a tab: one of them is visible at a time."""
+
+    run: gr.Button
+    stop: gr.Button
+
+    def updates(self, running: bool) -> Updates:
+        return {self.run: gr.update(visible=not running), self.stop: gr.update(visible=running)}
+
+
+def run_buttons(label: Callable[[str], Any], tab: str, run_label: str, scale: int | None = None) -> RunButtons:
+    run = gr.Button(label(run_label), variant="primary", elem_id=f"{tab}-run", min_width=120, scale=scale)
+    stop = gr.Button(label("stop"), variant="stop", elem_id=f"{tab}-stop", min_width=120, scale=scale, visible=False)
+    return RunButtons(run, stop)
 
 
 def run_or_stop(running: bool) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Updates of the run and the stop button: one of them is seen at a time."""
+    """Updates of the run and the stop button: one of them is visible at a time."""
     return gr.update(visible=not running), gr.update(visible=running)
+
+
+def saved_picture(label: Callable[[str], Any], tab: str) -> tuple[gr.File, gr.HTML]:
+    """Inside an accordion: a drop area for a picture of this app, whose settings are restored, and a note about it."""
+    drop = gr.File(label=label("drop_png"), file_types=[".png"], elem_id=f"{tab}-drop", height=130)
+    return drop, gr.HTML(elem_id=f"{tab}-drop-note", padding=False)

@@ -1,8 +1,7 @@
-"""What the draw and edit tabs share: a drawing job on the easel, and the pictures kept from it."""
+"""A drawing job as tabs show it: previews while it runs, and the saved pictures at the end."""
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -13,17 +12,15 @@ from janus_app.ui.common.jobs import watch
 from janus_app.ui.common.saved_images import SavedImage
 from janus_app.ui.context import PageContext
 
-MAX_GALLERY_ITEMS = 60  # pictures a browser tab keeps in sight; the files stay in the outputs folder
-PREVIEW_QUALITY = 82
-SHARED_QUALITY = 60  # a tunnel's bandwidth is the limit there
-logger = logging.getLogger(__name__)
+PREVIEW_QUALITY = 82  # of a JPEG
+SHARED_QUALITY = 60  # of a shared page, where the bandwidth of the tunnel is the limit
 
 Drawing = GenerateRequest | EditRequest
 
 
 @dataclass(frozen=True)
 class View:
-    """What to show now: `easel` is None where it stays as it is; `saved` is given once, at the end."""
+    """What to show now. `preview_grid` is None where it stays as it is; `saved` is given once, at the end."""
 
     preview_grid: str | None
     status: str
@@ -32,7 +29,7 @@ class View:
 
 
 def draw(page: PageContext, selected: str | None, make: Callable[[], Drawing], language: str) -> Iterator[View]:
-    """Run the request `make` builds; views at most ten a second, and the saved pictures at the end.
+    """Run the request that `make` builds: at most ten views a second, and the saved pictures at the end.
 
     Bad settings, full disks and bugs end in a view with a sentence, never in an exception.
     """
@@ -59,33 +56,15 @@ def draw(page: PageContext, selected: str | None, make: Callable[[], Drawing], l
             sheet = preview_grid(frame.previews, captions, alt, quality) if frame.previews else None
             yield View(sheet, frame.status, notes)
             continue
-        kept: list[SavedImage] = []
+        saved: list[SavedImage] = []
         try:
             for picture in frame.finished.pictures:
                 assert frame.finished.provenance is not None
-                kept.append(page.images.keep(picture, frame.finished.provenance))
-        except AppError as error:  # the pictures stay on the easel, so a full disk does not lose them
+                saved.append(page.images.keep(picture, frame.finished.provenance))
+        except AppError as error:  # the pictures stay in the preview grid, so a full disk does not lose them
             last = preview_grid([p.image for p in frame.finished.pictures], captions, alt, quality=95)
-            yield View(last, "", notes + message(page.texts.text(error, language), "error"), tuple(kept))
+            yield View(last, "", notes + message(page.texts.text(error, language), "error"), tuple(saved))
             return
-        done = say("drawn_in", language, count=len(kept), seconds=f"{frame.finished.compute_seconds:.1f}")
-        yield View("", message(done, "done"), notes, tuple(kept))
+        done = say("drawn_in", language, count=len(saved), seconds=f"{frame.finished.compute_seconds:.1f}")
+        yield View("", message(done, "done"), notes, tuple(saved))
         return
-
-
-def caption(print_: SavedImage, page: PageContext, language: str) -> str:
-    """The line under a picture: its seed, and how well it fits where the pictures were ranked."""
-    seed = page.texts.say("seed_is", language, seed=print_.record.seed)
-    if print_.score is None:
-        return seed
-    return page.texts.say("seed_score", language, caption=seed, score=f"{100 * print_.score:.0f}")
-
-
-def gallery_value(gallery_items: list[SavedImage], page: PageContext, language: str) -> list[tuple[str, str]]:
-    """The pictures as a gallery takes them: paths, so the files reach the browser byte for byte."""
-    return [(print_.shown, caption(print_, page, language)) for print_ in gallery_items]
-
-
-def newest_first(gallery_items: list[SavedImage], new: tuple[SavedImage, ...]) -> list[SavedImage]:
-    """Newest drawing first, in its own order; the oldest leave."""
-    return [*new, *gallery_items][:MAX_GALLERY_ITEMS]

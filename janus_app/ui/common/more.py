@@ -3,26 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
 from janus_app.errors import AppError
-from janus_app.ui.common.actions import COPY, DOWNLOAD, BrowserDownload
+from janus_app.ui.common.actions import COPY, DOWNLOAD, BrowserDownload, PictureSource
 from janus_app.ui.common.alt_text import described
 from janus_app.ui.common.html import message
-from janus_app.ui.common.saved_images import SavedImage
-from janus_app.ui.context import JOB, QUICK, PageContext
+from janus_app.ui.context import JOB, QUICK, PageContext, Updates, Values, attach
 from janus_app.workflows.export import KINDS, Kind, export
 from janus_app.workflows.upscale import FACTORS, upscale
 
+Handler = Callable[[Values, gr.Request], Updates]
 
-def more(
-    page: PageContext, tab: str, picture: list[Any], pick: Callable[..., SavedImage], browser: BrowserDownload
-) -> Any:
-    """A closed accordion; `pick` makes a Print of the values of `picture`, `tab` begins the element ids.
+
+def more(page: PageContext, tab: str, source: PictureSource, browser: BrowserDownload) -> Any:
+    """A closed accordion for the picture of `source`; `tab` is the prefix of the element ids.
 
     Returns the event after which the picture may have another description.
     """
@@ -34,7 +32,7 @@ def more(
                 for factor, key in zip(FACTORS, ("upscale_2", "upscale_4"), strict=True)
             ]
             write_alt = gr.Button(label("alt_write"), size="sm", elem_id=f"{tab}-alt-write", min_width=60)
-        said = gr.HTML(elem_id=f"{tab}-upscaled", padding=False)
+        note = gr.HTML(elem_id=f"{tab}-upscaled", padding=False)
         with gr.Row(elem_classes="actions"):
             exports = [
                 gr.Button(label(key), size="sm", elem_id=f"{tab}-export-{kind}", min_width=60)
@@ -51,48 +49,57 @@ def more(
             elem_classes="code",
         )
 
-    def enlarge(factor: int, request: gr.Request, *values: Any) -> tuple[Any, ...]:
-        language = page.language(request)
-        try:
-            copy = upscale(Path(pick(*values).shown), factor, page.images.store)
-            shown = page.images.serve(copy.file)
-        except (AppError, OSError) as error:
-            text = page.texts.text(error, language) if isinstance(error, AppError) else str(error)
-            return message(text, "error"), gr.skip()
-        width, height = copy.metadata.size
-        line = page.texts.say("upscaled", language, width=width, height=height, file=copy.file.name)
-        return message(line, "done"), shown
-
-    def look(request: gr.Request, *values: Any) -> Iterator[str]:
-        yield from described(page, pick(*values), page.language(request))
-
-    def write(kind: Kind, request: gr.Request, *values: Any) -> tuple[Any, ...]:
-        language = page.language(request)
-        try:
-            written = export(pick(*values).record, kind, page_address(request))
-        except AppError as error:
-            gr.Info(page.texts.text(error, language))
-            return gr.skip(), gr.skip()
-        gr.Info(page.texts.say("export_copied", language), duration=3)
-        return gr.update(value=written, visible=True), written
+    def describe(values: Values, request: gr.Request) -> Iterator[Updates]:
+        for line in described(page, source.pick(values), page.language(request)):
+            yield {note: line}
 
     for factor, button in zip(FACTORS, larger, strict=True):
-        done = button.click(_first(enlarge, factor), picture, [said, browser.file], **QUICK)
+        enlarge = _enlarger(page, source, factor, note, browser)
+        done = attach(button.click, enlarge, source.inputs, {note, browser.file}, **QUICK)
         done.then(None, browser.file, None, js=DOWNLOAD)
     for kind, button in zip(KINDS, exports, strict=True):
-        done = button.click(_first(write, kind), picture, [text, browser.text], **QUICK)
+        done = attach(
+            button.click, _exporter(page, source, kind, text, browser), source.inputs, {text, browser.text}, **QUICK
+        )
         done.then(None, browser.text, None, js=COPY)
-    return write_alt.click(look, picture, said, **JOB)
+    return attach(write_alt.click, describe, source.inputs, note, **JOB)
 
 
-def _first(handler: Callable[..., Any], value: Any) -> Callable[..., Any]:
-    """`handler` with its first argument given; Gradio finds the request by the signature, which partial() hides."""
-    bound = partial(handler, value)
+def _enlarger(
+    page: PageContext, source: PictureSource, factor: int, note: gr.HTML, browser: BrowserDownload
+) -> Handler:
+    """A handler that saves and downloads the picture `factor` times as large."""
 
-    def with_request(request: gr.Request, *values: Any) -> Any:
-        return bound(request, *values)
+    def enlarge(values: Values, request: gr.Request) -> Updates:
+        language = page.language(request)
+        try:
+            saved = upscale(Path(source.pick(values).shown), factor, page.images.store)
+            copy = page.images.serve(saved.file)
+        except AppError as error:
+            return {note: message(page.texts.text(error, language), "error")}
+        width, height = saved.metadata.size
+        line = page.texts.say("upscaled", language, width=width, height=height, file=saved.file.name)
+        return {note: message(line, "done"), browser.file: copy}
 
-    return with_request
+    return enlarge
+
+
+def _exporter(
+    page: PageContext, source: PictureSource, kind: Kind, text: gr.Textbox, browser: BrowserDownload
+) -> Handler:
+    """A handler that shows and copies the run as a command, script or curl call."""
+
+    def write(values: Values, request: gr.Request) -> Updates:
+        language = page.language(request)
+        try:
+            written = export(source.pick(values).record, kind, page_address(request))
+        except AppError as error:
+            gr.Info(page.texts.text(error, language))
+            return gr.skip()
+        gr.Info(page.texts.say("export_copied", language), duration=3)
+        return {text: gr.update(value=written, visible=True), browser.text: written}
+
+    return write
 
 
 def page_address(request: gr.Request) -> str:

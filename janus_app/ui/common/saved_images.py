@@ -1,6 +1,6 @@
-"""Finished pictures: saved as PNG files of the user's with the record of how they were made, shown from copies.
+"""Finished pictures: PNG files in the user's outputs folder, and the copies of them that the page shows.
 
-The page serves copies from its own temporary folder, byte for byte, so no folder of the user is opened to the browser.
+The page serves copies from its own temporary folder, byte for byte, so no folder of the user is open to the browser.
 """
 
 from __future__ import annotations
@@ -14,18 +14,20 @@ from PIL import ImageOps
 from PIL.Image import Image
 from PIL.Image import new as new_picture
 
-from janus_app.errors import AppError
+from janus_app.errors import AppError, Message
+from janus_app.files import os_errors_as_app_errors
 from janus_app.outputs.image_io import open_picture
 from janus_app.outputs.metadata import ImageMetadata
 from janus_app.outputs.store import OutputStore, StoredImage
 from janus_app.types import Picture, Provenance
 
-THUMB = 256  # pixels of a thumbnail's longer side
+THUMBNAIL_SIDE = 256  # pixels of a thumbnail's longer side
+UNREADABLE = "#b8b4ae"  # the colour of the thumbnail of a picture that cannot be read
 
 
 @dataclass(frozen=True)
 class SavedImage:
-    """A saved picture: the user's file, the copy the page shows, its record, and its score where it was ranked."""
+    """A saved picture: the user's file, the copy the page shows, its metadata, and its score where it was ranked."""
 
     file: Path
     shown: str
@@ -35,32 +37,33 @@ class SavedImage:
 
 @dataclass(frozen=True)
 class SavedImages:
-    """`outputs` is where the user's files go, `serving` the page's temporary folder."""
+    """`outputs` is the user's folder of pictures, `serving` the page's temporary folder."""
 
     outputs: Path
     serving: Path
-    copies: dict[tuple[str, str, int], str] = field(default_factory=dict, hash=False)  # made so far
+    copies: dict[tuple[str, str, int], str] = field(default_factory=dict, hash=False)  # by file, kind and change time
 
     @property
     def store(self) -> OutputStore:
         return OutputStore(self.outputs)
 
     def keep(self, picture: Picture, provenance: Provenance) -> SavedImage:
-        """Save a finished picture and make it showable. Raises AppError where the folder cannot be written."""
+        """Save a finished picture and copy it for the page. Raises AppError where a folder cannot be written."""
         return self.show(self.store.save_picture(picture, provenance))
 
     def show(self, stored: StoredImage) -> SavedImage:
-        """Make a saved picture showable."""
+        """Copy a saved picture for the page. Raises AppError."""
         return SavedImage(stored.file, self.serve(stored.file), stored.metadata)
 
     def serve(self, file: Path) -> str:
-        """A copy of `file` under a name nobody can guess, in the folder the page may serve."""
-        folder = self.place()
-        folder.mkdir(parents=True)
-        return str(shutil.copyfile(file, folder / file.name))
+        """Copy `file` into the folder the page serves, under a name nobody can guess. Raises AppError."""
+        folder = self.new_folder()
+        with os_errors_as_app_errors(Message("copy_not_made"), folder):
+            folder.mkdir(parents=True)
+            return str(shutil.copyfile(file, folder / file.name))
 
     def serve_again(self, file: Path) -> str:
-        """Like `serve`, with one copy for all calls while the file stays as it is: for what is opened again and again.
+        """Like `serve`, but with one copy for all calls while the file does not change.
 
         Raises OSError where the file is gone.
         """
@@ -70,31 +73,33 @@ class SavedImages:
         return self.copies[key]
 
     def thumbnail(self, file: Path) -> str:
-        """A small JPEG of a picture, made once; a grey sheet where the picture cannot be read."""
+        """A small JPEG of a picture, made once; a plain grey one where the picture cannot be read."""
         try:
             key = (str(file), "thumbnail", file.stat().st_mtime_ns)
             if key not in self.copies:
-                self.copies[key] = self._thumbnail(open_picture(file))
+                self.copies[key] = self._save_thumbnail(open_picture(file))
         except (OSError, AppError):
             key = ("", "thumbnail", 0)
             if key not in self.copies:
-                self.copies[key] = self._thumbnail(new_picture("RGB", (THUMB, THUMB), "#b8b4ae"))
+                side = THUMBNAIL_SIDE
+                self.copies[key] = self._save_thumbnail(new_picture("RGB", (side, side), UNREADABLE))
         return self.copies[key]
 
-    def _thumbnail(self, picture: Image) -> str:
-        folder = self.place()
+    def _save_thumbnail(self, picture: Image) -> str:
+        folder = self.new_folder()
         folder.mkdir(parents=True)
-        small = picture if max(picture.size) <= THUMB else ImageOps.contain(picture, (THUMB, THUMB))
+        side = THUMBNAIL_SIDE
+        small = picture if max(picture.size) <= side else ImageOps.contain(picture, (side, side))
         small.save(folder / "small.jpg", quality=85)
         return str(folder / "small.jpg")
 
-    def place(self) -> Path:
-        """A new folder the page may serve from, under a name nobody can guess."""
+    def new_folder(self) -> Path:
+        """The path of a new folder the page may serve from, under a name nobody can guess. It does not exist yet."""
         return self.serving / uuid4().hex
 
     def serve_picture(self, picture: Image) -> str:
-        """A picture that is nobody's file yet, as a PNG in the folder the page may serve."""
-        folder = self.place()
+        """Save a picture that has no file yet as a PNG in the folder the page serves."""
+        folder = self.new_folder()
         folder.mkdir(parents=True)
         picture.save(folder / "picture.png")
         return str(folder / "picture.png")

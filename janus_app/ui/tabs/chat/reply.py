@@ -96,10 +96,10 @@ def _answer(page: PageContext, talk: Conversation, settings: list[Any], language
         temperature, top_p, length, seed, selected = settings
         chat = ChatRequest(
             turns=turns(talk),
-            temperature=number(temperature, "Temperature"),
-            top_p=number(top_p, "Top-p"),
-            seed=whole_number(seed, "Seed"),
-            max_new_tokens=whole_number(length, "The number of new tokens"),
+            temperature=number(temperature, "input_temperature"),
+            top_p=number(top_p, "input_top_p"),
+            seed=whole_number(seed, "input_seed"),
+            max_new_tokens=whole_number(length, "input_max_new_tokens"),
         )
         return page.job(selected, chat)
 

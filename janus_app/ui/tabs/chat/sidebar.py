@@ -92,7 +92,7 @@ def build(page: PageContext, talk: gr.State, browser: BrowserDownload) -> Side:
     def taken(kind: str) -> Any:
         def take(now: Conversation) -> Path:
             stored = library_of(page).conversations.open(now.id)
-            return export(stored.at(now.head), kind, page.images.place())
+            return export(stored.at(now.head), kind, page.images.new_folder())
 
         return take
 
@@ -102,8 +102,8 @@ def build(page: PageContext, talk: gr.State, browser: BrowserDownload) -> Side:
     name.blur(renamed, [name, search, limit, talk], parts, **QUICK)
     delete.click(ask, None, [sure, asked], **QUICK)
     no.click(lambda: gr.update(visible=False), None, sure, **QUICK)
-    download(page, markdown.click, taken("md"), [talk], browser)
-    download(page, as_json.click, taken("json"), [talk], browser)
+    download(page, markdown.click, taken("md"), {talk}, browser)
+    download(page, as_json.click, taken("json"), {talk}, browser)
     return side
 
 

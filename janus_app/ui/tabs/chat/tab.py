@@ -152,7 +152,11 @@ def build(
             escape(page.texts.say(hint, language, title=now.title)) + "</span></div>"
         )
         knobs = [slider_update(now.settings.get(name)) for name in SETTINGS]
-        return [gr.update(placeholder=hello), *example_updates(now.prompts("chat", language)), *knobs]
+        return [
+            gr.update(placeholder=hello),
+            *example_updates(examples, now.prompts("chat", language)).values(),
+            *knobs,
+        ]
 
     asking = box.submit(on_ask, [box, talk, *knobs], outputs, **public("chat"))
     retrying = retry.click(on_retry, [talk, *knobs], outputs, **JOB)

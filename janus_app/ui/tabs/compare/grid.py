@@ -14,7 +14,7 @@ from janus_app.errors import AppError, Message
 from janus_app.files import os_errors_as_app_errors
 from janus_app.types import Event, GenerateRequest
 from janus_app.ui.common.actions import halt
-from janus_app.ui.common.controls import flow_settings, run_or_stop
+from janus_app.ui.common.controls import run_or_stop
 from janus_app.ui.common.html import data_uri, message, messages, preview_grid
 from janus_app.ui.common.jobs import watch
 from janus_app.ui.context import JOB, QUICK, PageContext, Updates, Values, first_seed, number, whole_number
@@ -145,16 +145,15 @@ class GridHandlers:
 
     def _plan(self, data: Values, seed: Any) -> Plan:
         """Raises AppError for values that cannot be used."""
-        prompt, controls, drawn = data[self.shared.prompt], self.controls, self.drawing
+        prompt, controls, drawn = data[self.shared.prompt], self.controls, self.drawing.panel.controls
         x, y = data[controls.x] or "guidance", data[controls.y]
-        _, negative, _, guidance, temperature, *_ = drawn.restored
         base = GenerateRequest(
             prompt=prompt if prompt.strip() or "prompt" not in (x, y) else "-",  # an axis of prompts replaces it
-            negative=(data[negative] or "").strip(),
-            guidance=number(data[guidance], "Guidance"),
-            temperature=number(data[temperature], "Temperature"),
-            seed=whole_number(seed, "Seed"),
-            **flow_settings(*(data[control] for control in drawn.restored[-4:])),
+            negative=(data[drawn.negative] or "").strip(),
+            guidance=number(data[drawn.guidance], "input_guidance"),
+            temperature=number(data[drawn.temperature], "input_temperature"),
+            seed=whole_number(seed, "input_seed"),
+            **drawn.flow.settings(data),
         )
         axes = axis_of(x, data[controls.x_values] or ""), axis_of(y, data[controls.y_values] or "") if y else None
         return plan_grid(base, *axes, self.page.variant(data[self.variant]))
@@ -214,7 +213,7 @@ def wire(
     """Connect the events of the grid."""
     handlers = GridHandlers(page, shared, controls, results, variant, drawing)
     inputs = {*shared.inputs, controls.x, controls.x_values, controls.y, controls.y_values, variant}
-    inputs |= set(drawing.restored)
+    inputs |= drawing.panel.controls.all
     outputs = [*shared.outputs, results.table, results.sheet, controls.run, controls.stop]
     job = controls.run.click(handlers.run, inputs, outputs, **JOB)
     halt(controls.stop.click, [job]).then(handlers.stopped, None, outputs, **QUICK)

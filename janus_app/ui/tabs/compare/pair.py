@@ -208,10 +208,10 @@ class PairHandlers:
         variant = self.page.catalog.resolve(data[side.model] or "")
         request = GenerateRequest(
             prompt=data[self.shared.prompt] or "",
-            guidance=number(data[side.guidance], "Guidance"),
-            temperature=number(data[side.temperature], "Temperature"),
-            seed=whole_number(seed, "Seed"),
-            steps=whole_number(data[side.steps], "The number of steps"),
+            guidance=number(data[side.guidance], "input_guidance"),
+            temperature=number(data[side.temperature], "input_temperature"),
+            seed=whole_number(seed, "input_seed"),
+            steps=whole_number(data[side.steps], "input_steps"),
             solver=data[side.solver] or SOLVERS[0],
         )
         return Side(variant, request)
@@ -361,7 +361,7 @@ def arranged(
     pair = (images[left], images[1 - left])
     if not blind:
         return Comparison(images, names, left, False, (pair[0].shown, pair[1].shown), tally)
-    folder = page.images.place()
+    folder = page.images.new_folder()
     folder.mkdir(parents=True)
     files = [
         str(shutil.copyfile(image.file, folder / f"{place}.png"))

@@ -41,7 +41,7 @@ def build(
     shared = SharedParts(prompt, seed, new_seed, status, notes, preview, pair_column, grid_column)
     pairs = pair.wire(page, shared, pair_controls, pair_results)
     grids = grid.wire(page, shared, grid_controls, grid_results, variant, drawing)
-    drawn_prompt = drawing.restored[0]
+    drawn_prompt = drawing.panel.controls.prompt
 
     def opened(data: Values, request: gr.Request) -> Updates:
         """Show the models and settings there are now; an empty prompt is taken from the draw tab."""

@@ -1,4 +1,4 @@
-"""Help with the words: a random prompt that fits the model, and the model writing a short one out."""
+"""Help with the prompt: a random one that fits the model, and the model expanding a short one."""
 
 from __future__ import annotations
 
@@ -7,22 +7,26 @@ from dataclasses import dataclass
 from typing import Any
 
 import gradio as gr
+from gradio.components import Component
 
-from janus_app.errors import AppError
+from janus_app.errors import AppError, Message
 from janus_app.types import ChatRequest, Turn
-from janus_app.ui.common.controls import run_or_stop
+from janus_app.ui.common.controls import RunButtons
 from janus_app.ui.common.html import message, messages
 from janus_app.ui.common.jobs import watch
-from janus_app.ui.context import JOB, QUICK, PageContext, random_seed
+from janus_app.ui.context import JOB, QUICK, PageContext, Updates, Values, attach, random_seed
 from janus_app.workflows.presets import random_prompt, writes_prompts, written_prompt
 
-LONGEST_ANSWER = 160  # tokens
-WARMTH = 0.7  # temperature: another press gives another wording
+MAX_ANSWER_TOKENS = 160
+TEMPERATURE = 0.7  # above 0, so that pressing the button again gives another wording
 
 
 @dataclass(frozen=True)
 class PromptHelper:
-    """Two buttons, and a panel unseen until one of them has something to say."""
+    """Two buttons, and a panel that is hidden until one of them has something to show.
+
+    `before` holds the prompt that the model expanded.
+    """
 
     surprise: gr.Button
     expand: gr.Button
@@ -30,9 +34,23 @@ class PromptHelper:
     note: gr.HTML
     offer: gr.Button
     undo: gr.Button
+    before: gr.State
+
+    @property
+    def all(self) -> set[Any]:
+        return {self.panel, self.note, self.offer, self.undo, self.before}
+
+    def show(self, note: str, offer: str | None = None, undo: bool = False) -> Updates:
+        """The panel with `note`, with a button for the prompt `offer`, and with the undo button."""
+        return {
+            self.panel: gr.update(visible=True),
+            self.note: note,
+            self.offer: gr.update(visible=False) if offer is None else gr.update(value=offer, visible=True),
+            self.undo: gr.update(visible=undo),
+        }
 
 
-def buttons(page: PageContext) -> tuple[gr.Button, gr.Button]:
+def build_buttons(page: PageContext) -> tuple[gr.Button, gr.Button]:
     label = page.texts.label
     return (
         gr.Button(label("surprise"), elem_id="draw-surprise", min_width=100, scale=1),
@@ -40,63 +58,74 @@ def buttons(page: PageContext) -> tuple[gr.Button, gr.Button]:
     )
 
 
-def panel(page: PageContext, surprise: gr.Button, expand: gr.Button) -> PromptHelper:
-    with gr.Column(visible=False, elem_id="draw-words") as whole:
+def build_panel(page: PageContext, surprise: gr.Button, expand: gr.Button) -> PromptHelper:
+    with gr.Column(visible=False, elem_id="draw-words") as panel:
         note = gr.HTML(elem_id="draw-words-note", padding=False)
         with gr.Row(elem_classes="chips"):
             offer = gr.Button("", size="sm", visible=False, elem_id="draw-offer", min_width=60)
             undo = gr.Button(
                 page.texts.label("expand_undo"), size="sm", visible=False, elem_id="draw-words-undo", min_width=60
             )
-    return PromptHelper(surprise, expand, whole, note, offer, undo)
+    return PromptHelper(surprise, expand, panel, note, offer, undo, gr.State(""))
 
 
-def wire(page: PageContext, helper: PromptHelper, prompt: gr.Textbox, variant: gr.Dropdown, around: list[Any]) -> Any:
-    """Give the buttons their work; `around` is the status line, the run and the stop button. Returns the job."""
-    before = gr.State("")
-    outputs = [prompt, helper.panel, helper.note, helper.offer, helper.undo, before, *around]
+@dataclass(frozen=True)
+class PromptHandlers:
+    """What the buttons do. A job shows its progress in `status`, and `buttons` are the tab's run and stop button."""
 
-    def on_surprise(selected: str | None, request: gr.Request) -> tuple[Any, ...]:
-        return random_prompt(page.variant(selected), page.language(request)), gr.update(visible=False)
+    page: PageContext
+    helper: PromptHelper
+    prompt: gr.Textbox
+    variant: gr.Dropdown
+    status: gr.HTML
+    buttons: RunButtons
 
-    def on_expand(words: str, selected: str | None, request: gr.Request) -> Iterator[tuple[Any, ...]]:
-        language, say, model = page.language(request), page.texts.say, page.variant(selected)
-        stay, nothing = gr.skip(), gr.update(visible=False)
-        rest = (stay, stay, *run_or_stop(running=False))
+    def surprise(self, values: Values, request: gr.Request) -> Updates:
+        words = random_prompt(self.page.variant(values[self.variant]), self.page.language(request))
+        return {self.prompt: words, self.helper.panel: gr.update(visible=False)}
 
-        def shown(note: str, offer: Any = nothing, undo: Any = nothing) -> tuple[Any, ...]:
-            return gr.update(visible=True), note, offer, undo
-
+    def expand(self, values: Values, request: gr.Request) -> Iterator[Updates]:
+        language, say, helper = self.page.language(request), self.page.texts.say, self.helper
+        words, selected = values[self.prompt], values[self.variant]
+        model = self.page.variant(selected)
         if not writes_prompts(model):
             note = message(say("expand_cannot", language, title=model.title))
-            yield stay, *shown(note, gr.update(value=random_prompt(model, language), visible=True)), *rest
+            yield helper.show(note, offer=random_prompt(model, language))
             return
-        frame = None
 
         def ask() -> Iterator[Any]:
             if not words.strip():
-                raise AppError("The prompt is empty. Type a few words first.")
+                raise AppError("text_empty", name=Message("input_prompt"))
             turn = Turn("user", say("expand_request", language, prompt=words.strip()))
-            asked = ChatRequest((turn,), temperature=WARMTH, seed=random_seed(), max_new_tokens=LONGEST_ANSWER)
-            return page.job(selected, asked)
+            asked = ChatRequest((turn,), temperature=TEMPERATURE, seed=random_seed(), max_new_tokens=MAX_ANSWER_TOKENS)
+            return self.page.job(selected, asked)
 
-        yield stay, *shown(""), stay, message(say("starting", language)), *run_or_stop(running=True)
-        for frame in watch(ask, page.texts, language):
+        yield {**helper.show(""), self.status: message(say("starting", language)), **self.buttons.updates(running=True)}
+        frame = None
+        for frame in watch(ask, self.page.texts, language):
             notes = messages(frame.notices) + (message(frame.error, "error") if frame.error else message(frame.text))
-            yield stay, *shown(notes), stay, frame.status, stay, stay
+            yield {**helper.show(notes), self.status: frame.status}
+        ended: Updates = {self.status: "", **self.buttons.updates(running=False)}
         if frame is None or frame.error:
-            yield stay, *(stay,) * 5, "", *run_or_stop(running=False)
+            yield ended
             return
         try:
             written = written_prompt(frame.text, words)
         except AppError as error:
-            note = message(page.texts.text(error, language), "warning")
-            yield stay, *shown(note), stay, "", *run_or_stop(running=False)
+            yield {**helper.show(message(self.page.texts.text(error, language), "warning")), **ended}
             return
         note = message(say("expanded", language, title=model.title), "done")
-        yield written, *shown(note, undo=gr.update(visible=True)), words, "", *run_or_stop(running=False)
+        yield {self.prompt: written, **helper.show(note, undo=True), helper.before: words, **ended}
 
-    helper.surprise.click(on_surprise, variant, [prompt, helper.panel], **QUICK)
-    helper.offer.click(lambda text: (text, gr.update(visible=False)), helper.offer, [prompt, helper.panel], **QUICK)
-    helper.undo.click(lambda words: (words, gr.update(visible=False)), before, [prompt, helper.panel], **QUICK)
-    return helper.expand.click(on_expand, [prompt, variant], outputs, **JOB)
+    def take(self, source: gr.Button | gr.State) -> Any:
+        """A handler that makes the text of `source` the prompt."""
+        return lambda values: {self.prompt: values[source], self.helper.panel: gr.update(visible=False)}
+
+    def wire(self) -> Any:
+        """Attach the buttons. Returns the event of the job."""
+        helper, shown = self.helper, {self.prompt, self.helper.panel}
+        attach(helper.surprise.click, self.surprise, {self.variant}, shown, **QUICK)
+        attach(helper.offer.click, self.take(helper.offer), {helper.offer}, shown, **QUICK)
+        attach(helper.undo.click, self.take(helper.before), {helper.before}, shown, **QUICK)
+        outputs: set[Component] = {self.prompt, *helper.all, self.status, self.buttons.run, self.buttons.stop}
+        return attach(helper.expand.click, self.expand, {self.prompt, self.variant}, outputs, **JOB)

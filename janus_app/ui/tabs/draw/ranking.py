@@ -1,4 +1,4 @@
-"""Best of several: the model looks at its own pictures and says which show what was asked for. None is hidden."""
+"""Best of several: the model says how well each picture shows its prompt. No picture is removed."""
 
 from __future__ import annotations
 
@@ -15,21 +15,25 @@ from janus_app.ui.context import PageContext
 
 
 def ranked(
-    page: PageContext, kept: list[SavedImage], index: int, selected: str | None, language: str
+    page: PageContext, items: list[SavedImage], index: int, selected: str | None, language: str
 ) -> Iterator[tuple[str, list[SavedImage] | None]]:
-    """What to say and, once, the shelf with the pictures of the chosen one's prompt first, best first, with scores."""
+    """Rank the pictures that share the prompt of `items[index]`.
+
+    Yields what to show as status and, once, the gallery's pictures in their new order: the ranked ones first, best
+    first and with scores.
+    """
     say = page.texts.say
-    if not kept:
+    if not items:
         yield message(say("token_none", language), "warning"), None
         return
-    prompt = kept[min(index, len(kept) - 1)].record.prompt
-    asked = [print_ for print_ in kept if print_.record.prompt == prompt]
+    prompt = items[min(index, len(items) - 1)].record.prompt
+    candidates = [item for item in items if item.record.prompt == prompt]
 
     def job() -> Iterator[Event]:
         try:
-            images = tuple(open_picture(print_.shown) for print_ in asked)
+            images = tuple(open_picture(item.shown) for item in candidates)
         except OSError:
-            raise AppError("One of the pictures is no longer there. Draw again.") from None
+            raise AppError("rank_picture_gone") from None
         return page.job(selected, RankRequest(prompt, images))
 
     for frame in watch(job, page.texts, language):
@@ -38,8 +42,9 @@ def ranked(
         elif frame.finished is None or not frame.finished.scores:
             yield frame.status + messages(frame.notices), None
         else:
-            scored = [replace(p, score=score) for p, score in zip(asked, frame.finished.scores, strict=True)]
-            scored.sort(key=lambda print_: -(print_.score or 0.0))
-            others = [print_ for print_ in kept if print_.record.prompt != prompt]
+            scores = frame.finished.scores
+            scored = [replace(item, score=score) for item, score in zip(candidates, scores, strict=True)]
+            scored.sort(key=lambda item: -(item.score or 0.0))
+            others = [item for item in items if item.record.prompt != prompt]
             line = say("ranked", language, count=len(scored), seed=scored[0].record.seed)
             yield message(line, "done") + messages(frame.notices), [*scored, *others]

@@ -1,4 +1,4 @@
-"""The draw tab: words to pictures, watched row by row; every picture can be drawn again from its record."""
+"""The draw tab: a prompt becomes pictures, previewed while they are drawn; each can be drawn again from metadata."""
 
 from __future__ import annotations
 
@@ -7,348 +7,277 @@ from dataclasses import dataclass
 from typing import Any
 
 import gradio as gr
+from gradio.components import Component
 
 from janus_app.errors import AppError
 from janus_app.models.registry import get_family
 from janus_app.outputs.metadata import ImageMetadata, read_metadata, request_of
 from janus_app.registry.types import Variant
 from janus_app.types import GenerateRequest
-from janus_app.ui.common import browser_settings
-from janus_app.ui.common.actions import Actions, BrowserDownload, action_row, halt
+from janus_app.ui.common.actions import BrowserDownload, halt
 from janus_app.ui.common.alt_text import alts_html
-from janus_app.ui.common.controls import (
-    flow_controls,
-    flow_settings,
-    flow_updates,
-    negative_box,
-    run_or_stop,
-    sampling_sliders,
-    seed_row,
-)
-from janus_app.ui.common.detail import detail_html
-from janus_app.ui.common.drawing import draw, gallery_value, newest_first
+from janus_app.ui.common.drawing import draw
 from janus_app.ui.common.html import empty, message
-from janus_app.ui.common.more import more
-from janus_app.ui.common.saved_images import SavedImage
+from janus_app.ui.common.results import newest_first
 from janus_app.ui.context import (
-    EXAMPLES,
     JOB,
     QUICK,
     PageContext,
+    Updates,
+    Values,
+    api_endpoint,
+    attach,
     example_updates,
     first_seed,
-    number,
-    public,
     random_seed,
-    slider_update,
     whole_number,
 )
 from janus_app.ui.i18n import Texts
-from janus_app.ui.tabs.draw import presets_panel, prompt_helper, token_view
+from janus_app.ui.tabs.draw import browser_settings, presets_panel
+from janus_app.ui.tabs.draw.panels import InputPanel, ResultsPanel, build_input_panel, build_results_panel
+from janus_app.ui.tabs.draw.prompt_helper import PromptHandlers
 from janus_app.ui.tabs.draw.ranking import ranked
+from janus_app.ui.tabs.draw.token_view import Inspected, TokenHandlers
 from janus_app.workflows.token_heatmap import continued_request
-
-SETTINGS = ("count", "guidance", "temperature")
 
 
 @dataclass(frozen=True)
 class DrawTab:
-    """The selected picture (`shelf[chosen]`) with its row of actions, and the controls a record fills.
+    panel: InputPanel
+    right: ResultsPanel
 
-    `shown` takes what `on_shelf` gives; `tokens` is the token view of the selected picture.
-    """
+    @property
+    def settings(self) -> set[Component]:
+        """The components that `restore` sets."""
+        return {*self.panel.controls.all, self.panel.turbo}
 
-    gallery_items: gr.State
-    chosen: gr.State
-    row: Actions
-    restored: list[Any]  # in the order of `restored_values`
-    shown: list[Any]
-    tokens: token_view.TokenView
+    def restore(self, asked: GenerateRequest, new_seed: bool = False) -> Updates:
+        """The controls as they stood for one picture of a request, with its seed or a new one for each run."""
+        return {**self.panel.controls.restore(asked, new_seed), self.panel.turbo: asked.turbo}
 
 
 def build(
     page: PageContext,
     variant: gr.Dropdown,
-    seen: gr.Textbox,
+    model_changed: gr.Textbox,
     demo: gr.Blocks,
     browser: BrowserDownload,
     stored: gr.BrowserState,
 ) -> DrawTab:
-    label = page.texts.label
-    gallery_items, chosen, dropped = gr.State([]), gr.State(0), gr.State(None)
+    """Build the tab. `model_changed` changes when this browser tab learns of another loaded model."""
     with gr.Row(elem_classes="two-columns"):
         with gr.Column(scale=4, min_width=300):
-            prompt = gr.Textbox(
-                label=label("prompt"), placeholder=label("prompt_hint"), lines=3, max_lines=8, elem_id="draw-prompt"
-            )
-            with gr.Row(elem_classes="chips", elem_id="draw-examples"):
-                examples = [
-                    gr.Button("", size="sm", visible=False, elem_id=f"draw-example-{i}", min_width=60)
-                    for i in range(EXAMPLES)
-                ]
-            with gr.Row(elem_classes="run-row"):
-                run = gr.Button(label("draw"), variant="primary", elem_id="draw-run", min_width=120, scale=2)
-                stop = gr.Button(
-                    label("stop"), variant="stop", elem_id="draw-stop", min_width=120, scale=2, visible=False
-                )
-                helping = prompt_helper.buttons(page)
-            helper = prompt_helper.panel(page, *helping)
-            count = gr.Slider(1, 16, 4, step=1, label=label("count"), elem_id="draw-count")
-            seed, fresh = seed_row(label, "draw")
-            with gr.Accordion(label("settings"), open=False, elem_id="draw-settings"):
-                presets = presets_panel.controls(page)
-                guidance, temperature = sampling_sliders(label, "draw")
-                flow = flow_controls(label, "draw")
-                negative = negative_box(label, "draw")
-                turbo = gr.Checkbox(False, label=label("turbo"), info=label("turbo_info"), elem_id="draw-turbo")
-                knobs = [count, guidance, temperature, *flow.all]
-                again = gr.Button(label("last_seed"), size="sm", elem_id="draw-last-seed", min_width=60)
-                presets_panel.keeping(page, presets, variant, knobs)
-            with gr.Accordion(label("from_png"), open=False, elem_id="draw-from"):
-                drop = gr.File(label=label("drop_png"), file_types=[".png"], elem_id="draw-drop", height=130)
-                drop_note = gr.HTML(elem_id="draw-drop-note", padding=False)
-                exact = gr.Button(label("redraw_tokens"), size="sm", visible=False, elem_id="draw-exact")
+            panel = build_input_panel(page)
         with gr.Column(scale=7, min_width=320, elem_classes="results"):
-            status = gr.HTML(elem_id="draw-status", padding=False)
-            notes = gr.HTML(elem_id="draw-notes", padding=False)
-            preview_grid = gr.HTML(elem_id="draw-easel", padding=False)
-            # Not in sight while it is empty, by style.css: Gradio forgets what a tab nobody opened is told to show.
-            gallery = gr.Gallery(
-                label=label("pictures"),
-                show_label=False,
-                columns=4,
-                height="auto",
-                object_fit="contain",
-                format="png",
-                buttons=["download", "download_all", "fullscreen"],
-                interactive=False,
-                elem_id="draw-gallery",
+            right = build_results_panel(page, browser)
+    tab = DrawTab(panel, right)
+    handlers = DrawHandlers(page, tab, variant)
+    handlers.wire_jobs()
+    handlers.wire_pictures()
+    controls = panel.controls
+    presets_panel.wire(page, panel.presets, variant, controls)
+    if panel.saving:
+        presets_panel.wire_saving(page, panel.saving, panel.presets, variant, controls)
+    TokenHandlers(page, right.tokens, right.results, variant).wire()
+    runs: list[Callable[..., Any]] = [panel.buttons.run.click, controls.prompt.submit]
+    restore_settings = browser_settings.wire(page, stored, variant, controls, runs)
+    shown = {right.output.preview_grid, panel.buttons.run, *panel.examples, *controls.by_setting.values(), panel.turbo}
+    for moment in (demo.load, model_changed.change):
+        inputs = {variant, right.results.items}
+        restore_settings(attach(moment, handlers.refresh, inputs, {*shown, *panel.presets.all}, **QUICK))
+    return tab
+
+
+class DrawHandlers:
+    def __init__(self, page: PageContext, tab: DrawTab, variant: gr.Dropdown) -> None:
+        self.page, self.variant = page, variant
+        self.panel, self.controls = tab.panel, tab.panel.controls
+        self.output, self.results, self.tokens = tab.right.output, tab.right.results, tab.right.tokens
+        self.right, self.tab = tab.right, tab
+
+    def draw(self, values: Values, request: gr.Request) -> Iterator[Updates]:
+        first = first_seed(values[self.controls.new_seed], values[self.controls.seed])
+
+        def make() -> GenerateRequest:
+            turbo = bool(values[self.panel.turbo])
+            return GenerateRequest(**self.controls.settings(values, first), turbo=turbo)
+
+        yield from self._run(values, make, request, {self.controls.seed: first})
+
+    def redraw(self, values: Values, request: gr.Request) -> Iterator[Updates]:
+        """The dropped picture again, from its image tokens."""
+        record: ImageMetadata | None = values[self.panel.dropped.metadata]
+        if record is not None:
+            yield from self._run(values, lambda: request_of(record), request)
+
+    def draw_on(self, values: Values, request: gr.Request) -> Iterator[Updates]:
+        """The inspected picture, drawn anew from the chosen patch on."""
+        yield from self._draw_on(values, None, request)
+
+    def draw_with(self, values: Values, request: gr.Request) -> Iterator[Updates]:
+        """The same with the chosen alternative in that patch."""
+        yield from self._draw_on(values, values[self.tokens.token], request)
+
+    def _draw_on(self, values: Values, token: int | None, request: gr.Request) -> Iterator[Updates]:
+        inspected: Inspected | None = values[self.tokens.inspected]
+        seed = random_seed()
+
+        def make() -> GenerateRequest:
+            if inspected is None:
+                raise AppError("inspect_first")
+            return continued_request(
+                inspected.record, whole_number(values[self.tokens.patch], "input_cell") - 1, seed, token
             )
-            with gr.Column(elem_classes="chosen"):  # in sight when the gallery is
-                detail = gr.HTML(elem_id="draw-detail", padding=False)
-                row = action_row(page, "draw")
-                with gr.Row(elem_classes="actions"):
-                    reuse = gr.Button(label("reuse_seed"), size="sm", elem_id="draw-reuse", min_width=60)
-                    rank = gr.Button(label("rank"), size="sm", elem_id="draw-rank", min_width=60)
-                tokens = token_view.build(page)
-                written = more(page, "draw", [gallery_items, chosen], lambda kept, index: kept[index], browser)
-            alts = gr.HTML(elem_id="draw-alts", elem_classes="unseen", padding=False)
 
-    outputs = [preview_grid, status, notes, gallery, gallery_items, chosen, detail, seed, run, stop]
-    controls = [prompt, negative, count, guidance, temperature, fresh, seed]
-    restored = [*controls, turbo, *flow.all]  # what a dropped picture fills
+        yield from self._run(values, make, request)
 
-    def stream(
-        kept: list[SavedImage],
-        selected: str | None,
-        make: Callable[[], GenerateRequest],
-        shown_seed: Any,
-        language: str,
-    ) -> Iterator[tuple[Any, ...]]:
-        rest = (gr.skip(),) * 4
-        yield "", "", "", *rest, shown_seed, *run_or_stop(running=True)
-        for view in draw(page, selected, make, language):
-            sheet = gr.skip() if view.preview_grid is None else view.preview_grid
+    def _run(
+        self, values: Values, make: Callable[[], GenerateRequest], request: gr.Request, started: Updates | None = None
+    ) -> Iterator[Updates]:
+        """Run the request that `make` builds, and put its pictures before the others of the gallery."""
+        language = self.page.language(request)
+        yield {**self.output.cleared(), **(started or {}), **self.panel.buttons.updates(running=True)}
+        for view in draw(self.page, values[self.variant], make, language):
+            updates = self.output.updates(view)
             if view.saved:
-                kept = newest_first(kept, view.saved)
-                sight = on_shelf(page, kept, 0, language)
-                yield sheet, view.status, view.notes, *sight, gr.skip(), gr.skip(), gr.skip()
-            else:
-                yield sheet, view.status, view.notes, *rest, gr.skip(), gr.skip(), gr.skip()
-        yield gr.skip(), gr.skip(), gr.skip(), *rest, gr.skip(), *run_or_stop(running=False)
+                items = newest_first(values[self.results.items], view.saved)
+                updates |= self.results.show(self.page, items, 0, language)
+            yield updates
+        yield self.panel.buttons.updates(running=False)
 
-    def on_draw(
-        prompt: str,
-        negative: str,
-        count: Any,
-        guidance: Any,
-        temperature: Any,
-        new_seed: bool,
-        seed: Any,
-        model: str | None,
-        kept: list[SavedImage],
-        steps: Any,
-        solver: str | None,
-        guidance_start: Any,
-        guidance_end: Any,
-        turbo: bool,
-        request: gr.Request,
-    ) -> Iterator[tuple[Any, ...]]:
-        first = first_seed(new_seed, seed)
+    def rank(self, values: Values, request: gr.Request) -> Iterator[Updates]:
+        page, results, language = self.page, self.results, self.page.language(request)
+        items, index = values[results.items], values[results.chosen]
+        for line, ordered in ranked(page, items, index, values[self.variant], language):
+            shown = results.show(page, ordered, 0, language) if ordered else {}
+            yield {self.output.status: line, **shown}
 
-        def make() -> GenerateRequest:
-            return GenerateRequest(
-                prompt=prompt or "",
-                negative=(negative or "").strip(),
-                count=whole_number(count, "The number of pictures"),
-                guidance=number(guidance, "Guidance"),
-                temperature=number(temperature, "Temperature"),
-                seed=whole_number(first, "Seed"),
-                turbo=bool(turbo),
-                **flow_settings(steps, solver, guidance_start, guidance_end),
-            )
+    def stopped(self, request: gr.Request) -> Updates:
+        line = message(self.page.texts.say("draw_stopped", self.page.language(request)))
+        return {self.output.status: line, **self.panel.buttons.updates(running=False)}
 
-        yield from stream(kept, model, make, first, page.language(request))
+    def choose(self, values: Values, request: gr.Request, event: gr.SelectData) -> Updates:
+        items = values[self.results.items]
+        return self.results.choose(self.page, items, int(event.index), self.page.language(request))
 
-    def on_exact(
-        record: ImageMetadata | None, selected: str | None, kept: list[SavedImage], request: gr.Request
-    ) -> Iterator[tuple[Any, ...]]:
-        if record is None:
-            return
-        yield from stream(kept, selected, lambda: request_of(record), gr.skip(), page.language(request))
+    def list_alt_texts(self, values: Values) -> Updates:
+        return {self.right.alt_texts: alts_html(values[self.results.items])}
 
-    def on_draw_on(
-        looked: token_view.Looked | None,
-        patch: Any,
-        token: int | None,
-        selected: str | None,
-        kept: list[SavedImage],
-        request: gr.Request,
-    ) -> Iterator[tuple[Any, ...]]:
-        """The picture the token view shows, anew from its chosen patch on; with `token` in that patch's place."""
-        language, other = page.language(request), random_seed()
+    def show_description(self, values: Values, request: gr.Request) -> Updates:
+        items, index = values[self.results.items], values[self.results.chosen]
+        chosen = self.results.choose(self.page, items, index, self.page.language(request))
+        return {**chosen, **self.list_alt_texts(values)}
 
-        def make() -> GenerateRequest:
-            if looked is None:
-                raise AppError("Look into a picture first, then choose one of its patches.")
-            return continued_request(looked.record, whole_number(patch, "The patch") - 1, other, token)
+    def use_last_seed(self, values: Values) -> Updates:
+        items = values[self.results.items]
+        seed = items[0].record.seed if items else values[self.controls.seed]
+        return {self.controls.seed: seed, self.controls.new_seed: False}
 
-        yield from stream(kept, selected, make, gr.skip(), language)
-
-    def on_draw_from(looked: Any, patch: Any, selected: str | None, kept: list[SavedImage], request: gr.Request) -> Any:
-        yield from on_draw_on(looked, patch, None, selected, kept, request)
-
-    def on_rank(
-        kept: list[SavedImage], index: int, selected: str | None, request: gr.Request
-    ) -> Iterator[tuple[Any, ...]]:
-        language = page.language(request)
-        for line, ordered in ranked(page, kept, index, selected, language):
-            rest = (gr.skip(),) * 4 if ordered is None else on_shelf(page, ordered, 0, language)
-            yield line, *rest
-
-    def stopped(request: gr.Request) -> tuple[Any, ...]:
-        line = message(page.texts.say("draw_stopped", page.language(request)))
-        return gr.skip(), line, *(gr.skip(),) * 6, *run_or_stop(running=False)
-
-    def choose(kept: list[SavedImage], request: gr.Request, event: gr.SelectData) -> tuple[Any, ...]:
-        index = min(int(event.index), len(kept) - 1)
-        return index, detail_html(page, kept[index], page.language(request))
-
-    def told_anew(kept: list[SavedImage], index: int, request: gr.Request) -> tuple[Any, ...]:
-        return detail_html(page, kept[index], page.language(request)), alts_html(kept)
-
-    def on_drop(path: str | None, request: gr.Request) -> tuple[Any, ...]:
-        language = page.language(request)
-        stay = (gr.skip(),) * len(restored)
+    def read_dropped(self, values: Values, request: gr.Request) -> Updates:
+        """The settings of a dropped picture, and a button to draw it again where it has image tokens."""
+        dropped, language, path = self.panel.dropped, self.page.language(request), values[self.panel.dropped.file]
+        nothing: Updates = {dropped.note: "", dropped.redraw: gr.update(visible=False), dropped.metadata: None}
         if not path:
-            return "", gr.update(visible=False), None, *stay
+            return nothing
         try:
             record = read_metadata(path)
-            asked = request_of(record)
+            restored = self.tab.restore(request_of(record))
         except AppError as error:
-            text = page.texts.text(error, language)
-            return message(text, "error"), gr.update(visible=False), None, *stay
-        return (
-            drop_note_html(page, record, language),
-            gr.update(visible=bool(record.image_tokens)),
-            record,
-            *restored_values(asked),
+            return {**nothing, dropped.note: message(self.page.texts.text(error, language), "error")}
+        return {
+            dropped.note: dropped_note_html(self.page, record, language),
+            dropped.redraw: gr.update(visible=bool(record.image_tokens)),
+            dropped.metadata: record,
+            **restored,
+        }
+
+    def refresh(self, values: Values, request: gr.Request) -> Updates:
+        """The controls, presets and examples of the variant whose settings the page shows."""
+        page, panel, language = self.page, self.panel, self.page.language(request)
+        now = page.variant(values[self.variant])
+        updates: Updates = {
+            panel.buttons.run: gr.update(interactive="generate" in now.verbs),
+            **example_updates(panel.examples, now.prompts("generate", language)),
+            **self.controls.variant_updates(page, now, language),
+            panel.turbo: gr.update(visible=get_family(now.family).drawing == "tokens"),
+            **panel.presets.variant_updates(page, now, language),
+        }
+        if not values[self.results.items]:
+            title = page.texts.say("draw_empty_title", language)
+            updates[self.output.preview_grid] = empty(title, draw_hint(page.texts, now, language))
+        return updates
+
+    def parameters(self) -> dict[str, Component]:
+        """The inputs of `draw` under the names, and in the order, that the API promises."""
+        controls = self.controls
+        names = ("prompt", "negative", "count", "guidance", "temperature", "new_seed", "seed")
+        return {
+            **{name: getattr(controls, name) for name in names},
+            "model": self.variant,
+            "gallery_items": self.results.items,  # programs do not send it
+            "steps": controls.flow.steps,
+            "solver": controls.flow.solver,
+            "guidance_start": controls.flow.start,
+            "guidance_end": controls.flow.end,
+            "turbo": self.panel.turbo,
+        }
+
+    def wire_jobs(self) -> None:
+        panel, output, results, tokens = self.panel, self.output, self.results, self.tokens
+        parameters = self.parameters()
+        # Programs read the answers of the API by place.
+        outputs = [
+            output.preview_grid, output.status, output.notes, results.gallery, results.items, results.chosen,
+            results.detail, self.controls.seed, panel.buttons.run, panel.buttons.stop,
+        ]  # fmt: skip
+        common: set[Component] = {self.variant, results.items}
+        patch = {tokens.inspected, tokens.patch, tokens.token, *common}
+        helper = PromptHandlers(
+            self.page, panel.helper, self.controls.prompt, self.variant, output.status, panel.buttons
         )
-
-    def refresh(selected: str | None, kept: list[SavedImage], request: gr.Request) -> list[Any]:
-        language = page.language(request)
-        now = page.variant(selected)
-        say = page.texts.say
-        blank = gr.skip() if kept else empty(say("draw_empty_title", language), draw_hint(page.texts, now, language))
-        sliders = [slider_update(now.settings.get(name)) for name in SETTINGS]
-        return [
-            blank,
-            gr.update(interactive="generate" in now.verbs),
-            *example_updates(now.prompts("generate", language)),
-            *sliders,
-            *flow_updates(page, now, language),
-            gr.update(visible=get_family(now.family).drawing == "tokens"),
-            *refresh_presets(now, language),
+        jobs = [
+            panel.buttons.run.click(outputs=outputs, **api_endpoint("draw", self.draw, parameters)),
+            attach(self.controls.prompt.submit, self.draw, set(parameters.values()), outputs, **JOB),
+            attach(panel.dropped.redraw.click, self.redraw, {panel.dropped.metadata, *common}, outputs, **JOB),
+            attach(tokens.draw_on.click, self.draw_on, patch, outputs, **JOB),
+            attach(tokens.draw_with.click, self.draw_with, patch, outputs, **JOB),
+            helper.wire(),
         ]
+        halt(panel.buttons.stop.click, jobs).then(self.stopped, None, outputs, **QUICK)
+        attach(self.right.rank.click, self.rank, {results.chosen, *common}, {output.status, *results.all}, **JOB)
 
-    inputs = [
-        *controls,
-        variant,
-        gallery_items,
-        *flow.all,
-        turbo,
-    ]  # programs call this by name, and older ones by place
-    drawing: list[Any] = [
-        run.click(on_draw, inputs, outputs, **public("draw")),
-        prompt.submit(on_draw, inputs, outputs, **JOB),
-        exact.click(on_exact, [dropped, variant, gallery_items], outputs, **JOB),
-        tokens.draw_on.click(on_draw_from, [tokens.looked, tokens.patch, variant, gallery_items], outputs, **JOB),
-        tokens.draw_with.click(
-            on_draw_on, [tokens.looked, tokens.patch, tokens.token, variant, gallery_items], outputs, **JOB
-        ),
-    ]
-    drawing.append(prompt_helper.wire(page, helper, prompt, variant, [status, run, stop]))
-    refresh_presets = presets_panel.wire(page, presets, variant, prompt, knobs)
-    recall = browser_settings.wire(page, stored, variant, knobs, [run.click, prompt.submit])
-    shown = [gallery, gallery_items, chosen, detail]
-    rank.click(on_rank, [gallery_items, chosen, variant], [status, *shown], **JOB)
-    token_view.wire(page, tokens, gallery_items, chosen, variant)
-    halt(stop.click, drawing).then(stopped, None, outputs, **QUICK)
-    gallery.select(choose, gallery_items, [chosen, detail], **QUICK)
-    gallery.change(alts_html, gallery_items, alts, **QUICK)
-    written.then(told_anew, [gallery_items, chosen], [detail, alts], **QUICK)
-    reuse.click(lambda kept, index: (kept[index].record.seed, False), [gallery_items, chosen], [seed, fresh], **QUICK)
-    again.click(
-        lambda kept, s: (kept[0].record.seed if kept else s, False), [gallery_items, seed], [seed, fresh], **QUICK
-    )
-    drop.change(on_drop, drop, [drop_note, exact, dropped, *restored], **QUICK)
-    for example in examples:
-        example.click(lambda text: text, example, prompt, **QUICK)
-    told = [preview_grid, run, *examples, *knobs, turbo, presets.preset, presets.style, presets.note]
-    for moment in (demo.load, seen.change):
-        recall(moment(refresh, [variant, gallery_items], told, **QUICK))
-    return DrawTab(gallery_items, chosen, row, restored, shown, tokens)
-
-
-def on_shelf(page: PageContext, kept: list[SavedImage], index: int, language: str) -> tuple[Any, ...]:
-    """The pictures `kept` in sight with one of them selected, in the order of `DrawTab.shown`."""
-    pictures = gr.update(value=gallery_value(kept, page, language), selected_index=None)
-    return pictures, kept, index, detail_html(page, kept[index], language)
-
-
-def restored_values(asked: GenerateRequest, fresh: bool = False) -> tuple[Any, ...]:
-    """The draw tab's controls for a request, with its own seed or a new one each time."""
-    return (
-        asked.prompt,
-        asked.negative,
-        1,
-        gr.update(value=asked.guidance, maximum=max(10, asked.guidance)),
-        asked.temperature,
-        fresh,
-        asked.seed,
-        asked.turbo,
-        asked.steps,
-        asked.solver,
-        *asked.guidance_interval,
-    )
+    def wire_pictures(self) -> None:
+        panel, controls, results, alt_texts = self.panel, self.controls, self.results, self.right.alt_texts
+        seeds = {controls.seed, controls.new_seed}
+        attach(results.gallery.select, self.choose, {results.items}, {results.chosen, results.detail}, **QUICK)
+        attach(results.gallery.change, self.list_alt_texts, {results.items}, alt_texts, **QUICK)
+        described = {results.chosen, results.detail, alt_texts}
+        attach(self.right.described.then, self.show_description, results.source.inputs, described, **QUICK)
+        reuse_seed = results.reuse_seed(controls.seed, controls.new_seed)
+        attach(self.right.reuse.click, reuse_seed, results.source.inputs, seeds, **QUICK)
+        attach(panel.last_seed.click, self.use_last_seed, {results.items, controls.seed}, seeds, **QUICK)
+        dropped = panel.dropped
+        read = {dropped.note, dropped.redraw, dropped.metadata, *self.tab.settings}
+        attach(dropped.file.change, self.read_dropped, {dropped.file}, read, **QUICK)
+        for example in panel.examples:
+            attach(example.click, lambda text: text, example, controls.prompt, **QUICK)
 
 
 def draw_hint(texts: Texts, variant: Variant, language: str) -> str:
-    """What to do on an empty tab, and how the picture will appear."""
-    if "generate" not in variant.verbs:
-        return texts.say("draw_cannot", language, title=variant.title)
+    """What to do while no picture is drawn yet, and how this variant's pictures will appear."""
     by_rows = get_family(variant.family).drawing == "tokens"
-    return texts.say("draw_empty_rows" if by_rows else "draw_empty_steps", language, title=variant.title)
+    key = "draw_empty_rows" if by_rows else "draw_empty_steps"
+    return texts.say(key if "generate" in variant.verbs else "draw_cannot", language, title=variant.title)
 
 
-def drop_note_html(page: PageContext, record: ImageMetadata, language: str) -> str:
+def dropped_note_html(page: PageContext, record: ImageMetadata, language: str) -> str:
     """What was read from a dropped picture, and whether the loaded model is the one that drew it."""
     say = page.texts.say
     lines = message(say("drop_read", language, title=record.title, seed=record.seed), "done")
-    resident = page.loaded_variant()
+    loaded = page.loaded_variant()
     if record.verb == "edit":
         again = "drop_edit" if record.image_tokens else "drop_edit_flow"
         lines += message(say(again, language), "warning")
-    if resident is None or resident.id != record.model:
+    if loaded is None or loaded.id != record.model:
         lines += message(say("drop_other_model", language, title=record.title), "warning")
     return lines

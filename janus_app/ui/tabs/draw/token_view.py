@@ -1,7 +1,7 @@
-"""The token view: what the model was sure of in a picture, patch by patch, and drawing on from any of them.
+"""The token view: how certain the model was of each patch of a picture, and continuing the drawing from any of them.
 
-The facts are asked of the model when the view is opened, from the picture's record alone, so any picture with image
-tokens has them: one drawn just now, one of the history, one dropped on the page.
+The model computes the facts when the view is opened, from the picture's metadata alone. So they are available for
+every picture with image tokens: one drawn just now, one of the history, one dropped on the page.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ from janus_app.types import Inspection, SwapRequest
 from janus_app.ui.common.actions import press
 from janus_app.ui.common.html import facts, message, messages
 from janus_app.ui.common.jobs import watch
-from janus_app.ui.common.saved_images import SavedImage
-from janus_app.ui.context import JOB, QUICK, PageContext, whole_number
+from janus_app.ui.common.results import ResultGallery
+from janus_app.ui.context import JOB, QUICK, PageContext, Updates, Values, attach, whole_number
 from janus_app.workflows.token_heatmap import MEASURES, RAMP, heatmap, inspection_request, patch_side
 
-OTHERS = 8  # alternatives told and shown for a patch
-WINDOW = 9  # patches in a row of a thumbnail of an alternative
+ALTERNATIVES = 8  # listed and shown for a patch
+WINDOW = 9  # patches per row of an alternative's thumbnail
 
 
 @dataclass(frozen=True)
-class Looked:
-    """The picture that was looked into: its record, and what was found."""
+class Inspected:
+    """The picture that was inspected: its metadata, and the facts of its tokens."""
 
     record: ImageMetadata
     inspection: Inspection
@@ -38,7 +38,7 @@ class Looked:
 
 @dataclass(frozen=True)
 class TokenView:
-    """The view's widgets. `looked` holds a Looked, `token` the alternative that was chosen for `patch`, or None."""
+    """`inspected` holds an Inspected, `token` the alternative that is chosen for `patch`; both may hold None."""
 
     frame: gr.Accordion
     look: gr.Button
@@ -49,20 +49,20 @@ class TokenView:
     patch: gr.Number
     facts: gr.HTML
     heading: gr.HTML
-    others: gr.Gallery
+    alternatives: gr.Gallery
     draw_on: gr.Button
     draw_with: gr.Button
-    looked: gr.State
+    inspected: gr.State
     token: gr.State
 
 
 def build(page: PageContext) -> TokenView:
-    """The widgets, where they stand; `wire` gives them their meaning."""
+    """The components of the view in the current place of the page."""
     label = page.texts.label
     with gr.Accordion(label("token_view"), open=False, elem_id="tokens") as frame:
         look = gr.Button(label("token_look"), size="sm", elem_id="tokens-look", min_width=60)
         status = gr.HTML(elem_id="tokens-status", padding=False)
-        with gr.Column(elem_classes="tokens"):  # in sight when the map is, by style.css
+        with gr.Column(elem_classes="tokens"):  # style.css shows it when there is a map
             measure = gr.Radio(list(MEASURES), value="entropy", label=label("token_measure"), elem_id="tokens-measure")
             picture = gr.Image(
                 label=label("token_map"),
@@ -74,12 +74,14 @@ def build(page: PageContext) -> TokenView:
                 elem_id="tokens-map",
             )
             legend = gr.HTML(elem_id="tokens-legend", padding=False)
-            patch = gr.Number(  # its range is told below it: Gradio would answer another number with its own words
-                1, precision=0, label=label("token_patch"), info=label("token_patch_info"), elem_id="tokens-patch"
+            patch = (
+                gr.Number(  # the range is in its info: with `maximum`, Gradio would refuse a number in its own words
+                    1, precision=0, label=label("token_patch"), info=label("token_patch_info"), elem_id="tokens-patch"
+                )
             )
-            told = gr.HTML(elem_id="tokens-facts", padding=False)
+            patch_facts = gr.HTML(elem_id="tokens-facts", padding=False)
             heading = gr.HTML(elem_id="tokens-heading", padding=False)
-            others = gr.Gallery(
+            alternatives = gr.Gallery(
                 label=label("token_others"),
                 show_label=False,
                 columns=4,
@@ -100,151 +102,173 @@ def build(page: PageContext) -> TokenView:
                 region = gr.Button(label("token_region"), size="sm", elem_id="tokens-region", min_width=60)
     region.click(**press("draw-to-edit"))
     return TokenView(
-        frame, look, status, measure, picture, legend, patch, told, heading, others, draw_on, draw_with,
+        frame, look, status, measure, picture, legend, patch, patch_facts, heading, alternatives, draw_on, draw_with,
         gr.State(None), gr.State(None),
     )  # fmt: skip
 
 
-def wire(page: PageContext, view: TokenView, gallery_items: gr.State, chosen: gr.State, variant: gr.Dropdown) -> None:
-    """Looking, choosing a measure and a patch, and the pictures its alternatives would make."""
-    say = page.texts.say
+@dataclass(frozen=True)
+class TokenHandlers:
+    """Inspecting the chosen picture, choosing a measure and a patch, and the pictures its alternatives would make."""
 
-    def on_look(
-        kept: list[SavedImage], index: int, selected: str | None, request: gr.Request
-    ) -> Iterator[tuple[Any, ...]]:
-        language = page.language(request)
-        stay = (gr.skip(),) * 8
-        if not kept:
-            yield message(say("token_none", language), "warning"), *stay
+    page: PageContext
+    view: TokenView
+    results: ResultGallery
+    variant: gr.Dropdown
+
+    def inspect(self, values: Values, request: gr.Request) -> Iterator[Updates]:
+        page, view, language = self.page, self.view, self.page.language(request)
+        if not values[self.results.items]:
+            yield {view.status: message(page.texts.say("token_none", language), "warning")}
             return
-        record = kept[min(index, len(kept) - 1)].record
-        for frame in watch(lambda: page.job(selected, inspection_request(record, OTHERS)), page.texts, language):
+        record = self.results.chosen_picture(values).record
+        selected = values[self.variant]
+        for frame in watch(lambda: page.job(selected, inspection_request(record, ALTERNATIVES)), page.texts, language):
             if frame.error:
-                yield message(frame.error, "error"), *stay
+                yield {view.status: message(frame.error, "error")}
             elif frame.finished is None or frame.finished.inspection is None:
-                yield frame.status + messages(frame.notices), *stay
+                yield {view.status: frame.status + messages(frame.notices)}
             else:
-                looked = Looked(record, frame.finished.inspection)
-                cells = looked.inspection.cells
-                place = max(range(len(cells)), key=lambda number: cells[number].entropy)  # where most was open
-                names = [(page.texts.named("measure", name, language), name) for name in MEASURES]
-                yield (
-                    whose(page, record, language),
-                    looked,
-                    gr.update(choices=names, value="entropy"),
-                    *seen(looked, "entropy", place, language),
-                    place + 1,
-                    [],
-                    f"<p>{escape(say('token_others', language))}</p>",
-                )
+                yield self._inspected(Inspected(record, frame.finished.inspection), language)
 
-    def seen(looked: Looked, measure: str, place: int, language: str) -> tuple[Any, ...]:
+    def _inspected(self, inspected: Inspected, language: str) -> Updates:
+        """The whole view, with the patch where the model was least certain."""
+        page, view, cells = self.page, self.view, inspected.inspection.cells
+        place = max(range(len(cells)), key=lambda number: cells[number].entropy)
+        names = [(page.texts.named("measure", name, language), name) for name in MEASURES]
+        return {
+            view.status: whose(page, inspected.record, language),
+            view.inspected: inspected,
+            view.measure: gr.update(choices=names, value="entropy"),
+            **self._patch(inspected, "entropy", place, language),
+            view.patch: place + 1,
+            view.alternatives: [],
+            view.heading: f"<p>{escape(page.texts.say('token_others', language))}</p>",
+        }
+
+    def _patch(self, inspected: Inspected, measure: str, place: int, language: str) -> Updates:
         """The heat map, its legend and the facts of the patch number `place`."""
-        sheet = heatmap(looked.inspection, MEASURES[measure], place)
-        words = say("token_map_alt", language, measure=page.texts.named("measure", measure, language))
-        return (
-            gr.update(value=sheet, alt_text=words),
-            legend_html(page, looked.inspection, measure, language),
-            facts_html(page, looked.inspection, place, language),
-        )
+        page, found = self.page, inspected.inspection
+        measured = page.texts.named("measure", measure, language)
+        words = page.texts.say("token_map_alt", language, measure=measured)
+        return {
+            self.view.picture: gr.update(value=heatmap(found, MEASURES[measure], place), alt_text=words),
+            self.view.legend: legend_html(page, found, measure, language),
+            self.view.facts: facts_html(page, found, place, language),
+        }
 
-    def on_choice(looked: Looked | None, measure: str, number: Any, request: gr.Request) -> tuple[Any, ...]:
-        if looked is None:
-            return (gr.skip(),) * 3
-        place = place_of(looked, number)
+    def choose(self, values: Values, request: gr.Request) -> Updates:
+        """Another measure or patch."""
+        view, language = self.view, self.page.language(request)
+        inspected: Inspected | None = values[view.inspected]
+        if inspected is None:
+            return gr.skip()
+        place = place_of(inspected, values[view.patch])
         if place is None:
-            last = len(looked.inspection.cells)
-            line = message(say("token_no_patch", page.language(request), last=last), "error")
-            return gr.skip(), gr.skip(), line
-        return seen(looked, measure, place, page.language(request))
+            last = len(inspected.inspection.cells)
+            return {view.facts: message(self.page.texts.say("token_no_patch", language, last=last), "error")}
+        return self._patch(inspected, values[view.measure], place, language)
 
-    def on_swap(
-        looked: Looked | None, number: Any, selected: str | None, request: gr.Request
-    ) -> Iterator[tuple[Any, ...]]:
-        """The picture with each alternative in the chosen place, likeliest first."""
-        language = page.language(request)
-        place = None if looked is None else place_of(looked, number)
-        if looked is None or place is None:
+    def swap(self, values: Values, request: gr.Request) -> Iterator[Updates]:
+        """The picture with each alternative in the chosen patch, likeliest first."""
+        page, view, language = self.page, self.view, self.page.language(request)
+        inspected: Inspected | None = values[view.inspected]
+        place = None if inspected is None else place_of(inspected, values[view.patch])
+        if inspected is None or place is None:
             return
-        yield "", gr.skip(), None, gr.update(interactive=False)
-        cell = looked.inspection.cells[place]
-        tokens = tuple(token for token, _ in cell.alternatives)
-        swap = SwapRequest(looked.record.image_tokens, place, tokens)
+        yield {view.status: "", view.token: None, view.draw_with: gr.update(interactive=False)}
+        cell = inspected.inspection.cells[place]
+        swap = SwapRequest(inspected.record.image_tokens, place, tuple(token for token, _ in cell.alternatives))
+        selected = values[self.variant]
         for frame in watch(lambda: page.job(selected, swap), page.texts, language):
             if frame.error:
-                yield message(frame.error, "error"), [], gr.skip(), gr.skip()
+                yield {view.status: message(frame.error, "error"), view.alternatives: []}
             elif frame.finished:
-                images = [around(looked, place, picture.image) for picture in frame.finished.pictures]
-                lines = [other_line(cell.token, *other) for other in cell.alternatives]
-                sheets = list(zip(images, lines, strict=True))
-                yield (
-                    whose(page, looked.record, language),
-                    gr.update(value=sheets, selected_index=None),
-                    None,
-                    gr.skip(),
-                )
+                images = [around(inspected, place, picture.image) for picture in frame.finished.pictures]
+                lines = [alternative_line(cell.token, *alternative) for alternative in cell.alternatives]
+                yield {
+                    view.status: whose(page, inspected.record, language),
+                    view.alternatives: gr.update(value=list(zip(images, lines, strict=True)), selected_index=None),
+                    view.token: None,
+                }
             else:
-                yield frame.status, gr.skip(), gr.skip(), gr.skip()
+                yield {view.status: frame.status}
 
-    def on_click(looked: Looked | None, event: gr.SelectData) -> Any:
-        """A click's pixel on the heat map as the number of its patch."""
-        if looked is None:
+    def click(self, values: Values, event: gr.SelectData) -> Updates:
+        """The pixel of a click on the heat map as the number of its patch."""
+        inspected: Inspected | None = values[self.view.inspected]
+        if inspected is None:
             return gr.skip()
-        columns, (x, y) = looked.inspection.columns, event.index
-        side = patch_side(looked.inspection)
-        return min(int(y) // side * columns + int(x) // side + 1, len(looked.inspection.cells))
+        found, (x, y) = inspected.inspection, event.index
+        side = patch_side(found)
+        return {self.view.patch: min(int(y) // side * found.columns + int(x) // side + 1, len(found.cells))}
 
-    def on_other(looked: Looked, number: Any, event: gr.SelectData) -> tuple[Any, ...]:
-        place = place_of(looked, number)
+    def choose_alternative(self, values: Values, event: gr.SelectData) -> Updates:
+        view, inspected = self.view, values[self.view.inspected]
+        place = place_of(inspected, values[view.patch])
         if place is None:
-            return None, gr.update(interactive=False)
-        token, _ = looked.inspection.cells[place].alternatives[int(event.index)]
-        return token, gr.update(interactive=True)
+            return {view.token: None, view.draw_with: gr.update(interactive=False)}
+        token, _ = inspected.inspection.cells[place].alternatives[int(event.index)]
+        return {view.token: token, view.draw_with: gr.update(interactive=True)}
 
-    v = view
-    shown = [v.picture, v.legend, v.facts]
-    v.look.click(
-        on_look,
-        [gallery_items, chosen, variant],
-        [v.status, v.looked, v.measure, *shown, v.patch, v.others, v.heading],
-        **JOB,
-    ).success(on_swap, [v.looked, v.patch, variant], [v.status, v.others, v.token, v.draw_with], **JOB)
-    v.measure.input(on_choice, [v.looked, v.measure, v.patch], shown, **QUICK)
-    v.picture.select(on_click, v.looked, v.patch, **QUICK)
-    moved = v.patch.change(on_choice, [v.looked, v.measure, v.patch], shown, trigger_mode="always_last", **QUICK)
-    moved.then(on_swap, [v.looked, v.patch, variant], [v.status, v.others, v.token, v.draw_with], **JOB)
-    v.others.select(on_other, [v.looked, v.patch], [v.token, v.draw_with], **QUICK)
+    def wire(self) -> None:
+        view = self.view
+        patch_shown = {view.picture, view.legend, view.facts}
+        everything = {view.status, view.inspected, view.measure, *patch_shown, view.patch, view.alternatives}
+        swap: tuple[Any, ...] = (
+            self.swap,
+            {view.inspected, view.patch, self.variant},
+            {view.status, view.alternatives, view.token, view.draw_with},
+        )
+        inspecting = attach(
+            view.look.click,
+            self.inspect,
+            {*self.results.source.inputs, self.variant},
+            {*everything, view.heading},
+            **JOB,
+        )
+        attach(inspecting.success, *swap, **JOB)
+        chosen = {view.inspected, view.measure, view.patch}
+        attach(view.measure.input, self.choose, chosen, patch_shown, **QUICK)
+        attach(view.picture.select, self.click, {view.inspected}, view.patch, **QUICK)
+        moved = attach(view.patch.change, self.choose, chosen, patch_shown, trigger_mode="always_last", **QUICK)
+        attach(moved.then, *swap, **JOB)
+        attach(
+            view.alternatives.select,
+            self.choose_alternative,
+            {view.inspected, view.patch},
+            {view.token, view.draw_with},
+            **QUICK,
+        )
 
 
-def place_of(looked: Looked, number: Any) -> int | None:
-    """The patch of a number box, 0 = the first; None where there is none of that number."""
+def place_of(inspected: Inspected, number: Any) -> int | None:
+    """The index of the patch in the number box, which counts from 1; None where there is no such patch."""
     try:
-        place = whole_number(number, "The patch") - 1
+        place = whole_number(number, "input_cell") - 1
     except AppError:
         return None
-    return place if 0 <= place < len(looked.inspection.cells) else None
+    return place if 0 <= place < len(inspected.inspection.cells) else None
 
 
 def whose(page: PageContext, record: ImageMetadata, language: str) -> str:
-    """Which picture the view is of, and a word where another model than its own tells the odds."""
+    """Which picture is shown, and a warning where the facts come from another model than the one that drew it."""
     line = message(page.texts.say("token_of", language, seed=record.seed, prompt=record.prompt), "done")
-    resident = page.loaded_variant()
-    if resident is not None and resident.id != record.model:
-        line += message(
-            page.texts.say("token_other_model", language, title=record.title, now=resident.title), "warning"
-        )
+    loaded = page.loaded_variant()
+    if loaded is not None and loaded.id != record.model:
+        line += message(page.texts.say("token_other_model", language, title=record.title, now=loaded.title), "warning")
     return line
 
 
-def other_line(drawn: int, token: int, share: float) -> str:
-    """An alternative's caption; the one that was drawn is marked."""
+def alternative_line(drawn: int, token: int, share: float) -> str:
+    """The caption of an alternative: its probability; the token that was drawn is marked."""
     text = f"{100 * share:.1f} %" if share >= 0.0005 else "< 0.1 %"
     return f"✓ {text}" if token == drawn else text
 
 
-def around(looked: Looked, place: int, picture: Image) -> Image:
-    """The patch with its neighbours, in a thumbnail: one of 24 x 24 patches would not be seen in a small whole."""
-    columns = looked.inspection.columns
+def around(inspected: Inspected, place: int, picture: Image) -> Image:
+    """The patch with its neighbours: in a thumbnail of the whole picture, one of 24 x 24 patches would be too small."""
+    columns = inspected.inspection.columns
     if columns <= WINDOW:
         return picture
     cell = picture.width // columns
@@ -253,7 +277,7 @@ def around(looked: Looked, place: int, picture: Image) -> Image:
 
 
 def legend_html(page: PageContext, found: Inspection, measure: str, language: str) -> str:
-    """The ramp with its ends in numbers, and what the measure means."""
+    """The colour ramp with the numbers of its ends, and what the measure means."""
     say, scale = page.texts.say, MEASURES[measure]
     colours = ", ".join(f"rgb{colour}" for colour in RAMP)
     unit = "%" if scale.unit == "%" else say("unit_bits", language)

@@ -1,4 +1,4 @@
-"""The picture editor of the edit tab: a picture to drop and, where the way of editing asks for it, a brush."""
+"""The picture editor of the edit tab: the picture to edit and, for methods that read a mask, a brush."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from janus_app.errors import AppError
 from janus_app.outputs.image_io import open_picture
 
 BRUSH = "rgba(255, 64, 129, 0.6)"
-PAINTED = 8  # alpha from which a pixel counts as painted: the brush's soft rim does not
+MIN_PAINTED_ALPHA = 8  # below it a pixel belongs to the soft rim of the brush and does not count as painted
 
 
 def picture_editor(label: Callable[[str], Any]) -> gr.ImageEditor:
@@ -34,24 +34,24 @@ def picture_editor(label: Callable[[str], Any]) -> gr.ImageEditor:
 
 
 def for_editor(path: str) -> dict[str, Any]:
-    """A served picture as the editor's blank canvas."""
+    """The value of the editor for a served picture with nothing painted on it."""
     return {"background": path, "layers": [], "composite": None}
 
 
 def picture_and_mask(value: dict[str, Any] | None) -> tuple[Image.Image, Image.Image | None]:
-    """The editor's picture, and where anything was painted over it (white), or None where nothing was.
+    """The editor's picture, and a mask that is white where it is painted over, or None where nothing is painted.
 
     Raises AppError where there is no picture.
     """
     background = (value or {}).get("background")
     if background is None:
-        raise AppError("There is no picture to edit. Put one into the editor, or send one over from the draw tab.")
+        raise AppError("editor_empty")
     picture = open_picture(background)
     painted = Image.new("L", picture.size, 0)
     for layer in (value or {}).get("layers") or ():
         if layer is None:
             continue
-        alpha = layer.convert("RGBA").getchannel("A").point(lambda a: 255 if a >= PAINTED else 0)
+        alpha = layer.convert("RGBA").getchannel("A").point(lambda a: 255 if a >= MIN_PAINTED_ALPHA else 0)
         painted = ImageChops.lighter(painted, alpha.resize(picture.size, Image.Resampling.NEAREST))
     return picture, painted if painted.getbbox() else None
 
@@ -62,5 +62,5 @@ def more_pictures(value: list[Any] | None) -> tuple[Image.Image, ...]:
 
 
 def fitted(picture: Image.Image, size: tuple[int, int]) -> Image.Image:
-    """The middle of the picture at the size of the result, so that the slider lays them exactly over each other."""
+    """The middle of the picture at the size of the result, so that the before/after slider aligns them."""
     return picture if picture.size == size else ImageOps.fit(picture, size, Image.Resampling.LANCZOS)

@@ -1,354 +1,201 @@
-"""The edit tab: a picture, a way of editing and what that way asks for; then before and after, compared."""
+"""The edit tab: a picture, an edit method and the settings of that method; then before and after, compared."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import gradio as gr
+from gradio.components import Component
 
 from janus_app.types import DESCRIBE, ChatRequest, EditRequest, Turn
-from janus_app.ui.common.actions import Actions, action_row, halt
-from janus_app.ui.common.controls import (
-    flow_controls,
-    flow_settings,
-    negative_box,
-    run_or_stop,
-    sampling_sliders,
-    saved_picture,
-    seed_row,
-)
-from janus_app.ui.common.detail import detail_html
-from janus_app.ui.common.drawing import draw, gallery_value, newest_first
+from janus_app.ui.common.actions import halt
+from janus_app.ui.common.drawing import draw
 from janus_app.ui.common.html import empty, message, messages
 from janus_app.ui.common.jobs import watch
-from janus_app.ui.common.saved_images import SavedImage
-from janus_app.ui.context import EXAMPLES, JOB, QUICK, PageContext, first_seed, number, whole_number
-from janus_app.ui.tabs.edit.editor import for_editor, more_pictures, picture_and_mask, picture_editor
-from janus_app.ui.tabs.edit.methods import tab_updates, uses, way_updates
-from janus_app.ui.tabs.edit.undo import Tree, tree_html
+from janus_app.ui.common.results import newest_first
+from janus_app.ui.context import JOB, QUICK, PageContext, Updates, Values, attach, first_seed, number
+from janus_app.ui.tabs.edit.editor import more_pictures, picture_and_mask
+from janus_app.ui.tabs.edit.methods import (
+    INSTRUCT,
+    about_html,
+    method_outputs,
+    method_updates,
+    settings_of,
+    variant_outputs,
+    variant_updates,
+)
+from janus_app.ui.tabs.edit.panels import (
+    EditPanels,
+    build_method_panel,
+    build_results_panel,
+    build_settings_panel,
+    build_source_panel,
+)
+from janus_app.ui.tabs.edit.undo_panel import UndoHandlers, compared
 
-LONGEST_DESCRIPTION = 120  # tokens
-STEP_PRESSED = """element.addEventListener("click", (event) => {
-  const button = event.target.closest("[data-step]");
-  if (button) trigger("select", { step: Number(button.dataset.step) });
-});"""
+MAX_DESCRIPTION_TOKENS = 120
 
 
 @dataclass(frozen=True)
 class EditTab:
-    """What is filled when a picture is sent here; the selected result (`shelf[chosen]`) with its row of actions."""
+    panels: EditPanels
+    undo: UndoHandlers
 
-    gallery_items: gr.State
-    chosen: gr.State
-    row: Actions
-    prompt: gr.Textbox
-    edits: gr.State
-    receive: Callable[
-        [Tree, SavedImage, gr.Request], tuple[Any, ...]
-    ]  # the values of `received` for a picture sent here
-    received: list[Any]
-    restored: list[Any]  # what the record of an edited picture fills, in the order of `restore.edit_values`
-    drop: gr.File
-    drop_note: gr.HTML
+    @property
+    def settings(self) -> set[Component]:
+        """The components that the metadata of an edited picture sets."""
+        settings, method = self.panels.settings, self.panels.method
+        own = {method.method, method.source_prompt, settings.strength, settings.image_guidance}
+        return {*settings.controls.all, *own}
 
 
-def build(page: PageContext, variant: gr.Dropdown, seen: gr.Textbox, demo: gr.Blocks) -> EditTab:
-    label = page.texts.label
-    gallery_items, chosen, edits = gr.State([]), gr.State(0), gr.State(Tree())
+def build(page: PageContext, variant: gr.Dropdown, model_changed: gr.Textbox, demo: gr.Blocks) -> EditTab:
+    """Build the tab. `model_changed` changes when this browser tab learns of another loaded model."""
     about = gr.HTML(elem_id="edit-about", padding=False)
     with gr.Row(elem_classes="two-columns"):
         with gr.Column(scale=5, min_width=300):
-            editor = picture_editor(label)
-            strip = gr.HTML(elem_id="edit-undo", padding=False, js_on_load=STEP_PRESSED)
-            with gr.Row(visible=False, elem_classes="actions", elem_id="edit-undo-row") as undo_row:
-                back = gr.Button(label("undo_back"), size="sm", elem_id="edit-undo-back", min_width=60)
-                forget = gr.Button(label("undo_reset"), size="sm", elem_id="edit-undo-reset", min_width=60)
-            more = gr.Gallery(
-                label=label("more_pictures"),
-                type="filepath",
-                sources=["upload", "clipboard"],
-                file_types=["image"],
-                columns=4,
-                height=150,
-                object_fit="contain",
-                buttons=[],
-                interactive=True,
-                visible=False,
-                elem_id="edit-more",
-            )
-            method = gr.Radio([], label=label("method"), elem_id="edit-method")
-            method_note = gr.HTML(elem_id="edit-method-note", padding=False)
-            with gr.Column(visible=False, elem_id="edit-source") as source_box:
-                source = gr.Textbox(
-                    label=label("source_prompt"),
-                    info=label("source_prompt_info"),
-                    lines=2,
-                    max_lines=6,
-                    elem_id="edit-source-prompt",
-                )
-                describe = gr.Button(label("describe_for_me"), size="sm", elem_id="edit-source-describe", min_width=120)
-            prompt = gr.Textbox(
-                label=label("edit_prompt"),
-                placeholder=label("edit_prompt_hint"),
-                lines=2,
-                max_lines=6,
-                elem_id="edit-prompt",
-            )
-            with gr.Row(elem_classes="chips", elem_id="edit-examples"):
-                examples = [
-                    gr.Button("", size="sm", visible=False, elem_id=f"edit-example-{i}", min_width=60)
-                    for i in range(EXAMPLES)
-                ]
-            with gr.Row(elem_classes="run-row"):
-                run = gr.Button(label("edit"), variant="primary", elem_id="edit-run", min_width=120)
-                stop = gr.Button(label("stop"), variant="stop", elem_id="edit-stop", min_width=120, visible=False)
-            go_on = gr.Checkbox(True, label=label("go_on"), elem_id="edit-go-on")
-            count = gr.Slider(1, 16, 1, step=1, label=label("count"), elem_id="edit-count")
-            strength = gr.Slider(
-                0.05,
-                1,
-                0.6,
-                step=0.05,
-                label=label("strength"),
-                info=label("strength_variation"),
-                visible=False,
-                elem_id="edit-strength",
-            )
-            seed, fresh = seed_row(label, "edit")
-            with gr.Accordion(label("settings"), open=False, elem_id="edit-settings"):
-                guidance, temperature = sampling_sliders(label, "edit")
-                image_guidance = gr.Slider(
-                    1,
-                    10,
-                    1.5,
-                    step=0.1,
-                    label=label("image_guidance"),
-                    info=label("image_guidance_flow"),
-                    visible=False,
-                    elem_id="edit-image-guidance",
-                )
-                flow = flow_controls(label, "edit")
-                negative = negative_box(label, "edit")
-            drop, drop_note = saved_picture(label, "edit")
+            source = build_source_panel(page)
+            method = build_method_panel(page)
+            settings = build_settings_panel(page)
         with gr.Column(scale=6, min_width=320, elem_classes="results"):
-            status = gr.HTML(elem_id="edit-status", padding=False)
-            notes = gr.HTML(elem_id="edit-notes", padding=False)
-            preview_grid = gr.HTML(elem_id="edit-easel", padding=False)
-            # Hidden and not absent: on a page whose tab was opened by a button, Gradio never builds absent ones later.
-            compare = gr.ImageSlider(
-                label=label("before_after"),
-                show_label=False,
-                type="filepath",
-                interactive=False,
-                visible="hidden",
-                buttons=["fullscreen"],
-                slider_position=50,
-                elem_id="edit-compare",
-            )
-            gallery = gr.Gallery(
-                label=label("edited"),
-                show_label=False,
-                fit_columns=False,
-                columns=4,
-                height="auto",
-                object_fit="contain",
-                format="png",
-                allow_preview=False,
-                buttons=["download_all"],
-                interactive=False,
-                visible="hidden",
-                elem_id="edit-gallery",
-            )
-            with gr.Column(elem_classes="chosen"):  # in sight when the gallery is, by style.css
-                detail = gr.HTML(elem_id="edit-detail", padding=False)
-                row = action_row(page, "edit")
-                reuse = gr.Button(label("reuse_seed"), size="sm", elem_id="edit-reuse", min_width=60)
+            panels = EditPanels(source, method, settings, build_results_panel(page))
+    handlers = EditHandlers(page, panels, variant, about)
+    undo = UndoHandlers(page, panels)
+    undo.wire(handlers.wire_jobs())
+    handlers.wire_controls()
+    shown = {about, panels.right.output.preview_grid, *variant_outputs(panels)}
+    for moment in (demo.load, model_changed.change):
+        attach(moment, handlers.refresh, {variant, panels.right.results.items}, shown, **QUICK)
+    return EditTab(panels, undo)
 
-    outputs = [preview_grid, status, notes, compare, gallery, gallery_items, chosen, edits, detail, seed, run, stop]
 
-    def on_edit(
-        image: dict[str, Any] | None,
-        more_images: list[Any] | None,
-        prompt: str,
-        source_prompt: str,
-        method: str | None,
-        negative: str,
-        count: Any,
-        guidance: Any,
-        image_guidance: Any,
-        temperature: Any,
-        strength: Any,
-        steps: Any,
-        solver: str | None,
-        guidance_start: Any,
-        guidance_end: Any,
-        new_seed: bool,
-        seed: Any,
-        model: str | None,
-        kept: list[SavedImage],
-        tree: Tree,
-        request: gr.Request,
-    ) -> Iterator[tuple[Any, ...]]:
-        language = page.language(request)
-        first = first_seed(new_seed, seed)
-        rest = (gr.skip(),) * 6
-        yield "", "", "", *rest, first, *run_or_stop(running=True)
+@dataclass(frozen=True)
+class EditHandlers:
+    page: PageContext
+    panels: EditPanels
+    variant: gr.Dropdown
+    about: gr.HTML
 
-        def make() -> EditRequest:
-            picture, mask = picture_and_mask(image)
-            return EditRequest(
-                prompt=prompt or "",
-                image=picture,
-                mask=mask if "mask" in uses(method) else None,
-                method=method or "region",
-                source_prompt=(source_prompt or "").strip() if "source_prompt" in uses(method) else "",
-                negative=(negative or "").strip(),
-                count=whole_number(count, "The number of pictures"),
-                guidance=number(guidance, "Guidance"),
-                image_guidance=number(image_guidance, "Image guidance"),
-                temperature=number(temperature, "Temperature"),
-                strength=number(strength, "Strength"),
-                seed=whole_number(first, "Seed"),
-                more_images=more_pictures(more_images) if method == "instruct" else (),
-                **flow_settings(steps, solver, guidance_start, guidance_end),
-            )
+    def edit(self, values: Values, request: gr.Request) -> Iterator[Updates]:
+        page, language = self.page, self.page.language(request)
+        settings, right, source = self.panels.settings, self.panels.right, self.panels.source
+        seed = first_seed(values[settings.controls.new_seed], values[settings.controls.seed])
+        yield {**right.output.cleared(), settings.controls.seed: seed, **settings.buttons.updates(running=True)}
+        for view in draw(page, values[self.variant], lambda: self.request(values, seed), language):
+            updates = right.output.updates(view)
+            if view.saved:
+                items = newest_first(values[right.results.items], view.saved)
+                picture, _ = picture_and_mask(values[source.editor])
+                tree = values[source.tree].with_results(picture, view.saved, page.images)
+                updates |= {
+                    **right.results.show(page, items, 0, language),
+                    right.compare: gr.update(value=compared(tree, items[0]), visible=True),
+                    source.tree: tree,
+                }
+            yield updates
+        yield settings.buttons.updates(running=False)
 
-        for view in draw(page, model, make, language):
-            sheet = gr.skip() if view.preview_grid is None else view.preview_grid
-            if not view.saved:
-                yield sheet, view.status, view.notes, *rest, gr.skip(), gr.skip(), gr.skip()
-                continue
-            kept = newest_first(kept, view.saved)
-            tree = tree.grown(picture_and_mask(image)[0], view.saved, page.images)
-            yield (
-                sheet,
-                view.status,
-                view.notes,
-                gr.update(value=compared(tree, kept[0]), visible=True),
-                gr.update(value=gallery_value(kept, page, language), visible=True, selected_index=None),
-                kept,
-                0,
-                tree,
-                detail_html(page, kept[0], language),
-                gr.skip(),
-                gr.skip(),
-                gr.skip(),
-            )
-        yield gr.skip(), gr.skip(), gr.skip(), *rest, gr.skip(), *run_or_stop(running=False)
+    def request(self, values: Values, seed: Any) -> EditRequest:
+        """The request of the controls. Raises AppError for values out of range."""
+        settings, method = self.panels.settings, values[self.panels.method.method]
+        used = settings_of(method)
+        picture, mask = picture_and_mask(values[self.panels.source.editor])
+        return EditRequest(
+            image=picture,
+            mask=mask if "mask" in used else None,
+            method=method or "region",
+            source_prompt=(values[self.panels.method.source_prompt] or "").strip() if "source_prompt" in used else "",
+            image_guidance=number(values[settings.image_guidance], "input_image_guidance"),
+            strength=number(values[settings.strength], "input_strength"),
+            more_images=more_pictures(values[self.panels.source.more]) if method == INSTRUCT else (),
+            **settings.controls.settings(values, seed),
+        )
 
-    def on_describe(
-        value: dict[str, Any] | None, selected: str | None, request: gr.Request
-    ) -> Iterator[tuple[Any, ...]]:
-        """The model's own words for the picture, into the box where they can be corrected."""
-        language = page.language(request)
+    def describe(self, values: Values, request: gr.Request) -> Iterator[Updates]:
+        """The model's description of the picture, into the box where it can be corrected."""
+        language, selected = self.page.language(request), values[self.variant]
+        output, buttons = self.panels.right.output, self.panels.settings.buttons
 
         def ask() -> Iterator[Any]:
-            turn = Turn("user", DESCRIBE, (picture_and_mask(value)[0],))
-            return page.job(selected, ChatRequest((turn,), temperature=0, max_new_tokens=LONGEST_DESCRIPTION))
+            turn = Turn("user", DESCRIBE, (picture_and_mask(values[self.panels.source.editor])[0],))
+            return self.page.job(selected, ChatRequest((turn,), temperature=0, max_new_tokens=MAX_DESCRIPTION_TOKENS))
 
-        yield gr.skip(), "", "", *run_or_stop(running=True)
-        for frame in watch(ask, page.texts, language):
+        yield {output.status: "", output.notes: "", **buttons.updates(running=True)}
+        for frame in watch(ask, self.page.texts, language):
             notes = messages(frame.notices) + (message(frame.error, "error") if frame.error else "")
-            text = gr.skip() if frame.error else frame.text.strip()
-            yield text, frame.status, notes, gr.skip(), gr.skip()
-        yield gr.skip(), "", gr.skip(), *run_or_stop(running=False)
+            updates: Updates = {output.status: frame.status, output.notes: notes}
+            if not frame.error:
+                updates[self.panels.method.source_prompt] = frame.text.strip()
+            yield updates
+        yield {output.status: "", **buttons.updates(running=False)}
 
-    def stopped(request: gr.Request) -> tuple[Any, ...]:
-        line = message(page.texts.say("draw_stopped", page.language(request)))
-        return gr.skip(), line, *(gr.skip(),) * 8, *run_or_stop(running=False)
+    def stopped(self, request: gr.Request) -> Updates:
+        line = message(self.page.texts.say("draw_stopped", self.page.language(request)))
+        return {self.panels.right.output.status: line, **self.panels.settings.buttons.updates(running=False)}
 
-    def choose(kept: list[SavedImage], tree: Tree, request: gr.Request, event: gr.SelectData) -> tuple[Any, ...]:
-        index = min(int(event.index), len(kept) - 1)
-        detail_now = detail_html(page, kept[index], page.language(request))
-        return index, detail_now, gr.update(value=compared(tree, kept[index]))
+    def choose(self, values: Values, request: gr.Request, event: gr.SelectData) -> Updates:
+        right = self.panels.right
+        items = values[right.results.items]
+        index = min(int(event.index), len(items) - 1)
+        before_after = compared(values[self.panels.source.tree], items[index])
+        chosen = right.results.choose(self.page, items, index, self.page.language(request))
+        return {**chosen, right.compare: gr.update(value=before_after)}
 
-    def shown_tree(tree: Tree, request: gr.Request) -> tuple[Any, ...]:
-        language = page.language(request)
-        return tree, tree_html(tree, page.texts.say, language), gr.update(visible=bool(tree.steps))
+    def choose_method(self, values: Values, request: gr.Request) -> Updates:
+        method, language = values[self.panels.method.method], self.page.language(request)
+        return method_updates(self.page, self.panels, values[self.variant], method, language)
 
-    def moved(tree: Tree, number: int, request: gr.Request) -> tuple[Any, ...]:
-        """The editor and what the picture shows, for another step of the tree."""
-        step = tree[number]
-        return *shown_tree(tree.at(number), request), for_editor(step.picture), step.shows
+    def refresh(self, values: Values, request: gr.Request) -> Updates:
+        """The methods, controls and examples of the variant whose settings the page shows."""
+        page, language, selected = self.page, self.page.language(request), values[self.variant]
+        updates = variant_updates(page, self.panels, selected, language)
+        updates[self.about] = about_html(page, selected, language)
+        if not values[self.panels.right.results.items]:
+            title, hint = page.texts.say("edit_empty_title", language), page.texts.say("edit_empty", language)
+            updates[self.panels.right.output.preview_grid] = empty(title, hint)
+        return updates
 
-    def advance(tree: Tree, follow: bool, request: gr.Request) -> tuple[Any, ...]:
-        """After an edit: its first result becomes the next input, if it is to."""
-        if follow and tree.newest is not None:
-            return moved(tree, tree.newest, request)
-        return *shown_tree(tree.at(tree.here), request), gr.skip(), gr.skip()
+    def wire_jobs(self) -> list[Any]:
+        """Attach the jobs and the stop button. Returns the events of jobs that add results."""
+        source, method, settings, right = (
+            self.panels.source,
+            self.panels.method,
+            self.panels.settings,
+            self.panels.right,
+        )
+        inputs = {
+            source.editor, source.more, source.tree, method.method, method.source_prompt, settings.strength,
+            settings.image_guidance, *settings.controls.all, self.variant, right.results.items,
+        }  # fmt: skip
+        buttons = {settings.buttons.run, settings.buttons.stop}
+        outputs = {
+            *right.output.all, *right.results.all, right.compare, source.tree, settings.controls.seed, *buttons,
+        }  # fmt: skip
+        edits = [
+            attach(settings.buttons.run.click, self.edit, inputs, outputs, **JOB),
+            attach(settings.controls.prompt.submit, self.edit, inputs, outputs, **JOB),
+        ]
+        described = {method.source_prompt, right.output.status, right.output.notes, *buttons}
+        describing = attach(method.describe.click, self.describe, {source.editor, self.variant}, described, **JOB)
+        stopped = {right.output.status, *buttons}
+        halt(settings.buttons.stop.click, [*edits, describing]).then(self.stopped, None, stopped, **QUICK)
+        return edits
 
-    def pressed(tree: Tree, kept: list[SavedImage], request: gr.Request, event: gr.EventData) -> tuple[Any, ...]:
-        """A picture of the strip: into the editor and, where it is a result, before the eyes."""
-        step = tree[int(event.step)]
-        if step.print not in kept:
-            return *moved(tree, step.number, request), gr.skip(), gr.skip(), gr.skip()
-        seen = gr.update(value=compared(tree, step.print), visible=True)
-        detail_now = detail_html(page, step.print, page.language(request))
-        return *moved(tree, step.number, request), seen, kept.index(step.print), detail_now
-
-    def step_back(tree: Tree, request: gr.Request) -> tuple[Any, ...]:
-        parent = tree[tree.here].parent if tree.here is not None else None
-        if parent is None:
-            gr.Info(page.texts.say("undo_top", page.language(request)))
-            return (gr.skip(),) * 5
-        return moved(tree, parent, request)
-
-    def receive(tree: Tree, print_: SavedImage, request: gr.Request) -> tuple[Any, ...]:
-        """A picture from another tab, or a result, into the editor with what it shows."""
-        return moved(*tree.begun(print_), request)
-
-    def outside(tree: Tree, image: dict[str, Any] | None, request: gr.Request) -> tuple[Any, ...]:
-        """Another picture came into the editor, or none is left: what was said of the old one would mislead.
-
-        The editor also reports the pictures the page itself puts there, some seconds later; these are known.
-        """
-        if tree.holds((image or {}).get("background")):
-            return (gr.skip(),) * 4
-        return *shown_tree(tree.at(None), request), ""
-
-    def forgotten(request: gr.Request) -> tuple[Any, ...]:
-        return shown_tree(Tree(), request)
-
-    def choose_method(how: str | None, selected: str | None, request: gr.Request) -> list[Any]:
-        return way_updates(page, selected, how, page.language(request))
-
-    def refresh(selected: str | None, kept: list[SavedImage], request: gr.Request) -> list[Any]:
-        language, say = page.language(request), page.texts.say
-        blank = gr.skip() if kept else empty(say("edit_empty_title", language), say("edit_empty", language))
-        return [blank, *tab_updates(page, selected, language)]
-
-    sampling = [guidance, image_guidance, temperature, strength]
-    restored = [prompt, source, method, negative, count, *sampling, *flow.all, fresh, seed]
-    inputs = [editor, more, *restored, variant, gallery_items, edits]
-    editing: list[Any] = [
-        run.click(on_edit, inputs, outputs, **JOB),
-        prompt.submit(on_edit, inputs, outputs, **JOB),
-        describe.click(on_describe, [editor, variant], [source, status, notes, run, stop], **JOB),
-    ]
-    halt(stop.click, editing).then(stopped, None, outputs, **QUICK)
-    walked = [edits, strip, undo_row, editor, source]
-    for done in editing[:2]:
-        done.then(advance, [edits, go_on], walked, **QUICK)
-    strip.select(pressed, [edits, gallery_items], [*walked, compare, chosen, detail], **QUICK)
-    back.click(step_back, edits, walked, **QUICK)
-    forget.click(forgotten, None, walked[:3], **QUICK)
-    places = [method_note, prompt, more, source_box, strength, image_guidance, temperature, *flow.all]
-    method.change(choose_method, [method, variant], places, **QUICK)
-    gallery.select(choose, [gallery_items, edits], [chosen, detail, compare], **QUICK)
-    reuse.click(lambda kept, index: (kept[index].record.seed, False), [gallery_items, chosen], [seed, fresh], **QUICK)
-    for came in (editor.clear, editor.upload):
-        came(outside, [edits, editor], [*walked[:3], source], **QUICK)
-    for example in examples:
-        example.click(lambda text: text, example, prompt, **QUICK)
-    shown = [preview_grid, about, run, method, *places, *examples, guidance]
-    for moment in (demo.load, seen.change):
-        moment(refresh, [variant, gallery_items], shown, **QUICK)
-    return EditTab(gallery_items, chosen, row, prompt, edits, receive, walked, restored, drop, drop_note)
-
-
-def compared(tree: Tree, print_: SavedImage) -> tuple[str, str] | None:
-    """What the slider shows of a result: the picture it was made of, and itself."""
-    step = tree.of(print_)
-    return (step.before, print_.shown) if step and step.before else None
+    def wire_controls(self) -> None:
+        method, settings, right = self.panels.method, self.panels.settings, self.panels.right
+        controls, results = settings.controls, right.results
+        attach(
+            method.method.change,
+            self.choose_method,
+            {method.method, self.variant},
+            method_outputs(self.panels),
+            **QUICK,
+        )
+        chosen = {results.chosen, results.detail, right.compare}
+        attach(results.gallery.select, self.choose, {results.items, self.panels.source.tree}, chosen, **QUICK)
+        reuse_seed = results.reuse_seed(controls.seed, controls.new_seed)
+        attach(right.reuse.click, reuse_seed, results.source.inputs, {controls.seed, controls.new_seed}, **QUICK)
+        for example in settings.examples:
+            attach(example.click, lambda text: text, example, controls.prompt, **QUICK)

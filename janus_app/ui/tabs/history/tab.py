@@ -12,7 +12,7 @@ import gradio as gr
 from janus_app.errors import AppError
 from janus_app.outputs.gallery import Gallery, GalleryItem, GalleryQuery
 from janus_app.outputs.metadata import read_metadata
-from janus_app.ui.common.actions import Actions, BrowserDownload, action_row, download
+from janus_app.ui.common.actions import Actions, BrowserDownload, PictureSource, action_row, download
 from janus_app.ui.common.alt_text import alt_of
 from janus_app.ui.common.detail import detail_html
 from janus_app.ui.common.html import empty, message
@@ -101,7 +101,7 @@ def build(page: PageContext, images: Gallery, tab: gr.Tab, browser: BrowserDownl
                     )
                     no = gr.Button(label("delete_no"), size="sm", elem_id="history-delete-no", min_width=60)
             detail = gr.HTML(elem_id="history-detail", padding=False)
-            written = more(page, "history", [opened], lambda now: now.print, browser)
+            written = more(page, "history", PictureSource({opened}, lambda values: values[opened].print), browser)
 
     filters: list[Any] = [words, model, verb, span, stars]
     grid = [gallery, names, first, count, back, on, take_all, blank]
@@ -182,7 +182,7 @@ def build(page: PageContext, images: Gallery, tab: gr.Tab, browser: BrowserDownl
         return gr.update(visible=True), message(line, "warning")
 
     def packed(*values: Any) -> Path:
-        target = page.images.place() / "pictures.zip"
+        target = page.images.new_folder() / "pictures.zip"
         if not images.zip([entry.name for entry in found(values)], target):
             raise AppError("There is no picture to download. Clear the filters, or draw one.")
         return target
@@ -198,7 +198,7 @@ def build(page: PageContext, images: Gallery, tab: gr.Tab, browser: BrowserDownl
     no.click(lambda: gr.update(visible=False), None, sure, **QUICK)
     yes.click(remove, [opened, first, *filters], [*sight, *grid], **QUICK)
     written.then(told_anew, opened, [picture, detail], **QUICK)
-    download(page, take_all.click, packed, filters, browser)
+    download(page, take_all.click, lambda values: packed(*map(values.get, filters)), set(filters), browser)
     return HistoryTab(opened, row)
 
 

@@ -1,0 +1,57 @@
+"""The draw settings last used with each model, remembered in the browser. The server stores nothing of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import gradio as gr
+
+from janus_app.ui.common.controls import RequestControls
+from janus_app.ui.context import QUICK, PageContext, Updates, Values, attach
+from janus_app.ui.tabs.draw.presets_panel import preset_updates
+from janus_app.workflows.presets import complete
+
+KEY = "janus-studio"  # in the browser's storage; assets/page.js deletes it
+# Gradio encrypts the value with a secret that by default is new at each start, which would lose the settings. A fixed
+# one protects nothing, and nothing needs protection: the values are slider positions in the visitor's own browser.
+SECRET = "janus-studio-settings"
+MAX_MODELS = 40
+
+
+def browser_state() -> gr.BrowserState:
+    """Where the settings are kept. It must be outside the tabs: Gradio does not read one inside an unopened tab."""
+    return gr.BrowserState({}, storage_key=KEY, secret=SECRET)
+
+
+def wire(
+    page: PageContext,
+    state: gr.BrowserState,
+    variant: gr.Dropdown,
+    controls: RequestControls,
+    runs: list[Callable[..., Any]],
+) -> Callable[[Any], None]:
+    """Remember the settings at each of `runs`. Returns a function that restores them after an event."""
+    by_setting = controls.by_setting
+
+    def remember(values: Values) -> Updates:
+        now = page.variant(values[variant])
+        settings = _draw_settings(values[state])
+        settings.pop(now.id, None)  # the model used last stands last
+        settings[now.id] = complete(now, {name: values[control] for name, control in by_setting.items()})
+        return {state: {"draw": dict(list(settings.items())[-MAX_MODELS:])}}
+
+    def restore(values: Values) -> Updates:
+        now = page.variant(values[variant])
+        known = _draw_settings(values[state]).get(now.id)
+        return preset_updates(controls, complete(now, known)) if isinstance(known, dict) else gr.skip()
+
+    for run in runs:
+        run(remember, {state, variant, *by_setting.values()}, state, **QUICK)
+    return lambda event: attach(event.then, restore, {state, variant}, set(by_setting.values()), **QUICK)
+
+
+def _draw_settings(stored: Any) -> dict[str, Any]:
+    """Settings by variant id, as the browser sent them; empty where it sent something else."""
+    settings = stored.get("draw") if isinstance(stored, dict) else None
+    return dict(settings) if isinstance(settings, dict) else {}

@@ -1,0 +1,109 @@
+"""Walking the tree of an editing session: the handlers of its strip, its buttons and the picture editor."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import gradio as gr
+from gradio.blocks import Block
+
+from janus_app.ui.common.saved_images import SavedImage
+from janus_app.ui.context import QUICK, PageContext, Updates, Values, attach
+from janus_app.ui.tabs.edit.editor import for_editor
+from janus_app.ui.tabs.edit.panels import EditPanels
+from janus_app.ui.tabs.edit.undo import Tree, tree_html
+
+
+@dataclass(frozen=True)
+class UndoHandlers:
+    page: PageContext
+    panels: EditPanels
+
+    @property
+    def tree_outputs(self) -> set[Block]:
+        source = self.panels.source
+        return {source.tree, source.strip, source.undo_row}
+
+    @property
+    def outputs(self) -> set[Block]:
+        """The components of `moved`."""
+        return {*self.tree_outputs, self.panels.source.editor, self.panels.method.source_prompt}
+
+    def shown(self, tree: Tree, request: gr.Request) -> Updates:
+        source, language = self.panels.source, self.page.language(request)
+        return {
+            source.tree: tree,
+            source.strip: tree_html(tree, self.page.texts.say, language),
+            source.undo_row: gr.update(visible=bool(tree.steps)),
+        }
+
+    def moved(self, tree: Tree, number: int, request: gr.Request) -> Updates:
+        """The step of that number in the editor, with the description of its picture."""
+        step = tree[number]
+        return {
+            **self.shown(tree.at(number), request),
+            self.panels.source.editor: for_editor(step.picture),
+            self.panels.method.source_prompt: step.description,
+        }
+
+    def advance(self, values: Values, request: gr.Request) -> Updates:
+        """After an edit: its first result becomes the next input, where the user wants that."""
+        tree: Tree = values[self.panels.source.tree]
+        if values[self.panels.settings.go_on] and tree.newest is not None:
+            return self.moved(tree, tree.newest, request)
+        return self.shown(tree.at(tree.here), request)
+
+    def select(self, values: Values, request: gr.Request, event: gr.EventData) -> Updates:
+        """A picture of the strip: into the editor and, where the gallery still has it, chosen there."""
+        tree: Tree = values[self.panels.source.tree]
+        right, step = self.panels.right, tree[int(event.step)]
+        moved, items = self.moved(tree, step.number, request), values[self.panels.right.results.items]
+        if step.saved is None or step.saved not in items:
+            return moved
+        chosen = right.results.choose(self.page, items, items.index(step.saved), self.page.language(request))
+        before_after = gr.update(value=compared(tree, step.saved), visible=True)
+        return {**moved, **chosen, right.compare: before_after}
+
+    def back(self, values: Values, request: gr.Request) -> Updates:
+        tree: Tree = values[self.panels.source.tree]
+        parent = tree[tree.here].parent if tree.here is not None else None
+        if parent is None:
+            gr.Info(self.page.texts.say("undo_top", self.page.language(request)))
+            return gr.skip()
+        return self.moved(tree, parent, request)
+
+    def receive(self, tree: Tree, image: SavedImage, request: gr.Request) -> Updates:
+        """A picture from another tab, or a result, into the editor with its description."""
+        return self.moved(*tree.with_picture(image), request)
+
+    def replaced(self, values: Values, request: gr.Request) -> Updates:
+        """Another picture was put into the editor, or none is left: the description of the old one would mislead.
+
+        The editor also reports the pictures that the page itself puts there, some seconds later; these are recognised.
+        """
+        tree: Tree = values[self.panels.source.tree]
+        if tree.is_here((values[self.panels.source.editor] or {}).get("background")):
+            return gr.skip()
+        return {**self.shown(tree.at(None), request), self.panels.method.source_prompt: ""}
+
+    def clear(self, request: gr.Request) -> Updates:
+        return self.shown(Tree(), request)
+
+    def wire(self, edits: list[gr.events.Dependency]) -> None:
+        """Attach the handlers; `edits` are the events of jobs that add results to the tree."""
+        source, right = self.panels.source, self.panels.right
+        for edit in edits:
+            attach(edit.then, self.advance, {source.tree, self.panels.settings.go_on}, self.outputs, **QUICK)
+        selected = {*self.outputs, right.compare, right.results.chosen, right.results.detail}
+        attach(source.strip.select, self.select, {source.tree, right.results.items}, selected, **QUICK)
+        attach(source.back.click, self.back, {source.tree}, self.outputs, **QUICK)
+        attach(source.clear.click, self.clear, None, self.tree_outputs, **QUICK)
+        for event in (source.editor.clear, source.editor.upload):
+            outputs = {*self.tree_outputs, self.panels.method.source_prompt}
+            attach(event, self.replaced, {source.tree, source.editor}, outputs, **QUICK)
+
+
+def compared(tree: Tree, image: SavedImage) -> tuple[str, str] | None:
+    """What the before/after slider shows of a result: the picture it was made from, and itself."""
+    step = tree.of(image)
+    return (step.before, image.shown) if step and step.before else None
