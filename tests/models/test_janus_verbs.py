@@ -10,7 +10,7 @@ import torch
 from PIL import Image, ImageDraw
 
 from janus_app.errors import AppError
-from janus_app.models.common.tokenizer import IMAGE, IMAGE_BEGIN, Special, TextStream
+from janus_app.models.common.tokenizer import IMAGE, IMAGE_BEGIN, Special
 from janus_app.models.janus.pipeline import JanusModel
 from janus_app.types import (
     ChatRequest,
@@ -183,9 +183,9 @@ def test_typed_special_tokens_stay_text(model: JanusModel) -> None:
 
 def test_text_streams_without_broken_characters(model: JanusModel) -> None:
     text = "naïve café 图片 🙂 done"
-    stream = TextStream(model.tokenizer)
-    parts = [stream.push(token) for token in model.tokenizer.encode([text])[1:]]
-    assert "".join(parts) + stream.end() == text
+    text_of = model.tokenizer.decode_stream()
+    parts = [text_of(token) for token in model.tokenizer.encode([text])[1:]]
+    assert "".join(parts) == text
     assert not any("\ufffd" in part for part in parts)
 
 
@@ -217,7 +217,9 @@ def test_a_question_that_cannot_fit_is_refused(model: JanusModel) -> None:
 
 def test_answers_stop_when_the_context_is_full(model: JanusModel) -> None:
     text = "é" * 1_000
-    room = model.capabilities.context - len(model._fit([Turn("user", text)])[1])
+    usage = finish(model.chat(ChatRequest((Turn("user", text),), max_new_tokens=1))).usage
+    assert usage is not None
+    room = usage.context - usage.prompt_tokens
     assert room > 0
     full = JanusModel(
         model.network, GOLDEN / "janus_pro_1b" / "checkpoint", context=model.capabilities.context - room + 20

@@ -1,4 +1,4 @@
-"""Answering token by token, and the verb `chat` of every family that reads pictures as Janus does."""
+"""The verb `chat`: conversations that fit the context, answers token by token, and what Janus and JanusFlow share."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from janus_app.errors import AppError
+from janus_app.errors import AppError, Message
 from janus_app.files import read_json
 from janus_app.models.common import prompts, rank
 from janus_app.models.common.config_sections import parse_processor, parse_style
-from janus_app.models.common.tokenizer import BOS, EOS, IMAGE, Piece, TextStream, Tokenizer
+from janus_app.models.common.tokenizer import BOS, EOS, IMAGE, Piece, Tokenizer
 from janus_app.nn import sampling
 from janus_app.nn.fast.cuda_graphs import recorded
 from janus_app.nn.fast.decode_step import bucket, recordable, trunk_step
@@ -34,7 +34,76 @@ from janus_app.types import (
     Usage,
 )
 
-_LEAST_ANSWER = 16  # a conversation that leaves less room than this for the answer is shortened
+MIN_ANSWER = 16  # tokens; a conversation that leaves less room for the answer is shortened
+
+
+def stream_answer(
+    request: ChatRequest,
+    *,
+    tokenizer: Tokenizer,
+    context: int,
+    encode: Callable[[Sequence[Turn]], list[int]],
+    answer: Callable[[Sequence[Turn], Sequence[int], int], Iterator[int]],
+    started: float = 0.0,
+) -> Iterator[Event]:
+    """Events of the verb `chat`.
+
+    encode: turns to the ids of a prompt. answer: from the turns that fit, their ids and the most tokens to write, the
+    ids of the answer without the one that ends it. started: time.perf_counter() when the work began, 0 for now. Raises
+    AppError where the context does not even hold the last question.
+    """
+    started = started or time.perf_counter()
+    merged = merge_turns(request.turns)
+    turns, ids = fit_turns(merged, encode, context)
+    if left_out := len(merged) - len(turns):
+        yield Notice(Message("conversation_shortened", count=left_out))
+    room = context - len(ids)
+    yield Progress("read", 0, len(ids), "tokens")
+    text_of, tokens, streamed = tokenizer.decode_stream(), list[int](), 0
+    for token in answer(turns, ids, min(request.max_new_tokens, room)):
+        tokens.append(token)
+        text = text_of(token)
+        streamed += len(text)
+        yield TextDelta(text, (token,))
+    whole = tokenizer.decode(tokens)
+    if rest := whole[streamed:]:
+        yield TextDelta(rest)
+    if len(tokens) == room:
+        yield Notice(Message("context_full"))
+    yield Finished(
+        text=whole,
+        token_ids=tuple(tokens),
+        usage=Usage(len(ids), len(tokens), context),
+        compute_seconds=time.perf_counter() - started,
+    )
+
+
+def fit_turns(
+    turns: Sequence[Turn], encode: Callable[[Sequence[Turn]], list[int]], context: int
+) -> tuple[Sequence[Turn], list[int]]:
+    """The longest end of the conversation, starting with a question, that leaves room for an answer, and its ids.
+
+    Raises AppError where the last question alone is too long.
+    """
+    for start in range(0, len(turns), 2):
+        ids = encode(turns[start:])
+        if len(ids) + MIN_ANSWER <= context:
+            return turns[start:], ids
+    raise AppError("question_too_long", tokens=len(ids), context=context)
+
+
+def merge_turns(turns: Sequence[Turn]) -> list[Turn]:
+    """Alternating roles, the user's first: neighbours of one role are joined, empty and leading answers dropped."""
+    merged: list[Turn] = []
+    for turn in turns:
+        if not turn.text.strip() and not turn.images:
+            continue
+        if merged and merged[-1].role == turn.role:
+            last = merged.pop()
+            turn = Turn(turn.role, f"{last.text}\n{turn.text}", last.images + turn.images)
+        if merged or turn.role == "user":
+            merged.append(turn)
+    return merged
 
 
 @torch.inference_mode()
@@ -80,11 +149,11 @@ class _Reader:
 
 
 class VisionChatMixin:
-    """A network, its tokenizer and its picture processing, answering conversations. Families build on it.
+    """The verbs `chat` and `rank` of a family whose network reads pictures with a SigLIP tower.
 
-    `picture` are the pieces that one picture is in a prompt; its embeddings are written over the placeholders there.
-    `special` are tokens the tokenizer must have, `added` such as it gets at the end of its vocabulary if it has not.
-    Raises AppError where the files of the folder do not belong together.
+    picture: the pieces of a prompt that stand for one picture; its embeddings are written over the placeholders among
+    them. special: tokens that the tokenizer must have. added: tokens that join the end of its vocabulary where it lacks
+    them. Raises AppError where the files of the folder do not belong together.
     """
 
     network: Network
@@ -106,80 +175,45 @@ class VisionChatMixin:
         processor = read_json(folder / "processor_config.json")
         self.style = parse_style(processor, roles)
         if self.tokenizer.size > language.vocab_size:
-            raise AppError("tokenizer.json has more entries than the model has rows; they belong to different models.")
+            raise AppError("tokenizer_too_large")
         self.picture_tokens = vision.patches
         if processor.get("num_image_tokens", self.picture_tokens) != self.picture_tokens:
             raise AppError(
-                f"processor_config.json says {processor['num_image_tokens']} tokens a picture but the vision tower "
-                f"makes {self.picture_tokens}; the files belong to different models."
+                "picture_tokens_differ", given=str(processor["num_image_tokens"])[:40], made=self.picture_tokens
             )
         self.side = self.processor.size
 
     def chat(self, request: ChatRequest) -> Iterator[Event]:
         """Stream the answer. The oldest messages are left out, with a notice, where the context cannot hold them."""
-        started = time.perf_counter()
-        turns, ids = self._fit(merge_turns(request.turns))
-        if left_out := len(merge_turns(request.turns)) - len(turns):
-            yield Notice(
-                f"The conversation is longer than the model can hold; the first {left_out} messages were left out."
+
+        def encode(turns: Sequence[Turn]) -> list[int]:
+            messages = [prompts.turn_pieces(turn, self.picture) for turn in turns]
+            return self.tokenizer.encode(prompts.conversation(messages, self.style))
+
+        def answer(turns: Sequence[Turn], ids: Sequence[int], limit: int) -> Iterator[int]:
+            return answer_tokens(
+                self.network,
+                self._embed(ids, [picture for turn in turns for picture in turn.images]),
+                end=self.tokenizer.id(EOS),
+                limit=limit,
+                temperature=request.temperature,
+                top_p=request.top_p,
+                seed=request.seed,
             )
-        room = self.capabilities.context - len(ids)
-        yield Progress("read", 0, len(ids), "tokens")
-        pictures = [picture for turn in turns for picture in turn.images]
-        stream, answer = TextStream(self.tokenizer), []
-        for token in answer_tokens(
-            self.network,
-            self._embed(ids, pictures),
-            end=self.tokenizer.id(EOS),
-            limit=min(request.max_new_tokens, room),
-            temperature=request.temperature,
-            top_p=request.top_p,
-            seed=request.seed,
-        ):
-            answer.append(token)
-            yield TextDelta(stream.push(token), (token,))
-        if rest := stream.end():
-            yield TextDelta(rest)
-        if len(answer) == room:
-            yield Notice("The answer stopped because the model's context is full. Start a new conversation to go on.")
-        yield Finished(
-            text=self.tokenizer.decode(answer),
-            token_ids=tuple(answer),
-            usage=Usage(len(ids), len(answer), self.capabilities.context),
-            compute_seconds=time.perf_counter() - started,
+
+        return stream_answer(
+            request,
+            tokenizer=self.tokenizer,
+            context=self.capabilities.context,
+            encode=encode,
+            answer=answer,
         )
 
     def rank(self, request: RankRequest) -> Iterator[Event]:
         """How sure the model is, from 0 to 1, that each picture shows what the prompt asks for."""
         return rank.rank(self, request)
 
-    def _fit(self, turns: Sequence[Turn]) -> tuple[Sequence[Turn], list[int]]:
-        """The longest end of the conversation, starting with a question, that leaves room for an answer."""
-        for start in range(0, len(turns), 2):
-            messages = [prompts.turn_pieces(turn, self.picture) for turn in turns[start:]]
-            ids = self.tokenizer.encode(prompts.conversation(messages, self.style))
-            if len(ids) + _LEAST_ANSWER <= self.capabilities.context:
-                return turns[start:], ids
-        raise AppError(
-            f"The question takes {len(ids):,} tokens with its pictures; the model holds {self.capabilities.context:,}. "
-            "Shorten it or send fewer pictures."
-        )
-
     @torch.inference_mode()
     def _embed(self, ids: Sequence[int], pictures: Sequence[Image.Image] = ()) -> Tensor:
         pixels = torch.stack([self.processor(picture) for picture in pictures]) if pictures else None
         return prompt_embeds(self.network, ids, self.tokenizer.id(IMAGE), pixels)
-
-
-def merge_turns(turns: Sequence[Turn]) -> list[Turn]:
-    """Alternating roles, the user's first: neighbours of one role are joined, empty and leading answers dropped."""
-    merged: list[Turn] = []
-    for turn in turns:
-        if not turn.text.strip() and not turn.images:
-            continue
-        if merged and merged[-1].role == turn.role:
-            last = merged.pop()
-            turn = Turn(turn.role, f"{last.text}\n{turn.text}", last.images + turn.images)
-        if merged or turn.role == "user":
-            merged.append(turn)
-    return merged

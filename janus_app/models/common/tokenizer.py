@@ -1,16 +1,17 @@
-"""Text to ids and back, with the special tokens out of a user's reach.
+"""Text to ids and back. What a user types never becomes a special token.
 
 Prompts are lists of pieces: plain strings, in which a typed "<image_placeholder>" stays ordinary text, and
-`Special` pieces, which only our own code makes.
+`Special` pieces, which only the program makes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from tokenizers import Tokenizer as FastTokenizer
+from tokenizers.decoders import DecodeStream
 
 from janus_app.errors import AppError
 
@@ -36,8 +37,9 @@ Piece = str | Special
 class Tokenizer:
     """tokenizer.json read with the tokenizers library itself.
 
-    transformers' Llama classes would rewrite the pre-tokenizer of these files and lose every space. `special` are the
-    tokens a family cannot do without, `added` those that join the end of the vocabulary, in order, where they lack.
+    transformers' Llama classes would rewrite the pre-tokenizer of these files and lose every space. special: tokens
+    that a family needs. added: tokens that join the end of the vocabulary, in order, where the file lacks them. Raises
+    AppError where the file cannot be read or lacks a special token.
     """
 
     def __init__(
@@ -49,7 +51,7 @@ class Tokenizer:
         try:
             self._fast = FastTokenizer.from_file(str(file))
         except Exception as error:  # the library raises bare Exception for anything it cannot read
-            raise AppError(f"{file.name} cannot be read as a tokenizer. Download the checkpoint again.") from error
+            raise AppError("tokenizer_unreadable", file=file.name) from error
         self._fast.add_special_tokens([token for token in added if self._fast.token_to_id(token) is None])
         self._fast.encode_special_tokens = True
         self._names: dict[str, int] = {}
@@ -61,7 +63,7 @@ class Tokenizer:
         if token not in self._names:
             found = self._fast.token_to_id(token)
             if found is None:
-                raise AppError(f"The tokenizer of this checkpoint has no token {token}; it is not a Janus checkpoint.")
+                raise AppError("tokenizer_without_token", token=token)
             self._names[token] = found
         return self._names[token]
 
@@ -92,29 +94,7 @@ class Tokenizer:
     def decode(self, ids: Sequence[int]) -> str:
         return self._fast.decode(list(ids), skip_special_tokens=True)
 
-
-class TextStream:
-    """Turns ids into text as they come, holding back the bytes of an unfinished character.
-
-    Only the ids since the last flushed piece are decoded again, so a long answer costs no more a token.
-    """
-
-    def __init__(self, tokenizer: Tokenizer) -> None:
-        self._tokenizer = tokenizer
-        self._context: list[int] = []
-        self._pending: list[int] = []
-
-    def push(self, token: int) -> str:
-        self._pending.append(token)
-        return self._flush(force=False)
-
-    def end(self) -> str:
-        return self._flush(force=True)
-
-    def _flush(self, *, force: bool) -> str:
-        before = self._tokenizer.decode(self._context)
-        text = self._tokenizer.decode(self._context + self._pending)[len(before) :]
-        if not force and text.endswith("\ufffd") and len(self._pending) < 8:
-            return ""
-        self._context, self._pending = self._pending, []
-        return text
+    def decode_stream(self) -> Callable[[int], str]:
+        """A function from the next id of an answer to the text it completes, "" within a character of several ids."""
+        stream = DecodeStream(skip_special_tokens=True)
+        return lambda token: stream.step(self._fast, token) or ""

@@ -12,15 +12,12 @@ from torch import Tensor
 
 from janus_app.errors import AppError
 from janus_app.files import read_json
-from janus_app.models.common.chat import merge_turns
+from janus_app.models.common.chat import stream_answer
 from janus_app.models.common.lazy_import import importing
-from janus_app.models.common.tokenizer import TextStream
 from janus_app.models.metaquery.mllm import Mllm, Seen
 from janus_app.models.metaquery.template import ChatTemplate
 from janus_app.nn import sampling
-from janus_app.types import ChatRequest, Event, Finished, Notice, Progress, TextDelta, Turn, Usage
-
-_LEAST_ANSWER = 16  # a conversation that leaves less room than this for the answer is shortened
+from janus_app.types import ChatRequest, Event, Progress, Turn
 
 
 class Talk:
@@ -34,46 +31,30 @@ class Talk:
     def chat(self, request: ChatRequest) -> Iterator[Event]:
         """Stream the answer. The oldest messages are left out, with a notice, where the context cannot hold them."""
         started = time.perf_counter()
-        turns = merge_turns(request.turns)
         seen: dict[int, Seen] = {}
-        pictures = [picture for turn in turns for picture in turn.images]
+        pictures = [picture for turn in request.turns for picture in turn.images]
         for number, picture in enumerate(pictures):
             yield Progress("encode", number, len(pictures), "pictures")
             if id(picture) not in seen:
                 seen[id(picture)] = self.reader.see(picture, framed=False)
-        kept, ids, looked = self._fit(turns, seen)
-        if left_out := len(turns) - len(kept):
-            yield Notice(
-                f"The conversation is longer than the model can hold; the first {left_out} messages were left out."
-            )
-        room = self.context - len(ids)
-        yield Progress("read", 0, len(ids), "tokens")
-        stream, answer = TextStream(self.reader.tokenizer), list[int]()
-        for token in self._tokens(ids, looked, min(request.max_new_tokens, room), request):
-            answer.append(token)
-            yield TextDelta(stream.push(token), (token,))
-        if rest := stream.end():
-            yield TextDelta(rest)
-        if len(answer) == room:
-            yield Notice("The answer stopped because the model's context is full. Start a new conversation to go on.")
-        yield Finished(
-            text=self.reader.tokenizer.decode(answer),
-            token_ids=tuple(answer),
-            usage=Usage(len(ids), len(answer), self.context),
-            compute_seconds=time.perf_counter() - started,
-        )
 
-    def _fit(self, turns: Sequence[Turn], seen: dict[int, Seen]) -> tuple[Sequence[Turn], list[int], list[Seen]]:
-        """The longest end of the conversation, starting with a question, that leaves room for an answer."""
-        for start in range(0, len(turns), 2):
-            looked = [seen[id(picture)] for turn in turns[start:] for picture in turn.images]
-            pieces = self.template.pieces(turns[start:], [len(one.features) for one in looked])
-            ids = self.reader.tokenizer.encode(pieces, begin=False)
-            if len(ids) + _LEAST_ANSWER <= self.context:
-                return turns[start:], ids, looked
-        raise AppError(
-            f"The question takes {len(ids):,} tokens with its pictures; the model holds {self.context:,}. "
-            "Shorten it or send fewer pictures."
+        def features(turns: Sequence[Turn]) -> list[Seen]:
+            return [seen[id(picture)] for turn in turns for picture in turn.images]
+
+        def encode(turns: Sequence[Turn]) -> list[int]:
+            pieces = self.template.pieces(turns, [len(one.features) for one in features(turns)])
+            return self.reader.tokenizer.encode(pieces, begin=False)
+
+        def answer(turns: Sequence[Turn], ids: Sequence[int], limit: int) -> Iterator[int]:
+            return self._tokens(ids, features(turns), limit, request)
+
+        yield from stream_answer(
+            request,
+            tokenizer=self.reader.tokenizer,
+            context=self.context,
+            encode=encode,
+            answer=answer,
+            started=started,
         )
 
     @torch.inference_mode()
@@ -108,5 +89,5 @@ def _ends(reader: Mllm, folder: Path) -> frozenset[int]:
         if isinstance(token, str):
             found.add(reader.tokenizer.id(token))
     if not found:
-        raise AppError(f"{folder} does not say which token ends an answer. Download that repository's files again.")
+        raise AppError("answer_end_unknown", folder=folder)
     return frozenset(found)
