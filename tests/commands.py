@@ -1,4 +1,4 @@
-"""The commands, run in this process or one of their own."""
+"""Runs commands, in this process or in a new one."""
 
 from __future__ import annotations
 
@@ -19,10 +19,11 @@ PICTURE = str(ROOT / "tests" / "golden" / "janus" / "images" / "rgb.png")
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONIOENCODING": "utf-8"}
 
 
-def run_command(*arguments: str, program: tuple[str, ...] = ("-m", "janus_app"), **how: Any) -> Any:
-    """A command in a process of its own."""
+def run_command(*arguments: str, program: tuple[str, ...] = ("-m", "janus_app"), **environment: str) -> Any:
+    """Run a command in a new process with these environment variables changed."""
     command = [sys.executable, *program, *arguments]
-    return subprocess.run(command, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, timeout=120, **how)
+    env = {**ENVIRONMENT, **environment}
+    return subprocess.run(command, cwd=ROOT, env=env, capture_output=True, encoding="utf-8", timeout=120)
 
 
 def results(capsys: pytest.CaptureFixture[str]) -> list[dict[str, Any]]:

@@ -141,4 +141,4 @@ def test_a_picture_of_another_model(capsys: pytest.CaptureFixture[str], tmp_path
     assert "needs 36 image tokens" in capsys.readouterr().err
     save_png(tmp_path / "fits.png", Image.new("RGB", (8, 8)), replace(drawn, image_tokens=(7,) * 36))
     assert main(["inspect", str(tmp_path / "fits.png"), "--model", MODEL, "--precision", "fp32"]) == 0
-    assert f"drawn with {RECORD.title}; these are the odds" in capsys.readouterr().err
+    assert f"drawn with {RECORD.title}; these are the probabilities" in capsys.readouterr().err

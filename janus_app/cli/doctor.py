@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
-from dataclasses import asdict
 from pathlib import Path
 
 from janus_app.cli import options
 from janus_app.cli.console import clean, emit
+from janus_app.errors import system_language
 
 SUMMARY = "Say whether this machine is ready, and what to do where it is not."
 
@@ -20,15 +20,13 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Returns 1 where something that the app needs is missing or broken."""
-    from janus_app.runtime.doctor import examine
+    from janus_app.runtime.doctor import as_text, examine
 
     failed = False
     for finding in examine(args.out, args.port):
         failed = failed or finding.level == "FAIL"
         if args.json:
-            emit(asdict(finding))
-            continue
-        print(f"{finding.level:4}  {finding.what}: {clean(finding.detail)}", flush=True)
-        if finding.remedy:
-            print(f"      {finding.remedy}", flush=True)
+            emit(finding.texts())
+        else:
+            print(clean(as_text([finding], system_language())), flush=True)
     return 1 if failed else 0

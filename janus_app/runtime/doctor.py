@@ -1,6 +1,6 @@
-"""Is this machine ready? Each check is tried for real and answers with a line and, where needed, a remedy.
+"""Checks whether this machine is ready. Each check tries the real thing and gives a finding and, if needed, a remedy.
 
-Nothing here names a private path (the home folder is shown as ~), an address of the machine, or a token.
+No finding contains a private path (the home folder is shown as ~), an address of the machine, or a token.
 """
 
 from __future__ import annotations
@@ -16,55 +16,64 @@ import sys
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
-from janus_app.errors import AppError
+from janus_app.errors import AppError, Message
 from janus_app.formatting import size_text
 from janus_app.hub import Hub
 from janus_app.registry.catalog import load_catalog
 
 Level = Literal["OK", "WARN", "FAIL"]
-OLDEST, NEWEST = (3, 11), (3, 13)  # diffusers, transformers and huggingface-hub left 3.10 behind
-REINSTALL = "Run `python -m pip install -r requirements.txt`."
-LOW_DISK = 2e9
+OLDEST, NEWEST = (3, 11), (3, 13)  # of Python; diffusers, transformers and huggingface-hub need 3.11
+PACKAGES = ("gradio", "tokenizers", "safetensors", "pillow", "huggingface_hub")
+REINSTALL = Message("doctor_reinstall")
+UPDATE_BITSANDBYTES = Message("doctor_update_bitsandbytes")
+LOW_DISK = 2e9  # bytes
 PORT = 7860
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One checked thing. FAIL = the app cannot work without it; WARN = something it can do will not work."""
+    """The result of one check. FAIL = the app cannot work without it; WARN = one of its features will not work."""
 
     level: Level
-    what: str
-    detail: str
-    remedy: str = ""
+    what: str | Message
+    detail: Message
+    remedy: Message | None = None
+
+    def texts(self, language: str = "en") -> dict[str, str]:
+        """The fields as text, with an empty remedy if there is none."""
+        what = self.what.text(language) if isinstance(self.what, Message) else self.what
+        remedy = self.remedy.text(language) if self.remedy is not None else ""
+        detail = _without_home(self.detail.text(language))
+        return {"level": self.level, "what": what, "detail": detail, "remedy": remedy}
 
 
-def as_text(findings: Sequence[Finding]) -> str:
-    """Findings as lines to paste into a bug report."""
+def as_text(findings: Sequence[Finding], language: str = "en") -> str:
+    """The findings as lines for a terminal or a bug report."""
     lines = []
-    for finding in findings:
-        lines.append(f"{finding.level:4}  {finding.what}: {finding.detail}")
-        if finding.remedy:
-            lines.append(f"      {finding.remedy}")
+    for texts in (finding.texts(language) for finding in findings):
+        lines.append(f"{texts['level']:4}  {texts['what']}: {texts['detail']}")
+        if texts["remedy"]:
+            lines.append(f"      {texts['remedy']}")
     return "\n".join(lines)
 
 
 def examine(outputs: Path, port: int | None = PORT, timeout: float = 4.0, hub: Hub | None = None) -> Iterator[Finding]:
-    """All checks in order, each reported as soon as it is done. Raises nothing: a check that breaks is a FAIL.
+    """Run all checks in order and yield each finding at once. A check that raises becomes a FAIL.
 
-    port None leaves that check out: a running page sits on its own.
+    `port` None skips the check of the port, which a running page uses itself.
     """
     hub = hub or Hub()
     checks: tuple[tuple[str, Callable[[], Iterator[Finding]]], ...] = (
         ("Python", _python),
         ("Packages", _packages),
         ("PyTorch", _torch),
-        ("Quantisation", _quantisation),
+        ("Quantisation", _quantization),
         ("Triton", _triton),
         ("Offload", _offload),
         ("Models", lambda: _models(hub)),
@@ -74,99 +83,109 @@ def examine(outputs: Path, port: int | None = PORT, timeout: float = 4.0, hub: H
     )
     for what, check in checks:
         try:
-            for finding in check():
-                yield replace(finding, detail=_home(finding.detail))
+            yield from check()
         except AppError as error:
-            yield Finding("FAIL", what, _home(str(error)), "See the line itself.")
-        except Exception as error:  # a broken installation breaks in its own ways; the rest is still worth a look
-            yield Finding(
-                "FAIL", what, f"this check broke: {type(error).__name__}: {_home(str(error))[:300]}", REINSTALL
-            )
+            yield Finding("FAIL", what, error.message, Message("doctor_see_detail"))
+        except Exception as error:  # a broken installation can raise anything; the other checks are still useful
+            reason = _without_home(str(error))[:300]
+            yield Finding("FAIL", what, Message("doctor_check_failed", kind=_kind(error), reason=reason), REINSTALL)
 
 
-def _home(text: str) -> str:
+def _without_home(text: str) -> str:
     """The text with the home folder shown as ~."""
     home = str(Path.home())
     return text.replace(home, "~") if len(home) > 1 else text
 
 
+def _kind(error: BaseException) -> str:
+    return type(error).__name__
+
+
 def _python() -> Iterator[Finding]:
-    version = sys.version_info[:2]
-    if not OLDEST <= version <= NEWEST:
-        oldest, newest = (".".join(map(str, release)) for release in (OLDEST, NEWEST))
-        remedy = f"Install Python {oldest} to {newest} and make a fresh virtual environment with it."
-        yield Finding("FAIL", "Python", platform.python_version(), remedy)
+    version = platform.python_version()
+    if OLDEST <= sys.version_info[:2] <= NEWEST:
+        detail = Message("doctor_python", version=version, system=platform.system(), machine=platform.machine())
+        yield Finding("OK", "Python", detail)
     else:
-        yield Finding("OK", "Python", f"{platform.python_version()} on {platform.system()} {platform.machine()}")
+        oldest, newest = (".".join(map(str, release)) for release in (OLDEST, NEWEST))
+        remedy = Message("doctor_install_python", oldest=oldest, newest=newest)
+        yield Finding("FAIL", "Python", Message("doctor_version", version=version), remedy)
 
 
 def _packages() -> Iterator[Finding]:
-    for package in ("gradio", "tokenizers", "safetensors", "pillow", "huggingface_hub"):
+    for package in PACKAGES:
         try:
             version = metadata.version(package)
         except metadata.PackageNotFoundError:
-            yield Finding("FAIL", package, "not installed", REINSTALL)
+            yield Finding("FAIL", package, Message("doctor_not_installed"), REINSTALL)
             continue
         if package == "gradio" and not (6, 31) <= tuple(map(int, version.split(".")[:2])) < (7, 0):
-            yield Finding("WARN", package, f"{version}; the page is tested with 6.31 and later 6.x", REINSTALL)
+            yield Finding("WARN", package, Message("doctor_gradio_untested", version=version), REINSTALL)
         else:
-            yield Finding("OK", package, version)
+            yield Finding("OK", package, Message("doctor_version", version=version))
 
 
 def _torch() -> Iterator[Finding]:
     try:
         import torch
     except Exception as error:  # a missing system library raises OSError, a broken build anything
-        yield Finding("FAIL", "PyTorch", f"cannot be imported ({type(error).__name__})", REINSTALL)
+        yield Finding("FAIL", "PyTorch", Message("doctor_import_failed", kind=_kind(error)), REINSTALL)
         return
-    built = f"built for CUDA {torch.version.cuda}" if torch.version.cuda else "built without CUDA"
-    yield Finding("OK", "PyTorch", f"{torch.__version__}, {built}")
+    version, cuda = torch.__version__, torch.version.cuda
+    built = Message("doctor_torch_cuda", version=version, cuda=cuda) if cuda else None
+    yield Finding("OK", "PyTorch", built or Message("doctor_torch_without_cuda", version=version))
     if torch.cuda.is_available():
         yield from _cards(torch)
-        return
-    driver = _driver()
-    if driver and not torch.version.cuda:
-        remedy = "There is an NVIDIA driver: install a CUDA build of PyTorch from pytorch.org to use the card."
-        yield Finding("WARN", "Graphics card", f"this PyTorch cannot use it (driver {driver})", remedy)
-    elif driver:
-        remedy = (
-            f"Update the NVIDIA driver to one that supports CUDA {torch.version.cuda}, or install a PyTorch built for "
-            "an older CUDA."
-        )
-        yield Finding("WARN", "Graphics card", f"PyTorch sees none though driver {driver} is there", remedy)
-    elif torch.backends.mps.is_available():
-        yield Finding("OK", "Graphics card", "Apple GPU (mps)")
     else:
-        yield Finding("OK", "Graphics card", "none; the CPU is used. Fine for the embedded model")
-    yield Finding("OK", "Memory", _main_memory())
+        yield _no_card(torch)
+    yield Finding("OK", Message("doctor_memory"), _main_memory())
 
 
-def _driver() -> str:
-    """The NVIDIA driver's version and the newest CUDA it serves, "" where there is none."""
+def _no_card(torch: Any) -> Finding:
+    """The finding for a PyTorch that sees no CUDA card."""
+    what, driver = Message("doctor_card"), _driver()
+    if driver is None and torch.backends.mps.is_available():
+        return Finding("OK", what, Message("doctor_card_apple"))
+    if driver is None:
+        return Finding("OK", what, Message("doctor_card_none"))
+    if torch.version.cuda is None:
+        return Finding(
+            "WARN", what, Message("doctor_card_unusable", driver=driver), Message("doctor_install_cuda_torch")
+        )
+    remedy = Message("doctor_update_driver", cuda=torch.version.cuda)
+    return Finding("WARN", what, Message("doctor_card_unseen", driver=driver), remedy)
+
+
+def _driver() -> Message | None:
+    """The versions of the NVIDIA driver and of the newest CUDA it supports, None without a driver."""
     program = shutil.which("nvidia-smi")
     if program is None:
-        return ""
+        return None
     try:
-        done = subprocess.run([program], capture_output=True, text=True, timeout=20)
+        output = subprocess.run([program], capture_output=True, text=True, timeout=20).stdout
     except (OSError, subprocess.TimeoutExpired):
-        return "unknown"
-    version = re.search(r"Driver Version:\s*([\d.]+)", done.stdout)
-    cuda = re.search(r"CUDA Version:\s*([\d.]+)", done.stdout)
-    words = [version.group(1) if version else "unknown", f"for CUDA up to {cuda.group(1)}" if cuda else ""]
-    return " ".join(word for word in words if word)
+        return Message("doctor_driver_unknown")
+    version = re.search(r"Driver Version:\s*([\d.]+)", output)
+    cuda = re.search(r"CUDA Version:\s*([\d.]+)", output)
+    if version is None:
+        return Message("doctor_driver_unknown")
+    if cuda is None:
+        return Message("doctor_version", version=version[1])
+    return Message("doctor_driver_version", version=version[1], cuda=cuda[1])
 
 
-def _main_memory() -> str:
+def _main_memory() -> Message:
     import torch
 
     from janus_app.runtime.devices import device_memory
 
     memory = device_memory(torch.device("cpu"))
-    return f"{memory.free / 1e9:.1f} of {memory.total / 1e9:.1f} GB free"
+    return Message("doctor_memory_free", free=memory.free / 1e9, total=memory.total / 1e9)
 
 
 def _cards(torch: Any) -> Iterator[Finding]:
-    yield Finding("OK", "Driver", f"NVIDIA {_driver() or 'unknown'}; PyTorch uses CUDA {torch.version.cuda}")
+    driver = _driver() or Message("doctor_driver_unknown")
+    yield Finding("OK", Message("doctor_driver"), Message("doctor_driver_used", driver=driver, cuda=torch.version.cuda))
     for index in range(torch.cuda.device_count()):
         name = torch.cuda.get_device_name(index)
         try:
@@ -174,19 +193,20 @@ def _cards(torch: Any) -> Iterator[Finding]:
             probe = torch.ones(64, 64, device=f"cuda:{index}")
             assert float((probe @ probe)[0, 0]) == 64
         except Exception as error:
-            remedy = "Another program may hold the card, or this PyTorch was not built for it: see pytorch.org."
-            yield Finding("WARN", f"cuda:{index}", f"{name} cannot calculate ({type(error).__name__})", remedy)
+            detail = Message("doctor_card_broken", name=name, kind=_kind(error))
+            yield Finding("WARN", f"cuda:{index}", detail, Message("doctor_card_busy"))
             continue
         with torch.cuda.device(index):
-            half = "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "no bf16, fp16 is used"
+            bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
         major, minor = torch.cuda.get_device_capability(index)
-        detail = f"{name} (capability {major}.{minor}), {free / 1e9:.1f} of {total / 1e9:.1f} GB free, {half}"
-        yield Finding("OK", f"cuda:{index}", detail)
-    yield Finding("OK", "Memory", _main_memory())
+        values = {"name": name, "capability": f"{major}.{minor}", "free": free / 1e9, "total": total / 1e9}
+        yield Finding(
+            "OK", f"cuda:{index}", Message("doctor_card_ready" if bf16 else "doctor_card_without_bf16", **values)
+        )
 
 
-def _quantisation() -> Iterator[Finding]:
-    """An int8 and an nf4 product through the very layers the loader makes, on the device it would choose."""
+def _quantization() -> Iterator[Finding]:
+    """Compute an int8 and an nf4 product with the layers the loader makes, on the device it would choose."""
     import torch
 
     from janus_app.runtime.devices import resolve_device
@@ -197,72 +217,77 @@ def _quantisation() -> Iterator[Finding]:
     weight = torch.randn(64, 64, generator=torch.Generator().manual_seed(0))
     x = torch.randn(2, 64, generator=torch.Generator().manual_seed(1))
     exact = x @ weight.T
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it logs its casts and missing optional kernels
     for precision, limit in (("int8", 0.05), ("nf4", 0.3)):
         try:
             version = metadata.version("bitsandbytes")
             layer = quantised_linear(weight, precision, device, dtype)
-            logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it remarks on its own casts
             with torch.inference_mode():
-                near = layer(x.to(device, dtype)).float().cpu()
-            error = float((near - exact).norm() / exact.norm())
+                approximate = layer(x.to(device, dtype)).float().cpu()
+            error = float((approximate - exact).norm() / exact.norm())
         except Exception as failure:
-            remedy = "Choose bf16 or fp32, or run `python -m pip install -U bitsandbytes`."
-            yield Finding("WARN", precision, f"does not work on {device.type} ({_kind(failure)})", remedy)
+            yield Finding("WARN", precision, _quantization_failure(failure, device.type), UPDATE_BITSANDBYTES)
             continue
         if error < limit:
-            yield Finding(
-                "OK", precision, f"bitsandbytes {version} works on {device.type} (error of a product {error:.1%})"
-            )
+            detail = Message("doctor_quantization", version=version, device=device.type, error=error)
+            yield Finding("OK", precision, detail)
         else:
-            remedy = "Choose bf16 or fp32, or run `python -m pip install -U bitsandbytes`."
-            yield Finding("WARN", precision, f"gives wrong numbers on {device.type} ({error:.0%} off)", remedy)
+            detail = Message("doctor_quantization_wrong", device=device.type, error=error)
+            yield Finding("WARN", precision, detail, UPDATE_BITSANDBYTES)
 
 
-def _kind(error: Exception) -> str:
-    """What a failure is, in a few words: our own sentence's cause, else its type."""
+def _quantization_failure(error: Exception, device: str) -> Message:
     cause = error.__cause__ or error
-    return "bitsandbytes is not installed" if isinstance(cause, ImportError) else type(cause).__name__
+    if isinstance(cause, ImportError):
+        return Message("doctor_bitsandbytes_missing", device=device)
+    return Message("doctor_quantization_failed", device=device, kind=_kind(cause))
 
 
 def _triton() -> Iterator[Finding]:
-    """On a card, a kernel is compiled and run; without one there is nothing to run it on."""
+    """Compile and run a kernel on a CUDA card; without one there is nothing to try."""
     try:
         version = metadata.version("triton")
     except metadata.PackageNotFoundError:
-        yield Finding("OK", "Triton", "not installed; only needed for speed on NVIDIA cards")
+        yield Finding("OK", "Triton", Message("doctor_triton_missing"))
         return
     import torch
 
     if not torch.cuda.is_available():
-        yield Finding("OK", "Triton", f"{version}, not tried: no card")
+        yield Finding("OK", "Triton", Message("doctor_triton_untried", version=version))
         return
-    remedy = "Models run without it, more slowly. Install a C compiler and the Triton that belongs to your PyTorch."
+    remedy = Message("doctor_install_triton")
     try:
         double = torch.compile(lambda x: x * 2 + 1)
-        right = bool((double(torch.ones(1024, device="cuda")) == 3).all())
-    except Exception as error:  # no compiler, no headers, a version that does not fit: all mean the same here
-        yield Finding("WARN", "Triton", f"{version} cannot compile here ({type(error).__name__})", remedy)
+        correct = bool((double(torch.ones(1024, device="cuda")) == 3).all())
+    except Exception as error:  # no compiler, no headers or an unsuitable version: the remedy is the same
+        yield Finding("WARN", "Triton", Message("doctor_triton_failed", version=version, kind=_kind(error)), remedy)
         return
-    yield Finding("OK", "Triton", f"{version} works") if right else Finding("WARN", "Triton", "wrong numbers", remedy)
+    if correct:
+        yield Finding("OK", "Triton", Message("doctor_works", version=version))
+    else:
+        yield Finding("WARN", "Triton", Message("doctor_triton_wrong"), remedy)
 
 
 def _offload() -> Iterator[Finding]:
-    """Whether layers can be spread over several devices: tried on the CPU, by the library's own hooks."""
+    """Run a layer through accelerate's offload hooks on the CPU."""
+    what = Message("doctor_offload")
     try:
         version = metadata.version("accelerate")
         import torch
         from accelerate import cpu_offload
     except Exception as error:
-        detail = f"accelerate cannot be used ({type(error).__name__}); models must fit one device"
-        yield Finding("WARN", "Offload", detail, "Run `python -m pip install accelerate`.")
+        detail = Message("doctor_accelerate_failed", kind=_kind(error))
+        yield Finding("WARN", what, detail, Message("doctor_install_accelerate"))
         return
     layer = torch.nn.Linear(4, 4)
     x = torch.ones(1, 4)
     with torch.inference_mode():
-        same = torch.equal(layer(x), cpu_offload(layer, execution_device=torch.device("cpu"))(x))
-    level: Level = "OK" if same else "WARN"
-    remedy = "" if same else "Run `python -m pip install -U accelerate`."
-    yield Finding(level, "Offload", f"accelerate {version}" + ("" if same else " changes results"), remedy)
+        equal = torch.equal(layer(x), cpu_offload(layer, execution_device=torch.device("cpu"))(x))
+    if equal:
+        yield Finding("OK", what, Message("doctor_accelerate", version=version))
+    else:
+        detail = Message("doctor_accelerate_wrong", version=version)
+        yield Finding("WARN", what, detail, Message("doctor_update_accelerate"))
 
 
 def _models(hub: Hub) -> Iterator[Finding]:
@@ -270,37 +295,41 @@ def _models(hub: Hub) -> Iterator[Finding]:
     for variant in catalog.values():
         status = hub.status(variant)
         if status.complete:
-            sure = "verified" if status.verified or variant.is_local else "it is verified when it is first loaded"
-            yield Finding("OK", variant.id, f"on disk, {size_text(status.on_disk)}, {sure}")
+            verified = status.verified or variant.is_local
+            size = size_text(status.on_disk)
+            code = "doctor_model_verified" if verified else "doctor_model_unverified"
+            yield Finding("OK", variant.id, Message(code, size=size))
+        elif variant.is_local and variant.id == catalog.default().id:
+            yield Finding("FAIL", variant.id, Message("doctor_embedded_missing"), Message("doctor_restore_weights"))
         elif variant.is_local:
-            if variant.id != catalog.default().id:
-                yield Finding("OK", variant.id, "not on this machine")
-                continue
-            remedy = "Copy the app anew: its embedded weights belong to it."
-            yield Finding("FAIL", variant.id, "its files are missing", remedy)
+            yield Finding("OK", variant.id, Message("doctor_model_absent"))
         else:
             left = size_text(status.total - status.on_disk)
-            had = (
-                f"{size_text(status.on_disk)} downloaded, whole files and parts" if status.on_disk else "not downloaded"
-            )
-            yield Finding("OK", variant.id, f"{had}; loading it fetches {left} once")
+            detail = Message("doctor_model_not_downloaded", left=left)
+            if status.on_disk:
+                detail = Message("doctor_model_partial", done=size_text(status.on_disk), left=left)
+            yield Finding("OK", variant.id, detail)
 
 
 def _disk(outputs: Path, cache: Path) -> Iterator[Finding]:
-    for what, folder in (("Outputs folder", outputs), ("Download folder", cache)):
+    for what, folder, remedy in (
+        (Message("doctor_outputs_folder"), outputs, Message("doctor_choose_outputs")),
+        (Message("doctor_download_folder"), cache, Message("doctor_choose_cache")),
+    ):
         place = _existing(folder)
-        shown = _home(str(folder))
         if not os.access(place, os.W_OK):
-            remedy = "Choose another with --out." if folder == outputs else "Set HF_HUB_CACHE to a writable folder."
-            yield Finding("WARN", what, f"{shown} cannot be written", remedy)
+            yield Finding("WARN", what, Message("doctor_folder_read_only", folder=str(folder)), remedy)
             continue
         free = shutil.disk_usage(place).free
-        level: Level = "WARN" if free < LOW_DISK else "OK"
-        remedy = "Free some space before you download or draw much." if level == "WARN" else ""
-        yield Finding(level, what, f"{shown}, {free / 1e9:.1f} GB free", remedy)
+        detail = Message("doctor_folder_free", folder=str(folder), free=free / 1e9)
+        if free < LOW_DISK:
+            yield Finding("WARN", what, detail, Message("doctor_free_space"))
+        else:
+            yield Finding("OK", what, detail)
 
 
 def _existing(folder: Path) -> Path:
+    """The folder or its nearest parent that exists."""
     folder = folder.expanduser().absolute()
     while not folder.exists() and folder != folder.parent:
         folder = folder.parent
@@ -309,37 +338,37 @@ def _existing(folder: Path) -> Path:
 
 def _hub(hub: Hub, timeout: float) -> Iterator[Finding]:
     if hub.offline:
-        yield Finding("OK", "Hub", "offline mode is on (HF_HUB_OFFLINE); only models on disk can be loaded")
+        yield Finding("OK", "Hub", Message("doctor_hub_offline"))
         return
-    host = urlsplit(hub.endpoint).hostname or "the Hub"
+    host = urlsplit(hub.endpoint).hostname or "?"
     try:
         request = urllib.request.Request(hub.endpoint, method="HEAD")
         with urllib.request.urlopen(request, timeout=timeout):
             pass
     except urllib.error.HTTPError:
-        pass  # it answered, which is all that was asked
+        pass  # any answer shows that the server can be reached
     except (OSError, ValueError):
-        remedy = "Models on disk work without it. Behind a firewall set HTTPS_PROXY, or HF_ENDPOINT to a mirror."
-        yield Finding("WARN", "Hub", f"{host} cannot be reached", remedy)
+        yield Finding("WARN", "Hub", Message("doctor_hub_unreachable", host=host), Message("doctor_set_proxy"))
         return
-    yield Finding("OK", "Hub", f"{host} answers")
+    yield Finding("OK", "Hub", Message("doctor_hub_answers", host=host))
 
 
 def _port(port: int) -> Iterator[Finding]:
+    what = Message("doctor_port")
     if port_is_free("127.0.0.1", port):
-        yield Finding("OK", "Port", f"{port} is free")
+        yield Finding("OK", what, Message("doctor_port_free", port=port))
     else:
-        yield Finding("WARN", "Port", f"{port} is in use", "Start with `python app.py --port 7861`, or another number.")
+        yield Finding("WARN", what, Message("doctor_port_in_use", port=port), Message("doctor_choose_port"))
 
 
 def port_is_free(host: str, port: int) -> bool:
-    """Can a server listen there? An unknown host counts as not free."""
-    if not 1 <= port <= 65535:  # the system would take it modulo 65536
+    """Whether a server can listen on the port. An unknown host counts as not free."""
+    if not 1 <= port <= 65535:  # the system takes it modulo 65536
         return False
     try:
         kind, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         with socket.socket(kind, socket.SOCK_STREAM) as listener:
-            if os.name != "nt":  # as servers do, so that a port just given back counts as free
+            if os.name != "nt":  # as servers do: a port released a moment ago is free
                 listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             listener.bind(address)
             return True

@@ -86,8 +86,12 @@ class MachinePanel:
         yield busy, gr.update(visible=False), gr.update(interactive=False)
         for finding in examine(Path("outputs"), port=None, hub=self._page.session.hub):
             found.append(finding)
-            yield findings_html(found) + busy, gr.skip(), gr.skip()
-        yield findings_html(found), gr.update(value=as_text(found), visible=True), gr.update(interactive=True)
+            yield findings_html(found, language) + busy, gr.skip(), gr.skip()
+        yield (
+            findings_html(found, language),
+            gr.update(value=as_text(found, language), visible=True),
+            gr.update(interactive=True),
+        )
 
 
 def _variant(page: PageContext, name: str | None) -> Variant:
@@ -121,13 +125,11 @@ def fit_html(page: PageContext, name: str | None, device: str, precision: str, l
     return message(page.texts.sentence(words, language), "note" if fits else "warning")
 
 
-def findings_html(found: list[Any]) -> str:
+def findings_html(found: list[Any], language: str) -> str:
     """The doctor's findings as a list: level, what, detail and, where needed, the remedy."""
     rows = []
     for finding in found:
-        remedy = f"<p>{escape(finding.remedy)}</p>" if finding.remedy else ""
-        rows.append(
-            f'<li class="finding {finding.level.lower()}"><b>{escape(finding.level)}</b> '
-            f"<strong>{escape(finding.what)}</strong> {escape(finding.detail)}{remedy}</li>"
-        )
+        level, what, detail, remedy = map(escape, finding.texts(language).values())
+        remedy = f"<p>{remedy}</p>" if remedy else ""
+        rows.append(f'<li class="finding {level.lower()}"><b>{level}</b> <strong>{what}</strong> {detail}{remedy}</li>')
     return f'<ul class="findings">{"".join(rows)}</ul>'
