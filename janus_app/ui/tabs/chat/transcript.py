@@ -1,4 +1,4 @@
-"""A conversation between the widgets and the model: how it is shown, what the model reads of it, what /draw means."""
+"""A conversation as the chat widget shows it, as the model reads it, and the requests behind /draw and /edit."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 from PIL.Image import Image
 
 from janus_app.errors import AppError
-from janus_app.outputs.conversations import ChatMessage, Conversation, new_id, shortened
+from janus_app.outputs.conversations import Conversation, Message, new_id, shortened
 from janus_app.outputs.image_io import open_picture
 from janus_app.outputs.metadata import ImageMetadata, read_metadata
 from janus_app.registry.types import Variant
@@ -19,31 +19,31 @@ from janus_app.ui.context import PageContext, random_seed
 
 _COMMAND = re.compile(r"\s*/(?:(draw|edit)(?:\s+|$)|(画|改))(.*)", re.DOTALL | re.IGNORECASE)
 _VERBS = {"画": "draw", "改": "edit"}
-NO_RECORD = ImageMetadata("", "", "", "", "", "", "", "", "generate", "", "", 0, (1, 1), "")
-CARRIED = 4  # drawn pictures the next question brings along; more would crowd a small model's context
+NO_METADATA = ImageMetadata("", "", "", "", "", "", "", "", "generate", "", "", 0, (1, 1), "")
+MAX_CARRIED = 4  # drawn pictures that join the next question; more would fill the context of a small model
 
 
 def command(text: str) -> tuple[str, str] | None:
-    """("draw" or "edit", its words) where a message is a command, else None."""
+    """("draw" or "edit", its prompt) if a message is a command, else None."""
     found = _COMMAND.fullmatch(text)
     if not found:
         return None
     return (found[1] or _VERBS[found[2]]).lower(), found[3].strip()
 
 
-def question(talk: Conversation, text: str, files: tuple[str, ...]) -> ChatMessage:
-    return ChatMessage(new_id(), talk.head, "user", text, files)
+def question(conversation: Conversation, text: str, files: tuple[str, ...]) -> Message:
+    return Message(new_id(), conversation.head, "user", text, files)
 
 
-def shown(talk: Conversation, page: PageContext, language: str, waiting: bool = False) -> list[dict[str, Any]]:
-    """The branch on view as the chat widget wants it; pictures before the words, as the model reads them.
+def as_history(conversation: Conversation, page: PageContext, language: str, waiting: bool = False) -> list[dict[str, Any]]:
+    """The shown branch as the messages of a gr.Chatbot; pictures come before the text, as the model reads them.
 
-    `waiting` adds the answer's empty place.
+    `waiting` adds an empty answer.
     """
     say = page.texts.say
     history: list[dict[str, Any]] = []
     drawn = ""
-    for message in talk.path:
+    for message in conversation.path:
         content: list[Any] = []
         for number, path in enumerate(message.pictures):
             alt = drawn if message.role == "assistant" and drawn else say("alt_given", language, number=number + 1)
@@ -60,19 +60,18 @@ def shown(talk: Conversation, page: PageContext, language: str, waiting: bool = 
     return history
 
 
-def turns(talk: Conversation) -> tuple[Turn, ...]:
-    """What the model reads. Commands are no part of it: the pictures they made come with the next question.
+def turns(conversation: Conversation) -> tuple[Turn, ...]:
+    """What the model reads. Commands are left out; the pictures they made join the next question.
 
-    That is how the models were trained to meet pictures, in the user's messages and nowhere else. Raises AppError for
-    a picture that cannot be opened.
+    In training, pictures occur in messages of the user only. Raises AppError for a picture that cannot be opened.
     """
     found: list[Turn] = []
     carried: list[str] = []
-    for message in talk.path:
+    for message in conversation.path:
         if (message.role == "user" and command(message.text)) or (message.role == "assistant" and message.pictures):
             carried += message.pictures
         elif message.role == "user":
-            paths = (*carried[-CARRIED:], *message.pictures)
+            paths = (*carried[-MAX_CARRIED:], *message.pictures)
             found.append(Turn("user", message.text, tuple(_opened(path) for path in paths)))
             carried = []
         else:
@@ -80,53 +79,55 @@ def turns(talk: Conversation) -> tuple[Turn, ...]:
     return tuple(found)
 
 
-def pictures_of(talk: Conversation) -> list[str]:
-    """The files of the pictures on view, oldest first."""
-    return [path for message in talk.path for path in message.pictures if Path(path).is_file()]
+def pictures_of(conversation: Conversation) -> list[str]:
+    """The picture files of the shown branch, oldest first."""
+    return [path for message in conversation.path for path in message.pictures if Path(path).is_file()]
 
 
-def latest_print(talk: Conversation) -> SavedImage:
-    """The picture on view that came last. A person's own has no record; then its settings are empty.
+def latest_picture(conversation: Conversation) -> SavedImage:
+    """The last picture of the shown branch. An uploaded one has no metadata; then its settings are empty.
 
-    Raises AppError where there is none.
+    Raises AppError if there is none.
     """
-    pictures = pictures_of(talk)
+    pictures = pictures_of(conversation)
     if not pictures:
-        raise AppError("There is no picture in this conversation to edit. Add one, or draw one with /draw.")
+        raise AppError("conversation_without_picture")
     try:
         record = read_metadata(pictures[-1])
     except AppError:
-        record = NO_RECORD
+        record = NO_METADATA
     return SavedImage(Path(pictures[-1]), pictures[-1], record)
 
 
 def _opened(path: str) -> Image:
     if not Path(path).is_file():
-        raise AppError("A picture of this conversation is no longer there. Branch off before it, or start anew.")
+        raise AppError("conversation_picture_gone")
     return open_picture(path)
 
 
-def drawing(words: str, variant: Variant) -> GenerateRequest:
-    """One picture with the variant's own settings and a new seed. Raises AppError where nothing is to be drawn."""
+def drawing_request(words: str, variant: Variant) -> GenerateRequest:
+    """One picture with the variant's defaults and a random seed. Raises AppError for an empty prompt."""
     if not words:
-        raise AppError("Say what to draw, for example: /draw a red circle")
+        raise AppError("draw_command_empty")
     return GenerateRequest(prompt=words, seed=random_seed(), **_settings(variant))
 
 
-def editing(words: str, talk: Conversation, variant: Variant, able: Capabilities | None) -> EditRequest:
-    """The conversation's latest picture, changed by the first way of editing that needs no painting.
+def edit_request(
+    words: str, conversation: Conversation, variant: Variant, capabilities: Capabilities | None
+) -> EditRequest:
+    """Edit the latest picture of the conversation with the first method that needs no mask.
 
-    Raises AppError where there is no picture, no such way, or nothing was asked for.
+    Raises AppError for an empty prompt and if there is no picture or no such method.
     """
     if not words:
-        raise AppError("Say how the finished picture shall look, for example: /edit a blue circle")
-    pictures = pictures_of(talk)
+        raise AppError("edit_command_empty")
+    pictures = pictures_of(conversation)
     if not pictures:
-        raise AppError("There is no picture in this conversation to edit. Add one, or draw one with /draw.")
-    methods = able.edit_methods if able else {}
+        raise AppError("conversation_without_picture")
+    methods = capabilities.edit_methods if capabilities else {}
     method = next((name for name in methods if "mask" not in EDIT_SETTINGS.get(name, frozenset())), None)
     if method is None:
-        raise AppError("The model at hand edits only what is painted over. Use the edit tab.")
+        raise AppError("edit_command_needs_mask")
     settings = _settings(variant)
     for name in ("strength", "image_guidance"):
         if name in variant.settings:
@@ -135,7 +136,7 @@ def editing(words: str, talk: Conversation, variant: Variant, able: Capabilities
 
 
 def _settings(variant: Variant) -> dict[str, Any]:
-    """The variant's first values, as requests name them."""
+    """The variant's defaults as arguments of a request."""
     known = variant.settings
     found: dict[str, Any] = {name: known[name].default for name in ("guidance", "temperature") if name in known}
     if "steps" in known:
