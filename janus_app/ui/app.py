@@ -25,7 +25,6 @@ from janus_app.runtime.session import ModelSession
 from janus_app.server.security import HostGuard, QuietLogin, answers_one_person, host_rules, new_login, serving_folder
 from janus_app.ui import dropped_files
 from janus_app.ui.common import actions, welcome
-from janus_app.ui.common.actions import PictureSource
 from janus_app.ui.common.html import message
 from janus_app.ui.common.invitation import invitation, printed_invitation
 from janus_app.ui.common.saved_images import SavedImages
@@ -33,9 +32,7 @@ from janus_app.ui.context import QUICK, PageContext
 from janus_app.ui.i18n import Texts
 from janus_app.ui.picture_links import Places, link
 from janus_app.ui.tabs.chat import tab as chat_tab
-from janus_app.ui.tabs.chat.transcript import latest_print
 from janus_app.ui.tabs.compare import tab as compare_tab
-from janus_app.ui.tabs.compare.pair import chosen_image
 from janus_app.ui.tabs.draw import browser_settings
 from janus_app.ui.tabs.draw import tab as draw_tab
 from janus_app.ui.tabs.edit import tab as edit_tab
@@ -126,18 +123,14 @@ def _tabs(page: PageContext, demo: gr.Blocks) -> None:
         places = Places(drawing, chat, editing, tabs, browser)
         if page.library:
             with gr.Tab(label("tab_history"), id="history", elem_id="tab-history") as tab:
-                history = history_tab.build(page, page.library.gallery, tab, browser)
-            opened = PictureSource({history.opened}, lambda values: values[history.opened].print)
-            link(page, history.row, opened, places)
+                history = history_tab.build(page, page.library.album, tab, browser)
+            link(page, history.row, history.source, places)
         with gr.Tab(label("tab_compare"), id="compare", elem_id="tab-compare") as tab:
             pair = compare_tab.build(page, bar.variant, bar.seen, demo, tab, drawing)
-        compared = PictureSource(
-            {pair.comparison, pair.chosen}, lambda values: chosen_image(values[pair.comparison], values[pair.chosen])
-        )
-        link(page, pair.row, compared, places)
+    for row, source in ((chat.row, chat.source), (pair.row, pair.source)):
+        link(page, row, source, places)
     for results in (drawing.right.results, editing.panels.right.results):
         link(page, results.row, results.source, places)
-    link(page, chat.row, PictureSource({chat.talk}, lambda values: latest_print(values[chat.talk])), places)
     dropped_files.build(page, places)
 
 

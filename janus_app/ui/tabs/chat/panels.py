@@ -145,9 +145,7 @@ def sidebar(page: PageContext, limit: int) -> Sidebar:
     label = page.texts.label
 
     def button(key: str, name: str, variant: Any = "secondary", visible: bool = True) -> gr.Button:
-        return gr.Button(
-            label(key), size="sm", variant=variant, visible=visible, elem_id=f"chat-{name}", min_width=60
-        )
+        return gr.Button(label(key), size="sm", variant=variant, visible=visible, elem_id=f"chat-{name}", min_width=60)
 
     with gr.Accordion(label("conversations"), open=True, elem_id="chat-list-panel"):
         search = gr.Textbox(

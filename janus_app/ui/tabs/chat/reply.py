@@ -64,7 +64,7 @@ class Replies:
             if last is not asked:
                 trouble = save(page, last, language)
         if last is asked:
-            back = {"text": question.text, "files": list(question.pictures)}
+            back: dict[str, Any] = {"text": question.text, "files": list(question.pictures)}
             box = gr.MultimodalTextbox(value=back, submit_btn=True, stop_btn=False) if restore else idle_box()
             yield {
                 panel.bot: as_history(before, page, language),
@@ -91,10 +91,10 @@ class Replies:
             settings = panel.settings
             request = ChatRequest(
                 turns=turns(asked),
-                temperature=number(values[settings.temperature], "Temperature"),
-                top_p=number(values[settings.top_p], "Top-p"),
-                seed=whole_number(values[settings.seed], "Seed"),
-                max_new_tokens=whole_number(values[settings.max_new_tokens], "The number of new tokens"),
+                temperature=number(values[settings.temperature], "input_temperature"),
+                top_p=number(values[settings.top_p], "input_top_p"),
+                seed=whole_number(values[settings.seed], "input_seed"),
+                max_new_tokens=whole_number(values[settings.max_new_tokens], "input_max_new_tokens"),
             )
             return page.job(values[self.variant], request)
 
@@ -119,21 +119,21 @@ class Replies:
         """A picture; its previews are shown below the conversation."""
         page, panel, selected = self.page, self.panel, values[self.variant]
         verb, words = command(asked.path[-1].text) or ("draw", "")
-        capabilities, request = page.session.state.capabilities, None
+        variant, capabilities = page.variant(selected), page.session.state.capabilities
+        request: GenerateRequest | EditRequest
         try:
             if verb == "draw":
-                request = drawing_request(words, page.variant(selected))
+                request = drawing_request(words, variant)
             else:
-                request = edit_request(words, asked, page.variant(selected), capabilities)
+                request = edit_request(words, asked, variant, capabilities)
         except AppError as error:
             yield {panel.status: "", panel.notes: message(error.text(language), "error")}
             return
         about = ""
         if isinstance(request, EditRequest) and capabilities:
-            about = message(page.texts.edit_method(capabilities.edit_methods, request.method, language))
-        wanted: GenerateRequest | EditRequest = request
+            about = message(page.texts.sentence(capabilities.edit_methods[request.method], language))
         preview = ""
-        for view in draw(page, selected, lambda: wanted, language):
+        for view in draw(page, selected, lambda: request, language):
             preview = preview if view.preview_grid is None else view.preview_grid
             if not view.saved:
                 yield {panel.status: preview + view.status, panel.notes: about + view.notes}
@@ -196,7 +196,9 @@ def branch_update(page: PageContext, conversation: Conversation, language: str) 
         return gr.update(choices=[], value=None, visible=False)
     choices = []
     for index, end in enumerate(ends):
-        last = [shortened(m.text, 40) or page.texts.say("a_picture", language) for m in conversation.at(end.id).path[-2:]]
+        last = [
+            shortened(m.text, 40) or page.texts.say("a_picture", language) for m in conversation.at(end.id).path[-2:]
+        ]
         choices.append((f"{index + 1}. {' → '.join(last)}", end.id))
     shown = conversation.head if conversation.head in {end.id for end in ends} else None
     return gr.update(choices=choices, value=shown, visible=True)

@@ -83,7 +83,12 @@ class ChatHandlers:
     def opened(self, conversation: Conversation, language: str, keep_box: bool = False) -> Updates:
         """`conversation` has just been opened. `keep_box` keeps what is typed in the message box."""
         panel = self.panel
-        updates: Updates = {**self.replies.show(conversation, language), panel.status: "", panel.notes: "", panel.context: ""}
+        updates: Updates = {
+            **self.replies.show(conversation, language),
+            panel.status: "",
+            panel.notes: "",
+            panel.context: "",
+        }
         if keep_box:
             del updates[panel.box]
         else:

@@ -35,7 +35,9 @@ def question(conversation: Conversation, text: str, files: tuple[str, ...]) -> M
     return Message(new_id(), conversation.head, "user", text, files)
 
 
-def as_history(conversation: Conversation, page: PageContext, language: str, waiting: bool = False) -> list[dict[str, Any]]:
+def as_history(
+    conversation: Conversation, page: PageContext, language: str, waiting: bool = False
+) -> list[dict[str, Any]]:
     """The shown branch as the messages of a gr.Chatbot; pictures come before the text, as the model reads them.
 
     `waiting` adds an empty answer.

@@ -14,7 +14,7 @@ import gradio as gr
 from janus_app.errors import AppError
 from janus_app.outputs.votes import Choice, Tally
 from janus_app.types import SOLVERS, Event, GenerateRequest
-from janus_app.ui.common.actions import Actions, action_row, halt
+from janus_app.ui.common.actions import Actions, PictureSource, action_row, halt
 from janus_app.ui.common.controls import run_or_stop
 from janus_app.ui.common.detail import settings_line
 from janus_app.ui.common.html import facts, message, messages, preview_grid
@@ -107,6 +107,12 @@ class PairResults:
         """The keys of `PairHandlers.show`."""
         pictures = [self.gallery, self.votes, self.revealed, self.slider]
         return [*pictures, self.actions, self.chosen_line, self.comparison, self.chosen]
+
+    @property
+    def source(self) -> PictureSource:
+        """The chosen picture."""
+        inputs: set[Any] = {self.comparison, self.chosen}
+        return PictureSource(inputs, lambda values: chosen_image(values[self.comparison], values[self.chosen]))
 
 
 def controls(page: PageContext) -> PairControls:

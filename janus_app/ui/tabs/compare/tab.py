@@ -17,7 +17,7 @@ from janus_app.ui.tabs.draw.tab import DrawTab
 def build(
     page: PageContext, variant: gr.Dropdown, seen: gr.Textbox, demo: gr.Blocks, tab: gr.Tab, drawing: DrawTab
 ) -> pair.PairResults:
-    """Build the tab. `pair.chosen_image` gives the chosen picture of the returned parts."""
+    """Build the tab over the models that can draw."""
     label = page.texts.label
     with gr.Row(elem_classes="two-columns"):
         with gr.Column(scale=5, min_width=300):

@@ -17,10 +17,9 @@ from janus_app.ui.common.html import empty, message
 from janus_app.ui.common.more import more
 from janus_app.ui.common.saved_images import SavedImage
 from janus_app.ui.context import QUICK, PageContext, Updates, Values, attach
-from janus_app.ui.tabs.history.panels import SPANS, Filters, Listing, Opened, OpenedPanel
+from janus_app.ui.tabs.history.panels import SPANS, Filters, Listing, Opened, OpenedPanel, opened_panel, paging
 from janus_app.ui.tabs.history.panels import filters as build_filters
 from janus_app.ui.tabs.history.panels import listing as build_listing
-from janus_app.ui.tabs.history.panels import opened_panel, paging
 
 PAGE_SIZE = 24
 STAR = "★ "
@@ -70,10 +69,7 @@ class HistoryHandlers:
         items = self.found(values)
         first = min(first, max(0, (len(items) - 1) // PAGE_SIZE * PAGE_SIZE))
         shown = items[first : first + PAGE_SIZE]
-        thumbnails = [
-            (self.page.images.thumbnail(self.gallery.folder / i.name), f"{STAR if i.favourite else ''}{i.record.prompt}")
-            for i in shown
-        ]
+        thumbnails = [(self._thumbnail(item), f"{STAR * item.favourite}{item.record.prompt}") for item in shown]
         line = say("found", language, low=first + 1, high=first + len(shown), total=len(items)) if shown else ""
         return {
             listing.gallery: gr.update(value=thumbnails, visible=bool(shown), selected_index=None),
@@ -85,6 +81,9 @@ class HistoryHandlers:
             listing.download: gr.update(interactive=bool(shown)),
             listing.blank: "" if shown else self._blank(language),
         }
+
+    def _thumbnail(self, item: GalleryItem) -> str:
+        return self.page.images.thumbnail(self.gallery.folder / item.name)
 
     def _blank(self, language: str) -> str:
         say = self.page.texts.say
@@ -162,7 +161,9 @@ def build(page: PageContext, gallery: Gallery, tab: gr.Tab, browser: BrowserDown
     above = paging(page)
     with gr.Row(elem_classes="two-columns"):
         listing = build_listing(page, above)
-        with gr.Column(scale=4, min_width=300, visible=False, elem_id="history-opened", elem_classes="chosen") as column:
+        with gr.Column(
+            scale=4, min_width=300, visible=False, elem_id="history-opened", elem_classes="chosen"
+        ) as column:
             panel = opened_panel(page, column)
             described = more(page, "history", panel.source, browser)
     handlers = HistoryHandlers(page, gallery, filters, listing, panel)
@@ -177,7 +178,8 @@ def wire(handlers: HistoryHandlers, tab: gr.Tab, browser: BrowserDownload) -> No
     here = {listing.first, *filters.all}
     opening = attach(tab.select, handlers.choices, None, {filters.model, filters.verb, filters.span}, **QUICK)
     attach(opening.then, handlers.here, here, listing.all, **QUICK)
-    for event in (filters.words.change, *(f.input for f in (filters.model, filters.verb, filters.span, filters.favourites))):
+    chosen = (filters.model, filters.verb, filters.span, filters.favourites)
+    for event in (filters.words.change, *(choice.input for choice in chosen)):
         attach(event, handlers.from_start, filters.all, listing.all, **QUICK)
     attach(listing.newer.click, handlers.newer, here, listing.all, **QUICK)
     attach(listing.older.click, handlers.older, here, listing.all, **QUICK)
