@@ -123,7 +123,7 @@ def _tabs(page: PageContext, demo: gr.Blocks) -> None:
         places = Places(drawing, chat, editing, tabs, browser)
         if page.library:
             with gr.Tab(label("tab_history"), id="history", elem_id="tab-history") as tab:
-                history = history_tab.build(page, page.library.album, tab, browser)
+                history = history_tab.build(page, page.library.gallery, tab, browser)
             link(page, history.row, history.source, places)
         with gr.Tab(label("tab_compare"), id="compare", elem_id="tab-compare") as tab:
             pair = compare_tab.build(page, bar.variant, bar.seen, demo, tab, drawing)

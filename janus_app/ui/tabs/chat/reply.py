@@ -11,7 +11,7 @@ from typing import Any
 import gradio as gr
 
 from janus_app.errors import AppError
-from janus_app.outputs.conversations import Conversation, Message, new_conversation, new_id, shortened
+from janus_app.outputs.conversations import ChatMessage, Conversation, new_conversation, new_id, shortened
 from janus_app.types import ChatRequest, EditRequest, Event, GenerateRequest, Usage
 from janus_app.ui.common.drawing import draw
 from janus_app.ui.common.html import message, messages, meter
@@ -35,14 +35,14 @@ class Replies:
     variant: gr.Dropdown
 
     def reply(
-        self, before: Conversation, question: Message, values: Values, language: str, restore: bool = True
+        self, before: Conversation, question: ChatMessage, values: Values, language: str, restore: bool = True
     ) -> Iterator[Updates]:
         """Answer `question`, which joins `before` in its place. If it is refused, `before` is shown again.
 
         `restore` puts a refused question back into the message box, so that nothing typed is lost.
         """
         page, panel = self.page, self.panel
-        asked = (before if before.id else new_conversation()).said(question)
+        asked = (before if before.id else new_conversation()).with_message(question)
         yield {
             panel.bot: as_history(asked, page, language, waiting=True),
             panel.conversation: asked,
@@ -98,7 +98,7 @@ class Replies:
             )
             return page.job(values[self.variant], request)
 
-        frame, answer = Frame(), Message(new_id(), asked.head, "assistant", "")
+        frame, answer = Frame(), ChatMessage(new_id(), asked.head, "assistant", "")
         for frame in watch(start, page.texts, language):
             notes = messages(frame.notices)
             if not frame.text:
@@ -106,13 +106,13 @@ class Replies:
                 yield {panel.status: status, panel.notes: notes}
                 continue
             loaded = page.loaded_variant()
-            answer = Message(answer.id, asked.head, "assistant", frame.text, model=loaded.title if loaded else "")
-            yield {**self._show(asked.said(answer), language), panel.status: frame.status, panel.notes: notes}
+            answer = ChatMessage(answer.id, asked.head, "assistant", frame.text, model=loaded.title if loaded else "")
+            yield {**self._show(asked.with_message(answer), language), panel.status: frame.status, panel.notes: notes}
         if frame.error:
             yield {panel.status: "", panel.notes: messages(frame.notices) + message(frame.error, "error")}
         if frame.finished:
             if not frame.text:  # the model had nothing to say, which is an answer too
-                yield {**self._show(asked.said(answer), language), panel.status: ""}
+                yield {**self._show(asked.with_message(answer), language), panel.status: ""}
             yield {panel.context: context_html(page, frame.finished.usage, language)}
 
     def _picture(self, asked: Conversation, values: Values, language: str) -> Answer:
@@ -139,8 +139,8 @@ class Replies:
                 yield {panel.status: preview + view.status, panel.notes: about + view.notes}
                 continue
             pictures = tuple(image.shown for image in view.saved)
-            answer = Message(new_id(), asked.head, "assistant", "", pictures, view.saved[0].record.title)
-            shown = self._show(asked.said(answer), language)
+            answer = ChatMessage(new_id(), asked.head, "assistant", "", pictures, view.saved[0].record.title)
+            shown = self._show(asked.with_message(answer), language)
             yield {**shown, panel.status: view.status, panel.notes: about + view.notes}
 
     def _show(self, conversation: Conversation, language: str) -> Updates:

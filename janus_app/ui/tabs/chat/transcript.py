@@ -9,7 +9,7 @@ from typing import Any
 from PIL.Image import Image
 
 from janus_app.errors import AppError
-from janus_app.outputs.conversations import Conversation, Message, new_id, shortened
+from janus_app.outputs.conversations import ChatMessage, Conversation, new_id, shortened
 from janus_app.outputs.image_io import open_picture
 from janus_app.outputs.metadata import ImageMetadata, read_metadata
 from janus_app.registry.types import Variant
@@ -31,8 +31,8 @@ def command(text: str) -> tuple[str, str] | None:
     return (found[1] or _VERBS[found[2]]).lower(), found[3].strip()
 
 
-def question(conversation: Conversation, text: str, files: tuple[str, ...]) -> Message:
-    return Message(new_id(), conversation.head, "user", text, files)
+def question(conversation: Conversation, text: str, files: tuple[str, ...]) -> ChatMessage:
+    return ChatMessage(new_id(), conversation.head, "user", text, files)
 
 
 def as_history(

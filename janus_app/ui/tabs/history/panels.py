@@ -8,7 +8,7 @@ from typing import Any
 
 import gradio as gr
 
-from janus_app.outputs.gallery import Wanted
+from janus_app.outputs.gallery import GalleryQuery
 from janus_app.ui.common.actions import Actions, PictureSource, action_row
 from janus_app.ui.common.saved_images import SavedImage
 from janus_app.ui.context import PageContext, Updates, Values
@@ -29,9 +29,9 @@ class Filters:
     def all(self) -> set[Any]:
         return {self.words, self.model, self.verb, self.span, self.favourites}
 
-    def wanted(self, values: Values) -> Wanted:
+    def query(self, values: Values) -> GalleryQuery:
         span = SPANS.get(values[self.span] or "any")
-        return Wanted(
+        return GalleryQuery(
             words=values[self.words] or "",
             model=values[self.model] or "",
             verb=values[self.verb] or "",

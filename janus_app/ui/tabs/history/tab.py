@@ -49,7 +49,7 @@ class HistoryHandlers:
         }
 
     def found(self, values: Values) -> list[GalleryItem]:
-        return self.gallery.find(self.filters.wanted(values))
+        return self.gallery.find(self.filters.query(values))
 
     def from_start(self, values: Values, request: gr.Request) -> Updates:
         return self._page_at(0, values, request)
@@ -69,7 +69,7 @@ class HistoryHandlers:
         items = self.found(values)
         first = min(first, max(0, (len(items) - 1) // PAGE_SIZE * PAGE_SIZE))
         shown = items[first : first + PAGE_SIZE]
-        thumbnails = [(self._thumbnail(item), f"{STAR * item.favourite}{item.record.prompt}") for item in shown]
+        thumbnails = [(self._thumbnail(item), f"{STAR * item.favourite}{item.metadata.prompt}") for item in shown]
         line = say("found", language, low=first + 1, high=first + len(shown), total=len(items)) if shown else ""
         return {
             listing.gallery: gr.update(value=thumbnails, visible=bool(shown), selected_index=None),
