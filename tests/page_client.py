@@ -1,4 +1,4 @@
-"""The page as a program asks it."""
+"""The page's API as a program uses it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from typing import Any
 
 from gradio_client import Client
 
-GALLERY = 3  # its place in what "draw" answers (states are not sent)
+# Places of the outputs of /draw; states are not sent.
+PREVIEW_GRID, STATUS, NOTES, GALLERY, DETAIL, SEED = range(6)
 
 
 def draw(client: Client, prompt: str = "a red circle", count: float = 2, seed: float = 7, **more: Any) -> Any:
@@ -17,14 +18,15 @@ def draw(client: Client, prompt: str = "a red circle", count: float = 2, seed: f
 
 
 def gallery_of(job: Any) -> list[Path]:
-    """The pictures of the one answer that carries the gallery."""
+    """The pictures of the only answer that contains the gallery."""
     for answer in job.outputs():
         shown = answer[GALLERY]
         pictures = shown.get("value") if isinstance(shown, dict) else shown
         if pictures:
             return [Path(item["image"]) for item in pictures]
-    raise AssertionError(f"no pictures came: {job.outputs()[-2:]}")
+    raise AssertionError(f"no pictures were returned: {job.outputs()[-2:]}")
 
 
-def everything_said(job: Any) -> str:
+def outputs_text(job: Any) -> str:
+    """All outputs of a job as one string."""
     return json.dumps(job.outputs(), ensure_ascii=False)

@@ -1,4 +1,4 @@
-"""A real page for the tests: the real studio over tiny checkpoints with random weights."""
+"""A real page for the tests: a real session with tiny checkpoints of random weights."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ MQ_ROW = """
 
 @dataclass(frozen=True)
 class Served:
-    """A running page: its address, the studio under it, the folders of its pictures and conversations."""
+    """A running page: its address, its session, and the folders of its pictures and conversations."""
 
     url: str
     session: ModelSession
@@ -100,8 +100,8 @@ class Served:
     demo: Any
 
 
-class PacedStudio(ModelSession):
-    """The real studio, resting after each token: the tiny checkpoints would be done before anyone looks."""
+class PacedSession(ModelSession):
+    """A session that pauses after each token: the tiny checkpoints would finish before a test could look."""
 
     pace = 0.0  # seconds
 
@@ -121,10 +121,9 @@ def free_port() -> int:
 
 @contextmanager
 def serve(folder: Path, pace: float = 0.0, **options: Any) -> Iterator[Served]:
-    """Serve a page whose catalog also holds `tiny-a` (resident from the start), `tiny-b`, the flow `tiny-flow`
-    and the MetaQuery `tiny-mq`.
+    """Serve a page whose catalog also has `tiny-a` (loaded from the start), `tiny-b`, `tiny-flow` and `tiny-mq`.
 
-    `pace` is how many seconds the studio rests after each token.
+    `pace` is how many seconds the session pauses after each token.
     """
     from janus_app.ui.app import launch
 
@@ -137,7 +136,7 @@ def serve(folder: Path, pace: float = 0.0, **options: Any) -> Iterator[Served]:
     manifest = folder / "models.yaml"
     manifest.write_text(MANIFEST.format(rows="".join(rows)), encoding="utf-8")
     catalog = load_catalog(manifest)
-    session = PacedStudio(catalog, Hub())
+    session = PacedSession(catalog, Hub())
     session.pace = pace
     drain(session.load("tiny-a", device="cpu"))
     outputs, data = folder / "outputs", folder / "data"

@@ -16,7 +16,7 @@ from PIL import Image
 from janus_app.cli import main
 from janus_app.outputs.metadata import read_metadata
 from janus_app.server.security import HostGuard, answers_one_person, host_rules
-from tests.page_client import draw, everything_said
+from tests.page_client import draw, outputs_text
 from tests.page_server import Served, serve
 
 
@@ -110,7 +110,7 @@ def test_shared_page_requires_login_and_loads_no_folders(
         job = visitor.submit(model=str(tmp_path), device="cpu", api_name="/load")
         try:
             job.result(timeout=30)
-            assert "only the models of the list" in everything_said(job)
+            assert "only the models of the list" in outputs_text(job)
         except Exception as refused:  # Gradio itself may refuse a value that is not in the list
             assert "Traceback" not in str(refused)
         assert served.session.state.variant_id == "tiny-a"

@@ -1,4 +1,4 @@
-"""The edit triples: each says one change, the pictures differ by just that, and the judging of edits is right."""
+"""The edit triples of the training: each names one change, the pictures differ by it alone, and the judge is right."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from training.world import Scene, render
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_only_the_named_slots_change(kind: str) -> None:
+def test_edit_changes_only_the_named_slots(kind: str) -> None:
     rng = np.random.default_rng(5)
     for i in range(60):
         made = edit(rng, kind, zh=bool(i % 2))
@@ -24,7 +24,7 @@ def test_only_the_named_slots_change(kind: str) -> None:
         assert (made.before.background != made.after.background) == (kind == "background")
 
 
-def test_the_instruction_names_what_it_asks_for() -> None:
+def test_instruction_names_the_change() -> None:
     rng = np.random.default_rng(6)
     for i in range(40):
         zh = bool(i % 2)
@@ -38,7 +38,7 @@ def test_the_instruction_names_what_it_asks_for() -> None:
         assert (name.zh if zh else name.name) in ground.instruction
 
 
-def test_right_and_wrong_edits_are_told_apart() -> None:
+def test_judge_tells_right_edits_from_wrong_ones() -> None:
     rng = np.random.default_rng(7)
     for i in range(100):
         made = edit(rng, zh=bool(i % 2))
@@ -55,7 +55,7 @@ def test_right_and_wrong_edits_are_told_apart() -> None:
             assert judged(made, look(render(Scene.of(made.after.background, moved)))) == (True, False)
 
 
-def test_kept_pixels_are_compared_outside_the_mask_only() -> None:
+def test_kept_pixels_are_compared_only_outside_the_mask() -> None:
     rng = np.random.default_rng(8)
     made = edit(rng, "replace")
     assert np.asarray(mask_of(made.slots)).sum() == 255 * 32 * 32

@@ -1,4 +1,4 @@
-"""What visitors do on the page, over HTTP: no browser here (tests/browser has one)."""
+"""What visitors do on the page, over HTTP and without a browser (tests/browser has one)."""
 
 from __future__ import annotations
 
@@ -15,14 +15,13 @@ from PIL import Image
 from janus_app.outputs.conversations import Conversations
 from janus_app.outputs.metadata import read_metadata
 from janus_app.types import drain
-from tests.page_client import draw, everything_said, gallery_of
+from tests.page_client import draw, gallery_of, outputs_text
 from tests.page_server import Served
 
-BRIEF = {"temperature": 0, "top_p": 0.95, "max_new_tokens": 24, "seed": 0, "model": "tiny-a"}  # of an answer
-EASEL, STATUS, NOTES, SEED = 0, 1, 2, 6  # places in what "draw" answers (states are not sent)
+BRIEF = {"temperature": 0, "top_p": 0.95, "max_new_tokens": 24, "seed": 0, "model": "tiny-a"}  # chat settings
 
 
-def test_drawn_pictures_are_saved_with_records_and_served_byte_for_byte(page: Served, client: Client) -> None:
+def test_drawn_pictures_are_saved_with_metadata_and_served_byte_for_byte(page: Served, client: Client) -> None:
     job = draw(client, count=2, seed=41)
     job.result(timeout=60)
     served = gallery_of(job)
@@ -31,7 +30,7 @@ def test_drawn_pictures_are_saved_with_records_and_served_byte_for_byte(page: Se
     first, second = (read_metadata(file) for file in served)
     assert (first.seed, second.seed, first.model, first.prompt) == (41, 42, "tiny-a", "a red circle")
     assert len(first.image_tokens) == 36 and first.settings["guidance"] == 5
-    assert "data:image/jpeg;base64" in everything_said(job), "no preview was shown"
+    assert "data:image/jpeg;base64" in outputs_text(job), "no preview was shown"
 
 
 def ask(client: Client, text: str, files: tuple[Path, ...] = ()) -> Any:
@@ -45,17 +44,17 @@ def context_used(answer: Any) -> int:
     return int(found[1])
 
 
-def test_a_picture_drawn_in_the_chat_can_be_asked_about_and_edited(page: Served, client: Client) -> None:
+def test_picture_drawn_in_chat_can_be_discussed_and_edited(page: Served, client: Client) -> None:
     words = context_used(ask(client, "What is it?").result(timeout=60))
     client.reset_session()
     drawn = ask(client, "/draw a red circle").result(timeout=60)
     assert [part["type"] for part in drawn[0][1]["content"]] == ["file"]
     asked = ask(client, "What is it?").result(timeout=60)
     assert [turn["role"] for turn in asked[0]] == ["user", "assistant"] * 2
-    assert context_used(asked) > words + 30, "the drawn picture came along with the question"
+    assert context_used(asked) > words + 30, "the drawn picture is part of the question"
     edited = ask(client, "/edit a blue circle").result(timeout=60)
     assert [part["type"] for part in edited[0][5]["content"]] == ["file"]
-    assert "Keeps the top" in json.dumps(edited), "what this way of editing does is said"
+    assert "Keeps the top" in json.dumps(edited), "the note of the edit method is shown"
     newest = max(page.outputs.glob("*.png"), key=lambda file: file.stat().st_mtime_ns)
     record = read_metadata(newest)
     assert (record.verb, record.prompt, record.settings["method"]) == ("edit", "a blue circle", "variation")
@@ -73,13 +72,13 @@ def test_a_picture_drawn_in_the_chat_can_be_asked_about_and_edited(page: Served,
         ("/edit a cat", "no picture in this conversation"),
     ],
 )
-def test_a_command_that_cannot_be_done_is_given_back_with_a_sentence(client: Client, text: str, sentence: str) -> None:
+def test_command_that_fails_is_returned_to_the_box_with_a_sentence(client: Client, text: str, sentence: str) -> None:
     job = ask(client, text)
     job.result(timeout=30)
-    assert sentence in everything_said(job) and text in json.dumps(job.outputs()[-1])
+    assert sentence in outputs_text(job) and text in json.dumps(job.outputs()[-1])
 
 
-def test_a_picture_of_a_batch_can_be_drawn_alone(page: Served, client: Client) -> None:
+def test_picture_of_a_batch_can_be_drawn_alone(page: Served, client: Client) -> None:
     both = draw(client, count=2, seed=300)
     both.result(timeout=60)
     alone = draw(client, count=1, seed=301)
@@ -87,7 +86,7 @@ def test_a_picture_of_a_batch_can_be_drawn_alone(page: Served, client: Client) -
     assert read_metadata(gallery_of(both)[1]).image_tokens == read_metadata(gallery_of(alone)[0]).image_tokens
 
 
-def test_answers_stream_and_tell_how_full_the_context_is(client: Client, tmp_path: Path) -> None:
+def test_answers_stream_and_report_the_used_context(client: Client, tmp_path: Path) -> None:
     picture = tmp_path / "red.png"
     Image.new("RGB", (40, 30), "red").save(picture)
     question = {"text": "What is it?", "files": [handle_file(str(picture)), handle_file(str(picture))]}
@@ -113,12 +112,12 @@ def test_answers_stream_and_tell_how_full_the_context_is(client: Client, tmp_pat
 def test_bad_settings_become_sentences(client: Client, wrong: dict[str, Any], sentence: str) -> None:
     job = draw(client, **wrong)
     job.result(timeout=30)
-    assert sentence in everything_said(job)
-    assert "Traceback" not in everything_said(job)
+    assert sentence in outputs_text(job)
+    assert "Traceback" not in outputs_text(job)
 
 
 @pytest.mark.parametrize("question", ["", "a.txt"])
-def test_a_bad_question_is_given_back_with_a_sentence(client: Client, tmp_path: Path, question: str) -> None:
+def test_bad_question_is_returned_to_the_box_with_a_sentence(client: Client, tmp_path: Path, question: str) -> None:
     files = []
     if question:
         (tmp_path / question).write_text("not a picture")
@@ -126,32 +125,34 @@ def test_a_bad_question_is_given_back_with_a_sentence(client: Client, tmp_path: 
     job = client.submit(message={"text": "" if not question else "keep me", "files": files}, **BRIEF, api_name="/chat")
     try:
         job.result(timeout=30)
-    except Exception as refused:  # Gradio itself turns away files that are no pictures
+    except Exception as refused:  # Gradio itself refuses files that are not pictures
         assert "Traceback" not in str(refused)
         return
-    said = everything_said(job)
+    said = outputs_text(job)
     assert "message error" in said
     assert not question or "keep me" in said
 
 
-def test_two_visitors_wait_in_line_and_keep_their_own_seeds(page: Served) -> None:
+def test_second_visitor_waits_and_each_gets_their_own_seeds(page: Served) -> None:
     one, two = Client(page.url, verbose=False), Client(page.url, verbose=False)
     first = draw(one, prompt="one", count=16, seed=1000)
-    time.sleep(0.2)
+    wait_for(lambda: page.session.state.phase == "busy")
     second = draw(two, prompt="two", count=2, seed=5000)
     first.result(timeout=120)
     second.result(timeout=120)
-    assert "You are next in line" in everything_said(second) or "number" in everything_said(second)
+    assert "You are next in line" in outputs_text(second) or "number" in outputs_text(second)
     mine = [read_metadata(file) for file in gallery_of(first)]
     theirs = [read_metadata(file) for file in gallery_of(second)]
     assert [(r.prompt, r.seed) for r in mine] == [("one", 1000 + i) for i in range(16)]
     assert [(r.prompt, r.seed) for r in theirs] == [("two", 5000), ("two", 5001)]
 
 
-def test_a_cancelled_job_frees_the_studio_and_saves_nothing(page: Served, client: Client) -> None:
+def test_cancelled_job_frees_the_session_and_saves_nothing(page: Served, client: Client) -> None:
     before = set(page.outputs.glob("*.png"))
     job = draw(client, count=16, seed=77_000, prompt="never finished")
-    wait_for(lambda: page.session.state.phase == "busy" and job.outputs())  # until it hears, a client knows of no job
+    wait_for(
+        lambda: page.session.state.phase == "busy" and job.outputs()
+    )  # a client can cancel a job only after its first answer
     job.cancel()
     wait_for(lambda: page.session.state.phase == "ready" and page.session.state.queue == 0)
     again = draw(client, count=1, seed=3)
@@ -159,14 +160,14 @@ def test_a_cancelled_job_frees_the_studio_and_saves_nothing(page: Served, client
     assert not [file for file in set(page.outputs.glob("*.png")) - before if "_77" in file.name]
 
 
-def test_who_waits_and_is_cancelled_leaves_the_line(page: Served, client: Client) -> None:
+def test_cancelled_waiting_job_leaves_the_queue(page: Served, client: Client) -> None:
     first = draw(client, count=16, seed=88_000)
     wait_for(lambda: page.session.state.phase == "busy")
     second = draw(Client(page.url, verbose=False), count=1, seed=89_000)
     wait_for(lambda: page.session.state.queue == 1 and second.outputs())
     second.cancel()
     wait_for(lambda: page.session.state.queue == 0)
-    assert not first.done(), "the one at work goes on"
+    assert not first.done(), "the running job continues"
     first.result(timeout=60)
     assert not list(page.outputs.glob("*_89000.png")) and len(list(page.outputs.glob("*_880[01]?.png"))) == 16
 
@@ -174,25 +175,25 @@ def test_who_waits_and_is_cancelled_leaves_the_line(page: Served, client: Client
 def wait_for(condition: Any, seconds: float = 20) -> None:
     end = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < end, "it never happened"
+        assert time.monotonic() < end, "the condition was not met in time"
         time.sleep(0.02)
 
 
-def test_a_variant_is_switched_and_an_unknown_one_refused(page: Served, client: Client) -> None:
+def test_variant_is_switched_and_an_unknown_one_refused(page: Served, client: Client) -> None:
     job = client.submit(model="tiny-b", device="cpu", api_name="/load")
     job.result(timeout=60)
     assert page.session.state.variant_id == "tiny-b"
     job = client.submit(model="tiny-zzz", device="cpu", api_name="/load")
     job.result(timeout=60)
-    assert "no model called" in everything_said(job)
-    assert page.session.state.variant_id == "tiny-b", "a wrong name must not drop the model"
+    assert "no model called" in outputs_text(job)
+    assert page.session.state.variant_id == "tiny-b", "an unknown name must not unload the model"
     job = client.submit(model="tiny-a", device="cuda:99", api_name="/load")
     job.result(timeout=60)
-    assert "message error" in everything_said(job)
+    assert "message error" in outputs_text(job)
     drain(page.session.load("tiny-a", device="cpu"))
 
 
-def test_a_flow_model_draws_by_its_own_settings_and_the_same_again(page: Served, client: Client) -> None:
+def test_flow_model_draws_reproducibly_by_its_own_settings(page: Served, client: Client) -> None:
     pytest.importorskip("diffusers")
     client.submit(model="tiny-flow", device="cpu", api_name="/load").result(timeout=120)
     assert page.session.state.variant_id == "tiny-flow"
@@ -216,11 +217,11 @@ def test_a_flow_model_draws_by_its_own_settings_and_the_same_again(page: Served,
         assert read_metadata(short).settings == {"guidance": 2, "steps": 2, "solver": "euler"}
         pictures = [Image.open(file).tobytes() for file in (first, again, other)]
         assert pictures[0] == pictures[1] != pictures[2]
-        said = everything_said(drawings[0])
+        said = outputs_text(drawings[0])
         assert "Adams-Bashforth" in said and "guidance from 0.25 to 1" in said
         assert re.search(r"\d / 4 steps|\d of 4 steps", said), "progress is counted in steps"
         backwards = draw(client, count=1, steps=4, guidance_start=0.8, guidance_end=0.2)
         backwards.result(timeout=60)
-        assert "end of the guidance interval" in everything_said(backwards)
+        assert "end of the guidance interval" in outputs_text(backwards)
     finally:
         drain(page.session.load("tiny-a", device="cpu"))

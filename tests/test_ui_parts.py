@@ -1,4 +1,4 @@
-"""The small parts the page is made of, each by itself."""
+"""The small parts of the page, each on its own."""
 
 from __future__ import annotations
 
@@ -38,11 +38,11 @@ from janus_app.ui.tabs.edit.editor import picture_and_mask
         ("", None),
     ],
 )
-def test_commands_of_the_chat(text: str, means: tuple[str, str] | None) -> None:
+def test_chat_commands_are_parsed_in_both_languages(text: str, means: tuple[str, str] | None) -> None:
     assert command(text) == means
 
 
-def test_the_model_reads_pictures_in_questions_only(tmp_path: Path) -> None:
+def test_only_questions_carry_pictures_to_the_model(tmp_path: Path) -> None:
     files = []
     for number, colour in enumerate(("red", "lime", "blue", "cyan", "pink", "gold")):
         Image.new("RGB", (4, 4), colour).save(tmp_path / f"{number}.png")
@@ -63,7 +63,7 @@ def test_the_model_reads_pictures_in_questions_only(tmp_path: Path) -> None:
     ]  # fmt: skip
 
 
-def test_a_conversation_that_cannot_be_kept_says_so(tmp_path: Path) -> None:
+def test_conversation_that_cannot_be_saved_is_reported(tmp_path: Path) -> None:
     (tmp_path / "data").write_text("a file in the place of the folder")
     kept = library(tmp_path / "outputs", tmp_path / "data")
     page: Any = SimpleNamespace(library=kept, texts=Texts("zh-CN"))
@@ -88,12 +88,12 @@ def test_languages_have_the_same_strings_and_places() -> None:
         assert set(places(own)) <= set(places(original)), original
 
 
-def test_every_string_the_page_asks_for_exists_and_none_is_idle() -> None:
+def test_every_string_of_the_page_exists_and_is_used() -> None:
     source = "".join(file.read_text("utf-8") for file in Path("janus_app/ui").rglob("*.py"))
     english = set(json.loads((FOLDER / "en.json").read_text("utf-8")))
     asked = set(re.findall(r"(?:label|say)\(\s*[\"'](\w+)[\"']", source))
     assert asked <= english
-    # Names put together while running.
+    # Prefixes of names that are put together at run time.
     made = (
         "span_",
         "measure_",
@@ -106,8 +106,8 @@ def test_every_string_the_page_asks_for_exists_and_none_is_idle() -> None:
         "strength_",
         "image_guidance_",
     )
-    idle = {key for key in english if not key.startswith(made) and not re.search(f"[\"']{key}[\"']", source)}
-    assert not idle
+    unused = {key for key in english if not key.startswith(made) and not re.search(f"[\"']{key}[\"']", source)}
+    assert not unused
 
 
 @pytest.mark.parametrize(
@@ -128,7 +128,7 @@ def test_known_sentences_are_translated_with_their_values() -> None:
     texts = Texts()
     said = texts.sentence("Seed must be a whole number from 0 to 4294967295, not -1.", "zh-CN")
     assert "0 到 4294967295" in said and "-1" in said
-    assert texts.sentence("Something nobody translated.", "zh-CN") == "Something nobody translated."
+    assert texts.sentence("A sentence without a translation.", "zh-CN") == "A sentence without a translation."
 
 
 def test_text_from_outside_is_escaped() -> None:
@@ -153,8 +153,8 @@ def test_events_become_few_frames_and_nothing_is_lost() -> None:
     assert frames[-1].text == "x" * 500 and frames[-1].finished and frames[-1].notices == ("take care",)
 
 
-def test_a_waiting_job_is_told_its_place_when_that_changes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ten looks a second, and one frame a second: each costs the server time that belongs to the job at work."""
+def test_waiting_job_shows_its_place_once_a_second_and_when_it_changes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ten events a second give one frame a second: frames take server time away from the running job."""
     clock = iter(range(10_000))
     monkeypatch.setattr("janus_app.ui.common.jobs.time.monotonic", lambda: 1 + next(clock) / 10)
 
@@ -171,8 +171,8 @@ def test_a_waiting_job_is_told_its_place_when_that_changes(monkeypatch: pytest.M
     assert 9 <= changed <= 12
 
 
-def test_an_answer_and_a_picture_tell_their_speed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of a picture also the time left; nobody knows how long an answer will be."""
+def test_progress_of_answers_and_drawings_shows_the_speed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A drawing also shows the time left; the length of an answer is not known."""
     clock = iter(range(1000))
     monkeypatch.setattr("janus_app.ui.common.jobs.time.monotonic", lambda: next(clock) / 2)
 
@@ -201,7 +201,7 @@ def test_errors_and_bugs_end_in_a_sentence(caplog: pytest.LogCaptureFixture) -> 
     assert "secret detail" in caplog.text, "the log must have the traceback"
 
 
-def test_closing_a_watched_job_closes_the_work() -> None:
+def test_closing_a_watched_job_closes_its_events() -> None:
     closed = threading.Event()
 
     def work() -> Iterator[Any]:
@@ -217,7 +217,7 @@ def test_closing_a_watched_job_closes_the_work() -> None:
     assert closed.is_set()
 
 
-def test_the_mask_is_what_was_painted() -> None:
+def test_mask_is_what_was_painted() -> None:
     layer = Image.new("RGBA", (40, 20), (0, 0, 0, 0))
     layer.paste((255, 64, 129, 153), (10, 5, 20, 15))
     picture, mask = picture_and_mask(

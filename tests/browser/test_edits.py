@@ -56,7 +56,9 @@ def edit(page: Any, served: Served, prompt: str) -> ImageMetadata:
     return record
 
 
-def test_three_families_edit_and_every_picture_stays_in_reach(visit: Any, served: Served, pictures: list[str]) -> None:
+def test_three_families_edit_and_every_picture_stays_in_the_tree(
+    visit: Any, served: Served, pictures: list[str]
+) -> None:
     pytest.importorskip("diffusers")
     page = visit()
     page.set_default_timeout(90_000)

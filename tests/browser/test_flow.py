@@ -36,7 +36,7 @@ def edit(page: Any, served: Served, method: str, prompt: str) -> tuple[Path, Ima
     return file, read_metadata(file)
 
 
-def test_a_flow_model_draws_edits_and_chats(visit: Any, served: Served) -> None:
+def test_flow_model_draws_edits_and_chats(visit: Any, served: Served) -> None:
     pytest.importorskip("diffusers")
     page = visit()
     page.set_default_timeout(90_000)

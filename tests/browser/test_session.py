@@ -71,7 +71,9 @@ def choose_branch(page: Any, index: int) -> None:
     page.get_by_role("option").nth(index).click()
 
 
-def test_a_whole_session(visit: Any, served: Served, pictures: list[str], tmp_path: Path) -> None:
+def test_chat_draw_cancel_edit_restore_and_switch_in_one_session(
+    visit: Any, served: Served, pictures: list[str], tmp_path: Path
+) -> None:
     page = visit()
 
     # Chat about two pictures over two turns; the answer streams and the context fills.
@@ -169,7 +171,7 @@ def choose(page: Any, title: str) -> None:
     page.get_by_role("option", name=title).click()
 
 
-def test_two_tabs_wait_for_each_other_and_do_not_mix(visit: Any, served: Served) -> None:
+def test_two_browser_tabs_wait_for_each_other_and_do_not_mix(visit: Any, served: Served) -> None:
     one, two = visit(), visit()
     for page in (one, two):
         go(page, 1)
@@ -184,7 +186,7 @@ def test_two_tabs_wait_for_each_other_and_do_not_mix(visit: Any, served: Served)
     assert read_metadata(next(served.outputs.glob("*_50001.png"))).prompt == "second visitor"
 
 
-def test_bad_input_is_a_sentence_and_the_page_goes_on(visit: Any, tmp_path: Path) -> None:
+def test_bad_input_gives_a_sentence_and_the_page_still_works(visit: Any, tmp_path: Path) -> None:
     page = visit()
     go(page, 1)
     draw(page, "   ", 1, 5)
@@ -224,7 +226,7 @@ def test_chinese_browser_gets_chinese(visit: Any) -> None:
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
-def test_phone_width_and_names_of_controls(visit: Any, theme: str) -> None:
+def test_page_fits_a_phone_and_every_control_has_a_name(visit: Any, theme: str) -> None:
     page = visit(f"?__theme={theme}", viewport={"width": 390, "height": 844})
     for tab in range(5):
         go(page, tab)

@@ -36,7 +36,7 @@ def look(page: Any) -> None:
     page.wait_for_selector("#tokens-others .caption-label")
 
 
-def test_a_picture_is_looked_into_and_drawn_anew_from_a_patch(visit: Any, served: Served) -> None:
+def test_picture_is_inspected_and_continued_from_a_patch(visit: Any, served: Served) -> None:
     page = visit()
     draw_two(page)
     page.click("#draw-gallery .thumbnail-item >> nth=1")
@@ -76,7 +76,7 @@ def test_a_picture_is_looked_into_and_drawn_anew_from_a_patch(visit: Any, served
     assert forced.image_tokens[13] != old.image_tokens[13]
 
 
-def test_pictures_are_ranked_and_all_stay(visit: Any, served: Served) -> None:
+def test_pictures_are_ranked_and_none_is_removed(visit: Any, served: Served) -> None:
     page = visit(locale="zh-CN", viewport={"width": 390, "height": 844})
     draw_two(page)
     page.click("#draw-rank")
@@ -87,7 +87,7 @@ def test_pictures_are_ranked_and_all_stay(visit: Any, served: Served) -> None:
     assert page.evaluate("document.documentElement.scrollWidth") <= 390, "the page is wider than the phone"
 
 
-def test_a_flow_picture_has_no_token_view_and_says_why(visit: Any, served: Served) -> None:
+def test_flow_picture_has_no_token_view_and_says_why(visit: Any, served: Served) -> None:
     save_png(
         served.outputs / "flow.png", Image.new("RGB", (8, 8)),
         replace(RECORD, verb="generate", prompt="flowing", image_tokens=()),

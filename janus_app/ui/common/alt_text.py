@@ -1,7 +1,7 @@
-"""What a picture shows, in words, for people who cannot see it: its prompt, or what the loaded model says of it.
+"""Alternative texts of pictures for people who cannot see them: the prompt, or a description by the loaded model.
 
-A prompt is what was asked for; only somebody who looked can say what came of it. So the model looks, when asked to, and
-its words are kept beside the picture. They may be wrong, which the page says.
+A prompt says what was asked for, not what was drawn. So the user can have the model describe the picture, and the
+description is saved beside it. It may be wrong, and the page says so.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ from janus_app.ui.common.jobs import watch
 from janus_app.ui.common.saved_images import SavedImage
 from janus_app.ui.context import PageContext
 
-LONGEST_ANSWER = 120  # tokens
+MAX_DESCRIPTION_TOKENS = 120
 
 
-def alt_of(print_: SavedImage) -> str:
+def alt_of(image: SavedImage) -> str:
     """The picture's alternative text."""
-    return description(print_.file) or print_.record.prompt
+    return description(image.file) or image.record.prompt
 
 
 def alts_html(gallery_items: list[SavedImage]) -> str:
-    """The alternative texts of a gallery's pictures, unseen, by file name; assets/page.js puts them to the pictures.
+    """The alternative texts of a gallery's pictures by file name, hidden; assets/page.js sets them on the pictures.
 
-    Gradio's gallery knows captions only, and shows them.
+    Gradio's gallery has only captions, which it shows.
     """
     return "".join(
         f'<i hidden data-picture="{escape(p.file.name, quote=True)}" data-alt="{escape(alt_of(p), quote=True)}"></i>'
@@ -37,13 +37,13 @@ def alts_html(gallery_items: list[SavedImage]) -> str:
     )
 
 
-def described(page: PageContext, print_: SavedImage, language: str) -> Iterator[str]:
-    """Let the loaded model describe the picture and keep its words; gives what to say meanwhile."""
+def described(page: PageContext, image: SavedImage, language: str) -> Iterator[str]:
+    """Let the loaded model describe the picture, and save the description. Yields HTML about the job."""
     say = page.texts.say
 
     def ask() -> Iterator[Event]:
-        turn = Turn("user", say("describe_request", language), (open_picture(print_.shown),))
-        return page.job(None, ChatRequest((turn,), temperature=0, max_new_tokens=LONGEST_ANSWER))
+        turn = Turn("user", say("describe_request", language), (open_picture(image.shown),))
+        return page.job(None, ChatRequest((turn,), temperature=0, max_new_tokens=MAX_DESCRIPTION_TOKENS))
 
     for frame in watch(ask, page.texts, language):
         if frame.error:
@@ -53,9 +53,9 @@ def described(page: PageContext, print_: SavedImage, language: str) -> Iterator[
         elif not (words := frame.finished.text.strip()):
             yield message(say("alt_nothing", language), "warning")
         else:
-            resident = page.loaded_variant()
+            loaded = page.loaded_variant()
             try:
-                describe(print_.file, words)
-                yield message(say("alt_kept", language, title=resident.title if resident else ""), "done")
+                describe(image.file, words)
+                yield message(say("alt_kept", language, title=loaded.title if loaded else ""), "done")
             except AppError as error:
                 yield message(page.texts.text(error, language), "error")

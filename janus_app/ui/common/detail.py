@@ -1,4 +1,4 @@
-"""A picture's record in words, as tabs show it under the picture."""
+"""A picture's metadata in words, as tabs show it under the picture."""
 
 from __future__ import annotations
 
@@ -9,25 +9,25 @@ from janus_app.ui.common.saved_images import SavedImage
 from janus_app.ui.context import PageContext
 
 
-def detail_html(page: PageContext, print_: SavedImage, language: str) -> str:
-    """The selected picture in words."""
-    say, record = page.texts.say, print_.record
+def detail_html(page: PageContext, image: SavedImage, language: str) -> str:
+    """The metadata of a picture as a table."""
+    say, record = page.texts.say, image.record
     return facts(
         [
             (say("prompt", language), record.prompt),
             (say("negative", language), record.negative),
-            (say("alt_text", language), description(print_.file)),
+            (say("alt_text", language), description(image.file)),
             (say("seed", language), str(record.seed)),
             (say("model", language), f"{record.title} · {record.precision}"),
             (say("source_prompt", language), record.source_prompt),
             (say("settings", language), settings_line(page, record, language)),
-            (say("file", language), print_.file.name),
+            (say("file", language), image.file.name),
         ]
     )
 
 
 def settings_line(page: PageContext, record: ImageMetadata, language: str) -> str:
-    """The record's settings in words, as far as the page has words for them: records may come from anybody."""
+    """The settings in words, as far as the page has words for them: the metadata may come from any program."""
     named, settings = page.texts.named, record.settings
     low, high = (settings.get(name) for name in INTERVAL)
     parts = []

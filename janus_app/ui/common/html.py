@@ -1,4 +1,4 @@
-"""The small pieces of HTML the page draws itself. Everything that came from outside is escaped here."""
+"""The small pieces of HTML that the page builds itself. Everything that comes from outside is escaped here."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from PIL.Image import Image
 
 
 def message(text: str, kind: str = "note") -> str:
-    """A line the user should read; `kind` is note, warning or error. Empty text gives an empty string."""
+    """A line for the user; `kind` is note, done, warning or error. An empty text gives an empty string."""
     if not text:
         return ""
     role = "alert" if kind == "error" else "status"
@@ -23,7 +23,7 @@ def messages(texts: Sequence[str], kind: str = "note") -> str:
 
 
 def bar(line: str, share: float | None, label: str) -> str:
-    """A line of text over a progress bar; `share` 0..1, or None while the end is unknown. `line` is plain text."""
+    """A line of plain text above a progress bar; `share` is 0..1, or None while the end is unknown."""
     if share is None:
         fill, now = '<div class="fill unknown"></div>', ""
     else:
@@ -36,7 +36,7 @@ def bar(line: str, share: float | None, label: str) -> str:
 
 
 def meter(line: str, share: float, label: str) -> str:
-    """A thin filled line with its reading, for the context of a conversation."""
+    """A thin meter with its reading, for the context of a conversation; `share` is 0..1."""
     percent = 100 * min(max(share, 0.0), 1.0)
     level = " full" if percent >= 90 else ""
     return (
@@ -47,14 +47,14 @@ def meter(line: str, share: float, label: str) -> str:
 
 
 def data_uri(image: Image, quality: int = 80) -> str:
-    """The picture as a JPEG inside a string: a preview costs no file and no second request."""
+    """The picture as a JPEG in a data URI, so that a preview needs no file and no second request."""
     buffer = io.BytesIO()
     image.convert("RGB").save(buffer, "JPEG", quality=quality)
     return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
 
 
 def preview_grid(pictures: Sequence[Image], captions: Sequence[str], alt: Sequence[str], quality: int = 80) -> str:
-    """The pictures being drawn, side by side, as they stand now."""
+    """The pictures being drawn, side by side, in their current state."""
     figures = "".join(
         f'<figure><img src="{data_uri(picture, quality)}" alt="{escape(words, quote=True)}" '
         f'width="{picture.width}" height="{picture.height}"><figcaption>{escape(caption)}</figcaption></figure>'
@@ -64,7 +64,7 @@ def preview_grid(pictures: Sequence[Image], captions: Sequence[str], alt: Sequen
 
 
 def blank_preview_grid(count: int, size: tuple[int, int], captions: Sequence[str]) -> str:
-    """Empty sheets of the right shape, so that nothing jumps when the first rows appear."""
+    """Empty placeholders of the right shape, so that the layout does not move when the first rows appear."""
     ratio = f"{size[0]} / {size[1]}"
     figures = "".join(
         f'<figure><div class="sheet" style="aspect-ratio:{ratio}"></div>'
@@ -81,5 +81,5 @@ def facts(pairs: Sequence[tuple[str, str]]) -> str:
 
 
 def empty(title: str, hint: str) -> str:
-    """What stands where nothing is yet: what will be here, and what to do."""
+    """A placeholder where nothing is shown yet: what will be here, and what to do."""
     return f'<div class="empty"><strong>{escape(title)}</strong><span>{escape(hint)}</span></div>'

@@ -1,4 +1,4 @@
-"""How others find a shared page: its link, also as a code a phone's camera reads."""
+"""The invitation to a shared page: its link, also as a QR code."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""A job as the page sees it: the studio's events turned into frames, at most ten a second.
+"""A job as the page sees it: the events of a session's job, summarised in at most ten frames a second.
 
-A frame is everything a tab needs to redraw itself. Events between two frames are folded into the next one and never
-queued, so a slow browser sees fewer frames and not older ones. Closing the iterator closes the studio's.
+A frame is all that a tab needs to update itself. Events between two frames are merged into the next one and never
+queued, so a slow browser gets fewer frames, not later ones. Closing the iterator closes the job.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from janus_app.ui.common.html import bar, message
 from janus_app.ui.i18n import Texts
 
 FRAMES_PER_SECOND = 10
-WAITING_SECONDS = 1.0  # between two frames that say the same of a waiting job; one that was stopped leaves by then
+WAITING_SECONDS = 1.0  # between unchanged frames of a waiting job; a stopped job leaves the queue at the next one
 KNOWN_STAGES = (
     "download",
     "verify",
@@ -49,9 +49,9 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Frame:
-    """`status` is HTML. `previews` is empty where nothing new was drawn since the last frame. `error` is a sentence.
+    """`status` is HTML and shows `progress`, the latest one. `error` is a sentence.
 
-    `progress` is what `status` was made from, where it was progress.
+    `previews` is empty where nothing new was drawn since the last frame.
     """
 
     status: str = ""
@@ -64,15 +64,15 @@ class Frame:
 
 
 class Speed:
-    """Units a second over the last few seconds of one stage."""
+    """Units per second over the last few seconds of one stage."""
 
     def __init__(self, window: float = 4.0) -> None:
         self._window = window
         self._stage = ""
         self._points: deque[tuple[float, int]] = deque()
 
-    def seen(self, stage: str, done: int) -> float:
-        """The rate after `done` units of `stage`; 0 while it is too early to tell."""
+    def update(self, stage: str, done: int) -> float:
+        """The rate after `done` units of `stage`; 0 while it is too early to say."""
         now = time.monotonic()
         if stage != self._stage or (self._points and done < self._points[-1][1]):
             self._stage = stage
@@ -84,51 +84,74 @@ class Speed:
         return (done - self._points[0][1]) / elapsed if elapsed > 0.3 else 0.0
 
 
-def watch(make: Callable[[], Iterator[Event]], texts: Texts, language: str) -> Iterator[Frame]:
-    """Run the iterator `make` gives and report it in frames; the last one is finished, failed, or just the last.
+class _Summary:
+    """What the events of a job so far add up to."""
 
-    `make` is called inside, because building a request already refuses bad settings and that must become a frame too.
+    def __init__(self, texts: Texts, language: str) -> None:
+        self.texts, self.language = texts, language
+        self.text, self.status, self.tokens = "", "", 0
+        self.notices: list[str] = []
+        self.previews: tuple[Image, ...] = ()  # since the last frame
+        self.finished: Finished | None = None
+        self.progress: Progress | None = None
+        self.speed = Speed()
+
+    def add(self, event: Event) -> None:
+        if isinstance(event, TextDelta):
+            self.text += event.text
+            self.tokens += len(event.token_ids)
+            if event.token_ids:  # without a total, because the length of an answer is not known before its end
+                self.status = self._bar(Progress("write", self.tokens, 0, "tokens"))
+        elif isinstance(event, Notice):
+            self.notices.append(self.texts.text(event.message, self.language))
+        elif isinstance(event, Preview):
+            self.previews = event.images
+        elif isinstance(event, Finished):
+            self.finished = event
+        elif isinstance(event, Queued):
+            self.status = message(queue_line(event.place, self.texts, self.language))
+        elif isinstance(event, Progress):
+            self.status, self.progress = self._bar(event), event
+
+    def _bar(self, progress: Progress) -> str:
+        return progress_html(progress, self.speed, self.texts, self.language)
+
+    def frame(self) -> Frame:
+        frame = Frame(self.status, self.text, self.previews, tuple(self.notices), self.finished, progress=self.progress)
+        self.previews = ()
+        return frame
+
+    def failed(self, error: str) -> Frame:
+        return Frame("", self.text, (), tuple(self.notices), error=error)
+
+
+def watch(make: Callable[[], Iterator[Event]], texts: Texts, language: str) -> Iterator[Frame]:
+    """Run the job that `make` returns and summarise it in frames. The last frame has `finished` or `error`.
+
+    A cancelled job has neither. `make` is called inside, because building a request already refuses bad settings, and
+    the refusal must become a frame too.
     """
-    text, status, written = "", "", 0
-    notices: list[str] = []
-    previews: tuple[Image, ...] = ()
-    finished: Finished | None = None
-    progress: Progress | None = None
-    speed, last, said = Speed(), 0.0, ""
+    summary, last, shown = _Summary(texts, language), 0.0, ""
     try:
         with closing(_closable(make())) as events:
             for event in events:
                 if isinstance(event, Started):  # nothing to show yet
                     continue
-                if isinstance(event, TextDelta):
-                    text += event.text
-                    written += len(event.token_ids)
-                    if event.token_ids:  # how long the answer will be nobody knows, so there is no time left to tell
-                        status = progress_html(Progress("write", written, 0, "tokens"), speed, texts, language)
-                elif isinstance(event, Notice):
-                    notices.append(texts.sentence(event.message.text(language), language))
-                elif isinstance(event, Preview):
-                    previews = event.images
-                elif isinstance(event, Finished):
-                    finished = event
-                if isinstance(event, Queued):
-                    status = message(queue_line(event.place, texts, language))
-                elif isinstance(event, Progress):
-                    status, progress = progress_html(event, speed, texts, language), event
+                summary.add(event)
                 now = time.monotonic()
-                # Each frame costs the server a round through its queue. Twenty people in line, each told the same ten
-                # times a second, took most of a machine's time from the one whose picture was being drawn.
-                same = isinstance(event, Queued) and status == said
-                if now - last >= (WAITING_SECONDS if same else 1 / FRAMES_PER_SECOND):
-                    yield Frame(status, text, previews, tuple(notices), progress=progress)
-                    last, previews, said = now, (), status
-            yield Frame(status, text, previews, tuple(notices), finished, progress=progress)
+                # Each frame takes the server a pass through Gradio's queue. Ten unchanged frames a second for each of
+                # twenty waiting visitors took most of a machine's time from the job that was running.
+                unchanged = isinstance(event, Queued) and summary.status == shown
+                if now - last >= (WAITING_SECONDS if unchanged else 1 / FRAMES_PER_SECOND):
+                    yield summary.frame()
+                    last, shown = now, summary.status
+            yield summary.frame()
     except AppError as error:
-        yield Frame("", text, (), tuple(notices), error=texts.text(error, language))
+        yield summary.failed(texts.text(error, language))
     except Exception as error:
-        # A bug of ours: the log gets the traceback, the person gets a sentence and a page that still works.
+        # A bug: the log gets the traceback, the user gets a sentence and a page that still works.
         logger.exception("a job on the page failed")
-        yield Frame("", text, (), tuple(notices), error=texts.say("error_bug", language, kind=type(error).__name__))
+        yield summary.failed(texts.say("error_bug", language, kind=type(error).__name__))
 
 
 def _closable(events: Iterator[Event]) -> Any:
@@ -140,12 +163,12 @@ def queue_line(place: int, texts: Texts, language: str) -> str:
 
 
 def progress_html(event: Progress, speed: Speed, texts: Texts, language: str) -> str:
-    """A progress event as a line with rate and time left, over a bar."""
+    """A progress event as a line with rate and time left, above a bar."""
     stage = texts.say(f"stage_{event.stage}", language) if event.stage in KNOWN_STAGES else event.stage
-    rate = speed.seen(event.stage, event.done)
+    rate = speed.update(event.stage, event.done)
     parts = [stage]
     if event.unit in ("bytes", "B"):
-        rate = event.rate  # what an earlier try left counts as done at once, and is no speed
+        rate = event.rate  # measured by the download, which knows what an earlier attempt left
         done, total = share_text(event.done, event.total)
         parts.append(texts.say("amount_of", language, done=done, total=total) if event.total else size_text(event.done))
         if rate:
@@ -158,8 +181,6 @@ def progress_html(event: Progress, speed: Speed, texts: Texts, language: str) ->
             parts.append(f"{rate:,.0f} {unit}/s" if rate >= 10 else f"{rate:.1f} {unit}/s")
     if rate and event.total > event.done:
         parts.append(texts.say("time_left", language, time=time_text((event.total - event.done) / rate)))
-    if isinstance(event.detail, Message):
-        parts.append(texts.text(event.detail, language))
-    elif event.detail:
-        parts.extend(texts.sentence(part, language) for part in event.detail.split(" · "))
+    if event.detail:
+        parts.append(texts.text(event.detail, language) if isinstance(event.detail, Message) else event.detail)
     return bar(" · ".join(parts), event.done / event.total if event.total else None, stage)

@@ -1,4 +1,4 @@
-"""The first steps at the top of the page, the sheet of keys, and the line at its foot. assets/page.js moves them."""
+"""The tour at the top of the page, the sheet of keyboard shortcuts, and the footer. assets/page.js handles them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from html import escape
 
 from janus_app.ui.context import PageContext
 
-# Key and what it does; keys of one character can be switched off in the sheet (WCAG 2.1.4).
+# Shortcut and what it does; single-character shortcuts can be switched off in the sheet (WCAG 2.1.4).
 KEYS = (
     ("Ctrl + Enter", "key_run"),
     ("Esc", "key_stop"),
@@ -20,7 +20,7 @@ STEPS = ("tour_draw", "tour_row", "tour_models", "tour_keys")
 
 
 def foot_html(page: PageContext, language: str) -> str:
-    """What runs, where what is typed goes, and buttons for the keys, the theme and the first steps."""
+    """A line about where the user's input goes, and buttons for the shortcuts, the theme and the tour."""
 
     def say(key: str) -> str:
         return escape(page.texts.say(key, language))
@@ -41,7 +41,7 @@ def foot_html(page: PageContext, language: str) -> str:
 
 
 def tour_html(page: PageContext, language: str) -> str:
-    """Four short steps in a strip of the page's own; it covers nothing and stays away once closed."""
+    """Four short steps in a strip that covers nothing and does not come back once it is closed."""
 
     def say(key: str, **values: object) -> str:
         return escape(page.texts.say(key, language, **values))

@@ -1,0 +1,44 @@
+"""The form of the page's code: short functions, and handlers that return values by component, not by place."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+UI = Path(__file__).parent.parent / "janus_app" / "ui"
+FILES = sorted(UI.rglob("*.py"))
+MAX_LINES = 80
+
+
+def skips_by_place(tree: ast.AST) -> Iterator[int]:
+    """The lines of tuples and lists that contain `gr.skip()`, also repeated or starred."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Tuple | ast.List):
+            if any(ast.unparse(part) == "gr.skip()" for item in node.elts for part in ast.walk(item)):
+                yield node.lineno
+        elif isinstance(node, ast.GeneratorExp | ast.ListComp) and ast.unparse(node.elt) == "gr.skip()":
+            yield node.lineno
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(UI)))
+def test_functions_fit_a_screen(file: Path) -> None:
+    functions = [n for n in ast.walk(ast.parse(file.read_text("utf-8"))) if isinstance(n, ast.FunctionDef)]
+    too_long = {f.name: lines for f in functions if (lines := (f.end_lineno or 0) - f.lineno + 1) > MAX_LINES}
+    assert not too_long
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(UI)))
+def test_skipped_outputs_are_left_out_of_dicts(file: Path) -> None:
+    assert list(skips_by_place(ast.parse(file.read_text("utf-8")))) == []
+
+
+@pytest.mark.parametrize(
+    "source",
+    ["return a, gr.skip()", "return (gr.skip(),) * 4", "rest = [gr.skip() for _ in x]", "a, *(gr.skip(),) * 8"],
+)
+def test_skips_by_place_are_found(source: str) -> None:
+    assert list(skips_by_place(ast.parse(source)))
+    assert not list(skips_by_place(ast.parse("x = gr.skip()")))
