@@ -32,9 +32,14 @@ def clean(text: str) -> str:
     return "".join(c for c in text if c.isprintable() or c in "\n\t\u200d\u3000\u00a0")
 
 
+def localized(text: str | Message) -> str:
+    """A message in the language of the system."""
+    return text.text(system_language()) if isinstance(text, Message) else text
+
+
 def say(text: str | Message) -> None:
     """Print a line for the user on stderr, in the language of the system."""
-    print(clean(text.text(system_language()) if isinstance(text, Message) else text), file=sys.stderr, flush=True)
+    print(clean(localized(text)), file=sys.stderr, flush=True)
 
 
 def emit(result: dict[str, Any]) -> None:
@@ -116,7 +121,7 @@ class _Bars:
         if event.unit == "B":
             self._bar.set_description_str(clean(f"{event.stage} {progress_line(event)}"), refresh=False)
         elif event.detail:
-            self._bar.set_postfix_str(clean(str(event.detail))[:40], refresh=False)
+            self._bar.set_postfix_str(clean(localized(event.detail))[:40], refresh=False)
         self._bar.refresh()
 
 
@@ -128,4 +133,4 @@ def progress_line(event: Progress) -> str:
         parts.append(f"{size_text(event.rate)}/s")
         if event.total > event.done:
             parts.append(f"{time_text((event.total - event.done) / event.rate)} left")
-    return ", ".join(part for part in (*parts, str(event.detail)) if part)
+    return ", ".join(part for part in (*parts, localized(event.detail)) if part)

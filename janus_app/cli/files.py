@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TypeVar
 
 from janus_app.cli.common import open_session
-from janus_app.cli.console import UsageError, emit, follow, say, usage_errors
+from janus_app.cli.console import UsageError, clean, emit, follow, localized, say, usage_errors
+from janus_app.errors import Message
 from janus_app.formatting import size_text
 from janus_app.registry.types import Variant
 from janus_app.runtime.session import ModelSession
@@ -19,16 +20,18 @@ T = TypeVar("T")
 
 
 def files(args: argparse.Namespace) -> int:
-    """Run one of ACTIONS on the model that was named. Ctrl-C stops it and keeps what arrived."""
+    """Run one of ACTIONS on the named model. Ctrl-C stops it and keeps what arrived."""
     if not args.name:
-        what = "the folder that holds the model's files" if args.action == "import" else "a model of `models`"
-        raise UsageError(f"Name {what}: python -m janus_app models {args.action} NAME.")
+        if args.action == "import":
+            raise UsageError("models_import_needs_folder")
+        raise UsageError("models_needs_name", action=args.action)
     session = open_session()
     try:
         return ACTIONS[args.action](session, args)
     except KeyboardInterrupt:
         if args.action == "download":
-            say("\nPaused. What arrived is kept; the same command goes on from there.")
+            say("")  # ends the line that the terminal shows ^C on
+            say(Message("models_download_paused"))
             return 130
         raise
 
@@ -41,9 +44,10 @@ def _variant(session: ModelSession, name: str) -> Variant:
 def _download(session: ModelSession, args: argparse.Namespace) -> int:
     variant = _variant(session, args.name)
     folder = _result(session.hub.fetch(variant))
-    _say(args, {"model": variant.id, "folder": str(folder)}, f"{variant.title} is complete: {folder}")
+    message = Message("model_complete", title=variant.title, folder=folder)
+    _print(args, {"model": variant.id, "folder": str(folder)}, message)
     if session.hub.status(variant).convertible:
-        say(convert_hint(variant))
+        say(Message("model_convertible", title=variant.title, name=variant.id))
     return 0
 
 
@@ -51,7 +55,7 @@ def _verify(session: ModelSession, args: argparse.Namespace) -> int:
     variant = _variant(session, args.name)
     _result(session.hub.verify(variant))
     size = session.hub.status(variant).on_disk
-    _say(args, {"model": variant.id, "bytes": size}, f"{variant.title}: every file is as it should be.")
+    _print(args, {"model": variant.id, "bytes": size}, Message("model_verified", title=variant.title))
     return 0
 
 
@@ -60,31 +64,35 @@ def _delete(session: ModelSession, args: argparse.Namespace) -> int:
     status = session.hub.status(variant)
     size = status.on_disk + status.converted
     if not args.yes and not variant.is_local and size:
+        values = {"title": variant.title, "size": size_text(size)}
         if not sys.stdin.isatty():
-            raise UsageError(f"This deletes {size_text(size)} of {variant.title}. Add --yes to say that you mean it.")
-        if input(f"Delete {variant.title}, {size_text(size)}? Type yes: ").strip().lower() not in ("y", "yes"):
-            say("Nothing was deleted.")
+            raise UsageError("models_delete_needs_yes", **values)
+        question = localized(Message("models_delete_question", **values))
+        if input(clean(question) + " ").strip().lower() not in ("y", "yes"):
+            say(Message("models_nothing_deleted"))
             return 0
     freed = session.hub.delete(variant)
-    _say(args, {"model": variant.id, "freed": freed}, f"{variant.title} is deleted; {size_text(freed)} are free again.")
+    message = Message("model_deleted", title=variant.title, size=size_text(freed))
+    _print(args, {"model": variant.id, "freed": freed}, message)
     return 0
 
 
 def _import(session: ModelSession, args: argparse.Namespace) -> int:
     folder = Path(args.name).expanduser()
     if args.own:
-        variant = _register(folder, args.own)
-        said = f"{variant.title} is in your own list now, as {variant.id}; its files stay in {variant.folder}."
-        _say(args, {"model": variant.id, "folder": str(variant.folder)}, said)
+        from janus_app.registry.user_models import register
+
+        with usage_errors():
+            variant = register(folder, args.own)
+        message = Message("model_registered", title=variant.title, name=variant.id, folder=variant.folder)
+        _print(args, {"model": variant.id, "folder": str(variant.folder)}, message)
         return 0
     if not args.model:
-        raise UsageError(
-            "Say what the folder holds: --model NAME for a model of `models`, or --own NAME for one of your own."
-        )
+        raise UsageError("models_import_needs_model")
     variant = _variant(session, args.model)
     done = _result(session.hub.import_folder(variant, folder, copy=args.copy))
     found = {"model": variant.id, "folder": str(done.folder), "compared": done.compared, "unknown": list(done.unknown)}
-    _say(args, found | {"linked": done.linked}, str(done.message(variant)))
+    _print(args, found | {"linked": done.linked}, done.message(variant))
     return 0
 
 
@@ -93,7 +101,8 @@ def _convert(session: ModelSession, args: argparse.Namespace) -> int:
 
     variant = _variant(session, args.name)
     folder = _result(convert_variant(session.hub, variant))
-    _say(args, {"model": variant.id, "folder": str(folder)}, f"{variant.title} is read from safetensors now: {folder}")
+    message = Message("model_converted", title=variant.title, folder=folder)
+    _print(args, {"model": variant.id, "folder": str(folder)}, message)
     return 0
 
 
@@ -106,23 +115,8 @@ ACTIONS: dict[str, Callable[[ModelSession, argparse.Namespace], int]] = {
 }
 
 
-def convert_hint(variant: Variant) -> str:
-    """For models read from pickles."""
-    return (
-        f"{variant.title} is a pickle. `python -m janus_app models convert {variant.id}` makes a copy in safetensors, "
-        "which can hold nothing but numbers."
-    )
-
-
-def _register(folder: Path, name: str) -> Variant:
-    from janus_app.registry.user_models import register
-
-    with usage_errors():
-        return register(folder, name)
-
-
 def _result(work: Generator[Progress, None, T]) -> T:
-    """Run the act to its end, showing its progress, and return what it returns."""
+    """Run the generator to its end, showing its progress, and return what it returns."""
     found: list[T] = []
 
     def events() -> Generator[Progress, None, None]:
@@ -132,8 +126,8 @@ def _result(work: Generator[Progress, None, T]) -> T:
     return found[0]
 
 
-def _say(args: argparse.Namespace, result: dict[str, object], words: str) -> None:
+def _print(args: argparse.Namespace, result: dict[str, object], message: Message) -> None:
     if args.json:
         emit(result)
     else:
-        print(words)
+        print(localized(message))
