@@ -457,7 +457,7 @@ def result_of(steps: Generator[Any, None, T], on_step: Callable[[Any], None] | N
 class Capabilities:
     """What a loaded model can do. `size` is the native (width, height) of drawn pictures in pixels.
 
-    `edit_methods` maps a method's name to the line the page shows about it. `cell` is the side in pixels of one
+    `edit_methods` maps a method's name to its description. `cell` is the side in pixels of one
     image token (0 where pictures are not tokens). `edit_pictures` is how many pictures an edit may start from.
     """
 
@@ -465,7 +465,7 @@ class Capabilities:
     size: tuple[int, int]
     context: int
     cell: int = 0
-    edit_methods: dict[str, str] = field(default_factory=dict)
+    edit_methods: dict[str, Message] = field(default_factory=dict)
     edit_pictures: int = 1
 
 

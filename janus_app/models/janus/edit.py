@@ -10,17 +10,16 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from janus_app.errors import Message
 from janus_app.models.common import prompts
 from janus_app.models.common.prompts import PromptStyle
 from janus_app.models.common.tokenizer import IMAGE_BEGIN, IMAGE_END, PAD, Piece, Special
 from janus_app.models.janus.modeling import JanusNetwork
 
 EDIT_METHODS = {
-    "instruct": "Follows an instruction: say what to change. The model reads the picture by what it shows and by its "
-    "image tokens, and draws a new one from both; nothing is kept exactly.",
-    "region": "Draws the painted region anew to fit a description of the finished picture, and keeps the image tokens "
-    "outside it. It is not told what to change: describe the whole picture you want.",
-    "variation": "Keeps the top of the picture and draws the rest anew; strength is the share drawn anew.",
+    "instruct": Message("edit_method_instruct"),
+    "region": Message("edit_method_region"),
+    "variation": Message("edit_method_variation"),
 }
 USUAL_METHODS = ("region", "variation")  # any checkpoint can; following instructions takes training
 

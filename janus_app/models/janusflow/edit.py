@@ -20,16 +20,14 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from janus_app.errors import Message
 from janus_app.models.common.image_processor import painted_pixels
 from janus_app.models.janusflow.solver import Guidance, Schedule, Step, Velocity, integrate
 
 EDIT_METHODS = {
-    "flowedit": "Changes what differs between two descriptions, the picture as it is and as it shall be, and keeps the "
-    "rest as far as the model can. Strength is the share of the way it may move.",
-    "masked": "Draws the painted part anew to fit a description of the finished picture. Every other pixel stays as "
-    "it is.",
-    "image to image": "Blurs the picture with noise and draws it again by a description of the finished picture. "
-    "Strength is the share drawn anew; layout and colours of the rest shine through.",
+    "flowedit": Message("edit_method_flowedit"),
+    "masked": Message("edit_method_masked"),
+    "image to image": Message("edit_method_image_to_image"),
 }
 USES_STRENGTH = frozenset({"image to image", "flowedit"})
 USES_SOLVER = frozenset({"image to image", "masked"})  # FlowEdit's noise is new at every step: Euler only

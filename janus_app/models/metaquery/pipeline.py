@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from janus_app.errors import AppError
+from janus_app.errors import AppError, Message
 from janus_app.models.common.batching import draw_in_batches
 from janus_app.models.common.image_processor import BLANK
 from janus_app.models.metaquery.chat import Talk
@@ -36,10 +36,7 @@ from janus_app.types import (
 )
 
 MOST_PICTURES = 8
-EDIT_METHODS = {
-    "instruct": f"Draws a new picture from an instruction and up to {MOST_PICTURES} pictures. The model sees them as "
-    "it does in a chat, so it keeps what they show, not their pixels.",
-}
+EDIT_METHODS = {"instruct": Message("edit_method_instruct_pictures", most=MOST_PICTURES)}
 
 
 class MetaQueryModel:

@@ -131,7 +131,7 @@ class Replies:
             return
         about = ""
         if isinstance(request, EditRequest) and capabilities:
-            about = message(page.texts.sentence(capabilities.edit_methods[request.method], language))
+            about = message(capabilities.edit_methods[request.method].text(language))
         preview = ""
         for view in draw(page, selected, lambda: request, language):
             preview = preview if view.preview_grid is None else view.preview_grid

@@ -40,7 +40,8 @@ def method_updates(
     now, able = page.variant(selected), page.session.state.capabilities
     say, named = page.texts.say, page.texts.named
     used, known, instruct = settings_of(method), now.settings.keys(), method == INSTRUCT
-    line = page.texts.sentence(able.edit_methods.get(method or "", "") if able else "", language)
+    description = able.edit_methods.get(method or "") if able else None
+    line = description.text(language) if description else ""
     max_pictures = able.edit_pictures if able and instruct else 1
     settings, controls = panels.settings, panels.settings.controls
     flow = controls.flow
