@@ -1,12 +1,12 @@
-// Keys of the page: Ctrl+Enter runs the open tab, Escape stops it. Buttons are found by id, so no widget knows of this.
+// Keyboard shortcuts of the page: Ctrl+Enter runs the open tab, Escape stops it. Buttons are found by their element id.
 (() => {
-  const seen = (element) => element && element.offsetParent !== null;
+  const visible = (element) => element && element.offsetParent !== null;
   const button = (id) => {
     const found = document.getElementById(id);
     return found && (found.tagName === "BUTTON" ? found : found.querySelector("button"));
   };
   const press = (candidates) => {
-    const target = candidates.find((element) => element && seen(element) && !element.disabled);
+    const target = candidates.find((element) => element && visible(element) && !element.disabled);
     if (target) target.click();
     return Boolean(target);
   };
@@ -15,7 +15,7 @@
   const inBox = (name) => document.querySelector(`#chat-box .${name}`);
 
   document.addEventListener("keydown", (event) => {
-    if (event.isComposing) return; // the Enter that ends a Chinese word is not a command
+    if (event.isComposing) return; // the Enter that ends a word of an input method is not a command
     if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) {
       if (press([inBox("submit-button"), ...RUNS.map(button)])) {
         event.preventDefault();
@@ -26,11 +26,11 @@
     }
   }, true);
 
-  // Keys of one character, while nobody types and they are not switched off; and the buttons of the foot and the tour.
+  // Single-character shortcuts, unless the user is typing or has switched them off; buttons of the footer and the tour.
   const PROMPTS = ["draw-prompt", "edit-prompt", "compare-prompt", "chat-box", "history-words"];
-  const store = { // a browser may forbid storage; then nothing is remembered
+  const store = { // a browser may forbid storage; then nothing is stored
     get: (key) => { try { return localStorage.getItem(key); } catch { return null; } },
-    set: (key, value) => { try { localStorage.setItem(key, value); } catch { /* not remembered */ } },
+    set: (key, value) => { try { localStorage.setItem(key, value); } catch { /* not stored */ } },
   };
   const sheet = () => document.getElementById("keys-sheet");
   const tour = () => document.getElementById("tour-card");
@@ -68,10 +68,10 @@
     if (act) acts[act]();
     if (event.target.id === "keys-single") store.set("janus-keys", event.target.checked ? "on" : "off");
   });
-  const tabs = () => [...(document.querySelectorAll("#tabs > .tab-wrapper [role=tab]"))].filter(seen);
+  const tabs = () => [...(document.querySelectorAll("#tabs > .tab-wrapper [role=tab]"))].filter(visible);
   const singles = {
     "?": acts.keys,
-    "/": () => PROMPTS.map((id) => document.querySelector(`#${id} textarea, #${id} input`)).find(seen)?.focus(),
+    "/": () => PROMPTS.map((id) => document.querySelector(`#${id} textarea, #${id} input`)).find(visible)?.focus(),
     r: () => press([button("draw-surprise")]),
     d: acts.theme,
   };
@@ -85,42 +85,43 @@
     event.preventDefault();
     act();
   });
-  const arrange = () => { // once each, when Gradio has put them on the page
-    if (tour() && !tour().dataset.known) {
-      tour().dataset.known = "yes";
+  const initialize = () => { // the tour and the sheet once each, as soon as Gradio has built them
+    if (tour() && !tour().dataset.initialized) {
+      tour().dataset.initialized = "yes";
       if (store.get("janus-tour") !== "done") showStep(0);
     }
-    if (sheet() && !sheet().dataset.known) {
-      sheet().dataset.known = "yes";
+    if (sheet() && !sheet().dataset.initialized) {
+      sheet().dataset.initialized = "yes";
       document.getElementById("keys-single").checked = store.get("janus-keys") !== "off";
       const theme = store.get("janus-theme");
       if (theme && !new URLSearchParams(location.search).has("__theme")) dark(theme === "dark");
     }
   };
 
-  // What steps of Python handlers end with: press a button once it can be pressed, hand over a file or a text.
+  // Called at the end of Python handlers (janus_app/ui/common/actions.py): press a button once it is enabled, download a
+  // file, copy a text.
   const wait = (milliseconds) => new Promise((resolve) => setTimeout(resolve, milliseconds));
-  // A job that is stopped is over when the server has said so. Gradio asks for that and does not wait for the answer.
-  let ending = 0;
-  const plain = window.fetch;
+  // A stopped job has ended when the server says so. Gradio asks the server to stop it, but does not wait for the answer.
+  let stopping = 0;
+  const browserFetch = window.fetch;
   window.fetch = async (...request) => {
-    const ends = /\/(cancel|reset)$/.test(String(request[0])) ? 1 : 0;
-    const count = (change) => document.body.classList.toggle("ending", (ending += change) > 0);
-    if (ends) count(1);
+    const stops = /\/(cancel|reset)$/.test(String(request[0])) ? 1 : 0;
+    const count = (change) => document.body.classList.toggle("ending", (stopping += change) > 0);
+    if (stops) count(1);
     try {
-      return await plain(...request);
+      return await browserFetch(...request);
     } finally {
-      if (ends) count(-1);
+      if (stops) count(-1);
     }
   };
   window.janus = {
     settled: async () => {
-      do await wait(30); while (ending);
+      do await wait(30); while (stopping);
     },
     press: async (id) => {
       const find = () => (id === "chat-box" ? inBox("submit-button") : button(id));
-      await wait(200); // the values the step before has set reach their widgets first
-      for (let tries = 0; tries < 400 && !(seen(find()) && !find().disabled); tries += 1) await wait(50);
+      await wait(200); // until the values of the previous step have reached their components
+      for (let tries = 0; tries < 400 && !(visible(find()) && !find().disabled); tries += 1) await wait(50);
       press([find()]);
     },
     download: (file) => {
@@ -133,7 +134,7 @@
     copy: async (text) => {
       try {
         await navigator.clipboard.writeText(text);
-      } catch { // pages that are neither local nor https have no clipboard of their own
+      } catch { // browsers offer a clipboard only to local and https pages
         const field = Object.assign(document.createElement("textarea"), { value: text });
         document.body.append(field);
         field.select();
@@ -143,8 +144,8 @@
     },
   };
 
-  // On a phone the list of conversations would push the chat out of sight: it begins folded there. A click before
-  // the page is alive is lost, so it is tried until it is seen to work.
+  // On a phone the list of conversations would push the chat off the screen, so it is folded at first. A click before
+  // Gradio is ready is lost, so it is repeated until it works.
   const fold = async () => {
     for (let tries = 0; tries < 40; tries += 1) {
       await wait(250);
@@ -156,12 +157,12 @@
   if (window.innerWidth <= 640) fold();
 
   // A file dropped beside every place that takes one goes to the page's own: the server looks what it is.
-  const carries = (event) => [...(event.dataTransfer?.types || [])].includes("Files");
-  const taken = (event) => event.target.closest?.(".block")?.querySelector("input[type=file]");
-  document.addEventListener("dragover", (event) => carries(event) && event.preventDefault());
+  const hasFiles = (event) => [...(event.dataTransfer?.types || [])].includes("Files");
+  const inDropArea = (event) => event.target.closest?.(".block")?.querySelector("input[type=file]");
+  document.addEventListener("dragover", (event) => hasFiles(event) && event.preventDefault());
   document.addEventListener("drop", (event) => {
-    if (!carries(event) || taken(event)) return;
-    event.preventDefault(); // or the browser leaves the page for the picture
+    if (!hasFiles(event) || inDropArea(event)) return;
+    event.preventDefault(); // otherwise the browser would open the picture in place of the page
     const input = document.querySelector("#page-drop input[type=file]");
     const file = event.dataTransfer.files[0];
     if (!input || !file) return;
@@ -171,21 +172,21 @@
     input.dispatchEvent(new Event("change", { bubbles: true }));
   });
 
-  // Gradio's chat box has a visible-to-nobody label beside its text fields and no link between them.
-  const name = () => {
+  // Gradio does not connect the hidden label of the chat box with its text fields.
+  const labelChatFields = () => {
     const label = document.querySelector("#chat-box [data-testid=block-info]");
     for (const field of document.querySelectorAll("#chat-box textarea, #chat-bot textarea"))
       if (label && !field.hasAttribute("aria-label")) field.setAttribute("aria-label", label.textContent.trim());
   };
-  // Its gallery gives every picture its caption as alternative text; what the pictures show stands in an unseen list.
-  const describe = () => {
-    for (const told of document.querySelectorAll("#draw-alts [data-picture]")) {
-      const ending = "/" + encodeURIComponent(told.dataset.picture);
+  // Gradio's gallery uses the caption as alternative text; the real alternative texts are in a hidden list.
+  const setAltTexts = () => {
+    for (const entry of document.querySelectorAll("#draw-alts [data-picture]")) {
+      const ending = "/" + encodeURIComponent(entry.dataset.picture);
       for (const picture of document.querySelectorAll("#draw-gallery img"))
-        if (picture.src.endsWith(ending) && picture.alt !== told.dataset.alt) picture.alt = told.dataset.alt;
+        if (picture.src.endsWith(ending) && picture.alt !== entry.dataset.alt) picture.alt = entry.dataset.alt;
     }
   };
-  const renewed = { subtree: true, childList: true, attributes: true, attributeFilter: ["src", "alt"] };
-  new MutationObserver(describe).observe(document.documentElement, renewed);
-  new MutationObserver(() => { name(); arrange(); }).observe(document.documentElement, { subtree: true, childList: true });
+  const changes = { subtree: true, childList: true, attributes: true, attributeFilter: ["src", "alt"] };
+  new MutationObserver(setAltTexts).observe(document.documentElement, changes);
+  new MutationObserver(() => { labelChatFields(); initialize(); }).observe(document.documentElement, { subtree: true, childList: true });
 })();
