@@ -62,7 +62,14 @@ class FlowControls:
 
     def settings(self, values: Values) -> dict[str, Any]:
         """The arguments of a request. Raises AppError for what is not a number."""
-        return flow_settings(*(values[control] for control in (self.steps, self.solver, self.start, self.end)))
+        return {
+            "steps": whole_number(values[self.steps], "input_steps"),
+            "solver": values[self.solver] or SOLVERS[0],
+            "guidance_interval": (
+                number(values[self.start], "input_guidance_start"),
+                number(values[self.end], "input_guidance_end"),
+            ),
+        }
 
 
 def flow_controls(label: Callable[[str], Any], tab: str) -> FlowControls:
@@ -86,18 +93,6 @@ def flow_controls(label: Callable[[str], Any], tab: str) -> FlowControls:
             0, 1, 1, step=0.05, label=label("guidance_end"), visible=False, elem_id=f"{tab}-end", min_width=120
         )
     return FlowControls(steps, solver, start, end)
-
-
-def flow_settings(steps: Any, solver: str | None, start: Any, end: Any) -> dict[str, Any]:
-    """The values of the flow controls as arguments of a request. Raises AppError for what is not a number."""
-    return {
-        "steps": whole_number(steps, "input_steps"),
-        "solver": solver or SOLVERS[0],
-        "guidance_interval": (
-            number(start, "input_guidance_start"),
-            number(end, "input_guidance_end"),
-        ),
-    }
 
 
 @dataclass(frozen=True)
@@ -185,11 +180,6 @@ def run_buttons(label: Callable[[str], Any], tab: str, run_label: str, scale: in
     run = gr.Button(label(run_label), variant="primary", elem_id=f"{tab}-run", min_width=120, scale=scale)
     stop = gr.Button(label("stop"), variant="stop", elem_id=f"{tab}-stop", min_width=120, scale=scale, visible=False)
     return RunButtons(run, stop)
-
-
-def run_or_stop(running: bool) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Updates of the run and the stop button: one of them is visible at a time."""
-    return gr.update(visible=not running), gr.update(visible=running)
 
 
 def saved_picture(label: Callable[[str], Any], tab: str) -> tuple[gr.File, gr.HTML]:

@@ -11,7 +11,8 @@ from gradio.components import Component
 from janus_app.outputs.conversations import Conversation
 from janus_app.types import MAX_PROMPT_CHARACTERS
 from janus_app.ui.common.actions import Actions, action_row
-from janus_app.ui.context import EXAMPLES, PageContext
+from janus_app.ui.common.controls import example_buttons
+from janus_app.ui.context import PageContext
 
 
 @dataclass(frozen=True)
@@ -88,10 +89,7 @@ def chat_panel(page: PageContext, conversation: gr.State) -> ChatPanel:
         allow_tags=False,
         placeholder="",
     )
-    with gr.Row(elem_classes="chips", elem_id="chat-examples"):
-        examples = tuple(
-            gr.Button("", size="sm", visible=False, elem_id=f"chat-example-{i}", min_width=60) for i in range(EXAMPLES)
-        )
+    examples = tuple(example_buttons("chat"))
     box = gr.MultimodalTextbox(
         label=label("question"),
         show_label=False,

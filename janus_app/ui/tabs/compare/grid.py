@@ -14,7 +14,7 @@ from janus_app.errors import AppError, Message
 from janus_app.files import os_errors_as_app_errors
 from janus_app.types import Event, GenerateRequest
 from janus_app.ui.common.actions import halt
-from janus_app.ui.common.controls import run_or_stop
+from janus_app.ui.common.controls import RunButtons
 from janus_app.ui.common.html import data_uri, message, messages, preview_grid
 from janus_app.ui.common.jobs import watch
 from janus_app.ui.context import JOB, QUICK, PageContext, Updates, Values, first_seed, number, whole_number
@@ -184,7 +184,7 @@ class GridHandlers:
         }
 
     def _buttons(self, running: bool) -> Updates:
-        return dict(zip((self.controls.run, self.controls.stop), run_or_stop(running), strict=True))
+        return RunButtons(self.controls.run, self.controls.stop).updates(running)
 
     def stopped(self, request: gr.Request) -> Updates:
         line = message(self.page.texts.say("grid_stopped", self.page.language(request)))

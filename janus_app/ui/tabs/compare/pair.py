@@ -15,7 +15,7 @@ from janus_app.errors import AppError
 from janus_app.outputs.votes import Choice, Tally
 from janus_app.types import SOLVERS, Event, GenerateRequest
 from janus_app.ui.common.actions import Actions, PictureSource, action_row, halt
-from janus_app.ui.common.controls import run_or_stop
+from janus_app.ui.common.controls import RunButtons
 from janus_app.ui.common.detail import settings_line
 from janus_app.ui.common.html import facts, message, messages, preview_grid
 from janus_app.ui.common.jobs import watch
@@ -231,7 +231,7 @@ class PairHandlers:
                 yield step
 
     def _buttons(self, running: bool) -> Updates:
-        return dict(zip((self.controls.run, self.controls.stop), run_or_stop(running), strict=True))
+        return RunButtons(self.controls.run, self.controls.stop).updates(running)
 
     def stopped(self, request: gr.Request) -> Updates:
         language, title = self.page.language(request), self.page.session.state.title
