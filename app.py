@@ -46,7 +46,7 @@ def serve(args: argparse.Namespace) -> int:
         load_model(session, args, variant)
     elif variant.is_local:  # loaded while the user reads the page
         threading.Thread(target=warm_up, args=(session, variant.id), daemon=True).start()
-    threading.Thread(target=session.rest_when_idle, name="idle", daemon=True).start()
+    threading.Thread(target=session.run_idle_unload, name="idle", daemon=True).start()
     from janus_app.ui.app import launch
 
     launch(

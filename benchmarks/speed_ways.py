@@ -20,7 +20,7 @@ from janus_app.models.janus.draw import Sampling, draw_tokens
 from janus_app.models.janus.modeling import JanusNetwork
 from janus_app.nn.llama import DecoderConfig
 from janus_app.nn.sampling import exponential_noise
-from janus_app.runtime.quantization import quantised_linear
+from janus_app.runtime.quantization import quantized_linear
 
 GUIDANCE, TEMPERATURE = 5.0, 1.0
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -78,7 +78,7 @@ def eight_bit(network: JanusNetwork, device: torch.device) -> None:
             for name, linear in list(holder.named_children()):
                 if isinstance(linear, nn.Linear):
                     setattr(
-                        holder, name, quantised_linear(linear.weight.data.cpu(), "int8", device, linear.weight.dtype)
+                        holder, name, quantized_linear(linear.weight.data.cpu(), "int8", device, linear.weight.dtype)
                     )
 
 

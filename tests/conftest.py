@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from gradio_client import Client
 
-    from janus_app.runtime.loader import Loaded
+    from janus_app.runtime.loader import LoadedModel
     from tests.page_server import Served
 
 # Small models on a busy machine: more threads only wait for each other. Set before torch is imported.
@@ -27,13 +27,15 @@ GOLDEN = Path(__file__).parent / "golden" / "janus"
 CASES = ("janus_1_3b", "janus_pro_1b", "janus_pro_7b")
 
 
-def loaded(folder: Path, precision: str = "fp32", device: str = "cpu") -> Loaded:
-    """The checkpoint in a folder through the real loader."""
+def loaded(folder: Path, precision: str = "fp32", device: str = "cpu") -> LoadedModel:
+    """The checkpoint in a folder, loaded as a session does it."""
     from janus_app.registry.catalog import load_catalog
+    from janus_app.runtime.fit import plan_load
     from janus_app.runtime.loader import load
     from janus_app.types import result_of
 
-    return result_of(load(load_catalog().resolve(str(folder)), folder, device, precision))
+    variant = load_catalog().resolve(str(folder))
+    return result_of(load(plan_load(variant, folder, device).choose(precision)))
 
 
 @pytest.fixture(scope="module")

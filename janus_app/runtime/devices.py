@@ -17,15 +17,15 @@ CGROUP = Path("/sys/fs/cgroup")
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes of the device the weights live on: graphics memory, or main memory for the CPU."""
+    """Bytes of a device's memory; of main memory for the CPU."""
 
     free: int
     total: int
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where a model lives: all of it on `main`, or its decoder's layers also on other `cards` and in main memory."""
+class Placement:
+    """Where weights are: all on `main`, or decoder layers also on other `cards` and in main memory (`host`)."""
 
     name: str
     main: torch.device
@@ -37,23 +37,23 @@ class Place:
         return bool(self.cards) or self.host
 
 
-def places(name: str) -> list[Place]:
-    """The places a device name stands for, the simplest first.
+def placements(name: str) -> list[Placement]:
+    """The placements that a device name allows, the simplest first.
 
-    "auto" is every place of the best kind of device; "cpu", "cuda", "cuda:1", "mps" and "xpu" are one each; "cuda:all"
-    spreads layers over all cards, "cuda+cpu" keeps layers that do not fit the card in main memory. Raises AppError
-    for a device that is not there.
+    "auto" allows every placement on the best kind of device; "cpu", "cuda", "cuda:1", "mps" and "xpu" allow one each;
+    "cuda:all" distributes layers over all cards, "cuda+cpu" puts layers that do not fit on the card into main memory.
+    Raises AppError for a device that is not there.
     """
     if name in (ALL_CARDS, CARD_AND_HOST):
         main = resolve_device("cuda")
         others = tuple(card for card in cards() if card != main)
-        return [Place(name, main, others)] if name == ALL_CARDS else [Place(name, main, others, host=True)]
+        return [Placement(name, main, others, host=name == CARD_AND_HOST)]
     device = resolve_device(name)
-    found = [Place(str(device), device)]
+    found = [Placement(str(device), device)]
     if name == "auto" and device.type == "cuda":
         if torch.cuda.device_count() > 1:
-            found += places(ALL_CARDS)
-        found += places(CARD_AND_HOST)
+            found += placements(ALL_CARDS)
+        found += placements(CARD_AND_HOST)
     return found
 
 
@@ -63,7 +63,7 @@ def cards() -> list[torch.device]:
 
 
 def device_names() -> list[str]:
-    """What a person may choose on this machine: "auto", each device, and the ways to spread over several."""
+    """The device names of this machine: "auto", each device, and those of several devices together."""
     names = ["auto", *("cuda" if len(cards()) == 1 else str(card) for card in cards())]
     if cards():
         names += [ALL_CARDS] * (len(cards()) > 1) + [CARD_AND_HOST]
@@ -88,22 +88,17 @@ def resolve_device(name: str) -> torch.device:
     try:
         device = torch.device("cuda" if name in (ALL_CARDS, CARD_AND_HOST) else name)
     except RuntimeError:
-        raise AppError(
-            f"There is no device called {name!r}. Choose auto, cpu, cuda, cuda:1, cuda:all, cuda+cpu, mps or xpu."
-        ) from None
+        raise AppError("device_unknown", given=name) from None
     if device.type == "cuda":
         count = len(cards())
         if not count:
-            raise AppError(
-                "No CUDA graphics card can be used here: PyTorch sees none (no card, no driver, or a CPU build of "
-                "PyTorch). Use --device cpu, or run `python -m janus_app doctor` to see what is missing."
-            )
+            raise AppError("cuda_unavailable")
         if (device.index or 0) >= count:
-            raise AppError(f"There is no {name}: this machine has {count} CUDA card(s), counted from cuda:0.")
+            raise AppError("cuda_index_unknown", given=name, count=count)
         return _freest_card() if device.index is None else device
     usable = {"cpu": True, "mps": torch.backends.mps.is_available(), "xpu": torch.xpu.is_available()}
     if not usable.get(device.type, False):
-        raise AppError(f"The device {name!r} is not available here. Use --device auto or cpu.")
+        raise AppError("device_unavailable", given=name)
     return device
 
 
@@ -117,7 +112,7 @@ def _freest_card() -> torch.device:
 
 
 def device_memory(device: torch.device) -> Memory:
-    """What is free and there in all. Main memory ends where a container's limit does."""
+    """Free and total memory of a device. A container's limit is the total of its main memory."""
     if device.type == "cuda":
         free, total = torch.cuda.mem_get_info(device)
         return Memory(free, total)
@@ -133,7 +128,7 @@ def device_memory(device: torch.device) -> Memory:
 def container_limit(root: Path = CGROUP) -> Memory | None:
     """The memory limit of this process's container (Linux control groups, version 2 or 1), or None without one.
 
-    Cached files count as used there, but the inactive ones are given up on demand, so they are free.
+    Cached files count as used there, but the kernel drops inactive ones on demand, so they are free.
     """
     for limit, used, cached in (
         ("memory.max", "memory.current", "inactive_file"),
@@ -150,7 +145,7 @@ def container_limit(root: Path = CGROUP) -> Memory | None:
     return None
 
 
-def processor_quota(root: Path = CGROUP) -> float | None:
+def cpu_quota(root: Path = CGROUP) -> float | None:
     """Processors a container may use at once, 1.5 for one and a half; None without a limit."""
     try:
         quota, period = (root / "cpu.max").read_text("ascii").split()
@@ -160,7 +155,8 @@ def processor_quota(root: Path = CGROUP) -> float | None:
 
 
 def limit_threads_to_cgroup(root: Path = CGROUP) -> None:
-    """No more threads than a container may use: PyTorch counts the machine's processors and would wait for itself."""
-    quota = processor_quota(root)
+    """Lower PyTorch's threads to a container's quota: PyTorch counts the machine's processors, and threads beyond the
+    quota only wait for each other."""
+    quota = cpu_quota(root)
     if quota is not None and "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(max(1, min(torch.get_num_threads(), math.ceil(quota))))

@@ -210,7 +210,7 @@ def _quantization() -> Iterator[Finding]:
     import torch
 
     from janus_app.runtime.devices import resolve_device
-    from janus_app.runtime.quantization import quantised_linear
+    from janus_app.runtime.quantization import quantized_linear
 
     device = resolve_device("auto")
     dtype = torch.float32 if device.type == "cpu" else torch.float16
@@ -221,7 +221,7 @@ def _quantization() -> Iterator[Finding]:
     for precision, limit in (("int8", 0.05), ("nf4", 0.3)):
         try:
             version = metadata.version("bitsandbytes")
-            layer = quantised_linear(weight, precision, device, dtype)
+            layer = quantized_linear(weight, precision, device, dtype)
             with torch.inference_mode():
                 approximate = layer(x.to(device, dtype)).float().cpu()
             error = float((approximate - exact).norm() / exact.norm())

@@ -1,10 +1,12 @@
-"""The fit advisor: what a model needs in each precision, what is free, and which precision and place follow from it.
+"""The fit advisor: what a variant needs in each precision, what is free, and how it should be loaded.
 
-    advice = advise(variant, folder, "auto")     # no weights are touched, no file but config.json is read
-    print(advice.sentence)                       # "Janus-Pro-7B: bf16 needs 16.9 GB, you have 11.2 free: int8 ..."
-    option = advice.choose("auto")               # what the loader loads; AppError where nothing can work
+    options = plan_load(variant, folder, "auto")     # no weights are read
+    print(options.message)                           # "Janus-Pro-7B: bf16 needs 16.9 GB, you have 11.2 free: int8 ..."
+    plan = options.choose("auto")                    # AppError where nothing fits
+    loader.load(plan)
 
-The page, the command line and the loader all ask here, so what is shown before a load is what the load does.
+The page, the command line and the session all ask here, so a load does what was shown before it. docs/memory.md explains
+what is counted and compares it with measurements.
 """
 
 from __future__ import annotations
@@ -12,44 +14,46 @@ from __future__ import annotations
 import gzip
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from janus_app.errors import AppError
-from janus_app.files import read_json
+from janus_app.errors import AppError, Message
 from janus_app.formatting import size_text
 from janus_app.models.common.memory import BytesPerElement, Job, Peak
-from janus_app.models.registry import detect_family
+from janus_app.models.family import Family
+from janus_app.models.registry import get_family
+from janus_app.nn.llama import cache_dtype
 from janus_app.paths import ASSETS
 from janus_app.registry.types import Variant
-from janus_app.runtime.devices import Place, device_memory, places
+from janus_app.runtime.devices import Placement, device_memory, placements
 from janus_app.runtime.offload import layer_of
 from janus_app.runtime.quantization import (
     bitsandbytes_missing,
-    held_bytes,
     plain_dtype,
     tensor_dtype,
+    weight_sizes,
 )
 from janus_app.types import PRECISIONS, QUANTIZED_PRECISIONS
 
-FACTS = ASSETS / "checkpoints"  # config.json of models not yet downloaded
-_BYTES = {"fp32": 4.0, "bf16": 2.0, "fp16": 2.0, "int8": 1.3, "nf4": 0.9}  # whole model, where no config is known
-_UNKNOWN_WORK = 0.12  # of the bf16 weights, likewise
-_SMALL = 1e9  # a model below needs no room worth the name
-# Beside what is counted: CUDA's context, library workspaces and what an allocator cannot reuse.
+KNOWN_CONFIGS = ASSETS / "checkpoints"  # config.json of models that are not downloaded yet
+# Bytes per parameter and work per byte of the bf16 weights, where no config.json is known.
+_BYTES_PER_PARAMETER = {"fp32": 4.0, "bf16": 2.0, "fp16": 2.0, "int8": 1.3, "nf4": 0.9}
+_WORK_SHARE = 0.12
+# Kept free beside what is counted: CUDA's context, library workspaces and what an allocator cannot reuse.
 _RESERVE = {"cuda": 1.25e9, "xpu": 1.25e9, "mps": 0.5e9, "cpu": 0.3e9}
-_SMALL_RESERVE = 0.1e9
+_SMALL_MODEL, _SMALL_RESERVE = 1e9, 0.1e9
 # Measured on a CPU (docs/memory.md): feature maps its convolutions copy, and small blocks the C library keeps.
 _CONV_COPIES, _HEAP = 2.0, 20_000_000
-# Bytes a weight while a quantised layer is at work: on cards (not measured) and on a CPU, which unpacks to float32.
-_UNPACKED = ({"nf4": 2.0}, {"int8": 4.0, "nf4": 4.0})
+# Bytes per weight while a quantized layer computes: on cards (not measured), and on a CPU, which unpacks to float32.
+_UNPACKED = {"cuda": {"nf4": 2.0}, "cpu": {"int8": 4.0, "nf4": 4.0}}
 
 
 @dataclass(frozen=True)
-class Need:
+class MemoryNeed:
     """Bytes of the device at the highest point of a usual job. The reserve is for what cannot be counted."""
 
     weights: int
@@ -63,92 +67,93 @@ class Need:
 
 
 @dataclass(frozen=True)
-class LoadOption:
-    """One way to load: does it fit? `split` maps decoder layers that do not live on the main device to their place.
+class LoadPlan:
+    """One way to load a variant: what `loader.load` takes.
 
-    rank orders the ways "auto" tries, None is one it never takes.
+    `folder` holds its config.json and weights (None: not on this machine), `components` the folders of its components
+    by role, `config` what the family read there (None: not readable yet). `split` maps decoder layers that are not on
+    the main device to theirs. `rank` orders the plans that precision "auto" may choose; None is one it never chooses.
     """
 
+    variant: Variant
+    folder: Path | None
+    components: Mapping[str, Path] = field(hash=False)
+    config: Mapping[str, Any] | None = field(hash=False, repr=False)
     precision: str
-    place: Place
-    need: Need
+    placement: Placement
+    need: MemoryNeed
     free: int
     fits: bool
-    split: Mapping[int, torch.device]
+    split: Mapping[int, torch.device] = field(hash=False)
     rank: tuple[int, ...] | None
 
     @property
-    def words(self) -> str:
-        if not self.place.spread:
-            return self.precision
-        where = "main memory too" if self.place.host else "all cards"
-        return f"{self.precision} on {where}"
+    def label(self) -> str | Message:
+        """The precision, and where the weights are if that is not one device."""
+        if self.placement.host:
+            return Message("precision_with_main_memory", precision=self.precision)
+        if self.placement.cards:
+            return Message("precision_on_all_cards", precision=self.precision)
+        return self.precision
 
 
 @dataclass(frozen=True)
-class LoadPlan:
-    """All ways to load a model on a device, the best first."""
+class LoadOptions:
+    """All ways to load a variant on a device, the preferred first."""
 
     title: str
-    options: tuple[LoadOption, ...]
+    plans: tuple[LoadPlan, ...]
 
     @property
-    def best(self) -> LoadOption | None:
-        return next((option for option in self.options if option.fits and option.rank is not None), None)
+    def best(self) -> LoadPlan | None:
+        """The plan of precision "auto", None where nothing fits."""
+        return next((plan for plan in self.plans if plan.fits and plan.rank is not None), None)
 
     @property
-    def sentence(self) -> str:
-        """What a person reads before the load."""
-        first, best = self.options[0], self.best
-        need, free = _amount(first.need.total), _amount(first.free)
-        if best is first:
-            return f"{self.title}: {first.words} needs {need}, you have {free} free: it fits."
+    def message(self) -> Message:
+        """What a person reads before a load with precision "auto"."""
+        first, best = self.plans[0], self.best
         if best is None:
-            least = min(self.options, key=lambda option: option.need.total)
-            return (
-                f"{self.title}: even {least.words} needs {_amount(least.need.total)}, you have {_amount(least.free)} "
-                "free. Choose a smaller model, or close other programs that use the memory."
-            )
-        return (
-            f"{self.title}: {first.words} needs {need}, you have {free} free: "
-            f"{best.words} ({_amount(best.need.total)}) recommended."
-        )
+            return self._about("fit_none", min(self.plans, key=lambda plan: plan.need.total))
+        if best is first:
+            return self._about("fit_yes", first)
+        return self._about("fit_other_recommended", first, best=best.label, best_need=_amount(best.need.total))
 
-    def judge(self, precision: str) -> tuple[str, bool]:
-        """The sentence on one precision or "auto", and whether that can be loaded."""
+    def _about(self, code: str, plan: LoadPlan, **values: object) -> Message:
+        need, free = _amount(plan.need.total), _amount(plan.free)
+        return Message(code, title=self.title, precision=plan.label, need=need, free=free, **values)
+
+    def judge(self, precision: str) -> tuple[Message, bool]:
+        """The message on one precision or "auto", and whether it can be loaded. Raises AppError for an unknown one."""
         if precision == "auto":
-            return self.sentence, self.best is not None
-        try:
-            option = self.choose(precision)
-        except AppError as error:
-            return str(error), False
-        need, free = _amount(option.need.total), _amount(option.free)
-        return f"{self.title}: {option.words} needs {need}, you have {free} free: it fits.", True
+            return self.message, self.best is not None
+        plan = self.plan(precision)
+        if plan.fits:
+            return self._about("fit_yes", plan), True
+        if self.best is None:
+            return self.message, False
+        best, best_need = self.best.label, _amount(self.best.need.total)
+        return self._about("fit_too_large", plan, best=best, best_need=best_need), False
 
-    def option(self, precision: str) -> LoadOption:
-        """The best way in one precision. Raises AppError for an unknown one."""
-        found = [option for option in self.options if option.precision == precision]
+    def plan(self, precision: str) -> LoadPlan:
+        """The best plan in one precision, whether it fits or not. Raises AppError for an unknown precision."""
+        found = [plan for plan in self.plans if plan.precision == precision]
         if not found:
-            raise AppError(f"There is no precision {precision!r}. Choose auto, {', '.join(PRECISIONS)}.")
-        return next((option for option in found if option.fits), found[0])
+            raise AppError("precision_unknown", given=precision, known=", ".join(PRECISIONS))
+        return next((plan for plan in found if plan.fits), found[0])
 
-    def smaller(self, precision: str) -> LoadOption | None:
-        """The best option that needs less than `precision` does: what to try when memory ran out all the same."""
-        limit = self.option(precision).need.total
-        smaller = (option for option in self.options if option.need.total < limit)
-        return next((option for option in smaller if option.fits and option.rank is not None), None)
+    def smaller(self, precision: str) -> LoadPlan | None:
+        """The best plan that needs less than `precision` does, for a load that ran out of memory all the same."""
+        limit = self.plan(precision).need.total
+        return next((p for p in self.plans if p.need.total < limit and p.fits and p.rank is not None), None)
 
-    def choose(self, precision: str) -> LoadOption:
-        """What to load for a wanted precision or "auto". Raises AppError where it cannot fit."""
-        chosen = self.best if precision == "auto" else self.option(precision)
-        if chosen is not None and chosen.fits:
-            return chosen
-        if chosen is None or self.best is None:
-            raise AppError(self.sentence)
-        raise AppError(
-            f"{self.title}: {chosen.words} needs {_amount(chosen.need.total)}, you have {_amount(chosen.free)} free. "
-            f"Choose {self.best.words} ({_amount(self.best.need.total)})."
-        )
+    def choose(self, precision: str) -> LoadPlan:
+        """What to load for a precision or "auto". Raises AppError where it does not fit."""
+        message, fits = self.judge(precision)
+        plan = self.best if precision == "auto" else self.plan(precision)
+        if plan is None or not fits:
+            raise AppError(message)
+        return plan
 
 
 def plan_load(
@@ -156,40 +161,41 @@ def plan_load(
     folder: Path | None = None,
     device: str = "auto",
     *,
+    components: Mapping[str, Path] | None = None,
     job: Job | None = None,
-    given_back: Mapping[str, int] | None = None,
-) -> LoadPlan:
-    """Every way to load a variant on a device name, in the order "auto" tries them.
+    freed: Mapping[str, int] | None = None,
+) -> LoadOptions:
+    """Every way to load a variant on a device name, in the order in which precision "auto" tries them.
 
-    folder holds its config.json where it is on disk. job defaults to the variant's own settings. given_back are bytes
-    by device that become free before the load (the model it replaces). Raises AppError for an absent device and a
-    config.json that is damaged.
+    `folder` and `components` are where its files are, as far as they are on this machine. `job` defaults to
+    `usual_job`. `freed` are bytes by device that become free before the load (the model it replaces). Raises AppError
+    for an absent device and a damaged config.json.
     """
-    model = _model(variant, folder)
+    model = _model(variant, folder, components)
     job = job or usual_job(variant)
-    found = [
-        _option(model, precision, place, job, given_back or {})
-        for place in places(device)
+    plans = [
+        _plan(model, precision, placement, job, freed or {})
+        for placement in placements(device)
         for precision in PRECISIONS
-        if not (place.host and precision in QUANTIZED_PRECISIONS)  # quantised layers cannot travel to and fro
+        if not (placement.host and precision in QUANTIZED_PRECISIONS)  # quantized layers cannot be moved for each step
     ]
-    return LoadPlan(variant.title, tuple(sorted(found, key=lambda option: option.rank or (9,))))
+    return LoadOptions(variant.title, tuple(sorted(plans, key=lambda plan: plan.rank or (9,))))
 
 
-def _rank(precision: str, place: Place) -> tuple[int, ...] | None:
-    """auto's order: full precision on one device, then on all cards, then quantised, with main memory at last."""
-    if place.main.type == "cpu":
-        liked = ["fp32", "bf16", "int8", "nf4"]
+def _rank(precision: str, placement: Placement) -> tuple[int, ...] | None:
+    """The order of "auto": full precision on one device, then on all cards, then quantized, main memory last."""
+    if placement.main.type == "cpu":
+        preferred = ["fp32", "bf16", "int8", "nf4"]
     else:
-        half = {torch.bfloat16: "bf16", torch.float16: "fp16"}[plain_dtype("nf4", place.main)]
-        liked = [half, "int8", "nf4"]
-    if precision not in liked or (precision in QUANTIZED_PRECISIONS and bitsandbytes_missing()):
+        half = "fp16" if plain_dtype("nf4", placement.main) == torch.float16 else "bf16"
+        preferred = [half, *QUANTIZED_PRECISIONS]
+    if precision not in preferred or (precision in QUANTIZED_PRECISIONS and bitsandbytes_missing()):
         return None
-    return (int(place.host), liked.index(precision), int(place.spread))
+    return (int(placement.host), preferred.index(precision), int(placement.spread))
 
 
 def usual_job(variant: Variant) -> Job:
-    """One press of each button with the variant's own settings, one picture in the conversation."""
+    """One use of each verb with the variant's own settings, one picture in the conversation."""
 
     def setting(name: str, fallback: float) -> float:
         row = variant.settings.get(name)
@@ -203,36 +209,36 @@ def usual_job(variant: Variant) -> Job:
     )
 
 
-# ---- one model
-
-
 @dataclass(frozen=True)
 class _Model:
-    """What is known of a variant's sizes; config None where its config.json is nowhere to be read."""
+    """What is known of a variant's sizes. `config` is JSON text, so that it can be a key of a cache; None = unknown."""
 
     variant: Variant
+    family: Family
+    folder: Path | None
+    components: Mapping[str, Path]
     config: str | None
+    from_folder: bool = False
 
 
-def _model(variant: Variant, folder: Path | None) -> _Model:
-    file = (folder or variant.folder or Path()) / "config.json"
-    if (folder or variant.folder) and file.is_file():
+def _model(variant: Variant, folder: Path | None, components: Mapping[str, Path] | None) -> _Model:
+    family, folder, components = get_family(variant.family), folder or variant.folder, components or {}
+    if folder and (folder / "config.json").is_file():
         try:
-            return _Model(variant, json.dumps(detect_family(read_json(file)).read_config(file.parent, None)))
-        except AppError:  # a component is missing: it does not load, but something may be known of its size
+            config = json.dumps(family.read_config(folder, components))
+            return _Model(variant, family, folder, components, config, from_folder=True)
+        except AppError:  # a component is missing: the load will say so, and the size may be known all the same
             pass
-    facts = FACTS / f"{(variant.repo or '').split('/')[-1]}.json.gz"
-    if variant.repo and facts.is_file():
-        return _Model(variant, json.dumps(json.loads(gzip.decompress(facts.read_bytes()))["config"]))
-    return _Model(variant, None)
+    known = KNOWN_CONFIGS / f"{(variant.repo or '').split('/')[-1]}.json.gz"
+    config = json.dumps(json.loads(gzip.decompress(known.read_bytes()))["config"]) if known.is_file() else None
+    return _Model(variant, family, folder, components, config)
 
 
 @lru_cache(maxsize=64)
-def _sizes(config: str, precision: str, device: torch.device) -> tuple[int, tuple[int, ...]]:
+def _sizes(family: Family, config: str, precision: str, device: torch.device) -> tuple[int, tuple[int, ...]]:
     """Bytes of the weights outside the decoder's layers, and of each layer."""
     rest, layers = 0, dict[int, int]()
-    family = detect_family(json.loads(config))
-    for name, size in held_bytes(family, _network(config), precision, device).items():
+    for name, size in weight_sizes(family, _network(family, config), precision, device).items():
         if (layer := layer_of(name, family.offload_prefix)) is not None:
             layers[layer] = layers.get(layer, 0) + size
         else:
@@ -241,84 +247,89 @@ def _sizes(config: str, precision: str, device: torch.device) -> tuple[int, tupl
 
 
 @lru_cache(maxsize=1)
-def _network(config: str) -> torch.nn.Module:
-    raw = json.loads(config)
-    return detect_family(raw).meta_network(raw)
+def _network(family: Family, config: str) -> torch.nn.Module:
+    return family.meta_network(json.loads(config))
 
 
 def weight_bytes(variant: Variant, precision: str, folder: Path | None = None, device: str = "cpu") -> int:
-    """Bytes of a variant's weights as the loader holds them on a type of device."""
-    rest, layers = _weights(_model(variant, folder), precision, torch.device(device))
+    """Bytes of a variant's weights as the loader keeps them on a type of device."""
+    rest, layers = _weights(_model(variant, folder, None), precision, torch.device(device))
     return rest + sum(layers)
 
 
 def _weights(model: _Model, precision: str, device: torch.device) -> tuple[int, tuple[int, ...]]:
     if model.config is not None:
-        return _sizes(model.config, precision, device)
-    known = model.variant.memory.get(precision) or int(model.variant.parameters * _BYTES[precision])
-    return known, ()
+        return _sizes(model.family, model.config, precision, device)
+    variant = model.variant
+    return variant.memory.get(precision) or int(variant.parameters * _BYTES_PER_PARAMETER[precision]), ()
 
 
 def running_peak(variant: Variant, precision: str, device: torch.device, job: Job, folder: Path | None = None) -> Peak:
     """Cache and work of a job beside the weights."""
-    return _peak(_model(variant, folder), precision, device, job)
+    return _peak(_model(variant, folder, None), precision, device, job)
 
 
 def _peak(model: _Model, precision: str, device: torch.device, job: Job) -> Peak:
     if model.config is None:
         bf16, _ = _weights(model, "bf16", device)
-        return Peak(0, int(bf16 * _UNKNOWN_WORK))
-    from janus_app.nn.llama import cache_dtype
-
-    config = json.loads(model.config)
-    family = detect_family(config)
+        return Peak(0, int(bf16 * _WORK_SHARE))
+    family, on_cpu = model.family, device.type == "cpu"
     dtype = plain_dtype(precision, device)
     widths = BytesPerElement(
         decoder=dtype.itemsize,
         cache=cache_dtype(device, dtype).itemsize,
         pictures=tensor_dtype(family, family.picture_decoder_prefix, precision, device).itemsize,
-        conv_scratch=_CONV_COPIES if device.type == "cpu" else 0.0,
-        linear_scratch=_UNPACKED[device.type == "cpu"].get(precision, 0.0),
+        conv_scratch=_CONV_COPIES if on_cpu else 0.0,
+        linear_scratch=_UNPACKED["cpu" if on_cpu else "cuda"].get(precision, 0.0),
     )
-    peak = family.job_peak(config, model.variant.size[0], job, widths)
-    return replace(peak, work=peak.work + _HEAP) if device.type == "cpu" else peak
+    peak = family.job_peak(json.loads(model.config), model.variant.size[0], job, widths)
+    return replace(peak, work=peak.work + _HEAP) if on_cpu else peak
 
 
-# ---- one option
-
-
-def _option(model: _Model, precision: str, place: Place, job: Job, given_back: Mapping[str, int]) -> LoadOption:
+def _plan(model: _Model, precision: str, placement: Placement, job: Job, freed: Mapping[str, int]) -> LoadPlan:
     def free(device: torch.device) -> int:
-        return device_memory(device).free + given_back.get(str(device), 0)
+        return device_memory(device).free + freed.get(str(device), 0)
 
-    rest, layers = _weights(model, precision, place.main)
-    peak = _peak(model, precision, place.main, job)
-    small = rest + sum(layers) < _SMALL
-    reserve = int(_SMALL_RESERVE if small else _RESERVE.get(place.main.type, _RESERVE["cuda"]))
-    need = Need(rest + sum(layers), peak.cache, peak.work, reserve)
-    if not place.spread:
-        room = free(place.main)
-        return LoadOption(precision, place, need, room, need.total <= room, {}, _rank(precision, place))
-    host = free(torch.device("cpu")) if place.host else 0
-    rooms = {place.main: free(place.main), **{card: free(card) for card in place.cards}}
-    split = split_layers(rest, layers, peak, reserve, rooms, host)
-    total = sum(rooms.values()) + host
-    return LoadOption(precision, place, need, total, split is not None, split or {}, _rank(precision, place))
+    main = placement.main
+    rest, layers = _weights(model, precision, main)
+    peak = _peak(model, precision, main, job)
+    weights = rest + sum(layers)
+    reserve = int(_SMALL_RESERVE if weights < _SMALL_MODEL else _RESERVE.get(main.type, _RESERVE["cuda"]))
+    need = MemoryNeed(weights, peak.cache, peak.work, reserve)
+    rooms = {device: free(device) for device in (main, *placement.cards)}
+    host = free(torch.device("cpu")) if placement.host else 0
+    split: dict[int, torch.device] | None = {} if need.total <= rooms[main] else None
+    if placement.spread:
+        split = split_layers(rest, layers, peak, reserve, rooms, host)
+    return LoadPlan(
+        model.variant,
+        model.folder,
+        model.components,
+        json.loads(model.config) if model.config and model.from_folder else None,
+        precision,
+        placement,
+        need,
+        free=sum(rooms.values()) + host,
+        fits=split is not None,
+        split=split or {},
+        rank=_rank(precision, placement),
+    )
 
 
 def split_layers(
     rest: int, layers: tuple[int, ...], peak: Peak, reserve: int, rooms: Mapping[torch.device, int], host: int
 ) -> dict[int, torch.device] | None:
-    """Which decoder layers leave the first device of `rooms`, and where to; None where they do not fit anywhere.
+    """The decoder layers that are not on the first device of `rooms`, with their devices; None where they do not fit.
 
-    The first device keeps everything else, the cache included. Layers stay in order. One in main memory (`host` bytes
-    free) calculates on the first device, so for the moment of its turn its weights need room there.
+    All arguments are bytes: `rest` of the weights outside the layers, `layers` of each layer, `rooms` what is free on
+    each device, `host` what is free in main memory (0 = not used). The first device keeps everything outside the layers
+    and the cache. Layers stay in order. A layer in main memory is copied to the first device while it computes.
     """
     for offloaded in range(len(layers) + 1) if host else (0,):
         kept, sent = layers[: len(layers) - offloaded], layers[len(layers) - offloaded :]
         left = {device: int(room - peak.work - reserve) for device, room in rooms.items()}
         main = next(iter(left))
-        left[main] -= rest + peak.cache + 2 * max(sent, default=0)  # one layer at work, the next arriving
+        left[main] -= rest + peak.cache + 2 * max(sent, default=0)  # one layer computes while the next is copied
         devices = list(_fill(kept, left))
         if len(devices) == len(kept) and left[main] >= 0 and sum(sent) + int(_RESERVE["cpu"]) * bool(sent) <= host:
             devices += [torch.device("cpu")] * offloaded

@@ -1,7 +1,7 @@
-"""A folder with a checkpoint to a model that answers: built on the meta device, checked, streamed in, quantised.
+"""Loads a checkpoint: the network is built on the meta device, then filled tensor by tensor, checked and quantized.
 
-One tensor at a time travels from the memory-mapped file to its place, so host memory never holds a second copy and
-a quantised load peaks near its final size.
+Each tensor goes from the memory-mapped file straight to its device, so main memory never contains a second copy of the
+weights, and a quantized load peaks near its final size.
 """
 
 from __future__ import annotations
@@ -17,67 +17,57 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from janus_app.errors import AppError, is_out_of_memory
+from janus_app.errors import AppError, Message, is_out_of_memory
 from janus_app.files import read_weight_map
 from janus_app.hub.cache import find_converted
 from janus_app.models.family import Family, WeightSource
 from janus_app.models.registry import detect_family, get_family
-from janus_app.registry.types import Variant
 from janus_app.runtime.devices import limit_threads_to_cgroup
-from janus_app.runtime.fit import LoadOption, plan_load
+from janus_app.runtime.fit import LoadPlan
 from janus_app.runtime.malloc import set_malloc_threshold
-from janus_app.runtime.offload import connect, device_of
-from janus_app.runtime.quantization import is_quantised, plain_dtype, quantised_linear, tensor_dtype
+from janus_app.runtime.offload import device_of, dispatch
+from janus_app.runtime.quantization import is_quantized, plain_dtype, quantized_linear, tensor_dtype
 from janus_app.types import Model, Progress
 
-_SPAN = 128_000_000  # bytes read before a weight file is opened anew
+_MAPPED_BYTES = 128_000_000  # read before a weight file is opened again
 
 
 @dataclass(frozen=True)
-class Loaded:
-    """A model and where and how its weights lie.
+class LoadedModel:
+    """A model in memory, and the plan it was loaded by."""
 
-    device is the place's name, "cuda+cpu" for one; main the device that calculates.
-    """
-
+    plan: LoadPlan
     model: Model
-    device: str
-    precision: str
-    main: str = "cpu"
 
 
 def expected_tensors(config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
-    """Name and shape of every tensor a checkpoint with this config (`Family.read_config`) must hold."""
+    """Name and shape of every tensor that a checkpoint with this config (`Family.read_config`) must contain."""
     return {name: tuple(t.shape) for name, t in detect_family(config).meta_network(config).state_dict().items()}
 
 
-def load(
-    variant: Variant, folder: Path, device: str, precision: str, parts: Mapping[str, Path] | None = None
-) -> Generator[Progress, None, Loaded]:
-    """Load a checkpoint folder. Closing the generator drops what was loaded so far.
+def load(plan: LoadPlan) -> Generator[Progress, None, LoadedModel]:
+    """Load the checkpoint in `plan.folder`. Closing the generator drops what was loaded so far.
 
-    device is a name devices.places knows, precision one of memory.PRECISIONS or "auto", `parts` the folders of the
-    variant's components by name. Raises AppError for a device that is not there, weights that cannot fit, and
-    anything wrong with the files.
+    Progress counts parameters. Raises AppError for anything wrong with the files.
     """
+    assert plan.folder is not None
     set_malloc_threshold()
     limit_threads_to_cgroup()
-    option = plan_load(variant, folder, device).choose(precision)
-    where = option.place.main
+    variant, folder, components = plan.variant, plan.folder, plan.components
     family = get_family(variant.family)
-    config = family.read_config(folder, parts)
+    config = family.read_config(folder, components) if plan.config is None else plan.config
     network = family.meta_network(config)
-    yield from _stream(family, network, family.weight_sources(network, config, folder, parts), option)
-    connect(network, family.offload_prefix, option.split, where)
+    yield from _fill(family, network, family.weight_sources(network, config, folder, components), plan)
+    dispatch(network, family.offload_prefix, plan.split, plan.placement.main)
     model = family.pipeline(
         network,
         folder,
         context=variant.context,
         roles=variant.roles,
         edit_methods=variant.edit_methods,
-        parts=parts,
+        parts=components,
     )
-    return Loaded(model, option.place.name, option.precision, str(where))
+    return LoadedModel(plan, model)
 
 
 def _tensors(sources: Iterable[WeightSource]) -> Iterator[tuple[Path, str, Tensor]]:
@@ -88,10 +78,10 @@ def _tensors(sources: Iterable[WeightSource]) -> Iterator[tuple[Path, str, Tenso
                 yield file, source.remap_key(name), tensor
 
 
-def _stream(
-    family: Family, network: nn.Module, sources: Iterable[WeightSource], option: LoadOption
+def _fill(
+    family: Family, network: nn.Module, sources: Iterable[WeightSource], plan: LoadPlan
 ) -> Iterator[Progress]:
-    """Fill the meta network from weight files. Every tensor must come once, in its shape."""
+    """Fill a network on the meta device. Every tensor must come exactly once and in its shape."""
     wanted = {name: t.shape for name, t in network.state_dict().items()}
     total = sum(shape.numel() for shape in wanted.values())
     seen: set[str] = set()
@@ -100,56 +90,52 @@ def _stream(
     for file, name, tensor in _tensors(sources):
         if name.startswith(family.unused_prefixes):
             continue
-        if name not in wanted or name in seen:
-            raise AppError(f"{file.name} holds {name}, which this architecture {_twice(name in seen)}.")
+        if name in seen:
+            raise AppError("weights_tensor_repeated", file=file.name, name=name)
+        if name not in wanted:
+            raise AppError("weights_tensor_unknown", file=file.name, name=name)
         if tensor.shape != wanted[name]:
             raise AppError(
-                f"{file.name}: {name} has shape {list(tensor.shape)}, config.json asks for "
-                f"{list(wanted[name])}. {_advice(family, network, name, True)}"
+                "weights_shape_differs",
+                file=file.name,
+                name=name,
+                found=list(tensor.shape),
+                expected=list(wanted[name]),
+                advice=family.explain_mismatch(network, name, True) or Message("checkpoint_files_mixed"),
             )
-        device = device_of(name, family.offload_prefix, option.split, option.place.main)
-        _place(family, network, name, tensor, device, option.precision)
+        device = device_of(name, family.offload_prefix, plan.split, plan.placement.main)
+        _place(family, network, name, tensor, device, plan.precision)
         seen.add(name)
         done += tensor.numel()
         yield Progress("read", done, total, "weights", file.name)
     if missing := sorted(wanted.keys() - seen):
-        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
-        raise AppError(f"The checkpoint lacks {missing[0]}{more}. {_advice(family, network, missing[0], False)}")
-
-
-def _advice(family: Family, network: nn.Module, name: str, found: bool) -> str:
-    """What a person can do about a tensor that has another shape, or (not `found`) is missing."""
-    usual = "The files belong to different models; download the checkpoint again."
-    missing = "It is incomplete; download it again."
-    return family.explain_mismatch(network, name, found) or (usual if found else missing)
-
-
-def _twice(seen: bool) -> str:
-    return "was already given by another file" if seen else "does not have"
+        advice = family.explain_mismatch(network, missing[0], False) or Message("checkpoint_incomplete")
+        raise AppError("weights_tensors_missing", name=missing[0], count=len(missing), advice=advice)
 
 
 def _place(family: Family, network: nn.Module, name: str, tensor: Tensor, device: torch.device, precision: str) -> None:
+    """Put a tensor into the network on `device`, quantized where the precision says so."""
     path, _, leaf = name.rpartition(".")
     parent = network.get_submodule(path)
-    if is_quantised(family, name, parent, precision):
-        holder_path, attribute = path.rsplit(".", 1)
-        linear = quantised_linear(tensor, precision, device, plain_dtype(precision, device))
+    if is_quantized(family, name, parent, precision):
+        outer_path, attribute = path.rsplit(".", 1)
+        linear = quantized_linear(tensor, precision, device, plain_dtype(precision, device))
         linear.register_parameter("bias", dict(parent.named_parameters()).get("bias"))
-        setattr(network.get_submodule(holder_path), attribute, linear)
+        setattr(network.get_submodule(outer_path), attribute, linear)
         return
     dtype = tensor_dtype(family, name, precision, device)
     setattr(parent, leaf, nn.Parameter(tensor.to(device, dtype, copy=True), requires_grad=False))
 
 
 def weight_files(folder: Path, name: str = "") -> list[Path]:
-    """The weight files of a checkpoint, safetensors before pickles, an index's shards in order.
+    """The weight files of a checkpoint: safetensors if there are any, else pickles, the shards of an index in order.
 
-    They are called `name`, by default "model" (safetensors) or "pytorch_model" (pickles).
-
-    Raises AppError where there are none, or an index names a file outside the folder or one that is absent.
+    `name` is their name without suffix, by default "model" (safetensors) or "pytorch_model" (pickles). A converted copy
+    is taken instead of the pickles it was made from. Raises AppError where there are none, or an index names a file
+    outside the folder or a missing one.
     """
     names = {"safetensors": name or "model", "bin": name or "pytorch_model"}
-    folder = (None if name else find_converted(folder)) or folder  # pickles that were converted are read no more
+    folder = (None if name else find_converted(folder)) or folder
     for suffix, single in names.items():
         one = folder / f"{single}.{suffix}"
         if one.is_file():
@@ -157,11 +143,7 @@ def weight_files(folder: Path, name: str = "") -> list[Path]:
         index = folder / f"{single}.{suffix}.index.json"
         if index.is_file():
             return _shards(index)
-    raise AppError(
-        f"{folder} holds no weights: neither {names['safetensors']}.safetensors nor {names['bin']}.bin, nor an index "
-        "of shards. "
-        "Download the checkpoint again."
-    )
+    raise AppError("weights_missing", folder=folder, safetensors=names["safetensors"], pickle=names["bin"])
 
 
 def _shards(index: Path) -> list[Path]:
@@ -173,30 +155,28 @@ def _shards(index: Path) -> list[Path]:
 
 
 def read_tensors(file: Path, only: str = "") -> Iterator[tuple[str, Tensor]]:
-    """Name and tensor, one after the other, memory-mapped; `only` one of them where it is given.
+    """Yield the name and the memory-mapped tensor of every tensor of a weight file, or of `only` one of them.
 
-    Pickles are read with `weights_only=True` alone.
-
-    The file is opened anew from time to time: a mapping keeps every page that was read resident, so one over the whole
-    file would cost as much memory again as the file is long. Do not keep a tensor beyond its turn.
+    Pickles are read with `weights_only=True`. Every 128 MB the file is opened again: a mapping keeps every page that was
+    read in memory, so one mapping of the whole file would cost as much memory as the file is long. For the same reason
+    do not keep a tensor after the next one is asked for. Raises AppError for a damaged file.
     """
-    waiting: list[str] | None = [only] if only else None
-    while waiting is None or waiting:
+    remaining: list[str] | None = [only] if only else None
+    while remaining is None or remaining:
         with _mapped(file) as tensors:
-            names: list[str] = list(tensors.keys()) if waiting is None else waiting
+            remaining = list(tensors.keys()) if remaining is None else remaining
             read = 0
-            while names and read < _SPAN:
-                name = names.pop(0)
-                with _damage(file):
+            while remaining and read < _MAPPED_BYTES:
+                name = remaining.pop(0)
+                with _damage_as_app_error(file):
                     tensor = tensors.get_tensor(name)
                 read += tensor.nbytes
                 yield name, tensor
                 del tensor
-            waiting = names
 
 
 class _Pickled:
-    """A pickle read by `torch.load`, with the two methods of an open safetensors file that are used here."""
+    """A pickle read by `torch.load`, with the methods of an open safetensors file that are used here."""
 
     def __init__(self, state: Any) -> None:
         if not isinstance(state, dict) or not all(isinstance(t, Tensor) for t in state.values()):
@@ -207,7 +187,7 @@ class _Pickled:
 @contextlib.contextmanager
 def _mapped(file: Path) -> Iterator[Any]:
     with contextlib.ExitStack() as stack:
-        with _damage(file):
+        with _damage_as_app_error(file):
             if file.suffix == ".safetensors":
                 tensors = stack.enter_context(safe_open(file, framework="pt", device="cpu"))
             else:
@@ -216,16 +196,13 @@ def _mapped(file: Path) -> Iterator[Any]:
 
 
 @contextlib.contextmanager
-def _damage(file: Path) -> Iterator[None]:
-    """Failures of reading a weight file as sentences; running out of memory is none of them."""
+def _damage_as_app_error(file: Path) -> Iterator[None]:
+    """Turn a failure to read a weight file into an AppError, but not running out of memory."""
     try:
         yield
     except pickle.UnpicklingError:
-        raise AppError(
-            f"{file.name} asks to run code while it is read, so it was not loaded. Use a checkpoint from its "
-            "original repository, or one in safetensors."
-        ) from None
+        raise AppError("weights_pickle_runs_code", file=file.name) from None
     except (SafetensorError, OSError, RuntimeError, EOFError, ValueError, KeyError) as error:
         if is_out_of_memory(error):
             raise
-        raise AppError(f"{file.name} is damaged or incomplete. Delete it and download the checkpoint again.") from error
+        raise AppError("weights_damaged", file=file.name) from error

@@ -1,7 +1,7 @@
-"""The C library's heap: memory that was freed goes back to the system, so that what is shown and predicted is true.
+"""Makes glibc return freed memory to the system, so that the memory shown and predicted is what a model takes.
 
 glibc keeps blocks below a threshold that grows with every large block freed, up to 32 MB; feature maps and weights
-below it then leave holes nobody can use. Elsewhere than on glibc nothing is done.
+below it then leave gaps that nothing can use. With other C libraries these functions do nothing.
 """
 
 from __future__ import annotations
@@ -10,11 +10,11 @@ import contextlib
 import ctypes
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
-_LARGE = 4 << 20  # bytes from which a block is mapped alone: large enough that small steps need no system call
+_LARGE = 4 << 20  # bytes from which a block gets its own mapping: blocks below it need no system call
 
 
 def set_malloc_threshold() -> None:
-    """Give every large block a mapping of its own from now on."""
+    """Give every large block its own mapping from now on (mallopt(3))."""
     with contextlib.suppress(OSError, AttributeError):
         libc = ctypes.CDLL("libc.so.6")
         libc.mallopt(_M_MMAP_THRESHOLD, _LARGE)
@@ -22,6 +22,6 @@ def set_malloc_threshold() -> None:
 
 
 def trim() -> None:
-    """Hand what is free back to the system."""
+    """Return free memory to the system (malloc_trim(3))."""
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL("libc.so.6").malloc_trim(0)

@@ -1,7 +1,7 @@
-"""A model over several devices: decoder layers on other cards, or waiting in main memory for their turn.
+"""A model on several devices, by accelerate's hooks.
 
-The hooks are accelerate's. A layer's weights live elsewhere; its inputs travel there and back, or its weights travel to
-the main device while it calculates. The key/value cache stays on the main device.
+A decoder layer on another card gets its inputs moved there and its outputs moved back. A layer in main memory gets its
+weights copied to the main device while it computes. The key/value cache stays on the main device.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ def layer_of(name: str, prefix: str) -> int | None:
 
 
 def device_of(name: str, prefix: str, split: Mapping[int, torch.device], main: torch.device) -> torch.device:
-    """Where the tensor `name` is put while the weights stream in; `prefix` is the family's `offload_prefix`."""
+    """The device of the tensor `name`; `prefix` is the family's `offload_prefix`."""
     layer = layer_of(name, prefix) if split else None
     return main if layer is None else split.get(layer, main)
 
 
-def connect(network: nn.Module, prefix: str, split: Mapping[int, torch.device], main: torch.device) -> None:
-    """Make the layers of `split` under `prefix`, whose weights are already in place, work as if they were on `main`.
+def dispatch(network: nn.Module, prefix: str, split: Mapping[int, torch.device], main: torch.device) -> None:
+    """Hook the layers of `split` under `prefix`, whose weights are in place, so that they compute for `main`.
 
-    Layers on the CPU are carried to `main` each time they are needed. Raises AppError without accelerate.
+    Raises AppError without accelerate.
     """
     if not split:
         return
@@ -36,10 +36,7 @@ def connect(network: nn.Module, prefix: str, split: Mapping[int, torch.device], 
         from accelerate import cpu_offload
         from accelerate.hooks import AlignDevicesHook, add_hook_to_module
     except ImportError as error:
-        raise AppError(
-            "Spreading a model over several devices needs the package accelerate, which cannot be imported here. "
-            "Install it with `python -m pip install accelerate`, or choose a precision that fits one device."
-        ) from error
+        raise AppError("accelerate_missing") from error
     layers = network.get_submodule(prefix.rstrip("."))
     for index, device in split.items():
         layer = layers.get_submodule(str(index))

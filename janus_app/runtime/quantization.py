@@ -1,4 +1,4 @@
-"""How weights are held: which dtype each tensor gets in a precision, and 8-bit and 4-bit linears by bitsandbytes.
+"""The dtype of each tensor in a precision, and 8-bit and 4-bit linears by bitsandbytes.
 
 int8 is LLM.int8() (Dettmers et al. 2022), nf4 the 4-bit normal float of QLoRA (Dettmers et al. 2023, section 3).
 """
@@ -22,7 +22,7 @@ NF4_BLOCK = 64  # weights that share one float32 scale
 
 
 def plain_dtype(precision: str, device: torch.device) -> torch.dtype:
-    """The dtype of everything that is not quantised. CPUs calculate in float32 around quantised layers."""
+    """The dtype of everything that is not quantized. CPUs compute in float32 around quantized layers."""
     if precision in DTYPES:
         return DTYPES[precision]
     if device.type == "cpu":
@@ -32,7 +32,7 @@ def plain_dtype(precision: str, device: torch.device) -> torch.dtype:
 
 
 def tensor_dtype(family: Family, name: str, precision: str, device: torch.device) -> torch.dtype:
-    """The dtype a tensor of the network is held in, unless `is_quantised` says that it is quantised.
+    """The dtype of a tensor of the network, unless `is_quantized`.
 
     Picture decoders stay in float32 in fp16, whose range their activations leave, and in half precision on a CPU, where
     few have instructions for its convolutions: without them they take eighty times as long and more memory.
@@ -42,19 +42,19 @@ def tensor_dtype(family: Family, name: str, precision: str, device: torch.device
     return torch.float32 if full and name.startswith(family.picture_decoder_prefix) else dtype
 
 
-def is_quantised(family: Family, name: str, parent: nn.Module, precision: str) -> bool:
-    """Whether `name`, a tensor of `parent`, becomes int8 or nf4: the weights of the decoder's linears, if asked for."""
+def is_quantized(family: Family, name: str, parent: nn.Module, precision: str) -> bool:
+    """Whether `name`, a tensor of `parent`, becomes int8 or nf4: weights of the decoder's linears do."""
     linear = isinstance(parent, nn.Linear) and name.endswith(".weight")
     return precision in QUANTIZED_PRECISIONS and name.startswith(family.quantized_prefix) and linear
 
 
-def held_bytes(family: Family, network: nn.Module, precision: str, device: torch.device) -> dict[str, int]:
-    """Bytes of every tensor of a network (on the meta device, unquantised) once it is held in a precision."""
+def weight_sizes(family: Family, network: nn.Module, precision: str, device: torch.device) -> dict[str, int]:
+    """Bytes of every tensor of a network on the meta device, once it is loaded in a precision."""
     sizes = {}
     for path, module in network.named_modules():
         for leaf, tensor in (*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)):
             name = f"{path}.{leaf}" if path else leaf
-            if not is_quantised(family, name, module, precision):
+            if not is_quantized(family, name, module, precision):
                 sizes[name] = tensor.numel() * tensor_dtype(family, name, precision, device).itemsize
             elif precision == "int8":
                 sizes[name] = tensor.numel() + 4 * tensor.shape[0]  # and a float32 scale per row
@@ -64,25 +64,22 @@ def held_bytes(family: Family, network: nn.Module, precision: str, device: torch
 
 
 def bitsandbytes_missing() -> bool:
-    """True where int8 and nf4 cannot be chosen because the library is not installed; it is not imported here."""
+    """Whether the library of int8 and nf4 is not installed; it is not imported here."""
     return find_spec("bitsandbytes") is None
 
 
-def quantised_linear(weight: Tensor, precision: str, device: torch.device, dtype: torch.dtype) -> nn.Linear:
-    """A linear without bias from its weight [out, in], held as "int8" or "nf4"; it computes in `dtype`.
+def quantized_linear(weight: Tensor, precision: str, device: torch.device, dtype: torch.dtype) -> nn.Linear:
+    """A linear without bias from its weight [out, in], in "int8" or "nf4"; it computes in `dtype`.
 
     Raises AppError where bitsandbytes is absent, too old, or made for another device.
     """
     try:
         import bitsandbytes as bnb
     except ModuleNotFoundError as error:
-        raise AppError(
-            f"{precision} needs the package bitsandbytes, which cannot be imported here. Install it with "
-            "`python -m pip install bitsandbytes`, or choose another precision."
-        ) from error
-    except Exception as error:  # its import runs native code: a library that does not fit raises many things
+        raise AppError("bitsandbytes_missing", precision=precision) from error
+    except Exception as error:  # its import runs native code, which raises many things where it does not fit
         raise _unusable(precision, device, error) from error
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it remarks on its own casts at every start
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it warns about its own casts at every start
     try:
         return _linear(bnb, weight, precision, device, dtype)
     except (AttributeError, TypeError, NotImplementedError, AssertionError) as error:  # too old, or no kernel
@@ -98,10 +95,10 @@ def _linear(bnb: object, weight: Tensor, precision: str, device: torch.device, d
             inner, outer, bias=False, has_fp16_weights=False, threshold=OUTLIER_THRESHOLD, device="meta"
         )
         eight_bit = modules.Int8Params(weight.contiguous(), requires_grad=False, has_fp16_weights=False)
-        quantised = eight_bit.to(device)  # quantises on the way
-        if device.type == "cpu":  # bitsandbytes' rows and scales; its own product is slow, see eight_bit.py
-            return Int8Linear(quantised.data, quantised.SCB / 127).eval()
-        linear.weight = quantised
+        quantized = eight_bit.to(device)  # quantises on the way
+        if device.type == "cpu":  # bitsandbytes' rows and scales; its own product is slow, see nn/fast/int8.py
+            return Int8Linear(quantized.data, quantized.SCB / 127).eval()
+        linear.weight = quantized
     else:
         linear = modules.Linear4bit(
             inner, outer, bias=False, compute_dtype=dtype, compress_statistics=False, quant_type="nf4", device="meta"
@@ -119,6 +116,5 @@ def _linear(bnb: object, weight: Tensor, precision: str, device: torch.device, d
 
 def _unusable(precision: str, device: torch.device, error: Exception) -> AppError:
     return AppError(
-        f"The bitsandbytes installed here cannot make {precision} weights on {device.type} ({type(error).__name__}). "
-        "Update it with `python -m pip install -U bitsandbytes`, or choose another precision."
+        "bitsandbytes_unusable", precision=precision, device=device.type, error=type(error).__name__
     )

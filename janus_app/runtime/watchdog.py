@@ -1,4 +1,4 @@
-"""Says when a job has been silent for a while, at which stage, and what the machine is doing meanwhile."""
+"""Notices when a job has sent no event for a while, and explains why as far as that can be seen from outside."""
 
 from __future__ import annotations
 
@@ -9,57 +9,61 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from janus_app.errors import Message
 from janus_app.types import Event, Preview, Progress, TextDelta
 
-PATIENCE = 20.0  # seconds without an event before anything is said
-_BUSY = 0.3  # of one processor core
-_SCARCE = 0.04  # of main memory
+PATIENCE = 20.0  # seconds without an event
+_BUSY = 0.3  # share of one processor core
+_SCARCE = 0.04  # share of main memory
 
 
 @dataclass(frozen=True)
 class Silence:
-    """Nothing has come for `seconds`, at `stage` of the work ("" before its first event). `why` is a sentence."""
+    """No event has come for `seconds`, at `stage` of the work ("" before its first event)."""
 
     seconds: float
     stage: str
-    why: str
+    reason: Message
 
 
 class Watchdog:
-    """Listens to a job's events. May be asked from any thread; only one job is listened to at a time."""
+    """Passes a job's events on and keeps its last progress. `silence` and `progress` may be read from any thread.
+
+    Only one job at a time.
+    """
 
     def __init__(self, patience: float = PATIENCE) -> None:
         self.patience = patience
+        self.progress: Progress | None = None
         self._since: tuple[float, float] | None = None  # clock and processor time when the work was last resumed
         self._stage = ""
 
     def watch(self, events: Any) -> Iterator[Event]:
-        """Pass a generator's events on. The time their receiver takes is not the job's silence."""
+        """Pass a generator's events on. The time their receiver takes does not count as silence."""
         self._stage = ""
         with contextlib.closing(events):
             try:
                 while True:
                     self._since = (time.monotonic(), time.process_time())
-                    try:
-                        event = next(events)
-                    except StopIteration:
-                        return
+                    event = next(events, None)
                     self._since = None
-                    self._hear(event)
+                    if event is None:
+                        return
+                    self._note(event)
                     yield event
             finally:
-                self._since = None
+                self._since = self.progress = None
 
-    def _hear(self, event: Event) -> None:
+    def _note(self, event: Event) -> None:
         if isinstance(event, Progress):
-            self._stage = event.stage
+            self._stage, self.progress = event.stage, event
         elif isinstance(event, TextDelta):
             self._stage = "answer"
         elif isinstance(event, Preview):
             self._stage = "draw"
 
     def silence(self) -> Silence | None:
-        """The silence that lasts now, if it is longer than patience."""
+        """The present silence, if it is longer than `patience`."""
         since = self._since
         if since is None:
             return None
@@ -70,30 +74,18 @@ class Watchdog:
         return Silence(seconds, self._stage, explain(self._stage, seconds, busy=busy, scarce=memory_is_scarce()))
 
 
-def explain(stage: str, seconds: float, *, busy: bool, scarce: bool) -> str:
-    """Why nothing comes, as far as it can be known from outside, and what to do."""
-    start = f"Nothing has come for {seconds:.0f} s."
+def explain(stage: str, seconds: float, *, busy: bool, scarce: bool) -> Message:
+    """Why no event comes, and what to do. `busy`: the processor computes; `scarce`: main memory is almost full."""
+    seconds = round(seconds)
     if stage == "download":
-        return (
-            f"{start} The server is silent; the app asks again by itself. Cancelling keeps what was downloaded, and "
-            "loading again goes on from there."
-        )
+        return Message("silence_download", seconds=seconds)
     if scarce:
-        return (
-            f"{start} The machine is almost out of memory, which makes everything slow. Stop the job, then close other "
-            "programs or load a smaller precision."
-        )
+        return Message("silence_memory", seconds=seconds)
     if stage in ("read", "verify"):
-        return f"{start} The disk is slow to give the model's files. Wait, or move them to a faster disk."
+        return Message("silence_disk", seconds=seconds)
     if busy:
-        return (
-            f"{start} The model is still calculating: it is large for this device. Wait, or stop and ask for fewer or "
-            "smaller things."
-        )
-    return (
-        f"{start} The processor is idle, so the job waits for a device. If it stays so, stop it and try again; "
-        "`python -m janus_app doctor` checks the device."
-    )
+        return Message("silence_computing", seconds=seconds)
+    return Message("silence_device", seconds=seconds)
 
 
 def memory_is_scarce() -> bool:
@@ -104,17 +96,17 @@ def memory_is_scarce() -> bool:
 
 
 @contextlib.contextmanager
-def told(dog: Watchdog, tell: Callable[[str], None]) -> Iterator[None]:
-    """While inside, tell each silence of `dog` once, from a thread: for the command line, whose own thread waits."""
+def reporting_silence(watchdog: Watchdog, report: Callable[[Message], None]) -> Iterator[None]:
+    """Inside the block, report each silence once, from a thread: for the command line, whose own thread waits."""
     done = threading.Event()
 
     def look() -> None:
-        spoken = False
-        while not done.wait(max(0.05, dog.patience / 4)):
-            silence = dog.silence()
-            if silence is not None and not spoken:
-                tell(silence.why)
-            spoken = silence is not None
+        reported = False
+        while not done.wait(max(0.05, watchdog.patience / 4)):
+            silence = watchdog.silence()
+            if silence is not None and not reported:
+                report(silence.reason)
+            reported = silence is not None
 
     thread = threading.Thread(target=look, name="watchdog", daemon=True)
     thread.start()

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from janus_app.runtime.devices import limit_threads_to_cgroup, processor_quota
+from janus_app.runtime.devices import limit_threads_to_cgroup, cpu_quota
 
 
 @pytest.fixture(autouse=True)
@@ -35,7 +35,7 @@ def test_a_quota_bounds_the_threads(
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     (tmp_path / "cpu.max").write_text(limit + "\n", "ascii")
     limit_threads_to_cgroup(tmp_path)
-    assert (processor_quota(tmp_path), torch.get_num_threads()) == (quota, threads)
+    assert (cpu_quota(tmp_path), torch.get_num_threads()) == (quota, threads)
 
 
 def test_the_person_s_own_number_and_a_missing_limit_stand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
