@@ -81,8 +81,8 @@ def turns(session: ModelSession, folder: str) -> dict[str, Any]:
     done, notices = finish(session.run(DRAW))
     limit(None)
     drawn = pictures(done)
-    assert session._resident is not None
-    batch = session._resident.model.batch  # type: ignore[attr-defined]
+    assert session.loaded is not None
+    batch = session.loaded.model.batch  # type: ignore[attr-defined]
     return {
         "notices": notices,
         "pictures": [drawn[0], drawn[7], drawn[15]],

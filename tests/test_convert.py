@@ -72,7 +72,7 @@ def test_the_copy_is_equal_and_the_loader_prefers_it(pickled: Path, part: int) -
     total = sum(tensor.nbytes for tensor in before.values())
     assert (steps[-1].done, steps[-1].total) == (3 * total, 3 * total)
     assert not is_convertible(pickled) and run(pickled)[1] == []
-    assert loaded(pickled).precision == "fp32"
+    assert loaded(pickled).plan.precision == "fp32"
 
 
 def test_a_copy_whose_pickles_changed_is_not_used(pickled: Path) -> None:

@@ -22,6 +22,7 @@ from janus_app.models.janusflow.velocity import PromptVelocity
 from janus_app.models.registry import get_family
 from janus_app.registry.catalog import Catalog, load_catalog
 from janus_app.registry.types import Component, File
+from janus_app.runtime.fit import plan_load
 from janus_app.runtime.loader import load
 from janus_app.runtime.quantization import tensor_dtype
 from janus_app.runtime.session import ModelSession
@@ -195,11 +196,11 @@ def test_a_janusflow_folder_given_as_janus_and_the_other_way_round(place: Path) 
     catalog = load_catalog()
     as_janus = replace(catalog["janus-1.3b"], folder=place, repo=None)
     with pytest.raises(AppError, match="JanusFlow checkpoint"):
-        list(load(as_janus, place, "cpu", "fp32"))
+        list(load(plan_load(as_janus, place, "cpu").choose("fp32")))
     janus = GOLDEN / "janus_1_3b" / "checkpoint"
     as_flow = replace(catalog["janusflow-1.3b"], folder=janus, repo=None, components={})
     with pytest.raises(AppError, match="does not hold a JanusFlow"):
-        list(load(as_flow, janus, "cpu", "fp32"))
+        list(load(plan_load(as_flow, janus, "cpu").choose("fp32")))
 
 
 def test_missing_picture_marks_join_the_vocabulary_as_in_the_reference(place: Path) -> None:

@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from janus_app.errors import AppError
 from janus_app.registry.catalog import load_catalog
 from janus_app.runtime import loader
+from janus_app.runtime.fit import plan_load
 from janus_app.types import ChatRequest, Finished, GenerateRequest, Turn
 from tests.conftest import CASES, GOLDEN, loaded
 
@@ -40,7 +41,7 @@ def refused(folder: Path, *words: str) -> None:
 
 
 def test_a_sound_checkpoint_reports_its_progress(checkpoint: Path) -> None:
-    steps = list(loader.load(load_catalog().resolve(str(checkpoint)), checkpoint, "cpu", "fp32"))
+    steps = list(loader.load(plan_load(load_catalog().resolve(str(checkpoint)), checkpoint, "cpu").choose("fp32")))
     assert steps[0].done == 0 and steps[-1].done == steps[-1].total
     assert all(a.done <= b.done for a, b in itertools.pairwise(steps))
 
@@ -140,7 +141,7 @@ def test_devices_and_precisions_that_are_not_there(checkpoint: Path) -> None:
 
 
 def test_closing_the_load_stops_it(checkpoint: Path) -> None:
-    work = loader.load(load_catalog().resolve(str(checkpoint)), checkpoint, "cpu", "fp32")
+    work = loader.load(plan_load(load_catalog().resolve(str(checkpoint)), checkpoint, "cpu").choose("fp32"))
     next(work), next(work)
     work.close()
     with pytest.raises(StopIteration):

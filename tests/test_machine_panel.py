@@ -44,8 +44,8 @@ def test_sentences_of_these_rooms_are_translated(page: PageContext, monkeypatch:
     for free in (64e9, 12e9, 1e9):
         monkeypatch.setattr(fit, "device_memory", lambda device, free=free: Memory(int(free), int(64e9)))
         for precision in ("auto", "fp32"):
-            words, _ = page.session.advice(page.catalog["janus-pro-7b"], "cpu").judge(precision)
-            assert page.texts.sentence(words, "zh-CN") != words
+            text, _ = page.session.plan_load(page.catalog["janus-pro-7b"], "cpu").judge(precision)
+            assert text.text("zh-CN") != text.text("en")
     for stage, busy, scarce in (
         ("download", False, False),
         ("read", False, False),
@@ -53,8 +53,8 @@ def test_sentences_of_these_rooms_are_translated(page: PageContext, monkeypatch:
         ("draw", True, False),
         ("", False, False),
     ):
-        words = explain(stage, 30, busy=busy, scarce=scarce)
-        assert page.texts.sentence(words, "zh-CN") != words
+        text = explain(stage, 30, busy=busy, scarce=scarce)
+        assert text.text("zh-CN") != text.text("en")
 
 
 def test_findings_are_escaped() -> None:

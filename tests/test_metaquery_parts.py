@@ -15,6 +15,7 @@ from janus_app.errors import AppError
 from janus_app.hub import Hub, RetryPolicy
 from janus_app.registry.catalog import load_catalog
 from janus_app.registry.types import Component, File, Variant
+from janus_app.runtime.fit import plan_load
 from janus_app.runtime.loader import load
 from janus_app.types import Capabilities, drain, result_of
 from tests.fake_hub import REPO, REVISION, FakeHub, Fault
@@ -56,7 +57,9 @@ def a_hub(tmp_path: Path, server: FakeHub) -> Hub:
 
 def opened(row: Variant, hub: Hub) -> Capabilities:
     assert row.folder is not None
-    return result_of(load(row, row.folder, "cpu", "fp32", hub.part_folders(row))).model.capabilities
+    return result_of(
+        load(plan_load(row, row.folder, "cpu", components=hub.part_folders(row)).choose("fp32"))
+    ).model.capabilities
 
 
 def test_what_is_not_here_is_fetched(tmp_path: Path, server: FakeHub, row: Variant) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 from janus_app.errors import AppError, Message, system_language
 from janus_app.formatting import share_text, size_text, time_text
-from janus_app.runtime.watchdog import Watchdog, told
+from janus_app.runtime.watchdog import Watchdog, reporting_silence
 from janus_app.types import Event, Finished, Notice, Progress, Queued, TextDelta
 
 
@@ -55,7 +55,7 @@ def follow(events: Iterable[Event], stream_text: bool = False) -> Finished | Non
     finished: Finished | None = None
     place = 0
     watchdog = Watchdog()
-    with _Bars() as bars, told(watchdog, say):
+    with _Bars() as bars, reporting_silence(watchdog, say):
         for event in watchdog.watch(events if hasattr(events, "close") else (event for event in events)):
             if isinstance(event, Progress):
                 bars.show(event)

@@ -8,6 +8,7 @@ from dataclasses import asdict, replace
 from janus_app.cli import options
 from janus_app.cli.common import chosen_variant, open_session
 from janus_app.cli.console import UsageError, emit, usage_errors
+from janus_app.errors import system_language
 from janus_app.types import MAX_COUNT
 
 SUMMARY = "Say what a model needs in each precision and what fits this machine."
@@ -32,19 +33,19 @@ def run(args: argparse.Namespace) -> int:
             raise UsageError("cli_count_out_of_range", most=MAX_COUNT, given=args.count)
         job = replace(job, count=args.count)
     with usage_errors():
-        plan = plan_load(variant, session.hub.status(variant).folder, args.device, job=job)
+        folder, components = session.hub.status(variant).folder, session.hub.part_folders(variant)
+        choices = plan_load(variant, folder, args.device, components=components, job=job)
     if not args.json:
-        print(plan.sentence)
+        print(choices.message.text(system_language()))
         print(f"{'':28}{'weights':>9}{'cache':>9}{'work':>9}{'reserve':>9}{'in all':>9}{'free':>9}  (GB)")
-    for option in plan.options:
-        need = option.need
-        best = option is plan.best
+    for plan in choices.plans:
+        need, best = plan.need, plan is choices.best
         if args.json:
-            row = {"model": variant.id, "precision": option.precision, "place": option.place.name, **asdict(need)}
-            emit(row | {"total": need.total, "free": option.free, "fits": option.fits, "recommended": best})
+            row = {"model": variant.id, "precision": plan.precision, "place": plan.placement.name, **asdict(need)}
+            emit(row | {"total": need.total, "free": plan.free, "fits": plan.fits, "recommended": best})
             continue
-        sizes = (need.weights, need.cache, need.work, need.reserve, need.total, option.free)
-        verdict = "recommended" if best else "fits" if option.fits else "does not fit"
-        place = f"{option.precision} on {option.place.name}"
+        sizes = (need.weights, need.cache, need.work, need.reserve, need.total, plan.free)
+        verdict = "recommended" if best else "fits" if plan.fits else "does not fit"
+        place = f"{plan.precision} on {plan.placement.name}"
         print(f"  {place:26}" + "".join(f"{size / 1e9:9.2f}" for size in sizes) + f"  {verdict}")
-    return 0 if plan.best else 1
+    return 0 if choices.best else 1

@@ -5,8 +5,8 @@
     plan = options.choose("auto")                    # AppError where nothing fits
     loader.load(plan)
 
-The page, the command line and the session all ask here, so a load does what was shown before it. docs/memory.md explains
-what is counted and compares it with measurements.
+The page, the command line and the session all ask here, so a load does what was shown before it.
+docs/memory.md explains what is counted and compares it with measurements.
 """
 
 from __future__ import annotations
@@ -230,8 +230,10 @@ def _model(variant: Variant, folder: Path | None, components: Mapping[str, Path]
         except AppError:  # a component is missing: the load will say so, and the size may be known all the same
             pass
     known = KNOWN_CONFIGS / f"{(variant.repo or '').split('/')[-1]}.json.gz"
-    config = json.dumps(json.loads(gzip.decompress(known.read_bytes()))["config"]) if known.is_file() else None
-    return _Model(variant, family, folder, components, config)
+    if not known.is_file():
+        return _Model(variant, family, folder, components, None)
+    facts = json.loads(gzip.decompress(known.read_bytes()))
+    return _Model(variant, family, folder, components, json.dumps(facts["config"]))
 
 
 @lru_cache(maxsize=64)

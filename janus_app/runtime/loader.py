@@ -78,9 +78,7 @@ def _tensors(sources: Iterable[WeightSource]) -> Iterator[tuple[Path, str, Tenso
                 yield file, source.remap_key(name), tensor
 
 
-def _fill(
-    family: Family, network: nn.Module, sources: Iterable[WeightSource], plan: LoadPlan
-) -> Iterator[Progress]:
+def _fill(family: Family, network: nn.Module, sources: Iterable[WeightSource], plan: LoadPlan) -> Iterator[Progress]:
     """Fill a network on the meta device. Every tensor must come exactly once and in its shape."""
     wanted = {name: t.shape for name, t in network.state_dict().items()}
     total = sum(shape.numel() for shape in wanted.values())
@@ -157,9 +155,9 @@ def _shards(index: Path) -> list[Path]:
 def read_tensors(file: Path, only: str = "") -> Iterator[tuple[str, Tensor]]:
     """Yield the name and the memory-mapped tensor of every tensor of a weight file, or of `only` one of them.
 
-    Pickles are read with `weights_only=True`. Every 128 MB the file is opened again: a mapping keeps every page that was
-    read in memory, so one mapping of the whole file would cost as much memory as the file is long. For the same reason
-    do not keep a tensor after the next one is asked for. Raises AppError for a damaged file.
+    Pickles are read with `weights_only=True`. Every 128 MB the file is opened again: a mapping keeps every page that
+    was read in memory, so one mapping of the whole file would cost as much memory as the file is long. For the same
+    reason do not keep a tensor after the next one is asked for. Raises AppError for a damaged file.
     """
     remaining: list[str] | None = [only] if only else None
     while remaining is None or remaining:

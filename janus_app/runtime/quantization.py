@@ -115,6 +115,4 @@ def _linear(bnb: object, weight: Tensor, precision: str, device: torch.device, d
 
 
 def _unusable(precision: str, device: torch.device, error: Exception) -> AppError:
-    return AppError(
-        "bitsandbytes_unusable", precision=precision, device=device.type, error=type(error).__name__
-    )
+    return AppError("bitsandbytes_unusable", precision=precision, device=device.type, error=type(error).__name__)

@@ -112,7 +112,7 @@ class PageContext:
         On a shared page each visitor may run a few jobs at a time. Raises AppError for one job too many.
         """
         with self.limiter.slot(visitor()) if self.shared else nullcontext():
-            if self.session.state.phase == "empty" and not self.session.state.resting:
+            if self.session.state.phase == "empty" and not self.session.state.idle_unloaded:
                 variant = self.variant(selected)
                 if not variant.is_local:
                     raise AppError("no_model_loaded")

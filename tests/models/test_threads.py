@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from janus_app.runtime.devices import limit_threads_to_cgroup, cpu_quota
+from janus_app.runtime.devices import cpu_quota, limit_threads_to_cgroup
 
 
 @pytest.fixture(autouse=True)

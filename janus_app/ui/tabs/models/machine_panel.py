@@ -105,24 +105,23 @@ def precision_choices(page: PageContext, name: str | None, device: str, language
     say = page.texts.say
     choices = [(say("auto", language), "auto")]
     try:
-        advice = page.session.advice(_variant(page, name), device)
+        options = page.session.plan_load(_variant(page, name), device)
     except AppError:
         return choices + [(precision, precision) for precision in PRECISIONS]
     for precision in PRECISIONS:
-        option = advice.option(precision)
-        line = f"{precision} · {size_text(option.need.total)}"
-        choices.append((line if option.fits else say("too_large", language, what=line), precision))
+        plan = options.plan(precision)
+        line = f"{precision} · {size_text(plan.need.total)}"
+        choices.append((line if plan.fits else say("too_large", language, what=line), precision))
     return choices
 
 
 def fit_html(page: PageContext, name: str | None, device: str, precision: str, language: str) -> str:
     """The advisor's sentence on what is chosen: a note where it can be loaded, a warning where it cannot."""
     try:
-        advice = page.session.advice(_variant(page, name), device)
-        words, fits = advice.judge(precision)
+        text, fits = page.session.plan_load(_variant(page, name), device).judge(precision)
     except AppError as error:
         return message(page.texts.sentence(str(error), language), "warning")
-    return message(page.texts.sentence(words, language), "note" if fits else "warning")
+    return message(text.text(language), "note" if fits else "warning")
 
 
 def findings_html(found: list[Any], language: str) -> str:

@@ -11,10 +11,11 @@ from typing import Any
 
 import gradio as gr
 
-from janus_app.errors import AppError
+from janus_app.errors import AppError, Message
 from janus_app.formatting import share_text
 from janus_app.registry.types import Variant
-from janus_app.types import PRECISIONS, VERBS, Event
+from janus_app.runtime.session import SessionState
+from janus_app.types import PRECISIONS, Event
 from janus_app.ui.common.actions import halt
 from janus_app.ui.common.html import message
 from janus_app.ui.common.jobs import KNOWN_STAGES, size_text, watch
@@ -162,7 +163,7 @@ def _load(page: PageContext, name: str | None, device: str, precision: str) -> I
     if page.shared and not cached(page, variant):
         raise AppError("On a shared page only models that are already on this machine can be loaded.")
     if not cached(page, variant):
-        page.session.advice(variant, device).choose(precision)  # raises what cannot fit before gigabytes come for it
+        page.session.plan_load(variant, device).choose(precision)  # raises what cannot fit before gigabytes come for it
         yield from page.session.hub.fetch(variant)  # outside the line: others go on working meanwhile
     yield from page.session.load(name or variant.id, device=device, precision=precision)
 
@@ -245,31 +246,35 @@ def state_html(page: PageContext, language: str) -> str:
     state, say = page.session.state, page.texts.say
     parts = []
     if state.phase == "empty":
-        resting = say("state_resting", language, title=state.resting) if state.resting else ""
+        resting = say("state_resting", language, title=state.idle_unloaded) if state.idle_unloaded else ""
         parts.append(escape(resting or say("state_empty", language)))
     else:
         parts.append(f"<strong>{escape(state.title)}</strong>")
         parts.append(escape(say(f"state_{state.phase}", language)))
         if state.precision and state.device:
             parts.append(escape(say("precision_on", language, precision=state.precision, device=state.device)))
-    if state.detail:
-        parts.append(escape(_detail(page, state.detail, language)))
+    if doing := _doing(page, state, language):
+        parts.append(escape(doing))
     if state.memory_used is not None and state.memory_total:
         used, total = size_text(state.memory_used), size_text(state.memory_total)
         parts.append(escape(say("memory", language, used=used, total=total)))
     if state.queue:
         parts.append(escape(say("waiting", language, count=state.queue)))
     line = f'<div class="state-line {escape(state.phase)}"><span class="dot"></span>{"<i>·</i>".join(parts)}</div>'
-    return line + message(page.texts.sentence(state.silence, language), "warning")
+    return line + (message(state.silence.text(language), "warning") if state.silence else "")
 
 
-def _detail(page: PageContext, detail: str, language: str) -> str:
-    """The studio's "generate" or "download 12 % ..." with its first word in the reader's language."""
-    word, _, rest = detail.partition(" ")
-    key = f"doing_{word}" if word in VERBS else f"stage_{word}"
-    known = word in VERBS or word in KNOWN_STAGES
-    said = " · ".join(page.texts.sentence(part, language) for part in rest.split(" · "))
-    return f"{page.texts.say(key, language)} {said}".strip() if known else detail
+def _doing(page: PageContext, state: SessionState, language: str) -> str:
+    """What the running job does: its verb, or the stage of a load with its share done."""
+    say, progress = page.texts.say, state.progress
+    if state.verb:
+        return say(f"doing_{state.verb}", language)
+    if progress is None:
+        return ""
+    stage = say(f"stage_{progress.stage}", language) if progress.stage in KNOWN_STAGES else progress.stage
+    share = f" {progress.done * 100 // progress.total} %" if progress.total else ""
+    detail = progress.detail.text(language) if isinstance(progress.detail, Message) else progress.detail
+    return f"{stage}{share} {detail}".strip()
 
 
 def about_html(page: PageContext, variant: Variant, language: str) -> str:

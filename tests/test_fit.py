@@ -17,9 +17,9 @@ from janus_app.models.janus.config import parse_config
 from janus_app.registry.catalog import load_catalog
 from janus_app.registry.types import Variant
 from janus_app.runtime import devices, fit
-from janus_app.runtime.devices import Memory, Place, container_limit
-from janus_app.runtime.fit import LoadPlan, plan_load, split_layers, usual_job, weight_bytes
-from janus_app.runtime.offload import connect
+from janus_app.runtime.devices import Memory, Placement, container_limit
+from janus_app.runtime.fit import LoadOptions, plan_load, split_layers, usual_job, weight_bytes
+from janus_app.runtime.offload import dispatch
 from janus_app.types import PRECISIONS, QUANTIZED_PRECISIONS, ChatRequest, Finished, GenerateRequest, Turn
 from tests.conftest import CASES, GOLDEN, loaded
 
@@ -32,12 +32,14 @@ def free_everywhere(monkeypatch: pytest.MonkeyPatch, free: float) -> None:
     monkeypatch.setattr(fit, "device_memory", lambda device: Memory(int(free), int(64e9)))
 
 
-def on_a_card(monkeypatch: pytest.MonkeyPatch, card: float, host: float = 0.0, second: float | None = None) -> LoadPlan:
+def on_a_card(
+    monkeypatch: pytest.MonkeyPatch, card: float, host: float = 0.0, second: float | None = None
+) -> LoadOptions:
     """The advice for the 7B model on a machine with this much free; no such card is here, so only sums are tested."""
     cards = (SECOND,) if second is not None else ()
     rooms = {"cuda:0": card, "cuda:1": second or 0.0, "cpu": host}
-    found = [Place("cuda:0", CARD)] + [Place("cuda:all", CARD, cards)] * bool(cards)
-    monkeypatch.setattr(fit, "places", lambda name: [*found, Place("cuda+cpu", CARD, cards, host=True)])
+    found = [Placement("cuda:0", CARD)] + [Placement("cuda:all", CARD, cards)] * bool(cards)
+    monkeypatch.setattr(fit, "placements", lambda name: [*found, Placement("cuda+cpu", CARD, cards, host=True)])
     monkeypatch.setattr(fit, "device_memory", lambda device: Memory(int(rooms[str(device)]), int(64e9)))
     return plan_load(SEVEN, device="cuda")
 
@@ -93,7 +95,7 @@ def test_the_cache_is_what_the_model_allocates() -> None:
 
 
 def test_more_is_never_predicted_to_need_less() -> None:
-    config = parse_config(fit.json.loads(fit._model(SEVEN, None).config or ""))
+    config = parse_config(fit.json.loads(fit._model(SEVEN, None, None).config or ""))
     jobs = [Job(count=n, guided=g) for n in (1, 2, 4, 16) for g in (False, True)]
     peaks = [memory.peak(config, 384, job, BytesPerElement(2, 2, 2)).total for job in jobs]
     assert peaks == sorted(peaks)
@@ -104,12 +106,12 @@ def test_more_is_never_predicted_to_need_less() -> None:
 
 def test_the_sentence_and_auto(monkeypatch: pytest.MonkeyPatch) -> None:
     roomy = on_a_card(monkeypatch, 24e9)
-    assert roomy.best is roomy.options[0] and roomy.choose("auto").precision == "bf16"
-    assert "it fits" in roomy.sentence
+    assert roomy.best is roomy.plans[0] and roomy.choose("auto").precision == "bf16"
+    assert "it fits" in str(roomy.message)
     tight = on_a_card(monkeypatch, 11.2e9)
-    first = tight.options[0].need.total / 1e9
-    int8 = tight.option("int8").need.total / 1e9
-    assert tight.sentence == (
+    first = tight.plans[0].need.total / 1e9
+    int8 = tight.plan("int8").need.total / 1e9
+    assert str(tight.message) == (
         f"Janus-Pro-7B: bf16 needs {first:.1f} GB, you have 11.2 GB free: int8 ({int8:.1f} GB) recommended."
     )
     assert tight.choose("auto").precision == "int8"
@@ -133,9 +135,9 @@ def test_a_load_that_cannot_end_is_not_started(monkeypatch: pytest.MonkeyPatch) 
 
 def test_layers_go_to_main_memory_or_other_cards_only_when_needed(monkeypatch: pytest.MonkeyPatch) -> None:
     offload = on_a_card(monkeypatch, 6e9, host=32e9).choose("auto")
-    assert offload.place.host and offload.precision == "bf16" and set(offload.split.values()) == {CPU}
+    assert offload.placement.host and offload.precision == "bf16" and set(offload.split.values()) == {CPU}
     both = on_a_card(monkeypatch, 11e9, host=32e9, second=11e9).choose("auto")
-    assert both.place.name == "cuda:all" and set(both.split.values()) == {SECOND}
+    assert both.placement.name == "cuda:all" and set(both.split.values()) == {SECOND}
     assert list(both.split) == sorted(both.split) and max(both.split) == 29
 
 
@@ -159,7 +161,7 @@ def test_a_split_fits_where_it_says() -> None:
 
 def test_missing_bitsandbytes_is_never_recommended(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fit, "bitsandbytes_missing", lambda: True)
-    assert on_a_card(monkeypatch, 11.2e9, host=32e9).choose("auto").place.host
+    assert on_a_card(monkeypatch, 11.2e9, host=32e9).choose("auto").placement.host
     with pytest.raises(AppError):
         on_a_card(monkeypatch, 11.2e9).choose("auto")
 
@@ -167,7 +169,7 @@ def test_missing_bitsandbytes_is_never_recommended(monkeypatch: pytest.MonkeyPat
 def test_what_the_resident_model_gives_back_counts_as_free(monkeypatch: pytest.MonkeyPatch) -> None:
     free_everywhere(monkeypatch, 1e9)
     assert plan_load(SEVEN, device="cpu").best is None
-    assert plan_load(SEVEN, device="cpu", given_back={"cpu": int(40e9)}).choose("auto").precision == "fp32"
+    assert plan_load(SEVEN, device="cpu", freed={"cpu": int(40e9)}).choose("auto").precision == "fp32"
 
 
 def test_the_usual_job_is_the_variants_own(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -207,7 +209,7 @@ def test_the_device_with_room_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     assert devices.resolve_device("cuda:0") == torch.device("cuda", 0)
     with pytest.raises(AppError, match="3 CUDA card"):
         devices.resolve_device("cuda:3")
-    assert [p.name for p in devices.places("cuda:all")] == ["cuda:all"]
+    assert [p.name for p in devices.placements("cuda:all")] == ["cuda:all"]
     names = devices.device_names()
     assert names[:4] == ["auto", "cuda:0", "cuda:1", "cuda:2"] and {"cuda:all", "cuda+cpu", "cpu"} < set(names)
 
@@ -233,7 +235,7 @@ def test_offloaded_layers_give_the_same_bits(precision: str) -> None:
     whole, parted = loaded(folder, precision).model, loaded(folder, precision).model
     layers = parted.network.language_model.model.layers  # type: ignore[attr-defined]
     last = len(layers) - 1
-    connect(parted.network, "language_model.model.layers.", {last: CPU}, CPU)  # type: ignore[attr-defined]
+    dispatch(parted.network, "language_model.model.layers.", {last: CPU}, CPU)  # type: ignore[attr-defined]
     assert {p.device.type for p in layers[last].parameters()} == {"meta"}
     assert {p.device.type for p in layers[0].parameters()} == {"cpu"}
     assert drawn(parted) == drawn(whole) and said(parted) == said(whole)
@@ -243,7 +245,7 @@ def test_the_loader_puts_layers_where_the_advice_says(monkeypatch: pytest.Monkey
     pytest.importorskip("accelerate")
     folder = Path(shutil.copytree(GOLDEN / "janus_pro_1b" / "checkpoint", tmp_path / "c"))
     whole = drawn(loaded(folder).model)
-    place = Place("cpu", CPU, host=True)
+    place = Placement("cpu", CPU, host=True)
     option = fit._option
     monkeypatch.setattr(
         fit, "_option", lambda *a: replace(option(*a), place=place, split={0: CPU}, fits=True, rank=(0,))
@@ -257,7 +259,7 @@ def test_the_loader_puts_layers_where_the_advice_says(monkeypatch: pytest.Monkey
 def test_spreading_without_accelerate_is_explained(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "accelerate", None)
     with pytest.raises(AppError, match="pip install accelerate"):
-        connect(torch.nn.Module(), "layers.", {0: CPU}, CPU)
+        dispatch(torch.nn.Module(), "layers.", {0: CPU}, CPU)
 
 
 @pytest.mark.parametrize(

@@ -17,11 +17,11 @@ from typing import Any
 
 import pytest
 
-from janus_app.errors import AppError
+from janus_app.errors import AppError, Message
 from janus_app.hub import Hub
 from janus_app.registry.catalog import load_catalog
 from janus_app.runtime.session import ModelSession
-from janus_app.runtime.watchdog import Watchdog, explain, told
+from janus_app.runtime.watchdog import Watchdog, explain, reporting_silence
 from janus_app.types import (
     ChatRequest,
     Event,
@@ -30,6 +30,7 @@ from janus_app.types import (
     Notice,
     Progress,
     Queued,
+    Started,
     Turn,
     drain,
 )
@@ -76,7 +77,7 @@ def test_state_follows_the_model() -> None:
 
 def test_jobs_wait_and_learn_their_place(session: ModelSession) -> None:
     first = session.run(DRAW)
-    assert isinstance(next(first), Progress)
+    assert isinstance(next(first), Started)
     second, third = session.run(ASK), session.run(ASK)
     assert next(second) == Queued(1)
     assert next(third) == Queued(2)
@@ -135,8 +136,8 @@ def test_jobs_at_once_do_not_mix(session: ModelSession) -> None:
 
 
 def test_switching_frees_the_old_model(session: ModelSession) -> None:
-    assert session._resident is not None
-    old = weakref.ref(session._resident.model)
+    assert session.loaded is not None
+    old = weakref.ref(session.loaded.model)
     drain(session.load(OLD, "cpu", "fp32"))
     gc.collect()
     assert old() is None
@@ -186,7 +187,7 @@ from dataclasses import replace
 import psutil
 from janus_app.nn.llama import KVCache
 from janus_app.models.janus.modeling import JanusNetwork
-from tests.test_studio import ASK, OLD, PRO, Hub, ModelSession, alive, drain, load_catalog
+from tests.test_session import ASK, OLD, PRO, Hub, ModelSession, alive, drain, load_catalog
 
 session, process, brief = ModelSession(load_catalog(), Hub()), psutil.Process(), replace(ASK, max_new_tokens=1)
 for number, name in enumerate((OLD, PRO) * 27):
@@ -228,21 +229,21 @@ def test_what_cannot_fit_is_refused_before_anything_is_dropped_or_fetched(
 
 def test_a_model_nobody_uses_rests_and_the_next_job_wakes_it(session: ModelSession) -> None:
     expected = tokens(drain(session.run(DRAW)))
-    assert not session.rest(), "no limit was set"
+    assert not session.unload_if_idle(), "no limit was set"
     session.idle_minutes = 60
-    assert not session.rest(), "it was used just now"
+    assert not session.unload_if_idle(), "it was used just now"
     session.idle_minutes = 1e-9
     job = session.run(ASK)
     next(job)
-    assert not session.rest(), "it is at work"
+    assert not session.unload_if_idle(), "it is at work"
     job.close()  # type: ignore[attr-defined]
-    assert session.rest()
-    assert session.state.phase == "empty" and session.state.resting
+    assert session.unload_if_idle()
+    assert session.state.phase == "empty" and session.state.idle_unloaded
     events = list(session.run(DRAW))
     assert isinstance(events[0], Notice) and "loaded again" in events[0].text
     assert tokens(events[-1]) == expected
-    assert session.state.precision == "fp32" and not session.state.resting
-    assert session.rest()
+    assert session.state.precision == "fp32" and not session.state.idle_unloaded
+    assert session.unload_if_idle()
     drain(session.unload())
     with pytest.raises(AppError, match="No model is loaded"):  # somebody wanted it away
         drain(session.run(ASK))
@@ -273,12 +274,12 @@ def test_a_silent_job_says_so_and_at_which_stage(session: ModelSession, monkeypa
     said = ""
     while "server" not in said and time.monotonic() < deadline:  # on a busy machine the advice before it is slow too
         time.sleep(0.05)
-        said = session.state.silence
+        said = str(session.state.silence or "")
     os.close(sink)  # what waits is let go
     worker.join(timeout=60)
     os.close(source)
     assert said.startswith("Nothing has come for") and "server is silent" in said
-    assert isinstance(ended[0], AppError) and session.state.silence == ""
+    assert isinstance(ended[0], AppError) and session.state.silence is None
     assert session.state.phase == "ready" and isinstance(drain(session.run(ASK)), Finished)
 
 
@@ -287,7 +288,7 @@ def test_silence_of_the_receiver_is_not_the_jobs(session: ModelSession) -> None:
     job = session.run(DRAW)
     next(job)
     time.sleep(0.2)
-    assert session.state.silence == ""
+    assert session.state.silence is None
     job.close()  # type: ignore[attr-defined]
 
 
@@ -302,11 +303,11 @@ def test_silence_of_the_receiver_is_not_the_jobs(session: ModelSession) -> None:
     ],
 )
 def test_why_nothing_comes(stage: str, busy: bool, scarce: bool, word: str) -> None:
-    assert word in explain(stage, 31.4, busy=busy, scarce=scarce)
+    assert word in str(explain(stage, 31.4, busy=busy, scarce=scarce))
 
 
 def test_the_command_line_tells_a_silence_once() -> None:
-    heard: list[str] = []
+    heard: list[Message] = []
     dog = Watchdog(patience=0.1)
 
     def slow() -> Iterator[Event]:
@@ -314,6 +315,6 @@ def test_the_command_line_tells_a_silence_once() -> None:
         time.sleep(1)
         yield Progress("draw", 1, 2)
 
-    with told(dog, heard.append):
+    with reporting_silence(dog, heard.append):
         events = list(dog.watch(slow()))
-    assert len(events) == 2 and len(heard) == 1 and "Nothing has come" in heard[0]
+    assert len(events) == 2 and len(heard) == 1 and "Nothing has come" in str(heard[0])
