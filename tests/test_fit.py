@@ -19,8 +19,9 @@ from janus_app.registry.types import Variant
 from janus_app.runtime import devices, fit
 from janus_app.runtime.devices import Memory, Placement, container_limit
 from janus_app.runtime.fit import LoadOptions, plan_load, split_layers, usual_job, weight_bytes
+from janus_app.runtime.loader import load
 from janus_app.runtime.offload import dispatch
-from janus_app.types import PRECISIONS, QUANTIZED_PRECISIONS, ChatRequest, Finished, GenerateRequest, Turn
+from janus_app.types import PRECISIONS, QUANTIZED_PRECISIONS, ChatRequest, Finished, GenerateRequest, Turn, result_of
 from tests.conftest import CASES, GOLDEN, loaded
 
 CPU, CARD, SECOND = torch.device("cpu"), torch.device("cuda", 0), torch.device("cuda", 1)
@@ -241,16 +242,13 @@ def test_offloaded_layers_give_the_same_bits(precision: str) -> None:
     assert drawn(parted) == drawn(whole) and said(parted) == said(whole)
 
 
-def test_the_loader_puts_layers_where_the_advice_says(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_loader_puts_layers_where_the_plan_says(tmp_path: Path) -> None:
     pytest.importorskip("accelerate")
     folder = Path(shutil.copytree(GOLDEN / "janus_pro_1b" / "checkpoint", tmp_path / "c"))
     whole = drawn(loaded(folder).model)
-    place = Placement("cpu", CPU, host=True)
-    option = fit._option
-    monkeypatch.setattr(
-        fit, "_option", lambda *a: replace(option(*a), place=place, split={0: CPU}, fits=True, rank=(0,))
-    )
-    parted = loaded(folder).model
+    plan = plan_load(CATALOG.resolve(str(folder)), folder, "cpu").choose("fp32")
+    split_plan = replace(plan, placement=Placement("cpu", CPU, host=True), split={0: CPU})
+    parted = result_of(load(split_plan)).model
     layers = parted.network.language_model.model.layers  # type: ignore[attr-defined]
     assert {p.device.type for p in layers[0].parameters()} == {"meta"}
     assert drawn(parted) == whole

@@ -298,7 +298,7 @@ def test_silence_of_the_receiver_is_not_the_jobs(session: ModelSession) -> None:
         ("download", True, True, "server"),
         ("draw", True, True, "out of memory"),
         ("read", False, False, "disk"),
-        ("draw", True, False, "still calculating"),
+        ("draw", True, False, "still computing"),
         ("", False, False, "waits for a device"),
     ],
 )
