@@ -1,16 +1,16 @@
-"""JanusFlow drawing: the reference loop's way of computing against ours, in one process, in turns, at equal steps.
+"""JanusFlow: how long drawing takes when computed as the reference does and as the app does, at equal steps.
 
     python -m benchmarks.flow_speed [--device cuda] [--steps 10] [--rounds 5] [--json] [--tiny]
 
 The reference loop (deepseek-ai/Janus, demo/app_janusflow.py) sends the whole prompt through the language model at
 every step, behind a mask over the batch; its unconditional rows hold padding of the prompt's length; the encoder runs
-for both rows of a picture, and the time embedding at every step. It is rebuilt here on our own layers, so that what is
-compared is the way of computing and nothing else. The demo also draws five pictures whatever was asked for: the rows
-"demo" are that. Latents must agree, or the command fails. Weights are random; times do not depend on them.
+for both rows of a picture, and the time embedding at every step. It is written here with the app's layers, so that
+nothing but the order of computation differs. The demo also draws five pictures whatever was asked for, which the rows
+"demo" show. The command fails if the latents disagree. Weights are random; times do not depend on them.
 
 Without a card: 1/8 of JanusFlow-1.3B's widths and 1/4 of its layers, with its real number of tokens. The column "work"
 is arithmetic, not time: the operations of both ways at JanusFlow-1.3B's real size and 30 steps, counted on the meta
-device. --tiny is for CI: a few tokens, no times worth reading.
+device. --tiny is for CI: a few tokens, meaningless times.
 """
 
 from __future__ import annotations
@@ -18,15 +18,14 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks.running import floating_point_operations, in_turns, timed
 from janus_app.models.janusflow.config import FlowDecoderConfig, FlowEncoderConfig, JanusFlowConfig
 from janus_app.models.janusflow.modeling import JanusFlowNetwork
 from janus_app.models.janusflow.solver import Guidance, Schedule, integrate
@@ -90,7 +89,7 @@ def network_of(size: Size, device: torch.device, dtype: torch.dtype) -> JanusFlo
         torch.manual_seed(0)
         network = JanusFlowNetwork(config_of(size)).eval().requires_grad_(False)
         for name, tensor in network.named_parameters():
-            if name.endswith("norm.weight"):  # the scales of norms; what has no values yet elsewhere is small
+            if name.endswith("norm.weight"):  # scales of norms
                 nn.init.ones_(tensor) if tensor.dim() == 1 else nn.init.normal_(tensor, 0.0, 0.5)
             elif tensor.dim() == 1 and "layernorm" in name:
                 nn.init.ones_(tensor)
@@ -100,7 +99,7 @@ def network_of(size: Size, device: torch.device, dtype: torch.dtype) -> JanusFlo
 
 
 class _Masked:
-    """In place of a cache: every attention is given the mask [rows, 1, T, T]."""
+    """Stands in for a KV cache and gives every attention the same mask [rows, 1, T, T]."""
 
     length = 0
 
@@ -120,7 +119,7 @@ class _Masked:
 
 @torch.inference_mode()
 def reference(network: JanusFlowNetwork, ids: Sequence[int], z: Tensor, steps: int) -> Tensor:
-    """The final latents, computed the reference loop's way; `ids` without the final begin-of-image."""
+    """The final latents as the reference computes them; `ids` without the final begin-of-image."""
     count, length, device = len(z), len(ids), network.device
     rows = torch.tensor([list(ids)] * count + [[ids[0], *[0] * (length - 1)]] * count, device=device)
     prompt = network.text_embeds(rows)
@@ -143,7 +142,7 @@ def reference(network: JanusFlowNetwork, ids: Sequence[int], z: Tensor, steps: i
 
 
 def ours(network: JanusFlowNetwork, ids: Sequence[int], z: Tensor, steps: int) -> Tensor:
-    """The final latents as the app computes them, the reading of the prompt included."""
+    """The final latents as the app computes them, with the prompt's prefill."""
     velocity, schedule = PromptVelocity(network, ids), Schedule(steps)
     velocity.prepare(schedule.time(step) for step in range(steps))
     *_, last = integrate(velocity, z, schedule, guidance=Guidance(GUIDANCE))
@@ -158,9 +157,7 @@ def _operations(size: Size, prompt: int) -> tuple[int, int, int]:
         noise = torch.zeros(1, 4, size.side, size.side)
 
     def count(way: Callable[..., Tensor], steps: int) -> int:
-        with FlopCounterMode(display=False) as counter:
-            way(network, [1] * prompt, noise, steps)
-        return counter.get_total_flops()
+        return floating_point_operations(lambda: way(network, [1] * prompt, noise, steps))
 
     one, two = count(ours, 1), count(ours, 2)
     return count(reference, 1), two - one, 2 * one - two
@@ -172,21 +169,10 @@ def work(size: Size, prompt: int, drawn: int, wanted: int) -> float:
     return 30 * theirs * drawn / (before + 30 * step * wanted)
 
 
-def timed(work: Callable[[], Tensor], device: torch.device) -> tuple[Tensor, float, float]:
-    """The result, the seconds it took, and the seconds of processor time of this process."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    started, worked = time.perf_counter(), time.process_time()
-    result = work()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return result, time.perf_counter() - started, time.process_time() - worked
-
-
 def compare(
     network: JanusFlowNetwork, size: Size, prompt: int, wanted: int, demo: bool, steps: int, rounds: int
 ) -> Row:
-    """One row: in each round both ways, in turns, the other one first in the next round."""
+    """Measure one row: both methods in every round, in alternating order."""
     device = network.device
     stream = torch.Generator("cpu").manual_seed(1)
     ids = [1, *torch.randint(2, size.vocabulary, (prompt - 1,), generator=stream).tolist()]
@@ -196,16 +182,15 @@ def compare(
         "reference": lambda steps: reference(network, ids, noise[:drawn], steps),
         "ours": lambda steps: ours(network, ids, noise[:wanted], steps),
     }
-    for way in ways.values():  # nothing is measured on its first run
+    for way in ways.values():  # warm up
         way(1)
     wall: dict[str, list[float]] = {name: [] for name in ways}
     cpu: dict[str, list[float]] = {name: [] for name in ways}
     results: dict[str, Tensor] = {}
-    for turn in range(rounds):
-        for name in sorted(ways, reverse=turn % 2 == 0):
-            results[name], seconds, worked = timed(lambda way=ways[name]: way(steps), device)
-            wall[name].append(seconds)
-            cpu[name].append(worked)
+    for name in in_turns(ways, rounds):
+        results[name], seconds, worked = timed(lambda way=ways[name]: way(steps), device)
+        wall[name].append(seconds)
+        cpu[name].append(worked)
     pairs = list(zip(wall["reference"], wall["ours"], strict=True))
     worked_pairs = list(zip(cpu["reference"], cpu["ours"], strict=True))
     return Row(

@@ -12,24 +12,24 @@ import argparse
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from benchmarks.quality import SEED, Settings
-from benchmarks.running import finished, open_model
+from benchmarks.running import default_settings, finished, open_model
 from janus_app.registry.catalog import load_catalog
+from janus_app.workflows.contact_sheet import wrap_text, write_lines
 from training.captions import caption
 from training.scenes import plan
 
 COLUMNS, GAP, LINE = 8, 4, 14
 TEXT = 66  # width beside, and height under a picture for its prompt
-FONT = "NotoSansCJK-Regular.ttc"  # where the system has none, Chinese prompts are boxes
 
 
 def sheet(name: str, steps: list[int], n: int, guidance: float | None, prompts: bool) -> Image.Image:
     """`n` pictures for each of `steps` (0: the model knows no steps), a line above each block saying which it is;
     prompts are written under the pictures, or printed."""
     variant = load_catalog().resolve(name)
-    numbers = {k: float(v.default) for k, v in variant.settings.items()}
+    numbers = default_settings(variant)
     if guidance is not None:
         numbers["guidance"] = guidance
     model = open_model(variant, "fp32")
@@ -50,29 +50,10 @@ def sheet(name: str, steps: list[int], n: int, guidance: float | None, prompts: 
             x, y = GAP + i % COLUMNS * wide, top + LINE + GAP + i // COLUMNS * high
             page.paste(picture, (x, y))
             if prompts:
-                draw.multiline_text((x, y + side + 2), wrapped(prompt, wide - 2 * GAP), fill="black", font=font())
+                write_lines(draw, (x, y + side + 2), wrap_text(prompt, wide - 2 * GAP, 11), 11, "black")
             elif block == 0:
                 print(f"row {i // COLUMNS + 1}, {i % COLUMNS + 1}: {prompt}")
     return page
-
-
-def font() -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    try:
-        return ImageFont.truetype(FONT, 11)
-    except OSError:
-        return ImageFont.load_default(11)
-
-
-def wrapped(text: str, width: int) -> str:
-    """The text in lines of at most `width` pixels; Chinese breaks anywhere, English between words."""
-    lines = [""]
-    for word in text.split(" ") if text.isascii() else text:
-        longer = f"{lines[-1]} {word}".strip() if text.isascii() else lines[-1] + word
-        if font().getlength(longer) <= width:
-            lines[-1] = longer
-        else:
-            lines.append(word)
-    return "\n".join(lines)
 
 
 def main() -> None:

@@ -1,16 +1,16 @@
-"""MetaQuery drawing: the reference's way of computing against ours, in one process, in turns, at equal steps.
+"""MetaQuery: how long drawing takes when computed as the reference does and as the app does, at equal steps.
 
     python -m benchmarks.metaquery_speed [--device cuda] [--steps 10] [--rounds 3] [--json] [--tiny]
 
 The reference (facebookresearch/metaquery, sample_images) repeats a prompt's rows for every picture before the language
 model and the connector, and its diffuser projects the captions and their keys and values anew at every step. It is
-rebuilt here on diffusers' own SANA, so that what is compared is the way of computing and nothing else. Latents must
-agree, or the command fails. Weights are random; times do not depend on them.
+written here with diffusers' SANA, so that nothing but the order of computation differs. The command fails if the
+latents disagree. Weights are random; times do not depend on them.
 
 The columns "work" are arithmetic, not time: operations at the real size (SANA 1.6B at 512 pixels, 256 queries, the
 24-layer connector of MetaQuery-L, 30 steps), counted on the meta device. The language model is left out: it is read as
 often as the connector, once for every picture's rows there and once for the prompt's here. Times are of a small SANA
-with the real number of tokens where there is no card. --tiny is for CI: no times worth reading.
+with the real number of tokens where there is no card. --tiny is for CI: meaningless times.
 """
 
 from __future__ import annotations
@@ -19,14 +19,13 @@ import argparse
 import copy
 import json
 import statistics
-import time
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks.running import floating_point_operations, in_turns, timed
 from janus_app.models.metaquery.connector import connector
 from janus_app.models.metaquery.denoise import Denoiser, Guidance, denoise
 
@@ -80,9 +79,8 @@ def work(count: int, steps: int) -> dict[str, float]:
     held = Denoiser(copy.deepcopy(plain))
 
     def counted(act: Callable[[], Any]) -> float:
-        with FlopCounterMode(display=False) as counter, torch.inference_mode():
-            act()
-        return counter.get_total_flops() / 1e12
+        with torch.inference_mode():
+            return floating_point_operations(act) / 1e12
 
     step = counted(lambda: plain(batch, encoder_hidden_states=captions, timestep=times))
     once = counted(lambda: held.hold(captions[:ROWS]))
@@ -94,14 +92,6 @@ def work(count: int, steps: int) -> dict[str, float]:
         "steps, theirs": steps * step,
         "steps, ours": once + steps * lean,
     }
-
-
-def timed(act: Callable[[], Tensor], device: torch.device) -> float:
-    started = time.perf_counter()
-    act()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter() - started
 
 
 def measure(count: int, size: dict[str, Any], device: torch.device, steps: int, rounds: int) -> dict[str, float]:
@@ -123,9 +113,8 @@ def measure(count: int, size: dict[str, Any], device: torch.device, steps: int, 
     if apart > (1e-4 if dtype == torch.float32 else 0.05):
         raise SystemExit(f"the two ways differ by {apart:.1e}")
     seconds: dict[str, list[float]] = {name: [] for name in ways}
-    for turn in range(rounds):
-        for name in list(ways) if turn % 2 == 0 else list(reversed(ways)):
-            seconds[name].append(timed(ways[name], device))
+    for name in in_turns(ways, rounds):
+        seconds[name].append(timed(ways[name], device)[1])
     return {name: statistics.median(values) for name, values in seconds.items()} | {"apart": apart}
 
 

@@ -1,4 +1,4 @@
-"""How good the embedded model is: a program asks, draws, edits, looks and counts, through the app's own path.
+"""The quality of the embedded models: answers, drawings and edits, judged by a program.
 
     python -m benchmarks.quality [--model ID] [--precision fp32,bf16,int8] [--n 100] [--parts edits] [--json]
 
@@ -20,7 +20,7 @@ from PIL import Image
 from benchmarks.editing import measure_edits
 from benchmarks.faithful import checks, tells_place
 from benchmarks.judge import look
-from benchmarks.running import finished, open_model
+from benchmarks.running import default_settings, finished, open_model
 from janus_app.registry.catalog import load_catalog
 from janus_app.types import ChatRequest, EditRequest, GenerateRequest, Model, Turn
 from training.captions import caption
@@ -80,7 +80,7 @@ def drawing(model: Model, settings: Settings, tally: Tally) -> None:
     for held_out in (False, True):
         rng = np.random.default_rng(SEED + held_out)
         for i in range(settings.n):
-            p = _held_out_plan(rng) if held_out else plan(rng)
+            p = held_out_plan(rng) if held_out else plan(rng)
             prompt = caption(p, rng)
             request = settings.draw(prompt, settings.seeds * i, settings.seeds)
             for picture in finished(model.generate(request)).pictures:
@@ -90,12 +90,12 @@ def drawing(model: Model, settings: Settings, tally: Tally) -> None:
                         tally.add("generate", f"{name}, {'held-out' if held_out else 'seen'}", result[name])
 
 
-def _held_out_plan(rng: np.random.Generator) -> Plan:
+def held_out_plan(rng: np.random.Generator) -> Plan:
     form = str(rng.choice(["one", "placed", "many", "relation", "list"]))
     return plan(rng, form, held_out=True)
 
 
-def _held_out_scene(rng: np.random.Generator) -> Scene:
+def held_out_scene(rng: np.random.Generator) -> Scene:
     """A scene to ask about with a never-seen (object, colour) pair in it."""
     scene = seen_scene(rng)
     thing, colour = sorted(HELD_OUT_PAIRS)[int(rng.integers(len(HELD_OUT_PAIRS)))]
@@ -110,7 +110,7 @@ def answers(model: Model, settings: Settings, tally: Tally) -> None:
         side = "held-out" if held_out else "seen"
         for number in range(settings.n):
             for wanted in TYPES:
-                scene = _held_out_scene(rng) if held_out else seen_scene(rng)
+                scene = held_out_scene(rng) if held_out else seen_scene(rng)
                 one = ask(scene, rng, number % 3 == 2, wanted)
                 if one.type == wanted:
                     _answer(model, tally, one, (render(scene),), side)
@@ -183,7 +183,7 @@ def measure(
 ) -> list[Row]:
     """The card's rows for a variant; `instead` replaces its default settings by name; `parts` are keys of PARTS."""
     variant = load_catalog().resolve(name)
-    settings = Settings({k: float(v.default) for k, v in variant.settings.items()} | instead, n, seeds)
+    settings = Settings(default_settings(variant) | instead, n, seeds)
     rows: list[Row] = []
     for precision in precisions:
         model = open_model(variant, precision)

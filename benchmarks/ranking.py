@@ -1,4 +1,4 @@
-"""Does ranking by the model's own eyes choose better pictures? Draw N of each prompt, let the model rank them, judge.
+"""Does the model's ranking choose better pictures? N are drawn for each prompt, ranked by the model, and judged.
 
     python -m benchmarks.ranking [--model janus-embedded] [--n 100] [--best-of 4] [--temperature 1.0] [--json]
 
@@ -19,8 +19,8 @@ import numpy as np
 
 from benchmarks.faithful import checks
 from benchmarks.judge import look
-from benchmarks.quality import SEED, Settings, _held_out_plan
-from benchmarks.running import finished, open_model
+from benchmarks.quality import SEED, Settings, held_out_plan
+from benchmarks.running import default_settings, finished, open_model
 from janus_app.registry.catalog import load_catalog
 from janus_app.types import Model, Ranker, RankRequest
 from training.captions import caption
@@ -46,7 +46,7 @@ def measure(model: Model, settings: Settings, held_out: bool) -> Row:
     rng = np.random.default_rng(SEED + 60 + held_out)
     gains, one, best, any_right, pairs = list[float](), list[float](), list[bool](), list[bool](), list[float]()
     for i in range(settings.n):
-        wanted = _held_out_plan(rng) if held_out else plan(rng)
+        wanted = held_out_plan(rng) if held_out else plan(rng)
         prompt = caption(wanted, rng)
         request = settings.draw(prompt, settings.seeds * i, settings.seeds)
         pictures = [picture.image for picture in finished(model.generate(request)).pictures]
@@ -79,7 +79,7 @@ def main() -> None:
     args = parser.parse_args()
     variant = load_catalog().resolve(args.model)
     model = open_model(variant, args.precision)
-    numbers = {name: float(row.default) for name, row in variant.settings.items()}
+    numbers = default_settings(variant)
     if args.temperature is not None:
         numbers["temperature"] = args.temperature
     for held_out in (False, True):

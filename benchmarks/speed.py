@@ -1,4 +1,4 @@
-"""Drawing token by token: the reference's loop, transformers' own Janus and ours, in one process, in turns.
+"""Drawing token by token: times of the reference's loop, of transformers' Janus and of the app, measured in turns.
 
     python -m benchmarks.speed [--device cuda] [--size 1b,7b] [--precision bf16,int8] [--count 1,4] [--json FILE]
 
@@ -30,6 +30,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from benchmarks import speed_ways as ways
 from benchmarks.random_checkpoint import Size
+from benchmarks.running import in_turns, synchronize, timed
 from benchmarks.speed_ways import Job
 from janus_app.models.janus.modeling import JanusNetwork
 
@@ -67,11 +68,6 @@ class _Count(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-
-
 def stream(draw: Callable[[Job], Iterator[Tensor]], job: Job, device: torch.device, side: Side) -> None:
     """One round of a way that yields every token."""
     started = worked = 0.0
@@ -80,11 +76,11 @@ def stream(draw: Callable[[Job], Iterator[Tensor]], job: Job, device: torch.devi
         side.tokens = tokens
         ends.append(time.perf_counter())
         if cell == WARM - 1:
-            _wait(device)
+            synchronize(device)
             started, worked = time.perf_counter(), time.thread_time()
     side.each.append([b - a for a, b in itertools.pairwise(ends[WARM:])])
     side.worked.append((time.thread_time() - worked) / (job.cells - WARM))  # before waiting: the host's own work
-    _wait(device)
+    synchronize(device)
     side.wall.append((time.perf_counter() - started) / (job.cells - WARM))
 
 
@@ -92,11 +88,11 @@ def whole(draw: Callable[[Job], Tensor], job: Job, device: torch.device, side: S
     """One round of a way that gives all tokens at once."""
     spent = []
     for cells in (WARM, job.cells):
-        _wait(device)
+        synchronize(device)
         started, worked = time.perf_counter(), time.thread_time()
         draw(ways.shorter(job, cells))
         now = time.thread_time()
-        _wait(device)
+        synchronize(device)
         spent.append((time.perf_counter() - started, now - worked))
     side.wall.append((spent[1][0] - spent[0][0]) / (job.cells - WARM))
     side.worked.append((spent[1][1] - spent[0][1]) / (job.cells - WARM))
@@ -122,20 +118,13 @@ def ceilings(device: torch.device, tiny: bool) -> dict[str, float]:
     target, half = torch.empty_like(source), torch.bfloat16 if device.type == "cuda" else torch.float32
     left = torch.randn(side, side, device=device, dtype=half)
 
-    def fastest(work: Callable[[], object]) -> float:
-        spent = []
-        for _ in range(7):
-            _wait(device)
-            started = time.perf_counter()
-            work()
-            _wait(device)
-            spent.append(time.perf_counter() - started)
-        return statistics.median(spent)
+    def median_seconds(work: Callable[[], object]) -> float:
+        return statistics.median(timed(work, device)[1] for _ in range(7))
 
     return {
-        "copy": 2 * source.nbytes / fastest(lambda: target.copy_(source)),
-        "read": source.nbytes / fastest(source.sum),
-        "matrix": 2 * side**3 / fastest(lambda: left @ left),
+        "copy": 2 * source.nbytes / median_seconds(lambda: target.copy_(source)),
+        "read": source.nbytes / median_seconds(source.sum),
+        "matrix": 2 * side**3 / median_seconds(lambda: left @ left),
     }
 
 
@@ -184,15 +173,14 @@ def compare(size: str, precision: str, job: Job, device: torch.device, rounds: i
     sides = {name: Side() for name in runs}
     for name, (_, draw) in runs.items():
         sides[name].operations = operations(draw, job)  # warms up, too
-    for turn in range(rounds):
-        for name in list(runs) if turn % 2 == 0 else list(runs)[::-1]:
-            gc.collect()
-            if device.type == "cuda":
-                torch.cuda.reset_peak_memory_stats(device)
-            run, draw = runs[name]
-            run(draw, job, device, sides[name])
-            if device.type == "cuda":
-                sides[name].peak = torch.cuda.max_memory_allocated(device)
+    for name in in_turns(runs, rounds):
+        gc.collect()
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(device)
+        run, draw = runs[name]
+        run(draw, job, device, sides[name])
+        if device.type == "cuda":
+            sides[name].peak = torch.cuda.max_memory_allocated(device)
     return sides, step_bytes(mine, job, plain.itemsize)
 
 

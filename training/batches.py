@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 import torch
@@ -34,6 +35,11 @@ class Words:
         )
         self.prefix = [self.bos, *self.encode(f"{SYSTEM}\n\n")]
 
+    @property
+    def vocabulary(self) -> int:
+        """The size of the embedding table: larger than the tokenizer's vocabulary, as in the real checkpoints."""
+        return -(-self.tokenizer.get_vocab_size() // 64) * 64
+
     def encode(self, text: str) -> list[int]:
         return self.tokenizer.encode(text, add_special_tokens=False).ids
 
@@ -56,8 +62,15 @@ class Words:
         return torch.tensor([[self.encode(f" {a}")[0], self.encode(f" {b}")[0], self.encode(c)[0]] for a, b, c in said])
 
 
+class Batch:
+    """Tensors that are computed together; a dataclass of nothing but tensors."""
+
+    def to(self, device: str) -> Self:
+        return type(self)(*(tensor.to(device) for tensor in vars(self).values()))
+
+
 @dataclass
-class Drawings:
+class Drawings(Batch):
     """ids [n, L] right-padded prompts ending at begin-of-image, ends [n] (its place), tiles [n, 36]."""
 
     ids: Tensor
@@ -66,7 +79,7 @@ class Drawings:
 
 
 @dataclass
-class Talks:
+class Talks(Batch):
     """ids [n, L] after the shared prefix, where `picture` marks picture cells and `answer` what is to be learned
     (position t predicts ids[t + 1]); tiles [pictures, 36] in the order the marked cells are read. about [n, L, 9]:
     at the last position of a question, and before every phrase of a list, 1 for every slot that the answer or phrase

@@ -17,6 +17,7 @@ from training.codes import CODE_DIM
 from training.joint import HEAD
 from training.joint import config as network_config
 from training.picture_tokenizer import CONFIG as VQ
+from training.trainer import load_state
 from training.world import N_TILES, SIDE, tile_factors
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
@@ -37,15 +38,21 @@ def tensors(joint: dict[str, Tensor], pictures: dict[str, Tensor]) -> dict[str, 
     out = {n.removeprefix("net."): t for n, t in joint.items() if n.startswith("net.")}
     out["gen_head.vision_head.weight"], out["gen_head.vision_head.bias"] = picture_head(joint)
     out |= {f"gen_vision_model.{n}": t for n, t in pictures.items()}
-    return {n: t.detach().to("cpu", torch.bfloat16).contiguous() for n, t in out.items()}
+    return bfloat16(out)
+
+
+def bfloat16(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Copies for a checkpoint file, none of which share memory."""
+    return {n: t.detach().to("cpu", torch.bfloat16).clone().contiguous() for n, t in weights.items()}
+
+
+def part(name: str, cls: str, **params: Any) -> dict[str, Any]:
+    """The entry of a config.json for one module."""
+    return {"cls": cls, "model_type": name, "params": params}
 
 
 def config(vocabulary: int) -> dict[str, Any]:
-    """config.json with the Hub's field names; what the Hub names only by table is spelled out."""
-
-    def part(name: str, cls: str, **params: Any) -> dict[str, Any]:
-        return {"cls": cls, "model_type": name, "params": params}
-
+    """config.json with the Hub's field names, and the tower's sizes, which published configs give only by its name."""
     net = network_config(vocabulary)
     language, vision = net.language, net.vision
     return {
@@ -111,8 +118,7 @@ def config(vocabulary: int) -> dict[str, Any]:
 
 
 def export(joint_folder: Path, picture_file: Path, out: Path) -> None:
-    joint = torch.load(joint_folder / "joint.pt", map_location="cpu", weights_only=True)["model"]
-    pictures = torch.load(picture_file, map_location="cpu", weights_only=True)["model"]
+    joint, pictures = load_state(joint_folder / "joint.pt")["model"], load_state(picture_file)["model"]
     vocabulary = joint["net.language_model.lm_head.weight"].shape[0]
     write_folder(out, tensors(joint, pictures), config(vocabulary), joint_folder)
 

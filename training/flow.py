@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import shutil
-import time
 from pathlib import Path
 
 import numpy as np
@@ -22,14 +21,15 @@ from torch import Tensor, nn
 
 from janus_app.models.janusflow.config import FlowDecoderConfig, FlowEncoderConfig, JanusFlowConfig
 from janus_app.models.janusflow.modeling import JanusFlowNetwork
-from training.batches import CELLS, Drawings, Talks, Words, drawings, talks
+from training.batches import CELLS, Drawings, Words, drawings, talks
 from training.export import TOKENIZER_FILES
 from training.flow_codes import LATENT_CHANNELS, SCALE, latent_table, latents_of
 from training.joint import Joint, coming, tile_loss
 from training.joint import config as joint_config
 from training.objects import N_THINGS
-from training.optim import optimisers, set_lr
+from training.optim import optimisers
 from training.picture_tokenizer import float_table, noisy, pixels_of, random_scene
+from training.trainer import Run, device_of, load_state, options_parser
 from training.world import grid, tile_factors
 
 WIDTH = 96  # of the generation encoder's and decoder's features; a token has 64 latent numbers to carry through
@@ -173,107 +173,55 @@ def training_state(flow: Flow) -> dict[str, Tensor]:
 
 
 def train(args: argparse.Namespace) -> None:
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    torch.manual_seed(args.seed)
+    device = device_of(args)
     args.out.mkdir(parents=True, exist_ok=True)
     file = args.out / "flow.pt"
     resumed = args.resume and file.exists()
     if not resumed:
         for name in TOKENIZER_FILES:
             shutil.copy(args.joint / name, args.out / name)
-    tokenizer = Tokenizer.from_file(str(args.out / "tokenizer.json"))
-    words = Words(tokenizer)
-    vocabulary = -(-tokenizer.get_vocab_size() // 64) * 64
-    start_state = None
-    if not resumed:
-        start_state = torch.load(args.joint / "joint.pt", map_location="cpu", weights_only=True)["model"]
-    model = Flow(vocabulary, words.names(), start_state).to(device)
+    words = Words(Tokenizer.from_file(str(args.out / "tokenizer.json")))
+    joint = None if resumed else load_state(args.joint / "joint.pt")["model"]
+    model = Flow(words.vocabulary, words.names(), joint).to(device)
     table, factors = float_table(device), torch.from_numpy(tile_factors()).to(device)
     codes, prefix = latent_table().to(device), torch.tensor(words.prefix, device=device)
     blocks = ("model.layers.", "vision_tower.blocks.", "channelwise_linear", "cond_embeds_mapper")
-    inside = [p for n, p in model.named_parameters() if p.ndim == 2 and any(b in n for b in blocks)]
-    known = {id(p) for p in inside}
-    outside = [p for p in model.parameters() if p.requires_grad and id(p) not in known]
-    made = optimisers(inside, outside, args.lr, 0.75 * args.lr)
-    step = 0
+    made = optimisers(model, lambda name, p: p.ndim == 2 and any(b in name for b in blocks), args.lr, 0.75 * args.lr)
+    run = Run(args, made, resumed_warmup=60)
     if resumed:
-        saved = torch.load(file, weights_only=True)
-        model.load_state_dict(saved["model"], strict=False)
-        for optimiser, state in zip(made, saved["optimisers"], strict=True):
-            optimiser.load_state_dict(state)
-            for group in optimiser.param_groups:
-                group["initial_lr"] = args.lr if optimiser is made[0] else 0.75 * args.lr
-        step = saved["step"]
-        print(f"resumed at step {step}", flush=True)
-    rng = np.random.default_rng((args.seed, 1, step))
-    torch.manual_seed(args.seed + step)
-    start = last_save = time.time()
-    sums: dict[str, float] = {}
-    while True:
-        left = 1 - (time.time() - start) / (60 * args.minutes)
-        warm = min(1.0, (time.time() - start) / 60) if resumed else min(1.0, (step + 1) / 40)
-        set_lr(made, warm * max(0.005, min(1.0, left / args.decay)))
-        draw = drawings(rng, words, args.batch, dropout=0.0)
-        for optimiser in made:
-            optimiser.zero_grad(set_to_none=True)
-        seen: dict[str, float] = {}
-        for part in by_length(draw, args.parts):
-            batch = Drawings(*(x.to(device) for x in vars(part).values()))
-            loss, told = model.draw_loss(batch, codes, factors, free=max(1, len(batch.ids) // 12))
+        state = load_state(file)
+        model.load_state_dict(state["model"], strict=False)
+        run.resume(state)
+    rng = np.random.default_rng((args.seed, 1, run.step))
+    torch.manual_seed(args.seed + run.step)
+    for _ in run.steps(file, lambda: {"model": training_state(model)}):
+        for part in by_length(drawings(rng, words, args.batch, dropout=0.0), args.parts):
+            batch = part.to(device)
+            loss, values = model.draw_loss(batch, codes, factors, free=max(1, len(batch.ids) // 12))
             (loss / args.parts).backward()
-            seen = {name: seen.get(name, 0.0) + value / args.parts for name, value in told.items()}
-        if step % args.talk_every == 0:
+            run.log(values)
+        if run.step % args.talk_every == 0:
             conversations = talks(rng, words, args.talks, parts=2)
             for talk in conversations:
-                moved = Talks(*(x.to(device) for x in vars(talk).values()))
-                loss, said = model.joint.talk_loss(moved, table, factors, prefix)
+                loss, values = model.joint.talk_loss(talk.to(device), table, factors, prefix)
                 (args.talk_weight * loss / len(conversations)).backward()
-                for name, value in said.items():
-                    seen[name] = seen.get(name, 0.0) + value * args.talk_every / len(conversations)
-        for optimiser in made:
-            optimiser.step()
-        step += 1
-        for name, value in seen.items():
-            sums[name] = sums.get(name, 0.0) + value / 24
-        if step % 24 == 0:
-            line = " ".join(f"{n} {v:.3f}" for n, v in sums.items())
-            print(f"step {step} {(time.time() - start) / 60:.1f} min {line}", flush=True)
-            sums = {}
-        if left <= 0 or time.time() - last_save > 120:
-            saved = {"model": training_state(model), "optimisers": [o.state_dict() for o in made], "step": step}
-            torch.save(saved, file.with_suffix(".tmp"))
-            file.with_suffix(".tmp").replace(file)
-            last_save = time.time()
-        if left <= 0:
-            return
+                run.log(values)
 
 
-def options(words: list[str] | None = None) -> argparse.Namespace:
-    """The stage's options, from `words` or the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--joint", type=Path, required=True, help="the folder of training.joint, where all begins")
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--minutes", type=float, default=60)
-    parser.add_argument(
-        "--decay", type=float, default=0.7, help="share of the time in which the step size falls to zero"
-    )
+def options(arguments: list[str] | None = None) -> argparse.Namespace:
+    """The trainer's options, from `arguments` or the command line."""
+    parser = options_parser(__doc__, minutes=60, lr=3e-3, decay=0.7)
+    parser.add_argument("--joint", type=Path, required=True, help="the folder of training.joint to begin with")
     parser.add_argument("--batch", type=int, default=48, help="drawings a step")
-    parser.add_argument("--parts", type=int, default=3, help="pieces of similar length a step's drawings are cut into")
+    parser.add_argument("--parts", type=int, default=3, help="batches of similar length a step's drawings are split in")
     parser.add_argument("--talks", type=int, default=12, help="conversations in a step that has some")
-    parser.add_argument("--talk-every", type=int, default=2)
-    parser.add_argument("--talk-weight", type=float, default=1.0)
-    parser.add_argument("--lr", type=float, default=3e-3)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--threads", type=int, default=0)
-    parser.add_argument("--resume", action="store_true")
-    return parser.parse_args(words)
+    parser.add_argument("--talk-every", type=int, default=2, help="conversations in every Nth step")
+    parser.add_argument("--talk-weight", type=float, default=1.0, help="of the conversations' loss")
+    return parser.parse_args(arguments)
 
 
 def main() -> None:
-    args = options()
-    if args.threads:
-        torch.set_num_threads(args.threads)
-    train(args)
+    train(options())
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ SCALE = 0.5  # of a latent for the flow: smaller than 1, or noise would stop hid
 _OBJECT = 7
 
 
-def _spread(points: int, dims: int) -> Tensor:
+def spread(points: int, dims: int) -> Tensor:
     """`points` directions of length sqrt(dims) that keep apart: a few hundred steps of repulsion from a fixed start."""
     x = torch.randn(points, dims, generator=torch.Generator().manual_seed(0))
     for step in range(600):
@@ -32,7 +32,7 @@ def _spread(points: int, dims: int) -> Tensor:
     return F.normalize(x, dim=1) * dims**0.5
 
 
-def _corners(count: int, dims: int) -> Tensor:
+def corners(count: int, dims: int) -> Tensor:
     """The first `count` corners of the cube of -1 and 1."""
     return torch.stack([(torch.arange(count) >> bit & 1) * 2.0 - 1 for bit in range(dims)], dim=1)
 
@@ -44,12 +44,12 @@ def latent_table() -> Tensor:
     drawn = (kind > 0).float()[:, None]
     thing, part = (kind - 1).clamp(min=0) // PARTS, (kind - 1).clamp(min=0) % PARTS
     halves = torch.stack([part // 2 * 2.0 - 1, part % 2 * 2.0 - 1], dim=1) * (part != SMALL)[:, None]
-    what = torch.cat([_spread(N_THINGS, _OBJECT)[thing], halves, _corners(8, 3)[colour]], dim=1) * drawn
+    what = torch.cat([spread(N_THINGS, _OBJECT)[thing], halves, corners(8, 3)[colour]], dim=1) * drawn
     out = torch.empty(len(kind), LATENT_CHANNELS, 2, 2)
     for y in range(2):
         for x in range(2):
             where = torch.tensor([[2.0 * y - 1, 2.0 * x - 1]]).expand(len(kind), -1)
-            out[:, :, y, x] = torch.cat([what, where, _corners(4, 2)[background]], dim=1)
+            out[:, :, y, x] = torch.cat([what, where, corners(4, 2)[background]], dim=1)
     return out
 
 

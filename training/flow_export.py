@@ -12,16 +12,16 @@ import json
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from training.export import bfloat16, part, write_folder
 from training.export import config as joint_config
-from training.export import write_folder
 from training.flow import config as flow_config
 from training.flow_vae import config as vae_config
+from training.text_tokenizer import SPECIALS
+from training.trainer import load_state
 
-BEGIN_OF_IMAGE = "<begin_of_image>"
 VAE_WEIGHTS = "diffusion_pytorch_model.safetensors"
 
 
@@ -32,16 +32,13 @@ def tensors(state: dict[str, Tensor], begin_of_image: int) -> dict[str, Tensor]:
     """
     out = {n.removeprefix("net."): t for n, t in state.items() if n.startswith("net.")}
     out["beg_of_und_embed"] = out["language_model.model.embed_tokens.weight"][begin_of_image, None]
-    return _halved(out)
+    return bfloat16(out)
 
 
 def config(vocabulary: int) -> dict[str, Any]:
     """config.json with the fields of the published one, and the tower's sizes that only a table names there."""
     net = flow_config(vocabulary)
     joint = joint_config(vocabulary)
-
-    def part(name: str, cls: str, **params: Any) -> dict[str, Any]:
-        return {"cls": cls, "model_type": name, "params": params}
 
     both: dict[str, Any] = {
         "block_out_channels": [net.encoder.width],
@@ -76,24 +73,19 @@ def config(vocabulary: int) -> dict[str, Any]:
     }
 
 
-def _halved(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {n: t.detach().to("cpu", torch.bfloat16).contiguous() for n, t in weights.items()}
-
-
 def export(flow_folder: Path, vae_file: Path, out: Path) -> None:
-    flow = torch.load(flow_folder / "flow.pt", map_location="cpu", weights_only=True)["model"]
-    vae = torch.load(vae_file, map_location="cpu", weights_only=True)["model"]
+    flow, vae = load_state(flow_folder / "flow.pt")["model"], load_state(vae_file)["model"]
     folder = out / "vae"
     folder.mkdir(parents=True, exist_ok=True)
     save_file(
-        _halved({n.removeprefix("vae."): t for n, t in vae.items() if n.startswith("vae.")}),
+        bfloat16({n.removeprefix("vae."): t for n, t in vae.items() if n.startswith("vae.")}),
         folder / VAE_WEIGHTS,
         metadata={"format": "pt"},
     )
     facts = {"_class_name": "AutoencoderKL", **vae_config()}
     (folder / "config.json").write_text(json.dumps(facts, indent=2) + "\n", "utf-8")
     added = json.loads((flow_folder / "tokenizer.json").read_text("utf-8"))["added_tokens"]
-    begin = next(token["id"] for token in added if token["content"] == BEGIN_OF_IMAGE)
+    begin = next(token["id"] for token in added if token["content"] == SPECIALS[3])
     vocabulary = flow["net.language_model.lm_head.weight"].shape[0]
     write_folder(out, tensors(flow, begin), config(vocabulary), flow_folder)
 

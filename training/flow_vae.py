@@ -10,8 +10,6 @@ through linear readouts (first alone, which is cheap); it sees noisy latents, so
 from __future__ import annotations
 
 import argparse
-import time
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,10 +19,18 @@ from diffusers import AutoencoderKL
 from torch import Tensor, nn
 
 from training.flow_codes import LATENT_CHANNELS, SCALE, latent_table, latents_of
-from training.objects import N_BACKGROUNDS
-from training.optim import optimisers, set_lr
-from training.picture_tokenizer import float_table, noisy, picture_loss, pixels_of, random_scene, sparse
-from training.world import GRID, SIDE, TILE, grid
+from training.optim import optimisers
+from training.picture_tokenizer import (
+    drawn_or_noisy,
+    float_table,
+    pictures_loss,
+    pixels_of,
+    random_tokens,
+    share_read,
+    tile_weight,
+)
+from training.trainer import Run, device_of, load_state, options_parser, psnr
+from training.world import SIDE, TILE
 
 WIDTHS = (16, 24, 48, 72)
 LOG_VARIANCE = -12.0  # of the encoder's answer: it is as good as certain
@@ -96,117 +102,61 @@ def nearest(latents: Tensor, codes: Tensor) -> Tensor:
     return 0.5 * (2 * read @ known.T - known.square().sum(1))
 
 
-def psnr(got: Tensor, wanted: Tensor) -> float:
-    return float(-10 * torch.log10(F.mse_loss(got.clamp(-1, 1), wanted) / 4))
-
-
 def train(args: argparse.Namespace) -> None:
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    torch.manual_seed(args.seed)
+    device = device_of(args)
     model = Trained().to(device).to(memory_format=torch.channels_last)
     table, codes = float_table(device), latent_table().to(device)
-    named = list(model.named_parameters())
     edge = ("encoder.conv_in", "decoder.conv_out", "quant_conv", "views")
-    inside = [p for n, p in named if p.ndim >= 2 and not any(e in n for e in edge)]
-    known = {id(p) for p in inside}
-    made = optimisers(inside, [p for _, p in named if id(p) not in known], args.lr, 0.5 * args.lr)
-    step = 0
+    made = optimisers(model, lambda name, p: p.ndim >= 2 and not any(e in name for e in edge), args.lr, 0.5 * args.lr)
+    run = Run(args, made, warmup=50, floor=0.01)
     if args.resume and args.out.exists():
-        saved = torch.load(args.out, weights_only=True)
-        model.load_state_dict(saved["model"])
-        for optimiser, state in zip(made, saved["optimisers"], strict=True):
-            optimiser.load_state_dict(state)
-            for group in optimiser.param_groups:
-                group["initial_lr"] = args.lr if optimiser is made[0] else 0.5 * args.lr
-        step = saved["step"]
-        print(f"resumed at step {step}", flush=True)
-    rng = np.random.default_rng((args.seed, step))
-    start = last_save = time.time()
-    sums = np.zeros(4)
-    while True:
-        left = 1 - (time.time() - start) / (60 * args.minutes)
-        set_lr(made, min(1.0, (step + 1) / 50) * max(0.01, min(1.0, left / args.decay)))
+        state = load_state(args.out)
+        model.load_state_dict(state["model"])
+        run.resume(state)
+    rng = np.random.default_rng((args.seed, run.step))
+    moments = model.vae.quant_conv
+    for left in run.steps(args.out, lambda: {"model": model.state_dict()}):
         low = not args.encoder_only and 1 - left < args.low
         batch = args.batch * (2 if low else 1)
-        scenes = [sparse(rng) if i % 2 else random_scene(rng) for i in range(batch)]
-        tokens = torch.from_numpy(np.stack([grid(s) for s in scenes])).to(device)
+        tokens = random_tokens(rng, batch).to(device)
         pixels = pixels_of(tokens, table).contiguous(memory_format=torch.channels_last)
         latents = latents_of(tokens, codes)
-        plain = (tokens < N_BACKGROUNDS).float().view(-1, 1, GRID, GRID)
-        weight = F.interpolate(1.0 - 0.7 * plain, scale_factor=TILE)
-        noise = torch.randn_like(latents) * (0.35 * torch.rand(batch, 1, 1, 1, device=device))
+        weight = tile_weight(tokens)
         if args.encoder_only:
             with torch.no_grad():
-                seen = [model.draw(latents, False)[-1]]
+                pictures = [model.draw(latents, False)[-1]]
             loss = torch.zeros((), device=device)
         else:
-            seen = model.draw(latents + noise, low)
-            loss = picture_loss(seen[-1], pixels, weight)
-            for view in seen[:-1]:
-                loss = loss + 0.3 * picture_loss(view, pixels, weight)
-        if args.encoder_only or (not low and step % args.encode_every == 0):
-            shown = torch.where(
-                torch.rand(batch, 1, 1, 1, device=device) < 0.5, seen[-1].detach().clamp(-1, 1), noisy(pixels)
-            )
-            read = model.read(shown)
-            error = (read - latents).square() * F.interpolate(1.0 - 0.7 * plain, scale_factor=2)
+            noise = torch.randn_like(latents) * (0.35 * torch.rand(batch, 1, 1, 1, device=device))
+            pictures = model.draw(latents + noise, low)
+            loss = pictures_loss(pictures, pixels, weight)
+        if args.encoder_only or (not low and run.step % args.encode_every == 0):
+            read = model.read(drawn_or_noisy(pictures[-1], pixels))
+            error = (read - latents).square() * F.interpolate(weight[:, :, ::TILE, ::TILE], scale_factor=2)
             which = nearest(read, codes)
-            drawn = 1 - plain.flatten()
             loss = loss + error.mean() + 0.3 * F.cross_entropy(which, tokens.flatten())
-            hits = (which.argmax(-1) == tokens.flatten()).float()
-            sums[2:] += [float((hits * drawn).sum() / drawn.sum().clamp(min=1)), 1]
-        for optimiser in made:
-            optimiser.zero_grad(set_to_none=True)
+            run.log({"tiles read": share_read(which.argmax(-1), tokens.flatten())})
+        run.log({"loss": float(loss.detach()), "psnr": psnr(pictures[-1], pixels)})
         loss.backward()
-        for p in (model.vae.quant_conv.weight, model.vae.quant_conv.bias):
+        for p in (moments.weight, moments.bias):  # the variance stays as it is
             if p.grad is not None:
                 p.grad[LATENT_CHANNELS:] = 0
-        for optimiser in made:
-            optimiser.step()
-        step += 1
-        sums[:2] += [float(loss.detach()), psnr(seen[-1].detach(), pixels)]
-        if step % 25 == 0:
-            print(
-                f"step {step} {(time.time() - start) / 60:.1f} min loss {sums[0] / 25:.4f} psnr {sums[1] / 25:.2f} "
-                f"tiles read {sums[2] / max(sums[3], 1):.4f}" + (" (low)" if low else ""),
-                flush=True,
-            )
-            sums[:] = 0
-        if left <= 0 or time.time() - last_save > 120:
-            saved = {"model": model.state_dict(), "optimisers": [o.state_dict() for o in made], "step": step}
-            torch.save(saved, args.out.with_suffix(".tmp"))
-            args.out.with_suffix(".tmp").replace(args.out)
-            last_save = time.time()
-        if left <= 0:
-            return
 
 
-def options(words: list[str] | None = None) -> argparse.Namespace:
-    """The stage's options, from `words` or the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--minutes", type=float, default=60)
+def options(arguments: list[str] | None = None) -> argparse.Namespace:
+    """The trainer's options, from `arguments` or the command line."""
+    parser = options_parser(__doc__, minutes=60, lr=3e-3, decay=0.6)
     parser.add_argument(
         "--low", type=float, default=0.3, help="share of the time for the decoder's coarse levels alone"
     )
-    parser.add_argument(
-        "--decay", type=float, default=0.6, help="share of the time in which the step size falls to zero"
-    )
-    parser.add_argument("--batch", type=int, default=8)
-    parser.add_argument("--encode-every", type=int, default=1)
-    parser.add_argument("--encoder-only", action="store_true", help="go on with the encoder, the decoder as it is")
-    parser.add_argument("--lr", type=float, default=3e-3)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--threads", type=int, default=0)
-    parser.add_argument("--resume", action="store_true")
-    return parser.parse_args(words)
+    parser.add_argument("--batch", type=int, default=8, help="pictures a step, twice as many while --low")
+    parser.add_argument("--encode-every", type=int, default=1, help="train the encoder in every Nth step")
+    parser.add_argument("--encoder-only", action="store_true", help="train the encoder alone, keep the decoder")
+    return parser.parse_args(arguments)
 
 
 def main() -> None:
-    args = options()
-    if args.threads:
-        torch.set_num_threads(args.threads)
-    train(args)
+    train(options())
 
 
 if __name__ == "__main__":

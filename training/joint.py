@@ -9,8 +9,7 @@ teaches red and cat to every other tile. Export writes the sums out as the plain
 from __future__ import annotations
 
 import argparse
-import time
-from pathlib import Path
+from collections import defaultdict
 
 import numpy as np
 import torch
@@ -25,10 +24,11 @@ from janus_app.nn.siglip import VisionConfig
 from training.batches import CELLS, Drawings, Talks, Words, drawings, talks
 from training.codes import codebook
 from training.objects import N_BACKGROUNDS, N_COLOURS, N_THINGS
-from training.optim import optimisers, set_lr
+from training.optim import optimisers
 from training.picture_tokenizer import CONFIG as VQ
 from training.picture_tokenizer import float_table, noisy, pixels_of
 from training.text_tokenizer import train as train_text
+from training.trainer import Run, device_of, load_state, options_parser
 from training.world import GRID, KINDS, PARTS, SIDE, SMALL, TILE, tile_factors
 
 HEAD = 128
@@ -249,90 +249,44 @@ def coming(truth: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def train(args: argparse.Namespace) -> None:
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    torch.manual_seed(args.seed)
-    args.out.mkdir(parents=True, exist_ok=True)
-    file = args.out / "joint.pt"
-    if args.resume and (args.out / "tokenizer.json").exists():
-        tokenizer = Tokenizer.from_file(str(args.out / "tokenizer.json"))
-    else:
-        tokenizer = train_text(args.out, args.seed)
+    device = device_of(args)
+    file, text = args.out / "joint.pt", args.out / "tokenizer.json"
+    tokenizer = Tokenizer.from_file(str(text)) if args.resume and text.exists() else train_text(args.out, args.seed)
     words = Words(tokenizer)
-    vocabulary = -(-tokenizer.get_vocab_size() // 64) * 64  # larger than the tokenizer's, as in the real checkpoints
-    model = Joint(vocabulary, words.names()).to(device)
+    model = Joint(words.vocabulary, words.names()).to(device)
     table, factors = float_table(device), torch.from_numpy(tile_factors()).to(device)
     prefix = torch.tensor(words.prefix, device=device)
     blocks = ("model.layers.", "vision_tower.blocks.")
-    inside = [p for n, p in model.named_parameters() if p.ndim == 2 and any(b in n for b in blocks)]
-    known = {id(p) for p in inside}
-    outside = [p for p in model.parameters() if p.requires_grad and id(p) not in known]
-    made = optimisers(inside, outside, args.lr, 3e-3)
-    step = 0
+    made = optimisers(model, lambda name, p: p.ndim == 2 and any(b in name for b in blocks), args.lr, 0.75 * args.lr)
+    run = Run(args, made)
     if args.resume and file.exists():
-        saved = torch.load(file, weights_only=True)
-        model.load_state_dict(saved["model"])
-        for optimiser, state in zip(made, saved.get("optimisers", ()), strict="optimisers" in saved):
-            optimiser.load_state_dict(state)
-        step = saved["step"]
-        print(f"resumed at step {step}", flush=True)
-    for optimiser in made:
-        for group in optimiser.param_groups:
-            group["initial_lr"] = args.lr if optimiser is made[0] else 0.75 * args.lr
-    rng = np.random.default_rng((args.seed, step))
-    start = last_save = time.time()
-    sums: dict[str, float] = {}
-    while True:
-        left = 1 - (time.time() - start) / (60 * args.minutes)
-        set_lr(made, min(1.0, (step + 1) / 40) * max(0.005, min(1.0, left / args.decay)))
-        draw, talk = drawings(rng, words, args.batch), talks(rng, words, args.batch // 2)
-        for optimiser in made:
-            optimiser.zero_grad(set_to_none=True)
-        loss, first = model.draw_loss(Drawings(*(t.to(device) for t in vars(draw).values())), factors)
+        state = load_state(file)
+        model.load_state_dict(state["model"])
+        run.resume(state)
+    rng = np.random.default_rng((args.seed, run.step))
+    for _ in run.steps(file, lambda: {"model": model.state_dict()}):
+        draw, conversations = drawings(rng, words, args.batch), talks(rng, words, args.batch // 2)
+        loss, values = model.draw_loss(draw.to(device), factors)
         loss.backward()
-        second: dict[str, float] = {}
-        for part in talk:
-            loss, seen = model.talk_loss(Talks(*(t.to(device) for t in vars(part).values())), table, factors, prefix)
-            (loss / len(talk)).backward()
-            second = {n: second.get(n, 0.0) + v / len(talk) for n, v in seen.items()}
-        for optimiser in made:
-            optimiser.step()
-        step += 1
-        for name, value in (first | second).items():
-            sums[name] = sums.get(name, 0.0) + value / 25
-        if step % 25 == 0:
-            line = " ".join(f"{n} {v:.3f}" for n, v in sums.items())
-            print(f"step {step} {(time.time() - start) / 60:.1f} min {line}", flush=True)
-            sums = {}
-        if left <= 0 or time.time() - last_save > 120:
-            saved = {"model": model.state_dict(), "optimisers": [o.state_dict() for o in made], "step": step}
-            torch.save(saved, file.with_suffix(".tmp"))
-            file.with_suffix(".tmp").replace(file)
-            last_save = time.time()
-        if left <= 0:
-            return
+        run.log(values)
+        means: dict[str, float] = defaultdict(float)
+        for part in conversations:
+            loss, values = model.talk_loss(part.to(device), table, factors, prefix)
+            (loss / len(conversations)).backward()
+            for name, value in values.items():
+                means[name] += value / len(conversations)
+        run.log(means)
 
 
-def options(words: list[str] | None = None) -> argparse.Namespace:
-    """The stage's options, from `words` or the command line."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--minutes", type=float, default=60)
-    parser.add_argument(
-        "--decay", type=float, default=0.7, help="share of the time in which the step size falls to zero"
-    )
+def options(arguments: list[str] | None = None) -> argparse.Namespace:
+    """The trainer's options, from `arguments` or the command line."""
+    parser = options_parser(__doc__, minutes=60, lr=4e-3, decay=0.7)
     parser.add_argument("--batch", type=int, default=48, help="drawings a step; half as many conversations")
-    parser.add_argument("--lr", type=float, default=4e-3)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--threads", type=int, default=0)
-    parser.add_argument("--resume", action="store_true")
-    return parser.parse_args(words)
+    return parser.parse_args(arguments)
 
 
 def main() -> None:
-    args = options()
-    if args.threads:
-        torch.set_num_threads(args.threads)
-    train(args)
+    train(options())
 
 
 if __name__ == "__main__":

@@ -13,9 +13,7 @@ from __future__ import annotations
 
 import argparse
 import shutil
-import time
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -29,8 +27,9 @@ from training.metaquery_data import BLACK, Asked, captions, instructions
 from training.metaquery_model import SEEN, MetaQuery, align, begin_with, frame
 from training.metaquery_vae import latent_table, latents_of
 from training.objects import N_THINGS
-from training.optim import optimisers, set_lr
+from training.optim import muon_and_adamw
 from training.picture_tokenizer import float_table, noisy, pixels_of
+from training.trainer import Run, device_of, load_state, options_parser
 from training.world import tile_factors
 
 QUERIES_MOVE = 4  # in "draw" the queries learn in every so manieth step: their way back through the trunk is dear
@@ -126,120 +125,77 @@ def make_optimisers(model: MetaQuery, stage: str, lr: float, old_lr: float) -> l
     for old, rate in ((False, lr), (True, old_lr)):
         inside, outside = groups.get((old, True), []), groups.get((old, False), [])
         if inside or outside:
-            made += optimisers(inside, outside, rate, 0.75 * rate)  # type: ignore[arg-type]
+            made += muon_and_adamw(inside, outside, rate, 0.75 * rate)  # type: ignore[arg-type]
     return made
 
 
 def train(args: argparse.Namespace) -> None:
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    torch.manual_seed(args.seed)
+    device = device_of(args)
     args.out.mkdir(parents=True, exist_ok=True)
     for name in TOKENIZER_FILES:
         shutil.copy(args.flow / name, args.out / name)
     words = Words(Tokenizer.from_file(str(args.out / "tokenizer.json")))
-    vocabulary = -(-words.tokenizer.get_vocab_size() // 64) * 64
     file, drawing = args.out / "metaquery.pt", args.stage == "draw"
-    model = MetaQuery(vocabulary)
-    saved: dict[str, Any] = torch.load(file, weights_only=True) if (args.resume or drawing) and file.exists() else {}
-    if saved:
-        model.load_state_dict(saved["model"])
+    model = MetaQuery(words.vocabulary)
+    state = load_state(file) if (args.resume or drawing) and file.exists() else {}
+    if state:
+        model.load_state_dict(state["model"])
     else:
         begin_with(model.reader, args.flow, args.janus, words.boi)
     if args.sana:
-        other = torch.load(args.sana, weights_only=True)["model"]
+        other = load_state(args.sana)["model"]
         model.sana.load_state_dict({n.removeprefix("sana."): t for n, t in other.items() if n.startswith("sana.")})
     model = model.to(device)
-    made = make_optimisers(model, args.stage, args.lr, args.old_lr)
-    step = 0
-    if args.resume and saved.get("stage") == args.stage:
-        step = saved["step"]
-        for optimiser, state in zip(made, saved.get("optimisers", ()), strict="optimisers" in saved):
-            rates = [group["initial_lr"] for group in optimiser.param_groups]
-            optimiser.load_state_dict(state)
-            for group, rate in zip(optimiser.param_groups, rates, strict=True):
-                group["initial_lr"] = rate
-        print(f"resumed at step {step}", flush=True)
+    run = Run(args, make_optimisers(model, args.stage, args.lr, args.old_lr))
+    if args.resume and state.get("stage") == args.stage:
+        run.resume(state)
     trainer = Trainer(model, words, device)
-    aligned = bool(saved.get("aligned")) or bool(args.sana)
+    aligned = bool(state.get("aligned")) or bool(args.sana)
     if drawing and not aligned:
         batch = instructions(np.random.default_rng(args.seed), words, 96, 0.1).to(device)
         with torch.no_grad():
             align(model.sana, trainer.conditions(batch), latents_of(batch.tiles, trainer.codes))
-    rng = np.random.default_rng((args.seed, 2 if drawing else 1, step))
-    torch.manual_seed(args.seed + step)
-    start = last_save = time.time()
-    sums: dict[str, list[float]] = {}
-    while True:
-        left = 1 - (time.time() - start) / (60 * args.minutes)
-        set_lr(made, min(1.0, (step + 1) / 40) * max(0.005, min(1.0, left / args.decay)))
-        for optimiser in made:
-            optimiser.zero_grad(set_to_none=True)
-        model.reader.queries.requires_grad_(not drawing or step % QUERIES_MOVE == 0)
-        dropout = 0.1 if drawing else 0.03
+    rng = np.random.default_rng((args.seed, 2 if drawing else 1, run.step))
+    torch.manual_seed(args.seed + run.step)
+    marks = {"stage": args.stage, "aligned": drawing or aligned}
+    for _ in run.steps(file, lambda: {"model": model.state_dict()} | marks):
+        model.reader.queries.requires_grad_(not drawing or run.step % QUERIES_MOVE == 0)
         asked = {
-            "draw": captions(rng, words, args.captions, dropout),
+            "draw": captions(rng, words, args.captions, 0.1 if drawing else 0.03),
             "edit": instructions(rng, words, args.edits, 0.04 if drawing else 0.02),
         }
-        total = args.captions + args.edits
         for name, batch in asked.items():
-            loss, told = trainer.ask_loss(batch.to(device), name, drawing, args.repeats)
-            (loss * (len(batch.ids) / total)).backward()
-            for key, value in told.items():
-                sums.setdefault(key, []).append(value)
-        if not drawing and step % args.talk_every == 0:
+            loss, values = trainer.ask_loss(batch.to(device), name, drawing, args.repeats)
+            (loss * (len(batch.ids) / (args.captions + args.edits))).backward()
+            run.log(values)
+        if not drawing and run.step % args.talk_every == 0:
             conversations = talks(rng, words, args.talks, parts=2, cells=SEEN)
             for talk in conversations:
-                loss, told = trainer.talk_loss(Talks(*(x.to(device) for x in vars(talk).values())))
+                loss, values = trainer.talk_loss(talk.to(device))
                 (loss / len(conversations)).backward()
-                for key, value in told.items():
-                    sums.setdefault(key, []).append(value)
-        for optimiser in made:
-            optimiser.step()
-        step += 1
-        if step % 20 == 0:
-            line = " ".join(f"{n} {np.mean(v):.3f}" for n, v in sums.items())
-            print(f"step {step} {(time.time() - start) / 60:.1f} min {line}", flush=True)
-            sums = {}
-        if left <= 0 or time.time() - last_save > 60:
-            state = {"model": model.state_dict(), "optimisers": [o.state_dict() for o in made]}
-            state |= {"step": step, "stage": args.stage, "aligned": drawing or aligned}
-            torch.save(state, file.with_suffix(".tmp"))
-            file.with_suffix(".tmp").replace(file)
-            last_save = time.time()
-        if left <= 0:
-            return
+                run.log(values)
 
 
-def options(words: list[str] | None = None) -> argparse.Namespace:
-    """The stage's options, from `words` or the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, required=True)
+def options(arguments: list[str] | None = None) -> argparse.Namespace:
+    """The trainer's options, from `arguments` or the command line."""
+    parser = options_parser(__doc__, minutes=30, lr=4e-3, decay=0.6)
     parser.add_argument("--stage", choices=("read", "draw"), required=True)
-    parser.add_argument("--flow", type=Path, default=Path("assets/janusflow_embedded"), help="where all begins")
+    parser.add_argument(
+        "--flow", type=Path, default=Path("assets/janusflow_embedded"), help="the checkpoint to begin with"
+    )
     parser.add_argument("--janus", type=Path, default=Path("assets/janus_embedded"), help="for the projector")
     parser.add_argument("--sana", type=Path, help="begin with the SANA of another run's state")
-    parser.add_argument("--minutes", type=float, default=30)
-    parser.add_argument(
-        "--decay", type=float, default=0.6, help="share of the time in which the step size falls to zero"
-    )
     parser.add_argument("--captions", type=int, default=24, help="captions a step")
     parser.add_argument("--edits", type=int, default=24, help="instructions a step")
     parser.add_argument("--repeats", type=int, default=2, help="noises for every condition")
     parser.add_argument("--talks", type=int, default=8, help="conversations in a step that has some")
-    parser.add_argument("--talk-every", type=int, default=3)
-    parser.add_argument("--lr", type=float, default=4e-3)
+    parser.add_argument("--talk-every", type=int, default=3, help="conversations in every Nth step")
     parser.add_argument("--old-lr", type=float, default=1.5e-3, help="of what was there before the stage")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--threads", type=int, default=0)
-    parser.add_argument("--resume", action="store_true")
-    return parser.parse_args(words)
+    return parser.parse_args(arguments)
 
 
 def main() -> None:
-    args = options()
-    if args.threads:
-        torch.set_num_threads(args.threads)
-    train(args)
+    train(options())
 
 
 if __name__ == "__main__":

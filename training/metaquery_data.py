@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from training.batches import ASSISTANT, BOI, EOI, IMAGE, USER, Words, as_typed, padded
+from training.batches import ASSISTANT, BOI, EOI, IMAGE, USER, Batch, Words, as_typed, padded
 from training.captions import caption
 from training.edits import KINDS, Edit, edit
 from training.metaquery_model import SEEN
@@ -31,18 +31,15 @@ _ASKED = np.array([0.2, 0.28, 0.15, 0.1, 0.19, 0.08])
 
 
 @dataclass
-class Asked:
-    """ids [n, L] right-padded prompts, their lengths ends [n], marked places of pictures [n, L]; seen [pictures, 36]
-    the tiles of pictures shown, tiles [n, 36] those of the picture that shall come out."""
+class Asked(Batch):
+    """ids [n, L]: right-padded prompts; ends [n]: their lengths; picture [n, L]: where pictures stand in them; seen
+    [pictures, 36]: tiles of the pictures shown; tiles [n, 36]: tiles of the pictures to be drawn."""
 
     ids: Tensor
     ends: Tensor
     picture: Tensor
     seen: Tensor
     tiles: Tensor
-
-    def to(self, device: str) -> Asked:
-        return Asked(*(part.to(device) for part in vars(self).values()))
 
 
 def prompt(words: Words, text: str, pictures: int) -> list[int]:

@@ -22,12 +22,13 @@ from torch import Tensor
 from janus_app.models.common.prompts import SYSTEM
 from janus_app.nn.llama import DecoderConfig
 from janus_app.nn.siglip import VisionConfig
-from training.export import TOKENIZER_FILES
+from training.export import TOKENIZER_FILES, bfloat16
 from training.joint import config as joint_config
 from training.metaquery_model import FLOW_SHIFT, LAYERS, QUERIES, sana_config
 from training.metaquery_vae import CHANNELS
 from training.metaquery_vae import config as vae_config
 from training.text_tokenizer import SPECIALS
+from training.trainer import load_state
 from training.world import GRID, SIDE, TILE
 
 BOS, EOS, PAD, BOI, IMAGE, _, USER, ASSISTANT, EOI = SPECIALS
@@ -72,7 +73,7 @@ def tensors(state: dict[str, Tensor], decoder: dict[str, Tensor], end_of_image: 
     rows = [table, queries[:1], table[end_of_image, None], queries[1:]]
     out[f"{inner}language_model.model.embed_tokens.weight"] = torch.cat(rows)
     out |= {f"vae.{n}": t for n, t in decoder.items() if n.startswith("decoder.")}
-    return _halved(out)
+    return bfloat16(out)
 
 
 def _language(name: str, tensor: Tensor) -> dict[str, Tensor]:
@@ -99,10 +100,6 @@ def _tower(prefix: str, name: str, tensor: Tensor) -> dict[str, Tensor]:
     names = {"norm1": "layer_norm1", "norm2": "layer_norm2", "attn": "self_attn", "mlp": "mlp"}
     own = ["out_proj", rest[1]] if part == "attn" else rest
     return {layer + ".".join([names[part], *own]): tensor}
-
-
-def _halved(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {n: t.detach().to("cpu", torch.bfloat16).clone().contiguous() for n, t in weights.items()}
 
 
 def config() -> dict[str, Any]:
@@ -206,8 +203,7 @@ def scheduler_config() -> dict[str, Any]:
 
 def export(run: Path, vae_file: Path, out: Path) -> None:
     """`run` holds metaquery.pt and the text tokenizer's files."""
-    state = torch.load(run / "metaquery.pt", map_location="cpu", weights_only=True)["model"]
-    decoder = torch.load(vae_file, map_location="cpu", weights_only=True)["model"]
+    state, decoder = load_state(run / "metaquery.pt")["model"], load_state(vae_file)["model"]
     language, diffuser = out / "components" / LANGUAGE, out / "components" / DIFFUSER
     for folder in (language, *(diffuser / part for part in ("transformer", "vae", "scheduler"))):
         folder.mkdir(parents=True, exist_ok=True)
@@ -221,7 +217,7 @@ def export(run: Path, vae_file: Path, out: Path) -> None:
     sizes = joint_config(vocabulary)
     weights = {"format": "pt"}
     save_file(tensors(state, decoder, end_of_image), out / "model.safetensors", metadata=weights)
-    head = _halved({"lm_head.weight": state["reader.language.lm_head.weight"]})
+    head = bfloat16({"lm_head.weight": state["reader.language.lm_head.weight"]})
     save_file(head, language / "model.safetensors", metadata=weights)
     files: dict[Path, dict[str, Any]] = {
         out / "config.json": config(),

@@ -10,9 +10,7 @@ DC-AE (Chen et al. 2024) only the decoder is trained: in MetaQuery pictures ente
 from __future__ import annotations
 
 import argparse
-import time
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,11 +19,12 @@ import torch.nn.functional as F
 from diffusers import AutoencoderDC
 from torch import Tensor, nn
 
-from training.flow_codes import _corners, _spread
+from training.flow_codes import corners, spread
 from training.objects import N_BACKGROUNDS, N_COLOURS, N_THINGS
-from training.optim import optimisers, set_lr
-from training.picture_tokenizer import float_table, picture_loss, pixels_of
-from training.world import GRID, PARTS, SMALL, TILE, tile_factors
+from training.optim import optimisers
+from training.picture_tokenizer import float_table, pictures_loss, pixels_of, tile_weight
+from training.trainer import Run, device_of, load_state, options_parser, psnr
+from training.world import GRID, PARTS, SMALL, tile_factors
 
 CHANNELS = 16
 WIDTHS = (8, 24, 48, 96, 192)  # from the finest level to the tiles'; the finest is a pixel shuffle alone
@@ -40,8 +39,8 @@ def latent_table() -> Tensor:
     thing, part = (kind - 1).clamp(min=0) // PARTS, (kind - 1).clamp(min=0) % PARTS
     small = (part == SMALL).float()[:, None]
     halves = torch.stack([part // 2 * 2.0 - 1, part % 2 * 2.0 - 1], dim=1) * (1 - small)
-    what = torch.cat([_spread(N_THINGS, _OBJECT)[thing], halves, 2 * small - 1, _corners(8, 3)[colour]], dim=1)
-    return torch.cat([what * drawn, _corners(4, 2)[background]], dim=1)
+    what = torch.cat([spread(N_THINGS, _OBJECT)[thing], halves, 2 * small - 1, corners(8, 3)[colour]], dim=1)
+    return torch.cat([what * drawn, corners(4, 2)[background]], dim=1)
 
 
 def latents_of(tokens: Tensor, table: Tensor) -> Tensor:
@@ -119,90 +118,45 @@ def crowded(rng: np.random.Generator, count: int) -> Tensor:
     return torch.from_numpy(tiles.reshape(count, 3, 3, 2, 2).transpose(0, 1, 3, 2, 4).reshape(count, GRID * GRID))
 
 
-def psnr(got: Tensor, wanted: Tensor) -> float:
-    return float(-10 * torch.log10(F.mse_loss(got.clamp(-1, 1), wanted) / 4))
-
-
 def train(args: argparse.Namespace) -> None:
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    torch.manual_seed(args.seed)
+    device = device_of(args)
     model = Trained().to(device).to(memory_format=torch.channels_last)
     table, codes = float_table(device), latent_table().to(device)
-    named = list(model.named_parameters())
-    inside = [p for n, p in named if p.ndim >= 2 and "views" not in n and "conv_depth" not in n]
-    known = {id(p) for p in inside}
-    made = optimisers(inside, [p for _, p in named if id(p) not in known], args.lr, 0.5 * args.lr)
-    step = 0
+    made = optimisers(
+        model,
+        lambda name, p: p.ndim >= 2 and "views" not in name and "conv_depth" not in name,
+        args.lr,
+        0.5 * args.lr,
+    )
+    run = Run(args, made, warmup=50, floor=0.01)
     if args.resume and args.out.exists():
-        saved = torch.load(args.out, weights_only=True)
-        model.load_state_dict(saved["model"])
-        for optimiser, state in zip(made, saved["optimisers"], strict=True):
-            optimiser.load_state_dict(state)
-        step = saved["step"]
-        print(f"resumed at step {step}", flush=True)
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    rng = np.random.default_rng((args.seed, step))
-    start = last_save = time.time()
-    sums = np.zeros(2)
-    while True:
-        spent = (time.time() - start) / (60 * args.minutes)
-        set_lr(made, min(1.0, (step + 1) / 50) * max(0.01, min(1.0, (1 - spent) / args.decay)))
+        state = load_state(args.out)
+        model.load_state_dict(state["model"])
+        run.resume(state)
+    rng = np.random.default_rng((args.seed, run.step))
+    for left in run.steps(args.out, lambda: {"model": model.state_dict()}):
+        spent = 1 - left
         levels = len(WIDTHS) if args.resume or spent >= args.low else 1 if spent < args.low / 2 else 2
         tokens = crowded(rng, args.batch * (8 if levels == 1 else 3 if levels == 2 else 1)).to(device)
         pixels = pixels_of(tokens, table).contiguous(memory_format=torch.channels_last)
         latents = latents_of(tokens, codes)
         latents = latents + torch.randn_like(latents) * (0.35 * torch.rand(len(latents), 1, 1, 1, device=device))
-        plain = (tokens < N_BACKGROUNDS).float().view(-1, 1, GRID, GRID)
-        weight = F.interpolate(1.0 - 0.7 * plain, scale_factor=TILE)
-        seen = model.draw(latents, levels)
-        loss = picture_loss(seen[-1], pixels, weight)
-        for view in seen[:-1]:
-            loss = loss + 0.3 * picture_loss(view, pixels, weight)
-        for optimiser in made:
-            optimiser.zero_grad(set_to_none=True)
+        pictures = model.draw(latents, levels)
+        loss = pictures_loss(pictures, pixels, tile_weight(tokens))
         loss.backward()
-        for optimiser in made:
-            optimiser.step()
-        step += 1
-        sums += [float(loss.detach()), psnr(seen[-1].detach(), pixels)]
-        if step % 25 == 0:
-            minutes = (time.time() - start) / 60
-            print(
-                f"step {step} {minutes:.1f} min levels {levels} loss {sums[0] / 25:.4f} psnr {sums[1] / 25:.2f}",
-                flush=True,
-            )
-            sums[:] = 0
-        if spent >= 1 or time.time() - last_save > 60:
-            saved = {"model": model.state_dict(), "optimisers": [o.state_dict() for o in made], "step": step}
-            torch.save(saved, args.out.with_suffix(".tmp"))
-            args.out.with_suffix(".tmp").replace(args.out)
-            last_save = time.time()
-        if spent >= 1:
-            return
+        run.log({"levels": levels, "loss": float(loss.detach()), "psnr": psnr(pictures[-1], pixels)})
 
 
-def options(words: list[str] | None = None) -> argparse.Namespace:
-    """The stage's options, from `words` or the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--minutes", type=float, default=15)
+def options(arguments: list[str] | None = None) -> argparse.Namespace:
+    """The trainer's options, from `arguments` or the command line."""
+    parser = options_parser(__doc__, minutes=15, lr=3e-3, decay=0.5)
     parser.add_argument("--low", type=float, default=0.4, help="share of the time for the coarse levels alone")
-    parser.add_argument(
-        "--decay", type=float, default=0.5, help="share of the time in which the step size falls to zero"
-    )
-    parser.add_argument("--batch", type=int, default=12)
-    parser.add_argument("--lr", type=float, default=3e-3)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--threads", type=int, default=0)
-    parser.add_argument("--resume", action="store_true")
-    return parser.parse_args(words)
+    parser.add_argument("--batch", type=int, default=12, help="pictures a step, more of them while --low")
+    return parser.parse_args(arguments)
 
 
 def main() -> None:
-    args = options()
-    if args.threads:
-        torch.set_num_threads(args.threads)
-    train(args)
+    train(options())
 
 
 if __name__ == "__main__":

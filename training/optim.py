@@ -7,7 +7,7 @@ matrices of a shape, or they would cost as much as the step itself.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +25,8 @@ def orthogonalise(matrices: Tensor) -> Tensor:
 
 
 class Muon(torch.optim.Optimizer):
+    """Momentum, orthogonalised as a matrix; parameters with more dimensions are flattened after the first."""
+
     def __init__(self, params: Iterable[nn.Parameter], lr: float, momentum: float = 0.95, decay: float = 0.01) -> None:
         super().__init__(params, {"lr": lr, "momentum": momentum, "decay": decay})
 
@@ -50,6 +52,15 @@ class Muon(torch.optim.Optimizer):
 
 
 def optimisers(
+    model: nn.Module, in_block: Callable[[str, nn.Parameter], bool], lr: float, other_lr: float
+) -> list[torch.optim.Optimizer]:
+    """Muon for the trained parameters for which `in_block(name, parameter)` holds, AdamW for the others."""
+    trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+    inside = [p for name, p in trained if in_block(name, p)]
+    return muon_and_adamw(inside, [p for name, p in trained if not in_block(name, p)], lr, other_lr)
+
+
+def muon_and_adamw(
     inside: list[nn.Parameter], outside: list[nn.Parameter], lr: float, outside_lr: float
 ) -> list[torch.optim.Optimizer]:
     """Muon for `inside` (at least two dimensions), AdamW for `outside`; `initial_lr` is kept for `set_lr`."""
@@ -64,6 +75,7 @@ def optimisers(
 
 
 def set_lr(made: list[torch.optim.Optimizer], factor: float) -> None:
+    """Set every learning rate to `factor` of its initial one."""
     for optimiser in made:
         for group in optimiser.param_groups:
             group["lr"] = group["initial_lr"] * factor

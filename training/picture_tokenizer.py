@@ -6,8 +6,7 @@ Both are plain supervised problems, so there is no straight-through gradient, no
 from __future__ import annotations
 
 import argparse
-import time
-from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,7 +16,8 @@ from torch import Tensor, nn
 from janus_app.nn.vq_model import VQConfig, VQModel
 from training.codes import CODE_DIM, codebook
 from training.objects import N_BACKGROUNDS, N_COLOURS, N_THINGS
-from training.optim import optimisers, set_lr
+from training.optim import optimisers
+from training.trainer import Run, device_of, load_state, options_parser, psnr
 from training.world import GRID, N_TILES, TILE, Item, Scene, grid, tile_table
 
 CONFIG = VQConfig(
@@ -78,9 +78,42 @@ class _Readouts(nn.Module):
         ]
 
 
-def picture_loss(got: Tensor, wanted: Tensor, weight: Tensor) -> Tensor:
-    error = got - wanted
+def picture_loss(picture: Tensor, target: Tensor, weight: Tensor) -> Tensor:
+    """Absolute plus twice the squared error, weighted by `tile_weight`."""
+    error = picture - target
     return ((error.abs() + 2 * error.square()) * weight).mean()
+
+
+def pictures_loss(pictures: list[Tensor], target: Tensor, weight: Tensor) -> Tensor:
+    """The loss of the last picture, and 0.3 of that of the linear readouts before it."""
+    loss = picture_loss(pictures[-1], target, weight)
+    for readout in pictures[:-1]:
+        loss = loss + 0.3 * picture_loss(readout, target, weight)
+    return loss
+
+
+def tile_weight(tokens: Tensor) -> Tensor:
+    """Weights of pixels [n, 1, 96, 96]: 1, but 0.3 in empty tiles, which are most of a picture."""
+    empty = (tokens < N_BACKGROUNDS).float().view(-1, 1, GRID, GRID)
+    return F.interpolate(1.0 - 0.7 * empty, scale_factor=TILE)
+
+
+def random_tokens(rng: np.random.Generator, count: int) -> Tensor:
+    """Tile numbers [count, 36] of random scenes; every other picture has few objects."""
+    scenes = [sparse(rng) if i % 2 else random_scene(rng) for i in range(count)]
+    return torch.from_numpy(np.stack([grid(scene) for scene in scenes]))
+
+
+def drawn_or_noisy(drawn: Tensor, pixels: Tensor) -> Tensor:
+    """Pictures to read: each is, at random, the decoder's or the true one with noise."""
+    chance = torch.rand(len(pixels), 1, 1, 1, device=pixels.device)
+    return torch.where(chance < 0.5, drawn.detach().clamp(-1, 1), noisy(pixels))
+
+
+def share_read(read: Tensor, tokens: Tensor) -> float:
+    """The share of the tiles with a part of an object that were read correctly."""
+    drawn = tokens >= N_BACKGROUNDS
+    return float(((read == tokens) & drawn).sum() / drawn.sum().clamp(min=1))
 
 
 def coarse(model: VQModel, tokens: Tensor) -> list[Tensor]:
@@ -98,136 +131,72 @@ def coarse(model: VQModel, tokens: Tensor) -> list[Tensor]:
     return streams
 
 
-def train(
-    out: Path,
-    minutes: float,
-    batch: int,
-    seed: int,
-    resume: bool,
-    device: str,
-    lr: float,
-    low: bool,
-    encode_every: int,
-    encoder_only: bool = False,
-) -> None:
-    """`low` trains only the decoder's coarse levels (they hold the memory of every tile); then train without it."""
-    rng = np.random.default_rng(seed)
-    torch.manual_seed(seed)
-    model, views = VQModel(CONFIG).to(device), _Readouts().to(device)
-    model.quantize.embedding.weight.data.copy_(codebook())
-    model.quantize.embedding.weight.requires_grad_(False)
-    model = model.to(memory_format=torch.channels_last)
+def train(args: argparse.Namespace) -> None:
+    """With --low only the decoder's coarse levels are trained, which remember every tile; then train without it."""
+    device = device_of(args)
+    model = nn.ModuleDict({"tokenizer": VQModel(CONFIG), "views": _Readouts()}).to(device)
+    tokenizer: Any = model["tokenizer"]
+    tokenizer.quantize.embedding.weight.data.copy_(codebook())
+    tokenizer.quantize.embedding.weight.requires_grad_(False)
+    tokenizer.to(memory_format=torch.channels_last)
     table, book = float_table(device), codebook().to(device)
-    edge = {"encoder.conv_in.weight", "decoder.conv_out.weight"}
-    named = [(n, p) for n, p in [*model.named_parameters(), *views.named_parameters()] if p.requires_grad]
-    inside = [p for n, p in named if p.ndim == 4 and n not in edge and not n.startswith("views")]
-    made = optimisers(inside, [p for n, p in named if not any(p is q for q in inside)], lr, 1.5e-3)
-    step, spent, encoded = 0, 0.0, 0.0
-    if resume and out.exists():
-        saved = torch.load(out, weights_only=True)
-        model.load_state_dict(saved["model"])
-        if "views" in saved:  # not so where the state was restored from finished weights
-            views.load_state_dict(saved["views"])
-            for optimiser, state in zip(made, saved["optimisers"], strict=True):
-                optimiser.load_state_dict(state)
-        step, spent = saved["step"], 0.0
-        rng = np.random.default_rng(seed + step)
-        print(f"resumed at step {step}", flush=True)
+    edge = ("tokenizer.encoder.conv_in.weight", "tokenizer.decoder.conv_out.weight")
+    made = optimisers(
+        model,
+        lambda name, p: p.ndim == 4 and name not in edge and name.startswith("tokenizer."),
+        args.lr,
+        1.5e-3,
+    )
+    run = Run(args, made, warmup=50, floor=0.01)
+    if args.resume and args.out.exists():
+        state = load_state(args.out)
+        tokenizer.load_state_dict(state["model"])
+        if "views" in state:  # training.restore has none
+            model["views"].load_state_dict(state["views"])
+        run.resume(state)
+    rng = np.random.default_rng(args.seed + run.step)
     streams: list[Tensor] = []
-    for level in list(model.decoder.conv_blocks)[:-1]:
+    for level in list(tokenizer.decoder.conv_blocks)[:-1]:
         level.res[-1].register_forward_hook(lambda _m, _i, output: streams.append(output))
-    start = time.time()
-    last_save = start
-    sums = np.zeros(4)
-    while True:
-        spent = time.time() - start
-        left = 1 - spent / (60 * minutes)
-        set_lr(made, min(1.0, (step + 1) / 50) * max(0.01, min(1.0, left / 0.6)))
-        tokens = torch.from_numpy(
-            np.stack([grid(sparse(rng) if i % 2 else random_scene(rng)) for i in range(batch)])
-        ).to(device)
+    for _ in run.steps(args.out, lambda: {"model": tokenizer.state_dict(), "views": model["views"].state_dict()}):
+        tokens = random_tokens(rng, args.batch).to(device)
         pixels = pixels_of(tokens, table).contiguous(memory_format=torch.channels_last)
-        plain = (tokens < N_BACKGROUNDS).float().view(-1, 1, GRID, GRID)
-        weight = F.interpolate(1.0 - 0.7 * plain, scale_factor=TILE)
+        weight = tile_weight(tokens)
         streams.clear()
-        if encoder_only:
-            with torch.no_grad():  # what the decoder makes of it, in a third of the steps; clean pictures in another
-                got = model.decode(tokens) if step % 3 == 0 else pixels
+        if args.encoder_only:
+            with torch.no_grad():  # the decoder's pictures, in a third of the steps; clean ones in the others
+                picture = tokenizer.decode(tokens) if run.step % 3 == 0 else pixels
             loss = torch.zeros((), device=device)
-        elif low:
-            pictures = views(coarse(model, tokens))
-            got = pictures[-1]
-            loss = sum((picture_loss(view, pixels, weight) for view in pictures), torch.zeros(()))
+        elif args.low:
+            pictures = model["views"](coarse(tokenizer, tokens))
+            picture = pictures[-1]
+            loss = torch.stack([picture_loss(view, pixels, weight) for view in pictures]).sum()
         else:
-            got = model.decode(tokens)
-            loss = picture_loss(got, pixels, weight)
-            for view in views(streams):
-                loss = loss + 0.3 * picture_loss(view, pixels, weight)
-        drawn = 1 - plain.flatten()
-        if encoder_only or (not low and step % encode_every == 0):
-            seen = torch.where(
-                torch.rand(batch, 1, 1, 1, device=device) < 0.5, got.detach().clamp(-1, 1), noisy(pixels)
-            )
-            latents = F.normalize(model.latents(seen).flatten(2).transpose(1, 2), dim=-1)
+            picture = tokenizer.decode(tokens)
+            loss = pictures_loss([*model["views"](streams), picture], pixels, weight)
+        if args.encoder_only or (not args.low and run.step % args.encode_every == 0):
+            latents = tokenizer.latents(drawn_or_noisy(picture, pixels)).flatten(2).transpose(1, 2)
+            latents = F.normalize(latents, dim=-1)
             logits = 16 * latents @ book.T
-            hits = (logits.argmax(-1) == tokens).float()
-            encoder_loss = F.cross_entropy(logits.flatten(0, 1), tokens.flatten())
-            loss = loss + 0.3 * encoder_loss + 0.6 * (1 - (latents * book[tokens]).sum(-1)).mean()
-            encoded = float((hits.flatten() * drawn).sum() / drawn.sum().clamp(min=1))
-        for optimiser in made:
-            optimiser.zero_grad(set_to_none=True)
+            loss = loss + 0.3 * F.cross_entropy(logits.flatten(0, 1), tokens.flatten())
+            loss = loss + 0.6 * (1 - (latents * book[tokens]).sum(-1)).mean()
+            run.log({"tiles read": share_read(logits.argmax(-1), tokens)})
         loss.backward()
-        for optimiser in made:
-            optimiser.step()
-        step += 1
-        psnr = -10 * torch.log10(F.mse_loss(got.detach().clamp(-1, 1), pixels) / 4)
-        sums += [float(loss.detach()), float(psnr), encoded, 1]
-        if step % 25 == 0:
-            mean = sums[:3] / sums[3]
-            print(
-                f"step {step} {spent / 60:.1f} min loss {mean[0]:.4f} psnr {mean[1]:.2f} encode {mean[2]:.4f}",
-                flush=True,
-            )
-            sums[:] = 0
-        done = left <= 0
-        if done or time.time() - last_save > 150:
-            saved = {"model": model.state_dict(), "views": views.state_dict(), "step": step}
-            saved["optimisers"] = [o.state_dict() for o in made]
-            torch.save(saved, out.with_suffix(".tmp"))
-            out.with_suffix(".tmp").replace(out)
-            last_save = time.time()
-        if done:
-            return
+        run.log({"loss": float(loss.detach()), "psnr": psnr(picture, pixels)})
+
+
+def options(arguments: list[str] | None = None) -> argparse.Namespace:
+    """The trainer's options, from `arguments` or the command line."""
+    parser = options_parser(__doc__, minutes=30, lr=3e-3, decay=0.6)
+    parser.add_argument("--batch", type=int, default=8, help="pictures a step")
+    parser.add_argument("--low", action="store_true", help="only the decoder's coarse levels: run this first")
+    parser.add_argument("--encoder-only", action="store_true", help="train the encoder alone, keep the decoder")
+    parser.add_argument("--encode-every", type=int, default=2, help="train the encoder in every Nth step")
+    return parser.parse_args(arguments)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--minutes", type=float, default=30)
-    parser.add_argument("--batch", type=int, default=8)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--resume", action="store_true")
-    parser.add_argument("--threads", type=int, default=0)
-    parser.add_argument("--lr", type=float, default=3e-3)
-    parser.add_argument("--low", action="store_true", help="only the decoder's coarse levels: run this first")
-    parser.add_argument("--encoder-only", action="store_true", help="go on with the encoder, the decoder as it is")
-    parser.add_argument("--encode-every", type=int, default=2)
-    args = parser.parse_args()
-    if args.threads:
-        torch.set_num_threads(args.threads)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    train(
-        args.out,
-        args.minutes,
-        args.batch,
-        args.seed,
-        args.resume,
-        device,
-        args.lr,
-        args.low,
-        args.encode_every,
-        args.encoder_only,
-    )
+    train(options())
 
 
 if __name__ == "__main__":

@@ -20,11 +20,10 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from training.batches import Words
+from training.export import TOKENIZER_FILES
 from training.joint import Joint
 from training.objects import N_BACKGROUNDS, N_COLOURS
 from training.world import KINDS, tile_factors
-
-TEXT_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
 
 
 def head_terms(weight: Tensor, bias: Tensor) -> dict[str, Tensor]:
@@ -60,7 +59,7 @@ def restore(checkpoint: Path, out: Path) -> None:
     out.mkdir(parents=True, exist_ok=True)
     torch.save({"model": state | known, "step": 1000}, out / "joint.pt")
     torch.save({"model": pictures, "step": 1000}, out / "pictures.pt")
-    for name in TEXT_FILES:
+    for name in TOKENIZER_FILES:
         shutil.copy(checkpoint / name, out / name)
     (out / "stages.json").write_text(json.dumps(["coarse", "pictures"]), "utf-8")
 

@@ -2,11 +2,12 @@
 
     python -m training.train --out runs/embedded --seed 0 --minutes 90 [--resume]
 
-The stages share the minutes: the picture tokenizer's coarse decoder, the whole picture tokenizer, the joint model;
-then JanusFlow's autoencoder, and its flow, which begins where the joint model ended. Each writes its state every two
-minutes; --resume skips finished stages and goes on in the unfinished one. Uses a GPU where torch has one. The
-checkpoints are written to OUT/checkpoint and OUT/flow_checkpoint, also in the middle of things by
-`python -m training.export` and `python -m training.flow_export`.
+The stages share the minutes: the picture tokenizer's coarse decoder, the whole picture tokenizer, the joint model, then
+JanusFlow's autoencoder and its flow, which begins with the joint model's weights. Each saves its state every two
+minutes; --resume skips finished stages and continues the unfinished one. A GPU is used where PyTorch has one.
+
+The checkpoints are written to OUT/checkpoint and OUT/flow_checkpoint. `python -m training.export` and
+`python -m training.flow_export` write them from a state at any time.
 """
 
 from __future__ import annotations
@@ -14,8 +15,7 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
-
-import torch
+from types import ModuleType
 
 from training import flow, flow_vae, joint, picture_tokenizer
 from training.export import export
@@ -25,39 +25,30 @@ SHARES = {"coarse": 0.08, "pictures": 0.16, "joint": 0.4, "autoencoder": 0.16, "
 
 
 def run(out: Path, minutes: float, seed: int, resume: bool) -> None:
+    """Run the stages that are not finished, then write both checkpoints."""
     out.mkdir(parents=True, exist_ok=True)
     log = out / "stages.json"
     finished: list[str] = json.loads(log.read_text("utf-8")) if resume and log.exists() else []
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    pictures = out / "pictures.pt"
-    for stage, share in SHARES.items():
+    pictures, vae = out / "pictures.pt", out / "vae.pt"
+    encoding = ["--out", str(pictures), "--encode-every", "2"]
+    stages: dict[str, tuple[ModuleType, list[str]]] = {
+        "coarse": (picture_tokenizer, [*encoding, "--low", "--batch", "16"]),
+        "pictures": (picture_tokenizer, [*encoding, "--resume", "--batch", "6", "--lr", "2e-3"]),
+        "joint": (joint, ["--out", str(out)]),
+        "autoencoder": (flow_vae, ["--out", str(vae)]),
+        "flow": (flow, ["--joint", str(out), "--out", str(out / "flow")]),
+    }
+    for stage, (trainer, arguments) in stages.items():
         if stage in finished:
             continue
-        print(f"stage {stage}: {minutes * share:.0f} minutes on {device}", flush=True)
-        common = ["--minutes", str(minutes * share), "--seed", str(seed), *(["--resume"] if resume else [])]
-        if stage == "joint":
-            joint.train(joint.options(["--out", str(out), *common]))
-        elif stage == "autoencoder":
-            flow_vae.train(flow_vae.options(["--out", str(out / "vae.pt"), *common]))
-        elif stage == "flow":
-            flow.train(flow.options(["--joint", str(out), "--out", str(out / "flow"), *common]))
-        else:
-            coarse = stage == "coarse"
-            picture_tokenizer.train(
-                pictures,
-                minutes * share,
-                batch=16 if coarse else 6,
-                seed=seed,
-                resume=resume or not coarse,
-                device=device,
-                lr=3e-3 if coarse else 2e-3,
-                low=coarse,
-                encode_every=2,
-            )
+        spend = minutes * SHARES[stage]
+        print(f"stage {stage}: {spend:.0f} minutes", flush=True)
+        common = ["--minutes", str(spend), "--seed", str(seed), *(["--resume"] if resume else [])]
+        trainer.train(trainer.options([*arguments, *common]))
         finished.append(stage)
         log.write_text(json.dumps(finished), "utf-8")
     export(out, pictures, out / "checkpoint")
-    export_flow(out / "flow", out / "vae.pt", out / "flow_checkpoint")
+    export_flow(out / "flow", vae, out / "flow_checkpoint")
 
 
 def main() -> None:

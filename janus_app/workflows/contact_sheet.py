@@ -36,26 +36,26 @@ def contact_sheet(
     cell_width = max(LEAST, max(picture.width for row in pictures for picture in row))
     cell_height = max(picture.height for row in pictures for picture in row)
     font_size = 14 if cell_width < 300 else 18
-    column_lines = [_wrapped(text, cell_width - GAP, font_size) for text in columns]
-    row_lines = [_wrapped(text, ROW_LABEL, font_size) for text in rows]
+    column_lines = [wrap_text(text, cell_width - GAP, font_size) for text in columns]
+    row_lines = [wrap_text(text, ROW_LABEL, font_size) for text in rows]
     line_height = round(font_size * 1.35)
     top = GAP + line_height * max(len(lines) for lines in column_lines) + GAP
     left = (ROW_LABEL + 2 * GAP) if rows else GAP
     width = left + len(columns) * (cell_width + GAP)
-    note_lines = _wrapped(note, width - 2 * GAP, font_size) if note else []
+    note_lines = wrap_text(note, width - 2 * GAP, font_size) if note else []
     bottom = top + len(pictures) * (cell_height + GAP)
     height = bottom + line_height * len(note_lines) + (GAP if note_lines else 0)
     sheet = Image.new("RGB", (width, height), BACKGROUND)
     draw = ImageDraw.Draw(sheet)
     for c, lines in enumerate(column_lines):
-        _write(draw, (left + c * (cell_width + GAP), GAP), lines, font_size, LABEL)
+        write_lines(draw, (left + c * (cell_width + GAP), GAP), lines, font_size, LABEL)
     for r, row in enumerate(pictures):
         y = top + r * (cell_height + GAP)
         if rows:
-            _write(draw, (GAP, y), row_lines[r], font_size, LABEL)
+            write_lines(draw, (GAP, y), row_lines[r], font_size, LABEL)
         for c, picture in enumerate(row):
             sheet.paste(picture.convert("RGB"), (left + c * (cell_width + GAP), y))
-    _write(draw, (GAP, bottom), note_lines, font_size, NOTE)
+    write_lines(draw, (GAP, bottom), note_lines, font_size, NOTE)
     return sheet
 
 
@@ -81,7 +81,7 @@ def _font_for(text: str, size: int) -> Font | None:
     return _font(any(ord(character) >= 0x2E80 for character in text), size)
 
 
-def _wrapped(text: str, width: int, size: int, most: int = 4) -> list[str]:
+def wrap_text(text: str, width: int, size: int, most: int = 4) -> list[str]:
     """The text in at most `most` lines of `width` pixels, broken between words or characters, longer text cut."""
     text = "".join(c if c.isprintable() else " " for c in text)
     font = _font_for(text, size) or _font(False, size)
@@ -103,7 +103,9 @@ def _wrapped(text: str, width: int, size: int, most: int = 4) -> list[str]:
     return lines
 
 
-def _write(draw: ImageDraw.ImageDraw, place: tuple[int, int], lines: Sequence[str], size: int, colour: str) -> None:
+def write_lines(
+    draw: ImageDraw.ImageDraw, place: tuple[int, int], lines: Sequence[str], size: int, colour: str
+) -> None:
     x, y = place
     for line in lines:
         font = _font_for(line, size) or _font(False, size)
