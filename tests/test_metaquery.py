@@ -115,7 +115,7 @@ def test_chat_is_the_language_models(name: str, monkeypatch: pytest.MonkeyPatch)
             state = read(reader.embed(ids, seen), reader.place(ids, seen).positions)[:, -1]
             assert relative(stepwise[:, 0], state) < 1e-5
             logits = state @ reader.network.get_input_embeddings().weight[: reader.tokenizer.size].T
-            assert token == int(sampling.pick(logits, 1.0, sampling.exponential_noise([stream], logits.shape[-1])[0]))
+            assert token == int(sampling.sample(logits, 1.0, sampling.exponential_noise([stream], logits.shape[-1])[0]))
             ids.append(token)
 
 

@@ -14,8 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from janus_app.nn.fast.fused import fuse
-from janus_app.nn.fast.linear import Linear, slow_bfloat16
+from janus_app.nn.fast.linear import Linear, bfloat16_is_emulated, fuse_linears
 
 
 @dataclass(frozen=True)
@@ -38,63 +37,68 @@ class DecoderConfig:
 
 
 class KVCache:
-    """Keys and values of every layer in one buffer, `held` [layers, 2, rows, kv_heads, capacity, head_dim].
+    """Keys and values of all layers in one buffer, `kv` [layers, 2, rows, kv_heads, capacity, head_dim].
 
-    `dtype` is that of what is written; `cache_dtype` says how it is held. `length` positions are filled. `hidden` marks
-    cache slots no query may look at, [rows, capacity] or None when every slot is seen: left padding of a shorter row.
+    `dtype` is the model's; `cache_dtype` chooses the buffer's. The first `length` slots are filled. `padding_mask`
+    [rows, capacity] is True at the left padding of shorter rows, which no query may attend to; None without padding.
     """
 
     def __init__(
         self, config: DecoderConfig, rows: int, capacity: int, *, device: torch.device, dtype: torch.dtype
     ) -> None:
         shape = (config.num_hidden_layers, 2, rows, config.num_key_value_heads, capacity, config.head_dim)
-        self.held = torch.zeros(shape, device=device, dtype=cache_dtype(device, dtype))
+        self.kv = torch.zeros(shape, device=device, dtype=cache_dtype(device, dtype))
         self.length = 0
-        self.hidden: Tensor | None = None
+        self.padding_mask: Tensor | None = None
 
     @property
     def keys(self) -> Tensor:
-        """[layers, rows, kv_heads, capacity, head_dim], as `values`."""
-        return self.held[:, 0]
+        """[layers, rows, kv_heads, capacity, head_dim]; `values` alike."""
+        return self.kv[:, 0]
 
     @property
     def values(self) -> Tensor:
-        return self.held[:, 1]
+        return self.kv[:, 1]
 
     @property
     def rows(self) -> int:
-        return self.held.shape[2]
+        return self.kv.shape[2]
 
     @property
     def capacity(self) -> int:
-        return self.held.shape[4]
+        return self.kv.shape[4]
 
     @property
     def device(self) -> torch.device:
-        return self.held.device
+        return self.kv.device
 
     def repeat_rows(self, times: int) -> None:
-        """Turn rows [a, b] into [a] * times + [b] * times: one prefill serves every picture of a prompt."""
+        """Repeat rows [a, b] as [a] * times + [b] * times: one prefill serves all pictures of a prompt."""
         if times == 1:
             return
-        self.held = self.held.repeat_interleave(times, dim=2)
-        if self.hidden is not None:
-            self.hidden = self.hidden.repeat_interleave(times, dim=0)
+        self.kv = self.kv.repeat_interleave(times, dim=2)
+        if self.padding_mask is not None:
+            self.padding_mask = self.padding_mask.repeat_interleave(times, dim=0)
+
+    def padding_lengths(self) -> Tensor | None:
+        """How many slots of padding each row begins with, [rows, 1]; None without padding."""
+        return None if self.padding_mask is None else self.padding_mask.sum(-1, keepdim=True)
 
     def append(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-        """Write [rows, kv_heads, T, head_dim] after the filled part; return everything up to it."""
+        """Write keys and values [rows, kv_heads, T, head_dim] behind the filled slots; return those of all slots then
+        filled, [rows, kv_heads, length + T, head_dim] each. `advance` counts them, after the last layer."""
         end = self.length + key.shape[2]
-        keys, values = self.held[layer]
+        keys, values = self.kv[layer]
         keys[:, :, self.length : end] = key
         values[:, :, self.length : end] = value
         return keys[:, :, :end], values[:, :, :end]
 
     def mask(self, steps: int) -> Tensor | None:
-        """Who sees whom among the next `steps` inputs and what is held; None where plain causal attention does."""
-        return attention_mask(steps, self.length, self.hidden, self.device)
+        """The mask of the next `steps` inputs over the filled slots and themselves; see `attention_mask`."""
+        return attention_mask(steps, self.length, self.padding_mask, self.device)
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
-        """Append, and let the queries [rows, heads, T, head_dim] look at everything they may."""
+        """Append keys and values, and return the attention of the queries, [rows, heads, T, head_dim] as they are."""
         key, value = self.append(layer, key, value)
         return causal_attention(query, key, value, mask)
 
@@ -103,7 +107,7 @@ class KVCache:
 
 
 class Cache(Protocol):
-    """What the trunk asks of a cache: KVCache grows, `prefix.SharedPrefixes` only lends what was read before."""
+    """What LlamaModel needs of a cache. KVCache grows; `prefix_cache.SharedPrefixCache` is read-only."""
 
     length: int
 
@@ -118,24 +122,25 @@ class Cache(Protocol):
 
 
 def cache_dtype(device: torch.device, dtype: torch.dtype) -> torch.dtype:
-    """How keys and values are held: in float32 where a processor would widen bfloat16 ones at every look."""
-    return torch.float32 if dtype == torch.bfloat16 and device.type == "cpu" and slow_bfloat16() else dtype
+    """The dtype of cached keys and values: float32 where a processor would convert bfloat16 at every use."""
+    return torch.float32 if dtype == torch.bfloat16 and device.type == "cpu" and bfloat16_is_emulated() else dtype
 
 
 def causal_attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None) -> Tensor:
-    """[rows, heads, T, head_dim] over keys of as many or fewer heads; causal from the upper left without a mask.
+    """Attention of queries [rows, heads, T, head_dim] over keys and values of as many heads or fewer (grouped-query).
 
-    Keys and values may be of another dtype than the queries, which is that of what is returned.
+    Without a mask it is causal, aligned at the upper left. Keys and values may have another dtype than the queries;
+    the result has that of the queries.
     """
     steps, grouped = query.shape[2], query.shape[1] != key.shape[1]
-    found = F.scaled_dot_product_attention(
+    out = F.scaled_dot_product_attention(
         query.to(key.dtype), key, value, attn_mask=mask, is_causal=mask is None and steps > 1, enable_gqa=grouped
     )
-    return found.to(query.dtype)
+    return out.to(query.dtype)
 
 
 class RMSNorm(nn.Module):
-    """x / rms(x) * weight, the statistics in float32 (Zhang and Sennrich 2019)."""
+    """x / rms(x) * weight, with statistics in float32 (Zhang and Sennrich 2019, eq. 4)."""
 
     def __init__(self, size: int, eps: float) -> None:
         super().__init__()
@@ -147,7 +152,10 @@ class RMSNorm(nn.Module):
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float | Tensor) -> Tensor:
-    """The norm of RMSNorm, in few operations: for few rows these are what it costs. eps may be a float32 scalar."""
+    """RMSNorm of x [..., size] in few operations, whose number decides the time for few rows.
+
+    eps may be a float32 scalar tensor, which saves making one.
+    """
     wide = x.float()
     length = torch.linalg.vector_norm(wide, 2, -1, True)
     eps = eps if isinstance(eps, Tensor) else length.new_full((), eps)
@@ -156,9 +164,9 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float | Tensor) -> Tensor:
 
 
 def rotary_table(positions: Tensor, head_dim: int, theta: float, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """cos and sin of the rotary angles, each [rows, 1, T, head_dim], made in float32 (Su et al. 2021, eq. 34).
+    """cos and sin of the rotary angles at positions [rows, T], each [rows, 1, T, head_dim] (Su et al. 2021, eq. 34).
 
-    The first half of the sines is negative, so that `rotate` needs no other sign.
+    Computed in float32. The first half of the sines is negated, so that `rotate` only adds.
     """
     inverse = theta ** -(torch.arange(0, head_dim, 2, device=positions.device).float() / head_dim)
     angles = (positions[..., None].float() * inverse)[:, None]
@@ -167,7 +175,7 @@ def rotary_table(positions: Tensor, head_dim: int, theta: float, dtype: torch.dt
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """x [..., head_dim] turned by the angles of `rotary_table`."""
+    """x [..., head_dim] rotated by the angles of `rotary_table`."""
     return torch.addcmul(x * cos, x.roll(x.shape[-1] // 2, -1), sin)
 
 
@@ -182,17 +190,16 @@ class Attention(nn.Module):
         self.v_proj = Linear(config.hidden_size, kv, bias=False)
         self.o_proj = Linear(config.hidden_size, config.hidden_size, bias=False)
         self.kv_heads = config.num_key_value_heads
-        self.qkv: nn.Module | None = None  # the first three as one product, see Trunk.fuse
+        self.qkv: nn.Module | None = None  # q, k and v as one product, after LlamaModel.fuse
 
     def forward(self, x: Tensor, rotary: tuple[Tensor, Tensor], cache: Cache | None, mask: Tensor | None) -> Tensor:
         rows, steps, _ = x.shape
         heads = self.project(x).view(rows, steps, -1, self.head_dim).transpose(1, 2)
-        turned, v = heads[:, : -self.kv_heads], heads[:, -self.kv_heads :]
-        turned = rotate(turned, *rotary)
-        q, k = turned[:, : -self.kv_heads], turned[:, -self.kv_heads :]
+        rotated, v = rotate(heads[:, : -self.kv_heads], *rotary), heads[:, -self.kv_heads :]
+        q, k = rotated[:, : -self.kv_heads], rotated[:, -self.kv_heads :]
         if cache is None:
             out = causal_attention(q, k, v)
-        else:  # a layer on another card brings its queries, keys and values to where the cache is
+        else:  # the cache may be on another device than this layer
             q, k, v = (part.to(cache.device) for part in (q, k, v))
             out = cache.attend(self.layer, q, k, v, None if mask is None else mask.to(cache.device)).to(x.device)
         return self.o_proj(out.transpose(1, 2).reshape(rows, steps, -1))
@@ -212,10 +219,10 @@ class MLP(nn.Module):
         self.gate_proj = Linear(config.hidden_size, config.intermediate_size, bias=False)
         self.up_proj = Linear(config.hidden_size, config.intermediate_size, bias=False)
         self.down_proj = Linear(config.intermediate_size, config.hidden_size, bias=False)
-        self.gate_up: nn.Module | None = None
+        self.gate_up: nn.Module | None = None  # gate and up as one product, after LlamaModel.fuse
 
     def project(self, x: Tensor) -> Tensor:
-        """Gate and what it gates side by side, [..., 2 * intermediate]."""
+        """Gate and up side by side, [..., 2 * intermediate]."""
         return torch.cat([self.gate_proj(x), self.up_proj(x)], dim=-1) if self.gate_up is None else self.gate_up(x)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -247,21 +254,25 @@ class LlamaModel(nn.Module):
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
 
     def fuse(self) -> None:
-        """Join q, k and v, and gate and up, once the weights are in place. Names and shapes of the state stay."""
+        """Make one product of q, k and v, and one of gate and up. The state dict keeps its names and shapes.
+
+        Call it once the weights are loaded.
+        """
         for block in self.blocks:
             attention, mlp = block.self_attn, block.mlp
             if attention.qkv is None:
-                attention.qkv, mlp.gate_up = fuse(*attention.projections), fuse(mlp.gate_proj, mlp.up_proj)
+                attention.qkv = fuse_linears(*attention.projections)
+                mlp.gate_up = fuse_linears(mlp.gate_proj, mlp.up_proj)
 
     @property
     def blocks(self) -> Iterator[Block]:
         return (layer for layer in self.layers if isinstance(layer, Block))
 
     def forward(self, embeds: Tensor, positions: Tensor | None = None, cache: Cache | None = None) -> Tensor:
-        """Run [rows, T, hidden] through the blocks and the final norm.
+        """Run inputs [rows, T, hidden] through the blocks and the final norm; the result has the same shape.
 
-        With a cache the T new positions follow what it holds, and they are appended to it. positions [rows, T]
-        defaults to counting on from the cache's length.
+        With a cache the T new positions follow its filled slots and are appended to it. positions [rows, T] count on
+        from the cache's length by default.
         """
         rows, steps, _ = embeds.shape
         past = cache.length if cache is not None else 0
@@ -277,21 +288,22 @@ class LlamaModel(nn.Module):
         return self.norm(x)
 
 
-def attention_mask(steps: int, past: int, hidden: Tensor | None, device: torch.device) -> Tensor | None:
-    """The boolean mask [rows or 1, 1, steps, past + steps], or None where plain causal attention says the same."""
-    if hidden is None and (past == 0 or steps == 1):
+def attention_mask(steps: int, past: int, padding_mask: Tensor | None, device: torch.device) -> Tensor | None:
+    """The mask [rows or 1, 1, steps, past + steps], True where a query may attend; None where plain causal attention
+    does the same. padding_mask is [rows, at least past + steps], True at padding."""
+    if padding_mask is None and (past == 0 or steps == 1):
         return None
     causal = torch.ones(steps, past + steps, dtype=torch.bool, device=device).tril(past)[None, None]
-    if hidden is None:
+    if padding_mask is None:
         return causal
-    seen = causal & ~hidden[:, None, None, : past + steps]
-    # A padded query sees nothing; letting it see itself keeps its (unused) softmax finite.
-    self_only = torch.eye(past + steps, dtype=torch.bool, device=device)[past:][None, None]
-    return seen | self_only
+    visible = causal & ~padding_mask[:, None, None, : past + steps]
+    # A query at padding may attend to nothing; attending to itself keeps its (unused) softmax finite.
+    itself = torch.eye(past + steps, dtype=torch.bool, device=device)[past:][None, None]
+    return visible | itself
 
 
 class LlamaForCausalLM(nn.Module):
-    """`language_model.*`: the trunk and its untied output head."""
+    """`language_model.*`: the model and its untied output head."""
 
     def __init__(self, config: DecoderConfig) -> None:
         super().__init__()

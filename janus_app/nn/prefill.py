@@ -1,4 +1,4 @@
-"""From prompts to a filled cache: embeddings of text and pictures, and one run over rows of unequal length."""
+"""Prefill: from prompts of text and pictures to a filled KV cache, in one forward pass over rows of unequal length."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from janus_app.nn.llama import Cache, KVCache, LlamaForCausalLM
 
 
 class Network(Protocol):
-    """What reading and answering need of a family's network."""
+    """What prefill and chat need of a family's network."""
 
     language_model: LlamaForCausalLM
 
@@ -32,9 +32,9 @@ class Network(Protocol):
 
 
 def prompt_embeds(network: Network, ids: Sequence[int], placeholder: int, pixels: Tensor | None) -> Tensor:
-    """Decoder inputs [T, hidden]; picture embeddings are written over the placeholder ids, in order.
+    """Decoder inputs [T, hidden] of token ids; picture embeddings replace those of the placeholder ids, in order.
 
-    pixels is [n, 3, S, S] for the n pictures of the prompt, or None.
+    pixels [n, 3, S, S] are the n pictures of the prompt, in -1..1; None without pictures.
     """
     row = torch.tensor(ids, device=network.device)
     embeds = network.text_embeds(row)
@@ -44,29 +44,28 @@ def prompt_embeds(network: Network, ids: Sequence[int], placeholder: int, pixels
     return embeds
 
 
-def prefill(network: Network, rows: Sequence[Tensor], room: int) -> tuple[Tensor, KVCache]:
-    """Run prompts [T_i, hidden] through the decoder at once; the cache has `room` positions left afterwards.
+def prefill(network: Network, rows: Sequence[Tensor], free_slots: int) -> tuple[Tensor, KVCache]:
+    """Run prompts [T_i, hidden] through the decoder at once; the cache has `free_slots` left afterwards.
 
-    Shorter rows are padded on the left; padding is seen by no one and counts for no position. Returns the final
+    Shorter rows are padded on the left; nothing attends to padding, and positions do not count it. Returns the final
     hidden states [rows, T, hidden] and the cache.
     """
     longest = max(len(row) for row in rows)
-    cache = network.new_cache(len(rows), longest + room)
+    cache = network.new_cache(len(rows), longest + free_slots)
     batch = torch.zeros(len(rows), longest, rows[0].shape[1], device=network.device, dtype=network.dtype)
     padding = torch.tensor([longest - len(row) for row in rows], device=network.device)
-    for line, row, skip in zip(batch, rows, padding.tolist(), strict=True):
-        line[skip:] = row
+    for padded, row, start in zip(batch, rows, padding.tolist(), strict=True):
+        padded[start:] = row
     positions = None
     if bool(padding.any()):
-        slots = torch.arange(longest + room, device=network.device)
-        cache.hidden = slots[None] < padding[:, None]
+        slots = torch.arange(longest + free_slots, device=network.device)
+        cache.padding_mask = slots[None] < padding[:, None]
         positions = (slots[None, :longest] - padding[:, None]).clamp(min=0)
     return network(batch, positions, cache), cache
 
 
 def next_positions(cache: KVCache, steps: int) -> Tensor | None:
-    """Positions [rows, steps] of the next inputs, not counting left padding; None where there is none."""
-    if cache.hidden is None:
+    """Positions [rows, steps] of the next inputs, without left padding; None where the cache has no padding."""
+    if (padding := cache.padding_lengths()) is None:
         return None
-    padding = cache.hidden.sum(-1, keepdim=True)
     return torch.arange(cache.length, cache.length + steps, device=padding.device)[None] - padding

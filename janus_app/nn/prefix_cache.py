@@ -1,7 +1,7 @@
-"""Prompts that were read once and serve any number of rows and steps after that.
+"""A read-only cache of prompts: each is run once and shared by any number of rows and steps.
 
-What a causal decoder computes for a prompt depends on nothing behind it, so a flow that runs the same prompt with new
-latents at every step may keep the prompt's keys and values. That is exact, not an approximation.
+What a causal decoder computes for a prompt does not depend on what follows it. So a flow model, which runs the same
+prompt with new latents at every step, may reuse the prompt's keys and values: exactly, not as an approximation.
 """
 
 from __future__ import annotations
@@ -19,26 +19,24 @@ from janus_app.nn.llama import KVCache, causal_attention
 
 @dataclass(frozen=True)
 class Prefix:
-    """Keys and values of a prompt, [layers, 1, kv_heads, P, head_dim], and the position of what comes next."""
+    """Keys and values of a prompt, [layers, 1, kv_heads, P, head_dim] each, and the position of the next input."""
 
     keys: Tensor
     values: Tensor
     next_position: int
 
     @classmethod
-    def of(cls, cache: KVCache, next_position: int | None = None) -> Prefix:
-        """What a cache of one row holds; positions go on after it unless told otherwise."""
-        assert cache.keys.shape[1] == 1 and cache.hidden is None
-        end = cache.length
-        return cls(
-            cache.keys[:, :, :, :end], cache.values[:, :, :, :end], end if next_position is None else next_position
-        )
+    def from_cache(cls, cache: KVCache, next_position: int) -> Prefix:
+        """The filled slots of a cache of one row without padding."""
+        assert cache.rows == 1 and cache.padding_mask is None
+        filled = cache.kv[..., : cache.length, :]
+        return cls(filled[:, 0], filled[:, 1], next_position)
 
 
-class SharedPrefixes:
-    """A cache that lends prompts and keeps nothing: group i of the rows sees prompt i, then its own inputs, causally.
+class SharedPrefixCache:
+    """A cache that stores nothing: group i of the rows attends to prefix i and, causally, to the row's own inputs.
 
-    The rows are as many equal groups as there are prefixes, one after the other. Prompts of different length need no
+    The rows are as many equal groups as there are prefixes, one after the other. Prompts of different lengths need no
     padding and no mask over the batch: attention runs group by group, everything else on all rows at once.
     """
 
@@ -54,13 +52,10 @@ class SharedPrefixes:
 
     def positions(self, rows: int, steps: int, device: torch.device) -> Tensor:
         """Positions [rows, steps] of the inputs behind the prompts."""
-        if (
-            rows,
-            steps,
-        ) not in self._positions:  # kept, because numbers of the host cannot be brought over in a recording
+        if (rows, steps) not in self._positions:  # kept, because a CUDA graph cannot capture a copy from the host
             starts = torch.tensor([prefix.next_position for prefix in self.prefixes], device=device)
-            counted = starts[:, None] + torch.arange(steps, device=device)
-            self._positions[rows, steps] = counted.repeat_interleave(rows // len(self.prefixes), dim=0)
+            positions = starts[:, None] + torch.arange(steps, device=device)
+            self._positions[rows, steps] = positions.repeat_interleave(rows // len(self.prefixes), dim=0)
         return self._positions[rows, steps]
 
     def mask(self, steps: int) -> Tensor | None:
@@ -81,12 +76,12 @@ class SharedPrefixes:
         pass
 
     def _causal(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        """Causal attention aligned at the lower right. CUDA has kernels for it that need no mask in memory."""
+        """Causal attention aligned at the lower right. CUDA has kernels for this that need no mask in memory."""
         steps, total = query.shape[2], key.shape[2]
         if query.device.type == "cuda" and query.shape[1] == key.shape[1]:
             bias = causal_lower_right(steps, total)
             return F.scaled_dot_product_attention(query, key, value, attn_mask=bias)
         if (steps, total) not in self._masks:
-            seen = torch.ones(steps, total, dtype=torch.bool, device=query.device).tril(total - steps)
-            self._masks[steps, total] = seen
+            mask = torch.ones(steps, total, dtype=torch.bool, device=query.device).tril(total - steps)
+            self._masks[steps, total] = mask
         return causal_attention(query, key, value, self._masks[steps, total])

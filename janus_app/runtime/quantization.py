@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from janus_app.errors import AppError
 from janus_app.models.family import Family
-from janus_app.nn.fast.int8 import Int8Linear
+from janus_app.nn.fast.linear import Int8Linear
 from janus_app.types import QUANTIZED_PRECISIONS
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}

@@ -16,8 +16,8 @@ from janus_app.models.common import prompts, rank
 from janus_app.models.common.config_sections import parse_processor, parse_style
 from janus_app.models.common.tokenizer import BOS, EOS, IMAGE, Piece, Tokenizer
 from janus_app.nn import sampling
-from janus_app.nn.fast.cuda_graphs import recorded
-from janus_app.nn.fast.decode_step import bucket, recordable, trunk_step
+from janus_app.nn.fast.cuda_graphs import CudaGraphRunner
+from janus_app.nn.fast.decode_step import can_capture, make_decode_step
 from janus_app.nn.llama import DecoderConfig, KVCache
 from janus_app.nn.prefill import Network, prefill, prompt_embeds
 from janus_app.nn.siglip import VisionConfig
@@ -115,14 +115,13 @@ def answer_tokens(
     hidden, cache = prefill(network, [prompt], limit)
     reader = _Reader(network, cache, hidden[:, -1])
     read: Callable[[int], None] = reader.read
-    if recordable(network.language_model.model, network.device, reader.hidden):
-        read = recorded(reader.read, reader.state, cache.capacity, bucket(reader.step))
-    finite = sampling.NonFiniteGuard()
+    if can_capture(network.language_model.model, network.device, reader.hidden):
+        read = CudaGraphRunner(reader.read, reader.state, cache.capacity, reader.step.bucket)
     for _ in range(limit):
         logits = network.language_model.lm_head(reader.hidden)
-        finite.watch(logits)
+        sampling.require_finite(logits)
         noise = sampling.exponential_noise([stream], logits.shape[-1])[0] if temperature else None
-        token = sampling.pick(sampling.keep_top_p(logits, temperature, top_p), temperature, noise)
+        token = sampling.sample(sampling.apply_top_p(logits, temperature, top_p), temperature, noise)
         chosen = int(token)
         if chosen == end:
             return
@@ -136,7 +135,7 @@ class _Reader:
     """The buffers of an answer: its newest token [1] and the final hidden state [1, hidden] that follows from it."""
 
     def __init__(self, network: Network, cache: KVCache, hidden: Tensor) -> None:
-        self._network, self.step = network, trunk_step(network.language_model.model, cache)
+        self._network, self.step = network, make_decode_step(network.language_model.model, cache)
         self.hidden = hidden.clone()
         self.token = torch.zeros(1, dtype=torch.long, device=hidden.device)
 

@@ -10,7 +10,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from janus_app.errors import AppError
-from janus_app.nn.sampling import not_finite
+from janus_app.nn.sampling import non_finite_error
 
 BLANK = (236, 236, 240)  # the grey of what is not drawn yet
 
@@ -54,7 +54,7 @@ def to_picture(pixels: Tensor) -> Image.Image:
     Raises AppError where the numbers are none: it would be a black picture.
     """
     if not bool(torch.isfinite(pixels).all()):
-        raise not_finite(pixels.dtype)
+        raise non_finite_error(pixels.dtype)
     scaled = ((pixels.float().cpu() + 1) / 2 * 255).clamp(0, 255)
     return Image.fromarray(scaled.to(torch.uint8).permute(1, 2, 0).numpy())
 

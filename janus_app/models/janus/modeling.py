@@ -11,8 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from janus_app.models.janus.config import JanusConfig
-from janus_app.nn.fast.linear import Linear
-from janus_app.nn.fast.packing import pack
+from janus_app.nn.fast.linear import Linear, pack_linears
 from janus_app.nn.llama import KVCache, LlamaForCausalLM
 from janus_app.nn.siglip import SigLIP
 from janus_app.nn.vq_model import VQModel
@@ -74,12 +73,12 @@ class JanusNetwork(nn.Module):
         return self.gen_embed.weight.dtype
 
     def arrange(self) -> None:
-        """Join products and pack weights, once these are in place; see `Trunk.fuse` and `packing.pack`.
+        """Fuse and pack linears, once the weights are loaded; see `LlamaModel.fuse` and `pack_linears`.
 
         The head of the words, the largest matrix of all, is left as it is: for a moment it would be there twice.
         """
         self.language_model.model.fuse()
-        pack(self.language_model.model, self.gen_head, self.gen_aligner)
+        pack_linears(self.language_model.model, self.gen_head, self.gen_aligner)
 
     def picture_embeds(self, pixels: Tensor) -> Tensor:
         """Pictures [n, 3, S, S] to decoder inputs [n, patches, hidden]."""

@@ -177,7 +177,7 @@ class JanusFlowModel(VisionChatMixin):
                 done = len(before) * steps + step.done * count
                 yield Progress("draw", done, total, "steps")
                 if not bool(torch.isfinite(step.latent).all()):
-                    raise sampling.not_finite(self.network.dtype)
+                    raise sampling.non_finite_error(self.network.dtype)
                 sketches = self.autoencoder.sketch(step.predicted)
                 sketches = [finish(sketch) for sketch in sketches] if finish else sketches
                 yield Preview((*(p.image for p in before), *sketches, *[blank] * waiting), done, total)

@@ -69,8 +69,8 @@ class Talk:
         for position in range(len(ids), len(ids) + limit):
             logits = F.linear(hidden[:, -1], self.head)
             noise = sampling.exponential_noise([stream], logits.shape[-1])[0] if request.temperature else None
-            nucleus = sampling.keep_top_p(logits, request.temperature, request.top_p)
-            token = int(sampling.pick(nucleus, request.temperature, noise))
+            nucleus = sampling.apply_top_p(logits, request.temperature, request.top_p)
+            token = int(sampling.sample(nucleus, request.temperature, noise))
             if token in self.ends:
                 return
             yield token

@@ -1,102 +1,106 @@
-"""A step recorded once and played back: CUDA graphs, one for every bucket of lengths, made when first needed.
+"""CUDA graphs: a step is captured once and replayed, so that the host launches one graph instead of many kernels.
 
-Not verified on a GPU. Where recording fails, for whatever reason, a notice is logged and the step runs as it stands.
+Not verified on a GPU. Where a capture fails, for whatever reason, a warning is logged and the steps run eagerly.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from janus_app.errors import is_out_of_memory
 
-BUCKET = 128  # slots by which a recording's span grows: at most so many are looked at for nothing
+BUCKET = 128  # cache slots by which a graph's span grows: at most so many are attended to for nothing
+Step = Callable[[int], None]  # takes the span: how many cache slots are attended to
 logger = logging.getLogger(__name__)
 
 
-def recorded(
-    step: Callable[[int], None], state: Sequence[Tensor], capacity: int, bucket: int = BUCKET
-) -> Callable[[int], None]:
-    """`step(span)` as something that replays recordings, one for every `bucket` slots.
+class CudaGraphRunner:
+    """`step(span)` through CUDA graphs, one for every `bucket` cache slots, captured when it is first needed.
 
-    `state` are the buffers a step changes, beside such as a second run of it fills with the same values (the cache);
-    `capacity` is the largest span.
+    `state` lists the buffers that a step changes, except those that a second run fills with the same values (the KV
+    cache). `capacity` is the largest span. Out of memory is raised; after any other failure the steps run eagerly.
     """
-    return _Recorder(step, state, capacity, bucket)
 
-
-class _Recorder:
-    def __init__(self, step: Callable[[int], None], state: Sequence[Tensor], capacity: int, bucket: int) -> None:
+    def __init__(self, step: Step, state: Sequence[Tensor], capacity: int, bucket: int = BUCKET) -> None:
         self._step, self._state, self._capacity, self._bucket = step, state, capacity, bucket
         self._graphs: dict[int, torch.cuda.CUDAGraph] = {}
-        self._plain = False
+        self._eager = False
 
     def __call__(self, span: int) -> None:
-        if not self._plain:
+        if not self._eager:
             try:
                 self._graph(min(-(-span // self._bucket) * self._bucket, self._capacity)).replay()
                 return
             except Exception as error:
                 if is_out_of_memory(error):
                     raise
-                self._plain = True
+                self._eager = True
                 self._graphs.clear()
-                logger.warning("steps are not recorded on this device and run one by one: %s", error)
+                logger.warning("CUDA graphs are not used on this device; steps run one by one: %s", error)
         self._step(span)
 
     def _graph(self, span: int) -> torch.cuda.CUDAGraph:
         if span not in self._graphs:
-            rehearse(self._step, span, self._state)
-            graph = torch.cuda.CUDAGraph()
             pool = next(iter(self._graphs.values())).pool() if self._graphs else None
-            with torch.cuda.graph(graph, pool=pool):
-                self._step(span)
-            self._graphs[span] = graph
+            self._graphs[span] = capture(self._step, span, self._state, pool)
         return self._graphs[span]
 
 
-def replaying(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """A function of tensors as something that replays recordings of itself, one for all inputs of the same shapes.
+class CudaGraphFunction:
+    """A function of tensors through CUDA graphs, one for every combination of input shapes and dtypes.
 
-    What it returns must depend on the inputs alone, and all it reads besides must stay where it is.
+    The result must depend on the inputs alone, and all other tensors the function reads must stay at their addresses.
     """
-    kept: dict[tuple[tuple[torch.Size, torch.dtype], ...], _Replayed] = {}
 
-    def call(*inputs: Tensor) -> Tensor:
+    def __init__(self, function: Callable[..., Tensor]) -> None:
+        self._function = function
+        self._calls: dict[tuple[tuple[torch.Size, torch.dtype], ...], _StaticCall] = {}
+
+    def __call__(self, *inputs: Tensor) -> Tensor:
         shapes = tuple((each.shape, each.dtype) for each in inputs)
-        if shapes not in kept:
-            kept[shapes] = _Replayed(function, inputs)
-        return kept[shapes](*inputs)
-
-    return call
+        if shapes not in self._calls:
+            self._calls[shapes] = _StaticCall(self._function, inputs)
+        return self._calls[shapes](*inputs)
 
 
-class _Replayed:
-    """Inputs and output of a recorded function at places of their own."""
+class _StaticCall:
+    """A function with static buffers for its inputs and its output, as a graph needs them."""
 
     def __init__(self, function: Callable[..., Tensor], inputs: Sequence[Tensor]) -> None:
         self._function, self._inputs = function, [torch.empty_like(each).copy_(each) for each in inputs]
-        self._out: Tensor | None = None  # made by the rehearsal, or by the first run where nothing is recorded
-        self._run = recorded(self._step, (), 1)
+        self._out: Tensor | None = None  # made by the warm-up, or by the first eager run
+        self._run = CudaGraphRunner(self._step, (), 1)
 
     def _step(self, span: int) -> None:
-        found = self._function(*self._inputs)
-        self._out = torch.empty_like(found) if self._out is None else self._out
-        self._out.copy_(found)
+        result = self._function(*self._inputs)
+        self._out = torch.empty_like(result) if self._out is None else self._out
+        self._out.copy_(result)
 
     def __call__(self, *inputs: Tensor) -> Tensor:
-        for mine, given in zip(self._inputs, inputs, strict=True):
-            mine.copy_(given)
+        for buffer, given in zip(self._inputs, inputs, strict=True):
+            buffer.copy_(given)
         self._run(1)
         assert self._out is not None
-        return self._out.clone()  # the next run writes to the same place
+        return self._out.clone()  # the next run overwrites the buffer
 
 
-def rehearse(step: Callable[[int], None], span: int, state: Sequence[Tensor]) -> None:
-    """Run a step and undo it: libraries make their workspaces at the first run, which cannot be recorded."""
+def capture(step: Step, span: int, state: Sequence[Tensor], pool: Any = None) -> torch.cuda.CUDAGraph:
+    """Capture `step(span)` as a graph in the memory pool of other graphs, or in a new one. `state` stays as it was."""
+    warm_up(step, span, state)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph, pool=pool):
+        step(span)
+    return graph
+
+
+def warm_up(step: Step, span: int, state: Sequence[Tensor]) -> None:
+    """Run a step on a side stream and restore `state`: libraries allocate workspaces at the first run, which a capture
+    must not contain."""
     before = [tensor.clone() for tensor in state]
     stream = torch.cuda.Stream() if torch.cuda.is_available() else None
     if stream is not None:

@@ -1,8 +1,12 @@
-"""Small products and norms of a decode step as single kernels, where a card and Triton are there.
+"""The small operations of a decode step: reference implementations, and Triton kernels where a GPU verified them.
 
-Each kernel has a plain twin, which is what runs everywhere else and what the kernel is compared to: in the tests by
-Triton's interpreter on a CPU, and once on every card before it is used there. Where Triton is absent, a kernel fails or
-differs, the twins run. JANUS_APP_KERNELS=off switches all of them off. Not measured on a GPU.
+Every kernel has a reference implementation in plain PyTorch, which runs wherever the kernel does not. The kernels are
+compared with it by Triton's interpreter in the tests, and once on every GPU before they are used there: where Triton is
+missing, or a kernel fails or differs, the reference implementations run. JANUS_APP_KERNELS=off switches all kernels off.
+Not measured on a GPU.
+
+Shapes: a step has one new position for each of `rows` rows. `kv` [2, rows, kv_heads, capacity, head_dim] are a layer's keys and
+values, `position` [1] is the cache slot of the new position.
 """
 
 from __future__ import annotations
@@ -18,138 +22,148 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from janus_app.nn.fast.linear import MAX_DECODE_ROWS
 from janus_app.nn.llama import rms_norm
 
-Angles = tuple[Tensor, ...]  # cos and sin, for each head of a row
-FEW = 32  # inputs up to which the product reads int8 rows as they are
-SWITCH = "JANUS_APP_KERNELS"
+ENV_SWITCH = "JANUS_APP_KERNELS"
 logger = logging.getLogger(__name__)
 
 
-def int8_product(x: Tensor, rows: Tensor, scale: Tensor) -> Tensor:
-    """(x @ rows.T) * scale for x [n, in], int8 rows [out, in] and float32 scales [out]; sums in float32."""
-    return (F.linear(x.float(), rows.float()) * scale).to(x.dtype)
+def int8_linear_reference(x: Tensor, weight: Tensor, scale: Tensor) -> Tensor:
+    """(x @ weight.T) * scale for x [n, in], int8 weight [out, in] and float32 scale [out]; sums in float32."""
+    return (F.linear(x.float(), weight.float()) * scale).to(x.dtype)
 
 
-def add_norm(x: Tensor, more: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-    """x + more, and its RMSNorm; all [rows, hidden]."""
-    total = x + more
+def add_rms_norm_reference(x: Tensor, residual: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    """x + residual, and its RMSNorm; all [rows, hidden]."""
+    total = x + residual
     return total, rms_norm(total, weight, eps)
 
 
-def silu_mul(both: Tensor) -> Tensor:
-    """silu(gate) * up for both side by side, [..., 2 n] to [..., n]."""
-    gate, up = both.chunk(2, dim=-1)
+def silu_mul_reference(gate_up: Tensor) -> Tensor:
+    """silu(gate) * up for gate and up side by side, [..., 2 n] to [..., n]."""
+    gate, up = gate_up.chunk(2, dim=-1)
     return F.silu(gate).mul_(up)
 
 
-def turned(heads: Tensor, angles: Angles, position: Tensor, held: Tensor) -> Tensor:
-    """Turn queries and keys by their angles, and write keys and values to their place.
+def apply_rope_and_cache_reference(heads: Tensor, cos: Tensor, sin: Tensor, position: Tensor, kv: Tensor) -> Tensor:
+    """Rotate queries and keys by their rotary angles, and write keys and values to the cache at `position`.
 
-    heads [rows, groups, kv_heads, head_dim] are groups of queries, then keys, then values; angles are cos and sin for
-    each, [rows or 1, groups, 1, head_dim]; held [2, rows, kv_heads, capacity, head_dim] takes keys and values at
-    `position` [1]. Returns the queries [rows, heads, head_dim].
+    heads [rows, groups, kv_heads, head_dim] are groups of queries, then one of keys, then one of values; cos and sin
+    are [rows or 1, groups, 1, head_dim], signed as `llama.rotary_table` makes them. Returns the queries
+    [rows, heads, head_dim].
     """
-    cos, sin = angles
     heads = (heads * cos).addcmul_(heads.roll(heads.shape[-1] // 2, -1), sin)
-    held.index_copy_(3, position, heads[:, -2:].transpose(0, 1).unsqueeze(3).to(held.dtype))
+    kv.index_copy_(3, position, heads[:, -2:].transpose(0, 1).unsqueeze(3).to(kv.dtype))
     return heads[:, :-2].reshape(len(heads), -1, heads.shape[-1])
 
 
-def attend(query: Tensor, held: Tensor, position: Tensor, mask: Tensor | None, span: int) -> Tensor:
-    """What the queries [rows, heads, head_dim] find in `held` up to `position`, [rows, heads * head_dim].
+def attend_reference(query: Tensor, kv: Tensor, position: Tensor, mask: Tensor | None, span: int) -> Tensor:
+    """Attention of the queries [rows, heads, head_dim] over the first `span` slots of kv, [rows, heads * head_dim].
 
-    `span` slots are looked at; where these are more than are filled, mask [rows or 1, 1, 1, span] says which are seen.
+    mask [rows or 1, 1, 1, span] is True where a slot may be attended to. It is needed where `span` goes beyond
+    `position`; the kernels stop there by themselves.
     """
-    keys, values = held[:, :, :, :span]
+    keys, values = kv[:, :, :, :span]
     grouped = query.shape[1] != keys.shape[1]
-    out = F.scaled_dot_product_attention(query.unsqueeze(2).to(held.dtype), keys, values, mask, enable_gqa=grouped)
+    out = F.scaled_dot_product_attention(query.unsqueeze(2).to(kv.dtype), keys, values, mask, enable_gqa=grouped)
     return out.reshape(len(query), -1).to(query.dtype)
 
 
 @dataclass(frozen=True)
 class Kernels:
-    """What a step calls. `int8_product` is None where int8 linears are to multiply in their own way, `add_norm` where
-    a product may add to what it is joined with."""
+    """The functions that a step calls.
 
-    int8_product: Callable[[Tensor, Tensor, Tensor], Tensor] | None = None
-    add_norm: Callable[[Tensor, Tensor, Tensor, float], tuple[Tensor, Tensor]] | None = add_norm
-    silu_mul: Callable[[Tensor], Tensor] = silu_mul
-    turned: Callable[[Tensor, Angles, Tensor, Tensor], Tensor] = turned
-    attend: Callable[[Tensor, Tensor, Tensor, Tensor | None, int], Tensor] = attend
+    `int8_linear` is None where int8 linears multiply in their own way, `add_rms_norm` where the linear before it may
+    add the residual by itself.
+    """
+
+    int8_linear: Callable[[Tensor, Tensor, Tensor], Tensor] | None = None
+    add_rms_norm: Callable[[Tensor, Tensor, Tensor, float], tuple[Tensor, Tensor]] | None = add_rms_norm_reference
+    silu_mul: Callable[[Tensor], Tensor] = silu_mul_reference
+    apply_rope_and_cache: Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], Tensor] = apply_rope_and_cache_reference
+    attend: Callable[[Tensor, Tensor, Tensor, Tensor | None, int], Tensor] = attend_reference
 
 
-PLAIN = Kernels(add_norm=None)
+REFERENCE = Kernels(add_rms_norm=None)
 
 
 def kernels_for(device: torch.device, dtype: torch.dtype) -> Kernels:
-    """The kernels that were seen to agree with their twins on this device, in this dtype; the twins elsewhere."""
-    if device.type != "cuda" or os.environ.get(SWITCH, "").lower() in ("off", "0", "no"):
-        return PLAIN
-    return _checked(device, dtype)
+    """The Triton kernels where they were verified on this device in this dtype, else REFERENCE."""
+    if device.type != "cuda" or os.environ.get(ENV_SWITCH, "").lower() in ("off", "0", "no"):
+        return REFERENCE
+    return verified_kernels(device, dtype)
 
 
 @cache
-def _checked(device: torch.device, dtype: torch.dtype) -> Kernels:
+def verified_kernels(device: torch.device, dtype: torch.dtype) -> Kernels:
+    """The Triton kernels if they compile and agree with the reference implementations on `device`, else REFERENCE."""
     try:
         from janus_app.nn.fast import triton_kernels as triton
 
-        found = Kernels(triton.int8_product, triton.add_norm, triton.silu_mul, triton.turned, triton.attend)
+        kernels = Kernels(
+            triton.int8_linear, triton.add_rms_norm, triton.silu_mul, triton.apply_rope_and_cache, triton.attend
+        )
         with torch.inference_mode():
-            apart = disagreement(found, device, dtype)
-    except Exception as error:  # no Triton, no compiler for it, a card it does not know: the twins are always there
+            mismatch = find_mismatch(kernels, device, dtype)
+    except Exception as error:  # no Triton, no compiler for it, or a GPU that it does not support
         logger.info("decode steps run without Triton's kernels: %s", error)
-        return PLAIN
-    if apart is not None:
-        logger.warning("decode steps run without Triton's kernels: %s differs from its twin on this device", apart)
-        return PLAIN
-    return found
+        return REFERENCE
+    if mismatch is not None:
+        logger.warning("decode steps run without Triton's kernels: %s is wrong on this device", mismatch)
+        return REFERENCE
+    return kernels
 
 
-def disagreement(found: Kernels, device: torch.device, dtype: torch.dtype, width: int = 1000) -> str | None:
-    """The first kernel that is further from its twin than rounding, for a few inputs of `width` numbers; or None."""
+def find_mismatch(kernels: Kernels, device: torch.device, dtype: torch.dtype, width: int = 1000) -> str | None:
+    """The name of the first result that differs from the reference by more than rounding, or None.
+
+    Each kernel is given random inputs with rows of `width` numbers, or of two head sizes.
+    """
     source = torch.Generator().manual_seed(0)
 
-    def made(*shape: int) -> Tensor:
+    def random(*shape: int) -> Tensor:
         return torch.randn(shape, generator=source).to(device, dtype)
 
-    rows = torch.randint(-127, 128, (90, width), generator=source, dtype=torch.int8).to(device)
+    weight = torch.randint(-127, 128, (90, width), generator=source, dtype=torch.int8).to(device)
     scale = torch.rand(90, generator=source).to(device) / 127
-    assert found.int8_product is not None
-    trials: dict[str, tuple[Any, Any]] = {}
-    for count in (2, 16, FEW):
-        x = made(count, width)
-        trials[f"int8_product of {count}"] = found.int8_product(x, rows, scale), int8_product(x, rows, scale)
-    one, more, weight = made(3, width), made(3, width), made(width)
-    assert found.add_norm is not None
-    sums, twins = found.add_norm(one, more, weight, 1e-6), add_norm(one, more, weight, 1e-6)
-    trials |= {"the sum of add_norm": (sums[0], twins[0]), "add_norm": (sums[1], twins[1])}
-    both = made(3, 2 * width)
-    trials["gated"] = found.silu_mul(both), silu_mul(both)
+    assert kernels.int8_linear is not None and kernels.add_rms_norm is not None
+    results: dict[str, tuple[Any, Any]] = {}  # name -> (the kernel's, the reference's)
+    for rows in (2, 16, MAX_DECODE_ROWS):
+        x = random(rows, width)
+        both = kernels.int8_linear(x, weight, scale), int8_linear_reference(x, weight, scale)
+        results[f"int8_linear of {rows} rows"] = both
+    x, residual, norm_weight = random(3, width), random(3, width), random(width)
+    found = kernels.add_rms_norm(x, residual, norm_weight, 1e-6)
+    wanted = add_rms_norm_reference(x, residual, norm_weight, 1e-6)
+    results |= {"the sum of add_rms_norm": (found[0], wanted[0]), "add_rms_norm": (found[1], wanted[1])}
+    gate_up = random(3, 2 * width)
+    results["silu_mul"] = kernels.silu_mul(gate_up), silu_mul_reference(gate_up)
     for groups, dim in ((3, 64), (4, 48)):
-        heads, angles, position = made(3, groups, 2, dim), made(2, 3, groups, 1, dim), torch.tensor([70], device=device)
-        mine = made(2, 3, 2, 90, dim)
-        twin = mine.clone()
-        query = found.turned(heads, angles.unbind(), position, mine), turned(heads, angles.unbind(), position, twin)
-        trials |= {f"turned of {groups}": query, f"the cache of turned of {groups}": (mine, twin)}
-        seen = (torch.arange(80, device=device) <= 70).repeat(3, 1)
-        seen[1, :33] = False  # a row with so much padding
-        for mask, span in ((None, 71), (seen[:, None, None], 80)):
-            inputs = query[1], twin, position, mask, span
-            trials[f"attend of {groups} to {span}"] = found.attend(*inputs), attend(*inputs)
-    near = 1e-5 if dtype == torch.float32 else 2e-2
-    for name, (mine, twin) in trials.items():
-        close = (mine.float() - twin.float()).norm() <= near * twin.float().norm()
-        if not bool(close):  # also where it is not a number
+        heads, (cos, sin), kv = random(3, groups, 2, dim), random(2, 3, groups, 1, dim), random(2, 3, 2, 90, dim)
+        position, kv_reference = torch.tensor([70], device=device), kv.clone()
+        query = kernels.apply_rope_and_cache(heads, cos, sin, position, kv)
+        query_reference = apply_rope_and_cache_reference(heads, cos, sin, position, kv_reference)
+        results[f"apply_rope_and_cache of {groups} groups"] = query, query_reference
+        results[f"the cache after apply_rope_and_cache of {groups} groups"] = kv, kv_reference
+        visible = (torch.arange(80, device=device) <= 70).repeat(3, 1)
+        visible[1, :33] = False  # a row with so much padding
+        for mask, span in ((None, 71), (visible[:, None, None], 80)):
+            inputs = query_reference, kv_reference, position, mask, span
+            results[f"attend of {groups} groups to {span} slots"] = kernels.attend(*inputs), attend_reference(*inputs)
+    tolerance = 1e-5 if dtype == torch.float32 else 2e-2
+    for name, (one, other) in results.items():
+        close = (one.float() - other.float()).norm() <= tolerance * other.float().norm()
+        if not bool(close):  # also where the norm is NaN
             return name
     return None
 
 
-def eight_bit_rows(linear: nn.Module) -> tuple[Tensor, Tensor] | None:
-    """bitsandbytes' int8 rows [out, in] and the scale of each, float32 [out], where a linear is one of its own."""
+def bitsandbytes_int8(linear: nn.Module) -> tuple[Tensor, Tensor] | None:
+    """The int8 weight [out, in] and float32 scale [out] of a bitsandbytes linear without bias; None for others."""
     if type(linear).__name__ != "Linear8bitLt" or linear.bias is not None:
         return None
-    held: Any = linear.weight
+    weight: Any = linear.weight
     state: Any = linear.state  # the library moves the scales there at the first product
-    scale = held.SCB if state.SCB is None else state.SCB
-    return (held.data, scale.float() / 127) if held.dtype == torch.int8 and scale is not None else None
+    scale = weight.SCB if state.SCB is None else state.SCB
+    return (weight.data, scale.float() / 127) if weight.dtype == torch.int8 and scale is not None else None

@@ -1,107 +1,324 @@
-"""A linear layer in the way that is fastest where it lies; the numbers are those of `torch.nn.Linear`.
+"""Linear layers of the decode engine: fused, packed for a CPU, or with int8 weights.
 
-On a card that is PyTorch's own product. On a CPU its libraries are made for many inputs at a time, and for a step of
-drawing or for bfloat16 there are better ways to use them. benchmarks/README.md has what they were measured to give.
+All of them compute what `torch.nn.Linear` computes, up to rounding. They are not equally fast: on a CUDA device PyTorch's own
+product is used; the CPU libraries behind it are made for many inputs at a time, and for the few rows of a decode step
+or for bfloat16 there are better ways to call them. benchmarks/README.md has the measurements behind the limits below.
+
+    Linear          plain weights; `apply_linear` chooses the product
+    FusedLinear     several linears that read the same input, as one matrix: q, k and v; gate and up
+    UnfusedLinear   the same interface where the weights cannot be one matrix (bitsandbytes)
+    PackedLinear    float32 weights in oneDNN's own order (CPU)
+    WidenedLinear   bfloat16 weights with a packed float32 copy, for processors without bfloat16 instructions
+    Int8Linear      int8 weights with one scale a row (CPU)
+
+`fuse_linears` and `pack_linears` replace layers after loading. The names and shapes in the state dict stay the checkpoint's.
 """
 
 from __future__ import annotations
 
 import platform
+from collections.abc import Callable, Sequence
 from functools import cache
+from typing import TypeGuard
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-FEW, LARGE = 32, 1 << 15  # inputs and weights of a float32 product that changes places
-MANY = 4  # bfloat16 inputs that are worth unpacking the weights for
-LEAST = 1 << 19  # weights from which packing gains with two inputs; with fewer weights it needs more inputs
-PACKED_FOR = 32  # inputs oneDNN is told to pack for; it reads that order as well for other numbers of them
-PIECE = 1 << 20  # weights unpacked at a time: what a processor's cache holds
+MAX_DECODE_ROWS = 32  # rows of the largest decode step: 16 pictures, each with and without its prompt
+TRANSPOSE_MIN_WEIGHTS = 1 << 15  # float32 weights from which the transposed product is faster for few rows
+ADDMM_MAX_WEIGHTS = 1 << 17  # weights up to which saving an addition gains more than the transposed product
+PACK_MIN_WEIGHTS = 1 << 19  # weights from which packing gains with two rows; smaller matrices need more rows
+PACK_ROWS = 32  # the number of rows oneDNN is told to pack for; the same order serves other numbers as well
+WIDEN_MAX_WEIGHTS = 1_000_000  # bfloat16 weights up to which a float32 copy may stand beside them
+UNPACK_MIN_ROWS = 4  # bfloat16 rows from which unpacking the weights to float32 is worth it
+UNPACK_CHUNK = 1 << 20  # weights unpacked at a time: about what fits a processor's cache
+INT8_KERNEL_BLOCK = 16  # PyTorch's int8 kernel reads beyond the row where its length is no multiple of this
+
+LinearFunction = Callable[[Tensor], Tensor]
 
 
 class Linear(nn.Linear):
-    """`torch.nn.Linear` by `multiply`."""
+    """`torch.nn.Linear` through `apply_linear`."""
 
     def forward(self, input: Tensor) -> Tensor:
-        return multiply(input, self.weight, self.bias)
+        return apply_linear(input, self.weight, self.bias)
 
 
-class Packed(nn.Linear):
+def apply_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """F.linear(x, weight, bias) for x [..., in], weight [out, in], bias [out], by the fastest product for x's device."""
+    rows = x.numel() // x.shape[-1]
+    if weight.device.type == "cpu" and x.dtype == weight.dtype:
+        few = 1 < rows <= MAX_DECODE_ROWS
+        if x.dtype == torch.float32 and few and weight.numel() >= TRANSPOSE_MIN_WEIGHTS and torch.get_num_threads() > 1:
+            return _transposed_product(x, weight, bias, rows)
+        if x.dtype == torch.bfloat16 and rows >= UNPACK_MIN_ROWS and bfloat16_is_emulated():
+            product = chunked_product(x.float(), weight)
+            return (product if bias is None else product.add_(bias)).to(x.dtype)
+    return F.linear(x, weight, bias)
+
+
+def _transposed_product(x: Tensor, weight: Tensor, bias: Tensor | None, rows: int) -> Tensor:
+    """weight @ x.T, transposed back: the library then divides the weights among its threads instead of the few rows.
+
+    The library is faster for some widths than for others, so x is padded with zeros to the next of these.
+    """
+    flat = x.reshape(rows, -1)
+    width = 1 << (rows - 1).bit_length() if rows <= 8 else -(-rows // 8) * 8
+    columns = (F.pad(flat, (0, 0, 0, width - rows)) if width > rows else flat).t()
+    product = torch.mm(weight, columns)[:, :rows].t().contiguous()
+    return (product if bias is None else product.add_(bias)).view(*x.shape[:-1], -1)
+
+
+def chunked_product(x: Tensor, weight: Tensor) -> Tensor:
+    """x [..., in] @ weight.T for a weight [out, in] of another dtype, converted to x's a chunk at a time."""
+    count = min(len(weight), max(1, UNPACK_CHUNK // weight.shape[1]))
+    buffer = torch.empty(count, weight.shape[1], dtype=x.dtype, device=x.device)  # allocating it per chunk costs as much
+    return torch.cat([apply_linear(x, buffer[: len(part)].copy_(part)) for part in weight.split(count)], dim=-1)
+
+
+@cache
+def bfloat16_is_emulated() -> bool:
+    """Whether this processor has no bfloat16 instructions, so that PyTorch converts each number at every use.
+
+    It is known for x86 alone, and only where PyTorch has the private functions that tell it; False elsewhere.
+    """
+    if platform.machine().lower() not in ("x86_64", "amd64"):
+        return False
+    names = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    checks = [getattr(torch.cpu, name) for name in names if hasattr(torch.cpu, name)]
+    return bool(checks) and not any(supported() for supported in checks)
+
+
+# ---- int8
+
+
+class Int8Linear(nn.Linear):
+    """y = (x @ weight.T) * scale + bias for an int8 `weight` [out, in] and a float32 `scale` [out], on a CPU.
+
+    LLM.int8() (Dettmers et al. 2022) rounds the activations to eight bits too, which is slow on a CPU. Here they keep
+    bfloat16's eight significant bits and their own exponents, and for few rows the weights are multiplied without being
+    unpacked first.
+    """
+
+    scale: Tensor
+    ones: Tensor
+
+    def __init__(self, weight: Tensor, scale: Tensor, *, persistent: bool = True) -> None:
+        super().__init__(weight.shape[1], weight.shape[0], bias=False, device="meta")
+        del self.weight
+        self.register_buffer("weight", weight, persistent=persistent)
+        self.register_buffer("scale", scale.float(), persistent=False)
+        # The kernel takes scales in bfloat16, which would round them. It gets ones, and the scales are applied after it.
+        self.register_buffer("ones", torch.ones_like(scale, dtype=torch.bfloat16), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        flat = x.reshape(-1, self.in_features)
+        # The kernel is private to PyTorch. For other dtypes than bfloat16 it is slower than unpacking.
+        if len(flat) <= MAX_DECODE_ROWS and self.in_features % INT8_KERNEL_BLOCK == 0 and has_int8_kernel():
+            product = torch._weight_int8pack_mm(flat.to(torch.bfloat16), self.weight, self.ones)
+        else:
+            wide = flat.float() if flat.dtype == torch.bfloat16 and bfloat16_is_emulated() else flat
+            product = chunked_product(wide, self.weight)
+        out = (product * self.scale).to(x.dtype).view(*x.shape[:-1], self.out_features)
+        return out if self.bias is None else out + self.bias
+
+
+def has_int8_kernel() -> bool:
+    return hasattr(torch, "_weight_int8pack_mm")
+
+
+def int8_linear_reference(linear: Int8Linear, x: Tensor) -> Tensor:
+    """What `linear` computes, from weights unpacked to float32: the reference implementation for the tests."""
+    weight = linear.weight.float() * linear.scale[:, None]
+    return F.linear(x.float(), weight, None if linear.bias is None else linear.bias.float()).to(x.dtype)
+
+
+# ---- fusing
+
+
+class FusedLinear(nn.Module):
+    """x [..., in] to the outputs of several linears side by side, [..., sum of out].
+
+    The linears stay where they are, under the checkpoint's names: their weights become views of the one matrix, so
+    fusing costs no memory.
+    """
+
+    weight: Tensor
+
+    def __init__(self, linears: Sequence[nn.Linear]) -> None:
+        super().__init__()
+        # Not persistent: the state dict keeps the checkpoint's names and shapes.
+        self.register_buffer("weight", torch.cat([linear.weight.data for linear in linears]), persistent=False)
+        self.parts = tuple(linears)  # a tuple, so that they are not registered as submodules a second time
+        sizes = [linear.out_features for linear in linears]
+        for linear, part in zip(linears, self.weight.split(sizes), strict=True):
+            linear.weight = nn.Parameter(part, requires_grad=False)
+
+    def release_parts(self) -> None:
+        """Move the weights of the single linears to the meta device, once this module is no longer used."""
+        for linear in self.parts:
+            linear.weight = nn.Parameter(linear.weight.to("meta"), requires_grad=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return apply_linear(x, self.weight)
+
+
+class UnfusedLinear(nn.Module):
+    """As FusedLinear, from linears whose weights cannot be one matrix: bitsandbytes' int8 and nf4. It owns none of them."""
+
+    def __init__(self, linears: Sequence[nn.Module]) -> None:
+        super().__init__()
+        self.parts = tuple(linears)  # as in FusedLinear
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat([linear(x) for linear in self.parts], dim=-1)
+
+
+def fuse_linears(*linears: nn.Linear) -> nn.Module:
+    """Several linears that read the same input as one module; none may have a bias."""
+    assert all(linear.bias is None for linear in linears)
+    if all(type(linear) in (nn.Linear, Linear) and not linear.weight.is_meta for linear in linears):
+        return FusedLinear(linears)
+    int8 = [linear for linear in linears if isinstance(linear, Int8Linear)]
+    return fuse_int8(int8) if len(int8) == len(linears) else UnfusedLinear(linears)
+
+
+def fuse_int8(linears: Sequence[Int8Linear]) -> Int8Linear:
+    """One linear whose outputs are those of `linears` side by side; their weights become views of its own."""
+    weight, scale = torch.cat([one.weight for one in linears]), torch.cat([one.scale for one in linears])
+    sizes = [one.out_features for one in linears]
+    for one, part, scales in zip(linears, weight.split(sizes), scale.split(sizes), strict=True):
+        one.weight, one.scale = part, scales
+    return Int8Linear(weight, scale, persistent=False)
+
+
+# ---- packing
+
+
+class PackedLinear(nn.Linear):
     """A float32 linear on a CPU whose weights lie in the order in which oneDNN reads them.
 
-    They are held once: `weight` keeps its name and shape, but its numbers can no longer be read.
+    The weights are in memory once: `weight` keeps its name and shape but is on the meta device, so it cannot be read.
     """
 
     def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
         super().__init__(weight.shape[1], weight.shape[0], bias=False, device="meta")
         self.weight.requires_grad_(False)
         self.register_parameter("bias", None if bias is None else nn.Parameter(bias, requires_grad=False))
-        self.packed: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight, PACKED_FOR)
+        self.packed: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight, PACK_ROWS)
 
     def forward(self, input: Tensor) -> Tensor:
         return torch.ops.mkldnn._linear_pointwise(input, self.packed, self.bias, "none", [], "")
 
-    def add(self, total: Tensor, input: Tensor) -> Tensor:
-        """total + self(input) in one operation."""
-        return torch.ops.mkldnn._linear_pointwise.binary(input, total, self.packed, self.bias, "add")
+    def add(self, residual: Tensor, input: Tensor) -> Tensor:
+        """residual + self(input) in one operation."""
+        return torch.ops.mkldnn._linear_pointwise.binary(input, residual, self.packed, self.bias, "add")
 
 
-class Widened(nn.Linear):
-    """A bfloat16 linear with a second copy of its weights, packed in float32, where that is faster."""
+class WidenedLinear(nn.Linear):
+    """A bfloat16 linear with a second, packed float32 copy of its weights, which is used where it is faster."""
 
     def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
         super().__init__(weight.shape[1], weight.shape[0], bias=False, device="meta")
         self.weight = nn.Parameter(weight, requires_grad=False)
         self.register_parameter("bias", None if bias is None else nn.Parameter(bias, requires_grad=False))
-        # In a tuple it is no part of the state, whose names are the checkpoint's.
-        self.wide = (Packed(weight.float(), None if bias is None else bias.float()),)
+        # In a tuple the copy is no submodule, so the state dict keeps the checkpoint's names.
+        self.wide = (PackedLinear(weight.float(), None if bias is None else bias.float()),)
 
     def forward(self, input: Tensor) -> Tensor:
-        if input.numel() <= 2 * self.in_features and self.weight.numel() < LEAST:
+        if input.numel() <= 2 * self.in_features and self.weight.numel() < PACK_MIN_WEIGHTS:
             return F.linear(input, self.weight, self.bias)
         return self.wide[0](input.float()).to(input.dtype)
 
 
-def multiply(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """F.linear(x, weight, bias) for x [..., in], weight [out, in], bias [out]."""
-    count = x.numel() // x.shape[-1]
-    if weight.device.type == "cpu" and x.dtype == weight.dtype:
-        if x.dtype == torch.float32 and 1 < count <= FEW and weight.numel() >= LARGE and torch.get_num_threads() > 1:
-            return _swapped(x, weight, bias, count)
-        if x.dtype == torch.bfloat16 and count >= MANY and slow_bfloat16():
-            product = in_pieces(x.float(), weight)
-            return (product if bias is None else product.add_(bias)).to(x.dtype)
-    return F.linear(x, weight, bias)
+def pack_linears(*networks: nn.Module) -> None:
+    """Replace the plain linears of networks on a CPU by packed ones, where the processor gains by it.
 
-
-def _swapped(x: Tensor, weight: Tensor, bias: Tensor | None, count: int) -> Tensor:
-    """weight @ x.T: the library then divides the weights among its threads, and not the few inputs.
-
-    It likes some widths better than others, so zeros fill up to them.
+    The plain weights are freed, so the networks can compute afterwards, but their weights can no longer be read.
+    Where linears were fused before, the single ones keep only their names and shapes.
     """
-    flat = x.reshape(count, -1)
-    width = 1 << (count - 1).bit_length() if count <= 8 else -(-count // 8) * 8
-    columns = (F.pad(flat, (0, 0, 0, width - count)) if width > count else flat).t()
-    product = torch.mm(weight, columns)[:, :count].t().contiguous()
-    return (product if bias is None else product.add_(bias)).view(*x.shape[:-1], -1)
+    for network in networks:
+        if can_pack() and not has_offload_hooks(network):
+            for parent in [module for module in network.modules() if not is_plain_linear(module)]:
+                _pack_children(parent)
 
 
-def in_pieces(x: Tensor, rows: Tensor) -> Tensor:
-    """x [..., in] @ rows.T for rows of another dtype, unpacked to that of x a piece at a time."""
-    count = min(len(rows), max(1, PIECE // rows.shape[1]))
-    wide = torch.empty(count, rows.shape[1], dtype=x.dtype, device=x.device)  # new memory for each piece costs as much
-    return torch.cat([multiply(x, wide[: len(part)].copy_(part)) for part in rows.split(count)], dim=-1)
+def _pack_children(parent: nn.Module) -> None:
+    """Pack one layer after the other and keep no reference to the old one: only one layer is in memory twice."""
+    fused = [child for child in parent.children() if isinstance(child, FusedLinear)]
+    parts = {id(part) for each in fused for part in each.parts}
+    del fused
+    for name in [name for name, child in parent.named_children() if is_plain_linear(child) and id(child) not in parts]:
+        linear = getattr(parent, name)
+        if packed_class := _packed_class(linear.weight):
+            packed = packed_class(linear.weight, getattr(linear, "bias", None))
+            if isinstance(linear, FusedLinear):
+                _make_weight_non_persistent(packed)
+                if packed_class is PackedLinear:
+                    linear.release_parts()
+            setattr(parent, name, packed)
+
+
+def _packed_class(weight: Tensor) -> type[PackedLinear | WidenedLinear] | None:
+    if weight.device.type != "cpu":
+        return None
+    size = weight.numel()
+    if weight.dtype == torch.float32 and size >= PACK_MIN_WEIGHTS:
+        return PackedLinear
+    if weight.dtype == torch.bfloat16 and TRANSPOSE_MIN_WEIGHTS <= size <= WIDEN_MAX_WEIGHTS and bfloat16_is_emulated():
+        return WidenedLinear
+    return None
+
+
+def _make_weight_non_persistent(linear: nn.Linear) -> None:
+    """Keep the weight out of the state dict, as FusedLinear does."""
+    weight = linear.weight.data
+    del linear.weight
+    linear.register_buffer("weight", weight, persistent=False)
 
 
 @cache
-def slow_bfloat16() -> bool:
-    """Whether this processor has no instructions for bfloat16, and PyTorch widens each number whenever it is used.
+def can_pack() -> bool:
+    """Whether PyTorch has oneDNN's packing operations, on the processors on which they were measured (x86).
 
-    Only of x86 processors that can be known; it is asked in a private part of PyTorch.
+    The operations are private to PyTorch, so they are looked up first.
     """
-    if platform.machine().lower() not in ("x86_64", "amd64"):
-        return False
-    names = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
-    found = [getattr(torch.cpu, name) for name in names if hasattr(torch.cpu, name)]
-    return bool(found) and not any(ask() for ask in found)
+    names = ("_reorder_linear_weight", "_linear_pointwise")
+    x86 = platform.machine().lower() in ("x86_64", "amd64")
+    return x86 and torch.backends.mkldnn.is_available() and all(hasattr(torch.ops.mkldnn, name) for name in names)
+
+
+# ---- layers as functions, for a decode step
+
+
+def has_offload_hooks(network: nn.Module) -> bool:
+    """Whether accelerate's hooks move weights of the network between devices (`janus_app.runtime.offload`)."""
+    return any(hasattr(module, "_hf_hook") for module in network.modules())
+
+
+def is_plain_linear(module: nn.Module) -> TypeGuard[FusedLinear | nn.Linear]:
+    """Whether the module is one weight matrix, an optional bias and nothing else, and stays on its device."""
+    return type(module) in (FusedLinear, nn.Linear, Linear) and not hasattr(module, "_hf_hook")
+
+
+def linear_function(linear: nn.Module) -> LinearFunction:
+    """The layer as a function. For plain linears it skips the module call, which costs as much as a small kernel."""
+    if not is_plain_linear(linear):
+        return linear.forward
+    weight, bias = linear.weight, getattr(linear, "bias", None)
+    assert isinstance(weight, Tensor)
+    multiply = apply_linear if weight.device.type == "cpu" else F.linear
+    return lambda x: multiply(x, weight, bias)
+
+
+def residual_function(linear: nn.Module, function: LinearFunction) -> Callable[[Tensor, Tensor], Tensor]:
+    """(residual, x), both [rows, ...], to residual + linear(x): one operation where a CPU has one, else `function`."""
+    if isinstance(linear, PackedLinear):
+        return linear.add
+    weight, bias = getattr(linear, "weight", None), getattr(linear, "bias", None)
+    if is_plain_linear(linear) and isinstance(weight, Tensor) and bias is None and weight.device.type == "cpu":
+        if weight.dtype == torch.float32 and weight.numel() < ADDMM_MAX_WEIGHTS:
+            columns = weight.t()
+            return lambda residual, x: torch.addmm(residual, x, columns)
+    return lambda residual, x: residual + function(x)

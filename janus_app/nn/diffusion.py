@@ -1,0 +1,189 @@
+"""Diffusion and flow models, apart from the network: schedules, guidance, and the loops from noise to a latent.
+
+    integrate_flow   for a velocity field: solvers of dz/dt = v(z, t), t from 0 (noise) to 1 (picture)
+    denoise          for any network with a scheduler in diffusers' interface
+
+Rectified flow (Liu et al. 2022, arXiv 2209.03003) trains v on straight lines z = t * picture + (1 - t) * noise, so
+dz/dt is picture - noise, and z + (1 - t) v is the picture the model predicts at any time t.
+
+    solver   order   network evaluations for n steps
+    euler    1       n
+    heun     2       2 n - 1   (the last step is Euler's: v is hardly trained at t = 1; the order stays 2)
+    ab2      2       n         (two-step Adams-Bashforth; the first step is Euler's)
+
+Both loops are generators of one step each; closing the generator stops the work.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from janus_app.errors import AppError
+from janus_app.types import SOLVERS
+
+# (z [n, C, h, w] float32, t in 0..1, guidance weight) -> v like z. With weight 1 there is no unconditional row.
+Velocity = Callable[[Tensor, float, float], Tensor]
+ChangeLatent = Callable[[Tensor, float], Tensor]  # (z, t) -> z
+# (latents [n, C, h, w], time) -> outputs [guidance rows, n, C, h, w]
+DenoisingNetwork = Callable[[Tensor, Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class FlowSchedule:
+    """Step k of `steps` goes from t = k / steps to (k + 1) / steps; the steps before `first` are skipped.
+
+    The width of all steps is one number, 1 / steps, and times are k / steps in double precision, because the reference
+    implementations round in this way.
+    """
+
+    steps: int
+    first: int = 0
+
+    def time(self, step: int) -> float:
+        return step / self.steps
+
+    @property
+    def width(self) -> float:
+        return 1 / self.steps
+
+    @property
+    def start(self) -> float:
+        """The time of the first step that is run; 0 is pure noise."""
+        return self.time(self.first)
+
+    @property
+    def count(self) -> int:
+        """How many steps are run."""
+        return self.steps - self.first
+
+    @classmethod
+    def partial(cls, steps: int, strength: float) -> FlowSchedule:
+        """The last `strength` (above 0 to 1) of the way, rounded to whole steps and at least one."""
+        return cls(steps, steps - max(1, min(steps, round(steps * strength))))
+
+
+@dataclass(frozen=True)
+class IntervalGuidance:
+    """Classifier-free guidance in an interval of time (Kynkaanniemi et al. 2024, arXiv 2404.07724, section 3).
+
+    Every step has one weight, that of its start: `weight` where low <= t <= high, else 1 (no guidance, half the work).
+    """
+
+    weight: float = 1.0
+    interval: tuple[float, float] = (0.0, 1.0)
+
+    def at(self, t: float) -> float:
+        low, high = self.interval
+        return self.weight if low <= t <= high else 1.0
+
+
+@dataclass(frozen=True)
+class FlowStep:
+    """After `done` of `total` steps: the latent at time t, and the final one it predicts (equal at the end)."""
+
+    done: int
+    total: int
+    t: float
+    latent: Tensor = field(repr=False)
+    predicted: Tensor = field(repr=False)
+
+
+@torch.inference_mode()
+def integrate_flow(
+    velocity: Velocity,
+    z: Tensor,
+    schedule: FlowSchedule,
+    *,
+    solver: str = "euler",
+    guidance: IntervalGuidance | None = None,
+    after_step: ChangeLatent | None = None,
+) -> Iterator[FlowStep]:
+    """Follow the flow from z [n, C, h, w] float32 at schedule.start to t = 1; yields every step.
+
+    `after_step` may change the latent at the end of every step (masked editing). Raises AppError for a solver that is
+    not one of SOLVERS.
+    """
+    if solver not in SOLVERS:
+        raise AppError("solver_unknown", given=solver, known=", ".join(SOLVERS))
+    guidance = guidance or IntervalGuidance()
+    width = schedule.width
+    previous: Tensor | None = None  # the velocity of the step before, and the weight it was computed with
+    previous_weight = 0.0
+    for step in range(schedule.first, schedule.steps):
+        t, end = schedule.time(step), schedule.time(step + 1)
+        weight = guidance.at(t)
+        v = slope = velocity(z, t, weight)
+        if solver == "heun" and step + 1 < schedule.steps:
+            slope = (v + velocity(z + width * v, end, weight)) / 2
+        elif solver == "ab2" and previous is not None and weight == previous_weight:
+            # Where guidance starts or stops, v jumps, and an extrapolation across the jump would be wrong.
+            slope = 1.5 * v - 0.5 * previous
+        z = z + width * slope
+        if after_step is not None:
+            z = after_step(z, end)
+        previous, previous_weight = v, weight
+        done = step + 1 - schedule.first
+        yield FlowStep(done, schedule.count, end, z, z + (1 - end) * slope)
+
+
+@dataclass(frozen=True)
+class TextImageGuidance:
+    """Guidance weights of the text (Ho and Salimans 2022) and of input pictures (InstructPix2Pix, section 3.2.1)."""
+
+    text: float
+    image: float = 1.0
+
+    @property
+    def uses_image(self) -> bool:
+        """Whether input pictures need a row of their own; up to 1 they do not, as in the reference."""
+        return self.image > 1
+
+    def mix(self, rows: Tensor) -> Tensor:
+        """[rows, ...] to [...]. Rows: caption; negative, caption; or neither, pictures and negative, pictures and caption."""
+        *others, caption = rows
+        if not others:
+            return caption
+        negative = others[-1]
+        # The order of operations is the published one, because of its rounding.
+        start = negative if len(others) == 1 else others[0] + self.image * (negative - others[0])
+        return start + self.text * (caption - negative)
+
+
+@dataclass(frozen=True)
+class DenoiseStep:
+    """After a step: its latents, the final ones they predict, and the network's outputs before and after guidance."""
+
+    latents: Tensor
+    predicted: Tensor
+    raw: Tensor
+    guided: Tensor
+
+
+def denoise(
+    network: DenoisingNetwork, scheduler: Any, noise: Tensor, guidance: TextImageGuidance, steps: int
+) -> Iterator[DenoiseStep]:
+    """From noise [n, C, h, w] float32 to latents; yields every step.
+
+    scheduler is a new scheduler of diffusers that keeps `model_outputs`, as the multistep solvers do.
+    """
+    scheduler.set_timesteps(steps)
+    latents = noise
+    for time in scheduler.timesteps:
+        step = _denoise_step(network, scheduler, latents, guidance, time)
+        latents = step.latents
+        yield step
+
+
+@torch.inference_mode()
+def _denoise_step(
+    network: DenoisingNetwork, scheduler: Any, latents: Tensor, guidance: TextImageGuidance, time: Tensor
+) -> DenoiseStep:
+    raw = network(latents, time)
+    guided = guidance.mix(raw)
+    latents = scheduler.step(guided, time, latents, return_dict=False)[0]
+    return DenoiseStep(latents, scheduler.model_outputs[-1], raw, guided)
