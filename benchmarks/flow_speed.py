@@ -28,8 +28,8 @@ from torch import Tensor, nn
 from benchmarks.running import floating_point_operations, in_turns, timed
 from janus_app.models.janusflow.config import FlowDecoderConfig, FlowEncoderConfig, JanusFlowConfig
 from janus_app.models.janusflow.modeling import JanusFlowNetwork
-from janus_app.models.janusflow.solver import Guidance, Schedule, integrate
 from janus_app.models.janusflow.velocity import PromptVelocity
+from janus_app.nn.diffusion import FlowSchedule, IntervalGuidance, integrate_flow
 from janus_app.nn.llama import DecoderConfig, causal_attention
 from janus_app.nn.siglip import VisionConfig
 
@@ -143,9 +143,9 @@ def reference(network: JanusFlowNetwork, ids: Sequence[int], z: Tensor, steps: i
 
 def ours(network: JanusFlowNetwork, ids: Sequence[int], z: Tensor, steps: int) -> Tensor:
     """The final latents as the app computes them, with the prompt's prefill."""
-    velocity, schedule = PromptVelocity(network, ids), Schedule(steps)
+    velocity, schedule = PromptVelocity(network, ids), FlowSchedule(steps)
     velocity.prepare(schedule.time(step) for step in range(steps))
-    *_, last = integrate(velocity, z, schedule, guidance=Guidance(GUIDANCE))
+    *_, last = integrate_flow(velocity, z, schedule, guidance=IntervalGuidance(GUIDANCE))
     return last.latent
 
 

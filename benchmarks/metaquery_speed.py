@@ -27,7 +27,8 @@ from torch import Tensor, nn
 
 from benchmarks.running import floating_point_operations, in_turns, timed
 from janus_app.models.metaquery.connector import connector
-from janus_app.models.metaquery.denoise import Denoiser, Guidance, denoise
+from janus_app.models.metaquery.denoise import Denoiser
+from janus_app.nn.diffusion import TextImageGuidance, denoise
 
 ROWS, QUERIES, SIDE = 2, 256, 16
 REAL: dict[str, Any] = {}  # SanaTransformer2DModel's defaults are SANA 1.6B's numbers
@@ -52,7 +53,7 @@ def solver() -> Any:
 def reference(network: nn.Module, reader: nn.Module, states: Tensor, noise: Tensor, steps: int) -> Tensor:
     """Rows first repeated, then read; captions handed to every step."""
     captions = reader(states.repeat_interleave(len(noise), 0))
-    guidance, schedule, latents = Guidance(4.5), solver(), noise
+    guidance, schedule, latents = TextImageGuidance(4.5), solver(), noise
     schedule.set_timesteps(steps)
     for moment in schedule.timesteps:
         batch = latents.to(captions.dtype).repeat(ROWS, 1, 1, 1)
@@ -64,8 +65,8 @@ def reference(network: nn.Module, reader: nn.Module, states: Tensor, noise: Tens
 
 @torch.inference_mode()
 def ours(denoiser: Denoiser, reader: nn.Module, states: Tensor, noise: Tensor, steps: int) -> Tensor:
-    denoiser.hold(reader(states))
-    for step in denoise(denoiser, solver(), noise, Guidance(4.5), steps):
+    denoiser.set_conditioning(reader(states))
+    for step in denoise(denoiser, solver(), noise, TextImageGuidance(4.5), steps):
         latents = step.latents
     return latents
 
@@ -83,7 +84,7 @@ def work(count: int, steps: int) -> dict[str, float]:
             return floating_point_operations(act) / 1e12
 
     step = counted(lambda: plain(batch, encoder_hidden_states=captions, timestep=times))
-    once = counted(lambda: held.hold(captions[:ROWS]))
+    once = counted(lambda: held.set_conditioning(captions[:ROWS]))
     lean = counted(lambda: held.network(batch, encoder_hidden_states=captions[:, :1], timestep=times))
     row = counted(lambda: reader(states))
     return {

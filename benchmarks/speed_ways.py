@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from benchmarks.random_checkpoint import Size, config_of
 from janus_app.models.janus.config import parse_config
-from janus_app.models.janus.draw import Sampling, draw_tokens
+from janus_app.models.janus.draw import SamplingRule, draw_tokens
 from janus_app.models.janus.modeling import JanusNetwork
 from janus_app.nn.llama import DecoderConfig
 from janus_app.nn.sampling import exponential_noise
@@ -86,7 +86,7 @@ def eight_bit(network: JanusNetwork, device: torch.device) -> None:
 def ours(network: JanusNetwork, job: Job) -> Iterator[Tensor]:
     codes, stream = network.config.vq.codebook_size, torch.Generator().manual_seed(job.seed)
     embeds = network.text_embeds(job.rows().to(network.device))
-    rule = Sampling(
+    rule = SamplingRule(
         GUIDANCE,
         TEMPERATURE,
         lambda cells: exponential_noise([stream], job.count * codes, cells).view(cells, job.count, codes),

@@ -28,8 +28,8 @@ from benchmarks.judge import look
 from benchmarks.quality import SEED
 from benchmarks.running import finished, open_model
 from benchmarks.speed import SIZES
-from janus_app.models.janus.draw import Sampling, draw_tokens
-from janus_app.models.janus.jacobi import jacobi_decode, window
+from janus_app.models.janus.draw import SamplingRule, draw_tokens
+from janus_app.models.janus.jacobi import jacobi_decode, window_size
 from janus_app.registry.catalog import load_catalog
 from janus_app.types import GenerateRequest
 from training.captions import caption
@@ -101,9 +101,11 @@ def pass_cost(precision: str, count: int, device: torch.device, passes: int) -> 
     job = ways.Job(count, passes + 2, torch.randint(5, 200, (64,), generator=torch.Generator().manual_seed(1)))
     embeds = list(network.text_embeds(job.rows().to(device)))
 
-    def rule() -> Sampling:
+    def rule() -> SamplingRule:
         noise = job.noise(network.config.vq.codebook_size)
-        return Sampling(ways.GUIDANCE, ways.TEMPERATURE, lambda cells: torch.stack([next(noise) for _ in range(cells)]))
+        return SamplingRule(
+            ways.GUIDANCE, ways.TEMPERATURE, lambda cells: torch.stack([next(noise) for _ in range(cells)])
+        )
 
     def spent(steps: Iterator[Any], skipped: int) -> float:
         """Each step's wall time, without the first ones, which read the prompt."""
@@ -136,8 +138,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for precision in precisions:
             for count in counts:
                 narrow, wide = pass_cost(precision, count, device, 12)
+                window = window_size(2 * count, device)
                 print(
-                    f"| {precision} | {count} | {window(2 * count, device)} | {1e3 * narrow:.1f} | {1e3 * wide:.1f} "
+                    f"| {precision} | {count} | {window} | {1e3 * narrow:.1f} | {1e3 * wide:.1f} "
                     f"| {wide / narrow:.2f} |",
                     flush=True,
                 )

@@ -16,7 +16,7 @@ from torch import Tensor
 from janus_app.errors import AppError
 from janus_app.models.common.image_processor import masked_cells
 from janus_app.models.janusflow.edit import flow_edit, image_to_image, masked, paste_back, start_noise
-from janus_app.models.janusflow.solver import Guidance, Schedule, Step, Velocity, integrate
+from janus_app.nn.diffusion import FlowSchedule, FlowStep, IntervalGuidance, Velocity, integrate_flow
 from janus_app.nn.sampling import generators
 
 SPREAD = 0.2
@@ -31,7 +31,7 @@ def pictures_around(mu: float) -> Velocity:
     return velocity
 
 
-def final(steps: Iterator[Step]) -> Tensor:
+def final(steps: Iterator[FlowStep]) -> Tensor:
     *_, end = steps
     return end.latent
 
@@ -44,18 +44,18 @@ def test_noise_is_the_seeds_alone() -> None:
 
 def test_image_to_image_with_full_strength_is_a_drawing_from_noise() -> None:
     flow = pictures_around(2.0)
-    drawn = final(integrate(flow, start_noise(generators(5, 2), CLEAN), Schedule(20)))
-    assert torch.equal(final(image_to_image(flow, CLEAN, generators(5, 2), Schedule.partial(20, 1.0))), drawn)
+    drawn = final(integrate_flow(flow, start_noise(generators(5, 2), CLEAN), FlowSchedule(20)))
+    assert torch.equal(final(image_to_image(flow, CLEAN, generators(5, 2), FlowSchedule.partial(20, 1.0))), drawn)
 
 
 def test_image_to_image_moves_further_with_strength() -> None:
     flow = pictures_around(2.0)
     moved = [
-        float((final(image_to_image(flow, CLEAN, generators(5, 1), Schedule.partial(20, s))) - CLEAN).norm())
+        float((final(image_to_image(flow, CLEAN, generators(5, 1), FlowSchedule.partial(20, s))) - CLEAN).norm())
         for s in (0.1, 0.4, 0.7, 1.0)
     ]
     assert moved == sorted(moved) and moved[0] < moved[-1] / 4
-    all_of_it = final(image_to_image(flow, CLEAN, generators(5, 1), Schedule(20)))
+    all_of_it = final(image_to_image(flow, CLEAN, generators(5, 1), FlowSchedule(20)))
     assert float(all_of_it.mean()) == pytest.approx(2.0, abs=0.1), "the prompt's pictures are around 2"
 
 
@@ -69,7 +69,7 @@ def test_masked_keeps_known_latents_bit_for_bit_and_draws_the_rest(solver: str) 
         seen.append(z)
         return pictures_around(3.0)(z, t, weight)
 
-    steps = list(masked(flow, CLEAN, free, generators(1, 2), Schedule(16), solver=solver))
+    steps = list(masked(flow, CLEAN, free, generators(1, 2), FlowSchedule(16), solver=solver))
     for picture in steps[-1].latent:
         assert torch.equal(picture[:, ~free], CLEAN[0][:, ~free])
         assert float(picture[:, free].mean()) == pytest.approx(3.0, abs=0.15)
@@ -85,22 +85,24 @@ def test_masked_keeps_known_latents_bit_for_bit_and_draws_the_rest(solver: str) 
 def test_a_mask_over_everything_is_a_drawing_from_noise() -> None:
     everything = torch.ones(6, 6, dtype=torch.bool)
     flow = pictures_around(1.0)
-    drawn = final(integrate(flow, start_noise(generators(5, 1), CLEAN), Schedule(8)))
-    assert torch.equal(final(masked(flow, CLEAN, everything, generators(5, 1), Schedule(8))), drawn)
+    drawn = final(integrate_flow(flow, start_noise(generators(5, 1), CLEAN), FlowSchedule(8)))
+    assert torch.equal(final(masked(flow, CLEAN, everything, generators(5, 1), FlowSchedule(8))), drawn)
 
 
 def test_flowedit_carries_the_picture_over_by_the_difference_of_the_prompts() -> None:
     """For two Gaussians of one spread the exact answer is clean + (mu_target - mu_source), whatever the noise."""
     for steps, draws in ((4, 1), (25, 3)):
         found = final(
-            flow_edit(pictures_around(3.0), pictures_around(1.0), CLEAN, generators(8, 2), Schedule(steps), draws=draws)
+            flow_edit(
+                pictures_around(3.0), pictures_around(1.0), CLEAN, generators(8, 2), FlowSchedule(steps), draws=draws
+            )
         )
         assert torch.allclose(found, CLEAN + 2.0, atol=1e-4)
 
 
 def test_flowedit_with_equal_prompts_changes_nothing() -> None:
     same = pictures_around(1.0)
-    for step in flow_edit(same, same, CLEAN, generators(8, 1), Schedule.partial(12, 0.7)):
+    for step in flow_edit(same, same, CLEAN, generators(8, 1), FlowSchedule.partial(12, 0.7)):
         assert torch.allclose(step.latent, CLEAN, atol=1e-5)
         assert torch.equal(step.predicted, step.latent), "a picture at every moment is its own preview"
 
@@ -113,9 +115,9 @@ def test_flowedit_guides_each_prompt_by_its_own_weight() -> None:
             pictures_around(1.0),
             CLEAN,
             generators(8, 1),
-            Schedule(10),
-            guidance=Guidance(2.0),
-            source_guidance=Guidance(0.5),
+            FlowSchedule(10),
+            guidance=IntervalGuidance(2.0),
+            source_guidance=IntervalGuidance(0.5),
         )
     )
     assert torch.allclose(found, CLEAN + 5.5, atol=1e-3)
@@ -131,7 +133,7 @@ def test_flowedit_moves_less_with_less_strength() -> None:
                         pictures_around(1.0),
                         CLEAN,
                         generators(8, 1),
-                        Schedule.partial(20, strength),
+                        FlowSchedule.partial(20, strength),
                     )
                 )
                 - CLEAN
@@ -150,7 +152,7 @@ def test_more_draws_mean_less_noise_and_more_evaluations() -> None:
         return 1.0 - z * (1 - t)  # another slope than the source's, so that the noise does not cancel
 
     def spread(draws: int) -> float:
-        ends = final(flow_edit(narrow, pictures_around(1.0), CLEAN, generators(0, 16), Schedule(5), draws=draws))
+        ends = final(flow_edit(narrow, pictures_around(1.0), CLEAN, generators(0, 16), FlowSchedule(5), draws=draws))
         return float(ends.std(0).mean())
 
     assert spread(16) < spread(1) / 2
@@ -165,10 +167,10 @@ def test_a_picture_of_a_batch_is_the_one_its_seed_makes_alone(method: str) -> No
     def run(seed: int, count: int) -> Tensor:
         streams = generators(seed, count)
         if method == "image":
-            return final(image_to_image(flow, CLEAN, streams, Schedule(10, 4)))
+            return final(image_to_image(flow, CLEAN, streams, FlowSchedule(10, 4)))
         if method == "masked":
-            return final(masked(flow, CLEAN, CLEAN[0, 0] > 0, streams, Schedule(10)))
-        return final(flow_edit(flow, lambda z, t, w: z.tanh() - other(z, t, w), CLEAN, streams, Schedule(10, 4)))
+            return final(masked(flow, CLEAN, CLEAN[0, 0] > 0, streams, FlowSchedule(10)))
+        return final(flow_edit(flow, lambda z, t, w: z.tanh() - other(z, t, w), CLEAN, streams, FlowSchedule(10, 4)))
 
     batch = run(40, 3)
     for i in range(3):

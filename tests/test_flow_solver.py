@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from janus_app.errors import AppError
-from janus_app.models.janusflow.solver import Guidance, Schedule, Step, integrate
+from janus_app.nn.diffusion import FlowSchedule, FlowStep, IntervalGuidance, integrate_flow
 from janus_app.types import SOLVERS
 
 START = torch.tensor([[[[1.0, -2.0], [0.5, 3.0]]]])
@@ -23,8 +23,8 @@ def curved(z: Tensor, t: float, weight: float) -> Tensor:
 EXACT = START.double() * math.exp(math.sin(4) / 4)
 
 
-def last(steps: int, solver: str, first: int = 0) -> Step:
-    *_, end = integrate(curved, START.double(), Schedule(steps, first), solver=solver)
+def last(steps: int, solver: str, first: int = 0) -> FlowStep:
+    *_, end = integrate_flow(curved, START.double(), FlowSchedule(steps, first), solver=solver)
     return end
 
 
@@ -42,7 +42,9 @@ def test_a_straight_flow_is_exact_in_one_step() -> None:
     target = torch.randn(2, 4, 3, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     for solver in SOLVERS:
         for steps in (1, 7):
-            *_, end = integrate(lambda z, t, w: target, torch.zeros_like(target), Schedule(steps), solver=solver)
+            *_, end = integrate_flow(
+                lambda z, t, w: target, torch.zeros_like(target), FlowSchedule(steps), solver=solver
+            )
             assert torch.allclose(end.latent, target, atol=1e-12), solver
 
 
@@ -59,7 +61,7 @@ def test_euler_rounds_as_the_reference_does(steps: int) -> None:
     width = torch.full_like(z, 1.0 / steps)
     for step in range(steps):
         z = z + width * (torch.sin(3 * z) + step / steps)
-    *_, end = integrate(velocity, START, Schedule(steps))
+    *_, end = integrate_flow(velocity, START, FlowSchedule(steps))
     assert torch.equal(end.latent, z) and end.latent.dtype == torch.float32
     assert times == [step / steps * 1000.0 for step in range(steps)]
 
@@ -72,12 +74,12 @@ def test_network_evaluations_are_as_documented_and_stay_below_one(solver: str, e
         asked.append(t)
         return z
 
-    list(integrate(velocity, START, Schedule(9), solver=solver))
+    list(integrate_flow(velocity, START, FlowSchedule(9), solver=solver))
     assert len(asked) == evaluations and min(asked) == 0 and max(asked) == 8 / 9
 
 
 def test_every_step_says_how_far_it_is_and_points_to_the_end() -> None:
-    steps = list(integrate(lambda z, t, w: torch.ones_like(z), torch.zeros(1, 1, 1, 1), Schedule(10, 6)))
+    steps = list(integrate_flow(lambda z, t, w: torch.ones_like(z), torch.zeros(1, 1, 1, 1), FlowSchedule(10, 6)))
     assert [(s.done, s.total) for s in steps] == [(1, 4), (2, 4), (3, 4), (4, 4)]
     assert [s.t for s in steps] == [0.7, 0.8, 0.9, 1.0]
     assert all(float(s.predicted) == pytest.approx(0.4) for s in steps)
@@ -91,7 +93,7 @@ def test_nothing_is_computed_before_it_is_asked_for_or_after_it_is_closed() -> N
         asked.append(t)
         return z
 
-    walk = integrate(velocity, START, Schedule(10))
+    walk = integrate_flow(velocity, START, FlowSchedule(10))
     assert not asked
     next(walk)
     next(walk)
@@ -109,7 +111,9 @@ def test_guidance_lasts_as_long_as_its_interval() -> None:
             weights.append(weight)
             return z
 
-        list(integrate(velocity, START, Schedule(4), solver=solver, guidance=Guidance(3.0, (0.25, 0.5))))
+        list(
+            integrate_flow(velocity, START, FlowSchedule(4), solver=solver, guidance=IntervalGuidance(3.0, (0.25, 0.5)))
+        )
     assert seen == {
         "euler": [1, 3, 3, 1],
         "heun": [1, 1, 3, 3, 3, 3, 1],  # both evaluations of a step have the weight of its start
@@ -127,12 +131,12 @@ def test_second_order_holds_though_guidance_starts_and_stops(solver: str) -> Non
     exact = (1 + 2 * (0.75**2 - 0.25**2)) / 2
     found = []
     for steps in (40, 80):
-        *_, end = integrate(
+        *_, end = integrate_flow(
             velocity,
             torch.zeros(1, 1, 1, 1, dtype=torch.float64),
-            Schedule(steps),
+            FlowSchedule(steps),
             solver=solver,
-            guidance=Guidance(3.0, (0.25, 0.7499)),
+            guidance=IntervalGuidance(3.0, (0.25, 0.7499)),
         )
         found.append(abs(float(end.latent) - exact))
     assert found[0] / found[1] == pytest.approx(4, abs=0.1)
@@ -142,7 +146,7 @@ def test_second_order_holds_though_guidance_starts_and_stops(solver: str) -> Non
     ("steps", "strength", "first"), [(30, 1.0, 0), (30, 0.5, 15), (30, 0.01, 29), (1, 0.3, 0), (10, 0.66, 3)]
 )
 def test_strength_is_the_share_of_the_steps(steps: int, strength: float, first: int) -> None:
-    assert Schedule.partial(steps, strength).first == first
+    assert FlowSchedule.partial(steps, strength).first == first
 
 
 def test_after_a_step_the_latent_may_be_changed() -> None:
@@ -152,10 +156,10 @@ def test_after_a_step_the_latent_may_be_changed() -> None:
         times.append(t)
         return torch.full_like(z, t)
 
-    *_, end = integrate(lambda z, t, w: z, START, Schedule(4), after=pin)
+    *_, end = integrate_flow(lambda z, t, w: z, START, FlowSchedule(4), after_step=pin)
     assert times == [0.25, 0.5, 0.75, 1.0] and torch.equal(end.latent, torch.ones_like(START))
 
 
 def test_an_unknown_solver_is_a_sentence() -> None:
     with pytest.raises(AppError, match="no solver called 'rk4'"):
-        next(integrate(curved, START, Schedule(4), solver="rk4"))
+        next(integrate_flow(curved, START, FlowSchedule(4), solver="rk4"))

@@ -127,7 +127,7 @@ def test_training_computes_what_the_app_computes(exported: Any) -> None:
         assert relative(exported.reading.condition(text, [render(scene)], [seen]), mine[0]) < 1e-4
         latents = latents_of(batch.tiles, trainer.codes)
         time = torch.tensor(700.0)
-        exported.denoiser.hold(conditions[:1])
+        exported.denoiser.set_conditioning(conditions[:1])
         theirs = exported.denoiser(latents[:1], time)[0]
         own = model.sana(latents[:1], encoder_hidden_states=conditions[:1], timestep=time[None], return_dict=False)[0]
         assert relative(theirs, own) < 1e-4

@@ -17,7 +17,7 @@ from janus_app.errors import AppError
 from janus_app.files import read_json
 from janus_app.hub import Hub
 from janus_app.models.metaquery.config import parse_config
-from janus_app.models.metaquery.denoise import Guidance
+from janus_app.nn.diffusion import TextImageGuidance
 from janus_app.registry.catalog import load_catalog
 from janus_app.types import (
     ChatRequest,
@@ -117,7 +117,7 @@ def test_quantised_linears_keep_their_biases() -> None:
     ours, theirs = (m.network.mllm.language_model.layers[1].self_attn for m in (small, full))
     assert type(ours.q_proj).__name__ == type(ours.o_proj).__name__ == "Int8Linear"
     assert torch.equal(ours.q_proj.bias, theirs.q_proj.bias) and ours.o_proj.bias is None
-    states = [result_of(m.reading.rows("a fox", "", (), Guidance(1.0))) for m in (small, full)]
+    states = [result_of(m.reading.rows("a fox", "", (), TextImageGuidance(1.0))) for m in (small, full)]
     assert 0 < relative(*states) < 0.1
 
 

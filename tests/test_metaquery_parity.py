@@ -12,8 +12,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from janus_app.models.metaquery.denoise import Guidance, denoise
 from janus_app.models.metaquery.modeling import scheduler
+from janus_app.nn.diffusion import TextImageGuidance, denoise
 from janus_app.types import result_of
 from tests.metaquery_golden import CASES, Case, model, relative
 
@@ -35,7 +35,7 @@ def test_case(name: str) -> None:
         assert cut == name.endswith("long")
         if "input_ids" in case.expected:
             check_prompt(ours, case, prompt, caption)
-        guidance = Guidance(case.meta["gs"], case.meta["igs"])
+        guidance = TextImageGuidance(case.meta["gs"], case.meta["igs"])
         conditions = result_of(ours.reading.rows(caption, case.meta["neg"], pictures, guidance))
         skipped = case.rows - len(conditions)  # a weight of 1 needs no negative row; the reference computes it
         assert skipped == (1 if name.endswith("1step") else 0)
@@ -79,11 +79,13 @@ def check_patches(case: Case, patches: Tensor, start: int) -> None:
             assert (patches[row - start] - expected).abs().max() < PIXELS
 
 
-def check_drawing(ours: Any, case: Case, prompt: int, conditions: Tensor, guidance: Guidance, skipped: int) -> None:
+def check_drawing(
+    ours: Any, case: Case, prompt: int, conditions: Tensor, guidance: TextImageGuidance, skipped: int
+) -> None:
     n = case.meta["n"]
     noise = case.noise(ours)[prompt * n : (prompt + 1) * n]
     solver: Any = scheduler(ours.network.config, ours._components)
-    ours.denoiser.hold(conditions)
+    ours.denoiser.set_conditioning(conditions)
     steps = list(denoise(ours.denoiser, solver, noise, guidance, case.meta["steps"]))
     if "timesteps" in case.expected:
         assert torch.equal(solver.timesteps, case.expected["timesteps"])

@@ -94,7 +94,7 @@ def test_held_conditioning_is_the_plain_way(name: str) -> None:
     width = network.connector[1].out_features
     captions = torch.randn(3, network.config.queries, width)
     latents = torch.randn(2, network.config.latent_channels, 16, 16)
-    model(name).denoiser.hold(captions)
+    model(name).denoiser.set_conditioning(captions)
     projected: list[int] = []
     watched = [m for p, m in network.transformer.named_modules() if p.endswith(("attn2.to_k", "attn2.to_v"))]
     hooks = [m.register_forward_hook(lambda *_: projected.append(1)) for m in watched]

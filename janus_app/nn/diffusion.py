@@ -144,7 +144,8 @@ class TextImageGuidance:
         return self.image > 1
 
     def mix(self, rows: Tensor) -> Tensor:
-        """[rows, ...] to [...]. Rows: caption; negative, caption; or neither, pictures and negative, pictures and caption."""
+        """Outputs [rows, ...] to [...]. The rows are: caption; or negative, caption; or unconditional, pictures with
+        negative, pictures with caption."""
         *others, caption = rows
         if not others:
             return caption

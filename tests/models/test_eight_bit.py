@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
+from janus_app.nn.fast.int8 import FEW, Int8Linear, joined, plain
 from torch import Tensor, nn
 
 from janus_app.nn.fast import int8
-from janus_app.nn.fast.int8 import FEW, Int8Linear, joined, plain
 
 
 def layer(outer: int, seed: int = 0, inner: int = 512) -> Int8Linear:

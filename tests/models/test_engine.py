@@ -10,16 +10,16 @@ from typing import Any, cast
 
 import pytest
 import torch
+from janus_app.nn.fast.fused import FusedLinear, adding, product
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from janus_app.models.janus.draw import PictureStep, Sampling, draw_tokens
+from janus_app.models.janus.draw import ImageTokenStep, SamplingRule, draw_tokens
 from janus_app.models.janus.pipeline import JanusModel
 from janus_app.nn import sampling
 from janus_app.nn.fast import cuda_graphs, decode_step, fused, kernels
-from janus_app.nn.fast.cuda_graphs import recorded, rehearse
-from janus_app.nn.fast.decode_step import ModuleStep, TrunkStep, recordable, trunk_step
-from janus_app.nn.fast.fused import FusedLinear, adding, product
+from janus_app.nn.fast.cuda_graphs import CudaGraphRunner, warm_up
+from janus_app.nn.fast.decode_step import DecodeStep, ModuleDecodeStep, can_capture, make_decode_step
 from janus_app.nn.llama import DecoderConfig, KVCache, LlamaModel
 from janus_app.nn.prefill import prefill
 from janus_app.types import GenerateRequest
@@ -69,7 +69,7 @@ def filled(made: LlamaModel, lengths: list[int]) -> tuple[KVCache, Tensor]:
     positions = None
     if len(set(lengths)) > 1:
         padding = torch.tensor([longest - n for n in lengths])
-        cache.hidden = torch.arange(longest + 40)[None] < padding[:, None]
+        cache.padding_mask = torch.arange(longest + 40)[None] < padding[:, None]
         positions = (torch.arange(longest)[None] - padding[:, None]).clamp(min=0)
     made(torch.randn(rows, longest, 64, generator=source), positions, cache)
     return cache, torch.randn(6, rows, 64, generator=source)
@@ -85,9 +85,9 @@ def test_a_step_is_the_modules_on_one_position(heads: int, kv_heads: int, length
     expected = []
     for kind in ("modules", "exact", "bucket"):
         cache, inputs = filled(made, lengths)
-        step = ModuleStep(made, cache) if kind == "modules" else TrunkStep(made, cache)
+        step = ModuleDecodeStep(made, cache) if kind == "modules" else DecodeStep(made, cache)
         if kind == "bucket":
-            cache.held[:, :, :, :, cache.length :] = 1e4
+            cache.kv[:, :, :, :, cache.length :] = 1e4
         out = []
         for x in inputs:
             out.append(step(x, cache.capacity if kind == "bucket" else cache.length + 1))
@@ -125,7 +125,7 @@ def test_a_small_product_adds_to_what_it_is_joined_with(monkeypatch: pytest.Monk
     torch.testing.assert_close(small, total + layer(x), atol=1e-5, rtol=0)
 
 
-def picture_step(model: JanusModel, count: int, *, keep: bool = False) -> tuple[PictureStep, KVCache]:
+def picture_step(model: JanusModel, count: int, *, keep: bool = False) -> tuple[ImageTokenStep, KVCache]:
     network = model.network
     rows = model._prompt_rows(GenerateRequest("A small red house.", guidance=4.0))
     hidden, cache = prefill(network, rows, 36)
@@ -135,9 +135,9 @@ def picture_step(model: JanusModel, count: int, *, keep: bool = False) -> tuple[
         known[1:3] = torch.tensor([5, 6])
     streams = sampling.generators(7, count)
     codes = network.config.vq.codebook_size
-    rule = Sampling(4.0, 0.9, lambda cells: sampling.exponential_noise(streams, codes, cells))
+    rule = SamplingRule(4.0, 0.9, lambda cells: sampling.exponential_noise(streams, codes, cells))
     hidden = hidden[:, -1].repeat_interleave(count, dim=0)
-    step = PictureStep(network, cache, hidden, known.repeat(count, 1), known, rule)
+    step = ImageTokenStep(network, cache, hidden, known.repeat(count, 1), known, rule)
     step.draw_noise(24)
     step.begin_row(0)
     return step, cache
@@ -184,11 +184,11 @@ def test_a_rehearsal_leaves_no_trace(model: JanusModel) -> None:
     rehearsed, other = picture_step(model, 2)
     for _ in range(5):
         straight.advance(cache.length + 1)
-        rehearse(rehearsed.advance, other.length + 1, rehearsed.state)
+        warm_up(rehearsed.advance, other.length + 1, rehearsed.state)
         rehearsed.advance(other.length + 1)
         cache.length += 1
         other.length += 1
-    assert torch.equal(straight.tokens, rehearsed.tokens) and torch.equal(cache.held, other.held)
+    assert torch.equal(straight.tokens, rehearsed.tokens) and torch.equal(cache.kv, other.kv)
     assert all(torch.equal(a, b) for a, b in zip(straight.state, rehearsed.state, strict=True))
 
 
@@ -203,8 +203,8 @@ def test_a_recording_serves_a_bucket_or_all_where_attention_stops_by_itself(
     for chosen, wanted in ((kernels.PLAIN, {128, 256, 300}), (own, {300})):
         monkeypatch.setattr(decode_step, "kernels_for", lambda *_, chosen=chosen: chosen)
         cache = model.network.new_cache(1, 300)
-        step = decode_step.trunk_step(model.network.language_model.model, cache)
-        replay = recorded(lambda span: None, (), cache.capacity, decode_step.bucket(step))
+        step = decode_step.make_decode_step(model.network.language_model.model, cache)
+        replay = CudaGraphRunner(lambda span: None, (), cache.capacity, decode_step.bucket(step))
         spans.clear()
         for span in range(1, 301):
             replay(span)
@@ -218,7 +218,7 @@ def test_where_nothing_can_be_recorded_the_steps_run(model: JanusModel, caplog: 
     """On a machine without CUDA recording really fails, and the picture is drawn all the same."""
     straight, cache = picture_step(model, 2)
     falling, other = picture_step(model, 2)
-    replay = recorded(falling.advance, falling.state, other.capacity)
+    replay = CudaGraphRunner(falling.advance, falling.state, other.capacity)
     for _ in range(3):
         straight.advance(cache.length + 1)
         replay(other.length + 1)
@@ -242,7 +242,7 @@ def test_noise_is_drawn_in_order_and_for_no_cell_too_many(model: JanusModel) -> 
     rows = model._prompt_rows(GenerateRequest("A small red house.", guidance=4.0))
     known = torch.full((36,), -1)
     known[:2], known[34:] = 4, 9
-    *_, tokens = draw_tokens(network, rows, 1, Sampling(4.0, 1.0, noise), known)
+    *_, tokens = draw_tokens(network, rows, 1, SamplingRule(4.0, 1.0, noise), known)
     assert drawn == 34 and tokens[0, :2].tolist() == [4, 4] and tokens[0, 34:].tolist() == [9, 9]
 
 
@@ -251,9 +251,9 @@ def test_a_row_s_noise_is_drawn_while_the_device_draws_the_row_before(
 ) -> None:
     """`check` waits for the device: all that can be done without it is done before."""
     order = []
-    check, codes = PictureStep.check, model.network.config.vq.codebook_size
-    monkeypatch.setattr(PictureStep, "check", lambda step: (order.append("wait"), check(step)))
-    rule = Sampling(4.0, 1.0, lambda cells: (order.append(cells), torch.ones(cells, 1, codes))[1])
+    check, codes = ImageTokenStep.check, model.network.config.vq.codebook_size
+    monkeypatch.setattr(ImageTokenStep, "check", lambda step: (order.append("wait"), check(step)))
+    rule = SamplingRule(4.0, 1.0, lambda cells: (order.append(cells), torch.ones(cells, 1, codes))[1])
     rows = model._prompt_rows(GenerateRequest("A small red house.", guidance=4.0))
     assert len(list(draw_tokens(model.network, rows, 1, rule, torch.full((36,), -1)))) == 36
     assert order == [24, 12, "wait", "wait"]
@@ -265,7 +265,7 @@ def test_the_noise_is_the_one_multinomial_draws() -> None:
     stream, reference = (torch.Generator().manual_seed(11) for _ in range(2))
     logits = torch.randn(steps, size, generator=torch.Generator().manual_seed(2)) * 2
     noise = sampling.exponential_noise([stream], size, steps)
-    picked = [int(sampling.pick(row[None], 0.7, drawn)) for row, drawn in zip(logits, noise, strict=True)]
+    picked = [int(sampling.sample(row[None], 0.7, drawn)) for row, drawn in zip(logits, noise, strict=True)]
     wanted = [int(torch.multinomial((row / 0.7).softmax(-1), 1, generator=reference)) for row in logits]
     assert picked == wanted
 
@@ -303,11 +303,11 @@ def test_layers_that_travel_take_the_way_of_the_modules() -> None:
     accelerate = pytest.importorskip("accelerate")
     made = trunk(4, 4, fused=True)
     cache, _ = filled(made, [4])
-    assert isinstance(trunk_step(made, cache), TrunkStep)
+    assert isinstance(make_decode_step(made, cache), DecodeStep)
     card = torch.device("cuda")
-    assert recordable(made, card) and not recordable(made, torch.device("cpu"))
+    assert can_capture(made, card) and not can_capture(made, torch.device("cpu"))
     accelerate.cpu_offload(made.layers[1], execution_device=torch.device("cpu"))
-    assert isinstance(trunk_step(made, cache), ModuleStep) and not recordable(made, card)
+    assert isinstance(make_decode_step(made, cache), ModuleDecodeStep) and not can_capture(made, card)
 
 
 @pytest.fixture(autouse=True)

@@ -14,7 +14,7 @@ from janus_app.models.janusflow.pipeline import JanusFlowModel
 from janus_app.models.janusflow.velocity import PromptVelocity
 from janus_app.models.metaquery.denoise import Denoiser
 from janus_app.nn.fast import cuda_graphs
-from janus_app.nn.fast.cuda_graphs import replaying
+from janus_app.nn.fast.cuda_graphs import CudaGraphFunction
 from janus_app.types import GenerateRequest
 from tests.conftest import GOLDEN, loaded
 from tests.models.test_engine import Calls
@@ -58,7 +58,7 @@ def test_replayed_functions_keep_places_by_shape_and_give_results_away(caplog: p
         places.add((x.data_ptr(), y.data_ptr()))
         return 2 * x + y
 
-    call = replaying(twice)
+    call = CudaGraphFunction(twice)
     first = call(torch.ones(3), torch.zeros(3))
     second = call(torch.full((3,), 4.0), torch.ones(3))
     assert first.tolist() == [2, 2, 2] and second.tolist() == [9, 9, 9]
@@ -79,8 +79,8 @@ def test_a_flow_drawn_by_replayed_steps_is_the_same_picture(
         return cast(bytes, last.pictures[0].image.tobytes())  # type: ignore[union-attr]
 
     plain, used = drawn(), []
-    monkeypatch.setattr(velocities, "recordable", lambda *_: True)
-    monkeypatch.setattr(cuda_graphs, "rehearse", lambda *_: used.append(1) or 1 / 0)
+    monkeypatch.setattr(velocities, "can_capture", lambda *_: True)
+    monkeypatch.setattr(cuda_graphs, "warm_up", lambda *_: used.append(1) or 1 / 0)
     assert drawn() == plain and len(used) == 2  # one place for guided steps and one for plain ones
 
 
@@ -103,10 +103,10 @@ def test_new_captions_make_new_recordings(monkeypatch: pytest.MonkeyPatch) -> No
     plain, replayed = Denoiser(Network()), Denoiser(Network())
     for value in (1.0, 2.0):
         captions = torch.full((2, 4, 8), value)
-        plain.hold(captions)
+        plain.set_conditioning(captions)
         with monkeypatch.context() as patch:
-            patch.setattr(denoise, "recordable", lambda *_: True)
-            replayed.hold(captions)
+            patch.setattr(denoise, "can_capture", lambda *_: True)
+            replayed.set_conditioning(captions)
         assert replayed._replay is not None and plain._replay is None
         for time in (5, 7):
             x = torch.randn(3, 4, 2, 2)
@@ -120,7 +120,7 @@ def test_a_step_of_sana_never_waits() -> None:
     small = {"num_attention_heads": 2, "attention_head_dim": 8, "num_cross_attention_heads": 2, "num_layers": 2}
     small |= {"cross_attention_head_dim": 8, "cross_attention_dim": 16, "caption_channels": 24, "sample_size": 8}
     denoiser = Denoiser(diffusers.SanaTransformer2DModel(**small).eval().requires_grad_(False))
-    denoiser.hold(torch.randn(2, 5, 24))
+    denoiser.set_conditioning(torch.randn(2, 5, 24))
     step = partial(denoiser, torch.randn(2, 32, 8, 8))
     step(torch.tensor(900))
     seen = []

@@ -18,7 +18,7 @@ from janus_app.models.common import prompts
 from janus_app.models.common.chat import answer_tokens
 from janus_app.models.common.image_processor import to_picture
 from janus_app.models.common.tokenizer import EOS, IMAGE
-from janus_app.models.janus.draw import Sampling, decode_tokens, draw_tokens
+from janus_app.models.janus.draw import SamplingRule, decode_tokens, draw_tokens
 from janus_app.nn import sampling
 from janus_app.nn.prefill import next_positions, prefill, prompt_embeds
 from janus_app.types import ChatRequest, Finished, GenerateRequest, TextDelta, Turn
@@ -95,7 +95,7 @@ def test_drawing(case: Case, name: str) -> None:
         stream = torch.Generator("cpu").manual_seed(recorded["seed"] or 0)
         one = lambda: torch.empty(count, network.config.vq.codebook_size).exponential_(1, generator=stream)  # noqa: E731
     temperature = 0.0 if recorded["mode"] == "greedy" else recorded["temperature"]
-    rule = Sampling(recorded["cfg_weight"], temperature, lambda wanted: torch.stack([one() for _ in range(wanted)]))
+    rule = SamplingRule(recorded["cfg_weight"], temperature, lambda wanted: torch.stack([one() for _ in range(wanted)]))
     *_, tokens = draw_tokens(network, prompt_rows(case, name), count, rule, torch.full((cells,), -1))
     assert tokens.tolist() == expected["image_tokens"].tolist()
     pixels = decode_tokens(network, tokens)

@@ -16,8 +16,8 @@ from torch import Tensor
 from janus_app.models.common.chat import answer_tokens
 from janus_app.models.common.image_processor import to_picture
 from janus_app.models.common.tokenizer import EOS, IMAGE, IMAGE_BEGIN
-from janus_app.models.janusflow.solver import Guidance, Schedule, integrate
 from janus_app.models.janusflow.velocity import PromptVelocity
+from janus_app.nn.diffusion import FlowSchedule, IntervalGuidance, integrate_flow
 from janus_app.nn.prefill import prefill, prompt_embeds
 from janus_app.types import ChatRequest, Finished, TextDelta, Turn
 from tests.conftest import GOLDEN
@@ -118,7 +118,9 @@ def test_velocities_on_the_reference_s_path(case: Case, name: str) -> None:
 def test_drawing_from_noise_to_pixels(case: Case, name: str) -> None:
     recorded, expected = case.meta["gen"][name], case.expected(f"gen_{name}")
     vae, steps = case.model.autoencoder, recorded["steps"]
-    run = integrate(velocity_of(case, name), expected["z0"], Schedule(steps), guidance=Guidance(recorded["cfg_weight"]))
+    run = integrate_flow(
+        velocity_of(case, name), expected["z0"], FlowSchedule(steps), guidance=IntervalGuidance(recorded["cfg_weight"])
+    )
     path = [expected["z0"], *(step.latent for step in run)]
     for mine, theirs in zip(path, [*expected["z_per_step"], expected["final_latent"]], strict=True):
         close(mine, theirs, FLOW)

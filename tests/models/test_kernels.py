@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from janus_app.nn.fast import decode_step, kernels
-from janus_app.nn.fast.decode_step import TrunkStep
+from janus_app.nn.fast.decode_step import DecodeStep
 from janus_app.nn.fast.kernels import FEW, PLAIN, Kernels, disagreement, eight_bit_rows, kernels_for
 from janus_app.nn.llama import KVCache
 from tests.models.test_engine import filled, trunk
@@ -40,7 +40,7 @@ for kv_heads, lengths in ((4, [5]), (2, [6, 3])):  # the second has padding and 
         for chosen in (kernels.PLAIN, found):
             decode_step.kernels_for = lambda *_: chosen
             cache, inputs = filled(made, lengths)
-            step = decode_step.TrunkStep(made, cache)
+            step = decode_step.DecodeStep(made, cache)
             outs.append([])
             for x in inputs:
                 outs[-1].append(step(x, cache.length + ahead))
@@ -133,7 +133,7 @@ def test_a_step_multiplies_bitsandbytes_rows_by_the_kernel(monkeypatch: pytest.M
     made = trunk(4, 4, fused=False)
     cache, inputs = filled(made, [5, 5])
     plain: KVCache = KVCache(made.config, 2, cache.capacity, device=CPU, dtype=torch.float32)
-    plain.held, plain.length = cache.held.clone(), cache.length
+    plain.kv, plain.length = cache.kv.clone(), cache.length
     eights = []
     for block in made.blocks:
         for holder in (block.self_attn, block.mlp):
@@ -143,13 +143,13 @@ def test_a_step_multiplies_bitsandbytes_rows_by_the_kernel(monkeypatch: pytest.M
                     rows, scale = eight_bit_rows(eight) or pytest.fail("not seen")
                     linear.weight.copy_(rows * scale[:, None])  # the same numbers, unpacked
                     eights.append((holder, name, eight))
-    expected = [TrunkStep(made, plain)(x, plain.length + 1) for x in inputs[:1]]
+    expected = [DecodeStep(made, plain)(x, plain.length + 1) for x in inputs[:1]]
     for holder, name, eight in eights:
         setattr(holder, name, eight)
     made.fuse()
     monkeypatch.setattr(decode_step, "kernels_for", lambda *_: Kernels(kernels.int8_product))
-    step = TrunkStep(made, cache)
+    step = DecodeStep(made, cache)
     torch.testing.assert_close(step(inputs[0], cache.length + 1), expected[0], atol=2e-5, rtol=0)
     card = torch.device("cuda")
-    assert not decode_step.recordable(made, card) and not decode_step.recordable(made, card, torch.ones(FEW + 1, 64))
-    assert decode_step.recordable(made, card, torch.ones(FEW, 64))
+    assert not decode_step.can_capture(made, card) and not decode_step.can_capture(made, card, torch.ones(FEW + 1, 64))
+    assert decode_step.can_capture(made, card, torch.ones(FEW, 64))

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from janus_app.nn.fast import linear
-from janus_app.nn.fast.linear import Linear, in_pieces, multiply, slow_bfloat16
+from janus_app.nn.fast.linear import Linear, bfloat16_is_emulated, in_pieces, multiply
 from tests.models.test_engine import Calls
 
 
@@ -47,7 +47,7 @@ def test_bfloat16_is_unpacked_where_the_processor_does_not_know_it(rows: int, mo
     x = torch.randn(rows, 1, 15, generator=torch.Generator().manual_seed(6)).bfloat16()
     wanted = F.linear(x.float(), layer.weight.float(), layer.bias.float())
     for slow, dtype in ((True, "float32" if rows >= linear.MANY else "bfloat16"), (False, "bfloat16")):
-        monkeypatch.setattr(linear, "slow_bfloat16", lambda slow=slow: slow)
+        monkeypatch.setattr(linear, "bfloat16_is_emulated", lambda slow=slow: slow)
         with Calls() as calls:
             got = layer(x)
         assert got.dtype == torch.bfloat16 and got.shape == (rows, 1, 9)
@@ -57,7 +57,7 @@ def test_bfloat16_is_unpacked_where_the_processor_does_not_know_it(rows: int, mo
 
 
 def test_what_the_processor_knows_is_asked_where_it_can_be(monkeypatch: pytest.MonkeyPatch) -> None:
-    ask = slow_bfloat16.__wrapped__
+    ask = bfloat16_is_emulated.__wrapped__
     monkeypatch.setattr("platform.machine", lambda: "x86_64")
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False, raising=False)
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False, raising=False)

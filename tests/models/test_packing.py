@@ -8,14 +8,14 @@ from typing import cast
 import pytest
 import torch
 import torch.nn.functional as F
+from janus_app.nn.fast.packing import pack, packs
 from torch import Tensor, nn
 
 from janus_app.models.janus.pipeline import JanusModel
 from janus_app.nn import llama
 from janus_app.nn.fast import linear, packing
-from janus_app.nn.fast.decode_step import TrunkStep
+from janus_app.nn.fast.decode_step import DecodeStep
 from janus_app.nn.fast.linear import Linear, Packed, Widened
-from janus_app.nn.fast.packing import pack, packs
 from janus_app.types import Finished, GenerateRequest
 from tests.conftest import GOLDEN, loaded
 from tests.models.test_engine import Calls, trunk
@@ -35,7 +35,7 @@ def everything(model: JanusModel, monkeypatch: pytest.MonkeyPatch) -> None:
         for name in names:
             monkeypatch.setattr(module, name, 1)
     for module in (packing, linear, llama):
-        monkeypatch.setattr(module, "slow_bfloat16", lambda: True)
+        monkeypatch.setattr(module, "bfloat16_is_emulated", lambda: True)
 
 
 @pytest.mark.parametrize("rows", [(1,), (2,), (3, 1), (2, 20), (600,)])
@@ -88,7 +88,7 @@ def test_a_packed_trunk_is_the_trunk(dtype: torch.dtype, everything: None) -> No
         inputs = torch.randn(3, 11, 64, generator=torch.Generator().manual_seed(1)).to(dtype)
         cache = llama.KVCache(made.config, 3, 11, device=torch.device("cpu"), dtype=dtype)
         outs.append([*made(inputs[:, :5], None, cache).float().unbind(1)])
-        step = TrunkStep(made, cache)
+        step = DecodeStep(made, cache)
         for x in inputs[:, 5:].unbind(1):
             outs[-1].append(step(x, cache.length + 1).float())
             cache.length += 1
@@ -126,7 +126,7 @@ def test_what_gains_nothing_is_left_alone(everything: None, monkeypatch: pytest.
     monkeypatch.setattr(packing, "MOST", 63)
     assert kept(Linear(8, 8).bfloat16())  # twice the memory of a large one is no gain
     monkeypatch.setattr(packing, "MOST", 64)
-    monkeypatch.setattr(packing, "slow_bfloat16", lambda: False)
+    monkeypatch.setattr(packing, "bfloat16_is_emulated", lambda: False)
     assert kept(Linear(8, 8).bfloat16())
     monkeypatch.setattr(packing, "LEAST", 65)
     assert kept(Linear(8, 8))
@@ -150,18 +150,18 @@ def test_who_can_pack_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_bfloat16_keys_are_held_in_float32_where_they_would_be_widened(
     slow: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(llama, "slow_bfloat16", lambda: slow)
+    monkeypatch.setattr(llama, "bfloat16_is_emulated", lambda: slow)
     assert llama.cache_dtype(torch.device("cpu"), torch.float16) == torch.float16
     assert llama.cache_dtype(torch.device("cuda"), torch.bfloat16) == torch.bfloat16
     made = trunk(4, 2, fused=True).bfloat16()
     cache = llama.KVCache(made.config, 2, 12, device=torch.device("cpu"), dtype=torch.bfloat16)
-    assert cache.held.dtype == (torch.float32 if slow else torch.bfloat16)
+    assert cache.kv.dtype == (torch.float32 if slow else torch.bfloat16)
     x = torch.randn(2, 9, 64, generator=torch.Generator().manual_seed(1)).bfloat16()
     at_once = made(x)
     begun = made(x[:, :8], None, cache)
-    step = TrunkStep(made, cache)
+    step = DecodeStep(made, cache)
     last = step(x[:, 8], 9)
     assert at_once.dtype == begun.dtype == last.dtype == torch.bfloat16
     wanted: Tensor = torch.cat([begun, last[:, None]], dim=1)
     torch.testing.assert_close(wanted.float(), at_once.float(), atol=0.05, rtol=0.05)
-    assert torch.equal(cache.held, cache.held.bfloat16().to(cache.held.dtype))  # what is written was rounded before
+    assert torch.equal(cache.kv, cache.kv.bfloat16().to(cache.kv.dtype))  # what is written was rounded before

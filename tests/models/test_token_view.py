@@ -14,7 +14,7 @@ from PIL import Image
 from janus_app.errors import AppError
 from janus_app.models.common.chat import answer_tokens
 from janus_app.models.common.prompts import conversation
-from janus_app.models.common.rank import first_tokens, question
+from janus_app.models.common.rank import question, yes_no_token_ids
 from janus_app.models.common.tokenizer import EOS, IMAGE, IMAGE_BEGIN, IMAGE_END, PAD, Special
 from janus_app.models.janus.pipeline import JanusModel
 from janus_app.models.janusflow.pipeline import JanusFlowModel
@@ -105,7 +105,7 @@ def test_the_facts_are_those_of_drawing_step_by_step(
 def test_a_long_picture_is_looked_at_in_parts(model: JanusModel, monkeypatch: pytest.MonkeyPatch) -> None:
     tokens = draw(model, seed=4).image_tokens
     whole = inspect(model, InspectRequest(PROMPT, tokens))
-    monkeypatch.setattr("janus_app.models.janus.inspect._AT_ONCE", 7)
+    monkeypatch.setattr("janus_app.models.janus.inspect.CELLS_PER_STEP", 7)
     events = list(model.inspect(InspectRequest(PROMPT, tokens)))
     assert [e.done for e in events if isinstance(e, Progress)] == [0, 7, 14, 21, 28, 35, 36]
     parts = cast(Finished, events[-1]).inspection
@@ -157,7 +157,7 @@ def test_tokens_of_another_model_are_refused(model: JanusModel) -> None:
 
 def test_the_score_is_what_the_answer_begins_with(model: JanusModel, monkeypatch: pytest.MonkeyPatch) -> None:
     """A twin through the answering loop: its first logits, caught on their way out."""
-    monkeypatch.setattr("janus_app.models.common.rank.CLEAR", 0.0)
+    monkeypatch.setattr("janus_app.models.common.rank.MIN_YES_NO", 0.0)
     picture = draw(model, seed=3).image
     (score,) = finish(model.rank(RankRequest(PROMPT, (picture,)))).scores
     text = question(PROMPT)
@@ -169,7 +169,7 @@ def test_the_score_is_what_the_answer_begins_with(model: JanusModel, monkeypatch
     list(answer_tokens(model.network, prompt, end=model.tokenizer.id(EOS), limit=1, temperature=0, top_p=1, seed=0))
     hook.remove()
     odds = caught[0][0].double().softmax(-1)
-    yes, no = first_tokens(model.tokenizer)
+    yes, no = yes_no_token_ids(model.tokenizer)
     assert yes and no and not set(yes) & set(no)
     share = float(odds[yes].sum() / (odds[yes].sum() + odds[no].sum()))
     assert 0 < share < 1 and score == pytest.approx(share, abs=1e-5)

@@ -15,12 +15,12 @@ from benchmarks.random_checkpoint import Size
 from benchmarks.speed_ways import random_network
 from janus_app.errors import AppError
 from janus_app.models.janus import jacobi
-from janus_app.models.janus.draw import Sampling, draw_tokens, drawn_cells, read_prompts
-from janus_app.models.janus.jacobi import JacobiDecoder, jacobi_decode, window
+from janus_app.models.janus.draw import SamplingRule, draw_tokens, drawn_range, prefill_prompts
+from janus_app.models.janus.jacobi import JacobiDecoder, jacobi_decode, window_size
 from janus_app.models.janus.modeling import JanusNetwork
 from janus_app.models.janus.pipeline import JanusModel
 from janus_app.nn import sampling
-from janus_app.nn.fast.cuda_graphs import rehearse
+from janus_app.nn.fast.cuda_graphs import warm_up
 from janus_app.nn.sampling import mix_guidance
 from janus_app.types import EditRequest, Finished, GenerateRequest, Picture, Preview, Progress
 from tests.conftest import GOLDEN, loaded
@@ -31,7 +31,7 @@ CODES, WARMTH = 4, 2.5  # flat enough odds that most outcomes happen
 @pytest.fixture
 def wide(monkeypatch: pytest.MonkeyPatch) -> None:
     """Windows as on a card: more guesses, and more to be wrong."""
-    monkeypatch.setitem(jacobi.INPUTS, "cpu", 32)
+    monkeypatch.setitem(jacobi.MAX_INPUTS, "cpu", 32)
 
 
 @pytest.fixture(scope="module")
@@ -47,9 +47,9 @@ def small() -> JanusNetwork:
     return network
 
 
-def rule_of(network: JanusNetwork, seed: int, count: int, temperature: float = 1.0) -> Sampling:
+def rule_of(network: JanusNetwork, seed: int, count: int, temperature: float = 1.0) -> SamplingRule:
     streams, codes = sampling.generators(seed, count), network.config.vq.codebook_size
-    return Sampling(4.0, temperature, lambda cells: sampling.exponential_noise(streams, codes, cells))
+    return SamplingRule(4.0, temperature, lambda cells: sampling.exponential_noise(streams, codes, cells))
 
 
 def known_cells(kept: str) -> Tensor:
@@ -76,7 +76,7 @@ def test_the_tokens_are_the_plain_way_s(
     steps = list(jacobi_decode(network, rows, count, rule_of(network, 5, count, temperature), known))
     assert torch.equal(steps[-1][1], plain)
     cells = [cell for cell, _ in steps]
-    assert cells == sorted(cells) and cells[-1] == drawn_cells(known)[1]
+    assert cells == sorted(cells) and cells[-1] == drawn_range(known)[1]
 
 
 @pytest.mark.usefixtures("wide")
@@ -137,14 +137,14 @@ def test_the_distribution_is_the_model_s(small: JanusNetwork, monkeypatch: pytes
     assert abs(sum(odds.values()) - 1) < 1e-5 and len(odds) == CODES**3
     assert chance_of(drawn_by_turbo(small, prompts, 1200), odds) > 0.01
     # The test sees a rule that takes one guess too many.
-    monkeypatch.setattr(jacobi, "holding", lambda guesses, drawn: torch.ones(len(guesses), dtype=torch.long))
+    monkeypatch.setattr(jacobi, "count_accepted", lambda guesses, drawn: torch.ones(len(guesses), dtype=torch.long))
     assert chance_of(drawn_by_turbo(small, prompts, 1200), odds) < 1e-6
 
 
 def test_a_pass_reads_as_many_inputs_as_cost_little() -> None:
     cpu, card = torch.device("cpu"), torch.device("cuda")
-    assert [window(rows, card) for rows in (1, 2, 3, 4, 8, 16, 32)] == [16, 16, 10, 8, 4, 2, 1]
-    assert [window(rows, cpu) for rows in (1, 2, 3, 4, 8)] == [8, 4, 2, 2, 1]
+    assert [window_size(rows, card) for rows in (1, 2, 3, 4, 8, 16, 32)] == [16, 16, 10, 8, 4, 2, 1]
+    assert [window_size(rows, cpu) for rows in (1, 2, 3, 4, 8)] == [8, 4, 2, 2, 1]
 
 
 @torch.inference_mode()
@@ -154,12 +154,12 @@ def test_a_rehearsed_pass_leaves_no_trace(model: JanusModel) -> None:
     rows = model._prompt_rows(GenerateRequest("A small red house."))
     for rehearsing in (False, True):
         rule = rule_of(network, 3, 2)
-        hidden, cache = read_prompts(network, rows, known[:0].repeat(2, 1), rule, 36 + 8)
+        hidden, cache = prefill_prompts(network, rows, known[:0].repeat(2, 1), rule, 36 + 8)
         passes, places = JacobiDecoder(network, cache, hidden, known, rule, 8, 2), [0, 0]
         while min(places) < 35:
             passes.take_noise(places)
             if rehearsing:
-                rehearse(passes.advance, cache.capacity, passes.state)
+                warm_up(passes.advance, cache.capacity, passes.state)
             passes.advance(cache.capacity)
             places = passes.places()
         drawn.append(passes.tokens.tolist())

@@ -1,4 +1,4 @@
-"""Drawing many pictures a few at a time, fewer when memory runs out."""
+"""Drawing many pictures in batches, and in smaller ones when memory runs out."""
 
 from __future__ import annotations
 
@@ -9,37 +9,40 @@ from typing import Protocol
 
 import torch
 
-from janus_app.errors import is_out_of_memory
+from janus_app.errors import Message, is_out_of_memory
 from janus_app.types import Event, Finished, Notice, Picture
 
-# (pictures finished before, how many to draw now) -> the events on the way, and those pictures
-Draw = Callable[[tuple[Picture, ...], int], Generator[Event, None, list[Picture]]]
+# (pictures finished before, how many to draw now) -> yields events and returns the new pictures
+DrawBatch = Callable[[tuple[Picture, ...], int], Generator[Event, None, list[Picture]]]
 
 
-class Painter(Protocol):
-    batch: int  # pictures drawn at once; halved when memory runs out, and kept so
+class BatchedModel(Protocol):
+    batch: int  # pictures drawn at once; it is halved when memory runs out, and stays so
 
 
-def draw_in_batches(painter: Painter, count: int, draw: Draw, started: float) -> Iterator[Event]:
-    """Draw `count` pictures and end with Finished; `started` is a time.perf_counter(), when the work began."""
+def draw_in_batches(model: BatchedModel, count: int, draw: DrawBatch, started: float) -> Iterator[Event]:
+    """Draw `count` pictures and end with Finished. `started` is the time.perf_counter() when the work began.
+
+    Out of memory is raised only where a single picture does not fit.
+    """
     done: list[Picture] = []
     while len(done) < count:
-        now = min(painter.batch, count - len(done))
+        size = min(model.batch, count - len(done))
         try:
-            done += yield from draw(tuple(done), now)
+            done += yield from draw(tuple(done), size)
             continue
         except Exception as error:
-            if now == 1 or not is_out_of_memory(error):
+            if size == 1 or not is_out_of_memory(error):
                 raise
-        # Only here, with the error and all it holds on to gone, is the failed attempt's memory free.
-        release()
-        painter.batch = now // 2
-        yield Notice(f"Not enough memory for {now} pictures at once; drawing {painter.batch} at a time.")
+        # Outside the handler, because the error's traceback keeps the tensors of the failed attempt alive.
+        free_memory()
+        model.batch = size // 2
+        yield Notice(Message("pictures_batch_halved", tried=size, batch=model.batch))
     yield Finished(pictures=tuple(done), compute_seconds=time.perf_counter() - started)
 
 
-def release() -> None:
-    """Give what a failed step held back to its device."""
+def free_memory() -> None:
+    """Return unused memory to the operating system and the GPU."""
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()

@@ -1,9 +1,9 @@
-"""Ranking pictures by the model's own eyes: is what was asked for to be seen in them?
+"""Ranking pictures with the model's own vision: how sure is it that a picture shows what the prompt asks for?
 
-The share of "yes" among "yes" and "no" at the first token of the answer, as VQAScore asks it (Lin et al. 2024,
-"Evaluating Text-to-Visual Generation with Image-to-Text Generation"); here the model that drew is the one that looks.
-A model whose answer would begin otherwise was not taught such questions: then it is the geometric mean of the
-probabilities of the prompt's own tokens, were it to name what it sees. docs/token_view.md has what both are worth.
+The score is P(yes) / (P(yes) + P(no)) at the first token of the answer, as in VQAScore (Lin et al. 2024, "Evaluating
+Text-to-Visual Generation with Image-to-Text Generation", section 3); here the model that drew also looks. Models that
+were not trained on such questions begin their answers with other tokens: for them the score is the geometric mean of
+the probabilities of the prompt's tokens in an answer that names it. docs/token_view.md has measurements of both.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from janus_app.errors import AppError
+from janus_app.errors import AppError, Message
 from janus_app.models.common import prompts
 from janus_app.models.common.prompts import PromptStyle
 from janus_app.models.common.tokenizer import Piece, Tokenizer
@@ -25,16 +25,16 @@ from janus_app.nn import sampling
 from janus_app.nn.prefill import Network, prefill
 from janus_app.types import Capabilities, Event, Finished, Notice, Progress, RankRequest, Turn
 
-CLEAR = 0.5  # the least probability of yes and no together, over the pictures, for which the question counts
+MIN_YES_NO = 0.5  # the mean probability of yes and no together from which the question counts as understood
 QUESTION = "Is there {} in the picture?"
 QUESTION_ZH = "图里有{}吗?"
-SEEN, SEEN_ZH = "What do you see?", "你看到了什么?"
+DESCRIBE, DESCRIBE_ZH = "What do you see?", "你看到了什么?"
 YES = ("Yes", " Yes", "yes", " yes", "YES", "是", "有", "对")
 NO = ("No", " No", "no", " no", "NO", "不", "没", "否")
 
 
-class Reader(Protocol):
-    """What ranking needs of a model: `chat.Talker` has it."""
+class RankingModel(Protocol):
+    """What ranking needs of a model: `chat.VisionChatMixin` has it."""
 
     network: Network
     tokenizer: Tokenizer
@@ -45,85 +45,88 @@ class Reader(Protocol):
     def _embed(self, ids: Sequence[int], pictures: Sequence[Image.Image] = ()) -> Tensor: ...
 
 
-def rank(model: Reader, request: RankRequest) -> Iterator[Event]:
-    """Progress for each picture, then Finished with their scores in 0..1."""
+def rank(model: RankingModel, request: RankRequest) -> Iterator[Event]:
+    """Progress for each picture, then Finished with their scores in 0..1. Raises AppError where the vocabulary or the
+    context is too small for the question."""
     started, count = time.perf_counter(), len(request.images)
-    yes, no = first_tokens(model.tokenizer)
+    yes, no = yes_no_token_ids(model.tokenizer)
     answers = list[tuple[float, float]]()
     for picture in request.images:
         yield Progress("rank", len(answers), count)
-        answers.append(_answer(model, request.prompt, picture, yes, no))
+        answers.append(_yes_share(model, request.prompt, picture, yes, no))
     scores = [share for share, _ in answers]
-    if sum(clear for _, clear in answers) < CLEAR * count:
-        yield Notice(
-            "The model does not answer yes or no to the prompt as a question, so the pictures are ranked by how "
-            "readily it would name the prompt when asked what it sees."
-        )
+    if sum(yes_or_no for _, yes_or_no in answers) < MIN_YES_NO * count:
+        yield Notice(Message("rank_by_caption"))
         scores = []
         for picture in request.images:
             yield Progress("rank", len(scores), count)
-            scores.append(_naming(model, request.prompt, picture))
+            scores.append(_caption_likelihood(model, request.prompt, picture))
     yield Progress("rank", count, count)
     yield Finished(scores=tuple(scores), compute_seconds=time.perf_counter() - started)
 
 
 def question(prompt: str) -> str:
-    """What is asked about a picture of `prompt`, in the prompt's language."""
-    words = _words(prompt)
-    return (QUESTION_ZH if _chinese(words) else QUESTION).format(words)
+    """The question about a picture of `prompt`, in the prompt's language."""
+    phrase = _as_phrase(prompt)
+    return (QUESTION_ZH if _is_chinese(phrase) else QUESTION).format(phrase)
 
 
-def first_tokens(tokenizer: Tokenizer) -> tuple[list[int], list[int]]:
-    """Ids an answer that says yes, and one that says no, may begin with, without those that begin both."""
-    begin = [{ids[0] for word in words if (ids := tokenizer.encode([word], begin=False))} for words in (YES, NO)]
-    yes, no = begin[0] - begin[1], begin[1] - begin[0]
+def yes_no_token_ids(tokenizer: Tokenizer) -> tuple[list[int], list[int]]:
+    """The ids with which an answer that says yes and one that says no may begin, without those that begin both.
+
+    Raises AppError where the vocabulary has none.
+    """
+    first = [{ids[0] for word in words if (ids := tokenizer.encode([word], begin=False))} for words in (YES, NO)]
+    yes, no = first[0] - first[1], first[1] - first[0]
     if not yes or not no:
-        raise AppError("This model's vocabulary has no words for yes and no, so it cannot rank pictures.")
+        raise AppError("rank_no_yes_no_tokens")
     return sorted(yes), sorted(no)
 
 
-def _words(prompt: str) -> str:
-    """The prompt as it stands inside a sentence."""
-    words = re.sub(r"[\s.!?\u3002\uff01\uff1f]+$", "", prompt.strip())
-    return re.sub(r"^(An?|The)\b", lambda article: article[0].lower(), words)
+def _as_phrase(prompt: str) -> str:
+    """The prompt as it is written inside a sentence: no full stop, no capital article."""
+    phrase = re.sub(r"[\s.!?\u3002\uff01\uff1f]+$", "", prompt.strip())
+    return re.sub(r"^(An?|The)\b", lambda article: article[0].lower(), phrase)
 
 
-def _chinese(words: str) -> bool:
-    return any("\u4e00" <= letter <= "\u9fff" for letter in words)
-
-
-@torch.inference_mode()
-def _answer(model: Reader, prompt: str, picture: Image.Image, yes: list[int], no: list[int]) -> tuple[float, float]:
-    """The share of yes among yes and no, and the probability that the answer begins with either."""
-    odds = _odds(model, question(prompt), "", picture)[-1].double().softmax(-1)
-    agreed, both = float(odds[yes].sum()), float(odds[yes].sum() + odds[no].sum())
-    return agreed / both if both > 0 else 0.0, both
+def _is_chinese(text: str) -> bool:
+    return any("\u4e00" <= letter <= "\u9fff" for letter in text)
 
 
 @torch.inference_mode()
-def _naming(model: Reader, prompt: str, picture: Image.Image) -> float:
+def _yes_share(
+    model: RankingModel, prompt: str, picture: Image.Image, yes: list[int], no: list[int]
+) -> tuple[float, float]:
+    """P(yes) / (P(yes) + P(no)), and P(yes) + P(no)."""
+    probabilities = _answer_logits(model, question(prompt), "", picture)[-1].double().softmax(-1)
+    says_yes, either = float(probabilities[yes].sum()), float(probabilities[yes].sum() + probabilities[no].sum())
+    return says_yes / either if either > 0 else 0.0, either
+
+
+@torch.inference_mode()
+def _caption_likelihood(model: RankingModel, prompt: str, picture: Image.Image) -> float:
     """The geometric mean of the probabilities of the prompt's tokens in an answer that names it."""
-    words = _words(prompt)
-    asked, answer = (SEEN_ZH, f" {words}。") if _chinese(words) else (SEEN, f" I see {words}.")
-    logits = _odds(model, asked, answer, picture)
+    phrase = _as_phrase(prompt)
+    asked, answer = (DESCRIBE_ZH, f" {phrase}。") if _is_chinese(phrase) else (DESCRIBE, f" I see {phrase}.")
+    logits = _answer_logits(model, asked, answer, picture)
     ids = _conversation(model, asked, answer, picture)
-    told = torch.tensor(ids[len(ids) - len(logits) + 1 :], device=logits.device)
-    return float(logits[:-1].double().log_softmax(-1).gather(-1, told[:, None]).mean().exp())
+    answer_ids = torch.tensor(ids[len(ids) - len(logits) + 1 :], device=logits.device)
+    return float(logits[:-1].double().log_softmax(-1).gather(-1, answer_ids[:, None]).mean().exp())
 
 
-def _odds(model: Reader, asked: str, answer: str, picture: Image.Image) -> Tensor:
-    """Logits [T + 1, vocab] after the question and after each of the answer's T tokens."""
+def _answer_logits(model: RankingModel, asked: str, answer: str, picture: Image.Image) -> Tensor:
+    """Logits [T + 1, vocab] behind the question and behind each of the answer's T tokens."""
     ids = _conversation(model, asked, answer, picture)
     if len(ids) >= model.capabilities.context:
-        raise AppError("The prompt is too long to ask the model whether its pictures show it. Shorten it.")
-    spoken = len(ids) - len(_conversation(model, asked, "", picture))
+        raise AppError("rank_prompt_too_long")
+    answer_length = len(ids) - len(_conversation(model, asked, "", picture))
     hidden, _ = prefill(model.network, [model._embed(ids, [picture])], 0)
-    logits = model.network.language_model.lm_head(hidden[0, -spoken - 1 :]).float()
-    finite = sampling.NonFiniteGuard()
-    finite.watch(logits)
+    logits = model.network.language_model.lm_head(hidden[0, -answer_length - 1 :]).float()
+    sampling.require_finite(logits, model.network.dtype)
     return logits
 
 
-def _conversation(model: Reader, asked: str, answer: str, picture: Image.Image) -> list[int]:
-    message = prompts.turn_pieces(Turn("user", asked, (picture,)), model.picture)
-    return model.tokenizer.encode([*prompts.conversation([message], model.style), *([answer] if answer else [])])
+def _conversation(model: RankingModel, asked: str, answer: str, picture: Image.Image) -> list[int]:
+    """Token ids of a question about a picture, and of the beginning of its answer."""
+    turn = prompts.turn_pieces(Turn("user", asked, (picture,)), model.picture)
+    return model.tokenizer.encode([*prompts.conversation([turn], model.style), *([answer] if answer else [])])

@@ -1,4 +1,4 @@
-"""Drawing token by token: guidance, sampling, and cells that are known beforehand."""
+"""Drawing image tokens one after the other: guidance, sampling, and cells whose tokens are given (kept)."""
 
 from __future__ import annotations
 
@@ -11,89 +11,92 @@ from torch import Tensor
 
 from janus_app.models.janus.modeling import JanusNetwork
 from janus_app.nn import sampling
-from janus_app.nn.fast.cuda_graphs import recorded
-from janus_app.nn.fast.decode_step import bucket, recordable, trunk_step
+from janus_app.nn.fast.cuda_graphs import CudaGraphRunner
+from janus_app.nn.fast.decode_step import can_capture, make_decode_step
 from janus_app.nn.llama import KVCache
 from janus_app.nn.prefill import next_positions, prefill
 
-Noise = Callable[[int], Tensor]  # that of the next cells, [cells, count, codes]
-ROW = 24  # cells that follow one another without waiting for the device: a row of the published models' pictures
+Noise = Callable[[int], Tensor]  # takes a number of cells; the noise of the next cells, [cells, count, codes]
+CELLS_PER_SYNC = 24  # cells drawn without waiting for the device: a row of the published models' pictures
 
 
 @dataclass(frozen=True)
-class Sampling:
-    """guidance 1 needs no unconditional row; temperature 0 needs no noise.
+class SamplingRule:
+    """From logits to tokens. guidance 1 needs no unconditional row; temperature 0 needs no noise.
 
-    `pictures` is set where a prompt comes in two readings of its picture: the weight of the plainer one.
+    `image_weight` is set where there are two conditional rows that read the input picture in two ways: it is the
+    weight of the second one.
     """
 
     guidance: float
     temperature: float
     noise: Noise
-    pictures: float | None = None
+    image_weight: float | None = None
 
     def mix(self, rows: Sequence[Tensor]) -> Tensor:
         """Logits of the rows, each [count, codes], to [count, codes]. The unconditional row, if any, is the last."""
-        if self.pictures is not None:  # Janus-4o's published code: the two readings are averaged before guidance
-            whole, plain, *less = rows
-            conditional = (whole + self.pictures * plain) / (1 + self.pictures)
+        if self.image_weight is not None:  # Janus-4o's published code averages the two before guidance
+            first, second, *unconditional = rows
+            conditional = (first + self.image_weight * second) / (1 + self.image_weight)
         else:
-            conditional, *less = rows
-        return sampling.mix_guidance(conditional, less[0], self.guidance) if less else conditional
+            conditional, *unconditional = rows
+        if not unconditional:
+            return conditional
+        return sampling.mix_guidance(conditional, unconditional[0], self.guidance)
 
 
 @torch.inference_mode()
 def draw_tokens(
-    network: JanusNetwork, prompts: Sequence[Tensor], count: int, rule: Sampling, known: Tensor
+    network: JanusNetwork, prompts: Sequence[Tensor], count: int, rule: SamplingRule, known: Tensor
 ) -> Iterator[Tensor]:
-    """Draw `count` pictures of one prompt; yield the same tensor [count, cells] after every new cell.
+    """Draw `count` pictures of one prompt; yields the same tensor [count, cells] after every new cell.
 
-    prompts are the embedded rows whose logits `Sampling.mix` takes. known [cells] holds -1 where a cell is to be drawn
-    and its token where it is kept. Noise is drawn for kept cells too, so that cell k sees the same noise whatever is
-    kept before it. Janus, section 3.3: each token goes to all rows.
+    prompts are the embedded rows whose logits `SamplingRule.mix` takes. known [cells] is -1 where a cell is to be
+    drawn, else its token. Noise is drawn for known cells too, so that cell k always gets the same noise. Each token is
+    appended to all rows (Janus, section 3.3).
     """
     tokens = known.to(network.device).repeat(count, 1)
     if bool((known >= 0).all()):
         yield tokens
         return
-    first, last = drawn_cells(known)
-    hidden, cache = read_prompts(network, prompts, tokens[:, :first], rule, len(known))
-    step = PictureStep(network, cache, hidden, tokens, known, rule)
-    step.draw_noise(min(ROW, last + 1 - first))
+    first, last = drawn_range(known)
+    hidden, cache = prefill_prompts(network, prompts, tokens[:, :first], rule, len(known))
+    step = ImageTokenStep(network, cache, hidden, tokens, known, rule)
+    step.draw_noise(min(CELLS_PER_SYNC, last + 1 - first))
     advance: Callable[[int], None] = step.advance
-    if recordable(network.language_model.model, network.device, hidden):
-        advance = recorded(step.advance, step.state, cache.capacity, bucket(step.read))
+    if can_capture(network.language_model.model, network.device, hidden):
+        advance = CudaGraphRunner(step.advance, step.state, cache.capacity, step.decode.bucket)
     for cell in range(first, last + 1):
-        if (cell - first) % ROW == 0:
-            step.begin_row(cell)
+        if (cell - first) % CELLS_PER_SYNC == 0:
+            step.use_noise(cell)
         if cell < last:
             advance(cache.length + 1)
             cache.length += 1
         else:
             step.choose()
-        if cell == last or (cell - first) % ROW == ROW - 1:
+        if cell == last or (cell - first) % CELLS_PER_SYNC == CELLS_PER_SYNC - 1:
             if cell < last:
-                step.draw_noise(min(ROW, last - cell))
+                step.draw_noise(min(CELLS_PER_SYNC, last - cell))
             step.check()
         yield tokens
 
 
-def drawn_cells(known: Tensor) -> tuple[int, int]:
-    """The first and the last cell that is to be drawn; there must be one."""
-    wanted = (known < 0).nonzero().flatten()
-    return int(wanted[0]), int(wanted[-1])
+def drawn_range(known: Tensor) -> tuple[int, int]:
+    """The first and the last cell to be drawn; there must be one."""
+    drawn = (known < 0).nonzero().flatten()
+    return int(drawn[0]), int(drawn[-1])
 
 
-def read_prompts(
-    network: JanusNetwork, prompts: Sequence[Tensor], kept: Tensor, rule: Sampling, room: int
+def prefill_prompts(
+    network: JanusNetwork, prompts: Sequence[Tensor], kept: Tensor, rule: SamplingRule, free_slots: int
 ) -> tuple[Tensor, KVCache]:
-    """The embedded prompts once for all pictures, then each picture's beginning `kept` [count, n] in one go.
+    """Prefill the embedded prompts once for all pictures, then the kept first tokens [count, n] of each picture.
 
-    Returns the hidden states [rows, H] that tell of cell n, and the cache with `room` positions behind the prompts. The
-    noise of the kept cells is drawn and left.
+    Returns the hidden states [rows, hidden] that predict cell n, and the cache with `free_slots` behind the prompts.
+    The noise of the kept cells is drawn and dropped.
     """
     count, length = kept.shape
-    hidden, cache = prefill(network, prompts, room)
+    hidden, cache = prefill(network, prompts, free_slots)
     cache.repeat_rows(count)
     if not length:
         return hidden[:, -1].repeat_interleave(count, dim=0), cache
@@ -104,74 +107,74 @@ def read_prompts(
     return hidden[:, -1], cache
 
 
-class PictureStep:
-    """The buffers of one drawing and what is done with them for every cell: choose its token, then read it.
+class ImageTokenStep:
+    """The buffers of a drawing, and the step of every cell: choose its token, then run it through the decoder.
 
-    Between two calls nothing waits for the device; `begin_row` and `check` do, once in ROW cells.
+    Only `use_noise` and `check` wait for the device, once in CELLS_PER_SYNC cells.
     """
 
     def __init__(
-        self, network: JanusNetwork, cache: KVCache, hidden: Tensor, tokens: Tensor, known: Tensor, rule: Sampling
+        self, network: JanusNetwork, cache: KVCache, hidden: Tensor, tokens: Tensor, known: Tensor, rule: SamplingRule
     ) -> None:
         count, device = len(tokens), network.device
         self._network, self._rule, self.tokens = network, rule, tokens
-        self.read = trunk_step(network.language_model.model, cache)
-        self._count, self._rows = count, cache.rows // count
+        self.decode = make_decode_step(network.language_model.model, cache)
+        self._count, self._rows_per_picture = count, cache.rows // count
         self._hidden = hidden.clone()
         self._known = known.to(device) if bool((known >= 0).any()) else None
-        self._next = torch.empty(0)
-        self._noise = torch.ones(ROW, count, network.config.vq.codebook_size, device=device)
-        self._cell, self._place = torch.zeros(1, dtype=torch.long, device=device), torch.zeros_like(tokens[0, :1])
-        self._sum = torch.zeros((), device=device)  # of all logits: not finite once one of them was not
+        self._next_noise = torch.empty(0)
+        self._noise = torch.ones(CELLS_PER_SYNC, count, network.config.vq.codebook_size, device=device)
+        self._cell = torch.zeros(1, dtype=torch.long, device=device)
+        self._noise_index = torch.zeros_like(self._cell)
+        self._logits_sum = torch.zeros((), device=device)  # over all steps; not finite once a logit was not
         self._table = network.token_table() if device.type == "cuda" else network.small_token_table()
 
     @property
     def state(self) -> tuple[Tensor, ...]:
-        """What a step changes beside the cache, where doing it twice leaves the same."""
-        return self._hidden, self._cell, self._place, self._sum, self.tokens, self.read.position
+        """The buffers that `advance` changes, except the cache; see CudaGraphRunner."""
+        return self._hidden, self._cell, self._noise_index, self._logits_sum, self.tokens, self.decode.position
 
     def draw_noise(self, cells: int) -> None:
-        """Draw the noise of the next row, which has so many cells, while the device is at work on this one."""
-        self._next = self._rule.noise(cells)
+        """Draw the noise of the next `cells` cells, while the device still computes the ones before."""
+        self._next_noise = self._rule.noise(cells)
 
-    def begin_row(self, cell: int) -> None:
-        """Lay out the noise that was drawn; `cell` is the first of its cells."""
-        self._noise[: len(self._next)], self._next = self._next, torch.empty(0)
+    def use_noise(self, cell: int) -> None:
+        """Copy the drawn noise to the device; `cell` is its first cell."""
+        self._noise[: len(self._next_noise)], self._next_noise = self._next_noise, torch.empty(0)
         self._cell.fill_(cell)
-        self._place.zero_()
+        self._noise_index.zero_()
 
     def choose(self) -> Tensor:
-        """The tokens [count] of the current cell, written to their place."""
+        """Choose the tokens [count] of the current cell and write them to `tokens`."""
         logits = self._network.gen_head(self._hidden)
-        self._sum.add_(logits.sum(dtype=torch.float32))
+        self._logits_sum.add_(logits.sum(dtype=torch.float32))
         mixed = self._rule.mix(logits.split(self._count))
-        token = sampling.pick(mixed, self._rule.temperature, self._noise.index_select(0, self._place)[0])
+        token = sampling.sample(mixed, self._rule.temperature, self._noise.index_select(0, self._noise_index)[0])
         if self._known is not None:
-            kept = self._known.index_select(0, self._cell)
-            token = torch.where(kept < 0, token, kept)
+            known = self._known.index_select(0, self._cell)
+            token = torch.where(known < 0, token, known)
         self.tokens.index_copy_(1, self._cell, token[:, None])
         return token
 
     def advance(self, span: int) -> None:
-        """Choose, and read what was chosen; `span` as for TrunkStep."""
+        """Choose the tokens of the current cell and run them through the decoder; `span` as for DecodeStep."""
         token = self.choose()
         table = self._table
         embeds = self._network.token_embeds(token) if table is None else F.embedding(token, table)
-        self._hidden.copy_(self.read(torch.cat((embeds,) * self._rows), span))
+        self._hidden.copy_(self.decode(torch.cat((embeds,) * self._rows_per_picture), span))
         self._cell.add_(1)
-        self._place.add_(1)
+        self._noise_index.add_(1)
 
     def check(self) -> None:
-        """Wait for the device. Raises AppError where a logit was not finite since the beginning."""
-        if not bool(self._sum.isfinite()):
-            raise sampling.not_finite(self._hidden.dtype)
+        """Wait for the device. Raises AppError where a logit was not finite since the first cell."""
+        sampling.require_finite(self._logits_sum, self._hidden.dtype)
 
 
 @torch.inference_mode()
 def decode_tokens(network: JanusNetwork, tokens: Tensor) -> Tensor:
     """Token ids [n, cells] to pictures [n, 3, S, S], one at a time.
 
-    A batch would round differently, and the same tokens must give the same picture bit for bit whatever they were
-    drawn beside; one picture is also the smallest peak (144 MiB in bf16 at 384 pixels).
+    A batch would round differently, and the same tokens must give the same picture bit for bit whatever else is in the
+    batch. One picture also has the smallest memory peak (144 MiB in bf16 at 384 pixels).
     """
     return torch.cat([network.gen_vision_model.decode(row[None]) for row in tokens])

@@ -1,6 +1,6 @@
-"""The odds behind a finished picture: one forward over its tokens says what every place could have become.
+"""The probabilities behind a finished picture: one forward pass over its tokens gives those of every cell.
 
-Nothing has to be kept while drawing, so it works for any picture whose tokens and words are known.
+Nothing is stored while drawing, so this works for any picture whose tokens and prompt are known.
 """
 
 from __future__ import annotations
@@ -28,25 +28,24 @@ from janus_app.types import (
     TokenFacts,
 )
 
-_AT_ONCE = 96  # cells between two steps: a step can be stopped, and float32 logits of all cells would be large
+CELLS_PER_STEP = 96  # work can be cancelled between two steps, and float32 logits of all cells would be large
 
 
-def look_inside(
+def inspect_tokens(
     network: JanusNetwork, prompts: Sequence[Tensor], tokens: Tensor, columns: int, request: InspectRequest
 ) -> Iterator[Event]:
-    """Progress, then Finished with the picture and the facts of its `tokens` [cells]."""
+    """Progress, then Finished with the picture of `tokens` [cells], `columns` in a row, and a TokenFacts for each."""
     started, facts = time.perf_counter(), list[TokenFacts]()
     yield Progress("inspect", 0, len(tokens), "tokens")
     for part in token_facts(network, prompts, tokens, request.guidance, request.temperature, request.alternatives):
         facts += part
         yield Progress("inspect", len(facts), len(tokens), "tokens")
     picture = to_picture(decode_tokens(network, tokens[None].to(network.device))[0])
-    found = Inspection(picture, columns, tuple(facts))
-    yield Finished(inspection=found, compute_seconds=time.perf_counter() - started)
+    yield Finished(inspection=Inspection(picture, columns, tuple(facts)), compute_seconds=time.perf_counter() - started)
 
 
-def swapped(network: JanusNetwork, tokens: Tensor, request: SwapRequest) -> Iterator[Event]:
-    """Progress, then Finished with one picture for each token of the request, in their order."""
+def swap_token(network: JanusNetwork, tokens: Tensor, request: SwapRequest) -> Iterator[Event]:
+    """Progress, then Finished with a picture for each token of the request, put into its cell of `tokens` [cells]."""
     started, pictures = time.perf_counter(), list[Picture]()
     for token in request.tokens:
         yield Progress("decode", len(pictures), len(request.tokens))
@@ -66,40 +65,41 @@ def token_facts(
     temperature: float,
     alternatives: int,
 ) -> Iterator[list[TokenFacts]]:
-    """Facts of the picture `tokens` [cells], some cells at a time, in order.
+    """Facts of the picture `tokens` [cells], CELLS_PER_STEP at a time, in order.
 
-    prompts are the embedded conditional and unconditional rows; both read the same tokens, as in drawing. Sums run in
-    float64 over float32 logits: an entropy near 0 is a difference of small numbers.
+    prompts are the embedded conditional and unconditional rows [T, hidden]; the same tokens follow both, as in drawing.
+    Sums are in float64 over float32 logits, because an entropy near 0 is a difference of small numbers. Raises AppError
+    where a logit is not finite.
     """
     cells = len(tokens)
     tokens = tokens.to(network.device)
     hidden, cache = prefill(network, prompts, cells)
-    hidden, finite = hidden[:, -1:], sampling.NonFiniteGuard()
-    for start in range(0, cells, _AT_ONCE):
-        part = tokens[start : start + _AT_ONCE]
-        # The last hidden state there is tells of this part's first cell; its own tokens tell of the others.
-        read = network.token_embeds(part[None]).expand(len(prompts), -1, -1)
-        behind = network(read, next_positions(cache, len(part)), cache)
-        logits = network.gen_head(torch.cat([hidden, behind[:, :-1]], dim=1)).float()
-        hidden = behind[:, -1:]
-        finite.watch(logits)
+    hidden = hidden[:, -1:]
+    for start in range(0, cells, CELLS_PER_STEP):
+        part = tokens[start : start + CELLS_PER_STEP]
+        # The last hidden state of before predicts the first cell of this part; its own tokens predict the others.
+        embeds = network.token_embeds(part[None]).expand(len(prompts), -1, -1)
+        new_hidden = network(embeds, next_positions(cache, len(part)), cache)
+        logits = network.gen_head(torch.cat([hidden, new_hidden[:, :-1]], dim=1)).float()
+        hidden = new_hidden[:, -1:]
+        sampling.require_finite(logits, network.dtype)
         yield _facts(logits[0], logits[1], part, guidance, temperature, alternatives)
 
 
 def _facts(
-    conditional: Tensor, unconditional: Tensor, tokens: Tensor, guidance: float, temperature: float, most: int
+    conditional: Tensor, unconditional: Tensor, tokens: Tensor, guidance: float, temperature: float, alternatives: int
 ) -> list[TokenFacts]:
-    """Facts of `tokens` [n] from two rows of logits [n, codes]; see TokenFacts for what the numbers are."""
+    """Facts of `tokens` [n] from two rows of logits [n, codes]; TokenFacts defines the numbers."""
     mixed = conditional if guidance == 1 else sampling.mix_guidance(conditional, unconditional, guidance)
     log = torch.log_softmax(mixed / (temperature or 1.0), dim=-1).double()
-    odds = log.exp()
-    chosen = odds.gather(-1, tokens[:, None])[:, 0]
-    entropy = -torch.special.xlogy(odds, odds).sum(-1) / math.log(2)
-    with_words, without = (torch.log_softmax(row, dim=-1).double() for row in (conditional, unconditional))
-    gap = (with_words.exp() * (with_words - without)).sum(-1) / math.log(2)
-    likely, ids = odds.topk(min(most, odds.shape[-1]), dim=-1)
-    columns = (tokens, chosen, entropy.clamp(min=0), gap.clamp(min=0), ids, likely)
+    probabilities = log.exp()
+    chosen = probabilities.gather(-1, tokens[:, None])[:, 0]
+    entropy = -torch.special.xlogy(probabilities, probabilities).sum(-1) / math.log(2)
+    log_with, log_without = (torch.log_softmax(row, dim=-1).double() for row in (conditional, unconditional))
+    gap = (log_with.exp() * (log_with - log_without)).sum(-1) / math.log(2)
+    top, top_ids = probabilities.topk(min(alternatives, probabilities.shape[-1]), dim=-1)
+    columns = (tokens, chosen, entropy.clamp(min=0), gap.clamp(min=0), top_ids, top)
     return [
-        TokenFacts(token, probability, bits, apart, tuple(zip(others, theirs, strict=True)))
-        for token, probability, bits, apart, others, theirs in zip(*(c.tolist() for c in columns), strict=True)
+        TokenFacts(token, probability, bits, divergence, tuple(zip(others, others_p, strict=True)))
+        for token, probability, bits, divergence, others, others_p in zip(*(c.tolist() for c in columns), strict=True)
     ]

@@ -18,9 +18,9 @@ from janus_app.models.common.chat import VisionChatMixin
 from janus_app.models.common.image_processor import BLANK, fit_square, masked_cells, to_picture
 from janus_app.models.common.tokenizer import IMAGE_BEGIN, IMAGE_END, PAD
 from janus_app.models.janus import edit
-from janus_app.models.janus.draw import Sampling, decode_tokens, draw_tokens
-from janus_app.models.janus.inspect import look_inside, swapped
-from janus_app.models.janus.jacobi import jacobi_decode, window
+from janus_app.models.janus.draw import SamplingRule, decode_tokens, draw_tokens
+from janus_app.models.janus.inspect import inspect_tokens, swap_token
+from janus_app.models.janus.jacobi import jacobi_decode, window_size
 from janus_app.models.janus.modeling import JanusNetwork
 from janus_app.nn import sampling
 from janus_app.types import (
@@ -81,12 +81,12 @@ class JanusModel(VisionChatMixin):
     def inspect(self, request: InspectRequest) -> Iterator[Event]:
         """Facts of every token of a picture, as if it was drawn with the request's words and numbers."""
         tokens = self._fitting(request.image_tokens)
-        return look_inside(self.network, self._prompt_rows(request, both=True), tokens, self.grid, request)
+        return inspect_tokens(self.network, self._prompt_rows(request, both=True), tokens, self.grid, request)
 
     def swap(self, request: SwapRequest) -> Iterator[Event]:
         """The picture with each of some tokens in one place, decoded."""
         self._fitting(request.tokens, cells=len(request.tokens))
-        return swapped(self.network, self._fitting(request.image_tokens), request)
+        return swap_token(self.network, self._fitting(request.image_tokens), request)
 
     def edit(self, request: EditRequest) -> Iterator[Event]:
         """Redraw a region or everything below the kept top of a picture's image tokens, or follow an instruction."""
@@ -152,7 +152,7 @@ class JanusModel(VisionChatMixin):
         seed = request.seed + len(before)
         streams = sampling.generators(seed, count)
         codes = self.network.config.vq.codebook_size
-        rule = Sampling(
+        rule = SamplingRule(
             request.guidance,
             request.temperature,
             lambda cells: sampling.exponential_noise(streams, codes, cells),
@@ -164,7 +164,7 @@ class JanusModel(VisionChatMixin):
         tokens, shown, cost, previews = known.repeat(count, 1), 0.0, 0.0, True
         drawing: Iterator[tuple[int, Tensor]]
         first = int((known < 0).nonzero()[0])
-        if request.turbo and window(len(rows) * count, self.network.device) > 1:
+        if request.turbo and window_size(len(rows) * count, self.network.device) > 1:
             drawing = jacobi_decode(self.network, rows, count, rule, known)
         else:
             drawing = enumerate(draw_tokens(self.network, rows, count, rule, known), first)

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from janus_app.errors import Message
 from janus_app.models.common.image_processor import painted_pixels
-from janus_app.models.janusflow.solver import Guidance, Schedule, Step, Velocity, integrate
+from janus_app.nn.diffusion import FlowSchedule, FlowStep, IntervalGuidance, Velocity, integrate_flow
 
 EDIT_METHODS = {
     "flowedit": Message("edit_method_flowedit"),
@@ -48,17 +48,17 @@ def image_to_image(
     velocity: Velocity,
     clean: Tensor,
     streams: Sequence[torch.Generator],
-    schedule: Schedule,
+    schedule: FlowSchedule,
     *,
     solver: str = "euler",
-    guidance: Guidance | None = None,
-) -> Iterator[Step]:
+    guidance: IntervalGuidance | None = None,
+) -> Iterator[FlowStep]:
     """SDEdit: from the picture `clean` [1, C, h, w], noised to schedule.start, along the prompt's flow.
 
     A schedule from 0 forgets the picture and draws from noise alone.
     """
     z = on_the_way(clean, start_noise(streams, clean), schedule.start)
-    yield from integrate(velocity, z, schedule, solver=solver, guidance=guidance)
+    yield from integrate_flow(velocity, z, schedule, solver=solver, guidance=guidance)
 
 
 def masked(
@@ -66,11 +66,11 @@ def masked(
     clean: Tensor,
     free: Tensor,
     streams: Sequence[torch.Generator],
-    schedule: Schedule,
+    schedule: FlowSchedule,
     *,
     solver: str = "euler",
-    guidance: Guidance | None = None,
-) -> Iterator[Step]:
+    guidance: IntervalGuidance | None = None,
+) -> Iterator[FlowStep]:
     """Draw where `free` [h, w] is true; elsewhere the latent lies on the line from its noise to `clean` at each step.
 
     The noise of the known part is that of the start, so its line is the one rectified flow was trained on. At t = 1
@@ -81,7 +81,7 @@ def masked(
     def known(z: Tensor, t: float) -> Tensor:
         return torch.where(free, z, on_the_way(clean, noise, t))
 
-    for step in integrate(velocity, noise, schedule, solver=solver, guidance=guidance, after=known):
+    for step in integrate_flow(velocity, noise, schedule, solver=solver, guidance=guidance, after_step=known):
         yield replace(step, predicted=torch.where(free, step.predicted, clean))
 
 
@@ -90,19 +90,19 @@ def flow_edit(
     source: Velocity,
     clean: Tensor,
     streams: Sequence[torch.Generator],
-    schedule: Schedule,
+    schedule: FlowSchedule,
     *,
-    guidance: Guidance | None = None,
-    source_guidance: Guidance | None = None,
+    guidance: IntervalGuidance | None = None,
+    source_guidance: IntervalGuidance | None = None,
     draws: int = 1,
-) -> Iterator[Step]:
+) -> Iterator[FlowStep]:
     """FlowEdit, algorithm 1: from `clean` along dZ/dt = E_N [v_target(Z + S - clean, t) - v_source(S, t)].
 
     S = t clean + (1 - t) N is the picture noised with fresh N; the mean is over `draws` noises a step. The paper's
-    n_max is schedule.run, its n_min is 0; times there run the other way. Z is a picture at every moment, so it is its
+    n_max is schedule.count, its n_min is 0; times there run the other way. Z is a picture at every moment, so it is its
     own preview. Each step costs 2 `draws` network evaluations.
     """
-    guidance, source_guidance = guidance or Guidance(), source_guidance or Guidance()
+    guidance, source_guidance = guidance or IntervalGuidance(), source_guidance or IntervalGuidance()
 
     def difference(z: Tensor, t: float, _: float) -> Tensor:
         total = torch.zeros_like(z)
@@ -112,7 +112,7 @@ def flow_edit(
         return total / draws
 
     start = clean.expand(len(streams), -1, -1, -1)
-    for step in integrate(difference, start, schedule):
+    for step in integrate_flow(difference, start, schedule):
         yield replace(step, predicted=step.latent)
 
 

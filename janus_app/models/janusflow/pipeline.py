@@ -18,10 +18,10 @@ from janus_app.models.common.image_processor import BLANK, fit_square, masked_ce
 from janus_app.models.common.tokenizer import IMAGE, IMAGE_BEGIN, IMAGE_END, Special
 from janus_app.models.janusflow import edit
 from janus_app.models.janusflow.modeling import JanusFlowNetwork
-from janus_app.models.janusflow.solver import Guidance, Schedule, Step, integrate
 from janus_app.models.janusflow.vae import Autoencoder
 from janus_app.models.janusflow.velocity import PromptVelocity
 from janus_app.nn import sampling
+from janus_app.nn.diffusion import FlowSchedule, FlowStep, IntervalGuidance, integrate_flow
 from janus_app.types import (
     DESCRIBE,
     MAX_COUNT,
@@ -42,7 +42,7 @@ from janus_app.types import (
 _LONGEST_DESCRIPTION = 96  # tokens of the sentence FlowEdit starts from
 
 # From one generator a picture to the steps of the solver.
-Work = Callable[[list[torch.Generator]], Iterator[Step]]
+Work = Callable[[list[torch.Generator]], Iterator[FlowStep]]
 Finish = Callable[[Image.Image], Image.Image]
 
 
@@ -95,51 +95,51 @@ class JanusFlowModel(VisionChatMixin):
         return self._edit(request)
 
     def _generate(self, request: GenerateRequest) -> Iterator[Event]:
-        schedule, guidance = Schedule(request.steps), Guidance(request.guidance, request.guidance_interval)
+        schedule, guidance = FlowSchedule(request.steps), IntervalGuidance(request.guidance, request.guidance_interval)
         velocity = self._velocity(request.prompt, request.negative, schedule)
         like = torch.empty(1, self.autoencoder.channels, self.latent_side, self.latent_side, device=self.network.device)
 
-        def work(streams: list[torch.Generator]) -> Iterator[Step]:
-            return integrate(
+        def work(streams: list[torch.Generator]) -> Iterator[FlowStep]:
+            return integrate_flow(
                 velocity, edit.start_noise(streams, like), schedule, solver=request.solver, guidance=guidance
             )
 
-        yield from self._pictures(request, work, schedule.run)
+        yield from self._pictures(request, work, schedule.count)
 
     def _edit(self, request: EditRequest) -> Iterator[Event]:
         if request.image.width != request.image.height:
             yield Notice("The picture was cropped to a square around its middle: the model draws squares only.")
         original = fit_square(request.image, self.side)
         clean = self.autoencoder.encode_picture(original)
-        guidance = Guidance(request.guidance, request.guidance_interval)
-        schedule = Schedule(request.steps)
+        guidance = IntervalGuidance(request.guidance, request.guidance_interval)
+        schedule = FlowSchedule(request.steps)
         if request.method in edit.USES_STRENGTH:
-            schedule = Schedule.partial(request.steps, request.strength)
+            schedule = FlowSchedule.partial(request.steps, request.strength)
         target = self._velocity(request.prompt, request.negative, schedule)
         if request.method == "image to image":
 
-            def from_noised(streams: list[torch.Generator]) -> Iterator[Step]:
+            def from_noised(streams: list[torch.Generator]) -> Iterator[FlowStep]:
                 return edit.image_to_image(target, clean, streams, schedule, solver=request.solver, guidance=guidance)
 
-            yield from self._pictures(request, from_noised, schedule.run)
+            yield from self._pictures(request, from_noised, schedule.count)
         elif request.method == "masked":
             assert request.mask is not None  # the request refuses a region without one
             mask = fit_square(request.mask.convert("L"), self.side)
             free = masked_cells(mask, self.latent_side).view(self.latent_side, self.latent_side).to(clean.device)
 
-            def blended(streams: list[torch.Generator]) -> Iterator[Step]:
+            def blended(streams: list[torch.Generator]) -> Iterator[FlowStep]:
                 return edit.masked(target, clean, free, streams, schedule, solver=request.solver, guidance=guidance)
 
-            yield from self._pictures(request, blended, schedule.run, lambda p: edit.paste_back(p, original, mask))
+            yield from self._pictures(request, blended, schedule.count, lambda p: edit.paste_back(p, original, mask))
         else:
             described = request.source_prompt or (yield from self._describe(request.image))
             source = self._velocity(described, request.negative, schedule)
-            kept = Guidance(request.image_guidance, request.guidance_interval)
+            kept = IntervalGuidance(request.image_guidance, request.guidance_interval)
 
-            def carried(streams: list[torch.Generator]) -> Iterator[Step]:
+            def carried(streams: list[torch.Generator]) -> Iterator[FlowStep]:
                 return edit.flow_edit(target, source, clean, streams, schedule, guidance=guidance, source_guidance=kept)
 
-            yield from self._pictures(request, carried, schedule.run, source_prompt=described)
+            yield from self._pictures(request, carried, schedule.count, source_prompt=described)
 
     def _describe(self, picture: Image.Image) -> Generator[Event, None, str]:
         """The model's own words for a picture."""
@@ -191,7 +191,7 @@ class JanusFlowModel(VisionChatMixin):
 
         yield from draw_in_batches(self, request.count, draw, started)
 
-    def _velocity(self, prompt: str, negative: str, schedule: Schedule) -> PromptVelocity:
+    def _velocity(self, prompt: str, negative: str, schedule: FlowSchedule) -> PromptVelocity:
         """The prompt, read once, with the time embeddings of the whole schedule."""
         rows = [self._prompt_ids(prompt), self._prompt_ids(negative) if negative.strip() else []]
         velocity = PromptVelocity(self.network, *rows)

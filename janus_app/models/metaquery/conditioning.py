@@ -14,10 +14,10 @@ from PIL import Image
 from torch import Tensor
 
 from janus_app.errors import AppError
-from janus_app.models.metaquery.denoise import Guidance
 from janus_app.models.metaquery.mllm import Mllm, Seen
 from janus_app.models.metaquery.modeling import MARKERS, MetaQueryNetwork
 from janus_app.models.metaquery.template import ChatTemplate
+from janus_app.nn.diffusion import TextImageGuidance
 from janus_app.types import Progress, Turn
 
 _KEPT = 8  # conditions of prompts without pictures that stay for the next request (the empty negative prompt, mostly)
@@ -75,15 +75,15 @@ class Reading:
         return found
 
     def rows(
-        self, caption: str, negative: str, pictures: Sequence[Image.Image], guidance: Guidance
+        self, caption: str, negative: str, pictures: Sequence[Image.Image], guidance: TextImageGuidance
     ) -> Generator[Progress, None, Tensor]:
         """Conditions [rows, N, C] of the rows guidance mixes: [unseen,] [negative,] caption.
 
         A weight of 1 needs no row of its own. The unseen row shows black pictures of the same sizes beside the
         negative prompt, as the models were trained.
         """
-        looks = [tuple(pictures)] * (1 if guidance.text == 1 and not guidance.of_pictures else 2)
-        if pictures and guidance.of_pictures:
+        looks = [tuple(pictures)] * (1 if guidance.text == 1 and not guidance.uses_image else 2)
+        if pictures and guidance.uses_image:
             looks.insert(0, tuple(Image.new("RGB", picture.size) for picture in pictures))
         found: list[Tensor] = []
         seen: dict[int, Seen] = {}

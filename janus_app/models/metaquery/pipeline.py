@@ -16,11 +16,12 @@ from janus_app.models.common.image_processor import BLANK
 from janus_app.models.metaquery.chat import Talk
 from janus_app.models.metaquery.conditioning import Reading
 from janus_app.models.metaquery.config import Components
-from janus_app.models.metaquery.denoise import Denoiser, Guidance, denoise
+from janus_app.models.metaquery.denoise import Denoiser
 from janus_app.models.metaquery.modeling import MARKERS, MetaQueryNetwork, scheduler
 from janus_app.models.metaquery.sketch import Sketch
 from janus_app.models.metaquery.template import ChatTemplate
 from janus_app.nn import sampling
+from janus_app.nn.diffusion import TextImageGuidance, denoise
 from janus_app.types import (
     MAX_COUNT,
     Capabilities,
@@ -90,17 +91,17 @@ class MetaQueryModel:
         """Draw, with the picture each step points to after it."""
         if request.image_tokens:
             raise AppError("The picture's record holds image tokens, which this model does not draw with. Load Janus.")
-        return self._pictures(request, (), Guidance(request.guidance))
+        return self._pictures(request, (), TextImageGuidance(request.guidance))
 
     def edit(self, request: EditRequest) -> Iterator[Event]:
         """Draw what an instruction says about one or several pictures."""
         if request.method not in EDIT_METHODS:
             raise AppError(f"This model cannot edit by {request.method!r}; it can by {', '.join(EDIT_METHODS)}.")
         pictures = (request.image, *request.more_images)
-        return self._pictures(request, pictures, Guidance(request.guidance, request.image_guidance))
+        return self._pictures(request, pictures, TextImageGuidance(request.guidance, request.image_guidance))
 
     def _pictures(
-        self, request: GenerateRequest | EditRequest, pictures: Sequence[Image.Image], guidance: Guidance
+        self, request: GenerateRequest | EditRequest, pictures: Sequence[Image.Image], guidance: TextImageGuidance
     ) -> Iterator[Event]:
         """Read the prompt once, then draw request.count pictures, self.batch at a time."""
         started = time.perf_counter()
@@ -114,7 +115,7 @@ class MetaQueryModel:
                 f"“…{read[-40:].lstrip()}” was left out."
             )
         conditions = yield from self.reading.rows(caption, negative, pictures, guidance)
-        self.denoiser.hold(conditions)
+        self.denoiser.set_conditioning(conditions)
 
         def draw(before: tuple[Picture, ...], count: int) -> Generator[Event, None, list[Picture]]:
             return self._draw(request, guidance, before, count)
@@ -122,7 +123,11 @@ class MetaQueryModel:
         yield from draw_in_batches(self, request.count, draw, started)
 
     def _draw(
-        self, request: GenerateRequest | EditRequest, guidance: Guidance, before: tuple[Picture, ...], count: int
+        self,
+        request: GenerateRequest | EditRequest,
+        guidance: TextImageGuidance,
+        before: tuple[Picture, ...],
+        count: int,
     ) -> Generator[Event, None, list[Picture]]:
         """Pictures from seed + len(before) on."""
         seed, total = request.seed + len(before), request.count * request.steps

@@ -123,7 +123,7 @@ def make_decode_step(model: LlamaModel, cache: KVCache) -> DecodeStep | ModuleDe
 
 
 def can_capture(network: nn.Module, device: torch.device, x: Tensor | None = None) -> bool:
-    """Whether a CUDA graph can capture a step of the network: on CUDA, with all weights there, and no linear that syncs.
+    """Whether a CUDA graph can capture a step of the network: on CUDA, with all weights there and no linear that waits.
 
     bitsandbytes' int8 linears ask the GPU whether an activation is an outlier, unless a kernel replaces them: that is
     for the inputs `x` [rows, hidden] of a DecodeStep.

@@ -2,11 +2,11 @@
 
 Every kernel has a reference implementation in plain PyTorch, which runs wherever the kernel does not. The kernels are
 compared with it by Triton's interpreter in the tests, and once on every GPU before they are used there: where Triton is
-missing, or a kernel fails or differs, the reference implementations run. JANUS_APP_KERNELS=off switches all kernels off.
-Not measured on a GPU.
+missing, or a kernel fails or differs, the reference implementations run. JANUS_APP_KERNELS=off switches all kernels
+off. Not measured on a GPU.
 
-Shapes: a step has one new position for each of `rows` rows. `kv` [2, rows, kv_heads, capacity, head_dim] are a layer's keys and
-values, `position` [1] is the cache slot of the new position.
+Shapes: a step has one new position for each of `rows` rows. `kv` [2, rows, kv_heads, capacity, head_dim] holds a
+layer's keys and values; `position` [1] is the cache slot of the new position.
 """
 
 from __future__ import annotations

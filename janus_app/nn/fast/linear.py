@@ -1,8 +1,8 @@
 """Linear layers of the decode engine: fused, packed for a CPU, or with int8 weights.
 
-All of them compute what `torch.nn.Linear` computes, up to rounding. They are not equally fast: on a CUDA device PyTorch's own
-product is used; the CPU libraries behind it are made for many inputs at a time, and for the few rows of a decode step
-or for bfloat16 there are better ways to call them. benchmarks/README.md has the measurements behind the limits below.
+All of them compute what `torch.nn.Linear` computes, up to rounding. On a GPU, PyTorch's own product is used. On a CPU,
+the libraries behind it are made for many inputs at a time; for the few rows of a decode step, or for bfloat16, there
+are faster ways to call them. benchmarks/README.md has the measurements behind the limits below.
 
     Linear          plain weights; `apply_linear` chooses the product
     FusedLinear     several linears that read the same input, as one matrix: q, k and v; gate and up
@@ -11,7 +11,7 @@ or for bfloat16 there are better ways to call them. benchmarks/README.md has the
     WidenedLinear   bfloat16 weights with a packed float32 copy, for processors without bfloat16 instructions
     Int8Linear      int8 weights with one scale a row (CPU)
 
-`fuse_linears` and `pack_linears` replace layers after loading. The names and shapes in the state dict stay the checkpoint's.
+`fuse_linears` and `pack_linears` replace layers after loading. The state dict keeps the checkpoint's names and shapes.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Linear(nn.Linear):
 
 
 def apply_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """F.linear(x, weight, bias) for x [..., in], weight [out, in], bias [out], by the fastest product for x's device."""
+    """F.linear(x, weight, bias) for x [..., in], weight [out, in], bias [out], by the fastest product there is."""
     rows = x.numel() // x.shape[-1]
     if weight.device.type == "cpu" and x.dtype == weight.dtype:
         few = 1 < rows <= MAX_DECODE_ROWS
@@ -73,7 +73,8 @@ def _transposed_product(x: Tensor, weight: Tensor, bias: Tensor | None, rows: in
 def chunked_product(x: Tensor, weight: Tensor) -> Tensor:
     """x [..., in] @ weight.T for a weight [out, in] of another dtype, converted to x's a chunk at a time."""
     count = min(len(weight), max(1, UNPACK_CHUNK // weight.shape[1]))
-    buffer = torch.empty(count, weight.shape[1], dtype=x.dtype, device=x.device)  # allocating it per chunk costs as much
+    # One buffer for all chunks: allocating takes as long as a product.
+    buffer = torch.empty(count, weight.shape[1], dtype=x.dtype, device=x.device)
     return torch.cat([apply_linear(x, buffer[: len(part)].copy_(part)) for part in weight.split(count)], dim=-1)
 
 
@@ -109,7 +110,7 @@ class Int8Linear(nn.Linear):
         del self.weight
         self.register_buffer("weight", weight, persistent=persistent)
         self.register_buffer("scale", scale.float(), persistent=False)
-        # The kernel takes scales in bfloat16, which would round them. It gets ones, and the scales are applied after it.
+        # The kernel takes scales in bfloat16, which would round them. It gets ones; the scales are applied after it.
         self.register_buffer("ones", torch.ones_like(scale, dtype=torch.bfloat16), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -165,7 +166,7 @@ class FusedLinear(nn.Module):
 
 
 class UnfusedLinear(nn.Module):
-    """As FusedLinear, from linears whose weights cannot be one matrix: bitsandbytes' int8 and nf4. It owns none of them."""
+    """As FusedLinear, where the weights cannot be one matrix (bitsandbytes' int8 and nf4). It owns none of them."""
 
     def __init__(self, linears: Sequence[nn.Module]) -> None:
         super().__init__()
@@ -317,8 +318,8 @@ def residual_function(linear: nn.Module, function: LinearFunction) -> Callable[[
     if isinstance(linear, PackedLinear):
         return linear.add
     weight, bias = getattr(linear, "weight", None), getattr(linear, "bias", None)
-    if is_plain_linear(linear) and isinstance(weight, Tensor) and bias is None and weight.device.type == "cpu":
-        if weight.dtype == torch.float32 and weight.numel() < ADDMM_MAX_WEIGHTS:
-            columns = weight.t()
-            return lambda residual, x: torch.addmm(residual, x, columns)
+    plain = is_plain_linear(linear) and isinstance(weight, Tensor) and bias is None
+    if plain and weight.device.type == "cpu" and weight.dtype == torch.float32 and weight.numel() < ADDMM_MAX_WEIGHTS:
+        columns = weight.t()
+        return lambda residual, x: torch.addmm(residual, x, columns)
     return lambda residual, x: residual + function(x)
