@@ -19,7 +19,7 @@ from PIL import Image
 from janus_app.errors import AppError
 from janus_app.outputs.conversation_export import export
 from janus_app.outputs.conversations import ChatMessage, Conversation, Conversations, new_conversation, new_id
-from janus_app.outputs.descriptions import FOLDER, LONGEST, describe, description
+from janus_app.outputs.descriptions import FOLDER, MAX_CHARACTERS, describe, description
 from janus_app.outputs.gallery import Gallery, GalleryQuery
 from janus_app.outputs.metadata import ImageMetadata, read_metadata
 from janus_app.outputs.store import save_png
@@ -332,7 +332,7 @@ def test_a_description_lies_beside_its_picture_and_goes_with_it(gallery: Gallery
     before = one.read_bytes()
     assert description(one) == ""
     describe(one, " a red\ncircle " + "x" * 5_000)
-    assert description(one).startswith("a red\ncircle") and len(description(one)) <= LONGEST
+    assert description(one).startswith("a red\ncircle") and len(description(one)) <= MAX_CHARACTERS
     assert description(other) == "" and one.read_bytes() == before
     assert len(gallery.find()) == len(Gallery(gallery.folder).find()), "a description is no picture"
     gallery.delete(one.name)

@@ -1,4 +1,4 @@
-"""A conversation as a file to take away: Markdown or JSON, in a zip with its pictures where it has any."""
+"""Exports a conversation as Markdown or JSON, in a zip with its pictures where it has any."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+from janus_app.errors import Message
 from janus_app.files import os_errors_as_app_errors
 from janus_app.outputs.conversations import PICTURES, ChatMessage, Conversation
 
 
 def markdown(conversation: Conversation) -> str:
-    """The branch on view, a heading for each message, pictures as links into the folder beside the file."""
+    """The branch on view: a heading for each message, and pictures as links into the folder beside the file."""
     lines = [f"# {conversation.name or conversation.id}", ""]
     for message in conversation.path:
         who = "You" if message.role == "user" else message.model or "Model"
@@ -45,7 +46,7 @@ def export(conversation: Conversation, kind: str, folder: Path) -> Path:
     name = safe_name(conversation.name) or conversation.id
     pictures = {path.name: path for m in messages for p in m.pictures if (path := Path(p)).is_file()}
     text = make(conversation).encode("utf-8", "replace")  # a lone surrogate has no bytes
-    with os_errors_as_app_errors("The conversation was not exported", folder):
+    with os_errors_as_app_errors(Message("conversation_not_exported"), folder):
         folder.mkdir(parents=True, exist_ok=True)
         if not pictures:
             file = folder / f"{name}.{kind}"
@@ -60,5 +61,5 @@ def export(conversation: Conversation, kind: str, folder: Path) -> Path:
 
 
 def safe_name(text: str) -> str:
-    """What of a title can be a file's name on every system; may be empty."""
+    """A title without the characters that file names of some system forbid; may be empty."""
     return re.sub(r"[^\w\- ]+", "", text).strip()[:60]

@@ -1,11 +1,11 @@
-"""Conversations that outlive the program: one folder each, a JSON file and the pictures beside it.
+"""Stored conversations: one folder each, with a JSON file and the pictures of its messages.
 
     conversations/2026-11-21_1f0c9ab2/
-        conversation.json    the messages, as a tree: an edited question or a second answer is a new branch
-        pictures/<hash>.png  every picture shown, byte for byte as it came
+        conversation.json    the messages, as a tree: an edited question or a second answer starts a new branch
+        pictures/<hash>.png  an exact copy of every picture in a message
 
-Messages are only ever added, so two programs that hold the same conversation lose nothing: who saves second keeps
-what the first one wrote.
+Messages are only ever added. Two programs that have the same conversation open therefore lose nothing: the one that
+saves second keeps what the first one wrote.
 """
 
 from __future__ import annotations
@@ -20,9 +20,11 @@ import threading
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Literal
 
-from janus_app.errors import AppError
+from pydantic import BaseModel, ConfigDict, Field
+
+from janus_app.errors import AppError, Message
 from janus_app.files import file_lock, os_errors_as_app_errors, write_atomically
 from janus_app.outputs.image_io import MAX_BYTES, read_bounded
 
@@ -31,17 +33,15 @@ FILE, PICTURES = "conversation.json", "pictures"
 MAX_TITLE = 120
 MAX_MESSAGES = 20_000
 _ID = re.compile(r"\d{4}-\d\d-\d\d_[0-9a-f]{8}")
-_MESSAGE_ID = re.compile(r"[0-9a-f]{8}")
-_PICTURE = re.compile(r"[0-9a-f]{16}\.[a-z0-9]{1,5}")
-UNREADABLE = (OSError, ValueError, KeyError, TypeError, RecursionError, AppError)
-NOT_SAVED = "The conversation was not saved"
+_PICTURE = re.compile(r"^[0-9a-f]{16}\.[a-z0-9]{1,5}$")  # never a path that leaves the folder
+UNREADABLE = (OSError, ValueError, RecursionError, AppError)  # of a damaged file; ValidationError is a ValueError
 
 Role = Literal["user", "assistant"]
 
 
 @dataclass(frozen=True)
 class ChatMessage:
-    """One message. `parent` is the id of the one before it, "" for a first one; `pictures` are paths of files."""
+    """One message. `parent` is the id of the message before it, "" for none; `pictures` are paths of files."""
 
     id: str
     parent: str
@@ -54,7 +54,7 @@ class ChatMessage:
 
 @dataclass(frozen=True)
 class Conversation:
-    """A tree of messages and the one shown last, `head`: its ancestors are what is on view. `title` may be empty."""
+    """A tree of messages. `head` is the last message on view, and its ancestors the ones before it."""
 
     id: str
     title: str = ""
@@ -69,7 +69,7 @@ class Conversation:
         known = {message.id: message for message in self.messages}
         found: list[ChatMessage] = []
         at = self.head
-        while at in known and len(found) < len(known):  # a damaged file may hold a circle
+        while at in known and len(found) < len(known):  # a damaged file may contain a cycle
             found.append(known[at])
             at = known[at].parent
         return tuple(reversed(found))
@@ -82,15 +82,15 @@ class Conversation:
 
     @property
     def name(self) -> str:
-        """The title, else the first words said; empty where there are none."""
+        """The title, else the first words of the first message with text; may be empty."""
         return self.title or next((shortened(m.text) for m in self.messages if m.text.strip()), "")
 
     def at(self, head: str) -> Conversation:
-        """The same tree with another message shown last; "" shows none."""
+        """The same tree with another head; "" shows no message."""
         return replace(self, head=head)
 
     def with_message(self, message: ChatMessage) -> Conversation:
-        """With `message` added, or put in place of the one with its id, and shown last."""
+        """With `message` added, or in place of the one with its id, and as the head."""
         now = datetime.now().astimezone().isoformat(timespec="seconds")
         message = replace(message, created=message.created or now)
         others = tuple(message if m.id == message.id else m for m in self.messages)
@@ -100,7 +100,7 @@ class Conversation:
 
 
 def new_conversation() -> Conversation:
-    """An empty one; nothing is stored before something is said."""
+    """An empty conversation. It is stored with its first message."""
     return Conversation(f"{datetime.now():%Y-%m-%d}_{secrets.token_hex(4)}")
 
 
@@ -109,7 +109,7 @@ def new_id() -> str:
 
 
 def shortened(text: str, most: int = 60) -> str:
-    """The first line's first words, as a title."""
+    """The first words of the first line, as a title of at most `most` characters."""
     line = " ".join((text.strip().splitlines() or [""])[0].split())
     return line if len(line) <= most else line[: most - 1].rstrip() + "…"
 
@@ -123,25 +123,25 @@ class Listing:
 
 
 class Conversations:
-    """The folder they all lie in. Safe for several threads and several processes."""
+    """The stored conversations in one folder. Safe for several threads and several processes."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._read: dict[Path, tuple[tuple[int, ...], Conversation]] = {}
         self._guard = threading.Lock()
-        self._deleted: set[str] = set()  # an answer still on its way when its conversation goes must not bring it back
+        self._deleted: set[str] = set()  # a late answer must not store its conversation again
 
     def find(self, words: str = "") -> Listing:
         """The conversations in whose title and messages every word occurs; all of them for no words."""
         wanted = words.casefold().split()
         found, damaged = [], []
-        for home in self._homes():
+        for folder in self._folders():
             try:
-                conversation = self._load(home)
+                conversation = self._load(folder)
             except FileNotFoundError:
                 continue  # being deleted, or not a conversation
             except UNREADABLE:
-                damaged.append(home.name)
+                damaged.append(folder.name)
                 continue
             text = "\n".join((conversation.title, *(m.text for m in conversation.messages))).casefold()
             if all(word in text for word in wanted):
@@ -150,53 +150,50 @@ class Conversations:
         return Listing(tuple(found), tuple(sorted(damaged)))
 
     def open(self, name: str) -> Conversation:
-        """The conversation of that id, its pictures as paths of their files; a lost picture's path leads nowhere.
+        """The conversation with the id `name`. The file of a picture may have been deleted.
 
-        Raises AppError where it is gone or its file is damaged.
+        Raises AppError where the conversation is gone or its file is damaged.
         """
-        home = self._home(name)
+        folder = self._path(name)
         try:
-            return self._load(home)
+            return self._load(folder)
         except FileNotFoundError:
-            raise AppError("This conversation is no longer there. It may have been deleted in another tab.") from None
+            raise AppError("conversation_gone") from None
         except UNREADABLE as error:
-            reason = getattr(error, "strerror", None) or "it is damaged"
-            raise AppError(
-                f"The conversation in {home / FILE} cannot be read: {reason}. It was left as it is; "
-                "restore the file from a copy, or delete the folder."
-            ) from None
+            reason = getattr(error, "strerror", None) or Message("file_damaged")
+            raise AppError("conversation_unreadable", file=folder / FILE, reason=reason) from None
 
     def save(self, conversation: Conversation) -> None:
-        """Store it with copies of its pictures. Messages another program added meanwhile stay. Raises AppError."""
+        """Store it with copies of its pictures. Messages that another program added meanwhile stay. Raises AppError."""
         if not conversation.messages:
             return
         if conversation.id in self._deleted:
-            raise AppError("This conversation was deleted, so nothing more of it is kept. Start a new one.")
-        home = self._home(conversation.id)
-        with os_errors_as_app_errors(NOT_SAVED, home):
-            (home / PICTURES).mkdir(parents=True, exist_ok=True)
+            raise AppError("conversation_deleted")
+        folder = self._path(conversation.id)
+        with os_errors_as_app_errors(Message("conversation_not_saved"), folder):
+            (folder / PICTURES).mkdir(parents=True, exist_ok=True)
             kept = tuple(
-                replace(m, pictures=tuple(_keep(Path(p), home / PICTURES) for p in m.pictures))
+                replace(m, pictures=tuple(_keep(Path(p), folder / PICTURES) for p in m.pictures))
                 for m in conversation.messages
             )
             with file_lock(self.folder / ".lock"):
-                self._write(home, self._merged(home, replace(conversation, messages=kept)))
+                self._write(folder, self._merged(folder, replace(conversation, messages=kept)))
 
     def rename(self, name: str, title: str) -> None:
-        """Give it a title; an empty one brings its first words back. Raises AppError."""
+        """Set the title; with an empty one the first words are shown again. Raises AppError."""
         title = " ".join(title.split())[:MAX_TITLE]
-        home = self._home(name)
-        with os_errors_as_app_errors("The conversation was not renamed", home), file_lock(self.folder / ".lock"):
-            self._write(home, replace(self.open(name), title=title))
+        folder = self._path(name)
+        with os_errors_as_app_errors(Message("conversation_not_renamed"), folder), file_lock(self.folder / ".lock"):
+            self._write(folder, replace(self.open(name), title=title))
 
     def delete(self, name: str) -> None:
-        """Remove it with its pictures for good. Raises AppError."""
-        home = self._home(name)
-        gone = home.with_name(f".deleted-{home.name}-{secrets.token_hex(4)}")
-        with os_errors_as_app_errors("The conversation was not deleted", self.folder):
+        """Delete it with its pictures. Raises AppError."""
+        folder = self._path(name)
+        gone = folder.with_name(f".deleted-{folder.name}-{secrets.token_hex(4)}")
+        with os_errors_as_app_errors(Message("conversation_not_deleted"), self.folder):
             self._deleted.add(name)
             try:
-                home.rename(gone)  # at once and whole, so nobody meets half of it
+                folder.rename(gone)  # in one step, so no reader sees a part of it
             except FileNotFoundError:
                 return
             except OSError:
@@ -204,50 +201,52 @@ class Conversations:
                 raise
             shutil.rmtree(gone)
 
-    def _homes(self) -> list[Path]:
+    def _folders(self) -> list[Path]:
         try:
             with os.scandir(self.folder) as entries:
                 return [Path(entry.path) for entry in entries if _ID.fullmatch(entry.name) and entry.is_dir()]
         except OSError:
             return []
 
-    def _home(self, name: str) -> Path:
-        if not _ID.fullmatch(name):  # it came from a browser
-            raise AppError("There is no such conversation.")
+    def _path(self, name: str) -> Path:
+        if not _ID.fullmatch(name):  # ids come from a browser
+            raise AppError("conversation_unknown")
         return self.folder / name
 
-    def _load(self, home: Path) -> Conversation:
-        seen = (home / FILE).stat()
-        key = (seen.st_mtime_ns, seen.st_size, seen.st_ino)  # a replaced file is another inode
+    def _load(self, folder: Path) -> Conversation:
+        seen = (folder / FILE).stat()
+        key = (seen.st_mtime_ns, seen.st_size, seen.st_ino)  # a replaced file has another inode
         with self._guard:
-            known = self._read.get(home)
+            known = self._read.get(folder)
         if known and known[0] == key:
             return known[1]
-        conversation = _checked(json.loads(read_bounded(home / FILE, MAX_BYTES)), home)
+        conversation = _StoredConversation.model_validate(
+            json.loads(read_bounded(folder / FILE, MAX_BYTES))
+        ).conversation(folder)
         with self._guard:
-            self._read[home] = (key, conversation)
+            self._read[folder] = (key, conversation)
         return conversation
 
-    def _merged(self, home: Path, mine: Conversation) -> Conversation:
-        """`mine` with what the file already holds: its title, and messages that are only there."""
+    def _merged(self, folder: Path, mine: Conversation) -> Conversation:
+        """`mine` with what only the file has: its title, and messages that another program added."""
         try:
-            theirs = self._load(home)
+            theirs = self._load(folder)
         except FileNotFoundError:
             return mine
         except UNREADABLE:
-            # A damaged file is put aside, not written over: somebody may still rescue it.
-            os.replace(home / FILE, home / f"damaged-{secrets.token_hex(4)}.json")
+            # A damaged file is renamed, not overwritten: its text may still be recovered.
+            os.replace(folder / FILE, folder / f"damaged-{secrets.token_hex(4)}.json")
             return mine
         own = {message.id for message in mine.messages}
         messages = [*(m for m in theirs.messages if m.id not in own), *mine.messages]
         messages.sort(key=lambda message: _moment(message.created))
         return replace(mine, title=theirs.title, messages=tuple(messages))
 
-    def _write(self, home: Path, conversation: Conversation) -> None:
+    def _write(self, folder: Path, conversation: Conversation) -> None:
         data = {"schema": SCHEMA} | asdict(conversation)
         for message in data["messages"]:
             message["pictures"] = [Path(path).name for path in message["pictures"]]
-        write_atomically(home / FILE, json.dumps(data, ensure_ascii=True, indent=1).encode("ascii"))
+        write_atomically(folder / FILE, json.dumps(data, ensure_ascii=True, indent=1).encode("ascii"))
 
 
 def _moment(text: str) -> float:
@@ -258,48 +257,55 @@ def _moment(text: str) -> float:
 
 
 def _keep(source: Path, folder: Path) -> str:
-    """Copy a picture under a name made of its content, unless it is there; returns the copy's path."""
+    """Copy a picture to a name made of the hash of its content, unless that exists; returns the path of the copy."""
     if source.parent == folder and _PICTURE.fullmatch(source.name):
         return str(source)
     suffix = re.sub(r"[^a-z0-9]", "", source.suffix.lower())[:5] or "png"
-    if re.fullmatch(r"[0-9a-f]{16}", source.stem):  # a served copy of what was kept before; its name says it all
+    if re.fullmatch(r"[0-9a-f]{16}", source.stem):  # served from a stored picture, so its name is the hash
         known = folder / f"{source.stem}.{suffix}"
         if known.is_file():
             return str(known)
     try:
         content = source.read_bytes()
     except FileNotFoundError:
-        return str(folder / f"{'0' * 16}.{suffix}")  # lost before it could be kept; the words are kept all the same
+        return str(folder / f"{'0' * 16}.{suffix}")  # deleted meanwhile; the text is stored without it
     kept = folder / f"{hashlib.sha256(content).hexdigest()[:16]}.{suffix}"
     if not kept.is_file():
         write_atomically(kept, content)
     return str(kept)
 
 
-def _checked(data: Any, home: Path) -> Conversation:
-    """The file's content as a conversation. Raises ValueError, KeyError or TypeError for anything unfit."""
-    if not isinstance(data, dict) or data["schema"] != SCHEMA or len(data["messages"]) > MAX_MESSAGES:
-        raise ValueError("not a conversation of this version")
-    messages = tuple(_message(item, home) for item in data["messages"])
-    title, created, changed, head = (_text(data, name) for name in ("title", "created", "changed", "head"))
-    return Conversation(home.name, title[:MAX_TITLE], created, changed, messages, head)
+MessageId = Annotated[str, Field(pattern="^[0-9a-f]{8}$")]
+ParentId = Annotated[str, Field(pattern="^([0-9a-f]{8})?$")]
+PictureName = Annotated[str, Field(pattern=_PICTURE.pattern)]
 
 
-def _message(item: Any, home: Path) -> ChatMessage:
-    name, parent = _text(item, "id"), _text(item, "parent")
-    role, pictures = item["role"], item["pictures"]
-    if not _MESSAGE_ID.fullmatch(name) or (parent and not _MESSAGE_ID.fullmatch(parent)):
-        raise ValueError("a message's id is malformed")
-    if role not in ("user", "assistant"):
-        raise ValueError("a message's role is unknown")
-    if not isinstance(pictures, list) or not all(isinstance(p, str) and _PICTURE.fullmatch(p) for p in pictures):
-        raise ValueError("a picture's name is malformed")  # never a path out of the folder
-    paths = tuple(str(home / PICTURES / picture) for picture in pictures)
-    return ChatMessage(name, parent, role, _text(item, "text"), paths, _text(item, "model"), _text(item, "created"))
+class _StoredMessage(BaseModel):
+    model_config = ConfigDict(strict=True)
+
+    id: MessageId
+    parent: ParentId
+    role: Role
+    text: str
+    pictures: list[PictureName]
+    model: str
+    created: str
 
 
-def _text(data: Any, name: str) -> str:
-    value = data[name]
-    if not isinstance(value, str):
-        raise ValueError(f"{name} is not a text")
-    return value
+class _StoredConversation(BaseModel):
+    model_config = ConfigDict(strict=True)
+
+    version: Literal[1] = Field(alias="schema")
+    title: str
+    created: str
+    changed: str
+    messages: Annotated[list[_StoredMessage], Field(max_length=MAX_MESSAGES)]
+    head: str
+
+    def conversation(self, folder: Path) -> Conversation:
+        """As a conversation whose pictures are paths of the files in `folder`."""
+        messages = tuple(
+            ChatMessage(**dict(m) | {"pictures": tuple(str(folder / PICTURES / name) for name in m.pictures)})
+            for m in self.messages
+        )
+        return Conversation(folder.name, self.title[:MAX_TITLE], self.created, self.changed, messages, self.head)

@@ -1,9 +1,9 @@
-"""The drawn pictures of all sessions: the PNG files of the outputs folder, found by the records they carry.
+"""The drawn pictures of all sessions: the PNG files in the outputs folder, found by their metadata.
 
-    outputs/2026-11-21_janus-pro-1b_42.png       a picture with its record
+    outputs/2026-11-21_janus-pro-1b_42.png       a picture with its metadata
     outputs/.favourites/2026-11-21_..._42.png    an empty file: the picture of that name is a favourite
 
-A mark is one empty file, so two programs can set and clear marks without a lock and no list can be damaged.
+As a mark is one empty file, two programs can set and clear marks without a lock, and no list can be damaged.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from pathlib import Path
 
 from PIL import Image
 
-from janus_app.errors import AppError
+from janus_app.errors import AppError, Message
 from janus_app.files import os_errors_as_app_errors
-from janus_app.outputs.descriptions import forget
+from janus_app.outputs.descriptions import delete_description
 from janus_app.outputs.metadata import ImageMetadata, read_metadata
 
 MARKS = ".favourites"
@@ -39,7 +39,7 @@ class GalleryItem:
 
 @dataclass(frozen=True)
 class GalleryQuery:
-    """What to look for. Every word must occur in the prompt, negative prompt, model, seed or file name, in any case.
+    """What to find. Every word must occur in the prompt, negative prompt, model, seed or file name, in any case.
 
     `model` is a variant's id and `verb` generate or edit, "" for any; `since` is a time in seconds since 1970.
     """
@@ -52,35 +52,35 @@ class GalleryQuery:
 
 
 class Gallery:
-    """The pictures of one folder. Safe for several threads and processes; other files are left alone."""
+    """The pictures in one folder. Safe for several threads and processes; other files are not touched."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._known: dict[str, tuple[tuple[int, ...], GalleryItem | None]] = {}
         self._guard = threading.Lock()
 
-    def find(self, wanted: GalleryQuery | None = None) -> list[GalleryItem]:
-        """The pictures asked for, newest first. Files without a readable record are passed over."""
+    def find(self, query: GalleryQuery | None = None) -> list[GalleryItem]:
+        """The pictures that fit `query`, newest first. Files without readable metadata are left out."""
         marks = self._marks()
-        asked = wanted or GalleryQuery()
-        words = asked.words.casefold().split()
+        query = query or GalleryQuery()
+        words = query.words.casefold().split()
         found = []
         for entry in self._entries():
             entry = replace(entry, favourite=entry.name in marks)
-            if _fits(entry, asked, words):
+            if _fits(entry, query, words):
                 found.append(entry)
         found.sort(key=lambda entry: (entry.moment, entry.name), reverse=True)
         return found
 
     def models(self) -> dict[str, str]:
-        """Id and title of every model that drew one of the pictures."""
+        """Id and title of every model that drew one of the pictures, sorted by id."""
         return dict(sorted({entry.metadata.model: entry.metadata.title for entry in self._entries()}.items()))
 
     def path(self, name: str) -> Path:
         """The file of a picture. Raises AppError where it is gone."""
         file = self.folder / name
         if Path(name).name != name or not file.is_file():
-            raise AppError("This picture is no longer there. It may have been deleted or moved.")
+            raise AppError("picture_gone")
         return file
 
     def is_favourite(self, name: str) -> bool:
@@ -89,7 +89,7 @@ class Gallery:
     def set_favourite(self, name: str, on: bool) -> None:
         """Mark or unmark a picture. Raises AppError where the folder cannot be written."""
         mark = self.folder / MARKS / self.path(name).name
-        with os_errors_as_app_errors("The mark was not kept", self.folder):
+        with os_errors_as_app_errors(Message("mark_not_kept"), self.folder):
             if on:
                 mark.parent.mkdir(exist_ok=True)
                 mark.touch()
@@ -97,21 +97,21 @@ class Gallery:
                 mark.unlink(missing_ok=True)
 
     def delete(self, name: str) -> None:
-        """Remove a picture's file, its mark and its description for good. Raises AppError."""
+        """Delete a picture's file, its mark and its description. Raises AppError."""
         file = self.path(name)
-        with os_errors_as_app_errors("The picture was not deleted", self.folder):
+        with os_errors_as_app_errors(Message("picture_not_deleted"), self.folder):
             file.unlink(missing_ok=True)
             (self.folder / MARKS / file.name).unlink(missing_ok=True)
-            forget(file)
+            delete_description(file)
 
     def zip(self, names: Sequence[str], target: Path) -> int:
         """Write the pictures into a new zip at `target`, byte for byte; returns how many.
 
-        Those that were deleted meanwhile are left out, and all from where the zip would grow too large. Raises
+        Pictures deleted meanwhile are left out, and all that would make the zip larger than MAX_ZIP_BYTES. Raises
         AppError where it cannot be written.
         """
         count = size = 0
-        with os_errors_as_app_errors("The pictures were not packed", target.parent):
+        with os_errors_as_app_errors(Message("pictures_not_packed"), target.parent):
             target.parent.mkdir(parents=True, exist_ok=True)
             with zipfile.ZipFile(target, "w") as archive:  # stored: a PNG does not get smaller
                 for name in names:
@@ -127,7 +127,7 @@ class Gallery:
         return count
 
     def _entries(self) -> list[GalleryItem]:
-        """Every picture with a record; a file is opened only when it is new or has changed, and only its head."""
+        """Every picture with metadata. Only new and changed files are opened, and only their headers are read."""
         try:
             with os.scandir(self.folder) as listing:
                 seen = [(e.name, e.stat()) for e in listing if e.name.lower().endswith(".png") and e.is_file()]
@@ -155,20 +155,20 @@ class Gallery:
 
 
 def _entry(file: Path) -> GalleryItem | None:
-    """The picture with its record, or None where it carries none: the folder may hold anything."""
+    """The picture with its metadata, None where the file has none: the folder may contain anything."""
     try:
-        with Image.open(file, formats=("PNG",)) as picture:  # reads up to the pixels, not them
-            record = replace(read_metadata(picture), image_tokens=())
-        return GalleryItem(file.name, record, datetime.fromisoformat(record.created).timestamp())
-    except Exception:  # decoders raise whatever they like over foreign bytes
+        with Image.open(file, formats=("PNG",)) as picture:  # reads the header, not the pixels
+            metadata = replace(read_metadata(picture), image_tokens=())
+        return GalleryItem(file.name, metadata, datetime.fromisoformat(metadata.created).timestamp())
+    except Exception:  # decoders raise any exception for foreign bytes
         return None
 
 
-def _fits(entry: GalleryItem, wanted: GalleryQuery, words: Iterable[str]) -> bool:
-    record = entry.metadata
-    if (wanted.model and record.model != wanted.model) or (wanted.verb and record.verb != wanted.verb):
+def _fits(entry: GalleryItem, query: GalleryQuery, words: Iterable[str]) -> bool:
+    metadata = entry.metadata
+    if (query.model and metadata.model != query.model) or (query.verb and metadata.verb != query.verb):
         return False
-    if (wanted.favourites and not entry.favourite) or entry.moment < wanted.since:
+    if (query.favourites and not entry.favourite) or entry.moment < query.since:
         return False
-    text = "\n".join((record.prompt, record.negative, record.title, str(record.seed), entry.name)).casefold()
+    text = "\n".join((metadata.prompt, metadata.negative, metadata.title, str(metadata.seed), entry.name)).casefold()
     return all(word in text for word in words)

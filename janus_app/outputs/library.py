@@ -1,7 +1,7 @@
-"""What a person made, kept as plain files: conversations in the data folder, drawn pictures in the outputs folder.
+"""What is stored for a person: conversations, votes and presets in the data folder, pictures in the outputs folder.
 
-No database and no index: the files are the truth, so a copied folder is a backup and nothing can fall out of step.
-What was read is remembered in memory by a file's time and size, which makes the second look quick.
+There is no database and no index: a copy of the folders is a backup, and no index can disagree with the files. What
+was read is cached in memory by the time and size of its file, which makes reading it again fast.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from janus_app.outputs.votes import Votes
 
 @dataclass(frozen=True)
 class Library:
-    """Everything one person keeps. A page that others can open has none."""
+    """All that is stored for one person. A page that others can open has none."""
 
     conversations: Conversations
     gallery: Gallery
@@ -26,5 +26,5 @@ class Library:
 
 
 def library(outputs: Path, data: Path) -> Library:
-    """The library over the folder of drawn pictures and the user's data folder. Neither has to exist yet."""
+    """The library in the folder of drawn pictures and the user's data folder. Neither has to exist yet."""
     return Library(Conversations(data / "conversations"), Gallery(outputs), Votes(data), Presets(data))

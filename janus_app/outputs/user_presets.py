@@ -1,4 +1,4 @@
-"""A person's own presets: one YAML file of the data folder that can be read, edited and copied by hand.
+"""The presets that a person made: one YAML file in the data folder that can be read, edited and copied by hand.
 
 presets.yaml   - {name: my portraits, family: janus, settings: {guidance: 6.0, temperature: 0.8}}
 """
@@ -10,9 +10,11 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated
 
-from janus_app.errors import AppError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter
+
+from janus_app.errors import AppError, Message
 from janus_app.files import file_lock, os_errors_as_app_errors, write_atomically
 
 FILE = "presets.yaml"
@@ -31,38 +33,58 @@ class Preset:
     settings: Mapping[str, Value] = field(hash=False)
 
 
+def _finite(value: Value) -> Value:
+    if not isinstance(value, str) and not math.isfinite(value):
+        raise ValueError("not finite")
+    return value
+
+
+Text = Annotated[str, Field(max_length=100)]
+
+
+class _Row(BaseModel):
+    model_config = ConfigDict(strict=True)
+
+    name: str
+    family: str
+    settings: Annotated[dict[str, Annotated[bool | int | float | Text, AfterValidator(_finite)]], Field(max_length=40)]
+
+
+_ROWS = TypeAdapter(list[_Row])
+
+
 class Presets:
-    """The file of one data folder; it does not have to exist yet. Safe for several threads and processes."""
+    """The presets in one data folder, whose file does not have to exist yet. Safe for several threads and processes."""
 
     def __init__(self, folder: Path) -> None:
         self.file = folder / FILE
 
     def of(self, family: str) -> list[Preset]:
-        """The presets of a family in the order they were made. Raises AppError for a file that cannot be read."""
+        """The presets of a family, oldest first. Raises AppError for a file that cannot be read."""
         return [preset for preset in self._all() if preset.family == family]
 
     def save(self, preset: Preset) -> None:
-        """Keep a preset in place of the one with its name. Raises AppError."""
+        """Store a preset, in place of the one with its name and family. Raises AppError."""
         name = " ".join(preset.name.split())
         if not name or len(name) > MAX_NAME or not name.isprintable():
-            raise AppError(f"A preset needs a name of 1 to {MAX_NAME} characters. Type one.")
+            raise AppError("preset_name_length", most=MAX_NAME)
         with self._writing() as presets:
             kept = [p for p in presets if (p.name, p.family) != (name, preset.family)]
             if len(kept) >= MAX_PRESETS:
-                raise AppError(f"There are {MAX_PRESETS} presets already. Delete one first.")
+                raise AppError("presets_too_many", most=MAX_PRESETS)
             presets[:] = [*kept, Preset(name, preset.family, dict(preset.settings))]
 
     def delete(self, name: str, family: str) -> None:
-        """Forget a preset; nothing happens where there is none of that name. Raises AppError."""
+        """Remove a preset, if there is one of that name and family. Raises AppError."""
         with self._writing() as presets:
             presets[:] = [p for p in presets if (p.name, p.family) != (name, family)]
 
     @contextmanager
     def _writing(self) -> Iterator[list[Preset]]:
-        """The list under the lock; written back where nothing was raised."""
+        """The list, locked, and written back unless the block raises."""
         import yaml
 
-        with os_errors_as_app_errors("The preset was not kept", self.file.parent):
+        with os_errors_as_app_errors(Message("preset_not_kept"), self.file.parent):
             self.file.parent.mkdir(parents=True, exist_ok=True)
             with file_lock(self.file.with_name(f".{FILE}.lock")):
                 presets = self._all()
@@ -75,26 +97,12 @@ class Presets:
 
         try:
             if self.file.stat().st_size > MAX_BYTES:
-                raise ValueError
-            return [_preset(row) for row in yaml.safe_load(self.file.read_text(encoding="utf-8")) or []]
+                raise AppError("presets_damaged", file=self.file)
+            rows = _ROWS.validate_python(yaml.safe_load(self.file.read_text(encoding="utf-8")) or [])
         except FileNotFoundError:
             return []
         except OSError as error:
-            reason = error.strerror or "unknown reason"
-            raise AppError(f"The presets in {self.file} cannot be read: {reason}.") from None
-        except (ValueError, KeyError, TypeError, RecursionError, yaml.YAMLError):
-            raise AppError(
-                f"The presets in {self.file} cannot be read: the file is damaged. It was left as it is; mend it, or "
-                "move it away to begin anew."
-            ) from None
-
-
-def _preset(row: Any) -> Preset:
-    name, family, settings = row["name"], row["family"], row["settings"]
-    if not isinstance(name, str) or not isinstance(family, str) or not isinstance(settings, dict) or len(settings) > 40:
-        raise ValueError
-    for key, value in settings.items():
-        whole = isinstance(value, (int, float)) and math.isfinite(value)
-        if not isinstance(key, str) or not (whole or (isinstance(value, str) and len(value) <= 100)):
-            raise ValueError
-    return Preset(name[:MAX_NAME], family, settings)
+            raise AppError("presets_unreadable", file=self.file, reason=error.strerror or str(error)) from None
+        except (ValueError, RecursionError, yaml.YAMLError):  # ValidationError and UnicodeDecodeError are ValueErrors
+            raise AppError("presets_damaged", file=self.file) from None
+        return [Preset(row.name[:MAX_NAME], row.family, row.settings) for row in rows]
