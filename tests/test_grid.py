@@ -102,7 +102,7 @@ def test_a_cell_is_the_picture_its_settings_draw_alone(session: ModelSession, tm
     assert cells[2].record.image_tokens != cells[3].record.image_tokens, "the settings made no difference"
     counted = [step for step in steps if isinstance(step, Progress) and step.stage == "draw"]
     shares = [step.done / step.total for step in counted]
-    assert shares == sorted(shares) and shares[-1] == 1 and counted[-1].detail == "picture 4 of 4"
+    assert shares == sorted(shares) and shares[-1] == 1 and str(counted[-1].detail) == "picture 4 of 4"
 
 
 def test_stopping_keeps_what_was_drawn_and_frees_the_studio(session: ModelSession, tmp_path: Path) -> None:

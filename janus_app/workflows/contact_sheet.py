@@ -106,6 +106,7 @@ def wrap_text(text: str, width: int, size: int, most: int = 4) -> list[str]:
 def write_lines(
     draw: ImageDraw.ImageDraw, place: tuple[int, int], lines: Sequence[str], size: int, colour: str
 ) -> None:
+    """Write the lines below each other; `place` is the top left corner of the first."""
     x, y = place
     for line in lines:
         font = _font_for(line, size) or _font(False, size)

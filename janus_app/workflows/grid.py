@@ -12,7 +12,7 @@ from pathlib import Path
 
 from PIL.Image import Image
 
-from janus_app.errors import AppError
+from janus_app.errors import AppError, Message
 from janus_app.outputs.metadata import ImageMetadata
 from janus_app.outputs.store import OutputStore
 from janus_app.registry.types import Variant
@@ -166,7 +166,7 @@ def draw_grid(
     cells: list[Cell] = []
     for r, row in enumerate(plan.requests):
         for c, request in enumerate(row):
-            detail = f"picture {len(cells) + 1} of {plan.count}"
+            detail = Message("grid_picture_number", number=len(cells) + 1, total=plan.count)
             finished: Finished | None = None
             events = run(request)
             with closing(events):  # type: ignore[type-var]
