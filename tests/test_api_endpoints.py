@@ -43,7 +43,7 @@ def test_endpoint_parameters_are_named_like_the_command_line_flags(page: Served)
     for endpoint, described in endpoints.items():
         names = [parameter["parameter_name"] for parameter in described["parameters"]]
         assert sorted(names) == sorted(FLAGS[endpoint] + OTHERS[endpoint])
-        (row,) = re.findall(rf"^\| `{endpoint}` \| (.*) \|$", Path("docs/programs.md").read_text("utf-8"), re.MULTILINE)
+        (row,) = re.findall(rf"^\| `{endpoint}` \| (.*) \|$", Path("docs/api.md").read_text("utf-8"), re.MULTILINE)
         assert row.replace("`", "").split(", ") == names
     assert not info["unnamed_endpoints"]
     needed = {p["parameter_name"] for p in endpoints["/draw"]["parameters"] if not p["parameter_has_default"]}
@@ -54,7 +54,7 @@ def test_endpoint_parameters_are_named_like_the_command_line_flags(page: Served)
 
 
 def test_program_in_the_docs_runs(page: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (program,) = re.findall(r"```python\n(.*?)```", Path("docs/programs.md").read_text("utf-8"), flags=re.DOTALL)
+    (program,) = re.findall(r"```python\n(.*?)```", Path("docs/api.md").read_text("utf-8"), flags=re.DOTALL)
     Image.new("RGB", (40, 30), "green").save(tmp_path / "frogs.png")
     monkeypatch.chdir(tmp_path)
     kept = set(page.outputs.glob("*.png"))

@@ -52,7 +52,7 @@ def flow_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     return "tiny-flow"
 
 
-def test_chat_answers_on_stdout_alone() -> None:
+def test_chat_writes_only_the_answer() -> None:
     done = run_command(
         "chat", "--model", MODEL, "--image", PICTURE, "--prompt", "What is this?", "--max-new-tokens", "6"
     )
@@ -60,7 +60,7 @@ def test_chat_answers_on_stdout_alone() -> None:
     assert done.stdout.strip() and done.stderr == ""
 
 
-def test_chat_as_json_agrees_with_the_streamed_text(capsys: pytest.CaptureFixture[str]) -> None:
+def test_chat_json_equals_the_streamed_text(capsys: pytest.CaptureFixture[str]) -> None:
     flags = ["chat", "--model", MODEL, "--prompt", "hello", "--temperature", "0", "--max-new-tokens", "8"]
     assert main([*flags, "--json"]) == 0
     (result,) = results(capsys)
@@ -71,7 +71,7 @@ def test_chat_as_json_agrees_with_the_streamed_text(capsys: pytest.CaptureFixtur
     assert len(result["token_ids"]) == result["new_tokens"] <= 8 and result["precision"] == "fp32"
 
 
-def test_a_conversation_from_a_pipe(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_conversation_is_read_from_a_pipe(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     lines = f"/image {PICTURE}\nWhat?\nAnd now?\n/reset\nWhat?\n/image nowhere.png\n/dance\n"
     monkeypatch.setattr(sys, "stdin", io.StringIO(lines))
     flags = ["--model", MODEL, "--temperature", "0", "--max-new-tokens", "4", "--json"]
@@ -82,7 +82,7 @@ def test_a_conversation_from_a_pipe(capsys: pytest.CaptureFixture[str], monkeypa
     assert "nowhere.png" in err and "/dance" in err
 
 
-def test_generate_writes_records_and_each_picture_can_be_drawn_alone(
+def test_generate_saves_metadata_and_each_picture_can_be_drawn_alone(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     both = draw_json(capsys, tmp_path, "--model", MODEL, "--prompt", "a cat", "--count", "2", "--seed", "7")
@@ -96,7 +96,7 @@ def test_generate_writes_records_and_each_picture_can_be_drawn_alone(
     assert len(list(tmp_path.iterdir())) == 3
 
 
-def test_from_draws_the_same_pixels_and_flags_draw_others(
+def test_from_draws_the_same_pixels_unless_options_change(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, listed: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (first,) = draw_json(capsys, tmp_path, "--model", listed, "--prompt", "a cat", "--seed", "3", "--guidance", "2")
@@ -117,7 +117,7 @@ def test_from_draws_the_same_pixels_and_flags_draw_others(
     assert "not in the model list" in capsys.readouterr().err
 
 
-def test_from_with_tokens_of_another_model(capsys: pytest.CaptureFixture[str], tmp_path: Path, listed: str) -> None:
+def test_from_refuses_tokens_of_another_model(capsys: pytest.CaptureFixture[str], tmp_path: Path, listed: str) -> None:
     (first,) = draw_json(capsys, tmp_path, "--model", listed, "--prompt", "a cat")
     record = replace(read_metadata(first["file"]), image_tokens=(2**20 - 1,) * 36)
     forged = save_png(tmp_path / "forged.png", Image.open(first["file"]), record)
@@ -143,7 +143,7 @@ def test_edit_keeps_the_tokens_outside_the_mask(capsys: pytest.CaptureFixture[st
     assert "Paint the part" in capsys.readouterr().err
 
 
-def test_a_flow_model_takes_its_own_settings(
+def test_flow_model_uses_steps_solver_and_interval(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, flow_listed: str
 ) -> None:
     asked = ["--model", flow_listed, "--prompt", "a cat", "--seed", "3", "--guidance", "2", "--steps", "3"]
@@ -161,7 +161,7 @@ def test_a_flow_model_takes_its_own_settings(
     assert Image.open(other["file"]).tobytes() != Image.open(first["file"]).tobytes()
 
 
-def test_a_flow_model_edits_by_the_method_that_fits_what_is_given(
+def test_flow_model_edits_by_the_method_that_fits_the_options(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, flow_listed: str
 ) -> None:
     picture = Image.open(PICTURE).convert("RGB").resize((96, 96))
@@ -195,13 +195,13 @@ def test_a_flow_model_edits_by_the_method_that_fits_what_is_given(
     assert "made by edit" in capsys.readouterr().err
 
 
-def test_out_may_name_the_file(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_out_may_be_a_file_name(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     target = tmp_path / "deep" / "cat.png"
     assert main(["generate", "--model", MODEL, "--prompt", "a cat", "--count", "2", "--out", str(target)]) == 0
     assert capsys.readouterr().out.splitlines() == [str(target), str(target.with_name("cat-2.png"))]
 
 
-def test_models_lists_every_row(capsys: pytest.CaptureFixture[str]) -> None:
+def test_models_lists_every_variant(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["models", "--json"]) == 0
     rows = {row["id"]: row for row in results(capsys)}
     assert {"janus-embedded", "janus-1.3b", "janus-pro-1b", "janus-pro-7b"} <= rows.keys()
@@ -210,7 +210,7 @@ def test_models_lists_every_row(capsys: pytest.CaptureFixture[str]) -> None:
     assert all(row["title"] in text for row in rows.values())
 
 
-def test_the_code_fits_the_real_checkpoints(capsys: pytest.CaptureFixture[str]) -> None:
+def test_models_check_matches_the_real_checkpoints(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["models", "--check", "--json"]) == 0
     found = {r["name"]: (r["matched"], r["unused"], r["parameters"]) for r in results(capsys)}
     assert found == {
@@ -221,7 +221,7 @@ def test_the_code_fits_the_real_checkpoints(capsys: pytest.CaptureFixture[str]) 
     }
 
 
-def test_the_check_sees_each_kind_of_difference() -> None:
+def test_check_reports_each_kind_of_difference() -> None:
     facts = next(f for f in read_facts() if f["name"].endswith("Pro-1B"))
     tensors = dict(facts["tensors"])
     removed = tensors.pop("gen_embed.weight")
@@ -234,7 +234,7 @@ def test_the_check_sees_each_kind_of_difference() -> None:
     assert not result.ok and not check({**facts, "total_params": 1}).ok
 
 
-def test_help_is_quick_and_light() -> None:
+def test_help_imports_no_heavy_library() -> None:
     code = "import sys; from janus_app.cli import main\ntry: main(['--help'])\nexcept SystemExit: pass\n"
     code += "print({'torch', 'gradio', 'transformers', 'numpy.random'} & set(sys.modules) - {'numpy.random'})"
     done = run_command("-c", code, program=())
@@ -243,7 +243,7 @@ def test_help_is_quick_and_light() -> None:
         assert "usage" in run_command("--help", program=program).stdout
 
 
-def test_ctrl_c_stops_the_drawing_at_once(
+def test_ctrl_c_closes_the_job_and_saves_nothing(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     runs, steps = [], []
@@ -267,7 +267,7 @@ def test_ctrl_c_stops_the_drawing_at_once(
     assert "Stopped" in capsys.readouterr().err and list(tmp_path.iterdir()) == []
 
 
-def test_ctrl_c_in_a_process_of_its_own() -> None:
+def test_ctrl_c_ends_a_process_with_status_130() -> None:
     flags = ["-m", "janus_app", "chat", "--model", MODEL, "--prompt", "hi", "--max-new-tokens", "4000"]
     process = subprocess.Popen(
         [sys.executable, *flags], cwd=ROOT, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE
@@ -278,7 +278,7 @@ def test_ctrl_c_in_a_process_of_its_own() -> None:
     assert process.returncode == 130 and b"Stopped" in err and b"Traceback" not in err
 
 
-def test_an_unexpected_failure_is_called_a_bug(
+def test_unexpected_exception_is_reported_as_a_bug(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     def broken(*_: object) -> int:

@@ -72,7 +72,7 @@ BAD = {
 
 
 @pytest.mark.parametrize("kind", BAD)
-def test_bad_input_is_a_sentence_and_status_2(
+def test_bad_input_gives_one_sentence_and_status_2(
     kind: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(ROOT)
@@ -91,14 +91,14 @@ def test_bad_input_is_a_sentence_and_status_2(
 
 
 @pytest.mark.parametrize("kind", ["unknown variant", "count 1000", "seed text", "guidance nan", "long prompt"])
-def test_bad_input_in_a_process_of_its_own(kind: str) -> None:
+def test_bad_input_prints_one_line_in_a_new_process(kind: str) -> None:
     arguments, expected = BAD[kind]
     done = run_command(*arguments)
     assert (done.returncode, done.stdout) == (2, "")
     assert expected in done.stderr and len(done.stderr.strip().splitlines()) == 1
 
 
-def test_damaged_weights_fail_with_status_1(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_damaged_weights_give_status_1(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     for file in Path(MODEL).iterdir():
         (tmp_path / file.name).write_bytes(file.read_bytes())
     weights = tmp_path / "pytorch_model.bin"
@@ -107,7 +107,7 @@ def test_damaged_weights_fail_with_status_1(capsys: pytest.CaptureFixture[str], 
     assert "damaged or incomplete" in capsys.readouterr().err
 
 
-def test_a_folder_that_cannot_be_written(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_unwritable_folder_gives_status_1(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     flags = ["generate", "--model", MODEL, "--prompt", "a cat", "--out", str(tmp_path / "file" / "sub")]
     assert main(flags) == 1
@@ -126,7 +126,7 @@ def run_app(*arguments: str) -> Any:
     return run_command(*arguments, "--no-browser", program=("app.py",))
 
 
-def test_app_port_in_use(taken: int) -> None:
+def test_app_refuses_a_port_in_use(taken: int) -> None:
     done = run_app("--port", str(taken))
     assert done.returncode == 2 and f"port {taken}" in done.stderr and "Traceback" not in done.stderr
 
@@ -142,7 +142,7 @@ def test_app_port_in_use(taken: int) -> None:
         (("--lang", "tlh"), "tlh"),
     ],
 )
-def test_app_bad_flags(flags: tuple[str, ...], expected: str) -> None:
+def test_app_refuses_bad_options(flags: tuple[str, ...], expected: str) -> None:
     done = run_app(*flags)
     assert done.returncode == 2 and expected in done.stderr and "Traceback" not in done.stderr
     assert "secret" not in done.stderr

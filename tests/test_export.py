@@ -41,7 +41,7 @@ def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return OutputStore(tmp_path_factory.mktemp("drawn")).save(finished)[0].file
 
 
-def test_the_command_line_draws_the_same_picture(
+def test_exported_command_line_draws_the_same_picture(
     drawn: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["export", str(drawn)]) == 0
@@ -51,7 +51,7 @@ def test_the_command_line_draws_the_same_picture(
     assert Image.open(tmp_path / "again.png").tobytes() == Image.open(drawn).tobytes()
 
 
-def test_the_script_draws_the_same_picture(drawn: Path, tmp_path: Path) -> None:
+def test_exported_script_draws_the_same_picture(drawn: Path, tmp_path: Path) -> None:
     (tmp_path / "run.py").write_text(export(read_metadata(drawn), "python"), encoding="utf-8")
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     command = [sys.executable, str(tmp_path / "run.py")]
@@ -67,7 +67,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
         yield served
 
 
-def test_curl_draws_it_on_the_page(drawn: Path, page: Served) -> None:
+def test_exported_curl_calls_draw_on_the_page(drawn: Path, page: Served) -> None:
     record = replace(read_metadata(drawn), model="tiny-a")
     text = export(record, "curl", page.url + "/")
     done = subprocess.run(["bash", "-c", text], capture_output=True, text=True, timeout=100)
@@ -81,7 +81,7 @@ def edited(record: ImageMetadata, **settings: object) -> ImageMetadata:
     return replace(record, verb="edit", settings=settings, image_tokens=())  # type: ignore[arg-type]
 
 
-def test_an_edit_asks_for_the_picture_it_began_with(drawn: Path) -> None:
+def test_exported_edit_has_a_placeholder_for_its_picture(drawn: Path) -> None:
     record = edited(read_metadata(drawn), method="region", guidance=3.0, guidance_start=0.25, guidance_end=1.0)
     words = shlex.split(export(record, "cli"))
     assert {f"--image={PICTURE}", f"--mask={MASK}", "--method=region", "--guidance=3.0"} <= set(words)
@@ -92,7 +92,7 @@ def test_an_edit_asks_for_the_picture_it_began_with(drawn: Path) -> None:
         export(record, "curl", "http://127.0.0.1:7860")
 
 
-def test_a_larger_copy_leaves_the_picture_and_says_where_it_is_from(drawn: Path, tmp_path: Path) -> None:
+def test_upscale_saves_a_copy_that_names_its_source(drawn: Path, tmp_path: Path) -> None:
     before = drawn.read_bytes()
     file = upscale(drawn, 2, OutputStore(tmp_path)).file
     copy, record = Image.open(file), read_metadata(file)

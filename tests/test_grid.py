@@ -37,7 +37,7 @@ BASE = GenerateRequest("a red cat", seed=5, count=4)
         ("negative=|blurry", ("", "blurry")),
     ],
 )
-def test_an_axis_is_read_from_words(text: str, values: tuple[Any, ...]) -> None:
+def test_axis_is_parsed(text: str, values: tuple[Any, ...]) -> None:
     assert parse_axis(text) == Axis(text.partition("=")[0], values)
 
 
@@ -53,12 +53,12 @@ def test_an_axis_is_read_from_words(text: str, values: tuple[Any, ...]) -> None:
         ("seed=1..4000000000", "more than 8 values"),
     ],
 )
-def test_a_wrong_axis_is_refused_with_a_sentence(text: str, sentence: str) -> None:
+def test_invalid_axis_raises(text: str, sentence: str) -> None:
     with pytest.raises(AppError, match=sentence):
         parse_axis(text)
 
 
-def test_a_plan_is_checked_whole_before_anything_is_drawn() -> None:
+def test_grid_is_checked_before_anything_is_drawn() -> None:
     variant = load_catalog()["janus-embedded"]
     assert "steps" not in axes_of(variant) and "temperature" in axes_of(variant)
     plan = plan_grid(BASE, parse_axis("guidance=1,3"), parse_axis("seed=5..7"), variant)
@@ -93,7 +93,7 @@ def drawn(session: ModelSession, folder: Path, x: str, y: str | None = None) -> 
     return draw_grid(plan, session.run, OutputStore(folder))
 
 
-def test_a_cell_is_the_picture_its_settings_draw_alone(session: ModelSession, tmp_path: Path) -> None:
+def test_cell_equals_the_picture_drawn_alone(session: ModelSession, tmp_path: Path) -> None:
     steps = list(drawn(session, tmp_path, "temperature=0.2,1", "seed=5,9"))
     cells = [step for step in steps if isinstance(step, Cell)]
     assert [(c.row, c.column) for c in cells] == [(0, 0), (0, 1), (1, 0), (1, 1)]
@@ -105,7 +105,7 @@ def test_a_cell_is_the_picture_its_settings_draw_alone(session: ModelSession, tm
     assert shares == sorted(shares) and shares[-1] == 1 and str(counted[-1].detail) == "picture 4 of 4"
 
 
-def test_stopping_keeps_what_was_drawn_and_frees_the_studio(session: ModelSession, tmp_path: Path) -> None:
+def test_closing_keeps_saved_pictures_and_frees_the_session(session: ModelSession, tmp_path: Path) -> None:
     steps = drawn(session, tmp_path, "seed=1..4")
     next(step for step in steps if isinstance(step, Cell))
     next(step for step in steps if isinstance(step, Progress))
@@ -114,7 +114,7 @@ def test_stopping_keeps_what_was_drawn_and_frees_the_studio(session: ModelSessio
     assert len(list(tmp_path.glob("*.png"))) == 1
 
 
-def test_a_changed_model_ends_the_grid(session: ModelSession, tmp_path: Path) -> None:
+def test_changing_the_model_ends_the_grid(session: ModelSession, tmp_path: Path) -> None:
     pytest.importorskip("diffusers")
     steps = drawn(session, tmp_path, "seed=1..3")
     next(step for step in steps if isinstance(step, Cell))
@@ -126,7 +126,7 @@ def test_a_changed_model_ends_the_grid(session: ModelSession, tmp_path: Path) ->
         drain(session.load("janus-embedded", device="cpu"))
 
 
-def test_the_sheet_has_every_picture_at_its_place_and_size() -> None:
+def test_sheet_shows_every_picture_in_its_place_at_native_size() -> None:
     colours = [["#ff0000", "#00ff00"], ["#0000ff", "#ffff00"]]
     pictures = [[Image.new("RGB", (200, 100), colour) for colour in row] for row in colours]
     prompts = Axis("prompt", ("一只猫", "a very long prompt " * 30))
@@ -139,7 +139,7 @@ def test_the_sheet_has_every_picture_at_its_place_and_size() -> None:
             assert len(here) == 100, f"the picture in row {r}, column {c} was scaled or covered"
 
 
-def test_the_command_writes_each_picture_and_the_sheet(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_grid_command_saves_each_picture_and_the_sheet(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     prompts = "--x=prompt=a red cat | a blue dog"
     assert main(["grid", prompts, "--y", "seed=3,4", "--out", str(tmp_path), "--device", "cpu", "--json"]) == 0
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]

@@ -18,7 +18,7 @@ def test_judge_names_everything_in_drawn_pictures() -> None:
     assert all(look(render(s)).scene == s and look(render(s)).clear for s in scenes)
 
 
-def test_judge_stands_noise_and_blur() -> None:
+def test_judge_tolerates_noise_and_blur() -> None:
     rng = np.random.default_rng(2)
     right = 0
     for _ in range(100):
@@ -29,7 +29,7 @@ def test_judge_stands_noise_and_blur() -> None:
     assert right >= 98
 
 
-def test_judge_calls_other_pictures_unclear() -> None:
+def test_judge_reports_other_pictures_as_unclear() -> None:
     rng = np.random.default_rng(3)
     noise = rng.integers(0, 256, (SIDE, SIDE, 3), dtype=np.uint8)
     assert len(look(noise).unclear) == 9
@@ -38,7 +38,7 @@ def test_judge_calls_other_pictures_unclear() -> None:
     assert not look(Image.new("RGB", (SIDE, SIDE), (255, 0, 255))).clear
 
 
-def test_a_wrong_picture_fails_exactly_its_check() -> None:
+def test_wrong_picture_fails_exactly_the_matching_check() -> None:
     asked = Plan("relation", (Group(2, 4, 4, False, (0, 3)), Group(1, 14, 1, False, (5,))), 0, "left")
 
     def verdict(background: int, *items: Item) -> dict[str, bool]:
@@ -58,7 +58,7 @@ def test_a_wrong_picture_fails_exactly_its_check() -> None:
     assert not dark["background"] and not dark["all"] and dark["object"]
 
 
-def test_every_plan_is_judged_right_when_drawn_as_planned() -> None:
+def test_rendered_plans_pass_every_check() -> None:
     rng = np.random.default_rng(4)
     for i in range(200):
         p = plan(rng, held_out=bool(i % 2))

@@ -48,7 +48,7 @@ DRAWING = [variant for variant in CATALOG.values() if "generate" in variant.verb
 
 
 @pytest.mark.parametrize("variant", DRAWING, ids=lambda variant: variant.id)
-def test_every_model_has_presets_within_its_ranges(variant: Variant) -> None:
+def test_presets_of_every_model_are_within_its_ranges(variant: Variant) -> None:
     found = built_in(variant)
     assert {"balanced", "careful"} <= set(found) <= set(NAMES)
     assert len({str(values) for values in found.values()}) == len(found), "two presets are the same"
@@ -62,7 +62,7 @@ def test_every_model_has_presets_within_its_ranges(variant: Variant) -> None:
     assert found["balanced"] == complete(variant, {})
 
 
-def test_a_preset_takes_only_what_the_model_has() -> None:
+def test_preset_is_limited_to_the_settings_of_the_model() -> None:
     token, flow = CATALOG["janus-embedded"], CATALOG["janusflow-embedded"]
     wild = {"guidance": 99, "steps": 1e9, "solver": "magic", "temperature": "hot", "what": 1}
     assert complete(token, wild)["guidance"] == 10 and "steps" not in complete(token, wild)
@@ -71,7 +71,7 @@ def test_a_preset_takes_only_what_the_model_has() -> None:
 
 
 @pytest.mark.parametrize("language", ["en", "zh-CN"])
-def test_a_style_goes_around_the_words_and_comes_off_again(language: str) -> None:
+def test_style_is_added_to_a_prompt_and_removed_again(language: str) -> None:
     assert len(styles(language)) >= 8
     for name in styles(language):
         dressed = styled("a cat", name, language)
@@ -82,7 +82,7 @@ def test_a_style_goes_around_the_words_and_comes_off_again(language: str) -> Non
     assert styled("  ", "oil", language) == ""
 
 
-def test_random_prompts_fit_the_model() -> None:
+def test_random_prompts_use_words_the_model_was_trained_on() -> None:
     chance = random.Random(1)
     small, large = CATALOG["janus-embedded"], CATALOG["janus-pro-7b"]
     taught = {word for thing in THINGS for word in (thing.name, thing.plural)} | {colour.name for colour in COLOURS}
@@ -94,7 +94,7 @@ def test_random_prompts_fit_the_model() -> None:
     assert random_prompt(large, "en", random.Random(3)) == random_prompt(large, "en", random.Random(3))
 
 
-def test_only_models_that_can_are_asked_to_write() -> None:
+def test_small_models_and_models_without_chat_write_no_prompts() -> None:
     assert not writes_prompts(CATALOG["janus-embedded"]) and writes_prompts(CATALOG["janus-pro-7b"])
     assert not writes_prompts(replace(CATALOG["janus-pro-7b"], verbs=("generate",)))
 
@@ -108,17 +108,17 @@ def test_only_models_that_can_are_asked_to_write() -> None:
         ("x" * 3000, "x" * 1000),
     ],
 )
-def test_the_prompt_is_taken_out_of_an_answer(answer: str, prompt: str) -> None:
+def test_prompt_is_extracted_from_an_answer(answer: str, prompt: str) -> None:
     assert written_prompt(answer, "a red cat") == prompt
 
 
 @pytest.mark.parametrize("answer", ["", "  \n ", "A red cat", '"a red cat"'])
-def test_an_answer_with_nothing_new_is_said_to_be_one(answer: str) -> None:
+def test_answer_with_nothing_new_raises(answer: str) -> None:
     with pytest.raises(AppError, match="nothing new"):
         written_prompt(answer, "a red cat ")
 
 
-def test_own_presets_are_kept_in_a_file_one_can_read(tmp_path: Path) -> None:
+def test_user_presets_are_saved_as_yaml_and_a_damaged_file_is_left_alone(tmp_path: Path) -> None:
     presets = Presets(tmp_path / "data")
     presets.save(Preset("  my   own ", "janus", {"guidance": 3.0}))
     presets.save(Preset("other", "janusflow", {"steps": 5}))
@@ -137,7 +137,7 @@ def test_own_presets_are_kept_in_a_file_one_can_read(tmp_path: Path) -> None:
     assert presets.file.read_text() == "- [not a preset", "a damaged file must be left alone"
 
 
-def test_votes_of_a_pair_are_counted_from_either_side(tmp_path: Path) -> None:
+def test_votes_of_a_pair_are_counted_in_either_order(tmp_path: Path) -> None:
     votes = Votes(tmp_path / "data")
     votes.vote("a", "b", "one")
     votes.vote("b", "a", "one")
@@ -170,7 +170,7 @@ def both(session: ModelSession, sides: tuple[Side, Side], folder: Path) -> tuple
     return [step for step in steps if isinstance(step, Shot)], notes
 
 
-def test_two_settings_are_drawn_without_a_switch(session: ModelSession, tmp_path: Path) -> None:
+def test_two_settings_of_one_model_need_no_load(session: ModelSession, tmp_path: Path) -> None:
     shots, notes = both(session, sides_of(session, "janus-embedded", "janus-embedded", temperature=0.2), tmp_path)
     assert not notes
     assert [(s.side, s.picture.metadata.seed, s.picture.metadata.settings["temperature"]) for s in shots] == [
@@ -179,7 +179,7 @@ def test_two_settings_are_drawn_without_a_switch(session: ModelSession, tmp_path
     ]
 
 
-def test_the_model_that_was_loaded_draws_first_and_is_loaded_again(session: ModelSession, tmp_path: Path) -> None:
+def test_loaded_model_draws_first_and_is_loaded_again(session: ModelSession, tmp_path: Path) -> None:
     pytest.importorskip("diffusers")
     shots, notes = both(session, sides_of(session, "janusflow-embedded", "janus-embedded"), tmp_path)
     assert [shot.side for shot in shots] == [1, 0], "one switch and one way back"
@@ -188,7 +188,7 @@ def test_the_model_that_was_loaded_draws_first_and_is_loaded_again(session: Mode
     assert session.variant is not None and session.variant.id == "janus-embedded"
 
 
-def test_what_cannot_be_compared_is_refused_before_anything_is_drawn(session: ModelSession) -> None:
+def test_equal_sides_and_absent_models_are_refused_before_drawing(session: ModelSession) -> None:
     for names, sentence in (
         (("janus-embedded", "janus-embedded"), "Both sides are the same"),
         (("janus-embedded", "janus-pro-7b"), "not on this computer"),
@@ -206,9 +206,7 @@ def page(session: ModelSession, tmp_path: Path) -> PageContext:
     return PageContext(session, session.catalog, Texts("en"), SavedImages(outputs, tmp_path / "served"), library=kept)
 
 
-def test_a_blind_pair_tells_nothing_until_it_is_judged(
-    page: PageContext, session: ModelSession, tmp_path: Path
-) -> None:
+def test_blind_pair_reveals_nothing_before_the_vote(page: PageContext, session: ModelSession, tmp_path: Path) -> None:
     sides = sides_of(session, "janus-embedded", "janus-embedded", temperature=0.2)
     shots, _ = both(session, sides, page.images.outputs)
     prints = tuple(page.images.show(shot.picture) for shot in shots)
@@ -229,7 +227,7 @@ def test_a_blind_pair_tells_nothing_until_it_is_judged(
     assert "temperature 0.2" in revealed and "A 2 · B 1" in revealed
 
 
-def test_presets_on_the_page(page: PageContext) -> None:
+def test_page_offers_built_in_and_user_presets(page: PageContext) -> None:
     now = CATALOG["janus-embedded"]
     assert page.library is not None
     page.library.presets.save(Preset("fast", "janus", {"guidance": 7}))
@@ -241,7 +239,7 @@ def test_presets_on_the_page(page: PageContext) -> None:
 
 
 @pytest.mark.parametrize("language", ["en", "zh-CN"])
-def test_the_sheet_of_keys_and_the_first_steps_are_whole(page: PageContext, language: str) -> None:
+def test_key_list_and_tour_match_the_page_script(page: PageContext, language: str) -> None:
     foot, tour = foot_html(page, language), tour_html(page, language)
     assert foot.count("<kbd>") == len(KEYS) and tour.count("<p") == len(STEPS) and tour.count("<p hidden>") == 3
     script = (Path(__file__).parent.parent / "assets" / "page.js").read_text("utf-8")

@@ -20,14 +20,14 @@ from training.talk import TYPES, ask, compare
 from training.world import KINDS, N_TILES, Item, Scene, grid, read_grid, render, tile_factors, tile_id, tile_table
 
 
-def test_a_scene_is_its_tiles() -> None:
+def test_scene_is_read_back_from_its_tiles() -> None:
     rng = np.random.default_rng(0)
     for _ in range(200):
         scene = seen_scene(rng)
         assert read_grid(grid(scene)) == scene
 
 
-def test_half_an_object_is_no_scene() -> None:
+def test_half_an_object_is_not_a_scene() -> None:
     tokens = grid(Scene.of(0, [Item(0, 1, 4)]))
     tokens[14] = 0
     assert read_grid(tokens) is None
@@ -39,14 +39,14 @@ def test_tile_numbers_and_factors_agree() -> None:
     assert tuple(factors[tile_id(3, 2, 5, 1)]) == (1 + 3 * 5 + 2, 5, 1)
 
 
-def test_a_picture_shows_its_background_and_its_object() -> None:
+def test_picture_shows_background_and_object() -> None:
     pixels = np.asarray(render(Scene.of(3, [Item(INDEX["square"], 1, 0)])))
     assert tuple(pixels[95, 95]) == BACKGROUNDS[3].rgb
     red = pixels[16, 16].astype(int)
     assert red[0] > 200 > 100 > red[1]
 
 
-def test_tiles_of_different_meaning_look_different() -> None:
+def test_different_tiles_look_different() -> None:
     """Otherwise no tokenizer could tell them apart and no judge either."""
     table = tile_table().reshape(N_TILES, -1).astype(np.float32)
     rng = np.random.default_rng(0)
@@ -56,7 +56,7 @@ def test_tiles_of_different_meaning_look_different() -> None:
         assert distance.min() > 0, tile_factors()[i]
 
 
-def test_codes_are_unit_and_apart() -> None:
+def test_codes_are_unit_vectors_and_distinct() -> None:
     book = codebook()
     assert torch.allclose(book.norm(dim=1), torch.ones(N_TILES))
     near = (book @ book[::37].T).topk(2, dim=0).values[1]
@@ -74,7 +74,7 @@ def test_training_never_shows_held_out_pairs_and_evaluation_does() -> None:
     assert (INDEX["frog"], 4) not in HELD_OUT_PAIRS
 
 
-def test_captions_name_what_is_drawn() -> None:
+def test_captions_name_every_object() -> None:
     rng = np.random.default_rng(2)
     for _ in range(300):
         p = plan(rng)
@@ -87,7 +87,7 @@ def test_captions_name_what_is_drawn() -> None:
 
 @pytest.mark.parametrize("kind", TYPES)
 @pytest.mark.parametrize("zh", [False, True])
-def test_answers_hold_their_key(kind: str, zh: bool) -> None:
+def test_answers_contain_their_key(kind: str, zh: bool) -> None:
     rng = np.random.default_rng(3)
     for _ in range(100):
         one = ask(seen_scene(rng), rng, zh, kind)
@@ -127,7 +127,7 @@ def test_split_softmax_is_the_softmax_over_all_tiles() -> None:
     assert torch.allclose(whole, split, rtol=1e-4)
 
 
-def test_finished_weights_turn_back_into_a_trainer_s_state(tmp_path: Path) -> None:
+def test_restore_inverts_export(tmp_path: Path) -> None:
     checkpoint = Path(__file__).parent.parent / "assets" / "janus_embedded"
     restore(checkpoint, tmp_path / "state")
     export(tmp_path / "state", tmp_path / "state" / "pictures.pt", tmp_path / "again")

@@ -26,7 +26,7 @@ def facts(entropy: float) -> TokenFacts:
     return TokenFacts(1, 0.5, entropy, entropy, ((1, 0.5),))
 
 
-def test_colours_tell_the_value_and_the_frame_the_chosen_patch() -> None:
+def test_heatmap_lightness_follows_the_value_and_a_frame_marks_the_chosen_patch() -> None:
     found = Inspection(Image.new("RGB", (384, 384), "white"), 24, tuple(facts(place / 100) for place in range(576)))
     entropy = MEASURES["entropy"]
     plain = heatmap(found, entropy)
@@ -45,14 +45,14 @@ def test_colours_tell_the_value_and_the_frame_the_chosen_patch() -> None:
     assert colour(-1) == RAMP[0] and colour(0.25) == RAMP[1] and colour(2) == RAMP[-1]
 
 
-def test_numbers_stand_where_they_can_be_read() -> None:
+def test_large_patches_are_numbered() -> None:
     found = Inspection(Image.new("RGB", (96, 96)), 6, tuple(facts(2.0) for _ in range(36)))
     shades = {heatmap(found, MEASURES["entropy"]).getpixel((x, 48)) for x in range(96)}
     assert len(shades) > 3, "one colour and no number"
     assert MEASURES["probability"].text(0.5) == "50" and MEASURES["gap"].text(12.3) == "12"
 
 
-def test_a_record_says_what_may_be_asked() -> None:
+def test_requests_follow_the_metadata() -> None:
     drawn = replace(
         RECORD, verb="generate", prompt="a cat", image_tokens=(5, 6, 7), settings={"guidance": 3.0, "temperature": 0.5}
     )
@@ -75,7 +75,7 @@ def lines(capsys: pytest.CaptureFixture[str]) -> list[dict[str, Any]]:
     return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
 
 
-def test_inspect_and_keep_on_the_command_line(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_inspect_and_keep_agree_with_the_drawn_tokens(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     (drawn,) = draw_json(capsys, tmp_path, *CAT, "--seed", "5", "--guidance", "3")
     model = ("--model", MODEL)
     heat = tmp_path / "heat.png"
@@ -100,7 +100,7 @@ def test_inspect_and_keep_on_the_command_line(capsys: pytest.CaptureFixture[str]
     assert lines(capsys)[0]["image_tokens"] == drawn["image_tokens"]
 
 
-def test_best_of_keeps_all_and_orders_them(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_best_of_saves_all_pictures_and_orders_them(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     ranked = draw_json(capsys, tmp_path, *CAT, "--best-of", "3")
     assert sorted(picture["seed"] for picture in ranked) == [0, 1, 2] and len(list(tmp_path.glob("*.png"))) == 3
     scores = [picture["score"] for picture in ranked]
@@ -120,7 +120,7 @@ def test_best_of_keeps_all_and_orders_them(capsys: pytest.CaptureFixture[str], t
         (["generate", "--prompt", "x", "--best-of", "3", "--count", "2"], "leave out --count"),
     ],
 )
-def test_what_cannot_be_done_is_a_sentence(
+def test_impossible_requests_give_one_sentence(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, flags: list[str], sentence: str
 ) -> None:
     drawn = replace(RECORD, verb="generate", prompt="a cat", image_tokens=(5, 6, 7))
@@ -133,8 +133,8 @@ def test_what_cannot_be_done_is_a_sentence(
     assert sentence in capsys.readouterr().err
 
 
-def test_a_picture_of_another_model(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    """Its number of tokens does not fit: refused. It fits: told, with a word about whose odds these are."""
+def test_inspect_refuses_or_reports_another_model(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """A wrong number of tokens is refused; otherwise a line says that another model drew the picture."""
     drawn = replace(RECORD, verb="generate", prompt="a cat", image_tokens=(5, 6, 7))
     save_png(tmp_path / "three.png", Image.new("RGB", (8, 8)), drawn)
     assert main(["inspect", str(tmp_path / "three.png"), "--model", MODEL, "--precision", "fp32"]) == 1
