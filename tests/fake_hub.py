@@ -1,12 +1,12 @@
-"""A Hub on the loopback that the real huggingface_hub client talks to, with faults to order.
+"""A Hub on the loopback for the real huggingface_hub client, with faults on demand.
 
     with FakeHub({"model.bin": data}) as server:
         server.fault("model.bin", Fault(die_after=1000))     # for the next download of it
         Hub(endpoint=server.endpoint, ...)
 
-Large files (over 100 kB) answer like LFS files: a redirect to another host name, as the real Hub does, with the
-sha256 as their ETag; small ones directly, with git's hash. `sent` counts the bytes of file contents that left, `again`
-those of them that had left before, `busiest` the most contents that were on their way at once.
+Large files (over 100 kB) are served like LFS files: by a redirect to another host name, as the real Hub does, with the
+sha256 as their ETag. Small files are served directly, with git's hash. `sent` counts the bytes of file contents sent,
+`resent` those of them that were sent before, `most_at_once` the most contents that were being sent at the same time.
 """
 
 from __future__ import annotations
@@ -27,19 +27,19 @@ STEP = 16_384
 
 @dataclass
 class Counts:
-    """What all servers of this process saw; tests/conftest.py prints it at the end."""
+    """Totals over all servers of this process; tests/conftest.py prints them at the end."""
 
     faults: int = 0
     sent: int = 0
-    again: int = 0
+    resent: int = 0
     kills: int = 0
-    checked: int = 0  # files compared with what the server holds, after a download said it was done
-    lost: int = 0  # of those, the ones that differed
+    checked: int = 0  # files compared with the server's, after a download said it was complete
+    lost: int = 0  # of those, the files that differed
 
     def line(self) -> str:
         return (
-            f"faults tried: {self.faults}; processes killed: {self.kills}; bytes served: {self.sent:,}, of them again: "
-            f"{self.again:,}; files compared: {self.checked}; files lost: {self.lost}"
+            f"faults tried: {self.faults}; processes killed: {self.kills}; bytes served: {self.sent:,}, of them "
+            f"sent before: {self.resent:,}; files compared: {self.checked}; files lost: {self.lost}"
         )
 
 
@@ -48,7 +48,7 @@ COUNTS = Counts()
 
 @dataclass
 class Fault:
-    """What goes wrong, `times` times. A `status` answers requests of any method, or of `method` alone."""
+    """Something that goes wrong `times` times. A `status` answers requests of any method, or of `method` only."""
 
     times: int = 1
     status: int = 0
@@ -56,13 +56,13 @@ class Fault:
     code: str = ""  # X-Error-Code
     retry_after: str = ""
     storage: bool = False  # only at the storage behind the redirect
-    die_after: int | None = None  # bytes of content sent, then the connection is cut
-    extra: int = 0  # bytes more than announced
+    die_after: int | None = None  # bytes of content are sent, then the connection is cut
+    extra: int = 0  # bytes sent beyond the announced length
     corrupt_at: int | None = None  # this byte of the content is flipped
-    no_range: bool = False  # answers 200 from the first byte to a Range request
+    no_range: bool = False  # a Range request is answered with 200 and the whole file
     pause: float = 0.0  # seconds between two steps of content
     step: int = STEP  # bytes
-    stall_after: int | None = None  # after so many bytes nothing comes any more, though the connection stays
+    stall_after: int | None = None  # after so many bytes nothing is sent, but the connection stays open
 
 
 class FakeHub:
@@ -71,10 +71,10 @@ class FakeHub:
     def __init__(self, files: dict[str, bytes]) -> None:
         self.files = dict(files)
         self.sent = 0
-        self.again = 0
-        self.busiest = 0
-        self._busy = 0
-        self._left = {path: bytearray(len(data)) for path, data in files.items()}
+        self.resent = 0
+        self.most_at_once = 0
+        self._active = 0
+        self._sent_before = {path: bytearray(len(data)) for path, data in files.items()}
         self.requests: list[tuple[str, str, dict[str, str]]] = []
         self.announced: dict[str, int] = {}  # a wrong length to claim in the metadata
         self.etags: dict[str, str] = {}  # a wrong ETag to claim
@@ -84,7 +84,7 @@ class FakeHub:
         handler = type("Handler", (_Handler,), {"hub": self})
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
         self._server.daemon_threads = True
-        self._server.handle_error = lambda *_: None  # type: ignore[method-assign]  # clients that hang up are the point
+        self._server.handle_error = lambda *_: None  # type: ignore[method-assign]  # clients hang up on purpose
         self.port = self._server.server_address[1]
         self.endpoint = f"http://127.0.0.1:{self.port}"
         threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
@@ -95,7 +95,7 @@ class FakeHub:
     def __exit__(self, *_: object) -> None:
         self._closing.set()
         COUNTS.sent += self.sent
-        COUNTS.again += self.again
+        COUNTS.resent += self.resent
         self._server.shutdown()
         self._server.server_close()
 
@@ -103,8 +103,11 @@ class FakeHub:
         """Queue a fault for a file; "*" is any file."""
         self._faults.setdefault(path, []).append(fault)
 
+    def clear_faults(self) -> None:
+        self._faults.clear()
+
     def take(self, path: str, method: str, storage: bool = False) -> Fault:
-        """The fault of this request. Those about contents wait for a GET."""
+        """The fault of this request. Faults of the content wait for a GET."""
         with self._lock:
             for name in (path, "*"):
                 for fault in self._faults.get(name, []):
@@ -116,19 +119,19 @@ class FakeHub:
         return Fault()
 
     def count(self, path: str, start: int, size: int) -> None:
-        """Bytes [start, start + size) of a file have left."""
+        """Count bytes [start, start + size) of a file as sent."""
         with self._lock:
             self.sent += size
-            if path not in self._left:
-                self._left[path] = bytearray(len(self.files[path]))
-            seen = self._left[path]
-            self.again += seen[start : start + size].count(1)
+            if path not in self._sent_before:
+                self._sent_before[path] = bytearray(len(self.files[path]))
+            seen = self._sent_before[path]
+            self.resent += seen[start : start + size].count(1)
             seen[start : start + size] = b"\1" * len(seen[start : start + size])
 
-    def busy(self, change: int) -> None:
+    def count_active(self, change: int) -> None:
         with self._lock:
-            self._busy += change
-            self.busiest = max(self.busiest, self._busy)
+            self._active += change
+            self.most_at_once = max(self.most_at_once, self._active)
 
     def etag(self, path: str) -> str:
         data = self.files[path]
@@ -218,9 +221,9 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("X-Repo-Commit", REVISION)
         self.end_headers()
         if self.command == "GET":
-            hub.busy(1)
+            hub.count_active(1)
             self._send(path, start, bytes(body), fault)
-            hub.busy(-1)
+            hub.count_active(-1)
 
     def _send(self, path: str, start: int, body: bytes, fault: Fault) -> None:
         limit = min(x for x in (fault.die_after, fault.stall_after, len(body)) if x is not None)

@@ -1,4 +1,4 @@
-"""The commands about files on this machine, against a loopback Hub."""
+"""`models download|verify|delete|import|convert` against a loopback Hub."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import yaml
 
 from janus_app.cli import main
 from tests.fake_hub import REPO, REVISION, FakeHub
+from tests.hub_cases import no_environment, sha256
 from tests.test_convert import pickled
-from tests.test_hub import no_environment, sha256
 
 __all__ = ["no_environment", "pickled"]
 
@@ -37,7 +37,7 @@ def row(files: dict[str, bytes]) -> dict[str, object]:
 
 @pytest.fixture
 def server(pickled: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeHub]:
-    """A Hub with the pickled tiny checkpoint, and an environment that knows of nothing else."""
+    """A Hub with the pickled tiny checkpoint, and an environment that names nothing else."""
     files = {file.name: file.read_bytes() for file in pickled.iterdir()}
     (tmp_path / "models.yaml").write_text(yaml.safe_dump({"variants": [row(files)]}))
     with FakeHub(files) as running:
@@ -60,7 +60,7 @@ def test_download_verify_convert_delete(server: FakeHub, capsys: pytest.CaptureF
     said = capsys.readouterr()
     assert "Tiny Janus is complete" in said.out and "models convert tiny" in said.err
     assert "files done)" in said.err or "download: " in said.err
-    assert server.again == 0
+    assert server.resent == 0
     held = listed(capsys, "tiny")
     assert (held["on_disk"], held["verified"], held["convertible"]) == (True, True, True)
     assert main(["models", "verify", "tiny", "--json"]) == 0
@@ -68,7 +68,7 @@ def test_download_verify_convert_delete(server: FakeHub, capsys: pytest.CaptureF
     assert main(["models", "convert", "tiny"]) == 0
     assert "safetensors" in capsys.readouterr().out
     assert listed(capsys, "tiny")["convertible"] is False
-    assert main(["models", "delete", "tiny"]) == 2, "without a person at the terminal it must be told --yes"
+    assert main(["models", "delete", "tiny"]) == 2, "without a terminal, --yes is required"
     assert "--yes" in capsys.readouterr().err
     assert main(["models", "delete", "tiny", "--yes"]) == 0
     assert listed(capsys, "tiny")["bytes_on_disk"] == 0
@@ -85,7 +85,7 @@ def test_import_as_a_listed_model(
     assert "no folder" in capsys.readouterr().err
 
 
-def test_import_as_a_model_of_ones_own(server: FakeHub, pickled: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_import_as_a_user_model(server: FakeHub, pickled: Path, capsys: pytest.CaptureFixture[str]) -> None:
     own = Path(shutil.copytree(pickled, pickled.parent / "My Fine Tune"))
     manifest = pickled.parent / "models.yaml"
     manifest.write_text("# mine\n" + manifest.read_text())
@@ -94,7 +94,7 @@ def test_import_as_a_model_of_ones_own(server: FakeHub, pickled: Path, capsys: p
     assert manifest.read_text().startswith("# mine\n")
     found = listed(capsys, "my-tune")
     assert (found["on_disk"], found["title"]) == (True, "My tune")
-    assert main(["models", "import", str(own), "--own", "My tune"]) == 2, "a name is given once"
+    assert main(["models", "import", str(own), "--own", "My tune"]) == 2, "names are unique"
     assert "already a model called my-tune" in capsys.readouterr().err
     before = manifest.read_text() + "defaults: {}\n"
     manifest.write_text(before)
@@ -102,7 +102,7 @@ def test_import_as_a_model_of_ones_own(server: FakeHub, pickled: Path, capsys: p
     assert "Add this row yourself" in capsys.readouterr().err and manifest.read_text() == before
 
 
-def test_a_wrong_name_and_a_missing_one(server: FakeHub, capsys: pytest.CaptureFixture[str]) -> None:
+def test_unknown_and_missing_names_are_usage_errors(server: FakeHub, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["models", "download"]) == 2
     assert main(["models", "verify", "tinny"]) == 2
     assert "Did you mean tiny?" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""Pickles become safetensors once, byte for byte, and are then read no more; none of them is ever executed."""
+"""Conversion of pickled weights to safetensors."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from janus_app.runtime.loader import read_tensors, weight_files
 from janus_app.types import Progress, result_of
 from tests.conftest import GOLDEN, loaded
 from tests.fake_hub import FakeHub
-from tests.test_hub import a_hub, drain, no_environment, sha256, variant
+from tests.hub_cases import fetch, make_hub, no_environment, sha256, variant
 
 __all__ = ["no_environment"]
 CHECKPOINT = GOLDEN / "janus_pro_1b" / "checkpoint"
@@ -37,12 +37,12 @@ def tensors_of(folder: Path) -> dict[str, torch.Tensor]:
 
 @pytest.fixture
 def pickled(tmp_path: Path) -> Path:
-    """The tiny checkpoint as the large ones are published: shards of pickles and an index."""
+    """The tiny checkpoint in the form of the large ones: shards of pickles and an index."""
     folder = tmp_path / "checkpoint"
     shutil.copytree(CHECKPOINT, folder)
     state = tensors_of(folder)
     (folder / "pytorch_model.bin").unlink()
-    torch.save({"step": 7}, folder / "training_args.bin")  # not of the index, so not of the model
+    torch.save({"step": 7}, folder / "training_args.bin")  # not in the index, so not part of the model
     names = sorted(state)
     halves = (names[: len(names) // 2], names[len(names) // 2 :])
     for shard, half in zip(SHARDS, halves, strict=True):
@@ -59,7 +59,7 @@ def run(folder: Path, **options: Any) -> tuple[Path, list[Progress]]:
 
 
 @pytest.mark.parametrize("part", [10**9, 200_000])
-def test_the_copy_is_equal_and_the_loader_prefers_it(pickled: Path, part: int) -> None:
+def test_converted_copy_is_equal_and_preferred_by_the_loader(pickled: Path, part: int) -> None:
     before = tensors_of(pickled)
     assert is_convertible(pickled)
     inside, steps = run(pickled, part=part)
@@ -75,7 +75,7 @@ def test_the_copy_is_equal_and_the_loader_prefers_it(pickled: Path, part: int) -
     assert loaded(pickled).plan.precision == "fp32"
 
 
-def test_a_copy_whose_pickles_changed_is_not_used(pickled: Path) -> None:
+def test_converted_copy_is_ignored_after_pickles_changed(pickled: Path) -> None:
     inside, _ = run(pickled)
     os.utime(pickled / SHARDS[0], ns=(1, 1))
     assert find_converted(pickled) is None
@@ -92,7 +92,7 @@ class _Evil:
     mark = ""
 
 
-def test_a_pickle_that_wants_more_is_refused_and_not_run(pickled: Path, tmp_path: Path) -> None:
+def test_pickle_with_code_is_refused_and_not_executed(pickled: Path, tmp_path: Path) -> None:
     _Evil.mark = str(tmp_path / "ran")
     torch.save({"x": _Evil()}, pickled / SHARDS[1])
     with pytest.raises(AppError, match="asks to run code"):
@@ -103,32 +103,32 @@ def test_a_pickle_that_wants_more_is_refused_and_not_run(pickled: Path, tmp_path
     assert not (tmp_path / "ran").exists() and not converted_folder(pickled).exists()
 
 
-def test_a_cut_pickle_is_refused(pickled: Path) -> None:
+def test_truncated_pickle_is_refused(pickled: Path) -> None:
     os.truncate(pickled / SHARDS[0], 5_000)
     with pytest.raises(AppError, match="damaged or incomplete"):
         run(pickled)
     assert not converted_folder(pickled).exists()
 
 
-def test_closing_leaves_nothing_half_done(pickled: Path) -> None:
+def test_closed_conversion_leaves_no_files(pickled: Path) -> None:
     work = convert(pickled, part=200_000, reserve=0)
     for step in work:
         if step.done > 500_000:
             break
     work.close()
     assert not list(pickled.glob("janus-converted*")) and is_convertible(pickled)
-    (pickled / "janus-converted.77.part").mkdir()  # what a killed one leaves
+    (pickled / "janus-converted.77.part").mkdir()  # what a killed process leaves
     run(pickled)
     assert [path.name for path in pickled.glob("janus-converted*")] == ["janus-converted"]
 
 
-def test_without_room_nothing_is_begun(pickled: Path) -> None:
+def test_conversion_needs_free_space(pickled: Path) -> None:
     with pytest.raises(AppError, match="Not enough disk space"):
         run(pickled, reserve=10**18)
     assert not list(pickled.glob("janus-converted*"))
 
 
-def test_tied_and_turned_tensors_get_bytes_of_their_own(pickled: Path) -> None:
+def test_tied_and_transposed_tensors_are_stored_separately(pickled: Path) -> None:
     for shard in SHARDS:
         (pickled / shard).unlink()
     base = torch.arange(12.0).reshape(3, 4)
@@ -148,21 +148,19 @@ def cached(server: FakeHub) -> Variant:
     return variant(files=tuple(File(name, len(data), sha256(data)) for name, data in server.files.items()))
 
 
-def test_a_cached_model_is_converted_beside_its_snapshot(tmp_path: Path, server: FakeHub) -> None:
-    hub, model = a_hub(tmp_path, server), cached(server)
+def test_cached_model_is_converted_beside_its_snapshot(tmp_path: Path, server: FakeHub) -> None:
+    hub, model = make_hub(tmp_path, server), cached(server)
     inside = result_of(convert_variant(hub, model))
-    folder, steps = drain(hub, model)
-    assert steps == [], "what was just converted needs no second look"
-    assert sorted(path.name for path in folder.iterdir()) == sorted(server.files), (
-        "the client's snapshot stays as it is"
-    )
+    folder, steps = fetch(hub, model)
+    assert steps == [], "the conversion hashed its files"
+    assert sorted(path.name for path in folder.iterdir()) == sorted(server.files), "the snapshot is unchanged"
     assert {file.parent for file in weight_files(folder)} == {inside}
     status = hub.status(model)
     assert status.converted > 0 and not status.convertible
     with next(inside.glob("*.safetensors")).open("r+b") as file:
         file.seek(-1, os.SEEK_END)
         file.write(b"\x55")
-    _, steps = drain(hub, model)
+    _, steps = fetch(hub, model)
     assert any("damaged and was removed" in str(step.detail) for step in steps)
     assert {file.parent for file in weight_files(folder)} == {folder} and hub.status(model).convertible
     assert hub.delete(model) >= status.on_disk and not inside.exists()
@@ -173,7 +171,7 @@ import re, sys, threading, time
 from pathlib import Path
 from janus_app.runtime.convert import convert
 most, stop = 0, False
-def held():  # without pages of files, which the system takes back when it needs them
+def held():  # without pages of mapped files, which the system frees when it needs memory
     return 1024 * int(re.search(r"RssAnon:\\s+(\\d+)", Path("/proc/self/status").read_text())[1])
 def look():
     global most
@@ -189,8 +187,8 @@ print(most - before)
 """
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="counts private memory as Linux does")
-def test_memory_holds_about_one_part(tmp_path: Path) -> None:
+@pytest.mark.skipif(sys.platform != "linux", reason="reads RssAnon of Linux")
+def test_conversion_memory_is_bounded_by_part_size(tmp_path: Path) -> None:
     part, count = 16_000_000, 24
     state = {f"layer.{i}": torch.randn(part // 4) for i in range(count)}
     torch.save(state, tmp_path / "pytorch_model.bin")
@@ -199,4 +197,4 @@ def test_memory_holds_about_one_part(tmp_path: Path) -> None:
         [sys.executable, "-c", MEASURE, str(tmp_path), str(part)], cwd=root, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
-    assert int(done.stdout) < count * part / 2, "the whole checkpoint went through memory"
+    assert int(done.stdout) < count * part / 2, "the whole checkpoint was in memory"

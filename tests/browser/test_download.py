@@ -19,9 +19,9 @@ import yaml
 
 from tests.conftest import GOLDEN
 from tests.fake_hub import COUNTS, FakeHub, Fault
+from tests.hub_cases import sha256
 from tests.page_server import free_port
 from tests.test_cli_files import row
-from tests.test_hub import sha256
 
 pytestmark = pytest.mark.browser
 ROOT = Path(__file__).resolve().parents[2]
@@ -166,7 +166,7 @@ def test_paused_killed_resumed_and_loaded(
     page.click("#model-load")
     until(lambda: kept(tmp_path) > left + 5_000_000, page)
     shot(page, "download-resumed")
-    hub._faults.clear()
+    hub.clear_faults()
     page.wait_for_selector(".state-line.ready:has-text('Tiny Janus')")
     starts = [int(re.sub(r"bytes=(\d+)-.*", r"\1", r[2]["Range"])) for r in hub.requests[before:] if "Range" in r[2]]
     assert min(starts) == left, "it did not go on where the killed app ended"
@@ -220,11 +220,11 @@ def test_chinese_on_a_phone(
     page.click("#model-pause")
     page.wait_for_selector("#model-work:has-text('已暂停')")
     page.wait_for_selector("#model-load:has-text('继续下载')")
-    hub._faults.clear()
+    hub.clear_faults()
     hub.fault("*", Fault(times=99, status=403, code="GatedRepo"))
     page.click("#model-load")
     page.wait_for_selector("#model-work .message.error:has-text('同意')")
-    hub._faults.clear()
+    hub.clear_faults()
     page.fill("#files-folder textarea, #files-folder input", str(tmp_path / "nothing"))
     page.click("#files-take")
     page.wait_for_selector("#files-work .message.error:has-text('没有')")
