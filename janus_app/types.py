@@ -465,7 +465,7 @@ class Capabilities:
     size: tuple[int, int]
     context: int
     cell: int = 0
-    edit_methods: dict[str, Message] = field(default_factory=dict)
+    edit_methods: Mapping[str, Message] = field(default_factory=dict)
     edit_pictures: int = 1
 
 

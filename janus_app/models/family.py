@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
+from janus_app.errors import Message
 from janus_app.types import Model, Setting
 
 if TYPE_CHECKING:
@@ -78,8 +79,8 @@ def _own_weights(
     return [WeightSource(folder)]
 
 
-def _no_explanation(network: nn.Module, name: str, found: bool) -> str:
-    return ""
+def _no_explanation(network: nn.Module, name: str, found: bool) -> Message | None:
+    return None
 
 
 @dataclass(frozen=True)
@@ -93,7 +94,7 @@ class Family:
 
     weight_sources: where the network's tensors are read from, in order. unused_prefixes: tensors that checkpoints hold
     and inference does not use, by their names in the network. explain_mismatch: what a person can do about the tensor
-    `name` of the network that was found in another shape, or (not `found`) is missing; "" where nothing is known.
+    `name` of the network that was found in another shape, or (not `found`) is missing; None where nothing is known.
 
     quantized_prefix: where the linears are that int8 and nf4 quantize. picture_decoder_prefix: the picture decoder,
     which stays in float32 where the rest is in float16 or on a CPU. offload_prefix: decoder layers that may be placed
@@ -117,7 +118,7 @@ class Family:
     offload_prefix: str = ""
     solvers: tuple[str, ...] = ()
     weight_sources: Callable[[Any, Mapping[str, Any], Path, Parts | None], Sequence[WeightSource]] = _own_weights
-    explain_mismatch: Callable[[Any, str, bool], str] = _no_explanation
+    explain_mismatch: Callable[[Any, str, bool], Message | None] = _no_explanation
 
     def meta_network(self, config: Mapping[str, Any]) -> nn.Module:
         """The network without memory behind its tensors, for inference."""

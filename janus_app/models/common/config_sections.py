@@ -39,9 +39,7 @@ def language_config(raw: Mapping[str, Any]) -> DecoderConfig:
         rope_theta=language.number("rope_theta", 10000.0),
     )
     if decoder.hidden_size % heads or heads % decoder.num_key_value_heads:
-        raise AppError(
-            f"config.json gives {heads} attention heads for a width of {decoder.hidden_size}: they do not divide."
-        )
+        raise AppError("config_heads_do_not_divide", heads=heads, width=decoder.hidden_size)
     return decoder
 
 
@@ -56,7 +54,7 @@ def vision_config(raw: Mapping[str, Any], section: str) -> VisionConfig:
     fields = Fields(f"{section}.params", section_params(raw, section))
     name = fields.values.get("model_name", "siglip_large_patch16_384")
     if name not in _TOWERS:
-        raise AppError(f"config.json asks for the vision tower {name!r}; known are {', '.join(_TOWERS)}.")
+        raise AppError("vision_tower_unknown", given=str(name)[:60], known=", ".join(_TOWERS))
     width, layers, heads, patch, ratio = _TOWERS[name]
     layers = fields.whole("layers", layers)
     keep = fields.values.get("select_layer", -1)
@@ -76,7 +74,7 @@ def parse_processor(raw: Mapping[str, Any]) -> ImageProcessor:
     mean = tuple(raw.get("image_mean") or (0.5, 0.5, 0.5))
     std = tuple(raw.get("image_std") or (0.5, 0.5, 0.5))
     if not all(len(v) == 3 and all(isinstance(x, (int, float)) for x in v) for v in (mean, std)) or 0 in std:
-        raise AppError("preprocessor_config.json does not give three numbers each for image_mean and image_std.")
+        raise AppError("preprocessor_mean_unusable")
     grey = tuple(int(x * 255) for x in mean)
     return ImageProcessor(
         size=fields.whole("image_size"),
@@ -97,9 +95,7 @@ def parse_style(raw: Mapping[str, Any], roles: str = "") -> PromptStyle:
     """
     name = raw.get("sft_format", "deepseek")
     if name not in ("deepseek", "deepseek_old"):
-        raise AppError(
-            f"processor_config.json asks for the prompt format {name!r}; known are deepseek and deepseek_old."
-        )
+        raise AppError("prompt_format_unknown", given=str(name)[:60])
     if roles == "words" or (not roles and name == "deepseek_old"):
         return PromptStyle("User", "Assistant", roles_are_tokens=False)
     return PromptStyle("<|User|>", "<|Assistant|>", roles_are_tokens=True)

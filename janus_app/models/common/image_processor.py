@@ -80,6 +80,6 @@ def masked_cells(mask: Image.Image, grid: int) -> Tensor:
     """
     painted = torch.from_numpy(painted_pixels(mask))
     if not painted.any():
-        raise AppError("The mask covers nothing. Paint over the part of the picture to draw anew.")
+        raise AppError("mask_empty")
     cell = mask.width // grid
     return painted.view(grid, cell, grid, cell).permute(0, 2, 1, 3).flatten(2).any(-1).flatten()

@@ -25,14 +25,9 @@ class JanusConfig:
 def parse_config(raw: Mapping[str, Any]) -> JanusConfig:
     """config.json of Janus or Janus-Pro. Raises AppError for another architecture or an absurd number."""
     if raw.get("model_type") != "multi_modality":
-        raise AppError(
-            f"config.json says model_type {raw.get('model_type')!r}; Janus checkpoints say 'multi_modality'."
-        )
+        raise AppError("config_model_type_wrong", given=str(raw.get("model_type"))[:60], wanted="multi_modality")
     if "vision_gen_enc_config" in raw or "gen_vision_config" not in raw:
-        raise AppError(
-            "This folder holds a JanusFlow checkpoint (or another relative), not Janus or Janus-Pro: "
-            "its config.json has no gen_vision_config. Choose a Janus or Janus-Pro checkpoint."
-        )
+        raise AppError("checkpoint_not_janus")
     head = Fields("gen_head_config.params", section_params(raw, "gen_head_config"))
     return JanusConfig(
         language_config(raw), vision_config(raw, "vision_config"), _vq(raw), head.whole("image_token_embed")
@@ -47,9 +42,7 @@ def _vq(raw: Mapping[str, Any]) -> VQConfig:
         or not 1 <= len(mult) <= 8
         or not all(isinstance(m, int) and 1 <= m <= 64 for m in mult)
     ):
-        raise AppError(
-            f"config.json says gen_vision_config.params.ch_mult = {mult!r}, which is not a list of small numbers."
-        )
+        raise AppError("config_list_unusable", field="gen_vision_config.params.ch_mult", value=repr(mult)[:60])
     return VQConfig(
         codebook_size=fields.whole("image_token_size", 16384),
         code_dim=fields.whole("n_embed", 8),

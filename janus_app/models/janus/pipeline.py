@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from janus_app.errors import AppError, is_out_of_memory
+from janus_app.errors import AppError, Message, is_out_of_memory
 from janus_app.models.common import prompts
 from janus_app.models.common.batching import draw_in_batches
 from janus_app.models.common.chat import VisionChatMixin
@@ -63,7 +63,7 @@ class JanusModel(VisionChatMixin):
             size=(self.side, self.side),
             context=min(context, config.language.max_position_embeddings),
             cell=config.vq.cell,
-            edit_methods={name: edit.EDIT_METHODS[name] for name in methods or edit.USUAL_METHODS},
+            edit_methods={name: edit.EDIT_METHODS[name] for name in methods or edit.UNTRAINED_METHODS},
         )
 
     # ---- pictures
@@ -92,13 +92,13 @@ class JanusModel(VisionChatMixin):
         """Redraw a region or everything below the kept top of a picture's image tokens, or follow an instruction."""
         known = self.capabilities.edit_methods
         if request.method not in known:
-            raise AppError(f"This model cannot edit by {request.method!r}; it can by {', '.join(known)}.")
+            raise AppError("edit_method_unknown", given=request.method, known=", ".join(known))
         return self._edit(request)
 
     def _edit(self, request: EditRequest) -> Iterator[Event]:
         width, height = request.image.size
         if width != height:
-            yield Notice("The picture was cropped to a square around its middle: the model draws squares only.")
+            yield Notice(Message("picture_cropped"))
         square = fit_square(request.image, self.side)
         tokens = self._encode(square)
         if request.method == "instruct":
@@ -118,10 +118,7 @@ class JanusModel(VisionChatMixin):
         """Image tokens as a tensor on the CPU. Raises AppError where they are not this model's."""
         cells, codes = cells or self.grid**2, self.network.config.vq.codebook_size
         if len(tokens) != cells or not all(0 <= t < codes for t in tokens):
-            raise AppError(
-                f"The picture's record does not fit this model: it needs {cells} image tokens below {codes}. "
-                "Load the variant the picture was drawn with."
-            )
+            raise AppError("image_tokens_unfit", cells=cells, codes=codes)
         return torch.tensor(tokens)
 
     def _redraw(self, request: GenerateRequest) -> Iterator[Event]:
@@ -181,7 +178,7 @@ class JanusModel(VisionChatMixin):
                     if not is_out_of_memory(error):
                         raise
                     previews = False
-                    yield Notice("There is no memory for previews beside the drawing; it goes on without them.")
+                    yield Notice(Message("previews_without_memory"))
                     continue
                 shown = time.perf_counter()
                 cost = shown - now
@@ -212,10 +209,8 @@ class JanusModel(VisionChatMixin):
         """
         ids = self.tokenizer.encode(prompts.drawing(request.prompt, self.style))
         if len(ids) + self.grid**2 > self.capabilities.context:
-            raise AppError(
-                f"The prompt takes {len(ids):,} tokens and a picture {self.grid**2}; the model holds "
-                f"{self.capabilities.context:,}. Shorten the prompt."
-            )
+            context = self.capabilities.context
+            raise AppError("prompt_too_long", tokens=len(ids), picture=self.grid**2, context=context)
         if request.guidance == 1 and not both:
             return [self._embed(ids)]
         return [self._embed(ids), self._embed(self._unconditional(ids, request.negative))]
@@ -225,12 +220,10 @@ class JanusModel(VisionChatMixin):
         """The embedded prompt with the picture read in both ways, in one way and, unless guidance is 1, in none."""
         ids = self.tokenizer.encode(edit.instruction(request.prompt, self.picture_tokens, len(tokens), self.style))
         if len(ids) + len(tokens) > self.capabilities.context:
-            raise AppError(
-                f"The instruction takes {len(ids):,} tokens with its picture and a new picture {len(tokens)}; the "
-                f"model holds {self.capabilities.context:,}. Shorten the instruction."
-            )
+            context = self.capabilities.context
+            raise AppError("instruction_too_long", tokens=len(ids), picture=len(tokens), context=context)
         places = torch.tensor(ids, device=self.network.device) == self.tokenizer.id(PAD)
-        rows = edit.readings(self.network, self._embed(ids, [square]), places, tokens)
+        rows = edit.instruction_rows(self.network, self._embed(ids, [square]), places, tokens)
         return rows if request.guidance == 1 else [*rows, self._embed(self._unconditional(ids, request.negative))]
 
     def _unconditional(self, ids: Sequence[int], negative: str) -> list[int]:

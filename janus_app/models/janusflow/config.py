@@ -56,28 +56,22 @@ class JanusFlowConfig:
 def parse_config(raw: Mapping[str, Any]) -> JanusFlowConfig:
     """config.json of JanusFlow. Raises AppError for another architecture, an absurd number, or parts that do not fit.
 
-    Stray keys of the published file (`elementwize_affine`, `num_extra_tensors`) mean nothing and are passed over.
+    Stray keys of the published file (`elementwize_affine`, `num_extra_tensors`) have no effect and are ignored.
     """
     if raw.get("model_type") != "multi_modality" or "vision_gen_enc_config" not in raw:
-        raise AppError(
-            "This folder does not hold a JanusFlow checkpoint: its config.json has no vision_gen_enc_config. "
-            "Choose a folder downloaded from deepseek-ai/JanusFlow-1.3B, or one trained from it."
-        )
+        raise AppError("checkpoint_not_janusflow")
     language = language_config(raw)
     config = JanusFlowConfig(language, vision_config(raw, "vision_und_enc_config"), _encoder(raw), _decoder(raw))
     encoder, decoder = config.encoder, config.decoder
-    for name, mine, other in (
-        ("the widths of time embedding and language model", encoder.hidden_size, language.hidden_size),
-        ("the time widths of encoder and decoder", encoder.hidden_size, decoder.hidden_size),
-        ("the widths of the encoder's features and the decoder's skip", encoder.width, decoder.skip),
-        ("the channels of latents and velocities", encoder.in_channels, decoder.out_channels),
-        ("the scales of encoder and decoder", encoder.stride, 2**decoder.upsamples),
+    for first, one, second, other in (
+        ("enc.hidden_size", encoder.hidden_size, "language_config.hidden_size", language.hidden_size),
+        ("enc.hidden_size", encoder.hidden_size, "dec.hidden_size", decoder.hidden_size),
+        ("enc.block_out_channels", encoder.width, "dec.block_out_channels", decoder.skip),
+        ("enc.input_channels", encoder.in_channels, "dec.out_channels", decoder.out_channels),
+        ("enc.stride", encoder.stride, "2 ** dec.upsamples", 2**decoder.upsamples),
     ):
-        if mine != other:
-            raise AppError(
-                f"config.json does not fit itself: {name} are {mine} and {other}, which must be equal. "
-                "The file is damaged or belongs to another model."
-            )
+        if one != other:
+            raise AppError("config_parts_differ", first=first, one=one, second=second, other=other)
     return config
 
 
@@ -117,10 +111,12 @@ def _width(fields: Fields) -> int:
     """The one entry of block_out_channels: the published encoder and decoder have a single level each."""
     widths = fields.values.get("block_out_channels")
     if not isinstance(widths, list) or len(widths) != 1:
-        raise AppError(f"config.json says {fields.section}.block_out_channels = {widths!r}; one number was expected.")
+        raise AppError(
+            "config_list_not_one_number", field=f"{fields.section}.block_out_channels", value=repr(widths)[:60]
+        )
     return Fields(fields.section, {"block_out_channels": widths[0]}).whole("block_out_channels")
 
 
 def _middle_only(fields: Fields) -> None:
     if fields.values.get("use_mid_block", True) is not True:
-        raise AppError(f"config.json switches {fields.section}.use_mid_block off, which no published JanusFlow does.")
+        raise AppError("config_mid_block_off", field=f"{fields.section}.use_mid_block")

@@ -2,12 +2,12 @@
 
     image to image   SDEdit (Meng et al. 2022, arXiv 2108.01073): noise the picture part of the way, draw from there
     masked           known latents put back at every step, as in RePaint (Lugmayr et al. 2022, arXiv 2201.09865) and
-                     Blended Latent Diffusion (Avrahami et al. 2023, arXiv 2206.02779); then the known pixels, exactly
-    flowedit         FlowEdit (Kulikov et al. 2024, arXiv 2412.08629): the difference of two prompts' flows carries
-                     the picture over, without noising it and without inversion
+                     Blended Latent Diffusion (Avrahami et al. 2023, arXiv 2206.02779); at the end the known pixels too
+    flowedit         FlowEdit (Kulikov et al. 2024, arXiv 2412.08629): the difference of two prompts' velocities moves
+                     the picture, without noising it first and without inversion
 
-Each is an iterator of solver steps, so previews, progress and cancelling are the drawing loop's own. Randomness comes
-from `streams`, one generator a picture, so picture i of a batch is the picture its seed makes alone.
+Each is an iterator of solver steps, so the drawing loop shows previews and progress and can be cancelled. Randomness
+comes from `streams`, one generator for each picture, so picture i of a batch is the one that its seed draws alone.
 """
 
 from __future__ import annotations
@@ -25,13 +25,10 @@ from janus_app.models.common.image_processor import painted_pixels
 from janus_app.nn.diffusion import FlowSchedule, FlowStep, IntervalGuidance, Velocity, integrate_flow
 
 EDIT_METHODS = {
-    "flowedit": Message("edit_method_flowedit"),
+    "flowedit": Message("edit_method_flowedit"),  # its noise is new at every step, so it knows no solver but Euler
     "masked": Message("edit_method_masked"),
     "image to image": Message("edit_method_image_to_image"),
 }
-USES_STRENGTH = frozenset({"image to image", "flowedit"})
-USES_SOLVER = frozenset({"image to image", "masked"})  # FlowEdit's noise is new at every step: Euler only
-DESCRIBE = "Describe this picture in one sentence."
 
 
 def start_noise(streams: Sequence[torch.Generator], like: Tensor) -> Tensor:
@@ -39,7 +36,7 @@ def start_noise(streams: Sequence[torch.Generator], like: Tensor) -> Tensor:
     return torch.stack([torch.randn(like.shape[1:], generator=stream) for stream in streams]).to(like.device)
 
 
-def on_the_way(clean: Tensor, noise: Tensor, t: float) -> Tensor:
+def interpolate(clean: Tensor, noise: Tensor, t: float) -> Tensor:
     """The point at time t of the straight line from noise (0) to the picture (1)."""
     return t * clean + (1 - t) * noise
 
@@ -53,11 +50,11 @@ def image_to_image(
     solver: str = "euler",
     guidance: IntervalGuidance | None = None,
 ) -> Iterator[FlowStep]:
-    """SDEdit: from the picture `clean` [1, C, h, w], noised to schedule.start, along the prompt's flow.
+    """SDEdit: from the picture `clean` [1, C, h, w], noised to schedule.start, along the prompt's velocity.
 
-    A schedule from 0 forgets the picture and draws from noise alone.
+    A schedule that starts at 0 ignores the picture and draws from noise alone.
     """
-    z = on_the_way(clean, start_noise(streams, clean), schedule.start)
+    z = interpolate(clean, start_noise(streams, clean), schedule.start)
     yield from integrate_flow(velocity, z, schedule, solver=solver, guidance=guidance)
 
 
@@ -71,15 +68,15 @@ def masked(
     solver: str = "euler",
     guidance: IntervalGuidance | None = None,
 ) -> Iterator[FlowStep]:
-    """Draw where `free` [h, w] is true; elsewhere the latent lies on the line from its noise to `clean` at each step.
+    """Draw where `free` [h, w] is true; elsewhere the latent is on the line from its noise to `clean` at each step.
 
-    The noise of the known part is that of the start, so its line is the one rectified flow was trained on. At t = 1
-    the known latents are those of `clean`, bit for bit.
+    The noise of the known part is that of the start, so its line is the one that rectified flow was trained on. At
+    t = 1 the known latents equal `clean` bit for bit.
     """
     noise = start_noise(streams, clean)
 
     def known(z: Tensor, t: float) -> Tensor:
-        return torch.where(free, z, on_the_way(clean, noise, t))
+        return torch.where(free, z, interpolate(clean, noise, t))
 
     for step in integrate_flow(velocity, noise, schedule, solver=solver, guidance=guidance, after_step=known):
         yield replace(step, predicted=torch.where(free, step.predicted, clean))
@@ -107,7 +104,7 @@ def flow_edit(
     def difference(z: Tensor, t: float, _: float) -> Tensor:
         total = torch.zeros_like(z)
         for _draw in range(draws):
-            noised = on_the_way(clean, start_noise(streams, clean), t)
+            noised = interpolate(clean, start_noise(streams, clean), t)
             total += target(z + noised - clean, t, guidance.at(t)) - source(noised, t, source_guidance.at(t))
         return total / draws
 
@@ -119,8 +116,8 @@ def flow_edit(
 def paste_back(drawn: Image.Image, original: Image.Image, mask: Image.Image) -> Image.Image:
     """`drawn` where the mask is painted, `original` bit for bit everywhere else.
 
-    The edge is hard: a soft one would either touch pixels that were not painted or let what was painted over shine
-    through, and the latents were already blended, so there is no seam to hide but the autoencoder's own error.
+    The edge is hard: a soft one would change unpainted pixels or let painted ones show through. The latents were
+    blended already, so the only seam left is the error of the autoencoder.
     """
     where = painted_pixels(mask)[..., None]
     return Image.fromarray(np.where(where, np.asarray(drawn), np.asarray(original)))

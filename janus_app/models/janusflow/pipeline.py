@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from janus_app.errors import AppError
+from janus_app.errors import AppError, Message
 from janus_app.files import read_json
 from janus_app.models.common import prompts
 from janus_app.models.common.batching import draw_in_batches
@@ -24,6 +24,7 @@ from janus_app.nn import sampling
 from janus_app.nn.diffusion import FlowSchedule, FlowStep, IntervalGuidance, integrate_flow
 from janus_app.types import (
     DESCRIBE,
+    EDIT_SETTINGS,
     MAX_COUNT,
     VERBS,
     Capabilities,
@@ -66,12 +67,9 @@ class JanusFlowModel(VisionChatMixin):
         self.picture = [Special(IMAGE, self.picture_tokens + 1), Special(marks[-1])]
         cell = autoencoder.factor * config.encoder.stride
         if autoencoder.channels != config.encoder.in_channels:
-            raise AppError(
-                f"The autoencoder in the vae folder makes latents of {autoencoder.channels} channels and the model "
-                f"draws {config.encoder.in_channels}. They belong to different models; use the one it was trained with."
-            )
+            raise AppError("autoencoder_channels_differ", given=autoencoder.channels, wanted=config.encoder.in_channels)
         if self.side % cell:
-            raise AppError(f"Pictures of {self.side} pixels do not divide into the {cell} pixels of an image token.")
+            raise AppError("picture_size_not_divisible", side=self.side, cell=cell)
         self.latent_side = self.side // autoencoder.factor
         self.cells = (self.side // cell) ** 2
         self.batch = MAX_COUNT
@@ -85,13 +83,13 @@ class JanusFlowModel(VisionChatMixin):
     def generate(self, request: GenerateRequest) -> Iterator[Event]:
         """Draw along the flow, with the picture each step points to after it."""
         if request.image_tokens:
-            raise AppError("The picture's record holds image tokens, which this model does not draw with. Load Janus.")
+            raise AppError("image_tokens_not_drawn")
         return self._generate(request)
 
     def edit(self, request: EditRequest) -> Iterator[Event]:
         """Change a picture by one of edit.EDIT_METHODS."""
         if request.method not in self.capabilities.edit_methods:
-            raise AppError(f"This model cannot edit by {request.method!r}; it can by {', '.join(edit.EDIT_METHODS)}.")
+            raise AppError("edit_method_unknown", given=request.method, known=", ".join(edit.EDIT_METHODS))
         return self._edit(request)
 
     def _generate(self, request: GenerateRequest) -> Iterator[Event]:
@@ -108,12 +106,12 @@ class JanusFlowModel(VisionChatMixin):
 
     def _edit(self, request: EditRequest) -> Iterator[Event]:
         if request.image.width != request.image.height:
-            yield Notice("The picture was cropped to a square around its middle: the model draws squares only.")
+            yield Notice(Message("picture_cropped"))
         original = fit_square(request.image, self.side)
         clean = self.autoencoder.encode_picture(original)
         guidance = IntervalGuidance(request.guidance, request.guidance_interval)
         schedule = FlowSchedule(request.steps)
-        if request.method in edit.USES_STRENGTH:
+        if "strength" in EDIT_SETTINGS[request.method]:
             schedule = FlowSchedule.partial(request.steps, request.strength)
         target = self._velocity(request.prompt, request.negative, schedule)
         if request.method == "image to image":
@@ -154,8 +152,8 @@ class JanusFlowModel(VisionChatMixin):
             else:
                 yield Progress("encode", 0, 1, "pictures")
         if not text:
-            raise AppError("The model found no words for the picture. Describe it yourself.")
-        yield Notice(f"The model sees: {text}")
+            raise AppError("description_empty")
+        yield Notice(Message("picture_described", text=text))
         return text
 
     def _pictures(
@@ -202,10 +200,8 @@ class JanusFlowModel(VisionChatMixin):
         """Up to the assistant's role; the time embedding takes the place of the begin-of-image behind it."""
         ids = self.tokenizer.encode(prompts.conversation([[prompt.strip()]], self.style, system=""))
         if len(ids) + 1 + self.cells > self.capabilities.context:
-            raise AppError(
-                f"The prompt takes {len(ids):,} tokens and a picture {self.cells + 1}; the model holds "
-                f"{self.capabilities.context:,}. Shorten the prompt."
-            )
+            context = self.capabilities.context
+            raise AppError("prompt_too_long", tokens=len(ids), picture=self.cells + 1, context=context)
         return ids
 
 
@@ -222,5 +218,5 @@ def _marks(folder: Path) -> Sequence[str]:
         named.get("image_end_tag", IMAGE_END),
     )
     if marks[0] != IMAGE or not all(isinstance(mark, str) and mark for mark in marks):
-        raise AppError("processor_config.json names the picture tokens in a way no JanusFlow does. Download it again.")
+        raise AppError("picture_token_names_unusable")
     return marks

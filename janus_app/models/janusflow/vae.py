@@ -28,30 +28,23 @@ def build_autoencoder(raw: Mapping[str, Any]) -> nn.Module:
     Raises AppError for another class of autoencoder, absurd numbers, or where diffusers is not installed.
     """
     if raw.get("_class_name", "AutoencoderKL") != "AutoencoderKL":
-        raise AppError(
-            f"The vae folder holds a {str(raw['_class_name'])[:60]}, not the AutoencoderKL that JanusFlow needs. "
-            "Use the files of stabilityai/sdxl-vae."
-        )
+        raise AppError("autoencoder_class_wrong", given=str(raw["_class_name"])[:60])
     widths = raw.get("block_out_channels")
     if not isinstance(widths, list) or not 1 <= len(widths) <= 8:
-        raise AppError(f"The vae's config.json says block_out_channels = {widths!r}, which is not a short list.")
+        raise AppError("config_list_unusable", field="vae.block_out_channels", value=repr(widths)[:60])
     fields = Fields("vae", {**raw, **{f"block_out_channels.{i}": width for i, width in enumerate(widths)}})
     for name in ("latent_channels", "layers_per_block", *(f"block_out_channels.{i}" for i in range(len(widths)))):
-        if fields.whole(name) > _LARGEST_WIDTH:
-            raise AppError(f"The vae's config.json says {name} = {fields.whole(name)}, which no autoencoder has.")
+        fields.whole(name, high=_LARGEST_WIDTH)
     fields.number("scaling_factor", 0.18215)
     try:
         with importing:
             from diffusers import AutoencoderKL
     except ImportError as error:
-        raise AppError(
-            "JanusFlow draws with the package diffusers, which cannot be imported here. Install it with "
-            "`python -m pip install diffusers`, or choose another model."
-        ) from error
+        raise AppError("family_package_missing", family="JanusFlow", package="diffusers") from error
     try:
         return AutoencoderKL.from_config(dict(raw)).eval().requires_grad_(False)
     except (TypeError, ValueError, KeyError, IndexError, ZeroDivisionError, RuntimeError) as error:
-        raise AppError(f"The vae's config.json describes no autoencoder ({error}). Download it again.") from error
+        raise AppError("autoencoder_unusable", reason=str(error)[:200]) from error
 
 
 def modern_name(name: str) -> str:

@@ -48,10 +48,7 @@ class Reading:
         ids += [words, *range(words + MARKERS, words + MARKERS + config.queries), words + 1]
         ids.append(self.reader.tokenizer.id(_END))
         if len(ids) > self.reader.context:
-            raise AppError(
-                f"The prompt takes {len(ids):,} tokens with its pictures; the model holds {self.reader.context:,}. "
-                "Use fewer pictures."
-            )
+            raise AppError("prompt_too_long_with_pictures", tokens=len(ids), context=self.reader.context)
         return ids
 
     @torch.inference_mode()

@@ -1,4 +1,4 @@
-"""What the config.json of a MetaQuery checkpoint says, and where the parts it names by id lie on disk."""
+"""The config.json of a MetaQuery checkpoint, and the folders of the repositories that it names by id."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class MetaQueryConfig:
     """The fields that change a result. The ids name repositories whose configs, tokenizer and scheduler are needed;
     their weights are in the checkpoint itself.
 
-    queries: learned rows behind the prompt. latent_side: latents a side; latent_side * scale = pixels a side.
+    queries: learned embeddings behind the prompt. latent_side: height and width of the latents; times `scale`, pixels.
     text_limit: tokens of a caption that are read.
     """
 
@@ -53,14 +53,12 @@ class MetaQueryConfig:
 def parse_config(raw: Mapping[str, Any]) -> MetaQueryConfig:
     """config.json of a MetaQuery checkpoint. Raises AppError for another architecture or an absurd number."""
     if raw.get("model_type") != MODEL_TYPE:
-        raise AppError(
-            f"config.json says model_type {raw.get('model_type')!r}; MetaQuery checkpoints say {MODEL_TYPE!r}."
-        )
+        raise AppError("config_model_type_wrong", given=str(raw.get("model_type"))[:60], wanted=MODEL_TYPE)
     fields = Fields("config", raw)
     diffusion = _id(raw, "diffusion_model_id")
     system = raw.get("system_prompt", _SYSTEM)
     if not isinstance(system, str):
-        raise AppError("config.json gives a system_prompt that is no text. The file is damaged.")
+        raise AppError("config_system_prompt_unusable")
     return MetaQueryConfig(
         mllm_id=_id(raw, "mllm_id"),
         diffusion_id=diffusion,
@@ -80,29 +78,27 @@ def _id(raw: Mapping[str, Any], field: str, default: str | None = None) -> str:
     value = raw.get(field) or default
     parts = value.split("/") if isinstance(value, str) else [""]
     if any(part in ("", ".", "..") or "\\" in part or ":" in part for part in parts):
-        raise AppError(
-            f"config.json says {field} = {value!r}, which is not the id of a repository. The file is damaged."
-        )
+        raise AppError("config_repository_unusable", field=field, value=repr(value)[:100])
     return "/".join(parts)
 
 
 @contextlib.contextmanager
-def usable(what: str) -> Iterator[None]:
-    """Whatever a library says about a file it cannot make sense of, as a sentence about `what`."""
+def library_errors_as_app_errors(what: str) -> Iterator[None]:
+    """Turn any exception of a library into an AppError that says that the files of `what` cannot be used."""
     try:
         yield
     except AppError:
         raise
-    except Exception as error:  # their checks raise many things
+    except Exception as error:  # the libraries' checks raise many types
         said = " ".join(str(error).split())[:200]
-        raise AppError(f"{what} cannot be used ({type(error).__name__}: {said}). Download its files again.") from error
+        raise AppError("component_unusable", what=what, kind=type(error).__name__, reason=said) from error
 
 
 class Components:
-    """Folders of the parts a checkpoint names by id; each holds the files of one repository.
+    """Folders of the repositories that a checkpoint names by id.
 
-    They are looked for in the folder `components` inside the checkpoint and beside it (component_beside);
-    then among `parts`, what the downloader fetched: folders by role, "mllm" and "diffusion".
+    They are looked for in the folder `components` inside the checkpoint and beside it (`component_beside`), then in
+    `parts`, the folders that the downloader fetched by role, "mllm" and "diffusion".
     """
 
     def __init__(self, folder: Path, config: MetaQueryConfig, parts: Mapping[str, Path] | None = None) -> None:
@@ -111,13 +107,11 @@ class Components:
         self._parts = {roles[role]: path for role, path in (parts or {}).items() if role in roles and path.is_dir()}
 
     def folder(self, component: str) -> Path:
-        """The folder of a part. Raises AppError that says where it was looked for."""
+        """The folder of a repository. Raises AppError, which says where to put it, if it is missing."""
         found = self.find(component)
         if found is None:
-            raise AppError(
-                f"This checkpoint needs {component}, which is not here. Download that repository (its weights are not "
-                f"needed) into {component_places(self._checkpoint)[0] / component}."
-            )
+            place = component_places(self._checkpoint)[0] / component
+            raise AppError("component_missing", component=component, folder=place)
         return found
 
     def find(self, component: str) -> Path | None:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from janus_app.errors import Message
 from janus_app.files import read_json
 from janus_app.models.common.config import Fields
 from janus_app.models.common.settings import CHAT, COUNT, STEPS, guidance
@@ -67,7 +68,7 @@ def weight_sources(
     return sources
 
 
-def explain_mismatch(network: MetaQueryNetwork, name: str, found: bool) -> str:
+def explain_mismatch(network: MetaQueryNetwork, name: str, found: bool) -> Message | None:
     return network.explain_mismatch(name, found)
 
 

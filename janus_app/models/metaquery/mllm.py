@@ -22,7 +22,7 @@ from janus_app.errors import AppError
 from janus_app.files import read_json
 from janus_app.models.common.lazy_import import importing
 from janus_app.models.common.tokenizer import Tokenizer
-from janus_app.models.metaquery.config import usable
+from janus_app.models.metaquery.config import library_errors_as_app_errors
 
 _LONGEST_RATIO = 150  # Qwen2.5-VL's processor refuses pictures more than 200 times as long as they are high
 
@@ -55,15 +55,13 @@ class Mllm(ABC):
         self.network: Any = network
         self.config = config
         self.vocabulary = int(config.text_config.vocab_size) - extra_rows
-        with usable(str(folder / "preprocessor_config.json")):
+        with library_errors_as_app_errors(str(folder / "preprocessor_config.json")):
             self.processor = self._processor(folder)
         self.tokenizer = Tokenizer(folder / "tokenizer.json", ())
         self.image_id = int(getattr(config, self.image_token_field))
         tokens = {self.tokenizer.id(name): name for name in self.tokenizer.special_names}
         if self.image_id not in tokens or self.tokenizer.size > self.vocabulary:
-            raise AppError(
-                f"tokenizer.json and config.json in {folder} belong to different models. Download them again."
-            )
+            raise AppError("tokenizer_of_another_model", folder=folder)
         self.image_token = tokens[self.image_id]
 
     @property
@@ -92,9 +90,7 @@ class Mllm(ABC):
         picture = picture.convert("RGB")
         longest, shortest = max(picture.size), min(picture.size)
         if longest > _LONGEST_RATIO * shortest:
-            raise AppError(
-                f"The picture is {picture.width} x {picture.height} pixels, too long a strip to be read. Crop it first."
-            )
+            raise AppError("picture_too_narrow", width=picture.width, height=picture.height)
         return self._see(self._frame(picture) if framed else picture)
 
     def to_device(self, pixels: Tensor) -> Tensor:

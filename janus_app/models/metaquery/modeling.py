@@ -13,10 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from janus_app.errors import AppError
+from janus_app.errors import AppError, Message
 from janus_app.files import read_json, read_weight_map
 from janus_app.models.common.lazy_import import importing
-from janus_app.models.metaquery.config import Components, MetaQueryConfig, parse_config, usable
+from janus_app.models.metaquery.config import Components, MetaQueryConfig, library_errors_as_app_errors, parse_config
 from janus_app.models.metaquery.connector import HEAD_DIM, connector
 from janus_app.models.metaquery.mllm import KINDS, Mllm, small_config
 
@@ -33,7 +33,7 @@ class MetaQueryNetwork(nn.Module):
         super().__init__()
         self.config = config
         self.kind = _kind(config, parts["language"])
-        with usable(f"config.json of {config.mllm_id}"):
+        with library_errors_as_app_errors(config.mllm_id):
             self.language_config = self.kind.parse(dict(parts["language"]))
         text = self.language_config.text_config
         self.tied = bool(self.language_config.tie_word_embeddings or text.tie_word_embeddings)
@@ -41,12 +41,10 @@ class MetaQueryNetwork(nn.Module):
         if parts.get("head") and not self.tied:
             self.lm_head = nn.Linear(text.hidden_size, text.vocab_size, bias=False)
         text.vocab_size += config.queries + MARKERS
-        with usable(f"config.json of {config.mllm_id}"):
+        with library_errors_as_app_errors(config.mllm_id):
             self.mllm = self.kind.build(self.language_config)
         if text.hidden_size % HEAD_DIM:
-            raise AppError(
-                f"The language model is {text.hidden_size} wide, which is no multiple of {HEAD_DIM}: no connector fits."
-            )
+            raise AppError("connector_width_unusable", width=text.hidden_size, head=HEAD_DIM)
         self.transformer = _denoiser(config, parts["denoiser"])
         self.connector = connector(text.hidden_size, config.connector_layers, caption_width(self.transformer))
         self.vae = _decoder(config, parts["vae"])
@@ -73,26 +71,23 @@ class MetaQueryNetwork(nn.Module):
             ours = ours.replace(".vision_model.", ".", 1)  # newer releases of transformers lost this level
         return ours
 
-    def explain_mismatch(self, name: str, given: bool) -> str:
-        """What to do about a tensor of ours that the checkpoint holds in another shape, or (not `given`) lacks."""
-        if given and name.startswith(("mllm.", "connector.0.")):  # the connector is as wide as the language model
-            return (
-                f"The language model in the checkpoint is of another size than {self.config.mllm_id}. Put the one it "
-                "was trained with into the components folder."
-            )
-        if not given and name.startswith("mllm."):
-            return "It was saved without (all of) its language model; ask its publisher for the complete one."
-        return ""
+    def explain_mismatch(self, name: str, found: bool) -> Message | None:
+        """See `Family.explain_mismatch`."""
+        if found and name.startswith(("mllm.", "connector.0.")):  # the connector is as wide as the language model
+            return Message("language_model_size_differs", component=self.config.mllm_id)
+        if not found and name.startswith("mllm."):
+            return Message("language_model_incomplete")
+        return None
 
     def fill_buffers(self) -> None:
         """Give language model and diffuser the tables that no checkpoint holds (rotary frequencies, positions).
 
-        They follow from the configs alone, so twins of one narrow layer or none, built in memory, have the same ones.
+        They follow from the configs alone, so a network of one narrow layer or none, built in memory, has the same.
         """
         missing = {name for name, buffer in self.named_buffers() if buffer.is_meta}
         with torch.device("cpu"):
-            twin = self.kind.build(small_config(self.language_config))
-            tables = dict(twin.named_buffers(prefix="mllm"))
+            small = self.kind.build(small_config(self.language_config))
+            tables = dict(small.named_buffers(prefix="mllm"))
             if any(name.startswith("transformer.") for name in missing):  # SANA with an interpolation_scale
                 denoiser: Any = self.transformer
                 narrow = type(denoiser).from_config({**denoiser.config, "num_layers": 0})
@@ -117,11 +112,8 @@ def _require_packages() -> None:
             import diffusers
             import transformers  # noqa: F401
     except ModuleNotFoundError as error:
-        raise AppError(
-            f"MetaQuery needs the package {error.name}, which is not installed. "
-            "Run `python -m pip install transformers diffusers`, or choose another model."
-        ) from error
-    diffusers.utils.logging.set_verbosity_error()  # it remarks on every field of a config it does not know
+        raise AppError("family_package_missing", family="MetaQuery", package=error.name) from error
+    diffusers.utils.logging.set_verbosity_error()  # it warns about every field of a config that it does not know
 
 
 def read_parts(raw: Mapping[str, Any], components: Components) -> dict[str, Any]:
@@ -163,10 +155,7 @@ def head_file(language: Path) -> Path | None:
 def _kind(config: MetaQueryConfig, language: Mapping[str, Any]) -> type[Mllm]:
     name = language.get("model_type")
     if name not in KINDS:
-        raise AppError(
-            f"{config.mllm_id} is a language model of type {str(name)[:60]!r}; MetaQuery is built on "
-            f"{' or '.join(KINDS)}."
-        )
+        raise AppError("language_model_unknown", component=config.mllm_id, given=str(name)[:60], known=", ".join(KINDS))
     return KINDS[name]
 
 
@@ -193,15 +182,16 @@ def _diffusers_part(
 ) -> nn.Module:
     named = {kind.__name__: kind for kind in kinds}
     if raw.get("_class_name") not in named:
-        raise AppError(
-            f"{config.diffusion_id} holds a {str(raw.get('_class_name'))[:60]}; MetaQuery uses {' or '.join(named)}."
-        )
+        given = str(raw.get("_class_name"))[:60]
+        raise AppError("denoiser_unknown", component=config.diffusion_id, given=given, known=", ".join(named))
     if raw.get(channels) != config.latent_channels:
         raise AppError(
-            f"The {raw['_class_name']} of {config.diffusion_id} has {raw.get(channels)} latent channels, the "
-            f"checkpoint asks for {config.latent_channels}: they do not belong together."
+            "latent_channels_differ",
+            component=f"{config.diffusion_id} ({raw['_class_name']})",
+            given=str(raw.get(channels))[:40],
+            wanted=config.latent_channels,
         )
-    with usable(f"The config of the {raw['_class_name']} of {config.diffusion_id}"):
+    with library_errors_as_app_errors(f"{config.diffusion_id} ({raw['_class_name']})"):
         return named[raw["_class_name"]].from_config(dict(raw))
 
 
@@ -216,5 +206,5 @@ def scheduler(config: MetaQueryConfig, components: Components) -> Any:
         from diffusers import DPMSolverMultistepScheduler
 
     file = components.folder(config.scheduler_id) / "scheduler" / "scheduler_config.json"
-    with usable(str(file)):
+    with library_errors_as_app_errors(str(file)):
         return DPMSolverMultistepScheduler.from_config(read_json(file))

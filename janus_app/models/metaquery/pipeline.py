@@ -36,8 +36,8 @@ from janus_app.types import (
     Verb,
 )
 
-MOST_PICTURES = 8
-EDIT_METHODS = {"instruct": Message("edit_method_instruct_pictures", most=MOST_PICTURES)}
+MAX_PICTURES = 8
+EDIT_METHODS = {"instruct": Message("edit_method_instruct_pictures", most=MAX_PICTURES)}
 
 
 class MetaQueryModel:
@@ -68,7 +68,7 @@ class MetaQueryModel:
             size=(config.side, config.side),
             context=context,
             edit_methods=dict(EDIT_METHODS),
-            edit_pictures=MOST_PICTURES,
+            edit_pictures=MAX_PICTURES,
         )
         scheduler(config, components)  # a broken file is met now, not at the first picture
 
@@ -81,22 +81,19 @@ class MetaQueryModel:
     def chat(self, request: ChatRequest) -> Iterator[Event]:
         """Stream the language model's answer."""
         if "chat" not in self.capabilities.verbs:
-            raise AppError(
-                "This checkpoint has no head for words, and its language model needs one. Put the weights of "
-                f"{self.network.config.mllm_id} into its components folder to chat."
-            )
+            raise AppError("word_head_missing", component=self.network.config.mllm_id)
         return self.talk.chat(request)
 
     def generate(self, request: GenerateRequest) -> Iterator[Event]:
         """Draw, with the picture each step points to after it."""
         if request.image_tokens:
-            raise AppError("The picture's record holds image tokens, which this model does not draw with. Load Janus.")
+            raise AppError("image_tokens_not_drawn")
         return self._pictures(request, (), TextImageGuidance(request.guidance))
 
     def edit(self, request: EditRequest) -> Iterator[Event]:
         """Draw what an instruction says about one or several pictures."""
         if request.method not in EDIT_METHODS:
-            raise AppError(f"This model cannot edit by {request.method!r}; it can by {', '.join(EDIT_METHODS)}.")
+            raise AppError("edit_method_unknown", given=request.method, known=", ".join(EDIT_METHODS))
         pictures = (request.image, *request.more_images)
         return self._pictures(request, pictures, TextImageGuidance(request.guidance, request.image_guidance))
 
@@ -107,13 +104,11 @@ class MetaQueryModel:
         started = time.perf_counter()
         caption, cut = self.reading.cut(request.prompt)
         negative, negative_cut = self.reading.cut(request.negative)
-        if cut or negative_cut:
-            which = "prompt" if cut else "negative prompt"
-            read = caption if cut else negative
-            yield Notice(
-                f"This model reads {self.network.config.text_limit} tokens of the {which}; what follows "
-                f"“…{read[-40:].lstrip()}” was left out."
-            )
+        limit = self.network.config.text_limit
+        if cut:
+            yield Notice(Message("prompt_cut", limit=limit, end=caption[-40:].lstrip()))
+        elif negative_cut:
+            yield Notice(Message("negative_prompt_cut", limit=limit, end=negative[-40:].lstrip()))
         conditions = yield from self.reading.rows(caption, negative, pictures, guidance)
         self.denoiser.set_conditioning(conditions)
 

@@ -64,9 +64,7 @@ class ChatTemplate:
                 messages, chat_template=self._template, tokenize=False, add_generation_prompt=True
             )
         except Exception as error:  # a template is a small program: it can fail in any way
-            raise AppError(
-                f"The language model's chat template cannot be used ({type(error).__name__}). Download its files again."
-            ) from error
+            raise AppError("chat_template_unusable", kind=type(error).__name__) from error
         return str(rendered)
 
     def _split(self, rendered: str, texts: Sequence[str], placeholders: Any) -> list[Piece]:
@@ -91,4 +89,4 @@ def _template(folder: Path) -> str:
     for name in ("chat_template.json", "processor_config.json", "tokenizer_config.json"):
         if (folder / name).is_file() and isinstance(found := read_json(folder / name).get("chat_template"), str):
             return found
-    raise AppError(f"{folder} holds no chat template (chat_template.json). Download that repository's files again.")
+    raise AppError("chat_template_missing", folder=folder)
