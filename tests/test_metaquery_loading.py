@@ -75,7 +75,7 @@ def test_parts_that_do_not_belong_together(tmp_path: Path) -> None:
     folder = checkpoint(tmp_path / "3")
     language = tmp_path / "3" / "components" / "llava-onevision-mini-ov-hf"
     (language / "config.json").write_text('{"model_type": "llama"}', "utf-8")
-    assert "built on llava_onevision or qwen2_5_vl" in refusal(folder)
+    assert "built on llava_onevision, qwen2_5_vl" in refusal(folder)
     (language / "config.json").write_text(
         '{"model_type": "llava_onevision", "text_config": {"hidden_size": "x"}}', "utf-8"
     )
