@@ -75,18 +75,36 @@ def os_errors_as_app_errors(what: str | Message, folder: Path) -> Iterator[None]
         raise AppError("write_failed", what=what, folder=folder, reason=reason) from error
 
 
-def write_atomically(path: Path, content: bytes) -> None:
-    """Replace `path` by `content`, flushed to disk: a power cut leaves the old file or the new one. Raises OSError."""
+def write_atomically(path: Path, content: bytes, keep_existing: bool = False) -> Path:
+    """Write a file, flushed to disk, so that a power cut leaves the old file or the new one. Returns its path.
+
+    The file replaces `path`; with `keep_existing` it is written beside it as "name-2.png" where "name.png" exists.
+    Raises OSError.
+    """
     part = path.with_name(f".{secrets.token_hex(8)}.part")
     try:
         with open(part, "xb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(part, path)
+        final = _free_name(path) if keep_existing else path
+        os.replace(part, final)
     finally:
         with contextlib.suppress(OSError):
             part.unlink(missing_ok=True)
+    return final
+
+
+def _free_name(path: Path) -> Path:
+    """Create the first free name of path, path-2, path-3 ...: only one of two writers can get each."""
+    number = 1
+    while True:
+        name = path if number == 1 else path.with_name(f"{path.stem}-{number}{path.suffix}")
+        try:
+            os.close(os.open(name, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+            return name
+        except FileExistsError:
+            number += 1
 
 
 @contextmanager

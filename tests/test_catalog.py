@@ -46,7 +46,7 @@ def written(tmp_path: Path, *rows: object) -> Path:
     return path
 
 
-def test_the_built_in_rows() -> None:
+def test_built_in_rows() -> None:
     catalog = load_catalog()
     assert {"janus-embedded", "janus-1.3b", "janus-pro-1b", "janus-pro-7b", "janusflow-1.3b"} <= catalog.keys()
     assert catalog.default(False).is_local and catalog.default(True).id in catalog
@@ -64,7 +64,7 @@ def test_the_built_in_rows() -> None:
     assert hash(seven) != hash(embedded)
 
 
-def test_a_component_is_a_second_repository(tmp_path: Path) -> None:
+def test_component_is_another_repository(tmp_path: Path) -> None:
     flow = load_catalog()["janusflow-1.3b"]
     vae = flow.parts["vae"]
     assert (vae.repo, vae.folder, vae.parts) == ("stabilityai/sdxl-vae", None, {})
@@ -82,7 +82,7 @@ def test_a_component_is_a_second_repository(tmp_path: Path) -> None:
     assert load_catalog(written(tmp_path, {**ROW, "components": {"vae": sound}}))[ROW["id"]].parts
 
 
-def test_names_are_resolved_and_wrong_ones_answered_with_close_ones(tmp_path: Path) -> None:
+def test_unknown_name_is_answered_with_similar_ones(tmp_path: Path) -> None:
     catalog = load_catalog()
     assert catalog.resolve(" Janus-Pro-7B ").id == "janus-pro-7b"
     with pytest.raises(AppError, match=r"Did you mean janus-pro-1b.*Known models: janus-embedded"):
@@ -92,7 +92,7 @@ def test_names_are_resolved_and_wrong_ones_answered_with_close_ones(tmp_path: Pa
             catalog.resolve(odd)
 
 
-def test_own_rows_come_from_argument_environment_or_data_folder(
+def test_user_rows_come_from_argument_environment_or_data_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = written(tmp_path, ROW)
@@ -136,7 +136,7 @@ def test_data_folder_may_be_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
     assert data_folder() == Path("/home/someone/elsewhere")
 
 
-def test_a_relative_folder_is_relative_to_its_manifest(tmp_path: Path) -> None:
+def test_relative_folder_is_relative_to_its_list(tmp_path: Path) -> None:
     row = {key: value for key, value in ROW.items() if key not in ("repo", "revision", "files")}
     assert load_catalog(written(tmp_path, row | {"folder": "weights"}))["mine"].folder == tmp_path / "weights"
 
@@ -176,7 +176,7 @@ SETTING = {"default": 5, "low": 1, "high": 10, "step": 1}
         ({"files": [{"path": "a", "size": 1, "sha256": None}] * 2}, "files", "twice"),
     ],
 )
-def test_a_bad_row_is_refused_by_name_field_and_reason(
+def test_error_of_a_bad_row_names_row_field_and_reason(
     tmp_path: Path, change: dict[str, Any], field: str, reason: str
 ) -> None:
     path = written(tmp_path, copy.deepcopy(ROW) | change)
@@ -185,7 +185,7 @@ def test_a_bad_row_is_refused_by_name_field_and_reason(
         load_catalog(path)
 
 
-def test_missing_fields_and_double_ids_are_named(tmp_path: Path) -> None:
+def test_missing_field_and_repeated_id_are_refused(tmp_path: Path) -> None:
     for field in ("title", "revision", "files", "settings"):
         row = {key: value for key, value in ROW.items() if key != field}
         with pytest.raises(AppError, match=f"field '{field}': is missing"):
@@ -201,14 +201,14 @@ def test_missing_fields_and_double_ids_are_named(tmp_path: Path) -> None:
     [("variants: [", "not valid YAML near line"), ("- a", "list called 'variants'"), ("", "list called"),
      ("variants: !!python/object/apply:os.getcwd []", "not valid YAML"), (b"\xff\xfe", "cannot be read")],
 )  # fmt: skip
-def test_a_broken_file_is_named(tmp_path: Path, text: str | bytes, reason: str) -> None:
+def test_error_names_a_malformed_list(tmp_path: Path, text: str | bytes, reason: str) -> None:
     path = tmp_path / "own.yaml"
     path.write_bytes(text if isinstance(text, bytes) else text.encode())
     with pytest.raises(AppError, match=rf"own\.yaml.*{reason}"):
         load_catalog(path)
 
 
-def test_a_missing_file_is_named(tmp_path: Path) -> None:
+def test_error_names_a_missing_list(tmp_path: Path) -> None:
     with pytest.raises(AppError, match=r"none\.yaml cannot be read"):
         load_catalog(tmp_path / "none.yaml")
 
@@ -229,7 +229,7 @@ def folder(tmp_path: Path, config: object, weights: bool = True) -> str:
     return str(place)
 
 
-def test_a_folder_of_janusflow_is_told_apart(tmp_path: Path) -> None:
+def test_folder_with_janusflow_is_detected(tmp_path: Path) -> None:
     flow = {**CONFIG, "vision_gen_enc_config": {}, "vision_und_enc_config": {"params": {"image_size": 48}}}
     variant = load_catalog().resolve(folder(tmp_path, flow))
     assert (variant.family, variant.size) == ("janusflow", (48, 48))
@@ -237,7 +237,7 @@ def test_a_folder_of_janusflow_is_told_apart(tmp_path: Path) -> None:
     assert variant.settings.keys() == load_catalog()["janusflow-1.3b"].settings.keys()
 
 
-def test_a_folder_is_described_from_its_config(tmp_path: Path) -> None:
+def test_folder_is_described_from_its_config(tmp_path: Path) -> None:
     variant = load_catalog().resolve(folder(tmp_path, CONFIG))
     assert (variant.id, variant.family, variant.size, variant.context) == ("folder-my-janus", "janus", (96, 96), 512)
     assert variant.is_local and variant.download_bytes == 0
@@ -259,12 +259,12 @@ def test_a_folder_is_described_from_its_config(tmp_path: Path) -> None:
         ("x" * 2_000_000, "too large"),
     ],
 )
-def test_folders_that_hold_something_else(tmp_path: Path, config: object, reason: str) -> None:
+def test_folder_with_another_kind_of_model_is_refused(tmp_path: Path, config: object, reason: str) -> None:
     with pytest.raises(AppError, match=reason):
         load_catalog().resolve(folder(tmp_path, config))
 
 
-def test_a_folder_without_weights_or_config(tmp_path: Path) -> None:
+def test_folder_without_weights_or_config_is_refused(tmp_path: Path) -> None:
     with pytest.raises(AppError, match=r"no config\.json"):
         load_catalog().resolve(str(tmp_path))
     with pytest.raises(AppError, match="no weights"):

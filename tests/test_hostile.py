@@ -19,7 +19,7 @@ from janus_app.outputs.conversation_export import export
 from janus_app.outputs.conversations import ChatMessage, Conversations, new_conversation, new_id
 from janus_app.server.security import VisitorLimiter, serving_folder
 from tests.page_server import Served, serve
-from tests.test_pictures import _header
+from tests.samples import png_claiming
 
 EVIL = "https://evil.example"
 DRAW = {"prompt": "a red circle", "count": 1, "new_seed": False, "seed": 5}
@@ -132,8 +132,8 @@ def test_uploaded_html_is_never_rendered(page: Served, name: str, content: str) 
 
 
 def test_unusable_uploads_are_refused_and_the_page_keeps_working(page: Served, client: Client, tmp_path: Path) -> None:
-    (bomb := tmp_path / "bomb.png").write_bytes(_header(60_000, 60_000))
-    (cut := tmp_path / "cut.png").write_bytes(_header(64, 64))
+    (bomb := tmp_path / "bomb.png").write_bytes(png_claiming(60_000, 60_000))
+    (cut := tmp_path / "cut.png").write_bytes(png_claiming(64, 64))
     (not_a_picture := tmp_path / "letter.png").write_text("Dear sir,")
     for file in (bomb, cut, not_a_picture):
         assert not answered(ask(client, [handle_file(str(file))])), file.name

@@ -17,7 +17,7 @@ from janus_app.outputs.store import save_png
 from janus_app.types import Inspection, TokenFacts
 from janus_app.workflows.token_heatmap import MEASURES, RAMP, colour, continued_request, heatmap, inspection_request
 from tests.commands import MODEL, draw_json
-from tests.test_library import RECORD
+from tests.samples import METADATA
 
 CAT = ("--model", MODEL, "--prompt", "a cat")
 
@@ -54,7 +54,11 @@ def test_large_patches_are_numbered() -> None:
 
 def test_requests_follow_the_metadata() -> None:
     drawn = replace(
-        RECORD, verb="generate", prompt="a cat", image_tokens=(5, 6, 7), settings={"guidance": 3.0, "temperature": 0.5}
+        METADATA,
+        verb="generate",
+        prompt="a cat",
+        image_tokens=(5, 6, 7),
+        settings={"guidance": 3.0, "temperature": 0.5},
     )
     asked = inspection_request(drawn)
     assert (asked.prompt, asked.image_tokens, asked.guidance, asked.temperature) == ("a cat", (5, 6, 7), 3.0, 0.5)
@@ -123,7 +127,7 @@ def test_best_of_saves_all_pictures_and_orders_them(capsys: pytest.CaptureFixtur
 def test_impossible_requests_give_one_sentence(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, flags: list[str], sentence: str
 ) -> None:
-    drawn = replace(RECORD, verb="generate", prompt="a cat", image_tokens=(5, 6, 7))
+    drawn = replace(METADATA, verb="generate", prompt="a cat", image_tokens=(5, 6, 7))
     picture = Image.new("RGB", (8, 8))
     picture.save(tmp_path / "PLAIN.png")
     save_png(tmp_path / "DRAWN.png", picture, drawn)
@@ -141,4 +145,4 @@ def test_inspect_refuses_or_reports_another_model(capsys: pytest.CaptureFixture[
     assert "needs 36 image tokens" in capsys.readouterr().err
     save_png(tmp_path / "fits.png", Image.new("RGB", (8, 8)), replace(drawn, image_tokens=(7,) * 36))
     assert main(["inspect", str(tmp_path / "fits.png"), "--model", MODEL, "--precision", "fp32"]) == 0
-    assert f"drawn with {RECORD.title}; these are the probabilities" in capsys.readouterr().err
+    assert f"drawn with {METADATA.title}; these are the probabilities" in capsys.readouterr().err

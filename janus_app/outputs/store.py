@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
+import io
 import json
-import os
 import re
-import secrets
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -14,7 +12,7 @@ from PIL.Image import Image
 from PIL.PngImagePlugin import PngInfo
 
 from janus_app.errors import Message
-from janus_app.files import os_errors_as_app_errors
+from janus_app.files import os_errors_as_app_errors, write_atomically
 from janus_app.outputs.metadata import KEY, SCHEMA, ImageMetadata, metadata_of, parameters
 from janus_app.types import Finished, Picture, Provenance
 
@@ -86,29 +84,8 @@ def write_png(path: Path, image: Image, chunks: PngInfo) -> Path:
 
     The file appears complete or not at all. Raises AppError where the folder cannot be written or the disk is full.
     """
-    part = path.with_name(f".{secrets.token_hex(8)}.part")
-    try:
-        with os_errors_as_app_errors(Message("picture_not_saved"), path.parent):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with open(part, "xb") as file:
-                image.convert("RGB").save(file, "PNG", pnginfo=chunks)
-                file.flush()
-                os.fsync(file.fileno())
-            final = _free_name(path)
-            os.replace(part, final)
-    finally:
-        with contextlib.suppress(OSError):
-            part.unlink(missing_ok=True)
-    return final
-
-
-def _free_name(path: Path) -> Path:
-    """Create the first free name of path, path-2, path-3 ...: only one of two writers can get each."""
-    number = 1
-    while True:
-        name = path if number == 1 else path.with_name(f"{path.stem}-{number}{path.suffix}")
-        try:
-            os.close(os.open(name, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
-            return name
-        except FileExistsError:
-            number += 1
+    content = io.BytesIO()
+    image.convert("RGB").save(content, "PNG", pnginfo=chunks)
+    with os_errors_as_app_errors(Message("picture_not_saved"), path.parent):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return write_atomically(path, content.getvalue(), keep_existing=True)

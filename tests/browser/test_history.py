@@ -17,7 +17,7 @@ from janus_app.types import Finished, GenerateRequest, drain
 from tests.browser.conftest import WATCH
 from tests.browser.test_session import choose_branch, go, say
 from tests.page_server import Served, serve
-from tests.test_library import RECORD
+from tests.samples import METADATA
 
 pytestmark = pytest.mark.browser
 
@@ -196,7 +196,7 @@ def test_visitors_of_a_shared_page_meet_nobody_elses_things(
 
 def test_a_picture_dropped_on_the_page_sets_every_control(visit: Any, served: Served, tmp_path: Path) -> None:
     record = replace(
-        RECORD, verb="edit", prompt="a blue star", seed=77, image_tokens=(),
+        METADATA, verb="edit", prompt="a blue star", seed=77, image_tokens=(),
         settings={"guidance": 3.5, "temperature": 0.5, "method": "variation", "strength": 0.35},
     )  # fmt: skip
     edited = save_png(tmp_path / "edited.png", Image.new("RGB", (8, 8)), record)

@@ -15,7 +15,7 @@ from tests.browser.test_compare import COMPARE, pick
 from tests.browser.test_history import drop, loaded
 from tests.browser.test_session import draw, go, wait_done
 from tests.page_server import Served
-from tests.test_library import RECORD
+from tests.samples import METADATA
 
 pytestmark = pytest.mark.browser
 # Each way in calls the same bell; the last two would work inside an attribute and a link.
@@ -48,7 +48,7 @@ def evil_file(served: Served) -> Iterator[Any]:
     """A picture in the outputs folder whose record is hostile wherever a record holds free words."""
     settings = {"guidance": 3.0, "method": EVIL[:60], "temperature": 0.5}
     record = replace(
-        RECORD, prompt=EVIL, negative=EVIL, title=EVIL[:150], source_prompt=EVIL, seed=666, settings=settings
+        METADATA, prompt=EVIL, negative=EVIL, title=EVIL[:150], source_prompt=EVIL, seed=666, settings=settings
     )
     served.outputs.mkdir(exist_ok=True)
     file = save_png(output_path(served.outputs, record), Image.new("RGB", (96, 96), "red"), record)

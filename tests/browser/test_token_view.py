@@ -12,7 +12,7 @@ from janus_app.outputs.metadata import read_metadata
 from janus_app.outputs.store import save_png
 from tests.browser.test_session import go
 from tests.page_server import Served
-from tests.test_library import RECORD
+from tests.samples import METADATA
 
 pytestmark = pytest.mark.browser
 
@@ -90,7 +90,7 @@ def test_pictures_are_ranked_and_none_is_removed(visit: Any, served: Served) -> 
 def test_flow_picture_has_no_token_view_and_says_why(visit: Any, served: Served) -> None:
     save_png(
         served.outputs / "flow.png", Image.new("RGB", (8, 8)),
-        replace(RECORD, verb="generate", prompt="flowing", image_tokens=()),
+        replace(METADATA, verb="generate", prompt="flowing", image_tokens=()),
     )  # fmt: skip
     page = visit()
     go(page, 3)

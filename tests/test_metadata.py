@@ -1,4 +1,4 @@
-"""The record in a drawn PNG: what is written is read, what is foreign or hostile is refused in a sentence."""
+"""The metadata in a drawn PNG: it is read back as it was written, and malformed metadata is refused."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from janus_app.registry.types import Variant
 from janus_app.runtime.session import provenance_of
 from janus_app.types import EditRequest, GenerateRequest, Picture
 
-RECORD = ImageMetadata(
+METADATA = ImageMetadata(
     app="0.1.0",
     model="janus-pro-1b",
     title="Janus-Pro-1B",
@@ -55,36 +55,36 @@ def _png(text: Any, key: str = KEY, **how: Any) -> bytes:
     return buffer.getvalue()
 
 
-def _plain() -> dict[str, Any]:
-    return {"schema": 1, **asdict(RECORD)}
+def _as_json() -> dict[str, Any]:
+    return {"schema": 1, **asdict(METADATA)}
 
 
-def test_what_is_written_is_read(tmp_path: Path) -> None:
-    path = save_png(tmp_path / "new" / "a.png", _picture(), RECORD)
+def test_saved_metadata_is_read_back(tmp_path: Path) -> None:
+    path = save_png(tmp_path / "new" / "a.png", _picture(), METADATA)
     assert path == tmp_path / "new" / "a.png"
-    assert read_metadata(path) == RECORD
-    assert read_metadata(path.read_bytes()) == RECORD
+    assert read_metadata(path) == METADATA
+    assert read_metadata(path.read_bytes()) == METADATA
     with Image.open(path) as opened:
-        assert read_metadata(opened) == RECORD
+        assert read_metadata(opened) == METADATA
         assert opened.tobytes() == _picture().tobytes()
-        assert opened.text["parameters"] == parameters(RECORD)
+        assert opened.text["parameters"] == parameters(METADATA)
     assert [p.name for p in path.parent.iterdir()] == ["a.png"]
 
 
-def test_any_typed_text_survives(tmp_path: Path) -> None:
-    odd = replace(RECORD, prompt="tab\t nul\0 escape\x1b[0m surrogate\ud800 <script>", negative="")
+def test_prompt_of_any_characters_is_read_back(tmp_path: Path) -> None:
+    odd = replace(METADATA, prompt="tab\t nul\0 escape\x1b[0m surrogate\ud800 <script>", negative="")
     assert read_metadata(save_png(tmp_path / "a.png", _picture(), odd)).prompt == odd.prompt
 
 
-def test_parameters_line() -> None:
-    lines = parameters(RECORD).splitlines()
+def test_parameters_text() -> None:
+    lines = parameters(METADATA).splitlines()
     assert lines[-2] == "Negative prompt: fog"
     assert "CFG scale: 5.0" in lines[-1] and "Seed: 4294967295" in lines[-1] and "Size: 384x384" in lines[-1]
 
 
-def test_nothing_is_ever_replaced(tmp_path: Path) -> None:
+def test_save_never_replaces_a_file(tmp_path: Path) -> None:
     threads = [
-        threading.Thread(target=save_png, args=(tmp_path / "a.png", _picture(), replace(RECORD, seed=seed)))
+        threading.Thread(target=save_png, args=(tmp_path / "a.png", _picture(), replace(METADATA, seed=seed)))
         for seed in range(6)
     ]
     for thread in threads:
@@ -97,22 +97,22 @@ def test_nothing_is_ever_replaced(tmp_path: Path) -> None:
 
 
 def test_output_path_stays_in_its_folder(tmp_path: Path) -> None:
-    assert output_path(tmp_path, RECORD).name == "2026-11-21_janus-pro-1b_4294967295.png"
-    assert output_path(tmp_path, replace(RECORD, model="../../etc/x y")).parent == tmp_path
+    assert output_path(tmp_path, METADATA).name == "2026-11-21_janus-pro-1b_4294967295.png"
+    assert output_path(tmp_path, replace(METADATA, model="../../etc/x y")).parent == tmp_path
 
 
-def test_a_full_disk_is_said_and_leaves_nothing(tmp_path: Path) -> None:
+def test_full_disk_is_an_app_error_and_leaves_no_file(tmp_path: Path) -> None:
     pytest.importorskip("resource")
     program = f"""
 import resource, sys
-sys.path[:0] = [{str(Path(__file__).parent)!r}, {str(Path(__file__).parent.parent)!r}]
+sys.path.insert(0, {str(Path(__file__).parent.parent)!r})
 from pathlib import Path
-from test_records import RECORD, _picture
+from tests.test_metadata import METADATA, _picture
 from janus_app.errors import AppError
 from janus_app.outputs.store import save_png
 resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
 try:
-    save_png(Path({str(tmp_path / "a.png")!r}), _picture(), RECORD)
+    save_png(Path({str(tmp_path / "a.png")!r}), _picture(), METADATA)
 except AppError as error:
     print(error)
 """
@@ -121,13 +121,13 @@ except AppError as error:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_folder_that_cannot_be(tmp_path: Path) -> None:
+def test_folder_that_cannot_be_created_is_an_app_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(AppError, match="cannot be written"):
-        save_png(tmp_path / "file" / "a.png", _picture(), RECORD)
+        save_png(tmp_path / "file" / "a.png", _picture(), METADATA)
 
 
-def test_foreign_pictures(tmp_path: Path) -> None:
+def test_pictures_without_metadata_are_refused(tmp_path: Path) -> None:
     for data in (_png("prompt", key="parameters"), _png("x", key="workflow")):
         with pytest.raises(AppError, match="no record of this app"):
             read_metadata(data)
@@ -146,39 +146,39 @@ HOSTILE = {
     "other schema": {"schema": 2},
     "long": "x" * 600_000,
     "no field": {"schema": 1, "model": "a"},
-    "path as model": {**_plain(), "model": "../secret"},
-    "absolute model": {**_plain(), "model": "/etc"},
-    "home model": {**_plain(), "model": "~root"},
-    "verb": {**_plain(), "verb": "__class__"},
-    "precision": {**_plain(), "precision": "int1"},
-    "escape": {**_plain(), "revision": "\x1b[2J"},
-    "true seed": {**_plain(), "seed": True},
-    "float seed": {**_plain(), "seed": 1.5},
-    "negative seed": {**_plain(), "seed": -1},
-    "text token": {**_plain(), "image_tokens": ["1"]},
-    "negative token": {**_plain(), "image_tokens": [-1]},
-    "huge token": {**_plain(), "image_tokens": [2**40]},
-    "many tokens": {**_plain(), "image_tokens": [1] * 70_000},
-    "tokens as text": {**_plain(), "image_tokens": "123"},
-    "size": {**_plain(), "size": [384]},
-    "date": {**_plain(), "created": "../../x"},
-    "settings list": {**_plain(), "settings": [1]},
-    "settings nested": {**_plain(), "settings": {"guidance": [1]}},
-    "settings name": {**_plain(), "settings": {"a b": 1}},
-    "settings infinite": {**_plain(), "settings": {"guidance": 1e999}},
-    "long prompt": {**_plain(), "prompt": "x" * 200_000},
-    "long source prompt": {**_plain(), "source_prompt": "x" * 200_000},
-    "source prompt": {**_plain(), "source_prompt": 5},
+    "path as model": {**_as_json(), "model": "../secret"},
+    "absolute model": {**_as_json(), "model": "/etc"},
+    "home model": {**_as_json(), "model": "~root"},
+    "verb": {**_as_json(), "verb": "__class__"},
+    "precision": {**_as_json(), "precision": "int1"},
+    "escape": {**_as_json(), "revision": "\x1b[2J"},
+    "true seed": {**_as_json(), "seed": True},
+    "float seed": {**_as_json(), "seed": 1.5},
+    "negative seed": {**_as_json(), "seed": -1},
+    "text token": {**_as_json(), "image_tokens": ["1"]},
+    "negative token": {**_as_json(), "image_tokens": [-1]},
+    "huge token": {**_as_json(), "image_tokens": [2**40]},
+    "many tokens": {**_as_json(), "image_tokens": [1] * 70_000},
+    "tokens as text": {**_as_json(), "image_tokens": "123"},
+    "size": {**_as_json(), "size": [384]},
+    "date": {**_as_json(), "created": "../../x"},
+    "settings list": {**_as_json(), "settings": [1]},
+    "settings nested": {**_as_json(), "settings": {"guidance": [1]}},
+    "settings name": {**_as_json(), "settings": {"a b": 1}},
+    "settings infinite": {**_as_json(), "settings": {"guidance": 1e999}},
+    "long prompt": {**_as_json(), "prompt": "x" * 200_000},
+    "long source prompt": {**_as_json(), "source_prompt": "x" * 200_000},
+    "source prompt": {**_as_json(), "source_prompt": 5},
 }
 
 
 @pytest.mark.parametrize("kind", HOSTILE)
-def test_hostile_records_are_refused_in_a_sentence(kind: str) -> None:
+def test_malformed_metadata_is_refused(kind: str) -> None:
     with pytest.raises(AppError, match="record in the picture cannot be used"):
         read_metadata(_png(HOSTILE[kind]))
 
 
-def test_a_text_bomb_is_refused() -> None:
+def test_decompression_bomb_in_a_text_chunk_is_refused() -> None:
     bomb = _png("x" * 50_000_000, zip=True)
     assert len(bomb) < 100_000
     with pytest.raises(AppError):
@@ -211,20 +211,20 @@ EDIT = EditRequest(
 )
 
 
-def settings_of(request: GenerateRequest | EditRequest, picture: Picture) -> dict[str, Any]:
+def recorded_settings(request: GenerateRequest | EditRequest, picture: Picture) -> dict[str, Any]:
     return dict(metadata(picture, request, VARIANT if picture.image_tokens else FLOW).settings)
 
 
-def test_a_drawing_records_what_its_model_read() -> None:
+def test_settings_of_a_generated_picture_are_those_its_model_read() -> None:
     asked = GenerateRequest("a cat", guidance=2, temperature=0.7, steps=12, solver="heun")
-    assert settings_of(asked, TOKENS) == {"guidance": 2, "temperature": 0.7}
-    assert settings_of(asked, LATENT) == {"guidance": 2, "steps": 12, "solver": "heun"}
+    assert recorded_settings(asked, TOKENS) == {"guidance": 2, "temperature": 0.7}
+    assert recorded_settings(asked, LATENT) == {"guidance": 2, "steps": 12, "solver": "heun"}
 
 
-def test_turbo_is_recorded_where_tokens_were_drawn_and_asked_for_again() -> None:
+def test_turbo_is_recorded_and_requested_again_for_token_models_only() -> None:
     asked = GenerateRequest("a cat", turbo=True)
-    assert settings_of(asked, TOKENS)["turbo"] is True and "turbo" not in settings_of(asked, LATENT)
-    assert "turbo" not in settings_of(replace(asked, turbo=False), TOKENS)
+    assert recorded_settings(asked, TOKENS)["turbo"] is True and "turbo" not in recorded_settings(asked, LATENT)
+    assert "turbo" not in recorded_settings(replace(asked, turbo=False), TOKENS)
     for request, picture, again in ((asked, TOKENS, True), (replace(asked, turbo=False), TOKENS, False)):
         assert request_of(metadata(picture, request, VARIANT)).turbo is again
 
@@ -245,12 +245,12 @@ def test_turbo_is_recorded_where_tokens_were_drawn_and_asked_for_again() -> None
         ),
     ],
 )
-def test_an_edit_records_what_its_method_read(method: str, expected: dict[str, Any]) -> None:
+def test_settings_of_an_edited_picture_are_those_its_method_read(method: str, expected: dict[str, Any]) -> None:
     picture = TOKENS if "temperature" in expected else LATENT
-    assert settings_of(replace(EDIT, method=method), picture) == {"method": method, "guidance": 2} | expected
+    assert recorded_settings(replace(EDIT, method=method), picture) == {"method": method, "guidance": 2} | expected
 
 
-def test_a_flow_drawing_is_asked_for_again_as_it_was(tmp_path: Path) -> None:
+def test_request_of_a_flow_picture_equals_the_original(tmp_path: Path) -> None:
     asked = GenerateRequest(
         "a cat", "fog", guidance=3, seed=11, steps=7, solver="ab2", guidance_interval=(0.1, 0.6), temperature=1.0
     )
@@ -261,26 +261,26 @@ def test_a_flow_drawing_is_asked_for_again_as_it_was(tmp_path: Path) -> None:
     assert request_of(read_metadata(file)) == whole
 
 
-def test_the_source_prompt_is_kept_and_older_records_do_without(tmp_path: Path) -> None:
+def test_source_prompt_is_read_back_and_optional(tmp_path: Path) -> None:
     picture = replace(LATENT, source_prompt="a red\ncat")
     record = metadata(picture, replace(EDIT, method="flowedit"), FLOW)
     file = save_png(tmp_path / "a.png", picture.image, record)
     assert read_metadata(file).source_prompt == "a red\ncat"
     assert "Source prompt: a red" in parameters(record)
-    older = _plain()
+    older = _as_json()
     del older["source_prompt"]
-    assert read_metadata(_png(older)) == RECORD
+    assert read_metadata(_png(older)) == METADATA
 
 
 @pytest.mark.parametrize(
     "wrong", [{"solver": "rk4"}, {"steps": 10_000}, {"guidance_start": 0.9, "guidance_end": 0.1}, {"solver": 3}]
 )
-def test_absurd_flow_settings_of_a_record_are_refused(wrong: dict[str, Any]) -> None:
+def test_request_with_settings_out_of_range_is_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(AppError):
-        request_of(replace(RECORD, settings=wrong))
+        request_of(replace(METADATA, settings=wrong))
 
 
-def test_an_instruction_records_what_its_model_has() -> None:
+def test_settings_of_an_instruction_are_those_its_model_has() -> None:
     """The same way of editing is read by models that draw tokens and by MetaQuery, whose solver is its own."""
     metaquery = load_catalog()["metaquery-b"]
     asked = replace(EDIT, method="instruct", guidance=4)

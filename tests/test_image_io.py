@@ -1,11 +1,9 @@
-"""Every kind of picture file a person may hand over, made for real and opened through the one door."""
+"""Opening picture files of every kind that a person may give, sound and damaged."""
 
 from __future__ import annotations
 
 import io
 import os
-import struct
-import zlib
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +12,7 @@ from PIL import Image
 
 from janus_app.errors import AppError
 from janus_app.outputs.image_io import MAX_BYTES, open_mask, open_picture
+from tests.samples import png_claiming
 
 
 def _bytes(picture: Image.Image, format: str = "PNG", **options: object) -> bytes:
@@ -26,16 +25,6 @@ def _gradient(mode: str = "RGB") -> Image.Image:
     ramp = np.tile(np.arange(64, dtype=np.uint8) * 4, (48, 1))
     colours = np.stack([ramp, ramp[:, ::-1], np.full_like(ramp, 90)], -1)
     return Image.fromarray(colours).convert(mode)
-
-
-def _header(width: int, height: int) -> bytes:
-    """A PNG that claims a size and holds next to nothing."""
-
-    def chunk(kind: bytes, body: bytes) -> bytes:
-        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
-
-    start = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
-    return b"\x89PNG\r\n\x1a\n" + start + chunk(b"IDAT", zlib.compress(bytes(1000))) + chunk(b"IEND", b"")
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA"])
@@ -58,7 +47,7 @@ def test_cmyk_keeps_its_colours() -> None:
     assert np.abs(np.asarray(opened, dtype=int) - np.asarray(_gradient())).mean() < 6
 
 
-def test_alpha_is_dropped_and_hidden_colours_survive() -> None:
+def test_alpha_is_dropped_without_blending() -> None:
     opened = open_picture(_bytes(Image.new("RGBA", (4, 4), (200, 10, 60, 0))))
     assert opened.getpixel((0, 0)) == (200, 10, 60)
 
@@ -70,34 +59,34 @@ def test_sixteen_bit_grey_is_scaled_not_clipped(format: str) -> None:
     np.testing.assert_array_equal(opened[..., 0].ravel(), np.arange(256))
 
 
-def test_big_endian_sixteen_bit_grey() -> None:
+def test_big_endian_sixteen_bit_grey_is_scaled() -> None:
     pixels = np.array([[0, 256 * 100, 65535]], dtype=">u2").tobytes()
     opened = open_picture(b"P5 3 1 65535\n" + pixels)
     assert [opened.getpixel((x, 0))[0] for x in range(3)] == [0, 100, 255]
 
 
-def test_float_pictures_of_unit_range() -> None:
+def test_float_picture_is_scaled_from_unit_range() -> None:
     picture = Image.fromarray(np.array([[0.0, 0.5, 1.0, np.nan]], dtype=np.float32))
     opened = open_picture(_bytes(picture, "TIFF"))
     assert [opened.getpixel((x, 0))[0] for x in range(4)] == [0, 127, 255, 0]
 
 
-@pytest.mark.parametrize(("format", "turned"), [("JPEG", 6), ("PNG", 6), ("WEBP", 6)])
-def test_camera_rotation_is_applied(format: str, turned: int) -> None:
+@pytest.mark.parametrize(("format", "orientation"), [("JPEG", 6), ("PNG", 6), ("WEBP", 6)])
+def test_camera_rotation_is_applied(format: str, orientation: int) -> None:
     exif = Image.Exif()
-    exif[0x0112] = turned
+    exif[0x0112] = orientation
     opened = open_picture(_bytes(_gradient(), format, exif=exif.tobytes()))
     assert opened.size == (48, 64)
     assert opened.getpixel((24, 2))[0] < 40 < 200 < opened.getpixel((24, 61))[0]
 
 
-def test_broken_exif_does_not_cost_the_picture() -> None:
+def test_picture_with_damaged_exif_opens() -> None:
     opened = open_picture(_bytes(_gradient(), "JPEG", exif=b"Exif\x00\x00II*\x00\xff\xff\xff\xff"))
     assert opened.size == (64, 48)
 
 
 @pytest.mark.parametrize("format", ["GIF", "PNG", "WEBP"])
-def test_first_frame_of_an_animation(format: str) -> None:
+def test_first_frame_of_an_animation_is_taken(format: str) -> None:
     frames = [Image.new("RGB", (20, 20), colour) for colour in ("red", "lime", "blue")]
     extra = {"lossless": True} if format == "WEBP" else {}
     data = _bytes(frames[0], format, save_all=True, append_images=frames[1:], duration=50, **extra)
@@ -105,7 +94,7 @@ def test_first_frame_of_an_animation(format: str) -> None:
 
 
 @pytest.mark.parametrize("format", ["PNG", "JPEG", "GIF", "WEBP", "TIFF"])
-def test_truncated_file_is_named(format: str, tmp_path: Path) -> None:
+def test_error_names_a_truncated_file(format: str, tmp_path: Path) -> None:
     noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8))
     data = _bytes(noise, format)
     path = tmp_path / f"cut.{format.lower()}"
@@ -114,7 +103,7 @@ def test_truncated_file_is_named(format: str, tmp_path: Path) -> None:
         open_picture(path)
 
 
-def test_not_a_picture_says_so_with_its_name(tmp_path: Path) -> None:
+def test_error_names_a_file_that_is_no_picture(tmp_path: Path) -> None:
     path = tmp_path / "letter.png"
     path.write_text("Dear sir,")
     with pytest.raises(AppError, match=r"letter\.png.*not a picture"):
@@ -123,25 +112,25 @@ def test_not_a_picture_says_so_with_its_name(tmp_path: Path) -> None:
         open_picture(b"")
 
 
-def test_postscript_is_never_interpreted() -> None:
+def test_postscript_is_refused() -> None:
     with pytest.raises(AppError, match="not a picture"):
         open_picture(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\nshowpage\n")
 
 
 @pytest.mark.parametrize("side", [9_000, 12_000, 60_000])
-def test_bomb_is_refused_from_its_header(side: int, recwarn: pytest.WarningsRecorder) -> None:
+def test_bomb_is_refused_from_itspng_claiming(side: int, recwarn: pytest.WarningsRecorder) -> None:
     with pytest.raises(AppError, match="64 megapixels"):
-        open_picture(_header(side, side))
+        open_picture(png_claiming(side, side))
     assert not recwarn.list
 
 
-def test_bomb_already_open_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_open_picture_with_too_many_pixels_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)  # a page started earlier in this process lowers it
-    with Image.open(io.BytesIO(_header(8_100, 8_000))) as lazy, pytest.raises(AppError, match="megapixels"):
+    with Image.open(io.BytesIO(png_claiming(8_100, 8_000))) as lazy, pytest.raises(AppError, match="megapixels"):
         open_picture(lazy)
 
 
-def test_too_many_bytes(tmp_path: Path) -> None:
+def test_file_of_too_many_bytes_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "huge.png"
     with open(path, "wb") as file:
         file.truncate(MAX_BYTES + 1)
@@ -151,7 +140,7 @@ def test_too_many_bytes(tmp_path: Path) -> None:
         open_picture(bytes(MAX_BYTES + 1))
 
 
-def test_paths_that_are_no_files(tmp_path: Path) -> None:
+def test_paths_that_are_not_regular_files_are_refused(tmp_path: Path) -> None:
     with pytest.raises(AppError, match="is a folder"):
         open_picture(tmp_path)
     with pytest.raises(AppError, match="no file"):
@@ -164,7 +153,7 @@ def test_paths_that_are_no_files(tmp_path: Path) -> None:
             open_picture(tmp_path / "pipe")
 
 
-def test_a_hostile_name_cannot_act_on_the_terminal(tmp_path: Path) -> None:
+def test_error_leaves_out_control_characters_of_a_file_name(tmp_path: Path) -> None:
     path = tmp_path / "a\x1b[2Jb.png"
     path.write_text("no")
     with pytest.raises(AppError) as error:
@@ -172,14 +161,14 @@ def test_a_hostile_name_cannot_act_on_the_terminal(tmp_path: Path) -> None:
     assert "\x1b" not in str(error.value)
 
 
-def test_an_open_picture_is_not_changed() -> None:
+def test_open_picture_is_not_modified() -> None:
     source = _gradient("RGBA")
     opened = open_picture(source)
     assert opened.mode == "RGB" and source.mode == "RGBA"
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "RGB", "P", "RGBA"])
-def test_mask_of_every_mode(mode: str) -> None:
+def test_mask_of_every_mode_opens(mode: str) -> None:
     mask = Image.new("L", (8, 6), 0)
     mask.paste(255, (2, 1, 5, 4))
     opened = open_mask(_bytes(mask.convert(mode)), (8, 6))
@@ -187,13 +176,13 @@ def test_mask_of_every_mode(mode: str) -> None:
     np.testing.assert_array_equal(np.asarray(opened), np.asarray(mask))
 
 
-def test_see_through_white_is_not_painted() -> None:
+def test_transparent_white_is_not_painted() -> None:
     mask = Image.new("RGBA", (8, 8), (255, 255, 255, 0))
     mask.paste((255, 255, 255, 255), (0, 0, 2, 8))
     assert np.asarray(open_mask(mask, (8, 8))).mean(axis=0).tolist() == [255, 255, 0, 0, 0, 0, 0, 0]
 
 
-def test_mask_of_other_size_or_empty() -> None:
+def test_mask_of_another_size_or_without_white_is_refused() -> None:
     with pytest.raises(AppError, match=r"4 x 4 pixels but the picture is 8 x 6"):
         open_mask(Image.new("L", (4, 4), 255), (8, 6))
     with pytest.raises(AppError, match="Paint the part"):
