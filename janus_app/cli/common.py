@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from janus_app.cli.console import UsageError, emit, follow, usage_errors
-from janus_app.outputs.metadata import INTERVAL, WHOLE_WAY, ImageMetadata
+from janus_app.outputs.metadata import INTERVAL_ENDS, WHOLE_INTERVAL, ImageMetadata
 from janus_app.outputs.store import OutputStore
 from janus_app.registry.catalog import Catalog, load_catalog
 from janus_app.registry.types import Variant
@@ -74,8 +74,8 @@ def drawing_settings(args: argparse.Namespace, variant: Variant) -> dict[str, An
     """The fields that GenerateRequest and EditRequest have in common, but for the prompt."""
     interval = args.guidance_interval
     if interval is None:
-        rows = (variant.settings.get(name) for name in INTERVAL)
-        interval = tuple(row.default if row else end for row, end in zip(rows, WHOLE_WAY, strict=True))
+        rows = (variant.settings.get(name) for name in INTERVAL_ENDS)
+        interval = tuple(row.default if row else end for row, end in zip(rows, WHOLE_INTERVAL, strict=True))
     return {
         "negative": args.negative or "",
         "count": 1 if args.count is None else args.count,

@@ -29,7 +29,7 @@ MAX_ZIP_BYTES = 2_000_000_000  # of one download; the temporary folder must hold
 
 @dataclass(frozen=True)
 class GalleryItem:
-    """A picture of the folder. `metadata` comes without its image tokens: thousands of them are held in memory."""
+    """A picture in the folder. `metadata` has no image tokens, because thousands of items stay in memory."""
 
     name: str
     metadata: ImageMetadata

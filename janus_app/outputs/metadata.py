@@ -18,26 +18,35 @@ from janus_app.outputs.image_io import MAX_BYTES, Source, open_bytes, read_bound
 from janus_app.types import EDIT_SETTINGS, MAX_SEED, EditRequest, GenerateRequest, Picture, Precision, Provenance
 from janus_app.version import __version__
 
-KEY = "janus_app"  # the chunk's keyword
+KEY = "janus_app"  # keyword of the text chunk
 SCHEMA = 1
 MAX_CHARACTERS = 500_000
 MAX_PROMPT_CHARACTERS = 100_000
 MAX_TOKENS = 65_536
 MAX_TOKEN_ID = 2**20 - 1
-WHOLE_WAY = (0.0, 1.0)
-INTERVAL = ("guidance_start", "guidance_end")  # its names in a record, which writes it where it is not the whole way
+WHOLE_INTERVAL = (0.0, 1.0)
+INTERVAL_ENDS = (
+    "guidance_start",
+    "guidance_end",
+)  # in `settings`, unless the interval is whole
 
 Value = str | int | float | bool
 
 
 @dataclass(frozen=True)
 class ImageMetadata:
-    """How a picture was made. `settings` are the knobs that had a part in it (guidance, temperature, method ...).
+    """How a picture was made.
 
-    `model` is a catalog id, `revision` empty where it is not known, `device` a type without an index ("cuda"),
-    `size` (width, height) in pixels, `seed` the one that draws this picture alone, `versions` maps package to
-    version, `image_tokens` is empty for families without tokens, `created` an ISO time with its zone, `source_prompt`
-    the description FlowEdit started from.
+    model           id of the variant
+    revision        commit of the weights on the Hub, "" where not known
+    device          type without an index, as "cuda"
+    seed            draws this picture alone
+    size            (width, height) in pixels
+    created         ISO time with its zone
+    settings        those that were used for the picture (guidance, temperature, method ...)
+    versions        package -> version
+    image_tokens    empty for families that draw without tokens
+    source_prompt   the description that FlowEdit started from
     """
 
     app: str
@@ -104,41 +113,45 @@ def _settings(picture: Picture, request: GenerateRequest | EditRequest, availabl
             settings[name] = getattr(request, name)
     if request.turbo and picture.image_tokens:
         settings["turbo"] = True
-    if "guidance_interval" in used and request.guidance_interval != WHOLE_WAY:
-        settings |= dict(zip(INTERVAL, request.guidance_interval, strict=True))
+    if "guidance_interval" in used and request.guidance_interval != WHOLE_INTERVAL:
+        settings |= dict(zip(INTERVAL_ENDS, request.guidance_interval, strict=True))
     return settings
 
 
-def request_of(record: ImageMetadata) -> GenerateRequest:
-    """The request that draws the picture of `record` again, from its tokens where it has them.
+def request_of(metadata: ImageMetadata) -> GenerateRequest:
+    """The request that draws the picture again, from its image tokens where it has some.
 
     Raises AppError for settings out of range.
     """
-    settings = record.settings
+    settings = metadata.settings
     known = {name: settings[name] for name in ("guidance", "temperature", "steps", "solver") if name in settings}
-    low, high = (settings.get(name, whole) for name, whole in zip(INTERVAL, WHOLE_WAY, strict=True))
+    low, high = (settings.get(name, whole) for name, whole in zip(INTERVAL_ENDS, WHOLE_INTERVAL, strict=True))
     return GenerateRequest(
-        record.prompt,
-        record.negative,
-        seed=record.seed,
-        image_tokens=record.image_tokens,
+        metadata.prompt,
+        metadata.negative,
+        seed=metadata.seed,
+        image_tokens=metadata.image_tokens,
         turbo=settings.get("turbo") is True,
         guidance_interval=(low, high),  # type: ignore[arg-type]  # the request checks all of these
         **known,  # type: ignore[arg-type]
     )
 
 
-def parameters(record: ImageMetadata) -> str:
-    """The record as the plain text many picture programs show: prompt, negative prompt, then settings."""
-    lines = [record.prompt]
-    if record.negative:
-        lines.append(f"Negative prompt: {record.negative}")
-    if record.source_prompt:
-        lines.append(f"Source prompt: {record.source_prompt}")
+def parameters(metadata: ImageMetadata) -> str:
+    """The metadata as the text that many image programs show: prompt, negative prompt, then settings."""
+    lines = [metadata.prompt]
+    if metadata.negative:
+        lines.append(f"Negative prompt: {metadata.negative}")
+    if metadata.source_prompt:
+        lines.append(f"Source prompt: {metadata.source_prompt}")
     names = {"guidance": "CFG scale"}
-    facts: dict[str, Value] = {"Seed": record.seed, "Size": f"{record.size[0]}x{record.size[1]}", "Model": record.title}
-    facts |= {names.get(k, k.replace("_", " ").capitalize()): v for k, v in record.settings.items()}
-    facts |= {"Precision": record.precision, "Version": f"janus_app {record.app}"}
+    facts: dict[str, Value] = {
+        "Seed": metadata.seed,
+        "Size": f"{metadata.size[0]}x{metadata.size[1]}",
+        "Model": metadata.title,
+    }
+    facts |= {names.get(k, k.replace("_", " ").capitalize()): v for k, v in metadata.settings.items()}
+    facts |= {"Precision": metadata.precision, "Version": f"janus_app {metadata.app}"}
     lines.append(", ".join(f"{name}: {str(value).replace(',', ' ')}" for name, value in facts.items()))
     text = "".join(c if c.isprintable() or c == "\n" else " " for c in "\n".join(lines))
     return text.encode("utf-8", "replace").decode()

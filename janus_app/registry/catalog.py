@@ -40,7 +40,7 @@ class Catalog(Mapping[str, Variant]):
         self._variants[variant.id] = variant
 
     def default(self, has_gpu: bool = False) -> Variant:
-        """The variant to select when nobody named one."""
+        """The variant to select where the user named none."""
         return self._variants[self._defaults["gpu" if has_gpu else "cpu"]]
 
     def resolve(self, name: str) -> Variant:

@@ -51,7 +51,7 @@ class Must:
             return validate(value)
         except ValidationError as error:
             if any(part["loc"] for part in error.errors()):
-                raise  # something inside the value is wrong, and has a sentence of its own
+                raise  # something inside the value is wrong and says so itself
             raise _unfit(Message("row_value_wrong", rule=self._rule, given=_shortened(value))) from None
 
 

@@ -1,4 +1,4 @@
-"""What the manifest says of a model, as frozen dataclasses: Variant and its parts."""
+"""Variant and its parts: what the manifest says about a model."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Variant:
     roles           "words" or "tokens": how a conversation's two roles are written; "" = as processor_config.json says
     solvers         those of types.SOLVERS that a flow model offers, its default first; empty for other models
     components      further repositories by name ("vae"), which are fetched with it
-    user_supplied   nobody offers the weights for download: the user puts them into `folder`
+    user_supplied   the weights cannot be downloaded: the user puts them into `folder`
     edit_methods    what it was trained for, where that is not what its family usually offers
     """
 

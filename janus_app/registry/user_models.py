@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import textwrap
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -46,10 +47,7 @@ def _row(variant: Variant, identity: str, title: str) -> dict[str, Any]:
         "size": list(variant.size),
         "context": variant.context,
         "parameters": variant.parameters,
-        "settings": {
-            key: {"default": knob.default, "low": knob.low, "high": knob.high, "step": knob.step}
-            for key, knob in variant.settings.items()
-        },
+        "settings": {key: asdict(setting) for key, setting in variant.settings.items()},
         "status": variant.status,
     }
     if variant.edit_methods:

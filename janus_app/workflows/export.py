@@ -7,7 +7,7 @@ import shlex
 from typing import Any, Literal
 
 from janus_app.errors import AppError
-from janus_app.outputs.metadata import INTERVAL, WHOLE_WAY, ImageMetadata
+from janus_app.outputs.metadata import INTERVAL_ENDS, WHOLE_INTERVAL, ImageMetadata
 
 Kind = Literal["cli", "python", "curl"]
 KINDS: tuple[Kind, ...] = ("cli", "python", "curl")
@@ -61,7 +61,7 @@ def command_line(record: ImageMetadata) -> str:
         words += [f"--mask={MASK}"] if _masked(record) else []
     words += [f"--{name.replace('_', '-')}={value}" for name, value in fields.items()]
     interval = _interval(record)
-    if interval != WHOLE_WAY:
+    if interval != WHOLE_INTERVAL:
         words += ["--guidance-interval", *(f"{end:g}" for end in interval)]
     return shlex.join(words)
 
@@ -69,7 +69,7 @@ def command_line(record: ImageMetadata) -> str:
 def python_script(record: ImageMetadata) -> str:
     """A script that uses the package."""
     arguments: dict[str, Any] = dict(_fields(record))
-    if _interval(record) != WHOLE_WAY:
+    if _interval(record) != WHOLE_INTERVAL:
         arguments["guidance_interval"] = _interval(record)
     lines = [f"    {name}={value!r}," for name, value in arguments.items()]
     imports = ""
@@ -96,8 +96,8 @@ def curl(record: ImageMetadata, url: str) -> str:
     The page draws with the model it holds; the one named here is loaded only where none is and it needs no download.
     """
     fields: dict[str, Any] = _fields(record) | {"count": 1, "new_seed": False, "model": record.model}
-    if _interval(record) != WHOLE_WAY:
-        fields |= zip(INTERVAL, _interval(record), strict=True)
+    if _interval(record) != WHOLE_INTERVAL:
+        fields |= zip(INTERVAL_ENDS, _interval(record), strict=True)
     endpoint = shlex.quote(f"{url.rstrip('/')}/gradio_api/call/v2/draw")
     body = shlex.quote(json.dumps(fields, ensure_ascii=False))
     return (
@@ -122,7 +122,7 @@ def _fields(record: ImageMetadata) -> dict[str, Any]:
 
 
 def _interval(record: ImageMetadata) -> tuple[float, float]:
-    low, high = (record.settings.get(name, whole) for name, whole in zip(INTERVAL, WHOLE_WAY, strict=True))
+    low, high = (record.settings.get(name, whole) for name, whole in zip(INTERVAL_ENDS, WHOLE_INTERVAL, strict=True))
     return float(low), float(high)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from janus_app.outputs.descriptions import description
-from janus_app.outputs.metadata import INTERVAL, ImageMetadata
+from janus_app.outputs.metadata import INTERVAL_ENDS, ImageMetadata
 from janus_app.ui.common.html import facts
 from janus_app.ui.common.saved_images import SavedImage
 from janus_app.ui.context import PageContext
@@ -29,12 +29,12 @@ def detail_html(page: PageContext, image: SavedImage, language: str) -> str:
 def settings_line(page: PageContext, record: ImageMetadata, language: str) -> str:
     """The settings in words, as far as the page has words for them: the metadata may come from any program."""
     named, settings = page.texts.named, record.settings
-    low, high = (settings.get(name) for name in INTERVAL)
+    low, high = (settings.get(name) for name in INTERVAL_ENDS)
     parts = []
     if isinstance(low, (int, float)) and isinstance(high, (int, float)):
         parts.append(page.texts.say("setting_interval", language, low=f"{low:g}", high=f"{high:g}"))
     for name, value in settings.items():
-        if name in INTERVAL:
+        if name in INTERVAL_ENDS:
             continue
         if isinstance(value, str):
             parts.append(named(name, value, language))
