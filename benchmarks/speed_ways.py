@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from benchmarks.random_checkpoint import Size, config_of
 from janus_app.models.janus.config import parse_config
-from janus_app.models.janus.draw import draw_tokens
+from janus_app.models.janus.draw import SamplingRule, draw_tokens
 from janus_app.models.janus.modeling import JanusNetwork
 from janus_app.nn.llama import DecoderConfig
 from janus_app.nn.sampling import exponential_noise

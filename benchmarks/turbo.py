@@ -28,7 +28,7 @@ from benchmarks.judge import look
 from benchmarks.quality import SEED
 from benchmarks.running import finished, open_model
 from benchmarks.speed import SIZES
-from janus_app.models.janus.draw import draw_tokens
+from janus_app.models.janus.draw import SamplingRule, draw_tokens
 from janus_app.models.janus.jacobi import jacobi_decode, window_size
 from janus_app.registry.catalog import load_catalog
 from janus_app.types import GenerateRequest

@@ -139,7 +139,7 @@ def test_impossible_requests_give_one_sentence(
 
 def test_inspect_refuses_or_reports_another_model(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     """A wrong number of tokens is refused; otherwise a line says that another model drew the picture."""
-    drawn = replace(RECORD, verb="generate", prompt="a cat", image_tokens=(5, 6, 7))
+    drawn = replace(METADATA, verb="generate", prompt="a cat", image_tokens=(5, 6, 7))
     save_png(tmp_path / "three.png", Image.new("RGB", (8, 8)), drawn)
     assert main(["inspect", str(tmp_path / "three.png"), "--model", MODEL, "--precision", "fp32"]) == 1
     assert "needs 36 image tokens" in capsys.readouterr().err

@@ -18,7 +18,7 @@ from janus_app.models.common import prompts
 from janus_app.models.common.chat import answer_tokens
 from janus_app.models.common.image_processor import to_picture
 from janus_app.models.common.tokenizer import EOS, IMAGE
-from janus_app.models.janus.draw import decode_tokens, draw_tokens
+from janus_app.models.janus.draw import SamplingRule, decode_tokens, draw_tokens
 from janus_app.nn import sampling
 from janus_app.nn.prefill import next_positions, prefill, prompt_embeds
 from janus_app.types import ChatRequest, Finished, GenerateRequest, TextDelta, Turn

@@ -15,7 +15,7 @@ from benchmarks.random_checkpoint import Size
 from benchmarks.speed_ways import random_network
 from janus_app.errors import AppError
 from janus_app.models.janus import jacobi
-from janus_app.models.janus.draw import draw_tokens, drawn_range, prefill_prompts
+from janus_app.models.janus.draw import SamplingRule, draw_tokens, drawn_range, prefill_prompts
 from janus_app.models.janus.jacobi import JacobiDecoder, jacobi_decode, window_size
 from janus_app.models.janus.modeling import JanusNetwork
 from janus_app.models.janus.pipeline import JanusModel

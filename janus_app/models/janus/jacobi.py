@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from janus_app.models.janus.draw import drawn_range, prefill_prompts
+from janus_app.models.janus.draw import SamplingRule, drawn_range, prefill_prompts
 from janus_app.models.janus.modeling import JanusNetwork
 from janus_app.nn import sampling
 from janus_app.nn.fast.cuda_graphs import CudaGraphRunner

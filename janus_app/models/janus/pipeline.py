@@ -18,7 +18,7 @@ from janus_app.models.common.chat import VisionChatMixin
 from janus_app.models.common.image_processor import BLANK, fit_square, masked_cells, to_picture
 from janus_app.models.common.tokenizer import IMAGE_BEGIN, IMAGE_END, PAD
 from janus_app.models.janus import edit
-from janus_app.models.janus.draw import decode_tokens, draw_tokens
+from janus_app.models.janus.draw import SamplingRule, decode_tokens, draw_tokens
 from janus_app.models.janus.inspect import inspect_tokens, swap_token
 from janus_app.models.janus.jacobi import jacobi_decode, window_size
 from janus_app.models.janus.modeling import JanusNetwork
