@@ -1,1 +1,1 @@
-"""The picture world the embedded weights know, and the one command that trains them."""
+"""The picture world of the embedded models, and their training."""

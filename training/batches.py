@@ -1,4 +1,4 @@
-"""Batches for the joint model: captions with their tiles, and conversations about pictures."""
+"""Batches for training: captions with the tiles of their pictures, and conversations about pictures."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ RNG = np.random.Generator
 
 
 class Words:
-    """The text tokenizer with the ids that batches are put together from."""
+    """The text tokenizer and the ids of its special tokens."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self.tokenizer = tokenizer
@@ -44,7 +44,7 @@ class Words:
         return self.tokenizer.encode(text, add_special_tokens=False).ids
 
     def parts(self, one: Exchange) -> list[tuple[int, tuple[int, ...]]]:
-        """For every phrase of a listing answer its first token's number in the answer, and its slots."""
+        """For every phrase of an answer that lists objects: the index of its first token, and its slots."""
         text, found, at = f" {one.answer}", [], 0
         starts = [a for a, _ in self.tokenizer.encode(text, add_special_tokens=False).offsets] if one.parts else []
         for phrase, slots in one.parts:
@@ -56,10 +56,12 @@ class Words:
         return found
 
     def names(self) -> Tensor:
-        """[N_THINGS + N_COLOURS, 3]: first tokens of every thing's noun, plural and Chinese noun, and of colours."""
-        said = [(t.name, t.plural, t.zh.lstrip("三")) for t in THINGS]  # that character is mostly the number three
-        said += [(c.name, c.name, c.zh) if c.name else ("natural", "grey", "原") for c in COLOURS]
-        return torch.tensor([[self.encode(f" {a}")[0], self.encode(f" {b}")[0], self.encode(c)[0]] for a, b, c in said])
+        """[N_THINGS + N_COLOURS, 3]: first tokens of the noun, plural and Chinese noun of every thing and colour."""
+        names = [(t.name, t.plural, t.zh.lstrip("三")) for t in THINGS]  # this character is mostly the number three
+        names += [(c.name, c.name, c.zh) if c.name else ("natural", "grey", "原") for c in COLOURS]
+        return torch.tensor(
+            [[self.encode(f" {a}")[0], self.encode(f" {b}")[0], self.encode(c)[0]] for a, b, c in names]
+        )
 
 
 class Batch:
@@ -71,7 +73,7 @@ class Batch:
 
 @dataclass
 class Drawings(Batch):
-    """ids [n, L] right-padded prompts ending at begin-of-image, ends [n] (its place), tiles [n, 36]."""
+    """ids [n, L]: right-padded prompts that end with begin-of-image; ends [n]: its position; tiles [n, 36]."""
 
     ids: Tensor
     ends: Tensor
@@ -80,10 +82,12 @@ class Drawings(Batch):
 
 @dataclass
 class Talks(Batch):
-    """ids [n, L] after the shared prefix, where `picture` marks picture cells and `answer` what is to be learned
-    (position t predicts ids[t + 1]); tiles [pictures, 36] in the order the marked cells are read. about [n, L, 9]:
-    at the last position of a question, and before every phrase of a list, 1 for every slot that the answer or phrase
-    is about; -1 where nothing is said about that."""
+    """Conversations behind the shared prefix.
+
+    ids [n, L]; picture [n, L] marks picture cells, answer [n, L] the positions t that learn to predict ids[t + 1];
+    tiles [pictures, 36] in the order of the marked cells. about [n, L, 9]: at the last position of a question and
+    before every phrase of a list, 1 for each slot the answer or phrase is about and 0 for the others; -1 elsewhere.
+    """
 
     ids: Tensor
     picture: Tensor
@@ -96,7 +100,7 @@ _WIDE = str.maketrans({"?": "\uff1f", ",": "\uff0c", "!": "\uff01", ":": "\uff1a
 
 
 def as_typed(text: str, rng: RNG) -> str:
-    """The text as different people type it: full-width Chinese marks, no capital, no mark at the end."""
+    """The text as different people type it: with full-width Chinese punctuation, in lower case, without a full stop."""
     text = text.strip()
     if any("\u4e00" <= c <= "\u9fff" for c in text) and rng.random() < 0.6:
         text = text.translate(_WIDE)
@@ -127,7 +131,7 @@ def drawings(rng: RNG, words: Words, count: int, dropout: float = 0.1) -> Drawin
 
 
 def _another(scene: Scene, rng: RNG) -> Scene:
-    """A second picture for comparisons: the same, the same kinds in another number, or anything."""
+    """A second picture to compare with: the same one, the same objects in another number, or any."""
     roll = rng.random()
     if roll < 0.25:
         return scene
@@ -141,7 +145,7 @@ def _another(scene: Scene, rng: RNG) -> Scene:
     return seen_scene(rng)
 
 
-# Places and neighbours are the slowest to be learned, so they are asked for more often than people would.
+# Places and neighbours are learned last, so they are asked about more often than people would.
 _ASKED = np.array([0.17, 0.12, 0.19, 0.15, 0.15, 0.15, 0.04, 0.03])
 
 
@@ -165,9 +169,10 @@ def _talk(rng: RNG, turns: int) -> tuple[list[Exchange], list[Scene]]:
 
 
 def talks(rng: RNG, words: Words, count: int, parts: int = 3, cells: int = CELLS) -> list[Talks]:
-    """`count` conversations in `parts` batches of similar length: padding would be a third of the work.
+    """`count` conversations in `parts` batches of similar length; in one batch, padding would be a third of the work.
 
-    A picture takes `cells` places of a prompt."""
+    A picture takes `cells` positions of a prompt.
+    """
     made = [_talk(rng, int(rng.integers(2, 7))) for _ in range(count)]
     made.sort(key=lambda one: CELLS * len(one[1]) + sum(len(e.question) + len(e.answer) for e in one[0]) // 4)
     size = -(-count // parts)
@@ -183,14 +188,14 @@ def _batch(rng: RNG, words: Words, conversations: list[tuple[list[Exchange], lis
         for turn, one in enumerate(made):
             shown = "".join(f"{BOI}{IMAGE * cells}{EOI}\n" for _ in scenes) if turn == 0 else ""
             asked = words.encode(f"{USER}: {shown}{as_typed(one.question, rng)}\n\n{ASSISTANT}:")
-            said = [*words.encode(f" {one.answer}"), words.eos]
-            ids += asked + said
-            start = len(ids) - len(said)
+            answer = [*words.encode(f" {one.answer}"), words.eos]
+            ids += asked + answer
+            start = len(ids) - len(answer)
             if one.slots is not None:
                 ends.append((len(rows), start - 1, one.slots))
             ends += [(len(rows), start + token - 1, slots) for token, slots in words.parts(one)]
-            # position t learns to say ids[t + 1]
-            learn += [False] * (len(asked) - 1) + [True] * len(said) + [False]
+            # position t learns to predict ids[t + 1]
+            learn += [False] * (len(asked) - 1) + [True] * len(answer) + [False]
         rows.append(ids)
         answers.append([int(x) for x in learn])
         pictures.append([int(i == words.image) for i in ids])

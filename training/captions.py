@@ -1,4 +1,4 @@
-"""Plans in words: the many ways people ask for a picture, in English and Chinese."""
+"""Captions of plans: the many ways people ask for a picture, in English and Chinese."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def article(words: str) -> str:
 
 
 def words(count: int, thing: int, colour: int, small: bool, rng: RNG | None = None) -> str:
-    """ "a small red cat", "two green frogs"; with rng sometimes digits, synonyms and needless adjectives."""
+    """ "a small red cat", "two green frogs"; with rng sometimes with digits, synonyms and redundant adjectives."""
     it = THINGS[thing]
     noun = it.name if count == 1 else it.plural
     size = "small" if small else ""
@@ -91,7 +91,7 @@ _OPENINGS_ZH = (*[""] * 7, "画", "请画", "画一张图:", "请画出", "我�
 
 
 def caption(plan: Plan, rng: RNG) -> str:
-    """A caption of the plan, English in two of three; the white background is mostly left unsaid."""
+    """A caption of the plan, two thirds of them in English; a white background is mostly not mentioned."""
     return _english(plan, rng) if rng.random() < 0.66 else _chinese(plan, rng)
 
 

@@ -1,7 +1,7 @@
-"""The fixed codebook of the picture tokenizer: a tile's code spells out what the tile is.
+"""The fixed codebook of the picture tokenizer: a tile's code describes the tile.
 
-Object, part, colour and background each own a few dimensions, so the decoder learns factors instead of thousands of
-unrelated tiles, and the encoder has a target that does not move.
+Object, part, colour and background each have a few dimensions. So the decoder learns factors instead of thousands of
+unrelated tiles, and the encoder has a fixed target.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Edit triples: a picture, what to do with it in words, and the picture that should come out.
 
 Six kinds: recolour, replace, remove, add, move and background. Methods that follow an instruction are given
-`instruction`; methods that are told the finished picture are given captions of `before` and `after`.
+`instruction`; methods that need a description of the finished picture are given captions of `before` and `after`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Write what was trained as a Janus checkpoint folder: the Hub's names and files, bfloat16, no helper heads."""
+"""Export the joint model as a Janus checkpoint folder in bfloat16, with the Hub's names, without auxiliary heads."""
 
 from __future__ import annotations
 
@@ -124,7 +124,7 @@ def export(joint_folder: Path, picture_file: Path, out: Path) -> None:
 
 
 def write_folder(out: Path, weights: dict[str, Tensor], config: dict[str, Any], tokenizer: Path) -> None:
-    """A checkpoint folder: weights, config.json, the tokenizer's files, and how pictures and words are read."""
+    """Write a checkpoint folder: weights, config.json, the tokenizer's files and the processors' configs."""
     out.mkdir(parents=True, exist_ok=True)
     save_file(weights, out / "model.safetensors", metadata={"format": "pt"})
     for name in TOKENIZER_FILES:

@@ -2,8 +2,8 @@
 
     python -m training.fetch_icons
 
-The atlas has a row of 32 px icons (the objects in order) and under it the same at 16 px; the trainer and the judge
-need nothing else, so nobody but the person who changes the list of objects has to run this.
+The atlas has a row of 32 px icons, the objects in order, and the same at 16 px below it. Only a change of the list of
+objects needs a new atlas.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def main() -> None:
     names = [thing.icon for thing in THINGS if thing.icon]
     atlas = Image.new("RGBA", (32 * len(names), 48))
     for i, key in enumerate(names):
-        # One pixel of air on each side: icons of neighbouring slots never touch.
+        # One pixel of margin on each side, so that icons of neighbouring slots never touch.
         atlas.paste(icon(icons[key]["body"], 30), (32 * i + 1, 1))
         atlas.paste(icon(icons[key]["body"], 16), (32 * i, 32))
     atlas.save(HERE / "icons.png", optimize=True)

@@ -1,10 +1,11 @@
-"""Train the embedded JanusFlow: the joint model's language model and eye learn to carry a rectified flow.
+"""Train the embedded JanusFlow: the joint model's language model and vision tower learn a rectified flow.
 
     python -m training.flow --joint runs/joint --out runs/flow --minutes 90 [--resume]
 
-The language model, the vision tower and the helper heads start as `training.joint` left them; the generation encoder
-and decoder and the one-layer aligner are new. Latents are looked up (`flow_codes`), so no autoencoder is run here.
-Captions teach the velocity picture - noise (Liu et al. 2022); a smaller share of conversations keeps the talk.
+The language model, the vision tower and the auxiliary heads start with the weights of `training.joint`; the
+generation encoder and decoder and the one-layer aligner are new. Latents are looked up (`flow_codes`), so no
+autoencoder runs here. Captions teach the velocity picture - noise (Liu et al. 2022); a smaller share of conversations
+preserves chatting.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from training.picture_tokenizer import float_table, noisy, pixels_of, random_sce
 from training.trainer import Run, device_of, load_state, options_parser
 from training.world import grid, tile_factors
 
-WIDTH = 96  # of the generation encoder's and decoder's features; a token has 64 latent numbers to carry through
+WIDTH = 96  # features of the generation encoder and decoder; a token carries 64 latent numbers
 BLOCKS = 2
 
 
@@ -45,10 +46,9 @@ def config(vocabulary: int) -> JanusFlowConfig:
 
 
 class Flow(nn.Module):
-    """The network to be shipped (`net`), and the joint model whose language model and tower it shares, for its losses
-    of talk and its helper heads.
+    """The network to export (`net`), and the joint model that shares its language model and tower and adds losses.
 
-    The learned begin-of-understanding row is the embedding of begin-of-image, which the flow uses nowhere else.
+    The learned begin-of-understanding row is the embedding of begin-of-image, which is not used elsewhere in the flow.
     """
 
     def __init__(self, vocabulary: int, names: Tensor, joint: dict[str, Tensor] | None = None) -> None:
@@ -66,57 +66,62 @@ class Flow(nn.Module):
             self._fit_aligner(old_aligner)
         self.net.beg_of_und_embed.requires_grad_(False)
         for part in (self.joint.net.gen_embed, self.joint.net.gen_aligner):
-            part.requires_grad_(False)  # of token drawing only
+            part.requires_grad_(False)  # used only to draw tokens
 
     @torch.no_grad()
     def _fit_aligner(self, old: nn.Module) -> None:
-        """The linear map nearest to the joint model's two layers, by least squares on random pictures."""
+        """Fit the linear aligner to the joint model's two-layer one by least squares on random pictures."""
         rng = np.random.default_rng(0)
         tokens = torch.from_numpy(np.stack([grid(random_scene(rng)) for _ in range(200)]))
         pixels = noisy(pixels_of(tokens, float_table()))
         features = torch.cat([self.net.vision_und_enc_model.vision_tower(p) for p in pixels.split(20)]).flatten(0, 1)
-        said = old(features)
+        target = old(features)
         padded = torch.cat([features, torch.ones(len(features), 1)], dim=1)
-        solution = torch.linalg.lstsq(padded, said).solution
+        solution = torch.linalg.lstsq(padded, target).solution
         self.net.vision_und_enc_aligner.weight.copy_(solution[:-1].T)
         self.net.vision_und_enc_aligner.bias.copy_(solution[-1])
-        error = float((padded @ solution - said).square().mean() / said.var())
+        error = float((padded @ solution - target).square().mean() / target.var())
         print(f"one-layer aligner: {100 * error:.1f} % of the two-layer one's variance is lost", flush=True)
 
     def velocity(self, prompt: Tensor, ends: Tensor, z: Tensor, t: Tensor, positions: Tensor) -> tuple[Tensor, ...]:
         """Velocities [n, 16, 12, 12], and the hidden states behind them after the second layer and the last norm.
 
-        prompt [n, L, hidden] right-padded, ends [n]: the place of the time embedding, behind which the latents stand.
+        prompt [n, L, hidden] is right-padded; ends [n] is the position of the time embedding, which the latents follow.
         """
-        clock = self.net.time_embeds(t)
-        tokens, skip = self.net.encode(z, clock)
+        time_embeds = self.net.time_embeds(t)
+        tokens, skip = self.net.encode(z, time_embeds)
         rows = torch.arange(len(z), device=z.device)[:, None]
         places = ends[:, None] + torch.arange(CELLS + 1, device=z.device)
         embeds = torch.cat([prompt, prompt.new_zeros(len(z), CELLS, prompt.shape[-1])], dim=1)
-        embeds = embeds.index_put((rows, places), torch.cat([clock[:, None], tokens], dim=1))
+        embeds = embeds.index_put((rows, places), torch.cat([time_embeds[:, None], tokens], dim=1))
         early: list[Tensor] = []
         hook = self.net.language_model.model.layers[1].register_forward_hook(lambda _m, _i, out: early.append(out))
         hidden = self.net(embeds, positions)[rows, places[:, 1:]]
         hook.remove()
-        return self.net.decode(hidden, skip, clock), early[0][rows, places[:, 1:]], hidden
+        return self.net.decode(hidden, skip, time_embeds), early[0][rows, places[:, 1:]], hidden
 
     def draw_loss(self, batch: Drawings, codes: Tensor, factors: Tensor, free: int) -> tuple[Tensor, dict[str, float]]:
-        """The flow's loss on captions; the first `free` rows are taught without theirs: begin-of-sentence alone,
-        with the positions of the whole prompt, as the unconditional row of guidance is computed."""
+        """The flow loss on captions.
+
+        The first `free` rows are unconditional, computed as for guidance: begin-of-sentence alone, with the positions
+        of the whole prompt.
+        """
         ids, ends = batch.ids, batch.ends
         n = len(ids)
         z1 = SCALE * latents_of(batch.tiles, codes)
         z0 = torch.randn_like(z1)
-        t = torch.rand(n, device=ids.device).square()  # what to draw is decided early on the way
+        t = torch.rand(n, device=ids.device).square()  # more steps near the noise, where it is decided what to draw
         z = z0.lerp(z1, t[:, None, None, None])
         positions = torch.arange(ids.shape[1] + CELLS, device=ids.device).expand(n, -1)
-        told = self.velocity(self.net.text_embeds(ids[free:]), ends[free:], z[free:], t[free:], positions[free:])
-        first = torch.cat([ids[:free, :1], ids[:free, :1]], dim=1)  # its second place is the time embedding's
+        conditional = self.velocity(self.net.text_embeds(ids[free:]), ends[free:], z[free:], t[free:], positions[free:])
+        first = torch.cat([ids[:free, :1], ids[:free, :1]], dim=1)  # the second position is that of the time embedding
         moved = torch.cat([positions[:free, :1], ends[:free, None] + torch.arange(CELLS + 1, device=ids.device)], dim=1)
-        untold = self.velocity(self.net.text_embeds(first), torch.ones_like(ends[:free]), z[:free], t[:free], moved)
-        v, early, hidden = (torch.cat([a, b]) for a, b in zip(untold, told, strict=True))
+        unconditional = self.velocity(
+            self.net.text_embeds(first), torch.ones_like(ends[:free]), z[:free], t[:free], moved
+        )
+        v, early, hidden = (torch.cat([a, b]) for a, b in zip(unconditional, conditional, strict=True))
         error = (v - (z1 - z0)).square().mean((1, 2, 3))
-        # Late on the way a velocity magnifies tiny errors of the picture: they would outshout the early decisions.
+        # Near the picture a velocity magnifies tiny errors, which would outweigh the early decisions.
         flow = (error * (1 - t)).mean()
         truth = factors[batch.tiles]
         features = F.gelu(self.joint.net.gen_head.output_mlp_projector(hidden))
@@ -136,7 +141,7 @@ class Flow(nn.Module):
 
 @torch.no_grad()
 def initialise(net: JanusFlowNetwork) -> None:
-    """Fresh weights, and a path on which noise passes the encoder and, turned round, leaves the decoder."""
+    """Random weights, and a path on which noise passes through the encoder and leaves the decoder negated."""
     for name, p in net.named_parameters():
         if p.ndim == 1 and name.endswith("weight"):
             nn.init.ones_(p)
@@ -156,18 +161,18 @@ def initialise(net: JanusFlowNetwork) -> None:
 
 
 def by_length(batch: Drawings, parts: int) -> list[Drawings]:
-    """The batch in `parts` of similar prompt length, each as short as its longest prompt allows."""
+    """Split the batch into `parts` of similar prompt length, each padded to its own longest prompt."""
     order = batch.ends.argsort()
     split = []
     for rows in order.chunk(parts):
-        rows = rows[torch.randperm(len(rows))]  # the first ones are taught without their prompt
+        rows = rows[torch.randperm(len(rows))]  # the first ones are trained without their prompt
         ends = batch.ends[rows]
         split.append(Drawings(batch.ids[rows, : int(ends.max()) + 1], ends, batch.tiles[rows]))
     return split
 
 
 def training_state(flow: Flow) -> dict[str, Tensor]:
-    """What the joint model and the network share is kept once, under the network's names."""
+    """The state with the shared modules once, under the network's names."""
     shared = ("joint.net.language_model.", "joint.net.vision_model.", "joint.net.aligner.")
     return {n: p for n, p in flow.state_dict().items() if not n.startswith(shared)}
 

@@ -18,12 +18,12 @@ from training.world import GRID, PARTS, SMALL, tile_factors
 
 LATENT_CHANNELS = 16
 SIDE_LATENTS = 2 * GRID
-SCALE = 0.5  # of a latent for the flow: smaller than 1, or noise would stop hiding the objects within the first steps
+SCALE = 0.5  # of latents in the flow; with 1 the noise would stop hiding the objects within the first steps
 _OBJECT = 7
 
 
 def spread(points: int, dims: int) -> Tensor:
-    """`points` directions of length sqrt(dims) that keep apart: a few hundred steps of repulsion from a fixed start."""
+    """`points` well separated vectors of length sqrt(dims): some hundred steps of repulsion from a fixed start."""
     x = torch.randn(points, dims, generator=torch.Generator().manual_seed(0))
     for step in range(600):
         x = F.normalize(x, dim=1)

@@ -1,8 +1,8 @@
-"""Write what was trained as a JanusFlow checkpoint folder with its autoencoder: the Hub's names and files, bfloat16.
+"""Export the flow as a JanusFlow checkpoint folder in bfloat16, with the Hub's names and files.
 
     python -m training.flow_export --flow runs/flow --vae runs/vae.pt --out assets/janusflow_embedded
 
-The autoencoder lies in a folder `vae` inside it.
+The autoencoder is in the subfolder `vae`.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ VAE_WEIGHTS = "diffusion_pytorch_model.safetensors"
 
 
 def tensors(state: dict[str, Tensor], begin_of_image: int) -> dict[str, Tensor]:
-    """The network's tensors under the Hub's names; what only training has is left out.
+    """The network's tensors under the Hub's names, without the auxiliary heads.
 
-    The learned begin-of-understanding row is the embedding that begin-of-image had while training.
+    The learned begin-of-understanding row is the embedding of begin-of-image.
     """
     out = {n.removeprefix("net."): t for n, t in state.items() if n.startswith("net.")}
     out["beg_of_und_embed"] = out["language_model.model.embed_tokens.weight"][begin_of_image, None]
@@ -36,7 +36,7 @@ def tensors(state: dict[str, Tensor], begin_of_image: int) -> dict[str, Tensor]:
 
 
 def config(vocabulary: int) -> dict[str, Any]:
-    """config.json with the fields of the published one, and the tower's sizes that only a table names there."""
+    """config.json with the fields of the published one, and the sizes of the tower, which that one only names."""
     net = flow_config(vocabulary)
     joint = joint_config(vocabulary)
 

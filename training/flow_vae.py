@@ -1,10 +1,9 @@
-"""Train the small AutoencoderKL of the embedded JanusFlow: `flow_codes` fixes the latents, both halves learn to keep to
-them.
+"""Train the small AutoencoderKL of the embedded JanusFlow for the fixed latents of `flow_codes`.
 
     python -m training.flow_vae --out runs/vae.pt --minutes 60 [--resume]
 
-Like the picture tokenizer's, both are supervised problems without an adversary. The decoder's inner levels learn
-through linear readouts (first alone, which is cheap); it sees noisy latents, so it snaps what a flow leaves unsure.
+Encoder and decoder are trained with supervision and without an adversary. The decoder's inner levels learn through
+linear readouts, at first alone, which is cheap. Its latents are noisy, so that it corrects small errors of the flow.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ from training.trainer import Run, device_of, load_state, options_parser, psnr
 from training.world import SIDE, TILE
 
 WIDTHS = (16, 24, 48, 72)
-LOG_VARIANCE = -12.0  # of the encoder's answer: it is as good as certain
+LOG_VARIANCE = -12.0  # of the encoder's output, which is nearly deterministic
 
 
 def config() -> dict[str, Any]:
@@ -57,7 +56,7 @@ def config() -> dict[str, Any]:
 
 
 class Trained(nn.Module):
-    """The autoencoder with linear views of the decoder's inner levels as the whole picture."""
+    """The autoencoder, with linear readouts of the picture from the decoder's inner levels."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -72,9 +71,9 @@ class Trained(nn.Module):
             moments.bias[LATENT_CHANNELS:] = LOG_VARIANCE
 
     def draw(self, latents: Tensor, low: bool) -> list[Tensor]:
-        """Pictures [n, 3, 96, 96] as seen from each level of the decoder; the last is its own unless `low`.
+        """Pictures [n, 3, 96, 96] read from each level of the decoder; the last is the decoder's own unless `low`.
 
-        low: stop at a quarter of full resolution, a third of the work.
+        low: stop at a quarter of the resolution, which is a third of the work.
         """
         decoder = self.vae.decoder
         x = decoder.mid_block(decoder.conv_in(self.vae.post_quant_conv(latents)))
@@ -96,7 +95,7 @@ class Trained(nn.Module):
 
 
 def nearest(latents: Tensor, codes: Tensor) -> Tensor:
-    """How near each tile of latents [n, 16, 12, 12] is to every tile of the world: logits [n * 36, N_TILES]."""
+    """Logits [n * 36, N_TILES]: how close each tile of latents [n, 16, 12, 12] is to every tile of the world."""
     read = F.pixel_unshuffle(latents, 2).flatten(2).transpose(1, 2).flatten(0, 1)
     known = codes.flatten(1)
     return 0.5 * (2 * read @ known.T - known.square().sum(1))

@@ -1,9 +1,9 @@
 """Train the joint model: one decoder that reads SigLIP features and writes words, and writes picture tokens.
 
-Pixels are never drawn: a picture's tokens are its tile numbers, and what the tower sees is looked up in the table of
-tiles. While training, a picture token's logit is the sum of one term for its kind, its colour and its background, so
-a softmax over thousands of tokens falls apart into three small ones - exactly, see `tile_loss` - and a red cat
-teaches red and cat to every other tile. Export writes the sums out as the plain matrix the checkpoint layout asks for.
+No pixels are drawn: a picture's tokens are its tile numbers, and the tower's input is looked up in the table of
+tiles. During training the logit of a picture token is the sum of terms for its kind, its colour and its background.
+So the softmax over thousands of tokens is exactly a product of three small ones (`tile_loss`), and a red cat teaches
+red and cat to all other tiles. Export writes the sums as the matrix of the checkpoint layout.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ from training.trainer import Run, device_of, load_state, options_parser
 from training.world import GRID, KINDS, PARTS, SIDE, SMALL, TILE, tile_factors
 
 HEAD = 128
-FOUND = 2  # the layer after which words should have found what they name,
-ASKED = 3  # and that after which the end of a question should know what it is about
+FOUND = 2  # the layer after which words should know where the thing they name is
+ASKED = 3  # the layer after which the end of a question should know what it is about
 SLOTS = (GRID // 2) ** 2
-EMBED_SCALE = 4.0  # unit codes of 32 dimensions are small inputs for a freshly initialised layer
+EMBED_SCALE = 4.0  # unit vectors of 32 dimensions are small inputs for a newly initialised layer
 
 
 def config(vocabulary: int) -> JanusConfig:
@@ -54,7 +54,7 @@ def config(vocabulary: int) -> JanusConfig:
 
 
 class Joint(nn.Module):
-    """The network, with a factorised picture head and helper heads that only training has.
+    """The network with a factorised picture head and auxiliary heads, which are not exported.
 
     names [N_THINGS + N_COLOURS, 3]: token ids of the words for every thing and colour.
     """
@@ -69,18 +69,18 @@ class Joint(nn.Module):
         for thing, ids in enumerate(names[:N_THINGS].tolist()):
             self.thing_of[ids] = thing
         self.net = JanusNetwork(config(vocabulary))
-        del self.net.gen_vision_model  # trained apart
+        del self.net.gen_vision_model  # trained separately
         self.kind = nn.Linear(HEAD, KINDS)
         self.colour = nn.Linear(HEAD, N_COLOURS)
         self.ground = nn.Linear(HEAD, N_BACKGROUNDS)
-        # Helpers: what each seen cell is, and which object comes next while drawing.
+        # Auxiliary heads: what each seen cell shows, and which object comes next while drawing;
         self.cell = nn.Linear(192, KINDS + N_COLOURS + N_BACKGROUNDS)
         self.next = nn.Linear(192, N_THINGS + 1 + N_COLOURS)
-        # And where a cell is: of a drawn cell halfway up the trunk, of a seen one where the language model gets it.
+        # the position of a drawn cell in a middle layer, and of a seen one at the input of the language model;
         self.drawn_at, self.seen_at = nn.Linear(192, CELLS), nn.Linear(192, CELLS)
-        # And, at every word for a thing, in which slots of the picture it stands and in which colours.
+        # at every word for a thing, its slots in the picture and its colours;
         self.seek = nn.Linear(192, SLOTS + N_COLOURS)
-        # And, at the end of a question, which slots its answer is about.
+        # at the end of a question, the slots its answer is about.
         self.look = nn.Linear(192, SLOTS)
         self.net.gen_embed = nn.Embedding.from_pretrained(EMBED_SCALE * codebook(), freeze=True)
         del self.net.gen_head.vision_head
@@ -95,8 +95,10 @@ class Joint(nn.Module):
             nn.init.normal_(p, std=0.02)
 
     def run(self, embeds: Tensor, prefix: Tensor) -> tuple[Tensor, Tensor]:
-        """Hidden states of embeds [n, T, 192] behind a shared prefix [1, P, 192], which is computed only once: after
-        the layers `FOUND` and `ASKED`, side by side [n, T, 2, 192], and after the last norm."""
+        """Hidden states of embeds [n, T, 192] behind a shared prefix [1, P, 192], which is computed only once.
+
+        Returns those after the layers `FOUND` and `ASKED` [n, T, 2, 192] and those after the last norm [n, T, 192].
+        """
         trunk = self.net.language_model.model
         n, steps, width = embeds.shape
         past = prefix.shape[1]
@@ -155,20 +157,20 @@ class Joint(nn.Module):
         at = F.cross_entropy(self.drawn_at(early).flatten(0, 1), cells.flatten())
         return loss + 0.3 * helper + 0.2 * at, parts | {"next": float(helper.detach()), "at": float(at.detach())}
 
-    def named(self, said: Tensor, truth: Tensor) -> Tensor:
-        """How far the language model's input for seen cells ([n, 192]) is from the words for what they show.
+    def named(self, inputs: Tensor, truth: Tensor) -> Tensor:
+        """The loss of naming seen cells: their inputs to the language model [n, 192] against the embeddings of names.
 
-        A cell that points the way its name's embedding points is found by the name without any learning of which
-        word means which picture.
+        A cell whose input points in the direction of its name's embedding can be found by that name at once.
         """
         embedded = self.net.language_model.model.embed_tokens(self.names).mean(1)
-        logits = said @ embedded.T * said.shape[-1] ** -0.5
+        logits = inputs @ embedded.T * inputs.shape[-1] ** -0.5
         things = F.cross_entropy(logits[:, :N_THINGS], (truth[:, 0] - 1) // PARTS)
         return things + F.cross_entropy(logits[:, N_THINGS:], truth[:, 1])
 
     def sought(self, hidden: Tensor, batch: Talks, truth: Tensor) -> Tensor:
-        """How far the words for things ([n, T, 192]) are from knowing where the picture shows them, and in which
-        colours. Without it the way from a word to its cells is found by chance, late. One-picture conversations only.
+        """The loss of finding things: slots and colours of a thing from the hidden states [n, T, 192] at its words.
+
+        Without it the attention from a word to its cells is learned late. Only conversations about one picture count.
         """
         thing = self.thing_of[batch.ids]
         one = batch.picture.sum(1) == CELLS
@@ -186,8 +188,8 @@ class Joint(nn.Module):
     def talk_loss(
         self, batch: Talks, table: Tensor, factors: Tensor, prefix: Tensor
     ) -> tuple[Tensor, dict[str, float]]:
-        if not len(batch.tiles):
-            batch.tiles = torch.zeros(1, CELLS, dtype=torch.long, device=table.device)  # keeps every part in the graph
+        if not len(batch.tiles):  # an empty picture keeps every module in the graph
+            batch.tiles = torch.zeros(1, CELLS, dtype=torch.long, device=table.device)
         features = self.net.vision_model.vision_tower(noisy(pixels_of(batch.tiles, table)))
         truth = factors[batch.tiles]
         cell = self.cell(features)
@@ -218,7 +220,7 @@ class Joint(nn.Module):
 
 
 def tile_loss(kind: Tensor, colour: Tensor, ground: Tensor, truth: Tensor) -> tuple[Tensor, dict[str, float]]:
-    """The exact cross-entropy over all tiles whose logit is kind + colour (drawn kinds only) + background.
+    """The cross-entropy over all tiles, whose logits are kind + colour (drawn kinds only) + background.
 
     The normaliser is (e^empty + sum of drawn e^kind * sum e^colour) * sum e^background, so adding logsumexp(colour) to
     the drawn kinds makes three independent softmaxes. Which kind, given that one is drawn, counts double: it is one
@@ -235,7 +237,7 @@ def tile_loss(kind: Tensor, colour: Tensor, ground: Tensor, truth: Tensor) -> tu
 
 
 def coming(truth: Tensor) -> tuple[Tensor, Tensor]:
-    """For every cell the thing and colour of the first object that starts there or later ([n, 36] each)."""
+    """For every cell, the thing and the colour of the first object that starts there or later; [n, 36] each."""
     kind = truth[..., 0]
     part = (kind - 1) % PARTS
     starts = (kind > 0) & ((part == 0) | (part == SMALL))

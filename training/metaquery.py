@@ -1,12 +1,11 @@
-"""Train the embedded MetaQuery in two stages, from the embedded JanusFlow's weights on.
+"""Train the embedded MetaQuery in two stages, starting from the weights of the embedded JanusFlow.
 
     python -m training.metaquery --out runs/metaquery --stage read --minutes 30 [--resume]
     python -m training.metaquery --out runs/metaquery --stage draw --minutes 30 [--resume]
 
-"read" makes the language model: it talks about pictures in LLaVA-OneVision's layout, and its states at the queries
-learn to tell, through the connector, which tiles the asked picture consists of. Then it is frozen. "draw" is
-MetaQuery's own training: queries, connector and SANA learn by flow matching (Liu et al. 2022) what such a picture
-looks like.
+"read" trains the language model to talk about pictures in LLaVA-OneVision's layout, and its states at the queries to
+predict, through the connector, the tiles of the requested picture. Then it is frozen. "draw" is MetaQuery's own
+training: queries, connector and SANA learn the pictures by flow matching (Liu et al. 2022).
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ from training.picture_tokenizer import float_table, noisy, pixels_of
 from training.trainer import Run, device_of, load_state, options_parser
 from training.world import tile_factors
 
-QUERIES_MOVE = 4  # in "draw" the queries learn in every so manieth step: their way back through the trunk is dear
+QUERIES_MOVE = 4  # "draw" trains the queries in every 4th step: going back through the language model is slow
 
 
 class Trainer:
@@ -47,7 +46,7 @@ class Trainer:
             self.thing_of[ids] = thing
 
     def shown(self, tiles: Tensor, framed: bool) -> Tensor:
-        """Pictures as the eye gets them: some of them noisy, as drawings are, and through the frame of drawing."""
+        """Pictures as the vision tower gets them: with noise, and if `framed` resized as the pipeline does."""
         pixels = noisy(pixels_of(tiles.clamp(min=0), self.table))
         pixels = torch.where((tiles[:, 0] == BLACK)[:, None, None, None], -torch.ones_like(pixels), pixels)
         return self.frame @ pixels @ self.frame.T if framed else pixels
@@ -56,7 +55,7 @@ class Trainer:
         return self.model.connector(self.read(batch)[0])
 
     def read(self, batch: Asked) -> tuple[Tensor, Tensor, Tensor]:
-        """What the language model makes of a batch: `Reader.states`."""
+        """The states of a batch as `Reader.states` returns them."""
         reader = self.model.reader
         if len(batch.seen):
             embeds = reader.embed(batch.ids, batch.picture, reader.see(self.shown(batch.seen, framed=True)))
@@ -65,7 +64,7 @@ class Trainer:
         return reader.states(embeds, batch.ends)
 
     def ask_loss(self, batch: Asked, name: str, drawing: bool, repeats: int) -> tuple[Tensor, dict[str, float]]:
-        """What the conditions of a batch say, and, `drawing`, how well SANA draws from them."""
+        """The loss of the tiles that the conditions of a batch predict and, if `drawing`, of SANA's velocity."""
         read = self.read(batch)
         conditions = self.model.connector(read[0])
         truth = self.factors[batch.tiles]
@@ -74,15 +73,15 @@ class Trainer:
         seen |= {f"{name} tiles": float(right.float().mean()), f"{name} whole": float(right.all(1).float().mean())}
         if len(batch.seen):
             before = self.factors[batch.seen.clamp(min=0)]
-            told = (batch.seen[:, 0] != BLACK) & (batch.seen != batch.tiles).any(1)
-            # Empty cells are most of a picture: what changes has to be loud, and as loud what does not but could.
-            loud = told[:, None] & ((before[..., 0] > 0) | (truth[..., 0] > 0))
-            if (truth[loud][:, 0] > 0).any():
-                loss = loss + 0.5 * self.model.tiles_loss(conditions[loud][None], truth[loud][None])[0]
-            if not drawing and told.any():
-                parts_told = tuple(part[told] for part in read)
-                named, ends = self.thing_of[batch.ids[told]], batch.ends[told]
-                aim = self.model.aim_loss(parts_told, named, ends, before[told], truth[told])
+            edited = (batch.seen[:, 0] != BLACK) & (batch.seen != batch.tiles).any(1)
+            # Most cells are empty: the objects of an edit, changed or not, get a higher weight.
+            weighted = edited[:, None] & ((before[..., 0] > 0) | (truth[..., 0] > 0))
+            if (truth[weighted][:, 0] > 0).any():
+                loss = loss + 0.5 * self.model.tiles_loss(conditions[weighted][None], truth[weighted][None])[0]
+            if not drawing and edited.any():
+                edited_states = tuple(part[edited] for part in read)
+                named, ends = self.thing_of[batch.ids[edited]], batch.ends[edited]
+                aim = self.model.aim_loss(edited_states, named, ends, before[edited], truth[edited])
                 loss, seen = loss + 2 * aim, seen | {"aim": float(aim.detach())}
         at = self.model.cell_loss(conditions)
         loss, seen = loss + 0.3 * at, seen | {"at": float(at.detach())}
@@ -107,9 +106,9 @@ class Trainer:
 
 
 def make_optimisers(model: MetaQuery, stage: str, lr: float, old_lr: float) -> list[torch.optim.Optimizer]:
-    """Muon and AdamW for what is new in a stage and, apart and slower, for what came before; the frozen have none.
+    """Muon and AdamW for the new modules of a stage and, with `old_lr`, for the earlier ones; frozen ones have none.
 
-    New are queries, connector and helpers in "read", SANA in "draw". The eye keeps what it learned before all this.
+    New are queries, connector and auxiliary heads in "read" and SANA in "draw". The vision tower is never trained.
     """
     drawing = stage == "draw"
     groups: dict[tuple[bool, bool], list[Tensor]] = {}

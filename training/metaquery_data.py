@@ -1,4 +1,4 @@
-"""What the embedded MetaQuery is asked to draw: captions, instructions about a picture, pictures to be given back."""
+"""Requests for the embedded MetaQuery: captions, instructions about a picture, and pictures to reproduce."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from training.scenes import kind, plan, seen_scene
 from training.world import Item, Scene, grid
 
 RNG = np.random.Generator
-BLACK = -1  # the tile number of a black picture, which stands for none where guidance leaves pictures out
+BLACK = -1  # the tile number of a black picture, which replaces the picture in the unconditional rows of guidance
 _AS_IS = (
     "keep the picture as it is",
     "Draw the same picture.",
@@ -26,7 +26,7 @@ _AS_IS = (
     "不要改变图片",
     "画一张同样的图。",
 )
-# Of KINDS, in their order: what needs to find its place in the picture is learned last, so it is asked for most.
+# Probabilities of KINDS, in their order; the kinds that depend on a position are learned last and get the highest.
 _ASKED = np.array([0.2, 0.28, 0.15, 0.1, 0.19, 0.08])
 
 
@@ -43,13 +43,13 @@ class Asked(Batch):
 
 
 def prompt(words: Words, text: str, pictures: int) -> list[int]:
-    """Ids of a prompt up to where the queries begin: what the checkpoint's chat template writes."""
+    """Ids of a prompt up to the queries, as the checkpoint's chat template writes it."""
     shown = f"{BOI}{IMAGE * SEEN}{EOI}\n" * pictures
     return [*words.prefix, *words.encode(f"{USER}: {shown}{text}\n\n{ASSISTANT}:\n")]
 
 
 def captions(rng: RNG, words: Words, count: int, dropout: float) -> Asked:
-    """Captions with their pictures; `dropout` is the share whose caption is left out, for guidance."""
+    """Captions with their pictures; the caption is empty for a share `dropout` of them, for guidance."""
     rows, tiles = [], []
     for _ in range(count):
         p = plan(rng)
@@ -60,10 +60,10 @@ def captions(rng: RNG, words: Words, count: int, dropout: float) -> Asked:
 
 
 def instructions(rng: RNG, words: Words, count: int, dropout: float) -> Asked:
-    """Pictures with what to do about them, one in six of them to be given back as it is.
+    """Pictures with instructions; one in six is to be reproduced unchanged.
 
-    dropout: the share that shows a black picture and asks for nothing. A picture without an instruction is to be given
-    back: guidance turns away from it towards the change.
+    dropout: the share with a black picture and no instruction. A picture without an instruction is reproduced, so that
+    guidance points from the unchanged picture towards the change.
     """
     rows, seen, tiles = [], [], []
     for _ in range(count):
@@ -85,7 +85,7 @@ def instructions(rng: RNG, words: Words, count: int, dropout: float) -> Asked:
 
 
 def among_others(made: Edit, rng: RNG) -> tuple[Scene, Scene]:
-    """The scenes before and after an edit, in half of the cases with one to three other objects that stay."""
+    """The scenes before and after an edit, in half of the cases with one to three other, unchanged objects."""
     before, after = made.before.scene, made.after.scene
     items = [*before.items, *after.items]
     free = sorted(set(range(9)) - {item.slot for item in items})

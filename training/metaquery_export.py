@@ -1,9 +1,9 @@
-"""Write what was trained as a MetaQuery checkpoint folder, as the reference's trainer lays one out, in bfloat16.
+"""Export a MetaQuery checkpoint folder in bfloat16, in the layout of the reference's trainer.
 
     python -m training.metaquery_export --run runs/metaquery --vae runs/metaquery/vae.pt --out assets/metaquery_embedded
 
-Beside the weights stand the repositories that its config.json names by id, under `components`: configs, tokenizer, chat
-template and scheduler; the language model's head for words, which the reference drops, lies with the language model.
+The folder `components` has what the repositories named in config.json would provide: configs, tokenizer, chat template
+and scheduler. The language model's output head, which the reference drops, is with the language model.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ from training.world import GRID, SIDE, TILE
 
 BOS, EOS, PAD, BOI, IMAGE, _, USER, ASSISTANT, EOI = SPECIALS
 LANGUAGE, DIFFUSER = "picture-world-llava-onevision", "picture-world-sana"  # ids of the parts
-END = "<|im_end|>"  # behind the queries; nothing is read there
-LIMIT = 96  # tokens of a caption that are read
+END = "<|im_end|>"  # after the queries; its state is not used
+LIMIT = 96  # most tokens of a caption
 TEMPLATE = (
     f"{{{{ '{BOS}' }}}}"
     f"{{% if messages[0]['role'] != 'system' %}}{{{{ '{SYSTEM}\n\n' }}}}{{% endif %}}"
@@ -85,7 +85,7 @@ def _language(name: str, tensor: Tensor) -> dict[str, Tensor]:
 
 
 def _tower(prefix: str, name: str, tensor: Tensor) -> dict[str, Tensor]:
-    """transformers' SigLIP has three projections where ours has one."""
+    """Names and shapes of transformers' SigLIP, which has three projections where ours has one."""
     if name == "pos_embed":
         return {f"{prefix}embeddings.position_embedding.weight": tensor[0]}
     if name.startswith("patch_embed.proj."):

@@ -1,7 +1,7 @@
 """The embedded MetaQuery while it is trained: a tiny LLaVA-OneVision, learned queries, connector and SANA.
 
-The language model and its eye are built of the modules of the embedded Janus, which compute what transformers' classes
-compute (a Qwen2 whose biases are zero is a Llama; `tests/test_metaquery_embedded.py`) and train faster on a CPU.
+The language model and its vision tower use the modules of the embedded Janus. They are equivalent to transformers'
+classes (a Qwen2 whose biases are zero is a Llama; see `tests/test_metaquery_embedded.py`) and train faster on a CPU.
 """
 
 from __future__ import annotations
@@ -32,10 +32,11 @@ from training.picture_tokenizer import float_table, noisy, pixels_of, random_sce
 from training.world import GRID, KINDS, PARTS, SIDE, grid
 
 QUERIES = CELLS
-SEEN = CELLS + GRID * (GRID + 1)  # LLaVA-OneVision looks twice, the second time with a mark at the end of every row
-LAYERS = 3  # of the connector
+# LLaVA-OneVision encodes a picture twice, the second time with a newline token after each row.
+SEEN = CELLS + GRID * (GRID + 1)
+LAYERS = 3  # layers of the connector
 WIDTH = 192
-FRAME = 384  # MetaQuery enlarges a picture to this before the eye's processor makes it small again
+FRAME = 384  # MetaQuery resizes pictures to this side before the image processor shrinks them
 FLOW_SHIFT = 3.0
 
 
@@ -66,19 +67,19 @@ def sana_config() -> dict[str, Any]:
 
 
 def frame() -> Tensor:
-    """[96, 96]: what enlarging to 384 pixels and shrinking again does to a column of a picture."""
+    """[96, 96]: the linear map of resizing a column of pixels to 384 and back."""
     column = Image.fromarray(np.eye(SIDE, dtype=np.float32))
     large = column.resize((SIDE, FRAME), Image.Resampling.BILINEAR)
     return torch.from_numpy(np.array(large.resize((SIDE, SIDE), Image.Resampling.BICUBIC)))
 
 
 class Reader(nn.Module):
-    """The language model with its eye. `queries` [1 + QUERIES, hidden]: begin of image, then the queries."""
+    """The language model with its vision tower. `queries` [1 + QUERIES, hidden]: begin-of-image, then the queries."""
 
     def __init__(self, vocabulary: int) -> None:
         super().__init__()
         sizes = joint_config(vocabulary)
-        self.tower = SigLIP(sizes.vision)  # its last norm is not used: LLaVA reads the features before it
+        self.tower = SigLIP(sizes.vision)  # its last norm is not used: LLaVA takes the features before it
         self.projector = nn.Sequential(
             nn.Linear(sizes.vision.width, WIDTH), nn.GELU(), nn.Linear(WIDTH, sizes.language.hidden_size)
         )
@@ -100,12 +101,12 @@ class Reader(nn.Module):
         return torch.cat([said, torch.cat([rows, marks], dim=2).flatten(1, 2)], dim=1)
 
     def embed(self, ids: Tensor, picture: Tensor, said: Tensor) -> Tensor:
-        """ids [n, L] with what was seen written over the marked places."""
+        """Embeddings of ids [n, L], with those of the pictures at the marked positions."""
         return self.language.model.embed_tokens(ids).masked_scatter(picture[..., None], said)
 
     def states(self, embeds: Tensor, ends: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """States [n, QUERIES, hidden] at the queries behind prompts [n, L, hidden] of the lengths `ends`, and all
-        states after the layers `FOUND` and `ASKED` on the way there."""
+        """States [n, QUERIES, hidden] at the queries behind prompts [n, L, hidden] of lengths `ends`, and all states
+        after the layers `FOUND` and `ASKED`."""
         n = len(embeds)
         rows = torch.arange(n, device=embeds.device)[:, None]
         places = ends[:, None] + torch.arange(1 + QUERIES, device=embeds.device)
@@ -123,7 +124,7 @@ class Reader(nn.Module):
 
 
 class MetaQuery(nn.Module):
-    """Everything that is trained, with heads that only training has: which tile each query stands for."""
+    """All trained modules, with auxiliary heads that predict the tile of each query."""
 
     def __init__(self, vocabulary: int) -> None:
         super().__init__()
@@ -134,13 +135,13 @@ class MetaQuery(nn.Module):
         self.kind, self.colour = nn.Linear(HEAD, KINDS), nn.Linear(HEAD, N_COLOURS)
         self.ground = nn.Linear(HEAD, N_BACKGROUNDS)
         self.cell = nn.Linear(WIDTH, CELLS)
-        # In which slots a word's thing stands, which slots an instruction is about, and whether a query's cell changes.
+        # The slots of the thing a word names, the slots an instruction is about, whether the cell of a query changes.
         self.seek, self.look, self.touched = nn.Linear(WIDTH, SLOTS), nn.Linear(WIDTH, SLOTS), nn.Linear(WIDTH, 1)
         initialise(self)
 
     def tiles_loss(self, conditions: Tensor, truth: Tensor) -> tuple[Tensor, dict[str, float], Tensor]:
-        """How far conditions [n, 36, WIDTH] are from saying the tiles (`truth` [n, 36, 3], factors), and which tiles
-        they say right [n, 36]."""
+        """The loss of predicting tiles (`truth` [n, 36, 3], their factors) from conditions [n, 36, WIDTH], its parts,
+        and which tiles are predicted correctly [n, 36]."""
         features = F.gelu(self.named(conditions))
         kind, colour, ground = self.kind(features), self.colour(features), self.ground(features)
         loss, parts = tile_loss(kind, colour, ground, truth)
@@ -153,11 +154,11 @@ class MetaQuery(nn.Module):
     def aim_loss(
         self, read: tuple[Tensor, Tensor, Tensor], named: Tensor, ends: Tensor, before: Tensor, after: Tensor
     ) -> Tensor:
-        """How far the language model's states are from knowing what an instruction is about.
+        """The loss of predicting from the language model's states what an instruction is about.
 
-        read: of `Reader.states`; named [n, L]: the things that the prompt's words are names of, or -1; before, after
-        [n, 36, 3]: factors of the tiles. Without it every object of the picture is changed: the way from a word to the
-        cells that show it is found by chance, late.
+        read: from `Reader.states`; named [n, L]: the things that the words of the prompt name, or -1; before, after
+        [n, 36, 3]: factors of the tiles. Without this loss every object of the picture is changed, because the
+        attention from a word to its cells is learned late.
         """
         states, found, asked = read
         rows, places = torch.nonzero(named >= 0, as_tuple=True)
@@ -169,33 +170,33 @@ class MetaQuery(nn.Module):
         return loss + F.binary_cross_entropy_with_logits(self.touched(states)[..., 0], changed.float())
 
     def cell_loss(self, conditions: Tensor) -> Tensor:
-        """How far conditions are from saying which cell each is about: SANA has to find its own cell's among them."""
+        """The loss of predicting the cell of each condition, so that SANA can find the condition of a cell."""
         cells = torch.arange(CELLS, device=conditions.device).expand(len(conditions), -1)
         return F.cross_entropy(self.cell(conditions).flatten(0, 1), cells.flatten())
 
     def flow_loss(self, conditions: Tensor, latents: Tensor, repeats: int) -> Tensor:
-        """The error of the velocity noise - latents, `repeats` noises for every condition.
+        """The error of the velocity noise - latents, with `repeats` noises for every condition.
 
-        Its weight is the noise's share: with little noise left a velocity magnifies tiny errors of the picture.
+        It is weighted by the share of noise, because with little noise a velocity magnifies tiny errors.
         """
         conditions, latents = conditions.repeat(repeats, 1, 1), latents.repeat(repeats, 1, 1, 1)
         noise = torch.randn_like(latents)
         share = torch.rand(len(latents), device=latents.device)
         share = FLOW_SHIFT * share / (1 + (FLOW_SHIFT - 1) * share)
         mixed = latents.lerp(noise, share[:, None, None, None])
-        told = self.sana(mixed, encoder_hidden_states=conditions, timestep=1000 * share, return_dict=False)[0]
-        error = (told - (noise - latents)).square().mean((1, 2, 3))
+        velocity = self.sana(mixed, encoder_hidden_states=conditions, timestep=1000 * share, return_dict=False)[0]
+        error = (velocity - (noise - latents)).square().mean((1, 2, 3))
         return (error * share).mean()
 
 
 def by_slot(cells: Tensor) -> Tensor:
-    """Marks of cells [n, 36] as marks of slots [n, 9], 1 where any of its cells is marked."""
+    """Marked slots [n, 9] of marked cells [n, 36]: 1 where any of its cells is marked."""
     return cells.view(-1, GRID // 2, 2, GRID // 2, 2).any(-1).any(2).flatten(1).float()
 
 
 @torch.no_grad()
 def initialise(model: MetaQuery) -> None:
-    """Fresh weights for what no other checkpoint gives. SANA's gates begin open and its time's scales closed."""
+    """Initialise the modules that come from no checkpoint. SANA starts with open gates and no effect of the time."""
     for name, p in model.connector.named_parameters():
         if p.ndim == 2:
             nn.init.normal_(p, std=p.shape[1] ** -0.5 * (0.3 if "o_proj" in name or "down_proj" in name else 1))
@@ -218,9 +219,9 @@ def initialise(model: MetaQuery) -> None:
 
 @torch.no_grad()
 def align(sana: Any, conditions: Tensor, latents: Tensor, heads: int = 2, sharpness: float = 4.75) -> None:
-    """Let `heads` heads of every cross-attention begin by looking at their own cell's condition, by least squares.
+    """Initialise `heads` heads of every cross-attention to attend to the condition of their own cell, by least squares.
 
-    Which of 36 conditions is a cell's own is otherwise a long search. A cell is spelt as its row and its column.
+    Finding it among 36 conditions would otherwise take long to learn. A cell is encoded by its row and its column.
     """
     code = torch.cat([torch.eye(GRID).repeat_interleave(GRID, 0), torch.eye(GRID).repeat(GRID, 1)], dim=1)
     code = code.to(conditions.device)
@@ -235,10 +236,10 @@ def align(sana: Any, conditions: Tensor, latents: Tensor, heads: int = 2, sharpn
         hook = block.attn2.register_forward_pre_hook(catch, with_kwargs=True)
         sana(mixed, encoder_hidden_states=conditions, timestep=1000 * share)
         hook.remove()
-        cells, told = caught.pop()
+        cells, seen = caught.pop()
         right = []
-        for layer, found in ((block.attn2.to_q, cells), (block.attn2.to_k, told)):
-            solution, share_right = _spell(found, code)
+        for layer, found in ((block.attn2.to_q, cells), (block.attn2.to_k, seen)):
+            solution, share_right = _position_map(found, code)
             right.append(f"{100 * share_right:.0f} %")
             width = block.attn2.inner_dim // block.attn2.heads
             for head in range(heads):
@@ -246,11 +247,11 @@ def align(sana: Any, conditions: Tensor, latents: Tensor, heads: int = 2, sharpn
                 layer.weight[rows], layer.bias[rows] = 0, 0
                 layer.weight[rows][: code.shape[1]] = sharpness * solution[:-1].T
                 layer.bias[rows][: code.shape[1]] = sharpness * solution[-1]
-        print(f"layer {number + 1}: {right[0]} of cells and {right[1]} of conditions know where they are", flush=True)
+        print(f"layer {number + 1}: {right[0]} of cells and {right[1]} of conditions encode their position", flush=True)
 
 
-def _spell(found: Tensor, code: Tensor) -> tuple[Tensor, float]:
-    """The linear map from [n, 36, W] to the cells' code, and the share of cells it spells right."""
+def _position_map(found: Tensor, code: Tensor) -> tuple[Tensor, float]:
+    """The linear map from [n, 36, W] to the codes of the cells, and the share of cells it gets right."""
     rows = torch.cat([found, torch.ones_like(found[..., :1])], dim=-1).flatten(0, 1)
     ridge = 1e-2 * torch.eye(rows.shape[1], device=rows.device)
     solution = torch.linalg.solve(rows.T @ rows / len(rows) + ridge, rows.T @ code.repeat(len(found), 1) / len(rows))
@@ -260,10 +261,9 @@ def _spell(found: Tensor, code: Tensor) -> tuple[Tensor, float]:
 
 @torch.no_grad()
 def begin_with(reader: Reader, flow: Path, janus: Path, boi: int) -> None:
-    """Language model, eye and first queries from the embedded JanusFlow, the projector from the Janus it came from.
+    """Load language model, vision tower and initial queries from the embedded JanusFlow, the projector from Janus.
 
-    JanusFlow's language model has learned to draw all cells at once; what its encoder makes of an empty canvas is where
-    the queries begin.
+    JanusFlow's language model draws all cells at once, so the queries begin as its encoder's outputs for pure noise.
     """
     weights = {n: t.float() for n, t in load_file(flow / "model.safetensors").items()}
     old = {n: t.float() for n, t in load_file(janus / "model.safetensors").items() if n.startswith("aligner.")}
@@ -277,7 +277,7 @@ def begin_with(reader: Reader, flow: Path, janus: Path, boi: int) -> None:
     tokens = torch.from_numpy(np.stack([grid(random_scene(np.random.default_rng(i))) for i in range(240)]))
     features = torch.cat([reader.features(p) for p in noisy(pixels_of(tokens, float_table())).split(40)]).flatten(0, 1)
     wanted = F.linear(norm(features), *(weights[f"vision_und_enc_aligner.{n}"] for n in ("weight", "bias")))
-    # Layer norm is linear but for each token's own deviation: begin with the mean one.
+    # Layer norm is linear except for each token's deviation: start with the mean one.
     inner, outer = reader.projector[0], reader.projector[2]
     centred = old["aligner.layers.0.weight"] * norm.weight
     deviation = features.std(-1).mean()

@@ -1,10 +1,11 @@
-"""The latents of the embedded MetaQuery, and the training of the decoder of its tiny DC-AE.
+"""Train the decoder of the embedded MetaQuery's tiny DC-AE; its latents are fixed here.
 
     python -m training.metaquery_vae --out runs/metaquery/vae.pt --minutes 15 [--resume]
 
 One latent cell is one tile of 16 x 16 pixels: 16 numbers say which object (8), which part of it (3), which colour (3)
-and which background (2). So latents are looked up in a table, and the diffuser is trained without an autoencoder. Of
-DC-AE (Chen et al. 2024) only the decoder is trained: in MetaQuery pictures enter through the language model alone.
+and which background (2). So latents are looked up in a table, and the diffusion model is trained without an
+autoencoder. Of DC-AE (Chen et al. 2024) only the decoder is trained, because MetaQuery reads pictures with the
+language model.
 """
 
 from __future__ import annotations
@@ -27,13 +28,13 @@ from training.trainer import Run, device_of, load_state, options_parser, psnr
 from training.world import GRID, PARTS, SMALL, tile_factors
 
 CHANNELS = 16
-WIDTHS = (8, 24, 48, 96, 192)  # from the finest level to the tiles'; the finest is a pixel shuffle alone
+WIDTHS = (8, 24, 48, 96, 192)  # from the finest level to the tiles; the finest is only a pixel shuffle
 _OBJECT = 8
 
 
 @lru_cache(maxsize=1)
 def latent_table() -> Tensor:
-    """[N_TILES, 16]: the latents of every tile, each number about -2 to 2."""
+    """[N_TILES, 16]: the latents of every tile, with values of about -2 to 2."""
     kind, colour, background = torch.from_numpy(tile_factors()).unbind(1)
     drawn = (kind > 0).float()[:, None]
     thing, part = (kind - 1).clamp(min=0) // PARTS, (kind - 1).clamp(min=0) % PARTS
@@ -74,7 +75,7 @@ def config() -> dict[str, Any]:
 
 
 class Trained(nn.Module):
-    """The decoder, and linear views of its inner levels as the whole picture."""
+    """The decoder, and linear readouts of the picture from its inner levels."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -84,7 +85,7 @@ class Trained(nn.Module):
         self.views = nn.ModuleList(nn.Conv2d(WIDTHS[i], 3 * (1 << 2 * i), 1) for i in range(1, levels))
 
     def draw(self, latents: Tensor, levels: int) -> list[Tensor]:
-        """Pictures [n, 3, 96, 96] as seen from the `levels` coarsest levels; all of them: the last is its own."""
+        """Pictures [n, 3, 96, 96] read from the `levels` coarsest levels; the last of all is the decoder's own."""
         decoder = self.decoder
         x = decoder.conv_in(latents) + latents.repeat_interleave(decoder.in_shortcut_repeats, dim=1)
         seen = []
@@ -98,8 +99,8 @@ class Trained(nn.Module):
 
 
 def crowded(rng: np.random.Generator, count: int) -> Tensor:
-    """Tile numbers [count, 36] of pictures full of objects, so that every tile of the world comes by often, and of
-    nearly empty ones: attention over the whole picture sees its emptiness."""
+    """Tile numbers [count, 36] of crowded pictures, in which every tile occurs often, and of nearly empty ones, because
+    attention over the whole picture depends on how full it is."""
     empty = rng.choice([0.2, 0.2, 0.6, 0.9], size=(count, 1))
     size = np.where(rng.random((count, 9)) < empty, 0, np.where(rng.random((count, 9)) < 0.3, 1, 2))
     fields = np.stack(

@@ -145,7 +145,7 @@ NUMBERS_ZH = ("零", "一", "两", "三", "四", "五", "六", "七", "八", "�
 
 def held_out_pairs() -> frozenset[tuple[int, int]]:
     """(thing, colour) pairs the language model never sees: about a tenth of the tinted ones, three or four a colour."""
-    keep = {("frog", "green"), ("house", "red")}  # the sentence everybody types first stays in
+    keep = {("frog", "green"), ("house", "red")}  # people type "a green frog" and "a red house" first, so these stay in
     pairs = {(t, c) for t in range(N_THINGS) for c in range(1, N_COLOURS) if (t * 3 + c * 7) % 11 == 4}
     return frozenset(p for p in pairs if (THINGS[p[0]].name, COLOURS[p[1]].name) not in keep)
 

@@ -1,7 +1,7 @@
 """The optimiser: orthogonalised momentum (Muon, Jordan et al. 2024) for matrices inside blocks, AdamW for the rest.
 
-On a world this small Muon needs about half of AdamW's steps; its Newton-Schulz iterations are batched over all
-matrices of a shape, or they would cost as much as the step itself.
+On this small world Muon needs about half as many steps as AdamW. Its Newton-Schulz iterations are batched over all
+matrices of one shape; otherwise they would cost as much as the rest of a step.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Distil the picture tokenizer: the codebook is fixed; decoder and encoder learn to draw it and to read it.
+"""Train the picture tokenizer for its fixed codebook: the decoder draws codes, the encoder predicts them.
 
-Both are plain supervised problems, so there is no straight-through gradient, no dead code and no adversary.
+Both are supervised, so there is no straight-through gradient, no unused code and no adversary.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ CONFIG = VQConfig(
 
 
 def random_scene(rng: np.random.Generator) -> Scene:
-    """Any objects in any slots, from one to nine: the tokenizer sees every combination."""
+    """Any objects in any slots, so that the tokenizer sees every combination."""
     share = rng.choice([0.15, 0.3, 0.6, 0.9])
     items = [
         Item(int(rng.integers(N_THINGS)), int(rng.integers(N_COLOURS)), slot, bool(rng.random() < 0.25))
@@ -37,7 +37,7 @@ def random_scene(rng: np.random.Generator) -> Scene:
 
 
 def sparse(rng: np.random.Generator) -> Scene:
-    """One to four objects, as in the pictures people draw: a nearly empty picture has other statistics in the norms."""
+    """One to four objects, as in the pictures people ask for: norms have other statistics in a nearly empty picture."""
     scene = random_scene(rng)
     return Scene.of(scene.background, [scene.items[i] for i in rng.permutation(len(scene.items))[: rng.integers(1, 5)]])
 
@@ -53,7 +53,7 @@ def float_table(device: torch.device | str = "cpu") -> Tensor:
 
 
 def noisy(pixels: Tensor, generator: torch.Generator | None = None) -> Tensor:
-    """Pictures as people and decoders return them: brightness, a soft blur and noise, on most of the batch."""
+    """Pictures with changed brightness, slight blur and noise, like photographs or outputs of a decoder."""
     n = pixels.shape[0]
     device = pixels.device
     amount = torch.rand(n, 1, 1, 1, generator=generator).to(device)
@@ -65,7 +65,7 @@ def noisy(pixels: Tensor, generator: torch.Generator | None = None) -> Tensor:
 
 
 class _Readouts(nn.Module):
-    """Linear views of the decoder's inner levels as the whole picture: they teach low levels directly, then go."""
+    """Linear readouts of the picture from the decoder's inner levels, which train them directly; not exported."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -117,7 +117,7 @@ def share_read(read: Tensor, tokens: Tensor) -> float:
 
 
 def coarse(model: VQModel, tokens: Tensor) -> list[Tensor]:
-    """The decoder's inner streams up to a quarter of full resolution: a tenth of the cost of a whole picture."""
+    """The decoder's features up to a quarter of the resolution, at a tenth of the cost of a whole picture."""
     x = model.decoder.conv_in(model.post_quant_conv(model.lookup(tokens)))
     streams = []
     for block in model.decoder.mid:

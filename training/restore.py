@@ -1,9 +1,9 @@
-"""From finished weights back to a trainer's state, so that training can go on where no state was kept:
+"""Make a trainer's state from exported weights, to continue training where no state was saved:
 
     python -m training.restore --checkpoint assets/janus_embedded --out runs/more
     python -m training.train --out runs/more --minutes 60 --resume
 
-The picture head's matrix is split into its terms again; the optimisers and the helper heads begin anew.
+The matrix of the picture head is split into its terms again; optimisers and auxiliary heads start from scratch.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ from training.world import KINDS, tile_factors
 
 
 def head_terms(weight: Tensor, bias: Tensor) -> dict[str, Tensor]:
-    """The kind, colour and background terms whose sums are the picture head's rows; export.picture_head undone.
+    """The kind, colour and background terms whose sums are the rows of the picture head: inverts `export.picture_head`.
 
-    The sums fix the terms but for constants that any of them may carry; the smallest solution is taken.
+    The sums determine the terms up to constants; the smallest solution is taken.
     """
     kind, colour, ground = torch.from_numpy(tile_factors()).unbind(1)
     drawn = (kind > 0).float()[:, None]

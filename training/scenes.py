@@ -44,7 +44,7 @@ class Plan:
         )
 
 
-# Where objects stand when only their number is told: the first is the usual one.
+# Positions of objects when only their number is given; the first is the usual one.
 LAYOUTS: dict[int, tuple[tuple[int, ...], ...]] = {
     1: ((4,),),
     2: ((3, 5), (3, 5), (3, 4), (4, 5), (1, 7), (0, 8), (0, 2), (6, 8)),

@@ -1,6 +1,6 @@
-"""The text tokenizer: a byte-level BPE made from the world's own sentences, with Janus' special tokens.
+"""The text tokenizer: a byte-level BPE trained on sentences of the picture world, with the special tokens of Janus.
 
-Every word of the world is one token; Chinese characters stand alone; anything else falls apart into bytes.
+Every word of the world is one token and every Chinese character is one; other text is split into bytes.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ SPECIALS = (
     "<|Assistant|>",
     "<end_of_image>",
 )
-MERGED = 1100  # learned entries, bytes included; the specials come behind them
+MERGED = 1100  # learned entries including bytes; special tokens follow them
 
 
 def sentences(rng: np.random.Generator, count: int) -> list[str]:
-    lines = [SYSTEM] * 2000  # often enough for every word of it to become one token
+    lines = [SYSTEM] * 2000  # often enough that each of its words becomes one token
     for _ in range(count):
         scene = seen_scene(rng)
         chat = ask(scene, rng, bool(rng.random() < 0.35))
@@ -61,7 +61,7 @@ def train(folder: Path, seed: int) -> Tokenizer:
     )
     tokenizer.train_from_iterator(sentences(np.random.default_rng(seed), 6000), trainer)
     tokenizer.add_special_tokens(list(SPECIALS))
-    # The system sentence opens every conversation: as one token it costs 1 position there instead of 33.
+    # The system sentence opens every conversation; as one token it takes 1 position instead of 33.
     tokenizer.add_tokens([AddedToken(SYSTEM, normalized=False)])
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer.save(str(folder / "tokenizer.json"))

@@ -1,7 +1,7 @@
 """Scenes of the picture world, and their pictures as 6 x 6 tiles of 16 pixels.
 
 A picture is 96 x 96: nine slots of 32 px, each four tiles; one tile is one token of the picture tokenizer. The set of
-tiles is finite, so a scene *is* its 36 tile numbers, and drawing it is looking tiles up in a table.
+tiles is finite, so 36 tile numbers are a scene, and drawing it means looking them up in a table.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ def grid(scene: Scene) -> np.ndarray:
 
 
 def read_grid(tokens: np.ndarray) -> Scene | None:
-    """The scene of 36 tile numbers, or None where the tiles do not make one (a half object, mixed backgrounds)."""
+    """The scene of 36 tile numbers, or None if they are not one (half an object, mixed backgrounds)."""
     factors = tile_factors()[np.asarray(tokens).reshape(-1)]
     items = []
     for slot in range(9):
@@ -90,7 +90,7 @@ def read_grid(tokens: np.ndarray) -> Scene | None:
 
 
 def _shape(name: str, size: int) -> Image.Image:
-    """A plain shape in middle grey with transparent surroundings, anti-aliased from an eight times larger drawing."""
+    """A grey shape on a transparent background, anti-aliased by drawing it eight times as large."""
     big = 8 * size
     mask = Image.new("L", (big, big))
     draw = ImageDraw.Draw(mask)
@@ -135,7 +135,7 @@ def _sprites() -> list[tuple[np.ndarray, np.ndarray]]:
 
 
 def _tinted(sprite: np.ndarray, colour: int, shape: bool) -> np.ndarray:
-    """The sprite in a colour: its brightness, with the median at the middle, mapped onto the colour's ramp."""
+    """The sprite in a colour: its brightness, with the median in the middle, is mapped to the ramp of the colour."""
     if colour == 0 and not shape:
         return sprite
     light = sprite[..., :3] @ np.array([0.3, 0.59, 0.11], dtype=np.float32)
