@@ -77,6 +77,11 @@ class Texts:
                 return own.format(**{name: self.sentence(text, language) for name, text in found.groupdict().items()})
         return english
 
+    def variant_text(self, model: str, field: str, english: str, language: str) -> str:
+        """The text that the manifest has in English in a field of the built-in model `model`."""
+        translations: dict[str, dict[str, str]] = _file(language).get("variants", {})
+        return translations.get(model, {}).get(field, english)
+
     def named(self, kind: str, name: str, language: str) -> str:
         """The word for a setting ("setting", "guidance") or a method; `name` itself where there is none."""
         text: str = _file(language).get(f"{kind}_{name}", name)

@@ -61,7 +61,7 @@ def stored(served: Served) -> list[dict[str, Any]]:
 def test_a_picture_drawn_and_discussed_is_found_again_after_a_restart(enter: Any, tmp_path: Path) -> None:
     with serve(tmp_path, pace=0.02) as first:
         page = enter(first)
-        assert "kept here" in page.inner_text("#chat-list-note")
+        assert "saved here" in page.inner_text("#chat-list-note")
 
         # Drawn in the chat, watched, and asked about.
         say(page, "/draw a red circle")
