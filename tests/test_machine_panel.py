@@ -1,4 +1,4 @@
-"""The part of the page about this machine: advice in words and choices, the doctor's findings, the silence of a job."""
+"""The machine panel: whether a model fits, the precisions to choose from, the doctor's findings, a silent job."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from janus_app.errors import Message
 from janus_app.hub import Hub
 from janus_app.registry.catalog import load_catalog
 from janus_app.runtime import fit
@@ -26,7 +27,7 @@ def page(tmp_path: Path) -> PageContext:
     return PageContext(ModelSession(catalog, Hub()), catalog, Texts(), SavedImages(tmp_path, tmp_path))
 
 
-def test_the_advice_follows_what_is_chosen(page: PageContext, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fit_and_precisions_follow_the_choice(page: PageContext, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fit, "device_memory", lambda device: Memory(int(12e9), int(16e9)))
     html = fit_html(page, "janus-pro-7b", "cpu", "auto", "en")
     assert "message note" in html and "fp32 needs" in html and "recommended" in html
@@ -40,7 +41,7 @@ def test_the_advice_follows_what_is_chosen(page: PageContext, monkeypatch: pytes
     assert [value for _, value in precision_choices(page, "no-such-model", "cpu", "en")] == ["auto", *PRECISIONS]
 
 
-def test_sentences_of_these_rooms_are_translated(page: PageContext, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fit_and_silence_are_translated(page: PageContext, monkeypatch: pytest.MonkeyPatch) -> None:
     for free in (64e9, 12e9, 1e9):
         monkeypatch.setattr(fit, "device_memory", lambda device, free=free: Memory(int(free), int(64e9)))
         for precision in ("auto", "fp32"):
@@ -58,5 +59,5 @@ def test_sentences_of_these_rooms_are_translated(page: PageContext, monkeypatch:
 
 
 def test_findings_are_escaped() -> None:
-    html = findings_html([Finding("WARN", "<b>x</b>", "a & b", "do <this>")])
+    html = findings_html([Finding("WARN", "<b>x</b>", Message("a & b"), Message("do <this>"))], "en")
     assert "<b>x</b>" not in html and "a &amp; b" in html and "do &lt;this&gt;" in html and "finding warn" in html

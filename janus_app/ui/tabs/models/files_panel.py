@@ -1,192 +1,226 @@
-"""What of the chosen model lies on this machine, and what can be done about it: verify, convert, delete, import."""
+"""The files of the chosen model on this machine: what is there, and verify, convert, delete and import."""
 
 from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
-from janus_app.errors import AppError
+from janus_app.errors import AppError, Message
 from janus_app.formatting import share_text, size_text
 from janus_app.registry.types import Variant
 from janus_app.types import Event, Notice
 from janus_app.ui.common.actions import halt
-from janus_app.ui.common.html import message
+from janus_app.ui.common.html import message, messages
 from janus_app.ui.common.jobs import watch
-from janus_app.ui.context import JOB, QUICK, PageContext
-
-Act = Callable[[Variant], Iterator[Event]]
+from janus_app.ui.context import JOB, QUICK, PageContext, Updates, Values, attach
 
 
+@dataclass(frozen=True)
 class FilesPanel:
-    """Built under the model bar; `show` fills `outputs` for a variant and a language."""
+    """The parts of the panel under the model bar. `sure` asks before files are deleted."""
 
-    def __init__(self, page: PageContext, chosen: gr.Dropdown) -> None:
-        """`chosen` is the dropdown with the variant. Each event of `ends` fires when an act is over."""
-        self._page = page
-        label = page.texts.label
-        with gr.Accordion(label("files"), open=False, elem_id="model-files", visible=not page.shared):
-            self._facts = gr.HTML(elem_id="files-facts", padding=False)
-            with gr.Row(elem_classes="files-buttons"):
-                self._verify = gr.Button(label("verify_again"), size="sm", elem_id="files-verify")
-                self._convert = gr.Button(label("convert"), size="sm", elem_id="files-convert", visible=False)
-                self._delete = gr.Button(label("delete"), size="sm", variant="stop", elem_id="files-delete")
-                self._stop = gr.Button(label("stop"), size="sm", elem_id="files-stop", visible=False)
-            with gr.Row(elem_classes="files-buttons", visible=False, elem_id="files-sure") as self._sure:
-                self._question = gr.HTML(elem_id="files-question", padding=False)
-                self._really = gr.Button(label("delete_really"), size="sm", variant="stop", elem_id="files-really")
-                self._keep = gr.Button(label("delete_not"), size="sm", elem_id="files-keep")
-            with gr.Row(elem_classes="files-import"):
-                self._folder = gr.Textbox(
-                    label=label("import_folder"), info=label("import_info"), elem_id="files-folder", scale=4
-                )
-                self._take = gr.Button(label("import_chosen"), size="sm", elem_id="files-take", min_width=120)
-                self._own = gr.Button(label("import_own"), size="sm", elem_id="files-own", min_width=120)
-            self._work = gr.HTML(elem_id="files-work", padding=False)
-        self.outputs = [self._facts, self._verify, self._convert, self._delete, self._sure]
-        # Whoever is not at this machine has no handler to call.
-        self.ends: list[Any] = [] if page.shared else self._listen(chosen)
+    facts: gr.HTML
+    verify: gr.Button
+    convert: gr.Button
+    delete: gr.Button
+    stop: gr.Button
+    sure: gr.Row
+    question: gr.HTML
+    delete_yes: gr.Button
+    delete_no: gr.Button
+    folder: gr.Textbox
+    take: gr.Button
+    own: gr.Button
+    work: gr.HTML
 
-    def show(self, variant: Variant, language: str) -> tuple[Any, ...]:
-        """Updates of `outputs`."""
-        if self._page.shared:
-            return tuple(gr.skip() for _ in self.outputs)
-        status = self._page.session.hub.status(variant)
-        return (
-            facts_html(self._page, variant, language),
-            gr.update(interactive=status.complete and not variant.is_local),
-            gr.update(visible=status.convertible),
-            gr.update(interactive=not variant.is_local and status.on_disk > 0),
-            gr.update(visible=False),
-        )
+    @property
+    def described(self) -> set[Any]:
+        """The keys of `FilesHandlers.describe`."""
+        return {self.facts, self.verify, self.convert, self.delete, self.sure}
 
-    def _listen(self, chosen: gr.Dropdown) -> list[Any]:
-        page = self._page
-        doing = [*self.outputs, self._work, self._stop]
 
-        def job(act: Act) -> Callable[..., Iterator[tuple[Any, ...]]]:
-            def run(name: str | None, request: gr.Request) -> Iterator[tuple[Any, ...]]:
-                yield from self._run(name, request, act)
+def build(page: PageContext) -> FilesPanel:
+    label = page.texts.label
 
-            return run
+    def button(key: str, name: str, **options: Any) -> gr.Button:
+        return gr.Button(label(key), size="sm", elem_id=f"files-{name}", **options)
 
-        def take(name: str | None, folder: str, request: gr.Request) -> Iterator[tuple[Any, ...]]:
-            yield from self._run(name, request, lambda variant: _import(page, variant, folder))
+    with gr.Accordion(label("files"), open=False, elem_id="model-files", visible=not page.shared):
+        facts = gr.HTML(elem_id="files-facts", padding=False)
+        with gr.Row(elem_classes="files-buttons"):
+            verify, convert = button("verify_again", "verify"), button("convert", "convert", visible=False)
+            delete, stop = button("delete", "delete", variant="stop"), button("stop", "stop", visible=False)
+        with gr.Row(elem_classes="files-buttons", visible=False, elem_id="files-sure") as sure:
+            question = gr.HTML(elem_id="files-question", padding=False)
+            yes, no = button("delete_yes", "really", variant="stop"), button("delete_no", "keep")
+        with gr.Row(elem_classes="files-import"):
+            folder = gr.Textbox(
+                label=label("import_folder"), info=label("import_info"), elem_id="files-folder", scale=4
+            )
+            take = button("import_chosen", "take", min_width=120)
+            own = button("import_own", "own", min_width=120)
+        work = gr.HTML(elem_id="files-work", padding=False)
+    return FilesPanel(facts, verify, convert, delete, stop, sure, question, yes, no, folder, take, own, work)
 
-        def own(name: str | None, folder: str, request: gr.Request) -> Iterator[tuple[Any, ...]]:
-            yield from self._run(name, request, lambda _: _register(page, folder))
 
-        def ask(name: str | None, request: gr.Request) -> tuple[Any, ...]:
-            language = page.language(request)
-            variant = page.catalog.resolve(name or "")
-            status = page.session.hub.status(variant)
-            size = size_text(status.on_disk + status.converted)
-            words = page.texts.say("delete_sure", language, title=variant.title, size=size)
-            return gr.update(visible=True), f'<p class="question">{escape(words)}</p>'
+@dataclass(frozen=True, eq=False)
+class FilesHandlers:
+    """`chosen` is the dropdown with the chosen model."""
 
-        def stopped(name: str | None, request: gr.Request) -> tuple[Any, ...]:
-            language = page.language(request)
-            return self._after(name, language, message(page.texts.say("files_stopped", language)))
+    page: PageContext
+    panel: FilesPanel
+    chosen: gr.Dropdown
 
-        jobs: list[Any] = [
-            self._verify.click(job(lambda variant: _verify(page, variant)), chosen, doing, **JOB),
-            self._convert.click(job(lambda variant: _convert(page, variant)), chosen, doing, **JOB),
-            self._really.click(job(lambda variant: _delete(page, variant)), chosen, doing, **JOB),
-            self._take.click(take, [chosen, self._folder], doing, **JOB),
-            self._own.click(own, [chosen, self._folder], doing, **JOB),
-        ]
-        self._delete.click(ask, chosen, [self._sure, self._question], **QUICK)
-        self._keep.click(lambda: gr.update(visible=False), None, self._sure, **QUICK)
-        stop = halt(self._stop.click, jobs).then(stopped, chosen, doing, **QUICK)
-        return [*jobs, stop]
+    def describe(self, variant: Variant, language: str) -> Updates:
+        """The files of a variant, and what can be done with them. Nothing on a shared page."""
+        if self.page.shared:
+            return {}
+        status = self.page.session.hub.status(variant)
+        return {
+            self.panel.facts: facts_html(self.page, variant, language),
+            self.panel.verify: gr.update(interactive=status.complete and not variant.is_local),
+            self.panel.convert: gr.update(visible=status.convertible),
+            self.panel.delete: gr.update(interactive=not variant.is_local and status.on_disk > 0),
+            self.panel.sure: gr.update(visible=False),
+        }
 
-    def _run(self, name: str | None, request: gr.Request, act: Act) -> Iterator[tuple[Any, ...]]:
-        """Stream an act into `doing`: its progress, then how things are now."""
-        language = self._page.language(request)
-        still = tuple(gr.skip() for _ in self.outputs)
+    def verify(self, values: Values, request: gr.Request) -> Iterator[Updates]:
+        def job(variant: Variant) -> Iterator[Event]:
+            yield from self.page.session.hub.verify(variant)
+            yield Notice(Message("model_verified", title=variant.title))
+
+        yield from self._run(job, values, request)
+
+    def convert(self, values: Values, request: gr.Request) -> Iterator[Updates]:
+        def job(variant: Variant) -> Iterator[Event]:
+            from janus_app.runtime.convert import convert_variant
+
+            folder = yield from convert_variant(self.page.session.hub, variant)
+            yield Notice(Message("model_converted", title=variant.title, folder=folder))
+
+        yield from self._run(job, values, request)
+
+    def delete(self, values: Values, request: gr.Request) -> Iterator[Updates]:
+        def job(variant: Variant) -> Iterator[Event]:
+            freed = self.page.session.hub.delete(variant)
+            yield Notice(Message("model_deleted", title=variant.title, size=size_text(freed)))
+
+        yield from self._run(job, values, request)
+
+    def take(self, values: Values, request: gr.Request) -> Iterator[Updates]:
+        """Import the folder as the chosen model."""
+
+        def job(variant: Variant) -> Iterator[Event]:
+            done = yield from self.page.session.hub.import_folder(variant, self._folder(values))
+            yield Notice(done.message(variant))
+
+        yield from self._run(job, values, request)
+
+    def register(self, values: Values, request: gr.Request) -> Iterator[Updates]:
+        """Add the folder to the list as a model of its own."""
+
+        def job(_: Variant) -> Iterator[Event]:
+            from janus_app.registry.user_models import register
+
+            variant = register(self._folder(values))
+            self.page.catalog.include(variant)
+            yield Notice(Message("model_registered", title=variant.title, name=variant.id, folder=variant.folder))
+
+        yield from self._run(job, values, request)
+
+    def _folder(self, values: Values) -> Path:
+        folder = values[self.panel.folder].strip()
+        if not folder:
+            raise AppError("import_folder_empty")
+        return Path(folder).expanduser()
+
+    def _run(self, job: Callable[[Variant], Iterator[Event]], values: Values, request: gr.Request) -> Iterator[Updates]:
+        """Run a job on the chosen model's files: its progress, then the files as they are now."""
+        language, name = self.page.language(request), values[self.chosen] or ""
         frame = None
-        for frame in watch(lambda: act(self._page.catalog.resolve(name or "")), self._page.texts, language):
-            yield *still, frame.status, gr.update(visible=True)
-        end = "".join(message(text) for text in frame.notices) if frame else ""
-        if frame and frame.error:
-            end += message(frame.error, "error")
-        yield self._after(name, language, end)
+        for frame in watch(lambda: job(self.page.catalog.resolve(name)), self.page.texts, language):
+            yield {self.panel.work: frame.status, self.panel.stop: gr.update(visible=True)}
+        end = messages(frame.notices) + message(frame.error, "error") if frame else ""
+        yield self._ended(name, language, end)
 
-    def _after(self, name: str | None, language: str, end: str) -> tuple[Any, ...]:
+    def _ended(self, name: str, language: str, end: str) -> Updates:
+        updates: Updates = {self.panel.work: end, self.panel.stop: gr.update(visible=False)}
         try:
-            shown = self.show(self._page.catalog.resolve(name or ""), language)
-        except AppError:
-            shown = tuple(gr.skip() for _ in self.outputs)
-        return *shown, end, gr.update(visible=False)
+            return {**updates, **self.describe(self.page.catalog.resolve(name), language)}
+        except AppError:  # a folder that is gone by now
+            return updates
+
+    def stopped(self, values: Values, request: gr.Request) -> Updates:
+        language = self.page.language(request)
+        return self._ended(values[self.chosen] or "", language, message(self.page.texts.say("files_stopped", language)))
+
+    def ask_delete(self, values: Values, request: gr.Request) -> Updates:
+        variant = self.page.catalog.resolve(values[self.chosen] or "")
+        status = self.page.session.hub.status(variant)
+        size = size_text(status.on_disk + status.converted)
+        question = self.page.texts.say("delete_sure", self.page.language(request), title=variant.title, size=size)
+        html = f'<p class="question">{escape(question)}</p>'
+        return {self.panel.sure: gr.update(visible=True), self.panel.question: html}
+
+    def keep(self) -> Updates:
+        return {self.panel.sure: gr.update(visible=False)}
 
 
-def _verify(page: PageContext, variant: Variant) -> Iterator[Event]:
-    yield from page.session.hub.verify(variant)
-    yield Notice(f"{variant.title}: every file is as it should be.")
+def wire(handlers: FilesHandlers) -> list[Any]:
+    """Connect the events of the panel; returns those that fire when a job is over.
 
-
-def _convert(page: PageContext, variant: Variant) -> Iterator[Event]:
-    from janus_app.runtime.convert import convert_variant
-
-    yield from convert_variant(page.session.hub, variant)
-    yield Notice(f"{variant.title} is read from safetensors from now on.")
-
-
-def _delete(page: PageContext, variant: Variant) -> Iterator[Event]:
-    freed = page.session.hub.delete(variant)
-    yield Notice(f"{variant.title} is deleted; {size_text(freed)} are free again.")
-
-
-def _import(page: PageContext, variant: Variant, folder: str) -> Iterator[Event]:
-    done = yield from page.session.hub.import_folder(variant, _path(folder))
-    yield Notice(done.message(variant))
-
-
-def _register(page: PageContext, folder: str) -> Iterator[Event]:
-    from janus_app.registry.user_models import register
-
-    variant = register(_path(folder))
-    page.catalog.include(variant)
-    yield Notice(f"{variant.title} is in the list now; its files stay in {variant.folder}.")
-
-
-def _path(folder: str) -> Path:
-    if not folder.strip():
-        raise AppError("There is no folder to import. Type its path first.")
-    return Path(folder.strip()).expanduser()
+    A shared page gets none, so that nobody from outside can call a handler.
+    """
+    panel, chosen = handlers.panel, handlers.chosen
+    if handlers.page.shared:
+        return []
+    outputs = {panel.work, panel.stop, *panel.described}
+    jobs = [
+        attach(panel.verify.click, handlers.verify, {chosen}, outputs, **JOB),
+        attach(panel.convert.click, handlers.convert, {chosen}, outputs, **JOB),
+        attach(panel.delete_yes.click, handlers.delete, {chosen}, outputs, **JOB),
+        attach(panel.take.click, handlers.take, {chosen, panel.folder}, outputs, **JOB),
+        attach(panel.own.click, handlers.register, {chosen, panel.folder}, outputs, **JOB),
+    ]
+    attach(panel.delete.click, handlers.ask_delete, {chosen}, {panel.sure, panel.question}, **QUICK)
+    attach(panel.delete_no.click, handlers.keep, None, {panel.sure}, **QUICK)
+    stopped = attach(halt(panel.stop.click, jobs).then, handlers.stopped, {chosen}, outputs, **QUICK)
+    return [*jobs, stopped]
 
 
 def facts_html(page: PageContext, variant: Variant, language: str) -> str:
-    """How much of the variant is here, how sure that is, and where the rest would come from."""
+    """How much of the variant is on this machine, whether it was verified, and where the rest comes from."""
     say, hub = page.texts.say, page.session.hub
     status = hub.status(variant)
-    lines = [f"<strong>{escape(variant.title)}</strong> {escape(_here(page, variant, language))}"]
+    lines = [f"<strong>{escape(variant.title)}</strong> {escape(_on_disk(page, variant, language))}"]
     if status.converted and not status.convertible:
         lines.append(escape(say("files_converted", language, size=size_text(status.converted))))
     if status.convertible:
         lines.append(escape(say("files_pickle", language)))
     if not variant.is_local:
-        place = hub.cache_dir
-        while not place.exists() and place != place.parent:
-            place = place.parent
-        shown = str(hub.cache_dir).replace(str(Path.home()), "~")
-        lines.append(escape(say("files_place", language, folder=shown, free=size_text(shutil.disk_usage(place).free))))
+        existing = hub.cache_dir
+        while not existing.exists() and existing != existing.parent:
+            existing = existing.parent
+        folder, free = str(hub.cache_dir).replace(str(Path.home()), "~"), size_text(shutil.disk_usage(existing).free)
+        lines.append(escape(say("files_place", language, folder=folder, free=free)))
         lines.append(escape(say("files_offline" if hub.offline else "files_source", language, endpoint=hub.endpoint)))
     return '<div class="files">' + "".join(f"<p>{line}</p>" for line in lines) + "</div>"
 
 
-def _here(page: PageContext, variant: Variant, language: str) -> str:
+def _on_disk(page: PageContext, variant: Variant, language: str) -> str:
     status, say = page.session.hub.status(variant), page.texts.say
-    done, total = share_text(status.on_disk, status.total)
     if variant.is_local:
         return say("files_local", language, size=size_text(status.on_disk))
     if status.complete:
-        sure = say("files_verified" if status.verified else "files_unverified", language)
-        return f"{say('files_complete', language, size=size_text(status.on_disk))} {sure}"
+        verified = say("files_verified" if status.verified else "files_unverified", language)
+        return f"{say('files_complete', language, size=size_text(status.on_disk))} {verified}"
     if status.on_disk:
+        done, total = share_text(status.on_disk, status.total)
         return say("files_partly", language, done=done, total=total)
     return say("files_none", language, size=size_text(variant.download_bytes))

@@ -1,11 +1,12 @@
-"""Does the chosen model fit this machine: the advice before a load, rest when nobody uses it, and the doctor."""
+"""Whether the chosen model fits this machine, when an unused model is unloaded, and the doctor."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from html import escape
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
@@ -14,98 +15,136 @@ from janus_app.registry.types import Variant
 from janus_app.types import PRECISIONS
 from janus_app.ui.common.html import message
 from janus_app.ui.common.jobs import size_text
-from janus_app.ui.context import JOB, QUICK, PageContext
+from janus_app.ui.context import JOB, QUICK, PageContext, Updates, Values, attach
+
+if TYPE_CHECKING:
+    from janus_app.runtime.doctor import Finding
 
 IDLE_MINUTES = (0, 5, 15, 60)  # 0 = never
 
 
+@dataclass(frozen=True)
+class Choice:
+    """The dropdowns that say what to load, and where and how."""
+
+    variant: gr.Dropdown
+    device: gr.Dropdown
+    precision: gr.Dropdown
+
+    @property
+    def all(self) -> set[Any]:
+        return {self.variant, self.device, self.precision}
+
+
+@dataclass(frozen=True)
 class MachinePanel:
-    """Built under the model bar. It fills the device and precision dropdowns and keeps the advice beside them true."""
+    """The parts of the panel under the model bar."""
 
-    def __init__(
-        self, page: PageContext, demo: gr.Blocks, variant: gr.Dropdown, device: gr.Dropdown, precision: gr.Dropdown
-    ) -> None:
-        self._page = page
-        label = page.texts.label
-        self._fit = gr.HTML(elem_id="model-fit", padding=False)
-        with gr.Accordion(label("machine"), open=False, elem_id="model-machine", visible=not page.shared):
-            self._idle = gr.Dropdown(
-                [str(minutes) for minutes in IDLE_MINUTES],
-                value="0",
-                label=label("idle"),
-                info=label("idle_info"),
-                elem_id="machine-idle",
-            )
-            self._check = gr.Button(label("doctor"), size="sm", elem_id="machine-check")
-            self._findings = gr.HTML(elem_id="machine-findings", padding=False)
-            self._report = gr.Textbox(
-                label=label("doctor_report"), lines=6, buttons=["copy"], visible=False, elem_id="machine-report"
-            )
-        chosen = [variant, device, precision]
-        demo.load(self._opened, chosen, [device, precision, self._fit, self._idle], **QUICK)
-        for widget in (variant, device):
-            widget.change(self._choose, chosen, [precision, self._fit], **QUICK)
-        precision.change(self._judge, chosen, self._fit, **QUICK)
-        if not page.shared:  # whoever is not at this machine has no handler to call
-            self._check.click(self._examine, None, [self._findings, self._report, self._check], **JOB)
-            self._idle.change(self._rest, self._idle, None, **QUICK)
+    fit: gr.HTML
+    idle: gr.Dropdown
+    check: gr.Button
+    findings: gr.HTML
+    report: gr.Textbox
 
-    def _opened(self, name: str | None, device: str, precision: str, request: gr.Request) -> tuple[Any, ...]:
-        say, language = self._page.texts.say, self._page.language(request)
+
+def build(page: PageContext) -> MachinePanel:
+    label = page.texts.label
+    fit = gr.HTML(elem_id="model-fit", padding=False)
+    with gr.Accordion(label("machine"), open=False, elem_id="model-machine", visible=not page.shared):
+        idle = gr.Dropdown(
+            [str(minutes) for minutes in IDLE_MINUTES],
+            value="0",
+            label=label("idle"),
+            info=label("idle_info"),
+            elem_id="machine-idle",
+        )
+        check = gr.Button(label("doctor"), size="sm", elem_id="machine-check")
+        findings = gr.HTML(elem_id="machine-findings", padding=False)
+        report = gr.Textbox(
+            label=label("doctor_report"), lines=6, buttons=["copy"], visible=False, elem_id="machine-report"
+        )
+    return MachinePanel(fit, idle, check, findings, report)
+
+
+@dataclass(frozen=True, eq=False)
+class MachineHandlers:
+    page: PageContext
+    panel: MachinePanel
+    choice: Choice
+
+    def opened(self, values: Values, request: gr.Request) -> Updates:
+        """The devices of this machine, the precisions, and after how long an unused model is unloaded."""
+        say, language = self.page.texts.say, self.page.language(request)
+        minutes = int(self.page.session.idle_minutes or 0)
         idle = [
             (say("idle_minutes", language, minutes=m) if m else say("idle_never", language), str(m))
-            for m in IDLE_MINUTES
+            for m in sorted({*IDLE_MINUTES, minutes})
         ]
-        kept = int(self._page.session.idle_minutes or 0)
-        if kept not in IDLE_MINUTES:
-            idle.append((say("idle_minutes", language, minutes=kept), str(kept)))
-        devices = [(say("auto", language) if d == "auto" else d, d) for d in self._page.session.device_names()]
-        choices, fit = self._choose(name, device, precision, request)
-        return gr.update(choices=devices), choices, fit, gr.update(choices=idle, value=str(kept))
+        devices = [(say("auto", language) if d == "auto" else d, d) for d in self.page.session.device_names()]
+        return {
+            self.choice.device: gr.update(choices=devices),
+            self.panel.idle: gr.update(choices=idle, value=str(minutes)),
+            **self.choose(values, request),
+        }
 
-    def _choose(self, name: str | None, device: str, precision: str, request: gr.Request) -> tuple[Any, ...]:
-        language = self._page.language(request)
-        return (
-            gr.update(choices=precision_choices(self._page, name, device, language)),
-            self._judge(name, device, precision, request),
-        )
+    def choose(self, values: Values, request: gr.Request) -> Updates:
+        """Another model or device."""
+        name, device = values[self.choice.variant], values[self.choice.device]
+        choices = precision_choices(self.page, name, device, self.page.language(request))
+        return {self.choice.precision: gr.update(choices=choices), **self.judge(values, request)}
 
-    def _judge(self, name: str | None, device: str, precision: str, request: gr.Request) -> str:
-        return fit_html(self._page, name, device, precision, self._page.language(request))
+    def judge(self, values: Values, request: gr.Request) -> Updates:
+        """Another precision."""
+        name, device, precision = (values[c] for c in (self.choice.variant, self.choice.device, self.choice.precision))
+        return {self.panel.fit: fit_html(self.page, name, device, precision, self.page.language(request))}
 
-    def _rest(self, minutes: str) -> None:
-        self._page.session.idle_minutes = float(minutes) or None
+    def set_idle(self, values: Values) -> None:
+        self.page.session.idle_minutes = float(values[self.panel.idle]) or None
 
-    def _examine(self, request: gr.Request) -> Iterator[tuple[Any, ...]]:
-        """Each finding as soon as it is made, and at the end the same as text to paste."""
+    def examine(self, request: gr.Request) -> Iterator[Updates]:
+        """Each finding of the doctor as soon as it is made, and at the end all of them as text to paste."""
         from janus_app.runtime.doctor import as_text, examine
 
-        language = self._page.language(request)
-        busy = message(self._page.texts.say("doctor_at_work", language))
-        found = []
-        yield busy, gr.update(visible=False), gr.update(interactive=False)
-        for finding in examine(Path("outputs"), port=None, hub=self._page.session.hub):
+        panel, language = self.panel, self.page.language(request)
+        busy = message(self.page.texts.say("doctor_at_work", language))
+        found: list[Finding] = []
+        yield {panel.findings: busy, panel.report: gr.update(visible=False), panel.check: gr.update(interactive=False)}
+        for finding in examine(Path("outputs"), port=None, hub=self.page.session.hub):
             found.append(finding)
-            yield findings_html(found, language) + busy, gr.skip(), gr.skip()
-        yield (
-            findings_html(found, language),
-            gr.update(value=as_text(found, language), visible=True),
-            gr.update(interactive=True),
-        )
+            yield {panel.findings: findings_html(found, language) + busy}
+        yield {
+            panel.findings: findings_html(found, language),
+            panel.report: gr.update(value=as_text(found, language), visible=True),
+            panel.check: gr.update(interactive=True),
+        }
 
 
-def _variant(page: PageContext, name: str | None) -> Variant:
+def wire(handlers: MachineHandlers, demo: gr.Blocks) -> None:
+    """Connect the events of the panel and of the dropdowns."""
+    panel, choice = handlers.panel, handlers.choice
+    judged = {choice.precision, panel.fit}
+    attach(demo.load, handlers.opened, choice.all, {choice.device, panel.idle, *judged}, **QUICK)
+    for dropdown in (choice.variant, choice.device):
+        attach(dropdown.change, handlers.choose, choice.all, judged, **QUICK)
+    attach(choice.precision.change, handlers.judge, choice.all, {panel.fit}, **QUICK)
+    if not handlers.page.shared:  # nobody from outside may call these
+        attach(panel.check.click, handlers.examine, None, {panel.findings, panel.report, panel.check}, **JOB)
+        attach(panel.idle.change, handlers.set_idle, {panel.idle}, None, **QUICK)
+
+
+def resolve(page: PageContext, name: str | None) -> Variant:
+    """The variant of a name in the dropdown, on a shared page only of the catalog. Raises AppError."""
     if page.shared and (name or "") not in page.catalog:
-        raise AppError("On a shared page only the models of the list can be chosen.")
+        raise AppError("shared_page_model_unlisted")
     return page.catalog.resolve(name or "")
 
 
 def precision_choices(page: PageContext, name: str | None, device: str, language: str) -> list[tuple[str, str]]:
-    """Each precision with what it needs at the peak of a usual job, and whether that is there."""
+    """Each precision with the memory it needs at the peak of a usual job, and whether there is that much."""
     say = page.texts.say
     choices = [(say("auto", language), "auto")]
     try:
-        options = page.session.plan_load(_variant(page, name), device)
+        options = page.session.plan_load(resolve(page, name), device)
     except AppError:
         return choices + [(precision, precision) for precision in PRECISIONS]
     for precision in PRECISIONS:
@@ -116,16 +155,16 @@ def precision_choices(page: PageContext, name: str | None, device: str, language
 
 
 def fit_html(page: PageContext, name: str | None, device: str, precision: str, language: str) -> str:
-    """The advisor's sentence on what is chosen: a note where it can be loaded, a warning where it cannot."""
+    """Whether the choice fits: a note if it can be loaded, a warning if it cannot."""
     try:
-        text, fits = page.session.plan_load(_variant(page, name), device).judge(precision)
+        text, fits = page.session.plan_load(resolve(page, name), device).judge(precision)
     except AppError as error:
-        return message(page.texts.sentence(str(error), language), "warning")
+        return message(error.text(language), "warning")
     return message(text.text(language), "note" if fits else "warning")
 
 
-def findings_html(found: list[Any], language: str) -> str:
-    """The doctor's findings as a list: level, what, detail and, where needed, the remedy."""
+def findings_html(found: Sequence[Finding], language: str) -> str:
+    """The doctor's findings as a list: level, subject, detail and, if needed, the remedy."""
     rows = []
     for finding in found:
         level, what, detail, remedy = map(escape, finding.texts(language).values())

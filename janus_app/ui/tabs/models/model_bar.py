@@ -1,10 +1,10 @@
-"""The bar at the top: which model, on which device, in which precision; load it, unload it, see how it is."""
+"""The bar at the top of the page: choose a model, a device and a precision, load and unload, see the state."""
 
 from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from html import escape
 from typing import Any
@@ -12,225 +12,267 @@ from typing import Any
 import gradio as gr
 
 from janus_app.errors import AppError, Message
-from janus_app.formatting import share_text
+from janus_app.formatting import share_text, size_text
 from janus_app.registry.types import Variant
 from janus_app.runtime.session import SessionState
 from janus_app.types import PRECISIONS, Event
 from janus_app.ui.common.actions import halt
-from janus_app.ui.common.html import message
-from janus_app.ui.common.jobs import KNOWN_STAGES, size_text, watch
-from janus_app.ui.context import JOB, QUICK, PageContext, public
-from janus_app.ui.tabs.models.files_panel import FilesPanel
-from janus_app.ui.tabs.models.machine_panel import MachinePanel
+from janus_app.ui.common.html import message, messages
+from janus_app.ui.common.jobs import KNOWN_STAGES, watch
+from janus_app.ui.context import JOB, QUICK, PageContext, Updates, Values, api_endpoint, attach
+from janus_app.ui.tabs.models import files_panel, machine_panel
+from janus_app.ui.tabs.models.files_panel import FilesHandlers
+from janus_app.ui.tabs.models.machine_panel import Choice, MachineHandlers, resolve
 
 TICK_SECONDS = 1.0
-# In the browser, because a person may choose while the opening page is still asking what is loaded.
-UNTOUCHED = "(chosen, loaded) => chosen === %s ? loaded : chosen"
+FOLDER = "(folder)"  # translates the texts of a checkpoint folder that is in no list
+# Runs in the browser, because the user may choose a model while the page still asks which one is loaded.
+CHOOSE_LOADED = "(chosen, loaded) => chosen === %s ? loaded : chosen"
 
 
 @dataclass(frozen=True)
 class ModelBar:
-    """The widgets others listen to. `seen` holds the resident variant's id as this browser tab last saw it.
+    """The parts of the bar.
 
-    It is an unseen text box and not a State, because changes of a State made outside the queue reach nobody.
+    `seen` holds the id of the loaded variant as this browser tab last saw it. It is a hidden textbox, because changes
+    of a State outside the queue fire no event. `shown` holds the state line, so that an unchanged one is not sent
+    again.
     """
 
-    variant: gr.Dropdown
+    choice: Choice
+    load: gr.Button
+    pause: gr.Button
+    cancel: gr.Button
+    unload: gr.Button
+    state: gr.HTML
+    work: gr.HTML
+    about: gr.HTML
     seen: gr.Textbox
+    shown: gr.State
+
+    @property
+    def variant(self) -> gr.Dropdown:
+        return self.choice.variant
+
+    @property
+    def outputs(self) -> list[Any]:
+        """What a load or unload may change. Programs read the answers of /load in this order."""
+        return [self.work, self.load, self.pause, self.cancel, self.unload, self.variant]
 
 
 def build(page: PageContext, demo: gr.Blocks) -> ModelBar:
-    label = page.texts.label
+    """Build the bar and the panels below it, and connect them."""
     with gr.Column(elem_id="model-bar", elem_classes="card"):
         with gr.Row(elem_classes="model-row", equal_height=False):
-            variant = gr.Dropdown(
-                choices=[(v.title, v.id) for v in page.catalog.values()],
-                value=page.variant(None).id,
-                label=label("model"),
-                elem_id="model-variant",
-                allow_custom_value=not page.shared,
-                scale=5,
-                min_width=240,
-            )
-            device = gr.Dropdown(
-                ["auto"],  # the machine panel adds what there is
-                value="auto",
-                label=label("device"),
-                allow_custom_value=not page.shared,
-                elem_id="model-device",
-                scale=1,
-                min_width=140,
-            )
-            precision = gr.Dropdown(
-                ["auto", *PRECISIONS],
-                value="auto",
-                label=label("precision"),
-                elem_id="model-precision",
-                scale=1,
-                min_width=150,
-            )
-            with gr.Row(elem_classes="model-buttons", scale=2):
-                load = gr.Button(label("load"), variant="primary", elem_id="model-load", min_width=90)
-                pause = gr.Button(label("pause"), elem_id="model-pause", min_width=90, visible=False)
-                cancel = gr.Button(label("cancel"), variant="stop", elem_id="model-cancel", min_width=90, visible=False)
-                unload = gr.Button(label("unload"), elem_id="model-unload", min_width=90)
+            choice = _choice(page)
+            buttons = _buttons(page)
         state = gr.HTML(elem_id="model-state", padding=False)
         work = gr.HTML(elem_id="model-work", padding=False)
         about = gr.HTML(elem_id="model-about", padding=False)
-        MachinePanel(page, demo, variant, device, precision)
-        files = FilesPanel(page, variant)
+        machine = machine_panel.build(page)
+        files = files_panel.build(page)
     seen = gr.Textbox("", visible="hidden", elem_id="model-seen", label="model-seen")
-    shown = gr.State("")  # the state line this tab shows, so an unchanged one is not sent again
-    timer = gr.Timer(TICK_SECONDS)
+    bar = ModelBar(choice, *buttons, state, work, about, seen, gr.State(""))
+    machine_panel.wire(MachineHandlers(page, machine, choice), demo)
+    wire(ModelHandlers(page, bar, FilesHandlers(page, files, bar.variant)), demo)
+    return bar
 
-    def tick(old: str, request: gr.Request) -> tuple[Any, ...]:
-        html = state_html(page, page.language(request))
-        if html == old:
-            return gr.skip(), gr.skip(), gr.skip()
-        return html, html, page.session.state.variant_id or ""
 
-    def opened(request: gr.Request) -> tuple[Any, ...]:
-        language = page.language(request)
-        html = state_html(page, language)
-        return gr.update(choices=variant_choices(page, language)), html, html, page.variant(None).id
+def _choice(page: PageContext) -> Choice:
+    label = page.texts.label
+    variant = gr.Dropdown(
+        choices=[(v.title, v.id) for v in page.catalog.values()],
+        value=page.variant(None).id,
+        label=label("model"),
+        elem_id="model-variant",
+        allow_custom_value=not page.shared,
+        scale=5,
+        min_width=240,
+    )
+    device = gr.Dropdown(
+        ["auto"],  # the machine panel adds the others
+        value="auto",
+        label=label("device"),
+        allow_custom_value=not page.shared,
+        elem_id="model-device",
+        scale=1,
+        min_width=140,
+    )
+    precision = gr.Dropdown(
+        ["auto", *PRECISIONS], value="auto", label=label("precision"), elem_id="model-precision", scale=1, min_width=150
+    )
+    return Choice(variant, device, precision)
 
-    def choose(name: str | None, request: gr.Request) -> tuple[Any, ...]:
-        language = page.language(request)
-        try:
-            found = resolve(page, name)
-        except AppError as error:
-            said = message(page.texts.sentence(str(error), language), "error")
-            return said, gr.skip(), *(gr.skip() for _ in files.outputs)
+
+def _buttons(page: PageContext) -> tuple[gr.Button, gr.Button, gr.Button, gr.Button]:
+    """load, pause, cancel, unload"""
+
+    def button(name: str, variant: Any = "secondary", visible: bool = True) -> gr.Button:
+        label = page.texts.label(name)
+        return gr.Button(label, variant=variant, elem_id=f"model-{name}", min_width=90, visible=visible)
+
+    with gr.Row(elem_classes="model-buttons", scale=2):
         return (
-            about_html(page, found, language),
-            load_label(page, found, language),
-            *files.show(found, language),
+            button("load", "primary"),
+            button("pause", visible=False),
+            button("cancel", "stop", visible=False),
+            button("unload"),
         )
 
-    def run_load(model: str | None, device: str, precision: str, request: gr.Request) -> Iterator[tuple[Any, ...]]:
-        yield from _report(page, request, lambda: _load(page, model, device, precision), model)
 
-    def run_unload(name: str | None, request: gr.Request) -> Iterator[tuple[Any, ...]]:
-        yield from _report(page, request, page.session.unload, name)
+@dataclass(frozen=True, eq=False)
+class ModelHandlers:
+    page: PageContext
+    bar: ModelBar
+    files: FilesHandlers
 
-    def stopped(name: str | None, request: gr.Request) -> tuple[Any, ...]:
-        return _ended(page, page.language(request), name, message(kept_line(page, name, request, "load_stopped")))
+    def tick(self, values: Values, request: gr.Request) -> Updates:
+        html = state_html(self.page, self.page.language(request))
+        if html == values[self.bar.shown]:
+            return gr.skip()
+        return {
+            self.bar.state: html,
+            self.bar.shown: html,
+            self.bar.seen: self.page.session.state.variant_id or "",
+        }
 
-    def paused(name: str | None, request: gr.Request) -> tuple[Any, ...]:
-        return _ended(page, page.language(request), name, message(kept_line(page, name, request, "load_paused")))
+    def opened(self, request: gr.Request) -> Updates:
+        language = self.page.language(request)
+        html = state_html(self.page, language)
+        return {
+            self.bar.variant: gr.update(choices=variant_choices(self.page, language)),
+            self.bar.state: html,
+            self.bar.shown: html,
+            self.bar.seen: self.page.variant(None).id,
+        }
 
-    def here(name: str | None, request: gr.Request) -> tuple[Any, ...]:
+    def choose(self, values: Values, request: gr.Request) -> Updates:
+        language = self.page.language(request)
         try:
-            return files.show(resolve(page, name), page.language(request))
-        except AppError:
-            return tuple(gr.skip() for _ in files.outputs)
+            variant = resolve(self.page, values[self.bar.variant])
+        except AppError as error:
+            return {self.bar.about: message(error.text(language), "error")}
+        return {
+            self.bar.about: about_html(self.page, variant, language),
+            self.bar.load: load_label(self.page, variant, language),
+            **self.files.describe(variant, language),
+        }
 
-    def filed(name: str | None, request: gr.Request) -> tuple[Any, ...]:
-        language = page.language(request)
-        choices = gr.update(choices=variant_choices(page, language))
-        try:
-            return load_label(page, resolve(page, name), language), choices
-        except AppError:  # a folder typed by hand that has gone since
-            return gr.skip(), choices
+    def load(self, values: Values, request: gr.Request) -> Iterator[Updates]:
+        name, device, precision = (values[c] for c in vars(self.bar.choice).values())
+        yield from self._run(lambda: self._load(name, device, precision), name, request)
 
-    outputs = [work, load, pause, cancel, unload, variant]
-    described = [about, load, *files.outputs]
-    opening = demo.load(opened, None, [variant, state, shown, seen], **QUICK)
-    opening = opening.then(None, [variant, seen], variant, js=UNTOUCHED % json.dumps(page.variant(None).id))
-    opening.then(choose, variant, described, **QUICK)
-    timer.tick(tick, shown, [state, shown, seen], **QUICK)
-    variant.change(choose, variant, described, **QUICK)
-    loading = load.click(run_load, [variant, device, precision], outputs, **public("load"))
-    unloading = unload.click(run_unload, variant, outputs, **JOB)
-    loading.then(here, variant, files.outputs, **QUICK)
-    for end in files.ends:
-        end.then(filed, variant, [load, variant], **QUICK)
-    for button, say_so in ((pause, paused), (cancel, stopped)):
-        end = halt(button.click, [loading, unloading]).then(say_so, variant, outputs, **QUICK)
-        end.then(here, variant, files.outputs, **QUICK)
-    return ModelBar(variant, seen)
+    def _load(self, name: str | None, device: str, precision: str) -> Iterator[Event]:
+        """Load a model; download it first if needed, which leaves the session free for other jobs."""
+        session, variant = self.page.session, resolve(self.page, name)
+        if not cached(self.page, variant):
+            if self.page.shared:
+                raise AppError("shared_page_download")
+            session.plan_load(variant, device).choose(precision)  # raises before the download if it cannot fit
+            yield from session.hub.fetch(variant)
+        yield from session.load(name or variant.id, device=device, precision=precision)
+
+    def unload(self, values: Values, request: gr.Request) -> Iterator[Updates]:
+        yield from self._run(self.page.session.unload, values[self.bar.variant], request)
+
+    def _run(self, start: Callable[[], Iterator[Event]], name: str | None, request: gr.Request) -> Iterator[Updates]:
+        """The progress of a load or unload, then the bar as it is now."""
+        language, bar = self.page.language(request), self.bar
+        yield {bar.work: message(self.page.texts.say("starting", language)), **self._busy(running=True)}
+        frame = None
+        for frame in watch(start, self.page.texts, language):
+            downloading = frame.progress is not None and frame.progress.stage == "download"
+            # The pause button is in every frame, because a busy browser may miss one.
+            yield {bar.work: frame.status + messages(frame.notices), bar.pause: gr.update(visible=downloading)}
+        end = messages(frame.notices) + message(frame.error, "error") if frame else ""
+        yield self._ended(name, language, end)
+
+    def _busy(self, running: bool) -> Updates:
+        bar = self.bar
+        updates: Updates = {button: gr.update(visible=not running) for button in (bar.load, bar.unload)}
+        return {**updates, bar.pause: gr.update(visible=False), bar.cancel: gr.update(visible=running)}
+
+    def _ended(self, name: str | None, language: str, end: str) -> Updates:
+        """No load is running any more; `end` (HTML) says how it ended."""
+        updates = self._busy(running=False)
+        with contextlib.suppress(AppError):  # a folder that is gone by now
+            updates[self.bar.load] |= load_label(self.page, resolve(self.page, name), language)
+        choices = gr.update(choices=variant_choices(self.page, language))
+        return {**updates, self.bar.work: end, self.bar.variant: choices}
+
+    def paused(self, values: Values, request: gr.Request) -> Updates:
+        return self._interrupted("load_paused", values[self.bar.variant], request)
+
+    def cancelled(self, values: Values, request: gr.Request) -> Updates:
+        return self._interrupted("load_stopped", values[self.bar.variant], request)
+
+    def _interrupted(self, key: str, name: str | None, request: gr.Request) -> Updates:
+        language = self.page.language(request)
+        return self._ended(name, language, message(interrupted_line(self.page, name, language, key)))
+
+    def describe_files(self, values: Values, request: gr.Request) -> Updates:
+        with contextlib.suppress(AppError):
+            variant = resolve(self.page, values[self.bar.variant])
+            return self.files.describe(variant, self.page.language(request)) or gr.skip()
+        return gr.skip()
+
+    def files_changed(self, values: Values, request: gr.Request) -> Updates:
+        language = self.page.language(request)
+        updates: Updates = {self.bar.variant: gr.update(choices=variant_choices(self.page, language))}
+        with contextlib.suppress(AppError):  # a folder that is gone by now
+            updates[self.bar.load] = load_label(self.page, resolve(self.page, values[self.bar.variant]), language)
+        return updates
 
 
-def resolve(page: PageContext, name: str | None) -> Variant:
-    """The variant behind a name in the dropdown. On a shared page only rows of the catalog. Raises AppError."""
-    if page.shared and (name or "") not in page.catalog:
-        raise AppError("On a shared page only the models of the list can be chosen.")
-    return page.catalog.resolve(name or "")
-
-
-def _load(page: PageContext, name: str | None, device: str, precision: str) -> Iterator[Event]:
-    variant = resolve(page, name)
-    if page.shared and not cached(page, variant):
-        raise AppError("On a shared page only models that are already on this machine can be loaded.")
-    if not cached(page, variant):
-        page.session.plan_load(variant, device).choose(precision)  # raises what cannot fit before gigabytes come for it
-        yield from page.session.hub.fetch(variant)  # outside the line: others go on working meanwhile
-    yield from page.session.load(name or variant.id, device=device, precision=precision)
-
-
-def _report(page: PageContext, request: gr.Request, make: Any, name: str | None) -> Iterator[tuple[Any, ...]]:
-    """Stream a load or unload into the bar: [work, load, pause, cancel, unload, variant]."""
-    language = page.language(request)
-    yield message(page.texts.say("starting", language)), *_buttons(running=True), gr.skip()
-    frame = None
-    for frame in watch(make, page.texts, language):
-        notes = "".join(message(text) for text in frame.notices)
-        fetching = frame.progress is not None and frame.progress.stage == "download"
-        pause = gr.update(visible=fetching)  # in every frame: a busy browser may miss one
-        yield frame.status + notes, gr.skip(), pause, gr.skip(), gr.skip(), gr.skip()
-    end = "".join(message(text) for text in frame.notices) if frame else ""
-    if frame and frame.error:
-        end += message(frame.error, "error")
-    yield _ended(page, language, name, end)
-
-
-def _ended(page: PageContext, language: str, name: str | None, end: str) -> tuple[Any, ...]:
-    """The bar at rest again, with the last word on what was done."""
-    load, *others = _buttons(running=False)
-    with contextlib.suppress(AppError):  # a folder typed by hand that has gone since
-        load |= load_label(page, resolve(page, name), language)
-    return end, load, *others, gr.update(choices=variant_choices(page, language))
-
-
-def _buttons(running: bool) -> tuple[dict[str, Any], ...]:
-    """load, pause, cancel, unload; pause comes with the first byte of a download."""
-    return (
-        gr.update(visible=not running),
-        gr.update(visible=False),
-        gr.update(visible=running),
-        gr.update(visible=not running),  # no room for it beside the other two
-    )
+def wire(handlers: ModelHandlers, demo: gr.Blocks) -> None:
+    """Connect the events of the bar."""
+    bar, variant, files = handlers.bar, handlers.bar.variant, handlers.files.panel.described
+    described = {bar.about, bar.load, *files}
+    opened = attach(demo.load, handlers.opened, None, {variant, bar.state, bar.shown, bar.seen}, **QUICK)
+    default = json.dumps(handlers.page.variant(None).id)
+    chosen = opened.then(None, [variant, bar.seen], variant, js=CHOOSE_LOADED % default)
+    for event in (chosen.then, variant.change):
+        attach(event, handlers.choose, {variant}, described, **QUICK)
+    attach(gr.Timer(TICK_SECONDS).tick, handlers.tick, {bar.shown}, {bar.state, bar.shown, bar.seen}, **QUICK)
+    parameters = dict(zip(("model", "device", "precision"), vars(bar.choice).values(), strict=True))
+    loading = bar.load.click(outputs=bar.outputs, **api_endpoint("load", handlers.load, parameters))
+    unloading = attach(bar.unload.click, handlers.unload, {variant}, bar.outputs, **JOB)
+    attach(loading.then, handlers.describe_files, {variant}, files, **QUICK)
+    for end in files_panel.wire(handlers.files):
+        attach(end.then, handlers.files_changed, {variant}, {bar.load, variant}, **QUICK)
+    for button, handler in ((bar.pause, handlers.paused), (bar.cancel, handlers.cancelled)):
+        end = attach(halt(button.click, [loading, unloading]).then, handler, {variant}, bar.outputs, **QUICK)
+        attach(end.then, handlers.describe_files, {variant}, files, **QUICK)
 
 
 def load_label(page: PageContext, variant: Variant, language: str) -> dict[str, Any]:
-    """What pressing Load means for this variant: load it, download it first, or go on with a download."""
+    """The load button for this variant: load, download and load, or resume a download."""
     status = page.session.hub.status(variant)
     key = "load" if status.complete or variant.is_local else "resume" if status.on_disk else "load_download"
     updated: dict[str, Any] = gr.update(value=page.texts.say(key, language))
     return updated
 
 
-def kept_line(page: PageContext, name: str | None, request: gr.Request, key: str) -> str:
-    """That loading was stopped or paused, and how much of a download is kept."""
-    language = page.language(request)
-    said = page.texts.say(key, language)
+def interrupted_line(page: PageContext, name: str | None, language: str, key: str) -> str:
+    """That loading was cancelled or paused, and how much of a download is on disk."""
+    line = page.texts.say(key, language)
     try:
         status = page.session.hub.status(resolve(page, name))
     except AppError:
-        return said
+        return line
     if status.complete or not status.on_disk:
-        return said
+        return line
     done, total = share_text(status.on_disk, status.total)
-    return f"{said} {page.texts.say('load_kept', language, done=done, total=total)}"
+    return f"{line} {page.texts.say('load_kept', language, done=done, total=total)}"
 
 
 def cached(page: PageContext, variant: Variant) -> bool:
-    """True where loading needs no download."""
+    """Whether loading needs no download."""
     return variant.is_local or page.session.hub.status(variant).complete
 
 
 def variant_choices(page: PageContext, language: str) -> list[tuple[str, str]]:
-    """Title, size and whether a download is needed, for each row."""
+    """(title and whether a download is needed, id) of each variant."""
     choices = []
     for variant in page.catalog.values():
         if cached(page, variant):
@@ -242,12 +284,12 @@ def variant_choices(page: PageContext, language: str) -> list[tuple[str, str]]:
 
 
 def state_html(page: PageContext, language: str) -> str:
-    """One line: what is loaded, what it is doing, what it takes."""
+    """One line: what is loaded, what it does, and how much memory it takes."""
     state, say = page.session.state, page.texts.say
     parts = []
     if state.phase == "empty":
-        resting = say("state_resting", language, title=state.idle_unloaded) if state.idle_unloaded else ""
-        parts.append(escape(resting or say("state_empty", language)))
+        unloaded = say("state_resting", language, title=state.idle_unloaded) if state.idle_unloaded else ""
+        parts.append(escape(unloaded or say("state_empty", language)))
     else:
         parts.append(f"<strong>{escape(state.title)}</strong>")
         parts.append(escape(say(f"state_{state.phase}", language)))
@@ -278,10 +320,15 @@ def _doing(page: PageContext, state: SessionState, language: str) -> str:
 
 
 def about_html(page: PageContext, variant: Variant, language: str) -> str:
-    """What is honestly known about the chosen variant, and its licences."""
-    say, sentence = page.texts.say, page.texts.sentence
-    status = f"<p>{escape(sentence(variant.status, language))}</p>" if variant.status else ""
-    licence = say("licence", language, code=variant.code_licence, weights=variant.weights_licence)
-    extra = " ".join(sentence(text, language) for text in (variant.licence_note, variant.notes) if text)
+    """What is known about the chosen variant, and its licences."""
+    say = page.texts.say
+
+    def text(field: str) -> str:
+        model = variant.id if variant.id in page.catalog else FOLDER
+        return page.texts.variant_text(model, field, getattr(variant, field), language)
+
+    status = f"<p>{escape(text('status'))}</p>" if variant.status else ""
+    licence = say("licence", language, code=text("code_licence"), weights=text("weights_licence"))
+    extra = " ".join(filter(None, (text("licence_note"), text("notes"))))
     detail = f"<p>{escape(extra)}</p>" if extra else ""
     return f'<div class="about">{status}<details><summary>{escape(licence)}</summary>{detail}</details></div>'
