@@ -6,16 +6,20 @@ import json
 import re
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
+from html import escape
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import yaml
 from PIL import Image
 
 from janus_app.errors import AppError
 from janus_app.outputs.conversations import ChatMessage, new_conversation, new_id
 from janus_app.outputs.library import library
+from janus_app.registry.catalog import MANIFEST, load_catalog
 from janus_app.types import Finished, Notice, Preview, Progress, Queued, TextDelta
 from janus_app.ui.common import jobs
 from janus_app.ui.common.html import message
@@ -23,6 +27,7 @@ from janus_app.ui.i18n import FOLDER, Texts, match_language
 from janus_app.ui.tabs.chat.reply import save
 from janus_app.ui.tabs.chat.transcript import command, turns
 from janus_app.ui.tabs.edit.editor import picture_and_mask
+from janus_app.ui.tabs.models import model_bar
 
 
 @pytest.mark.parametrize(
@@ -76,7 +81,8 @@ def test_conversation_that_cannot_be_saved_is_reported(tmp_path: Path) -> None:
 def test_languages_have_the_same_strings_and_places() -> None:
     english = json.loads((FOLDER / "en.json").read_text("utf-8"))
     chinese = json.loads((FOLDER / "zh-CN.json").read_text("utf-8"))
-    sentences = chinese.pop("sentences")
+    chinese.pop("sentences", None)
+    chinese.pop("variants")
     assert english.keys() == chinese.keys()
 
     def places(text: str) -> list[str]:
@@ -84,8 +90,29 @@ def test_languages_have_the_same_strings_and_places() -> None:
 
     for key, text in english.items():
         assert places(text) == places(chinese[key]), key
-    for original, own in sentences.items():
-        assert set(places(own)) <= set(places(original)), original
+
+
+def test_manifest_texts_are_translated_for_every_built_in_model() -> None:
+    fields = ("status", "notes", "licence_note")
+    rows = {row["id"]: row for row in yaml.safe_load(MANIFEST.read_text("utf-8"))["variants"]}
+    translated = json.loads((FOLDER / "zh-CN.json").read_text("utf-8"))["variants"]
+    for model, row in rows.items():
+        for field in fields:
+            own = translated[model].get(field, "")
+            assert bool(row.get(field)) == bool(re.search(r"[\u4e00-\u9fff]", own)), (model, field)
+    assert translated.keys() - rows.keys() == {model_bar.FOLDER}
+
+
+@pytest.mark.parametrize("language", ["en", "zh-CN"])
+def test_about_line_translates_built_in_models_and_leaves_user_rows(language: str, tmp_path: Path) -> None:
+    catalog = load_catalog()
+    page: Any = SimpleNamespace(catalog=catalog, texts=Texts())
+    built_in = catalog["janus-pro-1b"]
+    mine = replace(built_in, id="mine", status="As I typed it.")
+    catalog.include(mine)
+    html = model_bar.about_html(page, built_in, language)
+    assert (escape(built_in.status) in html) == (language == "en")
+    assert "As I typed it." in model_bar.about_html(page, mine, language)
 
 
 def test_every_string_of_the_page_exists_and_is_used() -> None:

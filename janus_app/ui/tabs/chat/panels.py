@@ -33,15 +33,15 @@ class ChatSettings:
 def settings(page: PageContext) -> ChatSettings:
     label = page.texts.label
 
-    def slider(name: str, low: float, high: float, value: float, step: float, elem_id: str) -> gr.Slider:
-        return gr.Slider(low, high, value, step=step, label=label(name), info=label(f"{name}_info"), elem_id=elem_id)
+    def slider(elem_id: str, name: str, info: str, low: float, high: float, value: float, step: float) -> gr.Slider:
+        return gr.Slider(low, high, value, step=step, label=label(name), info=label(info), elem_id=elem_id)
 
     with gr.Accordion(label("settings"), open=False, elem_id="chat-settings"):
         with gr.Row():
-            temperature = slider("chat_temperature", 0, 2, 0.1, 0.05, "chat-temperature")
-            top_p = slider("top_p", 0.05, 1, 0.95, 0.05, "chat-top-p")
+            temperature = slider("chat-temperature", "chat_temperature", "chat_temperature_info", 0, 2, 0.1, 0.05)
+            top_p = slider("chat-top-p", "top_p", "top_p_info", 0.05, 1, 0.95, 0.05)
         with gr.Row():
-            length = slider("max_new_tokens", 8, 2048, 512, 8, "chat-length")
+            length = slider("chat-length", "max_new_tokens", "max_new_tokens_info", 8, 2048, 512, 8)
             seed = gr.Number(0, precision=0, label=label("seed"), info=label("chat_seed_info"), elem_id="chat-seed")
     return ChatSettings(temperature, top_p, length, seed)
 

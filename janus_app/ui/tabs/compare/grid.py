@@ -59,10 +59,10 @@ class GridResults:
 def controls(page: PageContext) -> GridControls:
     label = page.texts.label
 
-    def axis(name: str, choices: list[str], value: str, values: str) -> tuple[gr.Dropdown, gr.Textbox]:
+    def axis(name: str, key: str, choices: list[str], value: str, values: str) -> tuple[gr.Dropdown, gr.Textbox]:
         with gr.Row(elem_classes="axis"):
             setting = gr.Dropdown(
-                choices, value=value, label=label(f"grid_{name}"), elem_id=f"grid-{name}", scale=2, min_width=120
+                choices, value=value, label=label(key), elem_id=f"grid-{name}", scale=2, min_width=120
             )
             box = gr.Textbox(
                 values,
@@ -74,8 +74,8 @@ def controls(page: PageContext) -> GridControls:
             )
         return setting, box
 
-    x, x_values = axis("x", list(AXES), "guidance", EXAMPLES["guidance"])
-    y, y_values = axis("y", ["", *AXES], "", "")
+    x, x_values = axis("x", "grid_x", list(AXES), "guidance", EXAMPLES["guidance"])
+    y, y_values = axis("y", "grid_y", ["", *AXES], "", "")
     about = gr.HTML(elem_id="grid-about", padding=False)
     with gr.Row(elem_classes="run-row"):
         run = gr.Button(label("grid_draw"), variant="primary", elem_id="grid-run", min_width=120)
