@@ -1,4 +1,4 @@
-"""Every tab, opened out, before axe-core's rules of WCAG 2.1 A and AA; and a picture drawn and stopped by keys."""
+"""WCAG 2.1 A and AA on every tab by axe-core, keyboard use, reduced motion and alternative texts."""
 
 from __future__ import annotations
 
@@ -12,43 +12,43 @@ from tests.page_server import Served
 
 pytestmark = pytest.mark.browser
 RULES = {"runOnly": {"type": "tag", "values": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa"]}}
-TABS = 20  # presses of the Tab key within which a control must come
+MAX_PRESSES = 20  # of the Tab key until a control must be reached
 
 
-def open_out(page: Any) -> None:
-    """Every closed section of the tab in view; opening one may bring others."""
+def expand_all(page: Any) -> None:
+    """Open every closed section of the shown tab; opening one may reveal others."""
     closed = page.locator("button.label-wrap:not(.open):visible")
     for _ in range(30):
         if not closed.count():
             break
         closed.first.click()
         page.wait_for_timeout(100)
-    page.wait_for_timeout(400)  # what slides open is half transparent until then
+    page.wait_for_timeout(400)  # sections are half transparent while they open
 
 
-def faults(page: Any) -> list[str]:
+def violations(page: Any) -> list[str]:
     from axe_playwright_python.sync_playwright import Axe
 
     found = Axe().run(page, options=RULES).response["violations"]
-    return [f"{fault['id']}: {node['html'][:200]}" for fault in found for node in fault["nodes"]]
+    return [f"{rule['id']}: {node['html'][:200]}" for rule in found for node in rule["nodes"]]
 
 
 @pytest.mark.parametrize(("theme", "locale"), [("light", "en-US"), ("dark", "zh-CN")])
-def test_no_rule_is_broken_on_any_tab(visit: Any, theme: str, locale: str) -> None:
+def test_every_tab_passes_the_wcag_rules(visit: Any, theme: str, locale: str) -> None:
     page = visit(f"?__theme={theme}", locale=locale)
     for tab in page.get_by_role("tab").all():
         tab.click()
-        open_out(page)
-        assert faults(page) == [], tab.inner_text()
+        expand_all(page)
+        assert violations(page) == [], tab.inner_text()
 
 
-def test_a_broken_rule_is_seen(visit: Any) -> None:
+def test_wcag_check_finds_a_violation(visit: Any) -> None:
     page = visit()
     page.evaluate("document.getElementById('chat-bot').insertAdjacentHTML('afterend', '<img src=\"data:,\">')")
-    assert [fault for fault in faults(page) if fault.startswith("image-alt")]
+    assert [found for found in violations(page) if found.startswith("image-alt")]
 
 
-def test_nothing_moves_where_motion_is_not_wanted(visit: Any) -> None:
+def test_reduced_motion_stops_animations(visit: Any) -> None:
     page = visit()
     unknown = "<div class='track'><div class='fill unknown'></div></div>"
     page.evaluate("html => document.getElementById('brand').insertAdjacentHTML('beforeend', html)", unknown)
@@ -58,8 +58,7 @@ def test_nothing_moves_where_motion_is_not_wanted(visit: Any) -> None:
     page.wait_for_function(f"{endless} === 0")
 
 
-def test_a_drawn_picture_has_words_and_the_model_can_write_them(visit: Any, served: Served) -> None:
-    """Its prompt until the model was asked to look; then what the model said, here and in the history."""
+def test_alternative_text_is_the_prompt_until_the_model_describes_the_picture(visit: Any, served: Served) -> None:
     page = visit()
     go(page, 1)
     draw(page, "a purple hill", 2, 8_300)
@@ -74,7 +73,7 @@ def test_a_drawn_picture_has_words_and_the_model_can_write_them(visit: Any, serv
     words = file.read_text("utf-8")
     assert words.strip()
     page.wait_for_function(f"words => {alts}.includes(words)", arg=words)
-    assert page.evaluate(f"{alts}.includes('a purple hill')"), "the other picture was not looked at"
+    assert page.evaluate(f"{alts}.includes('a purple hill')"), "the other picture keeps its prompt"
     go(page, 3)
     page.fill("#history-words input, #history-words textarea", "8300")
     page.wait_for_selector("#history-count:has-text('1 to 1')")
@@ -84,17 +83,17 @@ def test_a_drawn_picture_has_words_and_the_model_can_write_them(visit: Any, serv
 
 def press_until(page: Any, key: str, where: str) -> None:
     """Press `key` until the focus is inside `where`."""
-    for _ in range(TABS):
+    for _ in range(MAX_PRESSES):
         page.keyboard.press(key)
         if page.evaluate("where => !!document.activeElement?.closest(where)", where):
             outline = page.evaluate("getComputedStyle(document.activeElement).outlineStyle")
             border = page.evaluate("getComputedStyle(document.activeElement).boxShadow")
-            assert outline != "none" or border != "none", f"nothing shows the focus in {where}"
+            assert outline != "none" or border != "none", f"the focus in {where} is invisible"
             return
-    raise AssertionError(f"{TABS} presses of {key} do not lead to {where}")
+    raise AssertionError(f"{MAX_PRESSES} presses of {key} do not reach {where}")
 
 
-def test_a_picture_is_drawn_and_stopped_by_keys_alone(visit: Any) -> None:
+def test_drawing_and_stopping_work_by_keyboard_alone(visit: Any) -> None:
     page = visit()
     press_until(page, "Tab", "#tab-draw-button")
     page.keyboard.press("Enter")
@@ -116,7 +115,7 @@ window.fetch = async (...request) => {
 }"""
 
 
-def test_what_was_stopped_over_a_slow_line_is_begun_anew_at_the_first_press(visit: Any) -> None:
+def test_stopped_job_restarts_at_first_press_over_a_slow_connection(visit: Any) -> None:
     page = visit()
     page.add_init_script(SLOW)
     page.reload()

@@ -1,4 +1,4 @@
-"""Comparing, help with words and settings, keys and first steps, in a real Chromium (tiny checkpoints)."""
+"""The compare tab, and what the browser remembers, in a real Chromium with tiny checkpoints."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ COMPARE = 4
 def pick(page: Any, place: str, name: str) -> None:
     page.locator(f"{place} input").click()
     page.get_by_role("option", name=name, exact=True).click()
-    page.wait_for_function("!document.querySelector('[role=option]')")  # its list folds up a moment later
+    page.wait_for_function("!document.querySelector('[role=option]')")  # the list closes a moment later
 
 
-def test_two_models_blind_then_a_grid(visit: Any, served: Served) -> None:
+def test_blind_pair_is_revealed_by_vote_and_grid_saves_its_sheet(visit: Any, served: Served) -> None:
     page = visit()
     go(page, COMPARE)
     page.wait_for_selector("#compare-easel .empty")
@@ -36,12 +36,12 @@ def test_two_models_blind_then_a_grid(visit: Any, served: Served) -> None:
     page.wait_for_selector("#compare-votes:visible", timeout=60_000)
     captions = page.locator("#compare-gallery .caption-label").all_inner_texts()
     assert [text.strip() for text in captions] == ["left", "right"]
-    assert "Tiny" not in page.inner_text("#compare-sides"), "who is who shows before the vote"
-    assert page.locator("#compare-copy:visible").count() == 0, "the settings would tell"
+    assert "Tiny" not in page.inner_text("#compare-sides"), "the sides are revealed before the vote"
+    assert page.locator("#compare-copy:visible").count() == 0, "the copied settings would reveal the side"
     page.click("#vote-left")
     page.wait_for_selector("#compare-told dl")
-    told = page.inner_text("#compare-told")
-    assert "Tiny A" in told and "Tiny B" in told and page.locator("#compare-votes:visible").count() == 0
+    revealed = page.inner_text("#compare-told")
+    assert "Tiny A" in revealed and "Tiny B" in revealed and page.locator("#compare-votes:visible").count() == 0
     page.locator("#compare-gallery button:has(img)").nth(1).click()
     page.wait_for_selector("#compare-whose:has-text('right')")
     page.click("#compare-to-chat")
@@ -51,7 +51,7 @@ def test_two_models_blind_then_a_grid(visit: Any, served: Served) -> None:
     assert pair["one_better"] + pair["other_better"] == 1 and pair["equal"] == 0
     seed = page.input_value("#compare-seed input")
     assert {read_metadata(file).model for file in served.outputs.glob(f"*_{seed}.png")} == {"tiny-a", "tiny-b"}
-    assert served.session.state.variant_id == "tiny-a", "the model that was loaded before is not back"
+    assert served.session.state.variant_id == "tiny-a", "the model loaded before was not restored"
 
     page.get_by_role("tab", name="Grid of settings").click()
     pick(page, "#grid-y", "Seed")
@@ -68,11 +68,11 @@ def test_two_models_blind_then_a_grid(visit: Any, served: Served) -> None:
     assert drawn == [[(31, 1), (31, 3)], [(32, 1), (32, 3)]]
     page.fill("#grid-x-values textarea, #grid-x-values input", "1, two")
     page.click("#grid-run")
-    page.wait_for_selector("#compare-notes .message.error:has-text('is no number')")
+    page.wait_for_selector("#compare-notes .message.error:has-text('is not a number')")
     assert page.evaluate(UNNAMED) == []
 
 
-def test_words_settings_and_what_the_browser_remembers(visit: Any, served: Served) -> None:
+def test_browser_remembers_settings_theme_and_tour(visit: Any, served: Served) -> None:
     page = visit()
     page.wait_for_selector("#tour-card:visible")
     page.click("[data-janus=next]")
@@ -127,7 +127,7 @@ def test_words_settings_and_what_the_browser_remembers(visit: Any, served: Serve
     page.wait_for_function("document.querySelector('#draw-temperature input[type=number]')?.value == '1'")
 
 
-def test_chinese_on_a_phone(visit: Any) -> None:
+def test_compare_tab_fits_a_phone_in_chinese(visit: Any) -> None:
     page = visit(locale="zh-CN", viewport={"width": 390, "height": 844})
     go(page, COMPARE)
     page.wait_for_selector("#compare-easel .empty")

@@ -1,4 +1,4 @@
-"""A large model is fetched through the page: paused, the app killed, started again, resumed, loaded, deleted."""
+"""Downloads through the page: pause, kill and restart of the app, resume, load, verify, convert, delete."""
 
 from __future__ import annotations
 
@@ -25,26 +25,26 @@ from tests.test_cli_files import row
 
 pytestmark = pytest.mark.browser
 ROOT = Path(__file__).resolve().parents[2]
-PADDING = 100_000_000  # bytes of a tensor every Janus checkpoint may hold and nobody reads
+PADDING = 100_000_000  # bytes of a tensor that is allowed in every Janus checkpoint and read by nothing
 WEIGHTS = "pytorch_model.bin"
 SHOTS = os.environ.get("JANUS_APP_SHOTS")  # a folder for screenshots
 
 
 @pytest.fixture(scope="module")
 def files() -> dict[str, bytes]:
-    """The tiny checkpoint, made large."""
+    """The tiny checkpoint, padded to 100 MB."""
     import io
 
     folder = GOLDEN / "janus_pro_1b" / "checkpoint"
     state = torch.load(folder / WEIGHTS, weights_only=True)
     state["vision_model.vision_tower.attn_pool.padding"] = torch.randint(0, 255, (PADDING,), dtype=torch.uint8)
-    held = io.BytesIO()
-    torch.save(state, held)
-    return {file.name: file.read_bytes() for file in folder.iterdir()} | {WEIGHTS: held.getvalue()}
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    return {file.name: file.read_bytes() for file in folder.iterdir()} | {WEIGHTS: buffer.getvalue()}
 
 
 class App:
-    """The app as a person starts it, with a home of its own."""
+    """The app as a user starts it, with its own home folder."""
 
     def __init__(self, folder: Path, endpoint: str) -> None:
         self.port = free_port()
@@ -84,7 +84,7 @@ def hub(files: dict[str, bytes], tmp_path: Path) -> Iterator[FakeHub]:
 
 @pytest.fixture
 def small(tmp_path: Path) -> Iterator[FakeHub]:
-    """The same with the tiny checkpoint as it is."""
+    """A hub with the tiny checkpoint, not padded."""
     files = {file.name: file.read_bytes() for file in (GOLDEN / "janus_pro_1b" / "checkpoint").iterdir()}
     (tmp_path / "models.yaml").write_text(yaml.safe_dump({"variants": [row(files)]}))
     with FakeHub(files) as server:
@@ -93,7 +93,7 @@ def small(tmp_path: Path) -> Iterator[FakeHub]:
 
 @pytest.fixture
 def started() -> Iterator[list[App]]:
-    """Apps started by the test, ended with it."""
+    """Apps started by a test; they are killed at its end."""
     apps: list[App] = []
     yield apps
     for app in apps:
@@ -125,10 +125,10 @@ def until(condition: Any, page: Any) -> None:
         if condition():
             return
         page.wait_for_timeout(50)
-    raise AssertionError(f"it never came; the bar says: {page.inner_text('#model-bar')}")
+    raise AssertionError(f"timed out; the bar shows: {page.inner_text('#model-bar')}")
 
 
-def test_paused_killed_resumed_and_loaded(
+def test_download_resumes_after_pause_and_kill(
     browser: Any, hub: FakeHub, started: list[App], files: dict[str, bytes], tmp_path: Path
 ) -> None:
     hub.fault(WEIGHTS, Fault(times=10_000, pause=0.3, step=1 << 20))
@@ -148,9 +148,9 @@ def test_paused_killed_resumed_and_loaded(
     paused = kept(tmp_path)
     assert re.search(r"Paused\. \d+( MB)? of 103 MB are downloaded and kept", page.inner_text("#model-work"))
     page.wait_for_timeout(500)
-    assert kept(tmp_path) == paused, "a paused download goes on"
+    assert kept(tmp_path) == paused, "the download continues while paused"
 
-    page.click("#model-load")  # resume, and lose the app in the middle
+    page.click("#model-load")  # resume, then kill the app
     until(lambda: kept(tmp_path) > paused + 10_000_000, page)
     started[-1].kill()
     COUNTS.kills += 1
@@ -169,13 +169,13 @@ def test_paused_killed_resumed_and_loaded(
     hub.clear_faults()
     page.wait_for_selector(".state-line.ready:has-text('Tiny Janus')")
     starts = [int(re.sub(r"bytes=(\d+)-.*", r"\1", r[2]["Range"])) for r in hub.requests[before:] if "Range" in r[2]]
-    assert min(starts) == left, "it did not go on where the killed app ended"
+    assert min(starts) == left, "the download did not continue where the killed app stopped"
     blob = next((tmp_path / "home").rglob(sha256(files[WEIGHTS])))
     assert blob.read_bytes() == files[WEIGHTS]
     COUNTS.checked += 1
 
 
-def test_the_panel_verifies_converts_and_deletes(
+def test_files_panel_verifies_converts_and_deletes(
     browser: Any, small: FakeHub, started: list[App], tmp_path: Path
 ) -> None:
     started.append(App(tmp_path, small.endpoint))
@@ -203,7 +203,7 @@ def test_the_panel_verifies_converts_and_deletes(
     page.wait_for_selector("#model-load:has-text('Download and load')")
 
 
-def test_chinese_on_a_phone(
+def test_download_fits_a_phone_and_is_all_chinese(
     browser: Any, hub: FakeHub, started: list[App], files: dict[str, bytes], tmp_path: Path
 ) -> None:
     hub.fault(WEIGHTS, Fault(times=10_000, pause=0.6, step=1 << 20))

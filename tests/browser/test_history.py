@@ -1,4 +1,4 @@
-"""What was said and drawn is there after a restart, and nobody else's is ever shown: in a real Chromium."""
+"""Conversations and pictures after a restart, the history tab, and shared pages, in a real Chromium."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.browser
 
 @pytest.fixture
 def enter(browser: Any) -> Iterator[Any]:
-    """Open a page served by the test itself; a script error fails the test at its end."""
+    """Open a page that the test serves itself; script errors fail the test at its end."""
     contexts: list[Any] = []
     errors: list[str] = []
 
@@ -50,7 +50,7 @@ def enter(browser: Any) -> Iterator[Any]:
 
 
 def loaded(page: Any, place: str) -> None:
-    """Wait until the first picture there is not only in the page but drawn."""
+    """Wait until the first picture in `place` is decoded."""
     page.wait_for_function(f"document.querySelector('{place} img')?.naturalWidth > 0")
 
 
@@ -58,22 +58,22 @@ def stored(served: Served) -> list[dict[str, Any]]:
     return [json.loads(file.read_text()) for file in served.data.glob("conversations/*/conversation.json")]
 
 
-def test_a_picture_drawn_and_discussed_is_found_again_after_a_restart(enter: Any, tmp_path: Path) -> None:
+def test_conversation_and_picture_survive_a_restart(enter: Any, tmp_path: Path) -> None:
     with serve(tmp_path, pace=0.02) as first:
         page = enter(first)
         assert "saved here" in page.inner_text("#chat-list-note")
 
-        # Drawn in the chat, watched, and asked about.
+        # Draw in the chat with previews, and ask about the picture.
         say(page, "/draw a red circle")
         loaded(page, "#chat-bot .bot")
-        assert page.evaluate("window.seen.sheets.size") >= 2, "the picture was not seen growing"
+        assert page.evaluate("window.seen.sheets.size") >= 2, "no preview was shown"
         before = page.inner_text("#chat-context")
         say(page, "What is it?")
         page.wait_for_selector("#chat-context .meter")
         assert page.inner_text("#chat-context") != before
         answer = page.locator("#chat-bot .bot.message").last.inner_text()
 
-        # Named; then a message is edited, which begins a branch.
+        # Name the conversation; edit a message, which starts a branch.
         page.wait_for_selector("#chat-name input, #chat-name textarea")
         page.locator("#chat-name input, #chat-name textarea").fill("The circle")
         page.keyboard.press("Enter")
@@ -87,7 +87,7 @@ def test_a_picture_drawn_and_discussed_is_found_again_after_a_restart(enter: Any
         page.wait_for_selector("#chat-bot .user.message:has-text('What is it?')")
         assert page.locator("#chat-bot .bot.message").last.inner_text() == answer
 
-        # Stop ends a drawing in the chat and keeps what was said.
+        # Stop a drawing in the chat; the conversation is kept.
         first.session.pace = 0.2  # type: ignore[attr-defined]
         page.fill("#chat-box textarea", "/draw never finished")
         page.keyboard.press("Control+Enter")
@@ -102,7 +102,7 @@ def test_a_picture_drawn_and_discussed_is_found_again_after_a_restart(enter: Any
         loaded(page, "#chat-bot .bot")
         assert answer in page.inner_text("#chat-bot")
 
-        # The picture is in the history too, and deleting it there leaves the conversation whole.
+        # The picture is in the history too; deleting it there keeps the copy in the conversation.
         go(page, 3)
         loaded(page, "#history-gallery")
         page.locator("#history-gallery .thumbnail-item").first.click()
@@ -113,7 +113,7 @@ def test_a_picture_drawn_and_discussed_is_found_again_after_a_restart(enter: Any
         assert not list(second.outputs.glob("*.png"))
         assert read_metadata(next(second.data.glob("conversations/*/pictures/*.png"))).prompt == "a red circle"
 
-        # So is deleting the conversation asked for twice, and done.
+        # Deleting the conversation asks for confirmation.
         go(page, 0)
         page.click("#chat-delete")
         page.click("#chat-delete-no")
@@ -125,14 +125,14 @@ def test_a_picture_drawn_and_discussed_is_found_again_after_a_restart(enter: Any
 
 
 def keep_drawn(served: Served, prompt: str, seed: int) -> Path:
-    """A picture of the outputs folder, drawn without the page."""
+    """Draw a picture without the page and save it in the outputs folder."""
     request = GenerateRequest(prompt, seed=seed)
     finished = drain(served.session.run(request))
     assert isinstance(finished, Finished)
     return OutputStore(served.outputs).save(finished)[0].file
 
 
-def test_a_picture_of_the_history_is_marked_saved_discussed_and_drawn_again(enter: Any, tmp_path: Path) -> None:
+def test_history_picture_can_be_marked_saved_discussed_and_redrawn(enter: Any, tmp_path: Path) -> None:
     with serve(tmp_path) as served:
         kept = keep_drawn(served, "a red circle", 5)
         page = enter(served)
@@ -150,7 +150,7 @@ def test_a_picture_of_the_history_is_marked_saved_discussed_and_drawn_again(ente
         with page.expect_download() as saved:
             page.click("#history-save")
         assert saved.value.suggested_filename == kept.name
-        assert Path(saved.value.path()).read_bytes() == kept.read_bytes(), "with its record"
+        assert Path(saved.value.path()).read_bytes() == kept.read_bytes(), "the download differs from the saved file"
 
         page.click("#history-again")
         page.wait_for_selector("#draw-status .message.done")
@@ -166,7 +166,7 @@ def test_a_picture_of_the_history_is_marked_saved_discussed_and_drawn_again(ente
         assert [len(message["pictures"]) for message in stored(served)[0]["messages"]] == [1, 0]
 
 
-def test_visitors_of_a_shared_page_meet_nobody_elses_things(
+def test_shared_page_hides_what_other_visitors_made(
     enter: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def no_tunnel(*args: Any, **more: Any) -> str:
@@ -177,7 +177,7 @@ def test_visitors_of_a_shared_page_meet_nobody_elses_things(
     login = ("guest", "a long password")
     with serve(tmp_path, share=True, auth=login) as served:
         one, two = enter(served, login), enter(served, login)
-        one.wait_for_selector("#banner .message.warning")  # no tunnel: said on the page, which works all the same
+        one.wait_for_selector("#banner .message.warning")  # the page says that there is no tunnel, and works
         say(one, "/draw my secret circle")
         loaded(one, "#chat-bot .bot")
         one.reload()
@@ -186,7 +186,7 @@ def test_visitors_of_a_shared_page_meet_nobody_elses_things(
         two.wait_for_selector(".state-line.ready")
         for page in (one, two):
             assert page.get_by_role("tab", name="History").count() == 0
-            assert page.locator("#chat-side").count() == 0, "no list of conversations"
+            assert page.locator("#chat-side").count() == 0, "the list of conversations is shown"
             for tab in range(3):
                 go(page, tab)
                 page.wait_for_timeout(200)
@@ -194,7 +194,7 @@ def test_visitors_of_a_shared_page_meet_nobody_elses_things(
         assert not (served.data / "conversations").exists()
 
 
-def test_a_picture_dropped_on_the_page_sets_every_control(visit: Any, served: Served, tmp_path: Path) -> None:
+def test_dropped_picture_restores_its_settings(visit: Any, served: Served, tmp_path: Path) -> None:
     record = replace(
         METADATA, verb="edit", prompt="a blue star", seed=77, image_tokens=(),
         settings={"guidance": 3.5, "temperature": 0.5, "method": "variation", "strength": 0.35},
@@ -215,7 +215,7 @@ def test_a_picture_dropped_on_the_page_sets_every_control(visit: Any, served: Se
 
 
 def drop(page: Any, file: Path) -> None:
-    """Let a file fall on the page's heading, which takes none itself."""
+    """Drop a file on the page's heading, which does not accept files itself."""
     data = list(file.read_bytes())
     page.evaluate(
         """([data, name]) => {
