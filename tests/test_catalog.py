@@ -160,6 +160,7 @@ SETTING = {"default": 5, "low": 1, "high": 10, "step": 1}
         ({"memory": {"fp4": 1}}, "memory", "one of fp32"),
         ({"folder": "here"}, "repo", "exactly one"),
         ({"colour": "red"}, "colour", "no field of this name"),
+        ({5: "red"}, "5", "no field of this name"),
         ({"settings": {"guidence": SETTING}}, "settings", "one of guidance"),
         ({"settings": {"guidance": SETTING | {"default": 11}}}, r"settings\.guidance", "low to high"),
         ({"settings": {"guidance": SETTING | {"high": float("inf")}}}, r"settings\.guidance\.high", "finite"),
@@ -185,6 +186,13 @@ def test_error_of_a_bad_row_names_row_field_and_reason(
         load_catalog(path)
 
 
+def test_error_of_a_bad_row_is_translated(tmp_path: Path) -> None:
+    with pytest.raises(AppError) as caught:
+        load_catalog(written(tmp_path, ROW | {"size": [384, 10**9]}))
+    assert "字段 'size.1'：必须是 8 到 8192 像素；现在是 1000000000" in caught.value.text("zh-CN")
+    assert (caught.value.code, caught.value.status) == ("model_row_wrong", 422)
+
+
 def test_missing_field_and_repeated_id_are_refused(tmp_path: Path) -> None:
     for field in ("title", "revision", "files", "settings"):
         row = {key: value for key, value in ROW.items() if key != field}
@@ -199,7 +207,8 @@ def test_missing_field_and_repeated_id_are_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "reason"),
     [("variants: [", "not valid YAML near line"), ("- a", "list called 'variants'"), ("", "list called"),
-     ("variants: !!python/object/apply:os.getcwd []", "not valid YAML"), (b"\xff\xfe", "cannot be read")],
+     ("variants: !!python/object/apply:os.getcwd []", "not valid YAML"), (b"\xff\xfe", "cannot be read"),
+     ("variants: " + "[" * 5_000, "cannot be read")],
 )  # fmt: skip
 def test_error_names_a_malformed_list(tmp_path: Path, text: str | bytes, reason: str) -> None:
     path = tmp_path / "own.yaml"

@@ -78,10 +78,14 @@ def _read(path: Path) -> dict[str, Any]:
 
     try:
         text = path.read_text(encoding="utf-8")
-        document = yaml.safe_load(text)
+        # libyaml is ten times as fast, but deep nesting makes it crash: it reads the file of this checkout only.
+        fast = path == MANIFEST and hasattr(yaml, "CSafeLoader")
+        document = yaml.load(text, yaml.CSafeLoader if fast else yaml.SafeLoader)
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or Message("not_utf8")
         raise AppError("model_list_unreadable", path=path, reason=reason) from error
+    except RecursionError as error:
+        raise AppError("model_list_unreadable", path=path, reason=Message("yaml_malformed")) from error
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = mark.line + 1 if mark else text.count("\n", 0, getattr(error, "position", 0)) + 1

@@ -1,4 +1,4 @@
-"""A row of a model list as a pydantic model, and what to tell the person whose row does not fit it."""
+"""A row of a model list as a pydantic model, with a sentence for each way in which a row can be wrong."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ NO_TEXT: Any = ""
 
 
 class Must:
-    """Metadata of a field: says what its value must be, by a code, in place of pydantic's own words."""
+    """Metadata of a field's type: replaces pydantic's message by the code of what the value must be."""
 
     def __init__(self, code: str, choices: Any = None) -> None:
         values = {} if choices is None else {"names": ", ".join(get_args(choices) or choices)}
@@ -237,11 +237,9 @@ def first_problem(error: ValidationError) -> tuple[str, Message]:
     place = [str(part) for part in problem["loc"]]
     if place and place[-1] == "[key]":
         del place[-2:]  # a key of a mapping: the mapping is the field
-    if problem["type"] == "missing":
-        reason = Message("row_field_missing")
-    elif problem["type"] == "extra_forbidden":
-        reason = Message("row_field_unknown")
-    else:
-        place = [problem["ctx"]["field"]] if problem["ctx"]["field"] else place
-        reason = problem["ctx"]["reason"]
+    found = problem.get("ctx", {})
+    if problem["type"] == "unfit":
+        place, reason = [found["field"]] if found["field"] else place, found["reason"]
+    else:  # the rules above replace all errors of values: what is left concerns names
+        reason = Message("row_field_missing" if problem["type"] == "missing" else "row_field_unknown")
     return ".".join(place) or "row", reason
