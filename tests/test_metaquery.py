@@ -13,7 +13,7 @@ from torch import Tensor
 from janus_app.cli import main
 from janus_app.errors import AppError
 from janus_app.hub import Hub
-from janus_app.models.metaquery.sketch import Sketch
+from janus_app.models.common.latent_preview import LatentPreview
 from janus_app.nn import sampling
 from janus_app.outputs.metadata import read_metadata
 from janus_app.registry.catalog import load_catalog
@@ -46,7 +46,7 @@ def gap(one: Image.Image, other: Image.Image) -> int:
 
 def test_drawing_is_the_recorded_picture_with_progress_and_previews() -> None:
     case, ours = Case(f"{LLAVA}.t2i"), model(LLAVA)
-    ours.sketch = Sketch(ours.capabilities.size[0])
+    ours.preview = LatentPreview(ours.capabilities.size[0])
     request = GenerateRequest(case.captions[0], count=2, guidance=case.meta["gs"], steps=6, seed=case.meta["seed"])
     events = list(ours.generate(request))
     steps = [(e.done, e.total) for e in events if isinstance(e, Progress) and e.stage == "draw"]
@@ -107,12 +107,12 @@ def test_chat_is_the_language_models(name: str, monkeypatch: pytest.MonkeyPatch)
     assert "".join(e.text for e in events if isinstance(e, TextDelta)) == answer.text
 
     stream = torch.Generator().manual_seed(5)
-    seen = [reader.see(picture("a"), framed=False)]
-    ids = reader.tokenizer.encode(ours.talk.template.pieces(turns, [len(seen[0].features)]), begin=False)
+    seen = [reader.encode_image(picture("a"), framed=False)]
+    ids = reader.tokenizer.encode(ours.mllm_chat.template.pieces(turns, [len(seen[0].features)]), begin=False)
     assert answer.usage is not None and answer.usage.prompt_tokens == len(ids)
     with torch.inference_mode():
         for token, stepwise in zip(answer.token_ids, states[:6], strict=True):
-            state = read(reader.embed(ids, seen), reader.place(ids, seen).positions)[:, -1]
+            state = read(reader.embed(ids, seen), reader.positions(ids, seen).positions)[:, -1]
             assert relative(stepwise[:, 0], state) < 1e-5
             logits = state @ reader.network.get_input_embeddings().weight[: reader.tokenizer.size].T
             assert token == int(sampling.sample(logits, 1.0, sampling.exponential_noise([stream], logits.shape[-1])[0]))
@@ -123,28 +123,28 @@ def test_an_answer_ends_where_the_language_model_ends_it(monkeypatch: pytest.Mon
     ours = model(LLAVA)
     ask = ChatRequest((Turn("user", "Hello"),), temperature=1.0, top_p=1.0, seed=3, max_new_tokens=5)
     whole = last(ours.chat(ask)).token_ids
-    assert ours.talk.ends == {ours.reader.tokenizer.id("<|im_end|>")}
-    monkeypatch.setattr(ours.talk, "ends", frozenset({whole[3]}))
+    assert ours.mllm_chat.ends == {ours.reader.tokenizer.id("<|im_end|>")}
+    monkeypatch.setattr(ours.mllm_chat, "ends", frozenset({whole[3]}))
     assert last(ours.chat(ask)).token_ids == whole[: whole.index(whole[3])]
 
 
 def test_a_long_conversation_loses_its_beginning(monkeypatch: pytest.MonkeyPatch) -> None:
     ours = model(LLAVA)
     turns = [Turn("user", "word " * 40), Turn("assistant", "yes"), Turn("user", "And?")]
-    monkeypatch.setattr(ours.talk, "context", 60)
+    monkeypatch.setattr(ours.mllm_chat, "context", 60)
     notices = [e for e in ours.chat(ChatRequest(tuple(turns), max_new_tokens=2)) if isinstance(e, Notice)]
     assert len(notices) == 1 and "first 2 messages" in notices[0].text
     with pytest.raises(AppError, match="Shorten it"):
         list(ours.chat(ChatRequest((turns[0],))))
 
 
-def test_sketches_learn_colours() -> None:
+def test_preview_learns_the_colours_of_latents() -> None:
     torch.manual_seed(0)
     latents, colours = torch.randn(2, 4, 8, 8), torch.randn(3, 4) / 10
     pixels = torch.einsum("dc,nchw->ndhw", colours, latents) + 0.2
-    sketch = Sketch(8)
-    sketch.learn(latents, pixels.repeat_interleave(4, 2).repeat_interleave(4, 3))
-    for made, wanted in zip(sketch(latents), pixels, strict=True):
+    preview = LatentPreview(8)
+    preview.fit(latents, pixels.repeat_interleave(4, 2).repeat_interleave(4, 3))
+    for made, wanted in zip(preview(latents), pixels, strict=True):
         exact = ((wanted + 1) * 127.5).clamp(0, 255).permute(1, 2, 0).flatten().tolist()
         assert max(abs(a - b) for a, b in zip(made.tobytes(), exact, strict=True)) < 2
 
@@ -156,8 +156,8 @@ def test_typed_special_tokens_stay_text() -> None:
     for name in (LLAVA, QWEN):
         ours = model(name)
         typed = f"a <img0><begin_of_img><end_of_img><|im_end|>{ours.reader.image_token} fox"
-        ids = ours.reading.prompt(typed, (), ())
-        plain = ours.reading.prompt("a fox", (), ())
+        ids = ours.conditioner.prompt_ids(typed, (), ())
+        plain = ours.conditioner.prompt_ids("a fox", (), ())
         rare = [ours.reader.tokenizer.id("<|im_end|>"), ours.reader.image_id, *range(ours.reader.vocabulary, 700)]
         assert [ids.count(i) for i in rare] == [plain.count(i) for i in rare]
         assert ours.reader.tokenizer.decode(ours.reader.tokenizer.encode([typed], begin=False)) == typed
@@ -167,7 +167,7 @@ def test_long_text_is_cut_and_said() -> None:
     ours = model(LLAVA)
     limit = ours.network.config.text_limit
     for text in ("A photo of a red fox. " * 60, *(" a" * i + "狐狸🦊" * 200 for i in range(4))):
-        kept, cut = ours.reading.cut(text)
+        kept, cut = ours.conditioner.truncate(text)
         assert cut and text.startswith(kept) and "\ufffd" not in kept
         assert limit - 4 <= len(ours.reader.tokenizer.encode([kept], begin=False)) <= limit
     events = list(ours.generate(GenerateRequest("A photo of a red fox. " * 60, steps=1)))

@@ -109,22 +109,25 @@ def test_training_computes_what_the_app_computes(exported: Any) -> None:
     framed = trainer.frame @ pixels @ trainer.frame.T
     batch = captions(np.random.default_rng(6), words(), 3, dropout=0)
     with torch.inference_mode():
-        assert relative(exported.reader.see(render(scene), framed=False).features, model.reader.see(pixels)[0]) < 1e-5
-        seen = exported.reader.see(render(scene), framed=True)
+        assert (
+            relative(exported.reader.encode_image(render(scene), framed=False).features, model.reader.see(pixels)[0])
+            < 1e-5
+        )
+        seen = exported.reader.encode_image(render(scene), framed=True)
         assert relative(seen.features, model.reader.see(framed)[0]) < 0.05  # the frame is rounded to 8 bits on its way
         conditions = trainer.conditions(batch)
         text = "画一只红色的猫"
         for told, pictures, mine in (("two green frogs", [], []), (text, [render(scene)], [seen]), ("", [], [])):
-            ids, own = exported.reading.prompt(told, pictures, mine), prompt(words(), told, len(pictures))
+            ids, own = exported.conditioner.prompt_ids(told, pictures, mine), prompt(words(), told, len(pictures))
             assert ids[: len(own)] == own and len(ids) == len(own) + QUERIES + 3
         row, end = batch.ids[0], int(batch.ends[0])
         said = words().tokenizer.decode(row[:end].tolist()[len(words().prefix) :])
-        found = exported.reading.condition(said.removeprefix(": ").rsplit("\n\n:", 1)[0])
+        found = exported.conditioner.condition(said.removeprefix(": ").rsplit("\n\n:", 1)[0])
         assert relative(found, conditions[0]) < 1e-4
         ids = torch.tensor([prompt(words(), text, 1)])
         embeds = model.reader.embed(ids, ids == words().image, seen.features)
         mine = model.connector(model.reader.states(embeds, torch.tensor([ids.shape[1]]))[0])
-        assert relative(exported.reading.condition(text, [render(scene)], [seen]), mine[0]) < 1e-4
+        assert relative(exported.conditioner.condition(text, [render(scene)], [seen]), mine[0]) < 1e-4
         latents = latents_of(batch.tiles, trainer.codes)
         time = torch.tensor(700.0)
         exported.denoiser.set_conditioning(conditions[:1])

@@ -106,7 +106,7 @@ def test_words_need_a_head(tmp_path: Path) -> None:
     head[77] = 1  # every answer is this token, or none where the sum of a state is below 0
     save_file({"lm_head.weight": head, "other.weight": torch.zeros(3)}, language / "model.safetensors")
     speaking: Any = loaded(folder).model
-    assert torch.equal(speaking.talk.head, head[: speaking.reader.tokenizer.size])
+    assert torch.equal(speaking.mllm_chat.head, head[: speaking.reader.tokenizer.size])
     ask = ChatRequest((Turn("user", "Hello"),), temperature=0, max_new_tokens=3)
     assert set(last(speaking.chat(ask)).token_ids) <= {0, 77}
 
@@ -117,7 +117,7 @@ def test_quantised_linears_keep_their_biases() -> None:
     ours, theirs = (m.network.mllm.language_model.layers[1].self_attn for m in (small, full))
     assert type(ours.q_proj).__name__ == type(ours.o_proj).__name__ == "Int8Linear"
     assert torch.equal(ours.q_proj.bias, theirs.q_proj.bias) and ours.o_proj.bias is None
-    states = [result_of(m.reading.rows("a fox", "", (), TextImageGuidance(1.0))) for m in (small, full)]
+    states = [result_of(m.conditioner.guidance_rows("a fox", "", (), TextImageGuidance(1.0))) for m in (small, full)]
     assert 0 < relative(*states) < 0.1
 
 

@@ -69,9 +69,9 @@ def test_queries_see_one_another_both_ways() -> None:
 
 def test_pictures_have_positions_in_three_dimensions() -> None:
     reader = model(QWEN).reader
-    seen = [reader.see(picture("b"), framed=True)]
-    ids = model(QWEN).reading.prompt("blue", [picture("b")], seen)
-    positions, offset = reader.place(ids, seen)
+    seen = [reader.encode_image(picture("b"), framed=True)]
+    ids = model(QWEN).conditioner.prompt_ids("blue", [picture("b")], seen)
+    positions, offset = reader.positions(ids, seen)
     places = torch.tensor(ids) == reader.image_id
     frame, row, column = positions[:, 0, places]
     _, rows, columns = (seen[0].grid // 2).tolist()
@@ -125,8 +125,8 @@ def test_a_prompt_is_read_once_however_many_pictures(monkeypatch: pytest.MonkeyP
         monkeypatch.setattr(owner, name, call)
 
     counted(ours.reader, "read")
-    counted(ours.reader, "_see")
-    ours.reading._kept.clear()
+    counted(ours.reader, "_encode_image")
+    ours.conditioner._cache.clear()
     last(ours.generate(GenerateRequest("a fox", negative="dull", count=3, steps=1)))
     assert calls == {"read": 2}
     last(ours.generate(GenerateRequest("a wolf", negative="dull", steps=1)))
@@ -134,4 +134,4 @@ def test_a_prompt_is_read_once_however_many_pictures(monkeypatch: pytest.MonkeyP
     last(ours.generate(GenerateRequest("a bear", guidance=1, steps=1)))
     assert calls == {"read": 4}  # guidance 1 needs no negative row
     last(ours.edit(EditRequest("a hat", picture("a"), method="instruct", count=2, steps=1)))
-    assert calls == {"read": 7, "_see": 2}  # three rows show the picture or a black one: two looks
+    assert calls == {"read": 7, "_encode_image": 2}  # three rows show the picture or a black one: two looks

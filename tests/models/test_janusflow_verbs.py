@@ -166,17 +166,17 @@ def test_previews_after_every_step_end_near_the_picture(model: JanusFlowModel, s
     assert [e.done for e in events if isinstance(e, Progress) and e.stage == "decode"] == [0, 1]
 
 
-def test_a_sketch_is_close_to_what_went_in(model: JanusFlowModel) -> None:
+def test_preview_of_a_latent_is_close_to_its_picture(model: JanusFlowModel) -> None:
     """The fitted projection beats the best single colour, on a picture it was not fitted to.
 
     No more can be asked of an autoencoder with random weights, whose latents hardly know colours.
     """
     x, y = np.meshgrid(np.linspace(0, 1, 96), np.linspace(0, 1, 96))
     slope = Image.fromarray(np.uint8(np.stack([x, y, 1 - x], -1) * 255))
-    (sketch,) = model.autoencoder.sketch(model.autoencoder.encode_picture(slope))
-    error = np.asarray(sketch, float) - np.asarray(slope, float)
+    (preview,) = model.autoencoder.preview(model.autoencoder.encode_picture(slope))
+    error = np.asarray(preview, float) - np.asarray(slope, float)
     spread = np.asarray(slope, float) - np.asarray(slope, float).mean((0, 1))
-    assert sketch.size == (96, 96)
+    assert preview.size == (96, 96)
     assert (error**2).mean() < 0.85 * (spread**2).mean()
 
 

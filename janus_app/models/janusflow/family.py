@@ -76,10 +76,10 @@ def weight_sources(
     network: nn.Module, config: Mapping[str, Any], folder: Path, parts: Parts | None
 ) -> list[WeightSource]:
     """The checkpoint's own files, and the autoencoder's."""
-    from janus_app.models.janusflow.vae import modern_name
+    from janus_app.models.janusflow.vae import current_key
 
     def remap_key(name: str) -> str:
-        return f"{AUTOENCODER}.{modern_name(name)}"
+        return f"{AUTOENCODER}.{current_key(name)}"
 
     return [
         WeightSource(folder),

@@ -176,9 +176,9 @@ class JanusFlowModel(VisionChatMixin):
                 yield Progress("draw", done, total, "steps")
                 if not bool(torch.isfinite(step.latent).all()):
                     raise sampling.non_finite_error(self.network.dtype)
-                sketches = self.autoencoder.sketch(step.predicted)
-                sketches = [finish(sketch) for sketch in sketches] if finish else sketches
-                yield Preview((*(p.image for p in before), *sketches, *[blank] * waiting), done, total)
+                previews = self.autoencoder.preview(step.predicted)
+                previews = [finish(preview) for preview in previews] if finish else previews
+                yield Preview((*(p.image for p in before), *previews, *[blank] * waiting), done, total)
             drawn = []
             for i, latent in enumerate(step.latent):
                 yield Progress("decode", len(before) + i, request.count, "pictures")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -14,10 +13,10 @@ from torch import Tensor, nn
 
 from janus_app.errors import AppError
 from janus_app.models.common.config import Fields
-from janus_app.models.common.image_processor import to_picture
+from janus_app.models.common.latent_preview import LatentPreview
 from janus_app.models.common.lazy_import import importing
 
-# Attention layers were called so in checkpoints written before mid-2023.
+# Names of attention layers in checkpoints written before mid-2023.
 _OLD_NAMES = {".query.": ".to_q.", ".key.": ".to_k.", ".value.": ".to_v.", ".proj_attn.": ".to_out.0."}
 _LARGEST_WIDTH = 4096
 
@@ -47,8 +46,8 @@ def build_autoencoder(raw: Mapping[str, Any]) -> nn.Module:
         raise AppError("autoencoder_unusable", reason=str(error)[:200]) from error
 
 
-def modern_name(name: str) -> str:
-    """The name diffusers uses today for a tensor of an older checkpoint."""
+def current_key(name: str) -> str:
+    """The name that diffusers uses now for a tensor of an older checkpoint."""
     if ".attentions." in name:
         for old, new in _OLD_NAMES.items():
             name = name.replace(old, new)
@@ -56,10 +55,10 @@ def modern_name(name: str) -> str:
 
 
 class Autoencoder:
-    """Pictures [n, 3, H, W] in -1..1 to latents [n, channels, H / factor, W / factor] as the flow knows them, and back.
+    """Pictures [n, 3, H, W] in -1..1 to the latents [n, channels, H / factor, W / factor] of the flow, and back.
 
-    Latents are float32: (mean - shift) * scale of what the encoder gives. Pictures go through one at a time: a batch
-    would round differently, and the same latent must give the same picture whatever it was drawn beside.
+    Latents are float32: (mean - shift) * scale of the encoder's output. Pictures go through one at a time: a batch
+    would round differently, and a latent must give the same picture whatever else is drawn with it.
     """
 
     def __init__(self, module: nn.Module) -> None:
@@ -70,46 +69,39 @@ class Autoencoder:
         self._scale: float = config.scaling_factor
         self._shift: float = config.shift_factor or 0.0
         self._weight: Tensor = module.get_parameter("decoder.conv_in.weight")
+        self._preview: LatentPreview | None = None
 
     @torch.inference_mode()
     def encode(self, pixels: Tensor) -> Tensor:
         """The mean of the encoder's distribution, not a sample of it: the same picture is the same latent."""
-        moments = [self._module.encode(self._here(row[None])).latent_dist.mean for row in pixels]
+        moments = [self._module.encode(self._to_device(row[None])).latent_dist.mean for row in pixels]
         return (torch.cat(moments).float() - self._shift) * self._scale
 
     @torch.inference_mode()
     def decode(self, latents: Tensor) -> Tensor:
         """Pictures [n, 3, H, W], about -1..1, in the autoencoder's own dtype."""
         raw = latents / self._scale + self._shift
-        return torch.cat([self._module.decode(self._here(row[None])).sample for row in raw])
+        return torch.cat([self._module.decode(self._to_device(row[None])).sample for row in raw])
 
     def encode_picture(self, picture: Image.Image) -> Tensor:
         """An RGB picture whose sides are multiples of `factor` to its latent [1, channels, h, w]."""
         pixels = torch.from_numpy(np.array(picture)).float().permute(2, 0, 1) / 127.5 - 1
         return self.encode(pixels[None])
 
-    @torch.inference_mode()
-    def sketch(self, latents: Tensor) -> list[Image.Image]:
-        """Pictures in about the colours a decode would give, at a thousandth of its cost."""
-        colours, offset = self._colours
-        rgb = torch.einsum("nchw,cd->ndhw", latents.float().cpu(), colours) + offset[:, None, None]
-        size = (latents.shape[3] * self.factor, latents.shape[2] * self.factor)
-        return [to_picture(row).resize(size, Image.Resampling.BICUBIC) for row in rgb]
+    def preview(self, latents: Tensor) -> list[Image.Image]:
+        """Square pictures in about the colours that decoding would give, at a thousandth of its cost."""
+        if self._preview is None:
+            self._preview = self._fit_preview(latents.shape[-1] * self.factor)
+        return self._preview(latents)
 
-    @cached_property
-    def _colours(self) -> tuple[Tensor, Tensor]:
-        """The linear map from latents to RGB, [channels, 3] and [3], that fits pictures of coloured clouds best."""
+    def _fit_preview(self, side: int) -> LatentPreview:
+        """A preview fitted to pictures of coloured clouds."""
         cells = 16
         clouds = torch.randn(4, 3, 4, 4, generator=torch.Generator("cpu").manual_seed(0))
         pictures = F.interpolate(clouds, scale_factor=cells * self.factor // 4, mode="bicubic").clamp(-1, 1)
-        latents = self.encode(pictures).cpu()
-        wanted = F.avg_pool2d(pictures, self.factor).permute(0, 2, 3, 1).flatten(0, 2)
-        known = latents.permute(0, 2, 3, 1).flatten(0, 2)
-        known = torch.cat([known, torch.ones(len(known), 1)], dim=1)
-        # A little ridge: channels a cloud does not move must not be given colours by accident.
-        square = known.T @ known + 1e-3 * len(known) * torch.eye(known.shape[1])
-        fit = torch.linalg.solve(square, known.T @ wanted)
-        return fit[:-1], fit[-1]
+        preview = LatentPreview(side)
+        preview.fit(self.encode(pictures), pictures)
+        return preview
 
-    def _here(self, x: Tensor) -> Tensor:
+    def _to_device(self, x: Tensor) -> Tensor:
         return x.to(self._weight.device, self._weight.dtype)

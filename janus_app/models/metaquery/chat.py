@@ -1,4 +1,4 @@
-"""Chat with a MetaQuery model is chat with its language model: the frozen part, in that model's own prompt format."""
+"""Chat with a MetaQuery checkpoint: its frozen language model answers, in that model's own prompt format."""
 
 from __future__ import annotations
 
@@ -14,31 +14,31 @@ from janus_app.errors import AppError
 from janus_app.files import read_json
 from janus_app.models.common.chat import stream_answer
 from janus_app.models.common.lazy_import import importing
-from janus_app.models.metaquery.mllm import Mllm, Seen
+from janus_app.models.metaquery.mllm import ImageFeatures, Mllm
 from janus_app.models.metaquery.template import ChatTemplate
 from janus_app.nn import sampling
 from janus_app.types import ChatRequest, Event, Progress, Turn
 
 
-class Talk:
-    """Answers conversations. `head` are the rows [words, hidden] that turn a state into scores of words."""
+class MllmChat:
+    """Answers conversations. `head`: the output embedding [words, hidden], from hidden states to logits."""
 
     def __init__(self, reader: Mllm, template: ChatTemplate, head: Tensor, folder: Path, context: int) -> None:
         self.reader, self.template, self.context = reader, template, context
-        self.head = head[: reader.tokenizer.size]  # rows beyond are padding that no text has
+        self.head = head[: reader.tokenizer.size]  # rows beyond are padding
         self.ends = _ends(reader, folder)
 
     def chat(self, request: ChatRequest) -> Iterator[Event]:
         """Stream the answer. The oldest messages are left out, with a notice, where the context cannot hold them."""
         started = time.perf_counter()
-        seen: dict[int, Seen] = {}
+        seen: dict[int, ImageFeatures] = {}
         pictures = [picture for turn in request.turns for picture in turn.images]
         for number, picture in enumerate(pictures):
             yield Progress("encode", number, len(pictures), "pictures")
             if id(picture) not in seen:
-                seen[id(picture)] = self.reader.see(picture, framed=False)
+                seen[id(picture)] = self.reader.encode_image(picture, framed=False)
 
-        def features(turns: Sequence[Turn]) -> list[Seen]:
+        def features(turns: Sequence[Turn]) -> list[ImageFeatures]:
             return [seen[id(picture)] for turn in turns for picture in turn.images]
 
         def encode(turns: Sequence[Turn]) -> list[int]:
@@ -58,13 +58,15 @@ class Talk:
         )
 
     @torch.inference_mode()
-    def _tokens(self, ids: Sequence[int], seen: Sequence[Seen], limit: int, request: ChatRequest) -> Iterator[int]:
+    def _tokens(
+        self, ids: Sequence[int], seen: Sequence[ImageFeatures], limit: int, request: ChatRequest
+    ) -> Iterator[int]:
         """Ids of the answer without the one that ends it, at most `limit`."""
         with importing:
             from transformers import DynamicCache
 
         stream = torch.Generator("cpu").manual_seed(request.seed)
-        placed, cache = self.reader.place(ids, seen), DynamicCache()
+        placed, cache = self.reader.positions(ids, seen), DynamicCache()
         hidden = self.reader.read(self.reader.embed(ids, seen), placed.positions, cache)
         for position in range(len(ids), len(ids) + limit):
             logits = F.linear(hidden[:, -1], self.head)
@@ -74,7 +76,9 @@ class Talk:
             if token in self.ends:
                 return
             yield token
-            hidden = self.reader.read(self.reader.embed([token], ()), self.reader.next(position, placed), cache)
+            hidden = self.reader.read(
+                self.reader.embed([token], ()), self.reader.next_position(position, placed), cache
+            )
 
 
 def _ends(reader: Mllm, folder: Path) -> frozenset[int]:

@@ -1,4 +1,4 @@
-"""What MetaQuery needs beside its weights while it draws and answers, counted in its configs."""
+"""Memory that MetaQuery needs beside its weights to draw and to answer, from the sizes in its configs."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from janus_app.models.metaquery.config import parse_config
 from janus_app.models.metaquery.modeling import MARKERS, PARTS
 from janus_app.nn.llama import DecoderConfig
 
-_PICTURE_TOKENS = 1500  # LLaVA-OneVision's two looks at a 384 pixel picture; Qwen2.5-VL's largest picture has 1,280
+_PICTURE_TOKENS = 1500  # LLaVA-OneVision's two views of a 384 pixel picture; Qwen2.5-VL's largest picture has 1,280
 
 
 def peak(raw: Mapping[str, Any], job: Job, widths: BytesPerElement) -> Peak:
-    """The higher of drawing and answering, from a config with its parts (network.read_parts)."""
+    """The higher of drawing and answering, from a config with its parts (modeling.read_parts)."""
     config, language = parse_config(raw), _language(raw[PARTS]["language"])
     read = job.words + job.pictures * _PICTURE_TOKENS
     answering = Peak(
@@ -30,7 +30,7 @@ def peak(raw: Mapping[str, Any], job: Job, widths: BytesPerElement) -> Peak:
 
 
 def _cell(denoiser: Mapping[str, Any]) -> float:
-    """Numbers alive for one latent cell at the denoiser's widest moment."""
+    """Values in memory for one latent cell at the widest layer of the denoiser."""
     if "block_out_channels" in denoiser:  # a U-Net: the hidden layer of a block at full resolution, and the skips
         return 16 * denoiser["block_out_channels"][0]
     width = denoiser.get("num_attention_heads", 70) * denoiser.get("attention_head_dim", 32)
@@ -38,7 +38,7 @@ def _cell(denoiser: Mapping[str, Any]) -> float:
 
 
 def _language(raw: Mapping[str, Any]) -> DecoderConfig:
-    """The sizes of the words' half of a vision-language config."""
+    """The sizes of the text model in a vision-language config."""
     text = raw.get("text_config") or raw
     heads = text.get("num_attention_heads", 28)
     return DecoderConfig(

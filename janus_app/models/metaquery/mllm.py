@@ -1,8 +1,8 @@
 """The frozen language model that reads prompts and pictures: transformers' own LLaVA-OneVision and Qwen2.5-VL.
 
-Pictures are seen once each and their features written over the placeholders of every prompt that shows them, so what
-is computed follows from ids and features alone: positions are always ours to give, and none of the library's ways of
-guessing them (from nested picture lists, from a forward pass before) can come into play.
+Each picture is encoded once and its features are written over the placeholders of every prompt that shows it, so
+results follow from ids and features alone. Positions are always passed in: the library would guess them from nested
+lists of pictures or from an earlier forward pass.
 """
 
 from __future__ import annotations
@@ -28,25 +28,25 @@ _LONGEST_RATIO = 150  # Qwen2.5-VL's processor refuses pictures more than 200 ti
 
 
 @dataclass(frozen=True)
-class Seen:
-    """What the model sees of one picture: features [n, hidden] and, for Qwen, its grid (frames, rows, columns)."""
+class ImageFeatures:
+    """One picture as the language model reads it: features [n, hidden] and, for Qwen, (frames, rows, columns)."""
 
     features: Tensor
     grid: Tensor | None = None
 
 
-class Placed(NamedTuple):
-    """Positions of a prompt (None = counted up) and how far what follows lies behind its length."""
+class PromptPositions(NamedTuple):
+    """Positions of a prompt (None: 0, 1, 2, ...), and the offset of the next token's position from its index."""
 
     positions: Tensor | None
     offset: int = 0
 
 
 class Mllm(ABC):
-    """A language model with eyes: `network` is transformers' model, `config` the one it was built from.
+    """A language model that reads pictures: `network` is transformers' model, `config` the one it was built from.
 
     vocabulary: rows of the embedding that are words; the learned rows of MetaQuery come behind them. Raises AppError
-    where the files of `folder`, the model's own repository, do not fit it.
+    where the files of `folder`, the language model's repository, do not fit it.
     """
 
     image_token_field: str
@@ -68,7 +68,7 @@ class Mllm(ABC):
     def context(self) -> int:
         return int(self.config.text_config.max_position_embeddings)
 
-    def embed(self, ids: Sequence[int], seen: Sequence[Seen]) -> Tensor:
+    def embed(self, ids: Sequence[int], seen: Sequence[ImageFeatures]) -> Tensor:
         """Inputs [1, T, hidden]: rows of the embedding with the pictures' features over their placeholders."""
         table: nn.Embedding = self.network.get_input_embeddings()
         row = torch.tensor([ids], device=table.weight.device)
@@ -85,19 +85,19 @@ class Mllm(ABC):
         return output.last_hidden_state
 
     @torch.inference_mode()
-    def see(self, picture: Image.Image, *, framed: bool) -> Seen:
-        """What the model sees of a picture; `framed` brings it into the frame that drawing was trained with."""
+    def encode_image(self, picture: Image.Image, *, framed: bool) -> ImageFeatures:
+        """The features of a picture; `framed` brings it to the size and crop that drawing was trained with."""
         picture = picture.convert("RGB")
         longest, shortest = max(picture.size), min(picture.size)
         if longest > _LONGEST_RATIO * shortest:
             raise AppError("picture_too_narrow", width=picture.width, height=picture.height)
-        return self._see(self._frame(picture) if framed else picture)
+        return self._encode_image(self._frame(picture) if framed else picture)
 
     def to_device(self, pixels: Tensor) -> Tensor:
         weight = self.network.get_input_embeddings().weight
         return pixels.to(weight.device, weight.dtype)
 
-    # ---- what differs from model to model
+    # ---- differs from model to model
 
     @classmethod
     @abstractmethod
@@ -114,8 +114,8 @@ class Mllm(ABC):
     def remap_key(cls, name: str) -> str:
         """A tensor's name in transformers 5 from the name transformers 4.49 gave it."""
 
-    def next(self, position: int, placed: Placed) -> Tensor | None:
-        """The position of a single token behind a prompt and `position` tokens in all; None = counted up."""
+    def next_position(self, position: int, placed: PromptPositions) -> Tensor | None:
+        """The position of one token at index `position` behind a prompt; None where it is the index itself."""
         if not placed.offset:
             return None
         return torch.full((3, 1, 1), position + placed.offset, device=self.network.get_input_embeddings().weight.device)
@@ -125,18 +125,18 @@ class Mllm(ABC):
         """The image processor in its PIL form: the torchvision one moves pixels by up to 7e-3."""
 
     @abstractmethod
-    def _see(self, picture: Image.Image) -> Seen: ...
+    def _encode_image(self, picture: Image.Image) -> ImageFeatures: ...
 
     def _frame(self, picture: Image.Image) -> Image.Image:
         return picture
 
-    def place(self, ids: Sequence[int], seen: Sequence[Seen]) -> Placed:
+    def positions(self, ids: Sequence[int], seen: Sequence[ImageFeatures]) -> PromptPositions:
         """Positions of a prompt that shows these pictures."""
-        return Placed(None)
+        return PromptPositions(None)
 
 
 class LlavaOneVision(Mllm):
-    """LLaVA-OneVision (Li et al. 2024): a SigLIP that looks at the whole picture and at tiles of it."""
+    """LLaVA-OneVision (Li et al. 2024): a SigLIP tower encodes the whole picture and tiles of it."""
 
     image_token_field = "image_token_index"
     _FRAME = 384
@@ -174,10 +174,10 @@ class LlavaOneVision(Mllm):
         left, top = round((width - side) / 2), round((height - side) / 2)
         return picture.crop((left, top, left + side, top + side))
 
-    def _see(self, picture: Image.Image) -> Seen:
+    def _encode_image(self, picture: Image.Image) -> ImageFeatures:
         batch = self.processor([picture], return_tensors="pt")  # a flat list: a nested one switches the tiles off
         found = self.network.get_image_features(self.to_device(batch["pixel_values"]), batch["image_sizes"])
-        return Seen(found.pooler_output[0])
+        return ImageFeatures(found.pooler_output[0])
 
     @classmethod
     def remap_key(cls, name: str) -> str:
@@ -211,23 +211,23 @@ class Qwen25VL(Mllm):
         low, high = self._PIXELS
         return Qwen2VLImageProcessorPil(**{**_processor_fields(folder), "min_pixels": low, "max_pixels": high})
 
-    def _see(self, picture: Image.Image) -> Seen:
+    def _encode_image(self, picture: Image.Image) -> ImageFeatures:
         batch = self.processor([picture], return_tensors="pt")
         grid = batch["image_grid_thw"]
         device = self.network.get_input_embeddings().weight.device
         found = self.network.get_image_features(self.to_device(batch["pixel_values"]), grid.to(device))
-        return Seen(found.pooler_output[0], grid[0])
+        return ImageFeatures(found.pooler_output[0], grid[0])
 
-    def place(self, ids: Sequence[int], seen: Sequence[Seen]) -> Placed:
-        """M-RoPE positions [3, 1, T]; text behind a picture goes on from the picture's longer side."""
+    def positions(self, ids: Sequence[int], seen: Sequence[ImageFeatures]) -> PromptPositions:
+        """M-RoPE positions [3, 1, T]; text behind a picture continues from the picture's longer side."""
         if not seen:
-            return Placed(None)
+            return PromptPositions(None)
         row = torch.tensor([ids])
         grids = torch.stack([picture.grid for picture in seen if picture.grid is not None])
         positions, offset = self.network.get_rope_index(
             row, mm_token_type_ids=(row == self.image_id).int(), image_grid_thw=grids
         )
-        return Placed(positions.to(self.network.get_input_embeddings().weight.device), int(offset))
+        return PromptPositions(positions.to(self.network.get_input_embeddings().weight.device), int(offset))
 
     @classmethod
     def remap_key(cls, name: str) -> str:
@@ -238,7 +238,7 @@ KINDS: dict[str, type[Mllm]] = {"llava_onevision": LlavaOneVision, "qwen2_5_vl":
 
 
 def small_config(config: Any) -> Any:
-    """The same architecture with one narrow layer; tables that follow from the config are as in the large one."""
+    """The same architecture with one narrow layer; the tables that follow from the config do not change."""
     small = copy.deepcopy(config)
     small.text_config.vocab_size = 8
     small.text_config.num_hidden_layers = 1

@@ -1,7 +1,7 @@
-"""All parts of a MetaQuery checkpoint in one module, built from configs alone, and the names its tensors go by.
+"""The networks of a MetaQuery checkpoint in one module, built from configs alone, and the names of its tensors.
 
-The language model is transformers', the diffuser and its picture decoder are diffusers' (SANA with DC-AE, or the
-U-Net of Stable Diffusion 1.5), the connector is ours.
+The language model is from transformers, the diffusion model and its picture decoder from diffusers (SANA with DC-AE, or
+the U-Net of Stable Diffusion 1.5); the connector is in connector.py.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ MARKERS = 2  # embedding rows around the queries: begin and end of image
 
 
 class MetaQueryNetwork(nn.Module):
-    """`mllm`, `connector`, `transformer` (the diffuser), `vae` and, where words need a head of their own, `lm_head`."""
+    """`mllm`, `connector`, `transformer` (the denoiser), `vae` and, unless tied to the embedding, `lm_head`."""
 
     def __init__(self, config: MetaQueryConfig, parts: Mapping[str, Any]) -> None:
         super().__init__()
@@ -62,7 +62,7 @@ class MetaQueryNetwork(nn.Module):
         return self.connector.get_parameter("1.weight")
 
     def remap_key(self, name: str) -> str:
-        """Where a tensor of the checkpoint belongs here; names it does not know come back as they are."""
+        """The name in this network of a tensor of the checkpoint; unknown names are returned unchanged."""
         if not name.startswith(_MLLM):
             return name.removeprefix("model.")
         inner = name.removeprefix(_MLLM)
@@ -80,7 +80,7 @@ class MetaQueryNetwork(nn.Module):
         return None
 
     def fill_buffers(self) -> None:
-        """Give language model and diffuser the tables that no checkpoint holds (rotary frequencies, positions).
+        """Fill the buffers that no checkpoint holds (rotary frequencies, positions) in language model and denoiser.
 
         They follow from the configs alone, so a network of one narrow layer or none, built in memory, has the same.
         """
@@ -119,7 +119,7 @@ def _require_packages() -> None:
 def read_parts(raw: Mapping[str, Any], components: Components) -> dict[str, Any]:
     """config.json with what it refers to by name: the configs of the language model, the diffuser and its decoder.
 
-    "head" among them is the file with a word head of its own that the language model's folder holds, "" for none.
+    "head" among them is the weight file with the output head in the language model's folder, "" for none.
     """
     config = parse_config(raw)
     diffusion = components.folder(config.diffusion_id)
@@ -139,7 +139,7 @@ def read_parts(raw: Mapping[str, Any], components: Components) -> dict[str, Any]
 
 
 def head_file(language: Path) -> Path | None:
-    """The weight file in the language model's own folder that holds its head for words, where there is one."""
+    """The weight file in the language model's folder that holds its output head, None where there is none."""
     index, single = language / "model.safetensors.index.json", language / "model.safetensors"
     if index.is_file():
         name = read_weight_map(index).get(HEAD)
@@ -196,12 +196,12 @@ def _diffusers_part(
 
 
 def caption_width(transformer: Any) -> int:
-    """Channels of the conditioning the diffuser was trained with."""
+    """Channels of the conditioning that the denoiser was trained with."""
     return int(transformer.config.get("caption_channels") or transformer.config["cross_attention_dim"])
 
 
 def scheduler(config: MetaQueryConfig, components: Components) -> Any:
-    """DPM-Solver++ (Lu et al. 2022) with the numbers of the scheduler's own file, whatever solver that names."""
+    """DPM-Solver++ (Lu et al. 2022) with the numbers of the scheduler's own file, whichever solver it names."""
     with importing:
         from diffusers import DPMSolverMultistepScheduler
 

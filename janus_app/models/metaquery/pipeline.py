@@ -1,4 +1,4 @@
-"""A loaded MetaQuery answering the three verbs."""
+"""A loaded MetaQuery model: chat, generate and edit."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from torch import Tensor
 from janus_app.errors import AppError, Message
 from janus_app.models.common.batching import draw_in_batches
 from janus_app.models.common.image_processor import BLANK
-from janus_app.models.metaquery.chat import Talk
-from janus_app.models.metaquery.conditioning import Reading
+from janus_app.models.common.latent_preview import LatentPreview
+from janus_app.models.metaquery.chat import MllmChat
+from janus_app.models.metaquery.conditioning import PromptConditioner
 from janus_app.models.metaquery.config import Components
 from janus_app.models.metaquery.denoise import Denoiser
 from janus_app.models.metaquery.modeling import MARKERS, MetaQueryNetwork, scheduler
-from janus_app.models.metaquery.sketch import Sketch
 from janus_app.models.metaquery.template import ChatTemplate
 from janus_app.nn import sampling
 from janus_app.nn.diffusion import TextImageGuidance, denoise
@@ -41,10 +41,9 @@ EDIT_METHODS = {"instruct": Message("edit_method_instruct_pictures", most=MAX_PI
 
 
 class MetaQueryModel:
-    """The network, its language model's files and its solver behind the verbs. Not thread-safe.
+    """The network with its language model's files and its solver. Not thread-safe.
 
-    `context` is the number of tokens to hold at most, a fact of the manifest. Raises AppError where the parts do not
-    belong together.
+    `context` is the most tokens to hold, from the manifest. Raises AppError where the parts do not belong together.
     """
 
     def __init__(self, network: MetaQueryNetwork, components: Components, *, context: int) -> None:
@@ -54,14 +53,14 @@ class MetaQueryModel:
         self.network, self._components = network, components
         self.reader = network.kind(network.mllm, network.language_config, config.queries + MARKERS, folder)
         template = ChatTemplate(folder, self.reader.tokenizer, self.reader.image_token)
-        self.reading = Reading(network, self.reader, template)
+        self.conditioner = PromptConditioner(network, self.reader, template)
         self.denoiser = Denoiser(network.transformer)
-        self.sketch = Sketch(config.side)
+        self.preview = LatentPreview(config.side)
         self.batch = MAX_COUNT
         context = min(context, self.reader.context)
         verbs: set[Verb] = {"generate", "edit"}
         if (head := self._head()) is not None:
-            self.talk = Talk(self.reader, template, head, folder, context)
+            self.mllm_chat = MllmChat(self.reader, template, head, folder, context)
             verbs.add("chat")
         self.capabilities = Capabilities(
             verbs=frozenset(verbs),
@@ -70,7 +69,7 @@ class MetaQueryModel:
             edit_methods=dict(EDIT_METHODS),
             edit_pictures=MAX_PICTURES,
         )
-        scheduler(config, components)  # a broken file is met now, not at the first picture
+        scheduler(config, components)  # a broken file is reported now, not at the first picture
 
     def _head(self) -> Tensor | None:
         """The rows that score words; None where the language model needs a head of its own and has none here."""
@@ -82,16 +81,16 @@ class MetaQueryModel:
         """Stream the language model's answer."""
         if "chat" not in self.capabilities.verbs:
             raise AppError("word_head_missing", component=self.network.config.mllm_id)
-        return self.talk.chat(request)
+        return self.mllm_chat.chat(request)
 
     def generate(self, request: GenerateRequest) -> Iterator[Event]:
-        """Draw, with the picture each step points to after it."""
+        """Draw; after every step comes a preview of the picture it predicts."""
         if request.image_tokens:
             raise AppError("image_tokens_not_drawn")
         return self._pictures(request, (), TextImageGuidance(request.guidance))
 
     def edit(self, request: EditRequest) -> Iterator[Event]:
-        """Draw what an instruction says about one or several pictures."""
+        """Draw a picture by an instruction about one or several pictures."""
         if request.method not in EDIT_METHODS:
             raise AppError("edit_method_unknown", given=request.method, known=", ".join(EDIT_METHODS))
         pictures = (request.image, *request.more_images)
@@ -102,14 +101,14 @@ class MetaQueryModel:
     ) -> Iterator[Event]:
         """Read the prompt once, then draw request.count pictures, self.batch at a time."""
         started = time.perf_counter()
-        caption, cut = self.reading.cut(request.prompt)
-        negative, negative_cut = self.reading.cut(request.negative)
+        caption, cut = self.conditioner.truncate(request.prompt)
+        negative, negative_cut = self.conditioner.truncate(request.negative)
         limit = self.network.config.text_limit
         if cut:
             yield Notice(Message("prompt_cut", limit=limit, end=caption[-40:].lstrip()))
         elif negative_cut:
             yield Notice(Message("negative_prompt_cut", limit=limit, end=negative[-40:].lstrip()))
-        conditions = yield from self.reading.rows(caption, negative, pictures, guidance)
+        conditions = yield from self.conditioner.guidance_rows(caption, negative, pictures, guidance)
         self.denoiser.set_conditioning(conditions)
 
         def draw(before: tuple[Picture, ...], count: int) -> Generator[Event, None, list[Picture]]:
@@ -133,15 +132,15 @@ class MetaQueryModel:
             latents = step.latents
             done = len(before) * request.steps + number * count
             yield Progress("draw", done, total, "steps")
-            if not self.sketch.ready:
-                self.sketch.learn(step.predicted[:1], self._decode(step.predicted[:1]))
-            yield Preview((*(p.image for p in before), *self.sketch(step.predicted), *blanks), done, total)
+            if not self.preview.fitted:
+                self.preview.fit(step.predicted[:1], self._decode(step.predicted[:1]))
+            yield Preview((*(p.image for p in before), *self.preview(step.predicted), *blanks), done, total)
         drawn, decoded = [], []
         for i in range(count):
             yield Progress("decode", len(before) + i, request.count, "pictures")
             decoded.append(self._decode(latents[i : i + 1]))
             drawn.append(Picture(_to_picture(decoded[-1][0]), seed + i))
-        self.sketch.learn(latents, torch.cat(decoded))
+        self.preview.fit(latents, torch.cat(decoded))
         return drawn
 
     def _noise(self, seed: int, count: int) -> Tensor:

@@ -1,6 +1,6 @@
-"""A language model's own chat template, written down as pieces in which a person's text cannot become a special token.
+"""A language model's chat template rendered to pieces in which a user's text cannot become a special token.
 
-The template comes from the repository the checkpoint names; nothing of its wording is kept here.
+The template comes from the repository that the checkpoint names.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from janus_app.models.common.lazy_import import importing
 from janus_app.models.common.tokenizer import Piece, Special, Tokenizer
 from janus_app.types import Turn
 
-_OPEN, _CLOSE = "\ue000", "\ue001"  # private-use characters around the number of a text that is put in afterwards
+_OPEN, _CLOSE = "\ue000", "\ue001"  # private-use characters around the index of a text that is inserted afterwards
 
 
 class ChatTemplate:
     """Conversations to pieces.
 
-    The template is rendered with a mark in place of every text and the special tokens are looked for in what the
-    template wrote; the texts are put in after that.
+    The template is rendered with a placeholder for every text. Special tokens are found in what the template wrote; the
+    texts are inserted after that.
     """
 
     def __init__(self, folder: Path, tokenizer: Tokenizer, image_token: str) -> None:
@@ -35,8 +35,8 @@ class ChatTemplate:
     def pieces(self, turns: Sequence[Turn], placeholders: Sequence[int], system: str = "") -> list[Piece]:
         """The prompt up to where the answer begins.
 
-        placeholders: how many image tokens stand for each picture of the turns, in order. Without `system` the
-        template's own system prompt, if any, is used.
+        placeholders: the number of image tokens of each picture of the turns, in order. Without `system` the template's
+        own system prompt, if any, is used.
         """
         texts: list[str] = []
 
@@ -57,7 +57,7 @@ class ChatTemplate:
         with importing:
             from transformers import PreTrainedTokenizerFast
 
-        # The library's sandboxed renderer hangs on a tokenizer; an empty one does, for no text is encoded with it.
+        # The library's sandboxed renderer is a method of tokenizers; an empty one will do, as it encodes no text.
         renderer = PreTrainedTokenizerFast(tokenizer_object=FastTokenizer(BPE()))
         try:
             rendered = renderer.apply_chat_template(
@@ -83,7 +83,7 @@ class ChatTemplate:
 
 
 def _template(folder: Path) -> str:
-    """From wherever transformers has kept templates over time."""
+    """The template, from any of the files in which transformers has kept it over time."""
     if (folder / "chat_template.jinja").is_file():
         return (folder / "chat_template.jinja").read_text("utf-8")
     for name in ("chat_template.json", "processor_config.json", "tokenizer_config.json"):

@@ -1,7 +1,6 @@
-"""Previews at next to no cost: the linear map from a latent's channels to the colours of the pixels under it.
+"""Cheap previews of latents: a linear map from the channels of a latent to the colours of the pixels under it.
 
-Nobody published one for every autoencoder, so it is fitted to pictures that were decoded anyway, and to one decode
-of the first preview before there is any.
+Nobody has published such a map for every autoencoder, so it is fitted to latents whose pictures are known.
 """
 
 from __future__ import annotations
@@ -13,24 +12,24 @@ from torch import Tensor
 
 from janus_app.models.common.image_processor import to_picture
 
-_RIDGE = 1e-3  # channels a picture does not move must not be given colours by accident
+_RIDGE = 1e-3  # keeps channels without influence on the picture from getting colours by chance
 
 
-class Sketch:
-    """Latents [n, c, S, S] to small pictures, enlarged to `side` pixels, once it has seen what latents become."""
+class LatentPreview:
+    """Latents [n, c, h, w] to pictures of `side` pixels, after `fit` was called once."""
 
     def __init__(self, side: int) -> None:
         self.side = side
         self._colours: Tensor | None = None
 
     @property
-    def ready(self) -> bool:
+    def fitted(self) -> bool:
         return self._colours is not None
 
     @torch.inference_mode()
-    def learn(self, latents: Tensor, pixels: Tensor) -> None:
-        """Fit the map to latents and the pictures [n, 3, H, W] in -1..1 they were decoded to."""
-        known = _with_one(latents)
+    def fit(self, latents: Tensor, pixels: Tensor) -> None:
+        """Fit the map, by ridge regression, to latents and their pictures [n, 3, H, W] in -1..1."""
+        known = _with_offset(latents)
         cells = (latents.shape[-2], latents.shape[-1])
         wanted = F.adaptive_avg_pool2d(pixels.float().cpu(), cells).permute(0, 2, 3, 1).flatten(0, 2)
         square = known.T @ known + _RIDGE * len(known) * torch.eye(known.shape[1])
@@ -40,11 +39,11 @@ class Sketch:
     def __call__(self, latents: Tensor) -> list[Image.Image]:
         assert self._colours is not None
         count, _, height, width = latents.shape
-        pixels = (_with_one(latents) @ self._colours).view(count, height, width, 3).permute(0, 3, 1, 2)
+        pixels = (_with_offset(latents) @ self._colours).view(count, height, width, 3).permute(0, 3, 1, 2)
         return [to_picture(row).resize((self.side, self.side), Image.Resampling.BICUBIC) for row in pixels]
 
 
-def _with_one(latents: Tensor) -> Tensor:
-    """[n, c, S, S] to [n * S * S, c + 1] float32: a cell a row, and a one for the offset."""
+def _with_offset(latents: Tensor) -> Tensor:
+    """[n, c, h, w] to float32 [n * h * w, c + 1]: a row for each cell, and a 1 for the offset."""
     cells = latents.float().cpu().permute(0, 2, 3, 1).flatten(0, 2)
     return torch.cat([cells, torch.ones(len(cells), 1)], dim=1)
