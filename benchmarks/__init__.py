@@ -1,1 +1,1 @@
-"""Measurements of the app's models, each a command that prints a table."""
+"""Benchmarks of the app and its models; each is a command that prints a table."""

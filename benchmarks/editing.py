@@ -1,4 +1,4 @@
-"""Is the asked change made, and is the rest kept? Every method of a model, every kind of edit."""
+"""Quality of edits: whether the requested change was made and everything else kept, per method and kind of edit."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from training.edits import KINDS, Edit, edit
 from training.world import SIDE, Scene, render
 
 SLOT = SIDE // 3
-LOCAL = ("region", "masked")  # methods that are shown where to draw
-OTHER = ("variation",)  # is not asked for a change, so it cannot be measured by one
+LOCAL = ("region", "masked")  # methods with a mask
+OTHER = ("variation",)  # not asked for a particular change
 
 
 class Report(Protocol):
@@ -24,7 +24,7 @@ class Report(Protocol):
 
 
 def judged(made: Edit, verdict: Verdict) -> tuple[bool, bool]:
-    """(the asked change is there, everything else is as it was); unclear slots fail the part they lie in."""
+    """Whether the requested change was made, and whether all else was kept; an unclear slot fails its part."""
     seen = {i.slot: i for i in verdict.scene.items}
     after = {i.slot: i for i in made.after.scene.items}
     changed = set(made.slots)
@@ -38,7 +38,7 @@ def judged(made: Edit, verdict: Verdict) -> tuple[bool, bool]:
 
 
 def mask_of(slots: tuple[int, ...]) -> Image.Image:
-    """White where the picture may change."""
+    """A mask that is white in the given slots."""
     pixels = np.zeros((SIDE, SIDE), dtype=np.uint8)
     for slot in slots:
         y, x = SLOT * (slot // 3), SLOT * (slot % 3)
@@ -49,7 +49,7 @@ def mask_of(slots: tuple[int, ...]) -> Image.Image:
 def request_for(
     made: Edit, method: str, rng: np.random.Generator, settings: dict[str, float], seed: int
 ) -> EditRequest:
-    """The request a person would make for this edit with this method; `settings` are EditRequest's numbers."""
+    """The request for this edit with this method; `settings` are fields of EditRequest."""
     read = ("guidance", "image_guidance", "temperature", "strength")
     numbers = {name: settings[name] for name in read if name in settings}
     return EditRequest(
@@ -65,7 +65,7 @@ def request_for(
 
 
 def unmasked_kept(before: Scene, picture: Image.Image, slots: tuple[int, ...]) -> bool:
-    """Whether the pixels outside the mask are as before, within 8 of 255 on average."""
+    """Whether the pixels outside the mask differ by less than 8 of 255 on average."""
     difference = np.abs(np.asarray(picture, float) - np.asarray(render(before), float)).mean(2)
     return float(difference[np.asarray(mask_of(slots)) == 0].mean()) < 8
 
@@ -77,7 +77,7 @@ def measure_edits(model: Model, settings: dict[str, float], seed: int, n: int, r
             continue
         for kind in KINDS:
             if method in LOCAL and kind == "background":
-                continue  # a region is no background
+                continue  # a region cannot be the background
             rng = np.random.default_rng((seed, KINDS.index(kind)))
             for i in range(n):
                 made = edit(rng, kind, zh=i % 3 == 2)

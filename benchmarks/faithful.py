@@ -1,4 +1,4 @@
-"""Does what the judge saw fit what was asked? The answers quality is counted in."""
+"""Whether a picture, as the judge sees it, fits the plan it was drawn from."""
 
 from __future__ import annotations
 
@@ -13,8 +13,7 @@ def checks(plan: Plan, verdict: Verdict) -> dict[str, bool]:
     """object, colour, count, place, background and all for one drawn picture.
 
     object: the right things and no others; colour: the right (thing, colour) pairs; count: the right number of each
-    thing; place: where the prompt names a place or a relation, it holds. A slot like nothing known fails all but
-    background.
+    thing; place: the place or relation in the prompt, if any, is right. An unclear slot fails all but background.
     """
     seen = verdict.scene.items
     things = Counter(i.thing for i in seen)
@@ -54,5 +53,5 @@ def _placed(plan: Plan, seen: tuple[Item, ...]) -> bool:
     }[plan.relation]
 
 
-def tells_place(plan: Plan) -> bool:
+def names_place(plan: Plan) -> bool:
     return plan.form in ("placed", "two places", "relation")

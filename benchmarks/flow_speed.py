@@ -34,8 +34,8 @@ from janus_app.nn.llama import DecoderConfig, causal_attention
 from janus_app.nn.siglip import VisionConfig
 
 GUIDANCE = 2.0
-DEMO_PICTURES = 5  # the demo draws so many at once, always
-FLOAT32, HALF = 1e-4, 0.05  # how far latents may be apart: absolute in float32, relative in bfloat16
+DEMO_PICTURES = 5  # the demo always draws this many
+FLOAT32, HALF = 1e-4, 0.05  # allowed difference of latents: absolute in float32, relative in bfloat16
 
 
 @dataclass(frozen=True)
@@ -57,10 +57,10 @@ TINY = Size(hidden=64, layers=2, heads=4, width=32, side=12)
 
 @dataclass(frozen=True)
 class Row:
-    """Medians over the rounds. Seconds are of the wall clock; `ratio` is the median of the rounds' own ratios.
+    """Medians over the rounds. Seconds are wall-clock time; `ratio` is the median of the ratios of the rounds.
 
-    cpu_ratio is that of processor time, which other programs on the machine disturb less; 0 on a card. work_ratio is
-    that of the operations at the size of JanusFlow-1.3B.
+    cpu_ratio is that of processor time, which other programs disturb less; 0 on a card. work_ratio is that of the
+    operations at the size of JanusFlow-1.3B.
     """
 
     wanted: int
@@ -78,7 +78,7 @@ def config_of(size: Size) -> JanusFlowConfig:
     feed_forward = size.hidden * 11 // 4
     return JanusFlowConfig(
         DecoderConfig(size.vocabulary, size.hidden, feed_forward, size.layers, size.heads, size.heads, 16384),
-        VisionConfig(32, 32, 1, 2, 16, 2.0),  # reads no picture here
+        VisionConfig(32, 32, 1, 2, 16, 2.0),  # not used here
         FlowEncoderConfig(4, size.width, 2, 2, 0, 2, size.hidden, 1e-6, True),
         FlowDecoderConfig(size.width, size.width, 4, 1, 2, size.hidden, 1e-6, True),
     )
@@ -129,7 +129,7 @@ def reference(network: JanusFlowNetwork, ids: Sequence[int], z: Tensor, steps: i
     seen[count:, 1:length] = False
     causal = torch.ones(total, total, dtype=torch.bool, device=device).tril()
     for step in range(steps):
-        mask = causal & seen[:, None, None]  # made anew in every forward of the reference too
+        mask = causal & seen[:, None, None]  # the reference also makes it in every forward pass
         mask = mask | torch.eye(total, dtype=torch.bool, device=device)  # a masked query may see itself
         time_embeds = network.time_embeds(torch.full((2 * count,), step / steps, dtype=torch.float64))
         both = torch.cat([z, z]).to(network.dtype)
@@ -151,7 +151,7 @@ def ours(network: JanusFlowNetwork, ids: Sequence[int], z: Tensor, steps: int) -
 
 @lru_cache
 def _operations(size: Size, prompt: int) -> tuple[int, int, int]:
-    """Floating point operations for one picture: a step of the reference, a step of ours, and ours before the first."""
+    """Floating-point operations for one picture: a step of the reference, a step of ours, and ours before the steps."""
     with torch.device("meta"):
         network = JanusFlowNetwork(config_of(size)).to(torch.bfloat16)
         noise = torch.zeros(1, 4, size.side, size.side)
@@ -215,7 +215,7 @@ def _difference(mine: Tensor, other: Tensor, dtype: torch.dtype) -> float:
 def check(row: Row, dtype: torch.dtype) -> None:
     limit = FLOAT32 if dtype == torch.float32 else HALF
     if not row.difference <= limit:
-        raise SystemExit(f"the two ways disagree by {row.difference:g} (at most {limit:g}): {row}")
+        raise SystemExit(f"the two methods disagree by {row.difference:g} (at most {limit:g}): {row}")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -1,9 +1,9 @@
-"""A sheet of pictures to look at: the same prompts and seeds, one block of rows for each number of steps.
+"""A sheet of pictures with the same prompts and seeds, one block of rows for each number of steps.
 
     python -m benchmarks.grid --model janusflow-embedded --steps 10,30 --out docs/flow_grid.png
     python -m benchmarks.grid --model janus-embedded --steps 0 --n 64 --prompts --out docs/embedded_grid.png
 
-Prompts come from the seeds of benchmarks.quality, so what is looked at is what was counted.
+The prompts are those of benchmarks.quality, so the sheet shows what was measured.
 """
 
 from __future__ import annotations
@@ -22,12 +22,13 @@ from training.captions import caption
 from training.scenes import plan
 
 COLUMNS, GAP, LINE = 8, 4, 14
-TEXT = 66  # width beside, and height under a picture for its prompt
+TEXT = 66  # width beside a picture and height below it for its prompt, in pixels
 
 
 def sheet(name: str, steps: list[int], n: int, guidance: float | None, prompts: bool) -> Image.Image:
-    """`n` pictures for each of `steps` (0: the model knows no steps), a line above each block saying which it is;
-    prompts are written under the pictures, or printed."""
+    """`n` pictures for each of `steps` (0 for a model without steps), with a title above each block. Prompts are
+    written below the pictures, or printed.
+    """
     variant = load_catalog().resolve(name)
     numbers = default_settings(variant)
     if guidance is not None:
@@ -40,8 +41,8 @@ def sheet(name: str, steps: list[int], n: int, guidance: float | None, prompts: 
     draw = ImageDraw.Draw(page)
     for block, count in enumerate(steps):
         top = block * (rows * high + LINE + GAP)
-        said = f"{count} steps, " if count else ""
-        draw.text((GAP, top + 1), f"{said}guidance {numbers['guidance']:g}", fill="black")
+        title = f"{count} steps, " if count else ""
+        draw.text((GAP, top + 1), f"{title}guidance {numbers['guidance']:g}", fill="black")
         settings = Settings(numbers | ({"steps": float(count)} if count else {}), n)
         rng = np.random.default_rng(SEED)
         for i in range(n):

@@ -1,7 +1,7 @@
-"""A program that looks at a picture of the embedded world and says what is in it.
+"""The judge: finds the objects in a picture of the picture world.
 
-It compares every slot of 32 pixels with every object in every colour and size on every background; a slot that is
-like none of them is reported as unclear instead of guessed.
+It compares every slot of 32 pixels with every object in every colour and size on every background. A slot that matches
+none of them is reported as unclear.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from training.objects import N_BACKGROUNDS, N_COLOURS, N_THINGS
 from training.world import SIDE, SMALL, TILE, Item, Scene, tile_id, tile_table
 
 SLOT = 2 * TILE
-UNCLEAR = 0.02  # mean squared difference (pixels in 0..1) above which a slot is like nothing we know
+UNCLEAR = 0.02  # mean squared difference (pixels in 0..1) above which a slot matches nothing
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What was seen: the clear objects as a scene, the slots that are like nothing, and the worst slot's distance."""
+    """The recognised objects as a scene, the unclear slots, and the distance of the worst slot."""
 
     scene: Scene
     unclear: tuple[int, ...]
@@ -55,7 +55,7 @@ def _templates() -> tuple[np.ndarray, list[tuple[int, int, bool] | None]]:
 
 
 def look(picture: Image.Image | np.ndarray) -> Verdict:
-    """Judge a 96 x 96 picture (others are resized): background, objects by slot, unclear slots."""
+    """Judge a 96 x 96 picture; others are resized."""
     image = picture if isinstance(picture, Image.Image) else Image.fromarray(picture)
     if image.size != (SIDE, SIDE):
         image = image.resize((SIDE, SIDE), Image.Resampling.LANCZOS)

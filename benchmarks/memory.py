@@ -1,10 +1,10 @@
-"""Predicted against measured memory: load, draw and answer in a fresh process, and compare with the fit advisor.
+"""Predicted against measured memory: load, draw and answer in a fresh process, and compare with the prediction.
 
     python -m benchmarks.memory [--model FOLDER_OR_ID ...] [--precision fp32,bf16,int8,nf4] [--count 1,4] [--json]
 
-Without --model: a made-up checkpoint of a few hundred megabytes with random weights, and the embedded one. On a CPU
-the measure is the peak of the resident set above what the interpreter and the libraries take after a warm-up on the
-embedded model; on a card it is the allocator's peak. The prediction compared is the advisor's without its reserve.
+Without --model: a checkpoint of a few hundred megabytes with random weights, and the embedded one. On a CPU the peak of
+the resident set is measured, minus what the interpreter and the libraries take after a warm-up with the embedded model;
+on a card, the allocator's peak. It is compared with the prediction of `runtime.fit` without the reserve.
 """
 
 from __future__ import annotations
@@ -33,12 +33,13 @@ from janus_app.runtime.malloc import trim
 from janus_app.types import ChatRequest, GenerateRequest, Turn
 
 PROMPT = "a red house and a blue car under a yellow sun " * 5
-ANSWER = 32  # tokens; the cache is as long as the answer may be
+ANSWER = 32  # tokens; the cache is allocated for the longest answer
 
 
 @dataclass(frozen=True)
 class Row:
-    """Bytes. `weights` and `peak` are predicted; `held`, `loading`, `drawing` and `answering` measured."""
+    """Bytes. `weights` and `peak` are predicted; the peaks of `loading`, `drawing` and `answering`, and `held` after
+    loading, are measured."""
 
     model: str
     precision: str
@@ -73,7 +74,7 @@ class Gauge:
         return _status("VmRSS") - self.baseline
 
     def peak_of(self, work: Callable[[], object]) -> int:
-        """The highest point while `work` runs. Linux resets the mark of the resident set on request."""
+        """The peak while `work` runs."""
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.device)
             work()
@@ -89,10 +90,10 @@ def _status(field: str) -> int:
 
 
 def measure(variant: Variant, precision: str, count: int, device: str) -> Row:
-    """One row, in this process; meant to run in a fresh one."""
+    """Measure one row in this process, which should be a new one."""
     where = resolve_device(device)
     embedded = load_catalog().default()
-    _work(embedded, precision, device, 1)  # libraries load parts of themselves at first use
+    _work(embedded, precision, device, 1)  # libraries load parts at first use
     gauge = Gauge(where)
     trim()
     gauge.baseline = gauge.now()
@@ -136,7 +137,7 @@ def _work(variant: Variant, precision: str, device: str, count: int) -> None:
 
 
 def rows(names: list[str], precisions: list[str], counts: list[int], device: str) -> list[Row]:
-    """Every combination, each in a process of its own."""
+    """Measure every combination, each in a new process."""
     found = []
     for name in names:
         for precision in precisions:
@@ -166,7 +167,7 @@ def line(row: Row) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.memory", description=__doc__.splitlines()[0])
-    parser.add_argument("--model", nargs="*", help="ids or folders; default: a made-up one and the embedded one")
+    parser.add_argument("--model", nargs="*", help="ids or folders; default: random and embedded weights")
     parser.add_argument("--precision", default="fp32,bf16,int8,nf4")
     parser.add_argument("--count", default="1,4", help="pictures drawn together")
     parser.add_argument("--device", default="cpu")
@@ -179,7 +180,7 @@ def main() -> None:
         print(json.dumps(asdict(row)))
         return
     with tempfile.TemporaryDirectory() as folder:
-        names = args.model or [str(write(Path(folder) / "made-up", Size())), "janus-embedded"]
+        names = args.model or [str(write(Path(folder) / "random", Size())), "janus-embedded"]
         found = rows(names, precisions, counts, args.device)
     if args.json:
         for row in found:

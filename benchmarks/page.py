@@ -1,11 +1,11 @@
-"""The page under hands: how soon it answers one visitor, and whether a crowd of them breaks it.
+"""The page under load: how soon it answers one visitor, and whether many visitors break it.
 
     python -m benchmarks.page [--model ID] [--visitors 20] [--seconds 180]
 
-One visitor: click to first preview, Stop to idle, and how often a long drawing shows itself. Then the crowd: each
-visitor, for the whole time, draws, draws and stops, asks, or goes away and comes back, at random. Every picture that
-reaches a visitor must carry the words and the seed that visitor asked for; at the end nobody waits, and memory stays
-what it was. The way is the page's own, by Gradio's client; a browser adds its painting to it.
+With one visitor: the time from a click to the first preview, from Stop to idle, and between previews of a long drawing.
+Then many visitors at once: each of them draws, stops a drawing, asks, or reconnects, at random. Every picture that a
+visitor gets must have the prompt and seed that this visitor asked for, no job may be left in the queue at the end, and
+memory must not grow. Requests go through Gradio's client; a browser takes additional time to render.
 """
 
 from __future__ import annotations
@@ -27,21 +27,21 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-EASEL, GALLERY = 0, 3  # places in what "draw" answers
-DRAWN = 4  # pictures a click, as the page has it
-LONG, LONG_ROUNDS = 16, 3  # pictures of a drawing that is watched to its end, and how many of them
-LOCK = threading.Lock()  # of the one crowd of a process
-SAMPLES = 6  # times memory is read while the crowd is in
-IDLE_SECONDS = 30.0  # after this a stopped job counts as hung
-PATIENT = {"timeout": 120}  # seconds; a busy machine is slow, which is not the question
-SEEDS = 100_000  # a visitor has, so that a seed tells whose picture it is
+EASEL, GALLERY = 0, 3  # indices in the outputs of "draw"
+DRAWN = 4  # pictures per click, the default of the page
+LONG, LONG_ROUNDS = 16, 3  # pictures of a long drawing, and how often it is measured
+LOCK = threading.Lock()  # guards the one Crowd of a process
+SAMPLES = 6  # measurements of memory while the crowd is active
+IDLE_SECONDS = 30.0  # after this time a stopped job counts as hung
+PATIENT = {"timeout": 120}  # seconds; a busy machine is slow
+SEEDS = 100_000  # per visitor, so that a seed identifies the visitor
 NOUNS = ("circle", "square", "star", "heart")
 COLOURS = ("red", "blue", "green", "yellow")
 
 
 @dataclass
 class Crowd:
-    """What happened to everybody; `wrong` holds a sentence for each picture that was not its visitor's."""
+    """What happened to all visitors; `wrong` has a line for each picture that reached the wrong visitor."""
 
     done: Counter[str] = field(default_factory=Counter)
     wrong: list[str] = field(default_factory=list)
@@ -60,7 +60,7 @@ def submit_drawing(client: Any, model: str, prompt: str, count: int, seed: int) 
 
 
 def gallery(outputs: Sequence[Any]) -> list[Path]:
-    """The pictures of the one answer that carries the gallery; empty where none came."""
+    """The pictures of the first answer with a gallery, or an empty list."""
     for answer in outputs:
         shown = answer[GALLERY]
         pictures = shown.get("value") if isinstance(shown, dict) else shown
@@ -70,7 +70,7 @@ def gallery(outputs: Sequence[Any]) -> list[Path]:
 
 
 def visit(url: str, model: str, number: int, until: float, crowd: Crowd) -> None:
-    """One visitor's stay: random acts, the same for the same number, until the clock says `until`."""
+    """Act as one visitor, with random actions seeded by `number`, until the time `until`."""
     from gradio_client import Client
 
     chance = random.Random(number)
@@ -102,13 +102,13 @@ def visit(url: str, model: str, number: int, until: float, crowd: Crowd) -> None
             crowd.note(kind, time.monotonic() - begun if kind in ("draw", "ask") else None)
         except CancelledError:
             crowd.note("stop")
-        except Exception as error:  # whatever breaks is what is looked for
+        except Exception as error:  # any failure is a result
             with LOCK:
                 crowd.failed.append(f"{kind}: {type(error).__name__}: {error}"[:200])
 
 
 def check(files: Sequence[Path], prompt: str, seed: int, count: int, crowd: Crowd) -> None:
-    """Whether the newest of these were asked for just now, and the others earlier by the same visitor."""
+    """Check that the newest of these pictures are those just requested, and the others are of the same visitor."""
     from janus_app.outputs.metadata import read_metadata
 
     got = [(record.prompt, record.seed) for record in map(read_metadata, files) if record]
@@ -120,7 +120,7 @@ def check(files: Sequence[Path], prompt: str, seed: int, count: int, crowd: Crow
 
 
 def latencies(url: str, session: Any, model: str, rounds: int) -> list[tuple[str, list[float]]]:
-    """(what, seconds of each time it was seen) of one visitor alone on the page."""
+    """Latencies for a single visitor: what was measured, and all times in seconds."""
     from gradio_client import Client
 
     client = Client(url, verbose=False)
@@ -136,7 +136,7 @@ def latencies(url: str, session: Any, model: str, rounds: int) -> list[tuple[str
         job.cancel()
         while session.state.phase != "ready" or session.state.queue:
             if time.monotonic() - asked > IDLE_SECONDS:
-                raise SystemExit("the studio did not come to rest after Stop")
+                raise SystemExit("the session was not idle after Stop")
             time.sleep(0.002)
         stopped.append(time.monotonic() - asked)
     for number in range(LONG_ROUNDS):
@@ -151,7 +151,7 @@ def latencies(url: str, session: Any, model: str, rounds: int) -> list[tuple[str
 
 
 def crowd_in(url: str, model: str, visitors: int, seconds: float) -> Crowd:
-    """Let them all in at once, each in a thread; returns what happened to them."""
+    """Run all visitors at once, each in a thread."""
     crowd, until = Crowd(), time.monotonic() + seconds
     threads = [threading.Thread(target=visit, args=(url, model, n, until, crowd), daemon=True) for n in range(visitors)]
     for thread in threads:
@@ -162,7 +162,7 @@ def crowd_in(url: str, model: str, visitors: int, seconds: float) -> Crowd:
 
 
 def watched_crowd(url: str, model: str, visitors: int, seconds: float) -> tuple[Crowd, list[int]]:
-    """The crowd in a process of its own, as its machines would be, and the bytes this one holds meanwhile and after."""
+    """Run the visitors in another process; also returns the bytes of this process during and after that."""
     import psutil
 
     held, process = [], psutil.Process()
@@ -177,9 +177,9 @@ def watched_crowd(url: str, model: str, visitors: int, seconds: float) -> tuple[
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", help="a variant's id or a checkpoint folder; default: the embedded one")
-    parser.add_argument("--visitors", type=int, default=20, help="0 = no crowd")
+    parser.add_argument("--visitors", type=int, default=20, help="0 = only the measurements with one visitor")
     parser.add_argument("--seconds", type=float, default=180.0)
-    parser.add_argument("--rounds", type=int, default=12, help="of the one visitor's measuring")
+    parser.add_argument("--rounds", type=int, default=12, help="of the measurements with one visitor")
     args = parser.parse_args(arguments)
 
     from janus_app.hub import Hub
@@ -219,10 +219,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print(f"\n| {args.visitors} visitors, {args.seconds:.0f} s | |\n|---|---|")
     for name, value in (
         ("acts", ", ".join(f"{count} {what}" for what, count in sorted(crowd.done.items()))),
-        ("pictures in wrong hands", len(crowd.wrong)),
+        ("pictures for the wrong visitor", len(crowd.wrong)),
         ("failures", len(crowd.failed)),
         ("median / longest wait for a picture or answer", waits(crowd.waits)),
-        ("jobs left in the line", state.queue),
+        ("jobs left in the queue", state.queue),
         ("memory at equal times, and at the end", f"{', '.join(f'{size / 1e6:.0f}' for size in held)} MB"),
     ):
         print(f"| {name} | {value} |")
@@ -232,7 +232,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def waits(seconds: Sequence[float]) -> str:
-    return f"{statistics.median(seconds):.1f} / {max(seconds):.1f} s" if seconds else "nobody waited"
+    return f"{statistics.median(seconds):.1f} / {max(seconds):.1f} s" if seconds else "none"
 
 
 if __name__ == "__main__":

@@ -2,8 +2,8 @@
 
     python -m benchmarks.quality [--model ID] [--precision fp32,bf16,int8] [--n 100] [--parts edits] [--json]
 
-Prompts and pictures come from fixed seeds the trainer never uses. "held-out" rows ask for (object, colour) pairs, or
-orders of two objects, that no picture or sentence of the training showed. Every number is a share of n, in per cent.
+Prompts and pictures come from fixed seeds that training never uses. "held-out" rows ask for (object, colour) pairs, or
+orders of two objects, that did not occur in training. Every number is a percentage of n.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import numpy as np
 from PIL import Image
 
 from benchmarks.editing import measure_edits
-from benchmarks.faithful import checks, tells_place
+from benchmarks.faithful import checks, names_place
 from benchmarks.judge import look
 from benchmarks.running import default_settings, finished, open_model
 from janus_app.registry.catalog import load_catalog
@@ -29,7 +29,7 @@ from training.scenes import Plan, plan, seen_scene
 from training.talk import TYPES, Exchange, ask, compare
 from training.world import SIDE, TILE, Scene, grid, render
 
-SEED = 7_000_000  # far from the trainer's seeds
+SEED = 7_000_000  # far from the seeds of training
 CHECKS = ("object", "colour", "count", "place", "background", "all")
 
 
@@ -45,8 +45,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Settings:
-    """`numbers` are the variant's own defaults (guidance, temperature, steps, ...) or what was asked for instead;
-    `n` prompts are drawn with `seeds` seeds each."""
+    """`numbers` are the settings (guidance, temperature, steps, ...); `n` prompts are drawn with `seeds` seeds each."""
 
     numbers: dict[str, float]
     n: int
@@ -59,7 +58,7 @@ class Settings:
 
 
 class Tally:
-    """Right and asked for every metric of a verb."""
+    """Counts of correct and of all results for every metric of a verb."""
 
     def __init__(self) -> None:
         self.counts: dict[tuple[str, str], list[int]] = defaultdict(lambda: [0, 0])
@@ -76,7 +75,7 @@ class Tally:
 
 
 def drawing(model: Model, settings: Settings, tally: Tally) -> None:
-    """Pictures of random plans, seen and held-out, judged by what is in them."""
+    """Draw random plans, seen and held-out, and judge the pictures."""
     for held_out in (False, True):
         rng = np.random.default_rng(SEED + held_out)
         for i in range(settings.n):
@@ -86,7 +85,7 @@ def drawing(model: Model, settings: Settings, tally: Tally) -> None:
             for picture in finished(model.generate(request)).pictures:
                 result = checks(p, look(picture.image))
                 for name in CHECKS:
-                    if name != "place" or tells_place(p):
+                    if name != "place" or names_place(p):
                         tally.add("generate", f"{name}, {'held-out' if held_out else 'seen'}", result[name])
 
 
@@ -96,7 +95,7 @@ def held_out_plan(rng: np.random.Generator) -> Plan:
 
 
 def held_out_scene(rng: np.random.Generator) -> Scene:
-    """A scene to ask about with a never-seen (object, colour) pair in it."""
+    """A scene with a held-out (object, colour) pair."""
     scene = seen_scene(rng)
     thing, colour = sorted(HELD_OUT_PAIRS)[int(rng.integers(len(HELD_OUT_PAIRS)))]
     items = [replace(i, thing=thing, colour=colour) if i.slot == scene.items[0].slot else i for i in scene.items]
@@ -128,7 +127,7 @@ def _answer(model: Model, tally: Tally, one: Exchange, pictures: tuple[Image.Ima
 
 
 def follow_ups(model: Model, settings: Settings, tally: Tally) -> None:
-    """A picture is drawn, then asked about twice: the second question leans on the first turn's picture."""
+    """Draw a picture and ask about it twice; the second question refers to the picture of the first turn."""
     rng = np.random.default_rng(SEED + 20)
     for i in range(settings.n):
         p = plan(rng)
@@ -147,12 +146,12 @@ def follow_ups(model: Model, settings: Settings, tally: Tally) -> None:
 
 
 def edits(model: Model, settings: Settings, tally: Tally) -> None:
-    """Every kind of edit with every method of the model; see benchmarks/editing.py."""
+    """Measure every kind of edit with every method of the model (benchmarks/editing.py)."""
     measure_edits(model, settings.numbers, SEED + 30, max(1, settings.n // 4), tally)
 
 
 def tokenizer(model: Model, settings: Settings, tally: Tally) -> None:
-    """Pictures through the picture tokenizer and back, nothing drawn: what everything else is bounded by."""
+    """Encode pictures with the picture tokenizer and decode them: an upper bound for everything else."""
     rng = np.random.default_rng(SEED + 40)
     corner = np.zeros((SIDE, SIDE), dtype=np.uint8)
     corner[-TILE:, -TILE:] = 255
@@ -181,7 +180,7 @@ INSTEAD = ("guidance", "image_guidance", "temperature", "steps", "strength")
 def measure(
     name: str, precisions: list[str], n: int, seeds: int, instead: dict[str, float], parts: Iterable[str] = PARTS
 ) -> list[Row]:
-    """The card's rows for a variant; `instead` replaces its default settings by name; `parts` are keys of PARTS."""
+    """The rows of a variant; `instead` replaces its default settings by name; `parts` are keys of PARTS."""
     variant = load_catalog().resolve(name)
     settings = Settings(default_settings(variant) | instead, n, seeds)
     rows: list[Row] = []

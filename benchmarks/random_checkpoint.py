@@ -1,4 +1,4 @@
-"""Checkpoints of any size with random weights in the real layout, for measuring what does not depend on training."""
+"""Checkpoints of any size with random weights in the real layout, for benchmarks that do not depend on training."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ EMBEDDED = Path(__file__).resolve().parent.parent / "assets" / "janus_embedded"
 
 @dataclass(frozen=True)
 class Size:
-    """Widths and depths of a made-up Janus; pictures have `side` pixels and a token for every 16 x 16."""
+    """Widths and depths of a Janus; pictures have `side` pixels and one token for every 16 x 16."""
 
     hidden: int = 1024
     feed_forward: int = 2816

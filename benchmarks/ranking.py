@@ -2,11 +2,11 @@
 
     python -m benchmarks.ranking [--model janus-embedded] [--n 100] [--best-of 4] [--temperature 1.0] [--json]
 
-Prompts are those of benchmarks/quality.py (other seeds than training's). "one" is the share of right pictures among
-all that were drawn, which is what drawing a single one gives; "best of N" the share of prompts whose highest-ranked
-picture is right; "any of N" that of prompts with a right picture among the N: the most any ranking could reach. A
-picture is right where everything the prompt names is. `between` is the standard error of (best of N - one), in
-points, over prompts; a gain below twice that is none.
+Prompts are those of benchmarks/quality.py. "one" is the share of correct pictures among all drawn, which is what
+drawing a single picture gives; "best of N" is the share of prompts whose highest-ranked picture is correct; "any of
+N" is the share of prompts with a correct picture among the N, an upper bound for any ranking. A picture is correct if
+everything that the prompt names is. `between` is the standard error of (best of N - one) over prompts, in percentage
+points; a gain below twice that is not significant.
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ class Row:
     ranked: float
     possible: float
     between: float
-    order: float  # share of (right, wrong) pairs of one prompt that the scores put in order, ties half; 0.5 = chance
+    order: float  # share of (correct, wrong) pairs of a prompt that the scores order, ties count half; 0.5 = chance
 
 
 def measure(model: Model, settings: Settings, held_out: bool) -> Row:
-    """One row for prompts whose pairs of object and colour were, or were never, shown in training."""
+    """Measure one row, for prompts with pairs of object and colour that occurred in training or not."""
     assert isinstance(model, Ranker)
     rng = np.random.default_rng(SEED + 60 + held_out)
     gains, one, best, any_right, pairs = list[float](), list[float](), list[bool](), list[bool](), list[float]()

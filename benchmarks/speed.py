@@ -2,12 +2,12 @@
 
     python -m benchmarks.speed [--device cuda] [--size 1b,7b] [--precision bf16,int8] [--count 1,4] [--json FILE]
 
-Copy bandwidth and matrix rate come first, measured in the same process; the roofline is the time in which the bytes a
-step must read (the weights as they are held, and the filled cache) pass at that bandwidth. Times are per token of the
-whole batch, medians over rounds whose order alternates; ratios are medians of the rounds' own. "Quiet" takes every
-token at its fastest round, which a busy machine disturbs least. The tokens of the reference's loop and ours are
-compared under the same noise. On a CPU `trunk` stands for the 1B model: its widths, four of its 24 layers. Weights are
-random; `--tiny` is for CI: whether all of it runs and the tokens agree, no times.
+Copy bandwidth and matrix rate are measured first, in the same process. The roofline is the time to read the bytes of a
+step (the stored weights and the filled cache) at that bandwidth. Times are per token of the whole batch, medians over
+rounds in alternating order; ratios are medians of the ratios of the rounds. "Quiet" takes every token in its fastest
+round, which is least disturbed by other programs. The tokens of the reference's loop and ours are compared under the
+same noise. On a CPU `trunk` stands for the 1B model: its widths and four of its 24 layers. Weights are random. `--tiny`
+is for CI and checks only that everything runs and the tokens agree.
 """
 
 from __future__ import annotations
@@ -42,14 +42,14 @@ SIZES = {
     "7b": Size(4096, 11008, 30, 32, 102400, 384, 32, 16384, 64, 1),
 }
 PICTURE = {name: (size.side // 16) ** 2 for name, size in SIZES.items()}
-WARM = 2  # tokens before the clock starts: the prompt is read in the first
+WARM = 2  # tokens that are not timed: the first includes the prompt
 
 
 @dataclass
 class Side:
-    """Seconds a token, of the wall clock and of this thread's processor, a round; tokens of the last one.
+    """Seconds per token of every round, as wall-clock and as processor time, and the tokens of the last round.
 
-    `each` are seconds of every token, round by round, where each can be seen by itself.
+    `each` has the seconds of every token by round, for methods that yield token by token.
     """
 
     each: list[list[float]] = field(default_factory=list)
@@ -69,7 +69,7 @@ class _Count(TorchDispatchMode):
 
 
 def stream(draw: Callable[[Job], Iterator[Tensor]], job: Job, device: torch.device, side: Side) -> None:
-    """One round of a way that yields every token."""
+    """One round of a method that yields every token."""
     started = worked = 0.0
     ends = []
     for cell, tokens in enumerate(draw(job)):
@@ -79,13 +79,13 @@ def stream(draw: Callable[[Job], Iterator[Tensor]], job: Job, device: torch.devi
             synchronize(device)
             started, worked = time.perf_counter(), time.thread_time()
     side.each.append([b - a for a, b in itertools.pairwise(ends[WARM:])])
-    side.worked.append((time.thread_time() - worked) / (job.cells - WARM))  # before waiting: the host's own work
+    side.worked.append((time.thread_time() - worked) / (job.cells - WARM))  # before waiting: the work of the host alone
     synchronize(device)
     side.wall.append((time.perf_counter() - started) / (job.cells - WARM))
 
 
 def whole(draw: Callable[[Job], Tensor], job: Job, device: torch.device, side: Side) -> None:
-    """One round of a way that gives all tokens at once."""
+    """One round of a method that returns all tokens at once."""
     spent = []
     for cells in (WARM, job.cells):
         synchronize(device)
@@ -99,7 +99,7 @@ def whole(draw: Callable[[Job], Tensor], job: Job, device: torch.device, side: S
 
 
 def operations(draw: Callable[[Job], Any], job: Job) -> float:
-    """Dispatched operations a token: what more tokens cost more. What is made once is made by the first run."""
+    """Dispatched operations per token, from the difference between more and fewer tokens, after a first run."""
     numbers = []
     for cells in (2, 4, 8):
         with _Count() as count:
@@ -112,7 +112,7 @@ def operations(draw: Callable[[Job], Any], job: Job) -> float:
 
 
 def ceilings(device: torch.device, tiny: bool) -> dict[str, float]:
-    """Bytes a second of a copy (read and written) and of reading alone, and operations a second of a product."""
+    """Bytes per second of a copy (read and written) and of reading, and operations per second of a matrix product."""
     size, side = (1 << 16, 64) if tiny else (1 << 30, 8192) if device.type == "cuda" else (1 << 26, 1024)
     source = torch.randn(size, device=device)
     target, half = torch.empty_like(source), torch.bfloat16 if device.type == "cuda" else torch.float32
@@ -129,19 +129,19 @@ def ceilings(device: torch.device, tiny: bool) -> dict[str, float]:
 
 
 def step_bytes(network: JanusNetwork, job: Job, width: int) -> int:
-    """What a step must read: decoder and head as they are held, and half of the cells' keys and values."""
+    """Bytes a step must read: decoder and head as stored, and on average half of the keys and values of the cells."""
     layers = network.language_model.model.layers.named_modules()
-    held = sum(m.weight.nbytes for name, m in layers if name.endswith("_proj"))
+    stored = sum(m.weight.nbytes for name, m in layers if name.endswith("_proj"))
     c = network.config.language
     cache = 2 * c.num_hidden_layers * c.num_key_value_heads * c.head_dim * 2 * job.count * width
     head = sum(t.nbytes for t in network.gen_head.parameters())
-    return held + head + cache * (len(job.ids) + job.cells // 2)
+    return stored + head + cache * (len(job.ids) + job.cells // 2)
 
 
 def quiet(side: Side, device: torch.device) -> float:
-    """Seconds a token where each is as fast as in its fastest round: what is left of other programs' disturbance.
+    """Mean seconds per token when each token is taken in its fastest round.
 
-    0 where tokens cannot be seen one by one: on a card, and in transformers' Janus.
+    0 where tokens cannot be timed separately: on a card, and with transformers' Janus.
     """
     if device.type == "cuda" or not side.each:
         return 0.0
@@ -156,11 +156,11 @@ def first_mismatch(mine: Tensor | None, other: Tensor | None) -> int | None:
 
 
 def compare(size: str, precision: str, job: Job, device: torch.device, rounds: int) -> tuple[dict[str, Side], int]:
-    """All ways on one job, in turns; and the bytes a step of ours must read."""
+    """Run all methods on one job in turns; also returns the bytes that a step of ours must read."""
     plain = ways.DTYPES.get(precision, torch.bfloat16 if device.type == "cuda" else torch.float32)
     network = ways.random_network(SIZES[size], device, plain)
     eager, native = ways.llama(network, "eager"), ways.Native(network, job.cells)
-    mine = copy.deepcopy(network, {id(tensor): tensor for tensor in network.parameters()})  # the very same weights
+    mine = copy.deepcopy(network, {id(tensor): tensor for tensor in network.parameters()})  # shares the weights
     if precision == "int8":
         mine = ways.random_network(SIZES[size], device, plain)
         ways.eight_bit(mine, device)
@@ -172,7 +172,7 @@ def compare(size: str, precision: str, job: Job, device: torch.device, rounds: i
     }
     sides = {name: Side() for name in runs}
     for name, (_, draw) in runs.items():
-        sides[name].operations = operations(draw, job)  # warms up, too
+        sides[name].operations = operations(draw, job)  # also warms up
     for name in in_turns(runs, rounds):
         gc.collect()
         if device.type == "cuda":
@@ -187,7 +187,7 @@ def compare(size: str, precision: str, job: Job, device: torch.device, rounds: i
 def metrics(
     sides: dict[str, Side], size: str, count: int, needed: int, bandwidth: float, device: torch.device
 ) -> dict[str, dict[str, Any]]:
-    """The figures of every side. Bytes are those ours must read, so the fraction says how far each is from ideal."""
+    """The metrics of every side. All use the bytes of ours, so that the fractions can be compared."""
     found: dict[str, dict[str, Any]] = {}
     for name, side in sides.items():
         middle, ratios = statistics.median(side.wall), zip(sides["reference"].wall, side.wall, strict=True)

@@ -1,4 +1,4 @@
-"""Three ways to draw the same picture, for `benchmarks.speed`: the reference's loop, transformers' own Janus, and ours.
+"""Three methods to draw the same picture, for `benchmarks.speed`: the reference's loop, transformers' Janus, and ours.
 
 Each yields after every token. The first two run on transformers; the reference's loop is written here from a
 description of deepseek-ai/Janus (demo/app_januspro.py and generation_inference.py), not copied from it.
@@ -28,7 +28,7 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 @dataclass(frozen=True)
 class Job:
-    """What is drawn: `count` pictures of `cells` tokens behind a prompt of random `ids`."""
+    """The work: `count` pictures of `cells` tokens after a prompt of random `ids`."""
 
     count: int
     cells: int
@@ -36,29 +36,29 @@ class Job:
     seed: int = 0
 
     def noise(self, codes: int) -> Iterator[Tensor]:
-        """Exp(1) [count, codes] a cell, from one stream: what `torch.multinomial` takes on a CPU from this seed."""
+        """Exp(1) noise [count, codes] for each cell: what `torch.multinomial` draws on a CPU from this seed."""
         stream = torch.Generator().manual_seed(self.seed)
         while True:
             yield torch.empty(self.count, codes).exponential_(1, generator=stream)
 
     def rows(self) -> Tensor:
-        """The conditional prompt and the unconditional one, which keeps its ends: [2, T]."""
+        """The conditional and the unconditional prompt [2, T]; the latter keeps the first and the last token."""
         other = self.ids.clone()
         other[1:-1] = 1
         return torch.stack([self.ids, other])
 
 
 def random_network(size: Size, device: torch.device, dtype: torch.dtype) -> JanusNetwork:
-    """A network of this size with random weights; times depend on sizes alone.
+    """A network of this size with random weights, on which times do not depend.
 
-    A matrix keeps the length of what it is given. With smaller numbers every token would be as likely as any other, and
-    whatever was calculated, the noise would choose the same.
+    Matrices preserve the norm of their input. With smaller weights all tokens would be equally likely, and the noise
+    alone would choose the tokens, whatever was computed.
     """
     with torch.device("meta"):
         network = JanusNetwork(parse_config(config_of(size))).eval().requires_grad_(False)
     network.to(dtype)
     for part in (network.vision_model, network.gen_vision_model, network.aligner):
-        part.to_empty(device="meta")  # nothing of them runs here
+        part.to_empty(device="meta")  # not used here
     source = torch.Generator(device).manual_seed(0)
     for path, module in network.named_modules():
         if path.startswith(("vision_model", "gen_vision_model", "aligner")):
@@ -72,7 +72,7 @@ def random_network(size: Size, device: torch.device, dtype: torch.dtype) -> Janu
 
 
 def eight_bit(network: JanusNetwork, device: torch.device) -> None:
-    """The decoder's linears as the app holds them in int8."""
+    """Quantise the decoder's linear layers to int8 as the app does."""
     for block in network.language_model.model.blocks:
         for holder in (block.self_attn, block.mlp):
             for name, linear in list(holder.named_children()):
@@ -98,14 +98,14 @@ def ours(network: JanusNetwork, job: Job) -> Iterator[Tensor]:
 
 
 def llama(network: JanusNetwork, attention: str) -> Any:
-    """transformers' Llama over the very tensors of the network's trunk."""
+    """transformers' Llama with the tensors of the network's language model."""
     import transformers
 
     trunk = network.language_model.model
     with torch.device("meta"):
         other = transformers.LlamaModel(_llama_config(trunk.config, attention)).eval().requires_grad_(False)
     other.load_state_dict(trunk.state_dict(), assign=True)
-    other.rotary_emb = type(other.rotary_emb)(other.config).to(network.device)  # its angles are in no checkpoint
+    other.rotary_emb = type(other.rotary_emb)(other.config).to(network.device)  # its angles are not in a state dict
     return other
 
 
@@ -129,9 +129,9 @@ def _llama_config(c: DecoderConfig, attention: str) -> Any:
 
 @torch.inference_mode()
 def reference(network: JanusNetwork, other: Any, job: Job) -> Iterator[Tensor]:
-    """Two rows a picture, in turns; all are read, though the prompts are the same, and the cache grows by `cat`.
+    """Two alternating rows per picture, a prefill for all rows although prompts are equal, a cache that grows by `cat`.
 
-    `torch.multinomial` is spelt out as the race it is, so that both ways meet the same noise.
+    `torch.multinomial` is written as an exponential race, so that both methods use the same noise.
     """
     noise = job.noise(network.config.vq.codebook_size)
     embeds = network.text_embeds(job.rows().to(network.device).repeat(job.count, 1))
@@ -152,7 +152,7 @@ def reference(network: JanusNetwork, other: Any, job: Job) -> Iterator[Tensor]:
 
 
 def _image_head(network: JanusNetwork, x: Tensor) -> Tensor:
-    """The network's head by PyTorch's own products, as the reference has them."""
+    """The network's head with PyTorch's products, as in the reference."""
     first, last = network.gen_head.output_mlp_projector, network.gen_head.vision_head
     return F.linear(F.gelu(F.linear(x, first.weight, first.bias)), last.weight, last.bias)
 
@@ -166,9 +166,9 @@ def _token_embeds(network: JanusNetwork, tokens: Tensor) -> Tensor:
 
 
 class Native:
-    """transformers' JanusForConditionalGeneration with the network's trunk and a head of the same work.
+    """transformers' JanusForConditionalGeneration with the network's language model and a head of equal cost.
 
-    It draws all tokens at one call, so one that draws fewer is taken off its time.
+    It draws all tokens in one call, so the time of a call with fewer tokens is subtracted.
     """
 
     def __init__(self, network: JanusNetwork, cells: int) -> None:

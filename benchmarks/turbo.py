@@ -1,14 +1,14 @@
-"""Turbo against the plain way: passes and seconds a picture, whether the pictures are the same, and as good.
+"""Turbo against plain drawing: passes and seconds per picture, and whether pictures are the same and as good.
 
     python -m benchmarks.turbo [--n 40] [--count 1,4] [--precision fp32,bf16,int8] [--device cpu] [--trunk] [--tiny]
 
-Prompts are the quality command's (fixed seeds the trainer never used), drawn on the embedded model at its own settings,
-both ways in one process in turns. A pass is a run through the language model; the plain way has one for each cell but
-the last, and the prompt's. "All right" is the share of pictures that show all that was asked for, by the quality
-command's judge. Pictures may differ where a wide pass rounds a near-tie the other way, which is why they are counted.
+Prompts are the quality command's (fixed seeds the trainer never used), drawn on the embedded model at its own
+settings, both methods in one process in turns. A pass is a forward pass of the language model; plain drawing has one
+for the prompt and one for each cell but the last. "All right" is the share of pictures that pass every check of the
+judge. Pictures may differ where a wide pass rounds a near-tie the other way, so they are counted.
 
---trunk measures what a wide pass costs beside a narrow one where a trained model of the size is not at hand: random
-weights at the 1B model's widths, four of its layers. How many tokens a pass yields there cannot be told without one.
+--trunk compares the cost of a wide pass and of a narrow one without a trained model of that size: random weights, the
+widths of the 1B model, four of its layers. How many tokens a pass yields can only be measured with a trained model.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ SIDES = ("plain", "turbo")
 
 
 class Tally:
-    """Of one way: seconds and passes of every request, its pictures' tokens, and how many were all right."""
+    """Results of one method: seconds and passes of every request, tokens, and how many pictures were all right."""
 
     def __init__(self) -> None:
         self.seconds: list[float] = []
@@ -49,7 +49,7 @@ class Tally:
 
 
 def drawn(model: Any, n: int, count: int) -> dict[str, Tally]:
-    """Both ways over n prompts, `count` pictures each."""
+    """Draw n prompts with both methods, `count` pictures each."""
     tallies, rng, calls = {side: Tally() for side in SIDES}, np.random.default_rng(SEED), 0
 
     def counted(*_: Any) -> None:
@@ -92,7 +92,7 @@ def line(case: str, count: int, tallies: dict[str, Tally]) -> str:
 
 
 def pass_cost(precision: str, count: int, device: torch.device, passes: int) -> tuple[float, float]:
-    """Median seconds of a step for one cell, and of a pass over a window, on the 1B-like trunk."""
+    """Median seconds of a step for one cell and of a pass over a window, at the widths of the 1B model."""
     plain = ways.DTYPES.get(precision, torch.float32)
     network = ways.random_network(SIZES["trunk"], device, plain)
     if precision == "int8":
@@ -108,7 +108,7 @@ def pass_cost(precision: str, count: int, device: torch.device, passes: int) -> 
         )
 
     def spent(steps: Iterator[Any], skipped: int) -> float:
-        """Each step's wall time, without the first ones, which read the prompt."""
+        """The median wall time of a step, without the first ones, which include the prompt."""
         ends = []
         for _, _ in zip(range(passes + skipped), steps, strict=False):
             ends.append(time.perf_counter())
@@ -157,7 +157,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             different += tallies["plain"].tokens != tallies["turbo"].tokens
             print(line(precision, count, tallies), flush=True)
     if args.tiny and different:
-        raise SystemExit("turbo draws other pictures than the plain way")
+        raise SystemExit("turbo and plain drawing give different pictures")
     return 0
 
 

@@ -1,4 +1,4 @@
-"""The commands as a person runs them: results on stdout, one sentence on stderr, a status that tells."""
+"""The commands: results on stdout, everything else on stderr, and the exit status."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the commands refuse: one sentence on stderr, a status that tells, no traceback."""
+"""Refused requests: one sentence on stderr, the right exit status, no traceback."""
 
 from __future__ import annotations
 
@@ -146,3 +146,17 @@ def test_app_refuses_bad_options(flags: tuple[str, ...], expected: str) -> None:
     done = run_app(*flags)
     assert done.returncode == 2 and expected in done.stderr and "Traceback" not in done.stderr
     assert "secret" not in done.stderr
+
+
+@pytest.mark.parametrize("variable", ["LC_ALL", "LC_MESSAGES", "LANG"])
+def test_errors_are_in_the_language_of_the_system(
+    variable: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("LC_ALL", "LC_MESSAGES", "LANG"):
+        monkeypatch.delenv(name, raising=False)
+    assert main(["generate", "--model", MODEL]) == 2
+    assert "Nothing to draw" in capsys.readouterr().err
+    monkeypatch.setenv("LANG", "en_US.UTF-8")
+    monkeypatch.setenv(variable, "zh_CN.UTF-8")
+    assert main(["generate", "--model", MODEL]) == 2
+    assert "没有要画的内容" in capsys.readouterr().err

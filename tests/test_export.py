@@ -1,4 +1,4 @@
-"""A picture's run taken along: as a command, a script, curl, and as a larger copy."""
+"""Exports that draw a picture again, and larger copies."""
 
 from __future__ import annotations
 

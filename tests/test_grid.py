@@ -1,4 +1,4 @@
-"""Grids over two settings: what is planned, what is drawn, and the sheet."""
+"""Grids over one or two settings: axes, the plan, drawing, and the sheet."""
 
 from __future__ import annotations
 

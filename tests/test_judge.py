@@ -1,4 +1,4 @@
-"""The judge, judged: right on what is drawn, on what is disturbed, and not fooled by wrong pictures."""
+"""The judge recognises rendered and disturbed pictures and rejects wrong ones."""
 
 from __future__ import annotations
 

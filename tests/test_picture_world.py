@@ -1,4 +1,4 @@
-"""The picture world: scenes, tiles and sentences agree with each other."""
+"""The picture world: scenes, tiles, captions and answers are consistent."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_picture_shows_background_and_object() -> None:
 
 
 def test_different_tiles_look_different() -> None:
-    """Otherwise no tokenizer could tell them apart and no judge either."""
+    """Neither a tokenizer nor the judge could distinguish equal tiles."""
     table = tile_table().reshape(N_TILES, -1).astype(np.float32)
     rng = np.random.default_rng(0)
     for i in rng.choice(N_TILES, 300, replace=False):

@@ -1,4 +1,4 @@
-"""Presets, styles, prompts that need no typing, votes, and two sides drawn one after the other."""
+"""Presets, styles, random and written prompts, votes, and comparisons of two sides."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Heat maps of token facts, what a record allows to be asked, and the commands that use both."""
+"""Token heat maps, the requests that metadata allow, and the commands that use them."""
 
 from __future__ import annotations
 
