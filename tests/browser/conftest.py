@@ -21,9 +21,9 @@ FLAGS = (
     "--disable-sync",
     "--no-first-run",
 )
-# Gradio's picture editor (6.31) throws these where a picture comes before its canvas is made, and takes it anyway.
-EARLY = ("(reading 'reset_layers')", "(reading 'dimensions')")
-# Everything a status line or an easel ever showed, kept inside the page: lines may come and go within a frame.
+# Gradio's picture editor (6.31) raises these if a picture arrives before its canvas exists, and still shows it.
+IGNORED_ERRORS = ("(reading 'reset_layers')", "(reading 'dimensions')")
+# Records all that status lines and preview grids ever show: some of it is visible for one frame only.
 WATCH = """() => {
   window.seen = {status: [], sheets: new Set(), answers: new Set()};
   const look = () => {
@@ -61,7 +61,7 @@ def browser() -> Iterator[Any]:
 
 @pytest.fixture(scope="session")
 def served(browser: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    """The browser comes first: without one no model is loaded for nothing."""
+    """Requests the browser first, so that no model is loaded where there is none."""
     with serve(tmp_path_factory.mktemp("page"), pace=0.04) as page:
         yield page
 
@@ -73,13 +73,15 @@ Opener = Callable[..., Any]
 def visit(browser: Any, served: Served) -> Iterator[Opener]:
     """Open the page in a fresh browser profile; requests to other sites and script errors fail the test at its end."""
     contexts: list[Any] = []
-    strange: list[str] = []
+    unexpected: list[str] = []
 
     def listen(page: Any) -> None:
         page.on(
-            "request", lambda r: None if r.url.startswith((served.url, "data:", "blob:")) else strange.append(r.url)
+            "request", lambda r: None if r.url.startswith((served.url, "data:", "blob:")) else unexpected.append(r.url)
         )
-        page.on("pageerror", lambda e: None if str(e).endswith(EARLY) else strange.append(f"script error: {e}"))
+        page.on(
+            "pageerror", lambda e: None if str(e).endswith(IGNORED_ERRORS) else unexpected.append(f"script error: {e}")
+        )
 
     def open_page(query: str = "", **options: Any) -> Any:
         context = browser.new_context(**({"viewport": {"width": 1280, "height": 900}} | options))
@@ -95,12 +97,12 @@ def visit(browser: Any, served: Served) -> Iterator[Opener]:
     yield open_page
     for context in contexts:
         context.close()
-    assert not strange
+    assert not unexpected
 
 
 @pytest.fixture
 def pictures(tmp_path: Path) -> list[str]:
-    """Two pictures of a user, as files."""
+    """Two pictures of the user, as files."""
     from PIL import Image
 
     files = []

@@ -1,4 +1,4 @@
-"""Three families edit one picture after the other in a real Chromium, and the tree of edits is walked."""
+"""Three families edit one picture in turn in a real Chromium, and the user walks the tree of edits."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ STEPS += "dataset.step || 0), b.classList.contains('here')])"
 
 
 def strip(page: Any) -> tuple[dict[int, int], int]:
-    """The tree of the strip, each picture's number with its parent's (0 = none), and the one in the editor."""
+    """The tree in the strip: each picture's number with its parent's (0 = none), and the number in the editor."""
     rows = page.eval_on_selector_all("#edit-undo button", STEPS)
     here = [number for number, _, marked in rows if marked]
     return {number: 0 if parent == number else parent for number, parent, _ in rows}, (here or [0])[0]
@@ -30,7 +30,7 @@ def strip(page: Any) -> tuple[dict[int, int], int]:
 
 def wait_here(page: Any, number: int) -> None:
     page.wait_for_selector(f"#edit-undo button.here[data-step='{number}']")
-    page.wait_for_timeout(700)  # the editor takes its new picture without saying when it is done
+    page.wait_for_timeout(700)  # the editor reports no event when it shows the new picture
 
 
 def load(page: Any, served: Served, title: str, name: str) -> None:
@@ -41,7 +41,7 @@ def load(page: Any, served: Served, title: str, name: str) -> None:
 
 
 def edit(page: Any, served: Served, prompt: str) -> ImageMetadata:
-    """Run, and the record of the picture that comes of it."""
+    """Run; returns the metadata of the new picture."""
     page.fill("#edit-prompt textarea", prompt)
     before = set(served.outputs.glob("*.png"))
     page.click("#edit-run")
@@ -63,11 +63,11 @@ def test_three_families_edit_and_every_picture_stays_in_the_tree(
     page = visit()
     page.set_default_timeout(90_000)
 
-    # Janus: a painted region. The result goes on as the next picture.
+    # Janus: a painted region. The result becomes the next picture to edit.
     load(page, served, "Janus embedded", "janus-embedded")
     go(page, 2)
     page.set_input_files("#edit-editor input[type=file]", str(START))
-    page.wait_for_timeout(2_500)  # the editor fits the picture into its frame, without saying when it is done
+    page.wait_for_timeout(2_500)  # the editor fits the picture into its frame and reports no event when it is done
     assert "Paint over the part" in page.inner_text("#edit-method-note")
     page.locator("#edit-editor button[aria-label=Brush]").click()
     paint(page, page.locator("#edit-editor canvas").first)
@@ -76,7 +76,7 @@ def test_three_families_edit_and_every_picture_stays_in_the_tree(
     wait_here(page, 2)
     assert strip(page) == ({1: 0, 2: 1}, 2)
 
-    # JanusFlow: two descriptions, the first being what the picture was drawn to show. The tree outlives the switch.
+    # JanusFlow: two descriptions; the first is the prompt of the picture. The tree survives the switch.
     load(page, served, "JanusFlow embedded", "janusflow-embedded")
     page.locator("#edit-method label", has_text="Two descriptions").click()
     page.wait_for_selector("#edit-source-prompt:visible")
@@ -100,7 +100,7 @@ def test_three_families_edit_and_every_picture_stays_in_the_tree(
     wait_here(page, 4)
     assert strip(page) == ({1: 0, 2: 1, 3: 2, 4: 3}, 4)
 
-    # Back up to the beginning; a new branch from there, staying where it began.
+    # Back to the beginning; a new branch from there, while the beginning stays in the editor.
     for number in (3, 2, 1):
         page.click("#edit-undo-back")
         wait_here(page, number)
@@ -109,7 +109,7 @@ def test_three_families_edit_and_every_picture_stays_in_the_tree(
     page.wait_for_selector("#edit-undo button[data-step='5']")
     assert strip(page) == ({1: 0, 2: 1, 3: 2, 4: 3, 5: 1}, 1)
 
-    # Any picture is a click away, with what it was made of beside it.
+    # A click shows any picture of the tree, beside the one it was made from.
     page.click("#edit-undo button[data-step='3']")
     wait_here(page, 3)
     assert "JanusFlow embedded" in page.inner_text("#edit-detail")

@@ -1,4 +1,4 @@
-"""The dropdown switches to a flow model, which draws, edits in all its ways and chats, in a real Chromium."""
+"""The dropdown switches to a flow model, which draws, edits by all its methods and chats, in a real Chromium."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ BRUSH = "#edit-editor button[aria-label=Brush]"
 
 
 def edit(page: Any, served: Served, method: str, prompt: str) -> tuple[Path, ImageMetadata]:
-    """Choose a way of editing, describe the picture, run; the file it made and its record."""
+    """Choose a method, describe the picture, run. Returns the new file and its metadata."""
     page.locator("#edit-method label", has_text=method).click()
     page.fill("#edit-prompt textarea", prompt)
     before = newest(served.outputs)
@@ -59,12 +59,12 @@ def test_flow_model_draws_edits_and_chats(visit: Any, served: Served) -> None:
     record = read_metadata(original)
     assert record.settings["steps"] == STEPS and record.settings["solver"] == "euler" and not record.image_tokens
 
-    # Two descriptions: the drawn picture brings its own along; painting plays no part.
+    # Two descriptions: the first is the prompt of the drawn picture; nothing is painted.
     page.click("#draw-to-edit")
     canvas = page.locator("#edit-editor canvas").first
     canvas.wait_for()
     page.wait_for_function("document.querySelector('#edit-source-prompt textarea').value == 'a red house'")
-    page.wait_for_timeout(2_500)  # the editor fits the picture into its frame, without saying when it is done
+    page.wait_for_timeout(2_500)  # the editor fits the picture into its frame and reports no event when it is done
     assert not page.locator(BRUSH).is_visible()
     page.locator("#edit-go-on input").uncheck()  # all edits below start from the same picture
     page.locator("#edit-settings button").first.click()
@@ -74,12 +74,12 @@ def test_flow_model_draws_edits_and_chats(visit: Any, served: Served) -> None:
     assert record.settings["method"] == "flowedit" and record.source_prompt == "a red house"
     assert "solver" not in record.settings
 
-    # Left empty, the model describes the picture itself and says so.
+    # If it is empty, the model describes the picture, and the page says so.
     page.fill("#edit-source-prompt textarea", "")
     _, record = edit(page, served, "Two descriptions", "a blue house")
     assert record.source_prompt and "The model sees:" in page.inner_text("#edit-notes")
 
-    # A painted part: every other pixel stays.
+    # A painted part: all other pixels stay the same.
     page.locator("#edit-method label", has_text="Painted part").click()
     page.wait_for_selector("#edit-solver:visible")
     assert not page.locator("#edit-source-prompt").is_visible() and not page.locator("#edit-strength").is_visible()
@@ -88,7 +88,7 @@ def test_flow_model_draws_edits_and_chats(visit: Any, served: Served) -> None:
     file, record = edit(page, served, "Painted part", "a blue house")
     assert record.settings["method"] == "masked" and "strength" not in record.settings
     changed = (np.asarray(Image.open(file)) != np.asarray(Image.open(original))).any(-1)
-    assert 0 < changed.mean() < 0.5, "the painted part alone was drawn anew"
+    assert 0 < changed.mean() < 0.5, "only the painted part was drawn anew"
 
     _, record = edit(page, served, "Image to image", "a blue house")
     assert record.settings["method"] == "image to image" and record.settings["strength"] == 0.6

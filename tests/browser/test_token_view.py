@@ -1,4 +1,4 @@
-"""The token view in a real Chromium: looked into, clicked, typed, drawn on from, and ranked; wide, narrow, Chinese."""
+"""The token view in a real Chromium, by mouse and by keyboard, and ranking; on a wide page, a phone, and in Chinese."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ def draw_two(page: Any) -> None:
     page.wait_for_selector("#draw-status .message.done")
 
 
-def look(page: Any) -> None:
-    """By the picture's own button, which opens the view."""
+def inspect(page: Any) -> None:
+    """Press the picture's button, which opens the view."""
     page.click("#draw-tokens")
     page.wait_for_function("document.querySelector('#tokens-map img')?.naturalWidth >= 576")
     page.wait_for_selector("#tokens-others .caption-label")
@@ -42,8 +42,8 @@ def test_picture_is_inspected_and_continued_from_a_patch(visit: Any, served: Ser
     page.click("#draw-gallery .thumbnail-item >> nth=1")
     before = newest(served)
     seed = page.inner_text("#draw-detail dl >> text=/^\\d+$/")
-    look(page)
-    assert f"Seed {seed}" in page.inner_text("#tokens-status"), "the chosen picture, not the first"
+    inspect(page)
+    assert f"Seed {seed}" in page.inner_text("#tokens-status"), "the chosen picture is inspected, not the first"
     assert "bits" in page.inner_text("#tokens-legend")
 
     # A click on the map chooses the patch under it: column 3 of row 2 of the six.
@@ -51,7 +51,7 @@ def test_picture_is_inspected_and_continued_from_a_patch(visit: Any, served: Ser
     page.locator("#tokens-map img").click(position={"x": box["width"] * 2.5 / 6, "y": box["height"] * 1.5 / 6})
     page.wait_for_function("document.querySelector('#tokens-patch input').value === '9'")
     page.wait_for_selector("#tokens-facts:has-text('9 (row 2, column 3)')")
-    # So does a number, for keyboards; one that is not there is answered with a sentence.
+    # So does a number, for keyboards; a number out of range is answered with a sentence.
     page.fill("#tokens-patch input", "99")
     page.wait_for_selector("#tokens-facts .message.error:has-text('1 to 36')")
     page.fill("#tokens-patch input", "14")
@@ -59,7 +59,7 @@ def test_picture_is_inspected_and_continued_from_a_patch(visit: Any, served: Ser
     page.locator("#tokens-measure label", has_text="guidance gap").click()
     page.wait_for_selector("#tokens-legend:has-text('Your words'), #tokens-legend:has-text('your words')")
 
-    # Kept up to the patch, drawn anew from it on; then with another token in its place.
+    # The tokens before the patch are kept, the rest is drawn anew; then with another token in the patch.
     (old,) = [read_metadata(f) for f in served.outputs.glob(f"*_{seed}.png")]
     page.wait_for_selector("#tokens-others .caption-label:has-text('%')")
     page.click("#tokens-draw-on")
@@ -82,7 +82,7 @@ def test_pictures_are_ranked_and_none_is_removed(visit: Any, served: Served) -> 
     page.click("#draw-rank")
     page.wait_for_selector("#draw-gallery .caption-label:has-text('符合')")
     assert page.locator("#draw-gallery .caption-label").count() == 2
-    look(page)
+    inspect(page)
     assert "比特" in page.inner_text("#tokens-legend")
     assert page.evaluate("document.documentElement.scrollWidth") <= 390, "the page is wider than the phone"
 
@@ -100,5 +100,5 @@ def test_flow_picture_has_no_token_view_and_says_why(visit: Any, served: Served)
     page.wait_for_selector("#history-detail dt")
     page.click("#history-tokens")
     page.wait_for_selector("#tokens-status .message.error:has-text('token by token')")
-    page.wait_for_selector("#draw-gallery img")  # in a tab that nobody opened before
+    page.wait_for_selector("#draw-gallery img")  # in a tab that was not opened before
     (served.outputs / "flow.png").unlink()
