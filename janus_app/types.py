@@ -119,14 +119,14 @@ class ChatRequest:
 class GenerateRequest:
     """Draw `count` pictures of `prompt`; picture i uses seed + i, so it can be drawn again alone.
 
-    guidance 1 switches classifier-free guidance off; temperature 0 is greedy. `negative` takes the place of the
-    empty prompt in the unconditional row. `image_tokens` redraws known tokens without sampling (token models only);
-    with `keep` only the first `keep` of them stay and the rest is drawn anew: the same seed and prompt that drew a
-    picture draw it again from any `keep`, another seed goes on differently from there.
-    `turbo` draws the same tokens in fewer, wider passes (token models; docs/engine.md).
-    Flow families alone use `steps`, `solver` (one of SOLVERS) and `guidance_interval`: guidance is applied while the
-    share of the way done, 0 at noise and 1 at the picture, lies in it (Kynkaanniemi et al. 2024); token models draw a
-    fixed number of tokens and ignore them.
+    guidance 1 switches classifier-free guidance off; temperature 0 is greedy. `negative` replaces the empty prompt in
+    the unconditional row. `image_tokens` decodes known tokens without sampling (token models only); with `keep` only
+    the first `keep` of them are kept and the rest is sampled: the seed and prompt that drew a picture draw it again
+    from any `keep`, another seed continues differently from there. `turbo` samples the same tokens in fewer, wider
+    passes (token models; docs/engine.md).
+
+    Only models that draw in steps read `steps`, `solver` (one of SOLVERS) and `guidance_interval`: guidance is applied
+    while the time of the flow, 0 at noise and 1 at the picture, is in the interval (Kynkaanniemi et al. 2024).
     """
 
     prompt: str
@@ -158,13 +158,13 @@ class EditRequest:
     """Change `image` as `prompt` says.
 
     `method` is one of the loaded model's `capabilities.edit_methods`. For "region" the `mask` (white = redraw, any
-    mode and size equal to the picture's) chooses the token cells to draw anew and `prompt` describes the finished
-    picture; for "variation" `strength` (0..1] is the share of the picture drawn anew. Flow families: "image to image"
-    starts from the picture noised by `strength`, "masked" draws the mask's white part anew and keeps every other pixel,
-    "flowedit" follows the difference between `source_prompt` (what the picture shows; empty = the model describes it)
-    and `prompt` (what it shall show), guided by `image_guidance` and `guidance`. For "instruct" `prompt` says what to
-    change; `more_images` join `image`, in order, where the model's `edit_pictures` allows. EDIT_SETTINGS says which
-    method reads which of the numbers; the others are ignored. `turbo` as for drawing.
+    mode, the picture's size) chooses the token cells to redraw and `prompt` describes the finished picture; for
+    "variation" `strength` (0..1] is the share of the picture to redraw. Flow families: "image to image" starts from
+    the picture noised by `strength`, "masked" redraws the mask's white part and keeps every other pixel, "flowedit"
+    follows the difference between `source_prompt` (what the picture shows; empty = the model describes it) and
+    `prompt` (what it should show), guided by `image_guidance` and `guidance`. For "instruct" `prompt` says what to
+    change; `more_images` follow `image`, in order, up to the model's `edit_pictures`. EDIT_SETTINGS lists what each
+    method reads; it ignores the other settings. `turbo` as for drawing.
     """
 
     prompt: str
@@ -225,10 +225,10 @@ def _has_tokens(tokens: tuple[int, ...]) -> None:
 
 @dataclass(frozen=True)
 class InspectRequest:
-    """How sure the model was of every image token of a picture, drawn with these words and numbers.
+    """Compute the probabilities of every image token of a picture that was drawn with this prompt and these settings.
 
-    `alternatives` is how many of the most probable tokens are told for each place. Temperature 0 is looked at as 1:
-    greedy drawing leaves no odds to show.
+    `alternatives` is how many of the most probable tokens are listed for each token. Temperature 0 is treated as 1,
+    because greedy drawing has no probabilities.
     """
 
     prompt: str
@@ -250,7 +250,7 @@ class InspectRequest:
 
 @dataclass(frozen=True)
 class SwapRequest:
-    """The pictures that come of putting each of `tokens` in place `cell` (0 = top left, by rows), nothing sampled."""
+    """Decode the picture with each of `tokens` in turn at `cell` (0 = top left, row by row), without sampling."""
 
     image_tokens: tuple[int, ...]
     cell: int
@@ -264,7 +264,7 @@ class SwapRequest:
 
 @dataclass(frozen=True)
 class RankRequest:
-    """Ask the model of each picture whether it shows what `prompt` asks for."""
+    """Score how well each picture shows `prompt`, by asking the model."""
 
     prompt: str
     images: tuple[Image, ...]
@@ -333,7 +333,7 @@ class Started:
 class Progress:
     """`done` of `total` units of a stage ("download", "verify", "read", "draw", ...); total 0 = unknown.
 
-    `rate` is in units a second where the maker alone can tell (a resumed download starts far from 0); 0 = not said.
+    `rate` is in units per second where only the sender knows it (a resumed download does not start at 0); 0 = unknown.
     """
 
     stage: str
@@ -346,7 +346,7 @@ class Progress:
 
 @dataclass(frozen=True)
 class TextDelta:
-    """More text of the answer, never splitting a character, and the ids it came from."""
+    """More text of the answer, in whole characters, and the token ids it was decoded from."""
 
     text: str
     token_ids: tuple[int, ...] = ()
@@ -354,7 +354,7 @@ class TextDelta:
 
 @dataclass(frozen=True)
 class Preview:
-    """Pictures as they stand after `done` of `total` steps, one per requested picture, in order."""
+    """Unfinished pictures after `done` of `total` steps, one for each requested picture, in order."""
 
     images: tuple[Image, ...]
     done: int
@@ -363,9 +363,9 @@ class Preview:
 
 @dataclass(frozen=True)
 class Picture:
-    """A finished picture: native-size RGB, the seed that draws it alone, its image tokens (token models).
+    """A finished picture in RGB at native size, the seed that draws it alone, and its image tokens (token models).
 
-    `source_prompt` is the description FlowEdit started from, whoever wrote it.
+    `source_prompt` is the description that FlowEdit started from, by the user or the model.
     """
 
     image: Image
@@ -376,12 +376,11 @@ class Picture:
 
 @dataclass(frozen=True)
 class TokenFacts:
-    """One image token as the model saw it before it was chosen.
+    """An image token and the distribution it was sampled from.
 
-    `probability` of the chosen token and `entropy` (bits, 0 = no choice at all) are those of the distribution it was
-    drawn from: guided, at the temperature. `gap` (bits) is the Kullback-Leibler divergence of the unconditional from
-    the conditional distribution at temperature 1, KL(conditional || unconditional): how much the words changed what was
-    to come here, whatever the guidance made of it. `alternatives` are (token, probability), likeliest first.
+    `probability` of the token and `entropy` (bits, 0 = no choice) belong to the guided distribution at the temperature.
+    `gap` is KL(conditional || unconditional) in bits at temperature 1: how much the prompt changed this token, before
+    guidance. `alternatives` are (token, probability), most probable first.
     """
 
     token: int
@@ -402,7 +401,7 @@ class Inspection:
 
 @dataclass(frozen=True)
 class Usage:
-    """How full the context is: tokens read, tokens written, and the most the model was trained to hold."""
+    """Tokens read, tokens written, and the context length that the model was trained with."""
 
     prompt_tokens: int
     new_tokens: int

@@ -1,6 +1,6 @@
-"""One case of a process that runs out of memory: `python -m tests.faults_child CASE` prints what happened as JSON.
+"""Runs one case of running out of memory: `python -m tests.faults_child CASE` prints what happened as JSON.
 
-The system itself refuses memory (RLIMIT_DATA), so what fails, and how, is what fails on a person's machine.
+The system itself refuses memory (RLIMIT_DATA), so it fails as it does on a user's machine.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from janus_app.runtime.session import ModelSession
 from janus_app.types import ChatRequest, Event, Finished, GenerateRequest, Notice, Turn
 
 MB = 1 << 20
-# The keys and values of a picture and its twin row are 2 MB, of sixteen 27 MB.
+# Keys and values take 2 MB for one picture (a conditional and an unconditional row), 27 MB for sixteen.
 SIZE = Size(512, 1024, 4, 8, 4096, 96, 32, 512, 128, 2)
 COUNT = 16
 DRAW = GenerateRequest("A small red house.", count=COUNT, seed=5)
@@ -41,7 +41,7 @@ def limit(spare: int | None) -> None:
         resource.setrlimit(resource.RLIMIT_DATA, (hard, hard))
         return
     gc.collect()
-    trim()  # or what was freed before serves what the limit should refuse
+    trim()  # else freed memory would serve what the limit should refuse
     lines = Path("/proc/self/status").read_text().splitlines()
     used = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmData:"))
     resource.setrlimit(resource.RLIMIT_DATA, (used + spare, hard))
@@ -66,7 +66,7 @@ def failing(events: Any) -> AppError:
     try:
         run(events)
     except AppError as error:
-        error.__context__ = None  # its frames would hold what was half loaded
+        error.__context__ = None  # its frames would keep what was half loaded
         return error.with_traceback(None)
     raise AssertionError("nothing failed")
 

@@ -1,6 +1,6 @@
-"""Things go wrong for real: memory runs out under a limit of the system, numbers overflow, servers fall silent.
+"""Real failures: memory runs out under a limit of the system, numbers overflow, decoders are damaged.
 
-Limits hold for a whole process, so each of those runs in one of its own (tests/faults_child.py).
+A limit applies to a whole process, so each such case runs in its own (tests/faults_child.py).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ OLD = GOLDEN / "janus_1_3b" / "checkpoint"
 
 
 def in_a_process(case: str, *, timeout: int = 300) -> dict[str, object]:
-    """What one of the cases of tests/faults_child.py reports."""
+    """The report of one case of tests/faults_child.py."""
     command = [sys.executable, "-m", "tests.faults_child", case]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=timeout)
     assert done.returncode == 0, done.stderr[-3000:]
@@ -33,21 +33,21 @@ def in_a_process(case: str, *, timeout: int = 300) -> dict[str, object]:
 
 
 @LINUX
-def test_pictures_come_in_turns_where_memory_ends_and_are_the_same() -> None:
+def test_out_of_memory_draws_the_same_pictures_in_smaller_batches() -> None:
     report = in_a_process("turns")
     assert "at a time" in str(report["notices"])
     assert report["pictures"] == report["expected"] and report["batch"] < report["count"]  # type: ignore[operator]
 
 
 @LINUX
-def test_a_job_without_room_is_explained_and_the_next_one_works() -> None:
+def test_job_out_of_memory_is_explained_and_the_next_job_works() -> None:
     report = in_a_process("job")
     assert "ran out of memory" in str(report["error"]) and "still loaded" in str(report["error"])
     assert report["phase"] == "ready" and report["answer"] == report["expected"]
 
 
 @LINUX
-def test_a_load_that_runs_out_offers_the_next_smaller_precision() -> None:
+def test_load_out_of_memory_offers_the_next_smaller_precision() -> None:
     report = in_a_process("load")
     assert "bf16" in str(report["error"]) and report["offer"] == "bf16"
     assert report["phase"] == "empty" and report["after"] == "ready"
@@ -68,7 +68,7 @@ def overflowing(folder: Path) -> Path:
     return folder
 
 
-def test_overflow_in_fp16_is_a_sentence_and_not_a_picture(tmp_path: Path) -> None:
+def test_overflow_in_fp16_is_an_error_and_not_a_picture(tmp_path: Path) -> None:
     folder = overflowing(tmp_path / "hot")
     draw = GenerateRequest("A small red house.", guidance=1)
     ask = ChatRequest((Turn("user", "Hello"),), temperature=0, max_new_tokens=4)
@@ -79,14 +79,14 @@ def test_overflow_in_fp16_is_a_sentence_and_not_a_picture(tmp_path: Path) -> Non
             list(act)
 
 
-def test_a_broken_picture_decoder_draws_nothing() -> None:
+def test_damaged_picture_decoder_draws_nothing() -> None:
     model = loaded(OLD).model
     model.network.gen_vision_model.decoder.conv_out.bias[0] = torch.nan  # type: ignore[attr-defined]
     with pytest.raises(AppError, match="weights may be damaged"):
         list(model.generate(GenerateRequest("A small red house.", guidance=1)))
 
 
-def test_a_preview_without_room_does_not_end_the_drawing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_preview_out_of_memory_does_not_end_the_drawing(monkeypatch: pytest.MonkeyPatch) -> None:
     from janus_app.models.janus import pipeline as janus
 
     model = loaded(OLD).model

@@ -1,4 +1,4 @@
-"""The fit advisor: sizes that are the loader's own, orders and refusals, and models spread over devices."""
+"""The fit advisor: sizes equal to the loader's, the order of preference, refusals, and models on several devices."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def free_everywhere(monkeypatch: pytest.MonkeyPatch, free: float) -> None:
 def on_a_card(
     monkeypatch: pytest.MonkeyPatch, card: float, host: float = 0.0, second: float | None = None
 ) -> LoadOptions:
-    """The advice for the 7B model on a machine with this much free; no such card is here, so only sums are tested."""
+    """The options of the 7B model with this much memory free: the arithmetic, as no such card is here."""
     cards = (SECOND,) if second is not None else ()
     rooms = {"cuda:0": card, "cuda:1": second or 0.0, "cpu": host}
     found = [Placement("cuda:0", CARD)] + [Placement("cuda:all", CARD, cards)] * bool(cards)
@@ -62,8 +62,8 @@ def test_predicted_weights_are_what_the_loader_makes(name: str, precision: str) 
     assert abs(held - counted_twice - predicted) <= 0.01 * predicted
 
 
-def test_the_manifests_weights_are_the_advisors(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The manifest's figures count everything in the files; the network leaves the two unused groups out."""
+def test_weights_in_the_manifest_are_those_of_the_advisor(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The manifest counts all tensors of the files; the network leaves two unused groups out."""
     for variant in CATALOG.values():
         if variant.repo and variant.family == "janus" and variant.parameters:
             for precision in ("fp32", "bf16", "int8", "nf4"):
@@ -71,8 +71,8 @@ def test_the_manifests_weights_are_the_advisors(monkeypatch: pytest.MonkeyPatch)
                 assert 0 <= variant.memory[precision] - ours < 0.02 * ours, (variant.id, precision)
 
 
-def test_the_cache_is_what_the_model_allocates() -> None:
-    """Rows and positions of the prediction against the buffers of a real drawing."""
+def test_predicted_cache_is_what_the_model_allocates() -> None:
+    """The predicted cache is that of the buffers of a real drawing."""
     from janus_app.models.janus.modeling import JanusNetwork
     from janus_app.nn.llama import KVCache
 
@@ -95,7 +95,7 @@ def test_the_cache_is_what_the_model_allocates() -> None:
     assert seen == [memory.peak(network.config, side, job, BytesPerElement(4, 4, 4)).cache]
 
 
-def test_more_is_never_predicted_to_need_less() -> None:
+def test_larger_job_is_never_predicted_to_need_less() -> None:
     config = parse_config(fit.json.loads(fit._model(SEVEN, None, None).config or ""))
     jobs = [Job(count=n, guided=g) for n in (1, 2, 4, 16) for g in (False, True)]
     peaks = [memory.peak(config, 384, job, BytesPerElement(2, 2, 2)).total for job in jobs]
@@ -105,7 +105,7 @@ def test_more_is_never_predicted_to_need_less() -> None:
     assert many.cache == pytest.approx(8.88 * 2**30, rel=0.01)
 
 
-def test_the_sentence_and_auto(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_auto_takes_the_first_precision_that_fits_and_the_message_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     roomy = on_a_card(monkeypatch, 24e9)
     assert roomy.best is roomy.plans[0] and roomy.choose("auto").precision == "bf16"
     assert "it fits" in str(roomy.message)
@@ -123,7 +123,7 @@ def test_the_sentence_and_auto(monkeypatch: pytest.MonkeyPatch) -> None:
     assert on_a_card(monkeypatch, 8.5e9).choose("auto").precision == "nf4"
 
 
-def test_a_load_that_cannot_end_is_not_started(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_load_that_does_not_fit_reads_no_weights(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(AppError, match=r"even nf4 needs .* Choose a smaller model"):
         on_a_card(monkeypatch, 3e9).choose("auto")
     free_everywhere(monkeypatch, 1e6)
@@ -142,8 +142,8 @@ def test_layers_go_to_main_memory_or_other_cards_only_when_needed(monkeypatch: p
     assert list(both.split) == sorted(both.split) and max(both.split) == 29
 
 
-def test_a_split_fits_where_it_says() -> None:
-    """Every split of made-up sizes is checked against the rooms it was made for."""
+def test_split_fits_the_devices_it_names() -> None:
+    """Every split of invented sizes is checked against the free memory it was made for."""
     layers, rest, reserve = (10,) * 8, 20, 5
     found = 0
     for main, second, host in itertools.product(range(20, 140, 7), range(0, 100, 13), (0, 400_000_000)):
@@ -167,13 +167,13 @@ def test_missing_bitsandbytes_is_never_recommended(monkeypatch: pytest.MonkeyPat
         on_a_card(monkeypatch, 11.2e9).choose("auto")
 
 
-def test_what_the_resident_model_gives_back_counts_as_free(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_memory_of_the_replaced_model_counts_as_free(monkeypatch: pytest.MonkeyPatch) -> None:
     free_everywhere(monkeypatch, 1e9)
     assert plan_load(SEVEN, device="cpu").best is None
     assert plan_load(SEVEN, device="cpu", freed={"cpu": int(40e9)}).choose("auto").precision == "fp32"
 
 
-def test_the_usual_job_is_the_variants_own(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_usual_job_takes_the_settings_of_the_variant(monkeypatch: pytest.MonkeyPatch) -> None:
     embedded = CATALOG.default()
     job = usual_job(embedded)
     assert (job.count, job.guided, job.answer) == (4, False, 64)
@@ -187,7 +187,7 @@ def test_models_of_unknown_shape_are_estimated_by_their_parameters(monkeypatch: 
     assert plan_load(stranger, device="cpu").choose("auto").precision == "fp32"
 
 
-def test_a_containers_limit_is_the_memory_there_is(tmp_path: Path) -> None:
+def test_container_limit_is_the_total_memory(tmp_path: Path) -> None:
     assert container_limit(tmp_path) is None
     (tmp_path / "memory.max").write_text("max\n")
     (tmp_path / "memory.current").write_text("700\n")
@@ -202,7 +202,7 @@ def test_a_containers_limit_is_the_memory_there_is(tmp_path: Path) -> None:
     assert container_limit(tmp_path / "old") == Memory(700, 900)
 
 
-def test_the_device_with_room_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cuda_takes_the_card_with_most_free_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     free = {0: 10e9, 1: 20e9, 2: 20.5e9}
     monkeypatch.setattr(devices, "cards", lambda: [torch.device("cuda", i) for i in free])
     monkeypatch.setattr(devices, "device_memory", lambda d: Memory(int(free[d.index]), int(24e9)))
@@ -230,7 +230,7 @@ def said(model: object) -> tuple[int, ...]:
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_offloaded_layers_give_the_same_bits(precision: str) -> None:
-    """Accelerate's hooks with the CPU as the device that calculates: the structure of offload, not its speed."""
+    """Accelerate's hooks with the CPU as the main device: the structure of offloading, not its speed."""
     pytest.importorskip("accelerate")
     folder = GOLDEN / "janus_pro_1b" / "checkpoint"
     whole, parted = loaded(folder, precision).model, loaded(folder, precision).model
@@ -254,7 +254,7 @@ def test_loader_puts_layers_where_the_plan_says(tmp_path: Path) -> None:
     assert drawn(parted) == whole
 
 
-def test_spreading_without_accelerate_is_explained(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_offloading_without_accelerate_is_explained(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "accelerate", None)
     with pytest.raises(AppError, match="pip install accelerate"):
         dispatch(torch.nn.Module(), "layers.", {0: CPU}, CPU)
@@ -267,7 +267,7 @@ def test_spreading_without_accelerate_is_explained(monkeypatch: pytest.MonkeyPat
         lambda: bytearray(1 << 62),
     ],
 )
-def test_real_failures_of_memory_are_known_as_such(failure: object) -> None:
+def test_real_allocation_failures_are_recognised(failure: object) -> None:
     with pytest.raises(Exception) as caught:
         failure()  # type: ignore[operator]
     assert is_out_of_memory(caught.value)
@@ -275,7 +275,7 @@ def test_real_failures_of_memory_are_known_as_such(failure: object) -> None:
 
 
 @pytest.mark.parametrize("precision", QUANTIZED_PRECISIONS)
-def test_bitsandbytes_absent_or_too_old_is_a_sentence(precision: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_or_old_bitsandbytes_is_explained(precision: str, monkeypatch: pytest.MonkeyPatch) -> None:
     import sys
     from importlib.machinery import ModuleSpec
     from types import ModuleType

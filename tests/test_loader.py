@@ -1,4 +1,4 @@
-"""The loader refuses what is wrong with a checkpoint, in a sentence, and quantises what it should."""
+"""The loader refuses damaged checkpoints with a message, and quantizes what it should."""
 
 from __future__ import annotations
 
@@ -40,26 +40,26 @@ def refused(folder: Path, *words: str) -> None:
         assert word in str(caught.value)
 
 
-def test_a_sound_checkpoint_reports_its_progress(checkpoint: Path) -> None:
+def test_load_reports_increasing_progress(checkpoint: Path) -> None:
     steps = list(loader.load(plan_load(load_catalog().resolve(str(checkpoint)), checkpoint, "cpu").choose("fp32")))
     assert steps[0].done == 0 and steps[-1].done == steps[-1].total
     assert all(a.done <= b.done for a, b in itertools.pairwise(steps))
 
 
-def test_truncated_weights(checkpoint: Path) -> None:
+def test_truncated_safetensors_are_refused(checkpoint: Path) -> None:
     file = checkpoint / "model.safetensors"
     file.write_bytes(file.read_bytes()[:-1000])
     refused(checkpoint, "model.safetensors", "damaged")
 
 
-def test_truncated_pickle(tmp_path: Path) -> None:
+def test_truncated_pickle_is_refused(tmp_path: Path) -> None:
     folder = Path(shutil.copytree(GOLDEN / "janus_pro_1b" / "checkpoint", tmp_path / "c"))
     file = folder / "pytorch_model.bin"
     file.write_bytes(file.read_bytes()[:-1000])
     refused(folder, "pytorch_model.bin", "damaged")
 
 
-def test_a_pickle_with_code_is_not_run(tmp_path: Path) -> None:
+def test_code_in_a_pickle_is_not_run(tmp_path: Path) -> None:
     folder = Path(shutil.copytree(GOLDEN / "janus_pro_1b" / "checkpoint", tmp_path / "c"))
     proof = tmp_path / "executed"
 
@@ -76,61 +76,61 @@ def test_a_pickle_with_code_is_not_run(tmp_path: Path) -> None:
     assert not proof.exists()
 
 
-def test_missing_key(checkpoint: Path) -> None:
+def test_missing_tensor_is_refused(checkpoint: Path) -> None:
     tensors = load_file(checkpoint / "model.safetensors")
     del tensors["gen_embed.weight"]
     save_file(tensors, checkpoint / "model.safetensors")
     refused(checkpoint, "lacks gen_embed.weight")
 
 
-def test_unexpected_key(checkpoint: Path) -> None:
+def test_unknown_tensor_is_refused(checkpoint: Path) -> None:
     tensors = load_file(checkpoint / "model.safetensors")
     tensors["gen_embed.extra"] = torch.zeros(1)
     save_file(tensors, checkpoint / "model.safetensors")
     refused(checkpoint, "gen_embed.extra")
 
 
-def test_wrong_shape(checkpoint: Path) -> None:
+def test_tensor_of_another_shape_is_refused(checkpoint: Path) -> None:
     tensors = load_file(checkpoint / "model.safetensors")
     tensors["gen_embed.weight"] = tensors["gen_embed.weight"][:-1].clone()
     save_file(tensors, checkpoint / "model.safetensors")
     refused(checkpoint, "gen_embed.weight", "shape")
 
 
-def test_no_weights(checkpoint: Path) -> None:
+def test_folder_without_weights_is_refused(checkpoint: Path) -> None:
     (checkpoint / "model.safetensors").unlink()
     refused(checkpoint, "no weights")
 
 
 @pytest.mark.parametrize("name", ["hidden_size", "num_hidden_layers", "vocab_size"])
 @pytest.mark.parametrize("value", [0, -1, 10**12, "many", 1.5, None])
-def test_absurd_numbers_in_the_config(checkpoint: Path, name: str, value: Any) -> None:
+def test_absurd_numbers_in_config_json_are_refused(checkpoint: Path, name: str, value: Any) -> None:
     change_json(checkpoint / "config.json", lambda c: c["language_config"].update({name: value}))
     refused(checkpoint, "config.json", name)
 
 
 @pytest.mark.parametrize("name", ["../outside.bin", "/etc/passwd", "sub/shard.bin", "..", "a\\b.bin"])
-def test_an_index_that_leaves_its_folder(tmp_path: Path, name: str) -> None:
+def test_index_that_leaves_its_folder_is_refused(tmp_path: Path, name: str) -> None:
     folder = Path(shutil.copytree(GOLDEN / "janus_pro_7b" / "checkpoint", tmp_path / "c"))
     change_json(folder / "pytorch_model.bin.index.json", lambda c: c["weight_map"].update({"gen_embed.weight": name}))
     refused(folder, "outside its folder")
 
 
-def test_a_missing_shard(tmp_path: Path) -> None:
+def test_missing_shard_is_refused(tmp_path: Path) -> None:
     folder = Path(shutil.copytree(GOLDEN / "janus_pro_7b" / "checkpoint", tmp_path / "c"))
     (folder / "pytorch_model-00002-of-00002.bin").unlink()
     refused(folder, "pytorch_model-00002-of-00002.bin", "missing")
 
 
 @pytest.mark.parametrize("file", ["tokenizer.json", "preprocessor_config.json", "processor_config.json"])
-def test_broken_or_absent_side_files(checkpoint: Path, file: str) -> None:
+def test_broken_or_missing_json_files_are_refused(checkpoint: Path, file: str) -> None:
     (checkpoint / file).write_text('{"half": ', "utf-8")
     refused(checkpoint, file)
     (checkpoint / file).unlink()
     refused(checkpoint, file)
 
 
-def test_devices_and_precisions_that_are_not_there(checkpoint: Path) -> None:
+def test_unknown_devices_and_precisions_are_refused(checkpoint: Path) -> None:
     for device, precision, word in (
         ("quantum", "fp32", "quantum"),
         ("cpu", "int3", "int3"),
@@ -140,7 +140,7 @@ def test_devices_and_precisions_that_are_not_there(checkpoint: Path) -> None:
             loaded(checkpoint, precision, device)
 
 
-def test_closing_the_load_stops_it(checkpoint: Path) -> None:
+def test_closing_a_load_stops_it(checkpoint: Path) -> None:
     work = loader.load(plan_load(load_catalog().resolve(str(checkpoint)), checkpoint, "cpu").choose("fp32"))
     next(work), next(work)
     work.close()
@@ -150,7 +150,7 @@ def test_closing_the_load_stops_it(checkpoint: Path) -> None:
 
 @pytest.mark.parametrize("name", CASES)
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
-def test_half_precisions_stay_close(name: str, precision: str) -> None:
+def test_half_precisions_stay_close_to_fp32(name: str, precision: str) -> None:
     """Half precision keeps the first image logits within a few percent of full precision."""
     folder = GOLDEN / name / "checkpoint"
     request = GenerateRequest("a red house", guidance=1)
@@ -165,7 +165,7 @@ def test_half_precisions_stay_close(name: str, precision: str) -> None:
 
 
 @pytest.mark.parametrize("precision", ["int8", "nf4"])
-def test_bitsandbytes_quantises_the_decoder_linears_alone(precision: str) -> None:
+def test_bitsandbytes_quantizes_only_the_linears_of_the_decoder(precision: str) -> None:
     pytest.importorskip("bitsandbytes", reason="bitsandbytes is not installed here")
     model = loaded(GOLDEN / "janus_1_3b" / "checkpoint", precision).model
     network = model.network  # type: ignore[attr-defined]

@@ -1,4 +1,4 @@
-"""The studio: one model, one job at a time, places in the line, cancelling, switching, recovering."""
+"""A session: one loaded model, one job at a time, places in the queue, cancelling, switching, recovering."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def tokens(last: Event | None) -> list[tuple[int, ...]]:
     return [p.image_tokens for p in last.pictures]
 
 
-def test_state_follows_the_model() -> None:
+def test_state_tells_what_is_loaded_and_running() -> None:
     session = ModelSession(load_catalog(), Hub())
     assert session.state.phase == "empty" and session.state.capabilities is None
     stages = [e.stage for e in session.load(PRO, "cpu", "fp32") if isinstance(e, Progress)]
@@ -75,7 +75,7 @@ def test_state_follows_the_model() -> None:
         drain(session.run(DRAW))
 
 
-def test_jobs_wait_and_learn_their_place(session: ModelSession) -> None:
+def test_waiting_jobs_report_their_place_in_the_queue(session: ModelSession) -> None:
     first = session.run(DRAW)
     assert isinstance(next(first), Started)
     second, third = session.run(ASK), session.run(ASK)
@@ -89,7 +89,7 @@ def test_jobs_wait_and_learn_their_place(session: ModelSession) -> None:
     assert session.state.queue == 0
 
 
-def test_a_job_may_change_threads_between_steps(session: ModelSession) -> None:
+def test_job_may_change_threads_between_steps(session: ModelSession) -> None:
     """A page advances a generator from whichever worker is free."""
     job, events = session.run(DRAW), []
 
@@ -104,7 +104,7 @@ def test_a_job_may_change_threads_between_steps(session: ModelSession) -> None:
     assert tokens(events[-2]) == tokens(drain(session.run(DRAW)))
 
 
-def test_jobs_at_once_do_not_mix(session: ModelSession) -> None:
+def test_concurrent_jobs_run_one_at_a_time_with_unchanged_results(session: ModelSession) -> None:
     requests = [GenerateRequest("A small red house.", seed=seed) for seed in range(4)]
     alone = [tokens(drain(session.run(request))) for request in requests]
     together: dict[int, list[tuple[int, ...]]] = {}
@@ -135,7 +135,7 @@ def test_jobs_at_once_do_not_mix(session: ModelSession) -> None:
     assert most == 1
 
 
-def test_switching_frees_the_old_model(session: ModelSession) -> None:
+def test_loading_frees_the_old_model(session: ModelSession) -> None:
     assert session.loaded is not None
     old = weakref.ref(session.loaded.model)
     drain(session.load(OLD, "cpu", "fp32"))
@@ -144,7 +144,7 @@ def test_switching_frees_the_old_model(session: ModelSession) -> None:
     assert isinstance(drain(session.run(ASK)), Finished)
 
 
-def test_a_failed_load_leaves_nothing_half_loaded(session: ModelSession, tmp_path: Path) -> None:
+def test_failed_load_leaves_nothing_loaded_and_the_next_one_works(session: ModelSession, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(PRO, tmp_path / "broken"))
     weights = folder / "pytorch_model.bin"
     weights.write_bytes(weights.read_bytes()[:-100])
@@ -155,13 +155,13 @@ def test_a_failed_load_leaves_nothing_half_loaded(session: ModelSession, tmp_pat
     assert isinstance(drain(session.run(ASK)), Finished)
 
 
-def test_an_unknown_model_keeps_the_resident_one(session: ModelSession) -> None:
+def test_unknown_name_keeps_the_loaded_model(session: ModelSession) -> None:
     with pytest.raises(AppError, match="no model called"):
         drain(session.load("janus-9000"))
     assert session.state.phase == "ready"
 
 
-def test_cancelling_a_load(session: ModelSession) -> None:
+def test_cancelled_load_leaves_an_empty_session_that_loads_again(session: ModelSession) -> None:
     load = session.load(OLD, "cpu", "fp32")
     seen: list[Event] = []
     for event in load:
@@ -175,12 +175,12 @@ def test_cancelling_a_load(session: ModelSession) -> None:
 
 
 def alive(kind: type) -> set[Any]:
-    """Objects with memory behind them: the advisor keeps a network on the meta device, which has none."""
+    """Objects that occupy memory: the fit advisor keeps a network on the meta device, which does not."""
     gc.collect()
     return {thing for thing in gc.get_objects() if type(thing) is kind and thing.device.type != "meta"}
 
 
-# In a program of its own: the heap a thousand tests have left is fragmented, and slow to collect.
+# In its own process: the heap that a thousand tests leave is fragmented, and slow to collect.
 FIFTY = """
 import gc, json, sys
 from dataclasses import replace
@@ -203,7 +203,7 @@ print(json.dumps([grown, *left, len(alive(JanusNetwork))]))
 
 
 def test_fifty_switches_leak_nothing() -> None:
-    """Neither objects nor resident memory: what is left after fifty is what was left after four."""
+    """Neither objects nor resident memory grow between the fourth and the fifty-fourth switch."""
     done = subprocess.run([sys.executable, "-c", FIFTY], cwd=ROOT, capture_output=True, text=True, timeout=280)
     assert done.returncode == 0, done.stderr
     grown, networks, caches, unloaded = json.loads(done.stdout)
@@ -211,7 +211,7 @@ def test_fifty_switches_leak_nothing() -> None:
     assert grown < 25e6  # a tenth of what fifty checkpoints take
 
 
-def test_what_cannot_fit_is_refused_before_anything_is_dropped_or_fetched(
+def test_load_that_does_not_fit_is_refused_before_anything_is_unloaded_or_fetched(
     session: ModelSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from janus_app.runtime import fit
@@ -227,15 +227,15 @@ def test_what_cannot_fit_is_refused_before_anything_is_dropped_or_fetched(
     assert session.state.phase == "ready" and isinstance(drain(session.run(ASK)), Finished)
 
 
-def test_a_model_nobody_uses_rests_and_the_next_job_wakes_it(session: ModelSession) -> None:
+def test_idle_model_is_unloaded_and_loaded_again_by_the_next_job(session: ModelSession) -> None:
     expected = tokens(drain(session.run(DRAW)))
     assert not session.unload_if_idle(), "no limit was set"
     session.idle_minutes = 60
-    assert not session.unload_if_idle(), "it was used just now"
+    assert not session.unload_if_idle(), "it was used a moment ago"
     session.idle_minutes = 1e-9
     job = session.run(ASK)
     next(job)
-    assert not session.unload_if_idle(), "it is at work"
+    assert not session.unload_if_idle(), "a job is running"
     job.close()  # type: ignore[attr-defined]
     assert session.unload_if_idle()
     assert session.state.phase == "empty" and session.state.idle_unloaded
@@ -245,12 +245,12 @@ def test_a_model_nobody_uses_rests_and_the_next_job_wakes_it(session: ModelSessi
     assert session.state.precision == "fp32" and not session.state.idle_unloaded
     assert session.unload_if_idle()
     drain(session.unload())
-    with pytest.raises(AppError, match="No model is loaded"):  # somebody wanted it away
+    with pytest.raises(AppError, match="No model is loaded"):  # the user unloaded it
         drain(session.run(ASK))
 
 
-def test_a_silent_job_says_so_and_at_which_stage(session: ModelSession, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A download that reads from a pipe nobody writes to."""
+def test_silent_download_is_explained_in_the_state(session: ModelSession, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The download reads from a pipe that nothing is written to."""
     source, sink = os.pipe()
 
     def fetch(_: object) -> Generator[Progress, None, Path]:
@@ -272,10 +272,10 @@ def test_a_silent_job_says_so_and_at_which_stage(session: ModelSession, monkeypa
     worker.start()
     deadline = time.monotonic() + 60
     said = ""
-    while "server" not in said and time.monotonic() < deadline:  # on a busy machine the advice before it is slow too
+    while "server" not in said and time.monotonic() < deadline:  # on a busy machine planning the load is slow too
         time.sleep(0.05)
         said = str(session.state.silence or "")
-    os.close(sink)  # what waits is let go
+    os.close(sink)  # lets the waiting read return
     worker.join(timeout=60)
     os.close(source)
     assert said.startswith("Nothing has come for") and "server is silent" in said
@@ -283,7 +283,7 @@ def test_a_silent_job_says_so_and_at_which_stage(session: ModelSession, monkeypa
     assert session.state.phase == "ready" and isinstance(drain(session.run(ASK)), Finished)
 
 
-def test_silence_of_the_receiver_is_not_the_jobs(session: ModelSession) -> None:
+def test_slow_receiver_does_not_count_as_silence(session: ModelSession) -> None:
     session.watchdog.patience = 0.05
     job = session.run(DRAW)
     next(job)
@@ -302,11 +302,11 @@ def test_silence_of_the_receiver_is_not_the_jobs(session: ModelSession) -> None:
         ("", False, False, "waits for a device"),
     ],
 )
-def test_why_nothing_comes(stage: str, busy: bool, scarce: bool, word: str) -> None:
+def test_reason_of_a_silence_depends_on_stage_and_machine(stage: str, busy: bool, scarce: bool, word: str) -> None:
     assert word in str(explain(stage, 31.4, busy=busy, scarce=scarce))
 
 
-def test_the_command_line_tells_a_silence_once() -> None:
+def test_each_silence_is_reported_once() -> None:
     heard: list[Message] = []
     dog = Watchdog(patience=0.1)
 

@@ -340,7 +340,7 @@ def split_layers(
 
 
 def _fill(layers: tuple[int, ...], left: dict[torch.device, int]) -> Iterator[torch.device]:
-    """The first device with room for each layer, never going back to one that was left; ends where none has."""
+    """Yield the first device with enough space for each layer, never an earlier one again; ends where none has."""
     devices = iter(left)
     device = next(devices)
     for size in layers:

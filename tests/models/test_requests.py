@@ -1,4 +1,4 @@
-"""Requests refuse what no model could do, in a sentence that names the setting."""
+"""Requests refuse what no model can do, with a message that names the setting."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ BAD: list[tuple[dict[str, Any], str]] = [
 
 
 @pytest.mark.parametrize(("change", "word"), BAD)
-def test_drawing(change: dict[str, Any], word: str) -> None:
+def test_settings_of_a_drawing_out_of_range_are_refused(change: dict[str, Any], word: str) -> None:
     with pytest.raises(AppError, match=word):
         GenerateRequest(**({"prompt": "a cat"} | change))
     with pytest.raises(AppError, match=word):
@@ -49,7 +49,7 @@ def test_drawing(change: dict[str, Any], word: str) -> None:
 
 
 @pytest.mark.parametrize("method", ["region", "masked"])
-def test_a_painted_part_needs_paint_of_the_pictures_size(method: str) -> None:
+def test_mask_must_exist_and_have_the_size_of_the_picture(method: str) -> None:
     with pytest.raises(AppError, match="Nothing is painted"):
         EditRequest("a cat", PICTURE, None, method)
     with pytest.raises(AppError, match="mask is 16 x 32 pixels but the picture is 32 x 32"):
@@ -57,18 +57,18 @@ def test_a_painted_part_needs_paint_of_the_pictures_size(method: str) -> None:
 
 
 @pytest.mark.parametrize("strength", [0, 1.1, math.nan])
-def test_strength(strength: float) -> None:
+def test_strength_out_of_range_is_refused(strength: float) -> None:
     with pytest.raises(AppError, match="Strength"):
         EditRequest("a cat", PICTURE, method="image to image", strength=strength)
 
 
-def test_the_description_of_the_picture_may_be_left_out_but_not_endless() -> None:
+def test_source_prompt_may_be_empty_but_not_too_long() -> None:
     EditRequest("a cat", PICTURE, method="flowedit")
     with pytest.raises(AppError, match="description of the picture as it is has 9,000"):
         EditRequest("a cat", PICTURE, method="flowedit", source_prompt="x" * 9_000)
 
 
-def test_the_edges_are_allowed() -> None:
+def test_ends_of_the_ranges_are_allowed() -> None:
     GenerateRequest("a cat", count=16, guidance=1, temperature=0, seed=MAX_SEED - 15, steps=100)
     GenerateRequest("a cat", seed=MAX_SEED, guidance=20, temperature=2)
 
@@ -87,10 +87,10 @@ def test_the_edges_are_allowed() -> None:
         ({"seed": 1.0}, "Seed"),
     ],
 )
-def test_chat(change: dict[str, Any], word: str) -> None:
+def test_settings_of_a_chat_out_of_range_are_refused(change: dict[str, Any], word: str) -> None:
     with pytest.raises(AppError, match=word):
         ChatRequest(**({"turns": (Turn("user", "hi"),)} | change))
 
 
-def test_a_picture_may_stand_without_words() -> None:
+def test_question_may_be_a_picture_alone() -> None:
     ChatRequest((Turn("user", "", (PICTURE,)),))
