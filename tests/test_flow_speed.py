@@ -1,4 +1,4 @@
-"""The speed command at a size where it only shows that both ways of computing agree."""
+"""The flow benchmark at a size at which it only shows that both implementations agree."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ import torch
 from benchmarks import flow_speed
 
 
-def test_the_reference_s_way_and_ours_agree(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_reference_and_the_app_agree(capsys: pytest.CaptureFixture[str]) -> None:
     assert flow_speed.main(["--tiny", "--json", "--device", "cpu"]) == 0
     rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert {(r["prompt"], r["wanted"]) for r in rows} == {(40, 1), (40, 5), (100, 1), (100, 5)}
     assert len(rows) == 6 and all(r["difference"] < flow_speed.FLOAT32 for r in rows)
 
 
-def test_a_disagreement_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_benchmark_fails_where_they_disagree(monkeypatch: pytest.MonkeyPatch) -> None:
     right = flow_speed.ours
     monkeypatch.setattr(flow_speed, "ours", lambda *given: right(*given) * 1.01)
     with pytest.raises(SystemExit, match="disagree"):
@@ -25,8 +25,8 @@ def test_a_disagreement_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @torch.inference_mode()
-def test_the_mask_free_kernel_of_cards_is_the_same_attention() -> None:
-    """What CUDA is asked for by `causal_lower_right` is what the mask says elsewhere."""
+def test_causal_lower_right_equals_an_explicit_mask() -> None:
+    """The first is used on CUDA, the second elsewhere."""
     from torch.nn.attention.bias import causal_lower_right
 
     from janus_app.nn.llama import causal_attention

@@ -1,4 +1,4 @@
-"""The speed command at a size where it only shows that the ways agree and how many operations a token takes."""
+"""The speed benchmark at a size at which it only shows that the implementations agree, and operations per token."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from benchmarks import speed
 TINY = ["--tiny", "--device", "cpu", "--precision", "fp32"]
 
 
-def test_the_reference_s_loop_and_ours_draw_the_same_tokens(tmp_path: Path) -> None:
+def test_the_reference_and_the_app_draw_the_same_tokens_and_the_app_needs_fewer_operations(tmp_path: Path) -> None:
     file = tmp_path / "rows.json"
     assert speed.main([*TINY, "--json", str(file)]) == 0
     rows: list[dict[str, Any]] = [json.loads(line) for line in file.read_text("utf-8").splitlines()]
@@ -30,13 +30,13 @@ def test_the_reference_s_loop_and_ours_draw_the_same_tokens(tmp_path: Path) -> N
         assert steps[case, "ours"] == int(steps[case, "ours"])  # the same at every token
 
 
-def test_a_disagreement_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_benchmark_fails_where_they_disagree(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sampling, "mix_guidance", lambda c, u, weight: u + (weight + 1) * (c - u))
     with pytest.raises(SystemExit, match="different tokens"):
         speed.main([*TINY, "--count", "1"])
 
 
-def test_the_first_mismatch_is_the_first_of_any_picture() -> None:
+def test_the_first_mismatch_is_the_earliest_of_all_pictures() -> None:
     mine = torch.tensor([[1, 2, 3, 4], [1, 2, 3, 4]])
     other = torch.tensor([[1, 2, 3, 9], [1, 2, 9, 4]])
     assert speed.first_mismatch(mine, other) == 2 and speed.first_mismatch(mine, mine) is None

@@ -1,4 +1,4 @@
-"""The flow solvers on flows whose exact solutions are known, and their schedule against the reference's rounding."""
+"""Flow solvers on flows with known exact solutions, and their rounding against the reference implementation's."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ START = torch.tensor([[[[1.0, -2.0], [0.5, 3.0]]]])
 
 
 def curved(z: Tensor, t: float, weight: float) -> Tensor:
-    """dz/dt = z cos(4 t): z(1) = z(0) exp(sin(4) / 4). Double precision, so that only the method's error is seen."""
+    """dz/dt = z cos(4 t): z(1) = z(0) exp(sin(4) / 4). Double precision, so that the only error is the method's."""
     return z.double() * math.cos(4 * t)
 
 
@@ -33,12 +33,12 @@ def error(steps: int, solver: str) -> float:
 
 
 @pytest.mark.parametrize(("solver", "order"), [("euler", 1), ("heun", 2), ("ab2", 2)])
-def test_the_error_falls_with_the_order_of_the_method(solver: str, order: int) -> None:
+def test_the_error_falls_with_the_order_of_the_solver(solver: str, order: int) -> None:
     orders = [math.log2(error(steps, solver) / error(2 * steps, solver)) for steps in (80, 160, 320)]
     assert orders == pytest.approx([order] * 3, abs=0.15)
 
 
-def test_a_straight_flow_is_exact_in_one_step() -> None:
+def test_every_solver_is_exact_on_a_straight_flow() -> None:
     target = torch.randn(2, 4, 3, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     for solver in SOLVERS:
         for steps in (1, 7):
@@ -49,7 +49,7 @@ def test_a_straight_flow_is_exact_in_one_step() -> None:
 
 
 @pytest.mark.parametrize("steps", [1, 3, 7, 30, 100])
-def test_euler_rounds_as_the_reference_does(steps: int) -> None:
+def test_euler_rounds_as_the_reference_implementation(steps: int) -> None:
     """z + dt * v with a float32 tensor dt, and t = step / steps * 1000 before it is rounded once."""
     times: list[float] = []
 
@@ -67,7 +67,7 @@ def test_euler_rounds_as_the_reference_does(steps: int) -> None:
 
 
 @pytest.mark.parametrize(("solver", "evaluations"), [("euler", 9), ("heun", 17), ("ab2", 9)])
-def test_network_evaluations_are_as_documented_and_stay_below_one(solver: str, evaluations: int) -> None:
+def test_solvers_evaluate_the_network_as_often_as_documented_and_never_at_one(solver: str, evaluations: int) -> None:
     asked: list[float] = []
 
     def velocity(z: Tensor, t: float, weight: float) -> Tensor:
@@ -78,7 +78,7 @@ def test_network_evaluations_are_as_documented_and_stay_below_one(solver: str, e
     assert len(asked) == evaluations and min(asked) == 0 and max(asked) == 8 / 9
 
 
-def test_every_step_says_how_far_it_is_and_points_to_the_end() -> None:
+def test_steps_report_progress_and_predict_the_end() -> None:
     steps = list(integrate_flow(lambda z, t, w: torch.ones_like(z), torch.zeros(1, 1, 1, 1), FlowSchedule(10, 6)))
     assert [(s.done, s.total) for s in steps] == [(1, 4), (2, 4), (3, 4), (4, 4)]
     assert [s.t for s in steps] == [0.7, 0.8, 0.9, 1.0]
@@ -86,7 +86,7 @@ def test_every_step_says_how_far_it_is_and_points_to_the_end() -> None:
     assert torch.equal(steps[-1].predicted, steps[-1].latent)
 
 
-def test_nothing_is_computed_before_it_is_asked_for_or_after_it_is_closed() -> None:
+def test_steps_are_computed_on_demand_and_closing_stops_them() -> None:
     asked: list[float] = []
 
     def velocity(z: Tensor, t: float, weight: float) -> Tensor:
@@ -102,7 +102,7 @@ def test_nothing_is_computed_before_it_is_asked_for_or_after_it_is_closed() -> N
     assert not torch.is_inference_mode_enabled()
 
 
-def test_guidance_lasts_as_long_as_its_interval() -> None:
+def test_guidance_is_applied_within_its_interval_only() -> None:
     seen: dict[str, list[float]] = {}
     for solver in SOLVERS:
         weights = seen.setdefault(solver, [])
@@ -122,7 +122,7 @@ def test_guidance_lasts_as_long_as_its_interval() -> None:
 
 
 @pytest.mark.parametrize("solver", ["heun", "ab2"])
-def test_second_order_holds_though_guidance_starts_and_stops(solver: str) -> None:
+def test_second_order_is_kept_across_the_ends_of_the_guidance_interval(solver: str) -> None:
     """v = weight * t: z(1) = (1 + 2 (0.75^2 - 0.25^2)) / 2 with weight 3 from 0.25 to just before 0.75."""
 
     def velocity(z: Tensor, t: float, weight: float) -> Tensor:
@@ -145,11 +145,11 @@ def test_second_order_holds_though_guidance_starts_and_stops(solver: str) -> Non
 @pytest.mark.parametrize(
     ("steps", "strength", "first"), [(30, 1.0, 0), (30, 0.5, 15), (30, 0.01, 29), (1, 0.3, 0), (10, 0.66, 3)]
 )
-def test_strength_is_the_share_of_the_steps(steps: int, strength: float, first: int) -> None:
+def test_strength_is_the_share_of_steps_that_are_run(steps: int, strength: float, first: int) -> None:
     assert FlowSchedule.partial(steps, strength).first == first
 
 
-def test_after_a_step_the_latent_may_be_changed() -> None:
+def test_after_step_may_change_the_latent() -> None:
     times: list[float] = []
 
     def pin(z: Tensor, t: float) -> Tensor:
@@ -160,6 +160,6 @@ def test_after_a_step_the_latent_may_be_changed() -> None:
     assert times == [0.25, 0.5, 0.75, 1.0] and torch.equal(end.latent, torch.ones_like(START))
 
 
-def test_an_unknown_solver_is_a_sentence() -> None:
+def test_an_unknown_solver_raises_an_error() -> None:
     with pytest.raises(AppError, match="no solver called 'rk4'"):
         next(integrate_flow(curved, START, FlowSchedule(4), solver="rk4"))

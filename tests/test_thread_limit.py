@@ -1,4 +1,4 @@
-"""As many threads as a container may use, whatever the machine has."""
+"""PyTorch uses as many threads as the container's CPU quota, however many processors the machine has."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def _threads() -> Iterator[None]:
         ("?", None, 4),
     ],
 )
-def test_a_quota_bounds_the_threads(
+def test_the_quota_limits_the_threads(
     limit: str, quota: float | None, threads: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
@@ -38,7 +38,9 @@ def test_a_quota_bounds_the_threads(
     assert (cpu_quota(tmp_path), torch.get_num_threads()) == (quota, threads)
 
 
-def test_the_person_s_own_number_and_a_missing_limit_stand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_threads_stay_without_a_quota_and_where_the_user_set_their_number(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     limit_threads_to_cgroup(tmp_path)
     assert torch.get_num_threads() == 4

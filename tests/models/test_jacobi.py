@@ -1,4 +1,4 @@
-"""Turbo draws the plain way's tokens in fewer passes, and what it draws is distributed as the model says."""
+"""Jacobi decoding draws the tokens of ordinary decoding in fewer passes, with the distribution of the model."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ from janus_app.nn.sampling import mix_guidance
 from janus_app.types import EditRequest, Finished, GenerateRequest, Picture, Preview, Progress
 from tests.conftest import GOLDEN, loaded
 
-CODES, WARMTH = 4, 2.5  # flat enough odds that most outcomes happen
+CODES, TEMPERATURE = 4, 2.5  # probabilities flat enough that most outcomes occur
 
 
 @pytest.fixture
-def wide(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Windows as on a card: more guesses, and more to be wrong."""
+def wide_windows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Windows as on a GPU: more guesses, and more of them wrong."""
     monkeypatch.setitem(jacobi.MAX_INPUTS, "cpu", 32)
 
 
@@ -64,12 +64,12 @@ def known_cells(kept: str) -> Tensor:
 @pytest.mark.parametrize("kept", ["none", "beginning", "scattered"])
 @pytest.mark.parametrize("negative", ["", "dark, blurry, and much longer than the prompt"])
 @pytest.mark.parametrize(("count", "temperature"), [(1, 1.0), (3, 0.7), (1, 0.0)])
-@pytest.mark.usefixtures("wide")
+@pytest.mark.usefixtures("wide_windows")
 @torch.inference_mode()
-def test_the_tokens_are_the_plain_way_s(
+def test_the_tokens_are_those_of_ordinary_decoding(
     model: JanusModel, count: int, temperature: float, negative: str, kept: str
 ) -> None:
-    """Also behind prompts of unequal length, around kept cells, and where every picture is at another cell."""
+    """Also with prompts of unequal length, around known cells, and with every picture at a different cell."""
     network, known = model.network, known_cells(kept)
     rows = model._prompt_rows(GenerateRequest("A small red house.", negative=negative))
     *_, plain = draw_tokens(network, rows, count, rule_of(network, 5, count, temperature), known)
@@ -79,10 +79,10 @@ def test_the_tokens_are_the_plain_way_s(
     assert cells == sorted(cells) and cells[-1] == drawn_range(known)[1]
 
 
-@pytest.mark.usefixtures("wide")
+@pytest.mark.usefixtures("wide_windows")
 @torch.inference_mode()
-def test_what_is_certain_stays_and_passes_are_saved(model: JanusModel) -> None:
-    """Greedy drawing of an untrained network settles on a pattern, which is soon guessed."""
+def test_final_tokens_never_change_and_passes_are_saved(model: JanusModel) -> None:
+    """Greedy decoding of an untrained network becomes periodic, which is easy to guess."""
     network, known = model.network, torch.full((36,), -1)
     rows = model._prompt_rows(GenerateRequest("A small red house."))
     seen = []
@@ -93,24 +93,24 @@ def test_what_is_certain_stays_and_passes_are_saved(model: JanusModel) -> None:
     assert len(seen) < 36
 
 
-def odds_of_three(network: JanusNetwork, prompts: Tensor) -> dict[tuple[int, ...], float]:
-    """The probability of every three first tokens, from the network alone: no cache, no window, no noise."""
-    odds: dict[tuple[int, ...], float] = {(): 1.0}
+def probabilities_of_three(network: JanusNetwork, prompts: Tensor) -> dict[tuple[int, ...], float]:
+    """The probability of every first three tokens, from the network alone: no cache, no window, no noise."""
+    probabilities: dict[tuple[int, ...], float] = {(): 1.0}
     for _ in range(3):
         longer = {}
-        for tokens, before in odds.items():
+        for tokens, before in probabilities.items():
             drawn = network.token_embeds(torch.tensor([tokens] * 2, dtype=torch.long))
             with_words, without = network.gen_head(network(torch.cat([prompts, drawn], dim=1))[:, -1])
-            for token, p in enumerate((mix_guidance(with_words, without, 4.0) / WARMTH).softmax(-1).tolist()):
+            for token, p in enumerate((mix_guidance(with_words, without, 4.0) / TEMPERATURE).softmax(-1).tolist()):
                 longer[(*tokens, token)] = before * p
-        odds = longer
-    return odds
+        probabilities = longer
+    return probabilities
 
 
-def chance_of(counts: Counter[tuple[int, ...]], odds: dict[tuple[int, ...], float]) -> float:
-    """Pearson's chi-square test: how likely counts at least so odd are, outcomes expected less than 5 times in one."""
+def chi_square_p(counts: Counter[tuple[int, ...]], probabilities: dict[tuple[int, ...], float]) -> float:
+    """The p-value of Pearson's chi-square test; outcomes expected less than 5 times are one class."""
     total = sum(counts.values())
-    expected = {outcome: p * total for outcome, p in odds.items()}
+    expected = {outcome: p * total for outcome, p in probabilities.items()}
     rare = [outcome for outcome, n in expected.items() if n < 5]
     cells = [(counts[o], n) for o, n in expected.items() if n >= 5]
     cells.append((sum(counts[o] for o in rare), sum(expected[o] for o in rare)))
@@ -121,48 +121,48 @@ def chance_of(counts: Counter[tuple[int, ...]], odds: dict[tuple[int, ...], floa
 
 
 @torch.inference_mode()
-def drawn_by_turbo(network: JanusNetwork, prompts: Tensor, pictures: int) -> Counter[tuple[int, ...]]:
+def drawn_by_jacobi(network: JanusNetwork, prompts: Tensor, pictures: int) -> Counter[tuple[int, ...]]:
     known, counts = torch.full((3,), -1), Counter[tuple[int, ...]]()
     for seed in range(0, pictures, 4):
-        *_, (_, tokens) = jacobi_decode(network, list(prompts), 4, rule_of(network, seed, 4, WARMTH), known)
+        *_, (_, tokens) = jacobi_decode(network, list(prompts), 4, rule_of(network, seed, 4, TEMPERATURE), known)
         counts.update(tuple(row) for row in tokens.tolist())
     return counts
 
 
-@pytest.mark.usefixtures("wide")
+@pytest.mark.usefixtures("wide_windows")
 @torch.inference_mode()
-def test_the_distribution_is_the_model_s(small: JanusNetwork, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_distribution_is_that_of_the_model(small: JanusNetwork, monkeypatch: pytest.MonkeyPatch) -> None:
     prompts = small.text_embeds(torch.tensor([[5, 17, 40, 6], [5, 1, 1, 6]]))
-    odds = odds_of_three(small, prompts)
-    assert abs(sum(odds.values()) - 1) < 1e-5 and len(odds) == CODES**3
-    assert chance_of(drawn_by_turbo(small, prompts, 1200), odds) > 0.01
-    # The test sees a rule that takes one guess too many.
+    probabilities = probabilities_of_three(small, prompts)
+    assert abs(sum(probabilities.values()) - 1) < 1e-5 and len(probabilities) == CODES**3
+    assert chi_square_p(drawn_by_jacobi(small, prompts, 1200), probabilities) > 0.01
+    # The test notices a rule that accepts one guess too many.
     monkeypatch.setattr(jacobi, "count_accepted", lambda guesses, drawn: torch.ones(len(guesses), dtype=torch.long))
-    assert chance_of(drawn_by_turbo(small, prompts, 1200), odds) < 1e-6
+    assert chi_square_p(drawn_by_jacobi(small, prompts, 1200), probabilities) < 1e-6
 
 
-def test_a_pass_reads_as_many_inputs_as_cost_little() -> None:
-    cpu, card = torch.device("cpu"), torch.device("cuda")
-    assert [window_size(rows, card) for rows in (1, 2, 3, 4, 8, 16, 32)] == [16, 16, 10, 8, 4, 2, 1]
+def test_the_window_shrinks_with_the_number_of_rows() -> None:
+    cpu, gpu = torch.device("cpu"), torch.device("cuda")
+    assert [window_size(rows, gpu) for rows in (1, 2, 3, 4, 8, 16, 32)] == [16, 16, 10, 8, 4, 2, 1]
     assert [window_size(rows, cpu) for rows in (1, 2, 3, 4, 8)] == [8, 4, 2, 2, 1]
 
 
 @torch.inference_mode()
-def test_a_rehearsed_pass_leaves_no_trace(model: JanusModel) -> None:
-    """What recording on a card relies on: undoing `state` undoes the pass."""
+def test_a_warm_up_leaves_the_state_unchanged(model: JanusModel) -> None:
+    """CUDA graphs rely on it: restoring `state` undoes a pass."""
     network, known, drawn = model.network, torch.full((36,), -1), []
     rows = model._prompt_rows(GenerateRequest("A small red house."))
-    for rehearsing in (False, True):
+    for warming_up in (False, True):
         rule = rule_of(network, 3, 2)
         hidden, cache = prefill_prompts(network, rows, known[:0].repeat(2, 1), rule, 36 + 8)
-        passes, places = JacobiDecoder(network, cache, hidden, known, rule, 8, 2), [0, 0]
-        while min(places) < 35:
-            passes.take_noise(places)
-            if rehearsing:
-                warm_up(passes.advance, cache.capacity, passes.state)
-            passes.advance(cache.capacity)
-            places = passes.places()
-        drawn.append(passes.tokens.tolist())
+        decoder, final = JacobiDecoder(network, cache, hidden, known, rule, 8, 2), [0, 0]
+        while min(final) < 35:
+            decoder.use_noise(final)
+            if warming_up:
+                warm_up(decoder.advance, cache.capacity, decoder.state)
+            decoder.advance(cache.capacity)
+            final = decoder.final_cells()
+        drawn.append(decoder.tokens.tolist())
     assert drawn[0] == drawn[1]
 
 
@@ -175,8 +175,8 @@ def pictures(model: JanusModel, request: GenerateRequest | EditRequest) -> tuple
     return last.pictures, events
 
 
-@pytest.mark.usefixtures("wide")
-def test_generate_with_turbo_makes_the_same_pictures(model: JanusModel) -> None:
+@pytest.mark.usefixtures("wide_windows")
+def test_generate_with_turbo_draws_the_same_pictures(model: JanusModel) -> None:
     plain, _ = pictures(model, GenerateRequest("A small red house.", count=3, seed=4))
     fast, events = pictures(model, GenerateRequest("A small red house.", count=3, seed=4, turbo=True))
     assert [p.image_tokens for p in fast] == [p.image_tokens for p in plain]
@@ -186,7 +186,7 @@ def test_generate_with_turbo_makes_the_same_pictures(model: JanusModel) -> None:
     assert any(isinstance(e, Preview) for e in events)
 
 
-def test_edits_with_turbo_keep_what_is_kept(model: JanusModel) -> None:
+def test_edit_with_turbo_draws_the_same_tokens(model: JanusModel) -> None:
     source = pictures(model, GenerateRequest("A small red house.", seed=1))[0][0].image
     mask = Image.new("L", source.size)
     ImageDraw.Draw(mask).rectangle((40, 40, 70, 60), fill=255)
@@ -197,15 +197,15 @@ def test_edits_with_turbo_keep_what_is_kept(model: JanusModel) -> None:
     assert made[0] == made[1]
 
 
-def test_sixteen_pictures_take_the_plain_way(model: JanusModel, monkeypatch: pytest.MonkeyPatch) -> None:
-    """So many rows leave a window of one token, which would be a slower plain way."""
-    from janus_app.models.janus import pipeline as verbs
+def test_sixteen_pictures_are_drawn_without_turbo(model: JanusModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So many rows leave a window of one token, which would be slower than ordinary decoding."""
+    from janus_app.models.janus import pipeline
 
-    monkeypatch.setattr(verbs, "draw_turbo", None)
+    monkeypatch.setattr(pipeline, "jacobi_decode", None)
     assert len(pictures(model, GenerateRequest("A house.", count=16, turbo=True))[0]) == 16
 
 
-def test_numbers_that_overflow_are_a_sentence(small: JanusNetwork) -> None:
+def test_logits_that_overflow_raise_an_error(small: JanusNetwork) -> None:
     prompts = small.text_embeds(torch.tensor([[5, 6], [5, 6]]))
     prompts[0, 1, 0] = float("inf")
     with pytest.raises(AppError, match="infinities"):
