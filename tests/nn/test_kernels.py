@@ -1,4 +1,4 @@
-"""Triton kernels against the reference implementations, by Triton's interpreter where it is installed; and their use."""
+"""Triton kernels against the reference implementations, by Triton's interpreter if it is installed; and their use."""
 
 from __future__ import annotations
 
