@@ -88,7 +88,7 @@ def test_exported_edit_has_a_placeholder_for_its_picture(drawn: Path) -> None:
     assert words[-3:] == ["--guidance-interval", "0.25", "1"]
     compile(export(record, "python"), "run.py", "exec")
     assert "mask" not in export(edited(record, method="variation", strength=0.4), "python")
-    with pytest.raises(AppError, match="not edits"):
+    with pytest.raises(AppError, match="does not edit"):
         export(record, "curl", "http://127.0.0.1:7860")
 
 

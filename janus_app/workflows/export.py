@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from janus_app.errors import AppError
 from janus_app.outputs.metadata import INTERVAL_ENDS, WHOLE_INTERVAL, ImageMetadata
+from janus_app.types import EDIT_SETTINGS
 
 Kind = Literal["cli", "python", "curl"]
 KINDS: tuple[Kind, ...] = ("cli", "python", "curl")
@@ -15,25 +16,16 @@ SETTINGS = ("guidance", "image_guidance", "temperature", "strength", "steps", "s
 PICTURE, MASK = "PICTURE.png", "MASK.png"  # placeholders: metadata do not contain the picture that was edited
 
 SCRIPT = '''\
-"""Draws a picture of Janus Studio again. Run it in the app's folder."""
+"""Draws a picture again. Run this script in the app's folder."""
 
-from pathlib import Path
+import janus_app
 
-from janus_app.catalog import load_catalog
-from janus_app.hub import Hub
-from janus_app.models.base import {kind}Request{imports}
-from janus_app.records import output_path, record_of, save_png
-from janus_app.studio import Studio, drain
-
-studio = Studio(load_catalog(), Hub())
-drain(studio.load({model!r}, precision={precision!r}))
-request = {kind}Request(
+session = janus_app.session({model!r}, precision={precision!r})
+request = janus_app.{kind}Request(
 {arguments}
 )
-finished = drain(studio.run(request))
-for picture in finished.pictures:
-    record = record_of(picture, request, studio.variant, studio.state)
-    print(save_png(output_path(Path("outputs"), record), picture.image, record))
+for saved in janus_app.OutputStore("outputs").save(session.result(request)):
+    print(saved.file)
 '''
 
 
@@ -72,18 +64,13 @@ def python_script(record: ImageMetadata) -> str:
     if _interval(record) != WHOLE_INTERVAL:
         arguments["guidance_interval"] = _interval(record)
     lines = [f"    {name}={value!r}," for name, value in arguments.items()]
-    imports = ""
     if record.verb == "edit":
-        imports = "\nfrom janus_app.pictures import open_mask, open_picture"
-        opened = [f"    image=open_picture({PICTURE!r}),"]
+        opened = [f"    image=janus_app.open_picture({PICTURE!r}),"]
         if _masked(record):
-            opened.append(f"    mask=open_mask({MASK!r}, open_picture({PICTURE!r}).size),")
-        else:
-            imports = imports.replace("open_mask, ", "")
+            opened.append(f"    mask=janus_app.open_mask({MASK!r}, janus_app.open_picture({PICTURE!r}).size),")
         lines = opened + lines
     return SCRIPT.format(
         kind="Edit" if record.verb == "edit" else "Generate",
-        imports=imports,
         model=record.model,
         precision=record.precision,
         arguments="\n".join(lines),
@@ -93,7 +80,7 @@ def python_script(record: ImageMetadata) -> str:
 def curl(record: ImageMetadata, url: str) -> str:
     """Two curl calls against the page at `url`: one starts the drawing, the other follows it to its end.
 
-    The page draws with the model it holds; the one named here is loaded only where none is and it needs no download.
+    The page draws with its loaded model; the one named here is loaded only if none is and nothing has to be downloaded.
     """
     fields: dict[str, Any] = _fields(record) | {"count": 1, "new_seed": False, "model": record.model}
     if _interval(record) != WHOLE_INTERVAL:
@@ -127,4 +114,4 @@ def _interval(record: ImageMetadata) -> tuple[float, float]:
 
 
 def _masked(record: ImageMetadata) -> bool:
-    return record.settings.get("method") in ("region", "masked")
+    return "mask" in EDIT_SETTINGS.get(str(record.settings.get("method")), ())
