@@ -64,7 +64,7 @@ def read_weight_map(index: Path) -> dict[str, str]:
 
 
 @contextmanager
-def os_errors_as_app_errors(what: str | Message, folder: Path) -> Iterator[None]:
+def os_errors_as_app_errors(what: Message, folder: Path) -> Iterator[None]:
     """Turn an OSError inside the block into an AppError. `what` names what did not happen: "The vote was not kept"."""
     try:
         yield

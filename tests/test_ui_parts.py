@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import re
 import threading
@@ -81,7 +82,6 @@ def test_conversation_that_cannot_be_saved_is_reported(tmp_path: Path) -> None:
 def test_languages_have_the_same_strings_and_places() -> None:
     english = json.loads((FOLDER / "en.json").read_text("utf-8"))
     chinese = json.loads((FOLDER / "zh-CN.json").read_text("utf-8"))
-    chinese.pop("sentences", None)
     chinese.pop("variants")
     assert english.keys() == chinese.keys()
 
@@ -151,11 +151,16 @@ def test_language_follows_the_browser(header: str, language: str) -> None:
     assert match_language(header) == language
 
 
-def test_known_sentences_are_translated_with_their_values() -> None:
-    texts = Texts()
-    said = texts.sentence("Seed must be a whole number from 0 to 4294967295, not -1.", "zh-CN")
-    assert "0 到 4294967295" in said and "-1" in said
-    assert texts.sentence("A sentence without a translation.", "zh-CN") == "A sentence without a translation."
+@pytest.mark.parametrize("source", sorted(Path("janus_app/ui").rglob("*.py")), ids=lambda file: str(file))
+def test_texts_are_looked_up_by_key_and_never_by_their_english_words(source: Path) -> None:
+    """An error is shown by its code: `str(error)` or `str(message)` would be English in every language."""
+    tree = ast.parse(source.read_text("utf-8"))
+    for call in (node for node in ast.walk(tree) if isinstance(node, ast.Call)):
+        assert ast.unparse(call) not in ("str(error)", "str(message)"), f"{source}:{call.lineno}"
+    if source.name == "i18n.py":
+        assert "re" not in {alias.name for n in ast.walk(tree) if isinstance(n, ast.Import) for alias in n.names}
+        chinese = json.loads((FOLDER / "zh-CN.json").read_text("utf-8"))
+        assert all(re.fullmatch(r"[a-z][a-z0-9_ ]*", key) for key in chinese), "a key that is an English sentence"
 
 
 def test_text_from_outside_is_escaped() -> None:

@@ -32,7 +32,7 @@ class DropHandlers:
         try:
             open_picture(path)
         except AppError as error:
-            gr.Warning(self.page.texts.text(error, language))
+            gr.Warning(error.text(language))
             return emptied
         try:
             record = read_metadata(path)
@@ -62,7 +62,7 @@ class DropHandlers:
             record = read_metadata(path)
             restored = edit_updates(self.page, editing, record)
         except AppError as error:
-            return {settings.drop_note: message(self.page.texts.text(error, language), "error")}
+            return {settings.drop_note: message(error.text(language), "error")}
         return {settings.drop_note: note_html(self.page, record, language), **restored}
 
 

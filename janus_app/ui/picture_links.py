@@ -84,7 +84,7 @@ class PictureLinks:
         try:
             asked = request_of(record)
         except AppError as error:
-            gr.Warning(self.page.texts.text(error, language))
+            gr.Warning(error.text(language))
             return gr.skip()
         if record.verb == "edit":
             gr.Info(say("again_edit", language))

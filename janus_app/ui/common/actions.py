@@ -93,7 +93,7 @@ def download(
         try:
             return {browser.file: str(make(values))}
         except AppError as error:
-            gr.Warning(page.texts.text(error, page.language(request)))
+            gr.Warning(error.text(page.language(request)))
             return {browser.file: None}
 
     trigger(prepare, inputs, browser.file, **QUICK).then(None, browser.file, None, js=DOWNLOAD)

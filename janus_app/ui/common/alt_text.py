@@ -58,4 +58,4 @@ def described(page: PageContext, image: SavedImage, language: str) -> Iterator[s
                 describe(image.file, words)
                 yield message(say("alt_kept", language, title=loaded.title if loaded else ""), "done")
             except AppError as error:
-                yield message(page.texts.text(error, language), "error")
+                yield message(error.text(language), "error")

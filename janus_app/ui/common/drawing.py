@@ -39,7 +39,7 @@ def draw(page: PageContext, selected: str | None, make: Callable[[], Drawing], l
     try:
         request = make()
     except AppError as error:
-        yield View(None, "", message(page.texts.text(error, language), "error"))
+        yield View(None, "", message(error.text(language), "error"))
         return
     captions = [say("seed_is", language, seed=request.seed + i) for i in range(request.count)]
     alt = [say("alt_preview", language, number=i + 1) for i in range(request.count)]
@@ -63,7 +63,7 @@ def draw(page: PageContext, selected: str | None, make: Callable[[], Drawing], l
                 saved.append(page.images.keep(picture, frame.finished.provenance))
         except AppError as error:  # the pictures stay in the preview grid, so a full disk does not lose them
             last = preview_grid([p.image for p in frame.finished.pictures], captions, alt, quality=95)
-            yield View(last, "", notes + message(page.texts.text(error, language), "error"), tuple(saved))
+            yield View(last, "", notes + message(error.text(language), "error"), tuple(saved))
             return
         done = say("drawn_in", language, count=len(saved), seconds=f"{frame.finished.compute_seconds:.1f}")
         yield View("", message(done, "done"), notes, tuple(saved))

@@ -43,7 +43,12 @@ KNOWN_STAGES = (
     "inspect",
     "rank",
 )
-UNITS = {"tokens": "unit_tokens", "token": "unit_tokens", "steps": "unit_steps"}
+UNITS = {
+    "tokens": "unit_tokens",
+    "steps": "unit_steps",
+    "pictures": "unit_pictures",
+    "weights": "unit_weights",
+}
 logger = logging.getLogger(__name__)
 
 
@@ -103,7 +108,7 @@ class _Summary:
             if event.token_ids:  # without a total, because the length of an answer is not known before its end
                 self.status = self._bar(Progress("write", self.tokens, 0, "tokens"))
         elif isinstance(event, Notice):
-            self.notices.append(self.texts.text(event.message, self.language))
+            self.notices.append(event.message.text(self.language))
         elif isinstance(event, Preview):
             self.previews = event.images
         elif isinstance(event, Finished):
@@ -147,7 +152,7 @@ def watch(make: Callable[[], Iterator[Event]], texts: Texts, language: str) -> I
                     last, shown = now, summary.status
             yield summary.frame()
     except AppError as error:
-        yield summary.failed(texts.text(error, language))
+        yield summary.failed(error.text(language))
     except Exception as error:
         # A bug: the log gets the traceback, the user gets a sentence and a page that still works.
         logger.exception("a job on the page failed")
@@ -182,5 +187,5 @@ def progress_html(event: Progress, speed: Speed, texts: Texts, language: str) ->
     if rate and event.total > event.done:
         parts.append(texts.say("time_left", language, time=time_text((event.total - event.done) / rate)))
     if event.detail:
-        parts.append(texts.text(event.detail, language) if isinstance(event.detail, Message) else event.detail)
+        parts.append(event.detail.text(language) if isinstance(event.detail, Message) else event.detail)
     return bar(" · ".join(parts), event.done / event.total if event.total else None, stage)

@@ -76,7 +76,7 @@ def _enlarger(
             saved = upscale(Path(source.pick(values).shown), factor, page.images.store)
             copy = page.images.serve(saved.file)
         except AppError as error:
-            return {note: message(page.texts.text(error, language), "error")}
+            return {note: message(error.text(language), "error")}
         width, height = saved.metadata.size
         line = page.texts.say("upscaled", language, width=width, height=height, file=saved.file.name)
         return {note: message(line, "done"), browser.file: copy}
@@ -94,7 +94,7 @@ def _exporter(
         try:
             written = export(source.pick(values).record, kind, page_address(request))
         except AppError as error:
-            gr.Info(page.texts.text(error, language))
+            gr.Info(error.text(language))
             return gr.skip()
         gr.Info(page.texts.say("export_copied", language), duration=3)
         return {text: gr.update(value=written, visible=True), browser.text: written}

@@ -78,7 +78,7 @@ def wire(page: PageContext, presets: PresetsPanel, variant: gr.Dropdown, control
         try:
             found = settings_of(page, values[presets.preset] or "", page.variant(values[variant]))
         except AppError as error:
-            gr.Warning(page.texts.text(error, page.language(request)))
+            gr.Warning(error.text(page.language(request)))
             return gr.skip()
         return preset_updates(controls, found) if found else gr.skip()
 
@@ -105,7 +105,7 @@ def wire_saving(
         try:
             saved.save(Preset(title, now.family, settings))
         except AppError as error:
-            return {panel.note: message(page.texts.text(error, language), "error")}
+            return {panel.note: message(error.text(language), "error")}
         line = page.texts.say("preset_saved", language, name=title, file=str(saved.file))
         return {
             presets.preset: gr.update(choices=choices(page, now, language), value=OWN + title),
@@ -122,7 +122,7 @@ def wire_saving(
         try:
             saved.delete(title, now.family)
         except AppError as error:
-            return {panel.note: message(page.texts.text(error, language), "error")}
+            return {panel.note: message(error.text(language), "error")}
         return {
             presets.preset: gr.update(choices=choices(page, now, language), value=""),
             panel.note: message(page.texts.say("preset_deleted", language, name=title), "done"),

@@ -112,7 +112,7 @@ class PromptHandlers:
         try:
             written = written_prompt(frame.text, words)
         except AppError as error:
-            yield {**helper.show(message(self.page.texts.text(error, language), "warning")), **ended}
+            yield {**helper.show(message(error.text(language), "warning")), **ended}
             return
         note = message(say("expanded", language, title=model.title), "done")
         yield {self.prompt: written, **helper.show(note, undo=True), helper.before: words, **ended}

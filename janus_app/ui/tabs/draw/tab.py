@@ -183,7 +183,7 @@ class DrawHandlers:
             record = read_metadata(path)
             restored = self.tab.restore(request_of(record))
         except AppError as error:
-            return {**nothing, dropped.note: message(self.page.texts.text(error, language), "error")}
+            return {**nothing, dropped.note: message(error.text(language), "error")}
         return {
             dropped.note: dropped_note_html(self.page, record, language),
             dropped.redraw: gr.update(visible=bool(record.image_tokens)),
