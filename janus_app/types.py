@@ -305,10 +305,6 @@ class Notice:
 
     message: Message
 
-    def __post_init__(self) -> None:
-        if isinstance(self.message, str):  # until every notice has a code
-            object.__setattr__(self, "message", Message(self.message))
-
     @property
     def text(self) -> str:
         """The sentence in English."""

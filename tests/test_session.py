@@ -67,7 +67,7 @@ def test_state_tells_what_is_loaded_and_running() -> None:
     job = session.run(DRAW)
     next(job)
     assert session.state.phase == "busy"
-    job.close()  # type: ignore[attr-defined]
+    job.close()
     assert session.state.phase == "ready"
     drain(session.unload())
     assert session.state.phase == "empty"
@@ -82,9 +82,9 @@ def test_waiting_jobs_report_their_place_in_the_queue(session: ModelSession) -> 
     assert next(second) == Queued(1)
     assert next(third) == Queued(2)
     assert session.state.queue == 2
-    second.close()  # type: ignore[attr-defined] # gives up while waiting
+    second.close()  # gives up while waiting
     assert next(third) == Queued(1)
-    first.close()  # type: ignore[attr-defined]
+    first.close()
     assert isinstance(drain(third), Finished)
     assert session.state.queue == 0
 
@@ -168,7 +168,7 @@ def test_cancelled_load_leaves_an_empty_session_that_loads_again(session: ModelS
         seen.append(event)
         if isinstance(event, Progress) and event.stage == "read" and event.done:
             break
-    load.close()  # type: ignore[attr-defined]
+    load.close()
     assert session.state.phase == "empty" and session.state.queue == 0
     drain(session.load(PRO, "cpu", "fp32"))
     assert session.state.phase == "ready"
@@ -236,7 +236,7 @@ def test_idle_model_is_unloaded_and_loaded_again_by_the_next_job(session: ModelS
     job = session.run(ASK)
     next(job)
     assert not session.unload_if_idle(), "a job is running"
-    job.close()  # type: ignore[attr-defined]
+    job.close()
     assert session.unload_if_idle()
     assert session.state.phase == "empty" and session.state.idle_unloaded
     events = list(session.run(DRAW))
@@ -289,7 +289,7 @@ def test_slow_receiver_does_not_count_as_silence(session: ModelSession) -> None:
     next(job)
     time.sleep(0.2)
     assert session.state.silence is None
-    job.close()  # type: ignore[attr-defined]
+    job.close()
 
 
 @pytest.mark.parametrize(

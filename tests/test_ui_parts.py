@@ -172,7 +172,7 @@ def test_events_become_few_frames_and_nothing_is_lost() -> None:
 
     def events() -> Iterator[Any]:
         yield Queued(2)
-        yield Notice("take care")
+        yield Notice(Message("take care"))
         for i in range(500):
             yield TextDelta("x")
             yield Progress("draw", i, 500, "tokens")
