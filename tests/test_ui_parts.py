@@ -17,7 +17,7 @@ import pytest
 import yaml
 from PIL import Image
 
-from janus_app.errors import AppError
+from janus_app.errors import AppError, Message
 from janus_app.outputs.conversations import ChatMessage, new_conversation, new_id
 from janus_app.outputs.library import library
 from janus_app.registry.catalog import MANIFEST, load_catalog
