@@ -218,7 +218,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     state = session.state
     print(f"\n| {args.visitors} visitors, {args.seconds:.0f} s | |\n|---|---|")
     for name, value in (
-        ("acts", ", ".join(f"{count} {what}" for what, count in sorted(crowd.done.items()))),
+        ("actions", ", ".join(f"{count} {what}" for what, count in sorted(crowd.done.items()))),
         ("pictures for the wrong visitor", len(crowd.wrong)),
         ("failures", len(crowd.failed)),
         ("median / longest wait for a picture or answer", waits(crowd.waits)),
