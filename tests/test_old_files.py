@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from dataclasses import asdict
+import subprocess
+import sys
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
-from janus_app.hub.ledger import HashStore
 
+from janus_app.hub.verify import HashStore
 from janus_app.outputs.descriptions import description
 from janus_app.outputs.library import library
 from janus_app.outputs.metadata import ImageMetadata, read_metadata, request_of
@@ -19,6 +21,7 @@ from janus_app.outputs.votes import Tally
 from janus_app.registry.catalog import load_catalog
 from janus_app.types import GenerateRequest
 
+ROOT = Path(__file__).parent.parent
 OLD = Path(__file__).parent / "fixtures" / "old_version"
 VERSIONS = {
     "python": "3.11.7",
@@ -223,7 +226,17 @@ def test_hash_store(tmp_path: Path) -> None:
     (tmp_path / "verified.json").write_text(known.replace("/home/someone/blob", blob.as_posix()), "utf-8")
 
     store = HashStore(tmp_path)
-    assert store.pin(f"owner/name@{'0' * 40}/model.safetensors") == {"sha256": "ab" * 32, "size": 12345}
+    assert store.pin(f"owner/name@{'0' * 40}/model.safetensors") == "ab" * 32
     assert store.verified(blob) == "cd" * 32
     blob.write_bytes(b"changed")
     assert store.verified(blob) is None
+
+
+def test_exported_script_draws_the_same_picture_again(tmp_path: Path) -> None:
+    script = (OLD / "exported_script.txt").read_text("utf-8")
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "JANUS_APP_DATA": str(tmp_path / "data")}
+    done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    drawn, old = read_metadata(tmp_path / done.stdout.strip()), metadata("janus_generate.png")
+    assert drawn.image_tokens == TOKENS
+    assert replace(drawn, app=old.app, created=old.created, versions=old.versions) == old
