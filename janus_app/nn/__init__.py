@@ -1,1 +1,1 @@
-"""Networks and samplers: torch in, tensors out."""
+"""Networks, sampling and diffusion loops: tensors in, tensors out."""

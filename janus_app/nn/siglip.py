@@ -1,4 +1,4 @@
-"""The SigLIP vision tower (Zhai et al. 2023): a ViT without class token, its patches read out after the last norm."""
+"""The SigLIP vision tower (Zhai et al. 2023): a ViT without class token; its features are the normed patches."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ class SigLIP(nn.Module):
         self.norm = nn.LayerNorm(config.width, eps=1e-6)
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """Pictures [n, 3, S, S] in -1..1 to features [n, patches, width]."""
+        """Pixels [n, 3, S, S] in -1..1 to features [n, patches, width]."""
         x = self.patch_embed.proj(pixels).flatten(2).transpose(1, 2) + self.pos_embed
         for block in self.blocks:
             x = block(x)

@@ -1,8 +1,8 @@
-"""VQ-16, the picture tokenizer of the Janus token models (LlamaGen, Sun et al. 2024, after Esser et al. 2021).
+"""VQ-16, the image tokenizer of the Janus token models (LlamaGen, Sun et al. 2024, after Esser et al. 2021).
 
-A convolutional encoder to one vector per cell, the nearest row of an L2-normalised codebook, and a decoder back to
-pixels. Module names and nesting are the checkpoint's, oddities included: `conv_blocks` of the decoder run from the
-lowest resolution up, and `mid` is a plain list of block, attention, block.
+A convolutional encoder makes one vector a cell; its token is the nearest row of an L2-normalised codebook; a decoder
+makes pixels of it again. Module names and nesting are the checkpoint's: `conv_blocks` of the decoder begin at the
+lowest resolution, and `mid` is a list of block, attention, block.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class VQConfig:
 
     @property
     def cell(self) -> int:
-        """Side in pixels of the square one token stands for."""
+        """The side in pixels of the square that one token represents."""
         return 2 ** (len(self.ch_mult) - 1)
 
 
@@ -83,7 +83,7 @@ class _Upsample(nn.Module):
 
 
 class _Level(nn.Module):
-    """One resolution: residual blocks, attention after each where `attend`, then a change of resolution."""
+    """One resolution: residual blocks, with attention after each if `attend`, then a change of resolution."""
 
     def __init__(self, inner: int, outer: int, blocks: int, *, attend: bool) -> None:
         super().__init__()
@@ -170,7 +170,7 @@ class VQModel(nn.Module):
         self.decoder = Decoder(config)
 
     def latents(self, pixels: Tensor) -> Tensor:
-        """Pictures [n, 3, S, S] in -1..1 to latents before quantisation, [n, code_dim, g, g]."""
+        """Pixels [n, 3, S, S] in -1..1 to latents before quantisation, [n, code_dim, g, g]."""
         return self.quant_conv(self.encoder(pixels))
 
     def nearest(self, latents: Tensor) -> Tensor:
@@ -182,6 +182,7 @@ class VQModel(nn.Module):
         return (flat @ self.codebook().T).argmax(-1)
 
     def codebook(self) -> Tensor:
+        """The L2-normalised codes, [codebook_size, code_dim]."""
         return F.normalize(self.quantize.embedding.weight, dim=-1)
 
     def lookup(self, tokens: Tensor) -> Tensor:
@@ -191,8 +192,9 @@ class VQModel(nn.Module):
         return codes.transpose(1, 2).reshape(tokens.shape[0], -1, side, side)
 
     def encode(self, pixels: Tensor) -> Tensor:
+        """Pixels [n, 3, S, S] in -1..1 to token ids [n, g * g]."""
         return self.nearest(self.latents(pixels))
 
     def decode(self, tokens: Tensor) -> Tensor:
-        """Token ids [n, g * g] to pictures [n, 3, S, S], nominally in -1..1."""
+        """Token ids [n, g * g] to pixels [n, 3, S, S], nominally in -1..1."""
         return self.decoder(self.post_quant_conv(self.lookup(tokens)))

@@ -1,1 +1,1 @@
-"""The decode engine: one token as few kernels as possible."""
+"""The decode engine: one token in as few operations as possible (docs/engine.md)."""
