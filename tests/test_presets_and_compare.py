@@ -30,7 +30,7 @@ from janus_app.ui.context import PageContext
 from janus_app.ui.i18n import Texts
 from janus_app.ui.tabs.compare import pair
 from janus_app.ui.tabs.draw.presets_panel import choices, settings_of
-from janus_app.workflows.compare import Shot, Side, checked, draw_sides, name_of
+from janus_app.workflows.compare import DrawnSide, Side, checked_sides, draw_sides, vote_key
 from janus_app.workflows.presets import (
     NAMES,
     built_in,
@@ -161,13 +161,13 @@ def session() -> ModelSession:
 def sides_of(session: ModelSession, *names: str, **settings: Any) -> tuple[Side, Side]:
     one, other = (session.catalog[name] for name in names)
     asked = GenerateRequest("a red cat", seed=3, steps=2, count=3)
-    return checked(session, (Side(one, asked), Side(other, replace(asked, **settings))))
+    return checked_sides(session, (Side(one, asked), Side(other, replace(asked, **settings))))
 
 
-def both(session: ModelSession, sides: tuple[Side, Side], folder: Path) -> tuple[list[Shot], list[str]]:
+def both(session: ModelSession, sides: tuple[Side, Side], folder: Path) -> tuple[list[DrawnSide], list[str]]:
     steps = list(draw_sides(session, sides, OutputStore(folder)))
     notes = [step.text for step in steps if isinstance(step, Notice)]
-    return [step for step in steps if isinstance(step, Shot)], notes
+    return [step for step in steps if isinstance(step, DrawnSide)], notes
 
 
 def test_two_settings_of_one_model_need_no_load(session: ModelSession, tmp_path: Path) -> None:
@@ -196,7 +196,7 @@ def test_equal_sides_and_absent_models_are_refused_before_drawing(session: Model
         with pytest.raises(AppError, match=sentence):
             sides_of(session, *names)
     one, other = sides_of(session, "janus-embedded", "janus-embedded", guidance=2.0)
-    assert one.request.count == 1 and name_of(one) != name_of(other)
+    assert one.request.count == 1 and vote_key(one) != vote_key(other)
 
 
 @pytest.fixture

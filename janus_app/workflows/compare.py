@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator
+from contextlib import closing
 from dataclasses import dataclass, replace
 
 from janus_app.errors import AppError, Message
@@ -21,17 +22,17 @@ class Side:
 
 
 @dataclass(frozen=True)
-class Shot:
+class DrawnSide:
     """The saved picture of side 0 or 1."""
 
     side: int
     picture: StoredImage
 
 
-def checked(session: ModelSession, sides: tuple[Side, Side]) -> tuple[Side, Side]:
+def checked_sides(session: ModelSession, sides: tuple[Side, Side]) -> tuple[Side, Side]:
     """The sides with one picture each. Raises AppError if they are equal or a model is not on this machine."""
     one, other = (Side(side.variant, replace(side.request, count=1, image_tokens=())) for side in sides)
-    if name_of(one) == name_of(other):
+    if vote_key(one) == vote_key(other):
         raise AppError("compare_sides_equal")
     for side in (one, other):
         if "generate" not in side.variant.verbs:
@@ -43,7 +44,7 @@ def checked(session: ModelSession, sides: tuple[Side, Side]) -> tuple[Side, Side
 
 def draw_sides(
     session: ModelSession, sides: tuple[Side, Side], store: OutputStore
-) -> Generator[Event | Shot, None, list[Shot]]:
+) -> Generator[Event | DrawnSide, None, list[DrawnSide]]:
     """Draw both sides, loading models as needed, and finally load the model again that was loaded before.
 
     The loaded model draws first, so that there are at most two loads. Closing stops within a step and leaves the model
@@ -51,32 +52,32 @@ def draw_sides(
     """
     before, was = session.variant, session.state
     order = sorted((0, 1), key=lambda i: before is None or sides[i].variant.id != before.id)
-    shots: list[Shot] = []
+    drawn: list[DrawnSide] = []
     for number in order:
         side = sides[number]
         if session.variant is None or session.variant.id != side.variant.id:
             yield Notice(Message("compare_loading_side", title=side.variant.title))
             yield from session.load(_name(session, side.variant))
-        for event in session.run(side.request):
-            if isinstance(event, Started) and event.provenance.variant_id != side.variant.id:
-                title = event.provenance.title
-                raise AppError("compare_model_changed", title=title)
-            if isinstance(event, Finished):
-                shots.append(Shot(number, store.save(event)[0]))
-            else:
-                yield event
-        yield shots[-1]
+        with closing(session.run(side.request)) as events:
+            for event in events:
+                if isinstance(event, Started) and event.provenance.variant_id != side.variant.id:
+                    raise AppError("compare_model_changed", title=event.provenance.title)
+                if isinstance(event, Finished):
+                    drawn.append(DrawnSide(number, store.save(event)[0]))
+                else:
+                    yield event
+        yield drawn[-1]
     if before is not None and session.variant is not None and session.variant.id != before.id:
         yield Notice(Message("compare_loading_again", title=before.title))
         yield from session.load(_name(session, before), was.device, was.precision)
-    return sorted(shots, key=lambda shot: shot.side)
+    return sorted(drawn, key=lambda one: one.side)
 
 
 def _name(session: ModelSession, variant: Variant) -> str:
     return variant.id if variant.id in session.catalog else str(variant.folder)
 
 
-def name_of(side: Side) -> str:
+def vote_key(side: Side) -> str:
     """The key of the side in votes: its model and the settings that affect it, without prompt and seed."""
     request, settings = side.request, side.variant.settings
     parts = [side.variant.id, f"guidance {request.guidance:g}"]

@@ -31,11 +31,11 @@ def upscale(source: Path, factor: int, store: OutputStore) -> StoredImage:
     size = (picture.width * factor, picture.height * factor)
     if size[0] * size[1] > MAX_PIXELS:
         raise AppError("upscale_too_large", width=size[0], height=size[1])
-    said: dict[str, Value] = {
+    origin: dict[str, Value] = {
         "upscaled": factor,
         "upscaled_from": "".join(c for c in source.name if c.isprintable())[:200],
     }
     now = datetime.now().astimezone().isoformat(timespec="seconds")
-    copy = replace(record, size=size, created=now, settings={**record.settings, **said})
+    copy = replace(record, size=size, created=now, settings={**record.settings, **origin})
     larger = picture.convert("RGB").resize(size, Image.Resampling.LANCZOS)
     return store.save_image(larger, copy, f"_x{factor}")

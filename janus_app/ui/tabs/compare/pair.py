@@ -33,7 +33,7 @@ from janus_app.ui.context import (
 )
 from janus_app.ui.tabs.compare.shared import SharedParts, preview_quality
 from janus_app.ui.tabs.models.model_bar import cached
-from janus_app.workflows.compare import Shot, Side, checked, draw_sides, name_of
+from janus_app.workflows.compare import DrawnSide, Side, checked_sides, draw_sides, vote_key
 
 SLIDERS = ("guidance", "temperature", "steps")
 
@@ -179,7 +179,7 @@ class PairHandlers:
         seed, blind = first_seed(data[shared.new_seed], data[shared.seed]), bool(data[self.controls.blind])
         try:
             one, other = (self._side(data, side, seed) for side in self.controls.sides)
-            sides = checked(page.session, (one, other))
+            sides = checked_sides(page.session, (one, other))
         except AppError as error:
             yield shared.refused(error.text(language))
             return
@@ -199,7 +199,7 @@ class PairHandlers:
             yield {**shared.ended(), **self._buttons(running=False)}
             return
         before: Comparison | None = data[self.results.comparison]
-        names = (name_of(sides[0]), name_of(sides[1]))
+        names = (vote_key(sides[0]), vote_key(sides[1]))
         now = arranged(page, (images[0], images[1]), names, blind, before.tally if before else None)
         line = page.texts.say("compare_judge" if blind else "compare_done", language)
         yield {
@@ -225,7 +225,7 @@ class PairHandlers:
     def _draw(self, sides: tuple[Side, Side], images: dict[int, SavedImage]) -> Iterator[Event]:
         """Draw both sides; adds each finished picture to `images` by the number of its side."""
         for step in draw_sides(self.page.session, sides, self.page.images.store):
-            if isinstance(step, Shot):
+            if isinstance(step, DrawnSide):
                 images[step.side] = self.page.images.show(step.picture)
             else:
                 yield step
