@@ -13,12 +13,11 @@ import torch
 from janus_app.errors import AppError, is_out_of_memory
 from janus_app.models.common.memory import BytesPerElement, Job, Peak
 from janus_app.models.janus import memory
-from janus_app.models.janus.config import parse_config
 from janus_app.registry.catalog import load_catalog
 from janus_app.registry.types import Variant
 from janus_app.runtime import devices, fit
 from janus_app.runtime.devices import Memory, Placement, container_limit
-from janus_app.runtime.fit import LoadOptions, plan_load, split_layers, usual_job, weight_bytes
+from janus_app.runtime.fit import LoadOptions, plan_load, running_peak, split_layers, usual_job, weight_bytes
 from janus_app.runtime.loader import load
 from janus_app.runtime.offload import dispatch
 from janus_app.types import PRECISIONS, QUANTIZED_PRECISIONS, ChatRequest, Finished, GenerateRequest, Turn, result_of
@@ -96,12 +95,11 @@ def test_predicted_cache_is_what_the_model_allocates() -> None:
 
 
 def test_larger_job_is_never_predicted_to_need_less() -> None:
-    config = parse_config(fit.json.loads(fit._model(SEVEN, None, None).config or ""))
     jobs = [Job(count=n, guided=g) for n in (1, 2, 4, 16) for g in (False, True)]
-    peaks = [memory.peak(config, 384, job, BytesPerElement(2, 2, 2)).total for job in jobs]
+    peaks = [running_peak(SEVEN, "bf16", CARD, job).total for job in jobs]
     assert peaks == sorted(peaks)
-    # checkpoints/README, section 5: 16 pictures of 30 + 576 tokens hold 8.88 GiB of keys and values at 7B
-    many = memory.peak(config, 384, Job(count=16, prompt=30), BytesPerElement(2, 2, 2))
+    # checkpoints/README, section 5: 16 pictures of 30 + 576 tokens take 8.88 GiB of keys and values at 7B
+    many = running_peak(SEVEN, "bf16", CARD, Job(count=16, prompt=30))
     assert many.cache == pytest.approx(8.88 * 2**30, rel=0.01)
 
 

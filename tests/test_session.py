@@ -307,14 +307,20 @@ def test_reason_of_a_silence_depends_on_stage_and_machine(stage: str, busy: bool
 
 
 def test_each_silence_is_reported_once() -> None:
-    heard: list[Message] = []
-    dog = Watchdog(patience=0.1)
+    reports: list[Message] = []
+    reported = threading.Event()
+    watchdog = Watchdog(patience=0.1)
+
+    def report(reason: Message) -> None:
+        reports.append(reason)
+        reported.set()
 
     def slow() -> Iterator[Event]:
         yield Progress("draw", 0, 2)
-        time.sleep(1)
+        assert reported.wait(60)
+        time.sleep(0.3)  # several more looks of the reporting thread
         yield Progress("draw", 1, 2)
 
-    with reporting_silence(dog, heard.append):
-        events = list(dog.watch(slow()))
-    assert len(events) == 2 and len(heard) == 1 and "Nothing has come" in str(heard[0])
+    with reporting_silence(watchdog, report):
+        events = list(watchdog.watch(slow()))
+    assert len(events) == 2 and len(reports) == 1 and "Nothing has come" in str(reports[0])
