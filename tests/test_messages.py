@@ -1,4 +1,4 @@
-"""Every error and notice has a code, and every code a sentence in every language with the places its callers fill."""
+"""Every error and notice has a code, and every code a sentence with the same placeholders in every language."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from janus_app.errors import LANGUAGES, AppError, Message, message_table
 ROOT = Path(__file__).parent.parent
 FILES = [ROOT / "app.py", *sorted((ROOT / "janus_app").rglob("*.py"))]
 TABLE = message_table()
-OPTIONS = {"smaller_precision"}  # keywords of an exception that are no place of its sentence
+OPTIONS = {"smaller_precision"}  # keywords of an exception that are no placeholder of its sentence
 
 
 def parsed(file: Path) -> ast.Module:
@@ -47,12 +47,12 @@ def calls(file: Path) -> Iterator[ast.Call]:
             yield node
 
 
-def places(sentence: str) -> set[str]:
+def placeholders(sentence: str) -> set[str]:
     return {name for _, name, _, _ in string.Formatter().parse(sentence) if name}
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(ROOT)))
-def test_each_call_names_a_known_code_and_fills_its_places(file: Path) -> None:
+def test_each_call_names_a_known_code_and_fills_its_placeholders(file: Path) -> None:
     for call in calls(file):
         where = f"{file.name}:{call.lineno}"
         assert call.args, f"{where} has no code"
@@ -63,17 +63,17 @@ def test_each_call_names_a_known_code_and_fills_its_places(file: Path) -> None:
         assert code.value in TABLE, f"{where} says {code.value!r}, which is not in messages.json"
         given = {keyword.arg for keyword in call.keywords}
         if None not in given:  # a ** argument: what it holds is known only when it runs
-            assert given - OPTIONS == places(TABLE[code.value]["en"]), f"{where} fills {given}"
+            assert given - OPTIONS == placeholders(TABLE[code.value]["en"]), f"{where} fills {given}"
 
 
 @pytest.mark.parametrize("code", TABLE)
-def test_a_code_has_a_sentence_with_the_same_places_in_every_language(code: str) -> None:
+def test_each_code_has_a_sentence_with_the_same_placeholders_in_every_language(code: str) -> None:
     assert re.fullmatch(r"[a-z][a-z0-9_]*", code)
     entry = TABLE[code]
     assert entry.keys() - {"status"} == set(LANGUAGES)
     for language in LANGUAGES:
         assert entry[language].strip()
-        assert places(entry[language]) == places(entry["en"]), language
+        assert placeholders(entry[language]) == placeholders(entry["en"]), language
     assert re.search(r"[\u4e00-\u9fff]", entry["zh-CN"])
     assert entry.get("status", 400) in range(400, 600)
 
