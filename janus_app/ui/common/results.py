@@ -1,4 +1,4 @@
-"""What stands in the right column of the draw tab and of the edit tab: a running job, then its pictures."""
+"""The right column of the draw tab and of the edit tab: a running job, then its pictures."""
 
 from __future__ import annotations
 

@@ -56,7 +56,7 @@ class SavedImages:
         return SavedImage(stored.file, self.serve(stored.file), stored.metadata)
 
     def serve(self, file: Path) -> str:
-        """Copy `file` into the folder the page serves, under a name nobody can guess. Raises AppError."""
+        """Copy `file` into the folder the page serves, under a name that cannot be guessed. Raises AppError."""
         folder = self.new_folder()
         with os_errors_as_app_errors(Message("copy_not_made"), folder):
             folder.mkdir(parents=True)
@@ -94,7 +94,7 @@ class SavedImages:
         return str(folder / "small.jpg")
 
     def new_folder(self) -> Path:
-        """The path of a new folder the page may serve from, under a name nobody can guess. It does not exist yet."""
+        """The path of a new folder the page may serve from, under a name that cannot be guessed. It does not exist yet."""
         return self.serving / uuid4().hex
 
     def serve_picture(self, picture: Image) -> str:

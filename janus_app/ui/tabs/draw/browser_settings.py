@@ -37,7 +37,7 @@ def wire(
     def remember(values: Values) -> Updates:
         now = page.variant(values[variant])
         settings = _draw_settings(values[state])
-        settings.pop(now.id, None)  # the model used last stands last
+        settings.pop(now.id, None)  # added again below, so that the model used last is the last entry
         settings[now.id] = complete(now, {name: values[control] for name, control in by_setting.items()})
         return {state: {"draw": dict(list(settings.items())[-MAX_MODELS:])}}
 

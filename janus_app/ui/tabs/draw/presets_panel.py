@@ -43,7 +43,7 @@ class PresetsPanel:
 
 
 def build_presets_panel(page: PageContext) -> PresetsPanel:
-    """What stands above the sliders."""
+    """The dropdowns above the sliders."""
     label = page.texts.label
     with gr.Row(elem_classes="axis"):
         preset = gr.Dropdown(["", *NAMES], value="", label=label("preset"), elem_id="draw-preset", min_width=130)
