@@ -39,11 +39,6 @@ QUICK: dict[str, Any] = {**PRIVATE, "show_progress": "hidden", "queue": False}
 EXAMPLES = 4
 
 
-def public(name: str) -> dict[str, Any]:
-    """The event options of a job that programs may start too, by this name."""
-    return {**JOB, "api_visibility": "public", "api_name": name}
-
-
 def attach(
     event: Callable[..., Any],
     handler: Callable[..., Any],
@@ -70,7 +65,7 @@ def api_endpoint(
     def call(request: gr.Request, **values: Any) -> Iterator[Updates]:
         yield from handler({parameters[key]: value for key, value in values.items()}, request)
 
-    return {"fn": call, "inputs_kwargs": parameters, **public(name)}
+    return {"fn": call, "inputs_kwargs": parameters, **JOB, "api_visibility": "public", "api_name": name}
 
 
 @dataclass(frozen=True)

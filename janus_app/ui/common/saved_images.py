@@ -94,7 +94,7 @@ class SavedImages:
         return str(folder / "small.jpg")
 
     def new_folder(self) -> Path:
-        """The path of a new folder the page may serve from, under a name that cannot be guessed. It does not exist yet."""
+        """The path of a new folder for the page to serve, with a name that cannot be guessed. It does not exist yet."""
         return self.serving / uuid4().hex
 
     def serve_picture(self, picture: Image) -> str:
