@@ -96,7 +96,7 @@ def _linear(bnb: object, weight: Tensor, precision: str, device: torch.device, d
         )
         eight_bit = modules.Int8Params(weight.contiguous(), requires_grad=False, has_fp16_weights=False)
         quantized = eight_bit.to(device)  # quantises on the way
-        if device.type == "cpu":  # bitsandbytes' rows and scales; its own product is slow, see nn/fast/int8.py
+        if device.type == "cpu":  # bitsandbytes' rows and scales; its own product is slow, see nn/fast/linear.py
             return Int8Linear(quantized.data, quantized.SCB / 127).eval()
         linear.weight = quantized
     else:
