@@ -317,9 +317,9 @@ def residual_function(linear: nn.Module, function: LinearFunction) -> Callable[[
     """(residual, x), both [rows, ...], to residual + linear(x): one operation where a CPU has one, else `function`."""
     if isinstance(linear, PackedLinear):
         return linear.add
-    weight, bias = getattr(linear, "weight", None), getattr(linear, "bias", None)
-    plain = is_plain_linear(linear) and isinstance(weight, Tensor) and bias is None
-    if plain and weight.device.type == "cpu" and weight.dtype == torch.float32 and weight.numel() < ADDMM_MAX_WEIGHTS:
+    weight = linear.weight if is_plain_linear(linear) and getattr(linear, "bias", None) is None else None
+    small = weight is not None and weight.dtype == torch.float32 and weight.numel() < ADDMM_MAX_WEIGHTS
+    if weight is not None and small and weight.device.type == "cpu":
         columns = weight.t()
         return lambda residual, x: torch.addmm(residual, x, columns)
     return lambda residual, x: residual + function(x)
