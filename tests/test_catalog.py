@@ -165,6 +165,7 @@ SETTING = {"default": 5, "low": 1, "high": 10, "step": 1}
         ({"settings": {"guidance": SETTING | {"default": 11}}}, r"settings\.guidance", "low to high"),
         ({"settings": {"guidance": SETTING | {"high": float("inf")}}}, r"settings\.guidance\.high", "finite"),
         ({"settings": {"guidance": SETTING | {"step": 0}}}, r"settings\.guidance\.step", "above 0"),
+        ({"family": "llama"}, "family", "one of janus"),
         ({"solvers": ["rk4"]}, r"solvers\.0", "one of euler"),
         ({"solvers": []}, "solvers", "list of different solvers"),
         ({"files": [{"path": "a", "size": 1, "sha256": "abc"}]}, r"files\.0\.sha256", "64 lower-case hex"),

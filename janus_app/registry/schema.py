@@ -12,6 +12,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from pydantic_core import PydanticCustomError, core_schema
 
 from janus_app.errors import Message
+from janus_app.models.registry import FAMILIES
 from janus_app.registry.types import Component, File, Variant
 from janus_app.types import SOLVERS, EditMethod, Precision, Setting, Verb
 
@@ -85,6 +86,12 @@ def _tuple_of_different(values: list[Any]) -> tuple[Any, ...]:
 
 def _solver(name: str) -> str:
     if name not in SOLVERS:
+        raise ValueError
+    return name
+
+
+def _family(name: str) -> str:
+    if name not in FAMILIES:
         raise ValueError
     return name
 
@@ -170,7 +177,7 @@ class Row(_Part):
 
     id: Annotated[str, Field(pattern="^[a-z0-9][a-z0-9._-]{0,63}$"), Must("row_must_be_id")]
     title: Text
-    family: Text
+    family: Annotated[str, AfterValidator(_family), Must("row_must_be_one_of", FAMILIES)]
     repo: Repo = ABSENT
     revision: Revision = ABSENT
     folder: Text = ABSENT

@@ -1,1 +1,1 @@
-"""What several families of models share."""
+"""Parts that several families of models share."""

@@ -24,7 +24,7 @@ _TOWERS = {
 
 
 def language_config(raw: Mapping[str, Any]) -> DecoderConfig:
-    """The section language_config, with LlamaConfig's defaults where it is silent."""
+    """The section language_config, with the defaults of transformers' LlamaConfig."""
     language = Fields("language_config", raw.get("language_config"))
     heads = language.whole("num_attention_heads", 32)
     decoder = DecoderConfig(
@@ -44,13 +44,13 @@ def language_config(raw: Mapping[str, Any]) -> DecoderConfig:
 
 
 def section_params(raw: Mapping[str, Any], section: str) -> Any:
-    """The `params` of a section; None where there are none, which `Fields` then refuses by name."""
+    """The `params` of a section; None where there are none, which `Fields` then refuses."""
     value = raw.get(section)
     return value.get("params") if isinstance(value, Mapping) else None
 
 
 def vision_config(raw: Mapping[str, Any], section: str) -> VisionConfig:
-    """The SigLIP tower of a section, by its name or by its own numbers."""
+    """The SigLIP tower of a section, by its name or by its numbers."""
     fields = Fields(f"{section}.params", section_params(raw, section))
     name = fields.values.get("model_name", "siglip_large_patch16_384")
     if name not in _TOWERS:
@@ -88,10 +88,10 @@ def parse_processor(raw: Mapping[str, Any]) -> ImageProcessor:
 
 
 def parse_style(raw: Mapping[str, Any], roles: str = "") -> PromptStyle:
-    """How roles are written: Janus-Pro made them special tokens, Janus-1.3B and JanusFlow call them by plain words.
+    """How roles are written: special tokens in Janus-Pro, plain words in Janus-1.3B and JanusFlow.
 
-    processor_config.json's `sft_format` tells since 2025; `roles` ("words" or "tokens") decides where it is given,
-    because earlier revisions of the older models say "deepseek" too.
+    `sft_format` in processor_config.json says which since 2025. `roles` ("words" or "tokens") goes before it, because
+    earlier revisions of the older models say "deepseek" too.
     """
     name = raw.get("sft_format", "deepseek")
     if name not in ("deepseek", "deepseek_old"):

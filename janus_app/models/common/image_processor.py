@@ -12,7 +12,7 @@ from torch import Tensor
 from janus_app.errors import AppError
 from janus_app.nn.sampling import non_finite_error
 
-BLANK = (236, 236, 240)  # the grey of what is not drawn yet
+BLANK = (236, 236, 240)  # the grey of the part that is not drawn yet
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class ImageProcessor:
 def to_picture(pixels: Tensor) -> Image.Image:
     """One picture [3, H, W] in -1..1 to 8-bit RGB; fractions are cut, not rounded, as in the reference.
 
-    Raises AppError where the numbers are none: it would be a black picture.
+    Raises AppError where values are not finite: the picture would be black.
     """
     if not bool(torch.isfinite(pixels).all()):
         raise non_finite_error(pixels.dtype)

@@ -1,8 +1,8 @@
-"""What a running model needs beside its weights, by arithmetic on its sizes: the key/value cache and the work.
+"""Memory that a running model needs beside its weights, computed from its sizes: the key/value cache and the work.
 
-"Work" is what lives for a moment at the highest point of a step: activations, the picture decoder's feature maps,
-a layer's weights unpacked from 8 or 4 bits. How many tensors are alive at that point was counted in the code of the
-layers and, for what libraries add inside their kernels, measured (docs/memory.md).
+"Work" is the memory in use for a moment at the peak of a step: activations, feature maps of the picture decoder, a
+layer's weights unpacked from 8 or 4 bits. How many tensors exist at that point was counted in the code of the layers
+and, for what libraries allocate inside their kernels, measured (docs/memory.md).
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from janus_app.nn.vq_model import VQConfig
 
 @dataclass(frozen=True)
 class Job:
-    """How much is asked of a model at once.
+    """The size of a request.
 
-    count pictures are drawn together from a prompt of `prompt` tokens, `guided` with an unconditional row each,
-    `instructed` with two readings of a picture in the prompt; a conversation holds `pictures` pictures, `words` tokens
-    of text and an answer of up to `answer` tokens.
+    count: pictures drawn together. prompt: its tokens. guided: whether there is an unconditional row for each picture.
+    instructed: whether there are rows with and without the image tokens of a picture to change. pictures, words,
+    answer: pictures, tokens of text and tokens of the answer in a conversation.
     """
 
     count: int = 1
@@ -34,10 +34,10 @@ class Job:
 
 @dataclass(frozen=True)
 class BytesPerElement:
-    """Bytes of a number in the decoder, its cache and the picture decoder, and what kernels there cost in addition.
+    """Bytes of one element in the decoder, its cache and the picture decoder, and the scratch memory of kernels.
 
-    conv_scratch: feature maps a convolution copies beside its input and output. linear_scratch: bytes per weight of
-    the largest quantised linear while it is unpacked; 0 where nothing is quantised.
+    conv_scratch: feature maps that a convolution copies beside its input and output. linear_scratch: bytes per weight
+    of the largest quantised linear while it is unpacked; 0 where nothing is quantised.
     """
 
     decoder: int
@@ -49,7 +49,7 @@ class BytesPerElement:
 
 @dataclass(frozen=True)
 class Peak:
-    """Bytes beside the weights at the highest point of a job."""
+    """Bytes beside the weights at the peak of a job."""
 
     cache: int
     work: int
@@ -66,20 +66,30 @@ def cache_bytes(config: DecoderConfig, rows: int, positions: int, width: int) ->
 
 
 def decoder_work(config: DecoderConfig, rows: int, steps: int, widths: BytesPerElement) -> int:
-    """A block at its highest: in the MLP, three hidden layers' worth (gate, up, product) and three of the stream."""
+    """The peak of a block, in the MLP: gate, up and their product, and three tensors of the residual stream."""
     activations = rows * steps * (3 * config.intermediate_size + 3 * config.hidden_size) * widths.decoder
     largest = config.hidden_size * max(config.intermediate_size, config.hidden_size)
     return int(activations + largest * widths.linear_scratch)
 
 
 def vision_work(config: VisionConfig, pictures: int, width: int) -> int:
-    """SigLIP at its highest: the hidden layer before and after its GELU, and two of the stream."""
+    """The peak of SigLIP: the hidden layer before and after its GELU, and two tensors of the residual stream."""
     hidden = int(config.width * config.mlp_ratio)
     return pictures * config.patches * (2 * hidden + 2 * config.width) * width
 
 
+def answering_peak(
+    language: DecoderConfig, vision: VisionConfig, picture_tokens: int, job: Job, widths: BytesPerElement
+) -> Peak:
+    """The peak of a conversation whose pictures take `picture_tokens` tokens each."""
+    read = job.words + job.pictures * picture_tokens
+    cache = cache_bytes(language, 1, read + job.answer, widths.cache)
+    work = max(decoder_work(language, 1, read, widths), vision_work(vision, job.pictures, widths.decoder))
+    return Peak(cache, work)
+
+
 def vq_work(config: VQConfig, side: int, widths: BytesPerElement) -> int:
-    """The picture decoder at its highest: a residual block at full resolution holds its input, two activations and
-    its output; the kernels may copy some of them. The encoder is no higher."""
+    """The peak of the picture decoder: a residual block at full resolution has its input, two activations and its
+    output; the kernels may copy some of them. The encoder needs no more."""
     feature_map = config.ch * config.ch_mult[0] * side * side * widths.pictures
     return int(feature_map * (4 + widths.conv_scratch))

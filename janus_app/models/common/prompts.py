@@ -1,4 +1,4 @@
-"""Conversations and drawing prompts as pieces for the tokenizer, in the wording the models were trained with."""
+"""Conversations and drawing prompts of Janus and JanusFlow as pieces for the tokenizer, worded as in training."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def picture_pieces(tokens: int) -> list[Piece]:
 
 
 def turn_pieces(turn: Turn, picture: Sequence[Piece]) -> list[Piece]:
-    """A message's pictures, each as the pieces `picture` on a line, then its text; outer white space goes."""
+    """A message's pictures, each as the pieces `picture` on a line, then its text without outer white space."""
     pieces: list[Piece] = []
     for _ in turn.images:
         pieces += [*picture, "\n"]
@@ -37,7 +37,7 @@ def turn_pieces(turn: Turn, picture: Sequence[Piece]) -> list[Piece]:
 
 
 def conversation(messages: Sequence[Sequence[Piece]], style: PromptStyle, *, system: str = SYSTEM) -> list[Piece]:
-    """Messages of alternating roles, the user's first, and the assistant's role at the end with nothing after it."""
+    """Messages of alternating roles, the user's first; at the end the assistant's role, for the answer to follow."""
     pieces: list[Piece] = [f"{system}\n\n"] if system else []
     for index, message in enumerate(messages):
         user = index % 2 == 0
@@ -47,7 +47,7 @@ def conversation(messages: Sequence[Sequence[Piece]], style: PromptStyle, *, sys
 
 
 def drawing(prompt: str, style: PromptStyle) -> list[Piece]:
-    """The prompt of a picture: no system sentence, and begin-of-image right behind the assistant's colon."""
+    """The prompt of a picture: no system prompt, and begin-of-image directly behind the assistant's colon."""
     return [*conversation([[prompt.strip()]], style, system=""), Special(IMAGE_BEGIN)]
 
 

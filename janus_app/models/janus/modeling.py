@@ -1,4 +1,4 @@
-"""The Janus network: module names are the checkpoint's, so its tensors stream in as they are named.
+"""The Janus network. Module names are those of the checkpoint, so tensors are loaded under their own names.
 
 Decoupled visual encoding (Janus, section 3.1): SigLIP features through `aligner` to read pictures, VQ tokens through
 `gen_embed` and `gen_aligner` to draw them, one decoder between.
@@ -16,7 +16,7 @@ from janus_app.nn.llama import KVCache, LlamaForCausalLM
 from janus_app.nn.siglip import SigLIP
 from janus_app.nn.vq_model import VQModel
 
-SMALL_TABLE = 1 << 20  # numbers in the decoder inputs of all image tokens up to which they are kept in main memory
+SMALL_TABLE = 1 << 20  # elements; a smaller table of the decoder inputs of all image tokens is kept in memory
 
 
 class _VisionModel(nn.Module):
@@ -46,7 +46,7 @@ class _ImageHead(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         hidden = self.output_mlp_projector(x)
-        # As it lies, a CPU's library would take it and wake all threads for a few numbers; transposed, PyTorch does it.
+        # Transposed, PyTorch computes it itself; else oneDNN would start all threads for a few numbers on a CPU.
         return self.vision_head(F.gelu(hidden.mT).mT)
 
 
@@ -92,11 +92,11 @@ class JanusNetwork(nn.Module):
         return self.gen_aligner(self.gen_embed(tokens))
 
     def token_table(self) -> Tensor:
-        """Decoder inputs of all image tokens, [codes, hidden]; worth making where launches are what a step costs."""
+        """Decoder inputs of all image tokens, [codes, hidden]; it pays where kernel launches dominate a step."""
         return self.token_embeds(torch.arange(self.config.vq.codebook_size, device=self.device))
 
     def small_token_table(self) -> Tensor | None:
-        """`token_table`, made once and kept, where it is small beside the model; None elsewhere."""
+        """`token_table`, computed once, where it is small; None elsewhere."""
         if self._table is None and self.gen_embed.num_embeddings * self.config.language.hidden_size <= SMALL_TABLE:
             self._table = self.token_table()
         return self._table

@@ -1,4 +1,4 @@
-"""A loaded Janus or Janus-Pro answering the three verbs."""
+"""A loaded Janus or Janus-Pro: chat, generate and edit, the token view and ranking."""
 
 from __future__ import annotations
 
@@ -41,10 +41,10 @@ from janus_app.types import (
 
 
 class JanusModel(VisionChatMixin):
-    """The network, its tokenizer and its picture processing behind the verbs. Not thread-safe.
+    """The network with its tokenizer and image processor. Not thread-safe.
 
-    `context` is the number of tokens the weights were trained to hold, `roles` how the conversation's roles are
-    written, `methods` the ways of editing they know: facts of the manifest, not of config.json.
+    context: tokens that the weights were trained to hold. roles: how the conversation's roles are written. methods: the
+    edit methods that the weights were trained for. The manifest has all three, config.json none.
     """
 
     network: JanusNetwork
@@ -69,7 +69,7 @@ class JanusModel(VisionChatMixin):
     # ---- pictures
 
     def generate(self, request: GenerateRequest) -> Iterator[Event]:
-        """Draw, with the picture so far after every row; or decode `image_tokens`, or go on from the first of them."""
+        """Draw, with a preview after every row; or decode `image_tokens`; or continue from the first `keep` of them."""
         known = torch.full((self.grid**2,), -1)
         if request.image_tokens:
             tokens = self._fitting(request.image_tokens)
@@ -79,17 +79,17 @@ class JanusModel(VisionChatMixin):
         return self._pictures(request, known)
 
     def inspect(self, request: InspectRequest) -> Iterator[Event]:
-        """Facts of every token of a picture, as if it was drawn with the request's words and numbers."""
+        """The facts of every token of a picture, as drawn with the prompt and settings of the request."""
         tokens = self._fitting(request.image_tokens)
         return inspect_tokens(self.network, self._prompt_rows(request, both=True), tokens, self.grid, request)
 
     def swap(self, request: SwapRequest) -> Iterator[Event]:
-        """The picture with each of some tokens in one place, decoded."""
+        """The picture decoded with each of `tokens` at one cell."""
         self._fitting(request.tokens, cells=len(request.tokens))
         return swap_token(self.network, self._fitting(request.image_tokens), request)
 
     def edit(self, request: EditRequest) -> Iterator[Event]:
-        """Redraw a region or everything below the kept top of a picture's image tokens, or follow an instruction."""
+        """Redraw a region of a picture's image tokens or all below its kept top, or follow an instruction."""
         known = self.capabilities.edit_methods
         if request.method not in known:
             raise AppError("edit_method_unknown", given=request.method, known=", ".join(known))
@@ -130,7 +130,7 @@ class JanusModel(VisionChatMixin):
     def _pictures(
         self, request: GenerateRequest | EditRequest, known: Tensor, rows: Sequence[Tensor] = ()
     ) -> Iterator[Event]:
-        """Draw what is not known of the pictures; `rows` are the prompt's, embedded, where they were made before."""
+        """Draw the unknown (-1) of the image tokens `known`; `rows`: the embedded prompt, where it is made already."""
         started = time.perf_counter()
         rows = rows or self._prompt_rows(request)
         yield from draw_in_batches(
@@ -145,7 +145,7 @@ class JanusModel(VisionChatMixin):
         before: tuple[Picture, ...],
         count: int,
     ) -> Generator[Event, None, list[Picture]]:
-        """One batch of pictures from seed + len(before) on; returns them. Previews come at the end of a row."""
+        """Draw and return `count` pictures, from seed + len(before) on. Previews come at the end of a row."""
         seed = request.seed + len(before)
         streams = sampling.generators(seed, count)
         codes = self.network.config.vq.codebook_size
@@ -170,11 +170,11 @@ class JanusModel(VisionChatMixin):
             yield Progress("draw", len(before) * steps + wanted[cell] * count, request.count * steps, "tokens")
             now, more = time.perf_counter(), (cell + 1) // self.grid > finished
             finished = (cell + 1) // self.grid
-            # A preview costs a decode, so it may take a fifth of the time at most, and ten a second are enough.
+            # A preview costs a decode, so it may take at most a fifth of the time, and ten a second are enough.
             if previews and more and now - shown > max(0.1, 4 * cost):
                 try:
                     parts = self._preview(tokens, known, cell)
-                except Exception as error:  # what is drawn so far is worth more than a look at it
+                except Exception as error:  # losing a preview is better than losing the picture
                     if not is_out_of_memory(error):
                         raise
                     previews = False
@@ -189,7 +189,7 @@ class JanusModel(VisionChatMixin):
 
     @torch.inference_mode()
     def _preview(self, tokens: Tensor, known: Tensor, cell: int) -> list[Image.Image]:
-        """The true decode of what is drawn, blank where nothing is known yet."""
+        """The decoded picture so far, blank where it is not drawn yet."""
         pending = torch.arange(len(known)) > cell
         unknown = (pending & (known < 0)).view(self.grid, self.grid)
         filled = tokens.clamp(min=0)
@@ -204,8 +204,8 @@ class JanusModel(VisionChatMixin):
     def _prompt_rows(self, request: GenerateRequest | EditRequest | InspectRequest, both: bool = False) -> list[Tensor]:
         """The embedded conditional row and, unless guidance is 1 and not `both` are wanted, the unconditional one.
 
-        Unconditional: begin-of-sentence and begin-of-image stay, everything between becomes padding *that is
-        attended to*, as the models were trained. A negative prompt takes that row's place.
+        Unconditional: begin-of-sentence and begin-of-image stay, all between becomes padding *that is attended to*, as
+        in training. A negative prompt replaces that row.
         """
         ids = self.tokenizer.encode(prompts.drawing(request.prompt, self.style))
         if len(ids) + self.grid**2 > self.capabilities.context:
@@ -217,7 +217,7 @@ class JanusModel(VisionChatMixin):
 
     @torch.inference_mode()
     def _instruction_rows(self, request: EditRequest, square: Image.Image, tokens: Tensor) -> list[Tensor]:
-        """The embedded prompt with the picture read in both ways, in one way and, unless guidance is 1, in none."""
+        """The embedded prompt with the picture's image tokens, without them and, if guidance is not 1, unconditional."""
         ids = self.tokenizer.encode(edit.instruction(request.prompt, self.picture_tokens, len(tokens), self.style))
         if len(ids) + len(tokens) > self.capabilities.context:
             context = self.capabilities.context
@@ -227,7 +227,7 @@ class JanusModel(VisionChatMixin):
         return rows if request.guidance == 1 else [*rows, self._embed(self._unconditional(ids, request.negative))]
 
     def _unconditional(self, ids: Sequence[int], negative: str) -> list[int]:
-        """The row without the prompt: what is not wanted or, where nothing is said, a prompt of padding alone."""
+        """The unconditional row: the negative prompt or, where there is none, padding alone."""
         if negative.strip():
             return self.tokenizer.encode(prompts.drawing(negative, self.style))
         return [ids[0], *[self.tokenizer.id(PAD)] * (len(ids) - 2), ids[-1]]

@@ -1,8 +1,8 @@
-"""The JanusFlow network: module names are the checkpoint's, so its tensors stream in as they are named.
+"""The JanusFlow network. Module names are those of the checkpoint, so tensors are loaded under their own names.
 
 JanusFlow (Ma et al. 2024, figure 2): a SigLIP encoder reads pictures; a shallow ConvNeXt encoder and decoder carry
 noisy latents into the language model and its features back out as the velocity of a rectified flow (Liu et al. 2022).
-Nothing here switches gradients off: training uses the same modules.
+Gradients stay on here, because training uses the same modules.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from janus_app.models.janusflow.config import FlowDecoderConfig, FlowEncoderConf
 from janus_app.nn.llama import Cache, KVCache, LlamaForCausalLM, RMSNorm
 from janus_app.nn.siglip import SigLIP
 
-TIME_SCALE = 1000.0  # the embedding sees the share of the way done, 0..1, times this
+TIME_SCALE = 1000.0  # the embedding gets the time, 0..1, multiplied by this
 _LONGEST_PERIOD = 10_000.0
 _DEPTHWISE = 7
 _EXPANSION = 4
@@ -83,7 +83,7 @@ class _TimeEmbedding(nn.Module):
         self.linear_2 = nn.Linear(hidden_size, hidden_size, bias=bias)
 
     def forward(self, t: Tensor) -> Tensor:
-        """Shares of the way [n], 0..1, to [n, hidden_size]; the sinusoids are made in float32, cosines first.
+        """Times [n], 0..1, to [n, hidden_size]; the sinusoids are computed in float32, cosines first.
 
         A float64 `t` on the CPU is scaled before it is rounded, as in the reference.
         """
@@ -123,7 +123,7 @@ class _Unpatchify(nn.Module):
 
 
 class FlowDecoder(nn.Module):
-    """`vision_gen_dec_model`: the encoder's features join as a long skip, behind the norm of the other half."""
+    """`vision_gen_dec_model`: the encoder's features are a long skip connection, concatenated behind the input norm."""
 
     def __init__(self, config: FlowDecoderConfig) -> None:
         super().__init__()
@@ -184,7 +184,7 @@ class JanusFlowNetwork(nn.Module):
     def picture_embeds(self, pixels: Tensor) -> Tensor:
         """Pictures [n, 3, S, S] to decoder inputs [n, 1 + patches, hidden].
 
-        The first row is learned and stands in for the embedding of begin-of-image.
+        The first row is learned and replaces the embedding of begin-of-image.
         """
         features = self.vision_und_enc_aligner(self.vision_und_enc_model.vision_tower(pixels))
         return torch.cat([self.beg_of_und_embed.expand(len(features), 1, -1), features], dim=1)
@@ -193,7 +193,7 @@ class JanusFlowNetwork(nn.Module):
         return self.language_model.model.embed_tokens(ids)
 
     def time_embeds(self, t: Tensor) -> Tensor:
-        """Shares of the way done [n] in 0..1, 0 at noise and 1 at the picture, to [n, hidden]."""
+        """Times [n], 0 at noise and 1 at the picture, to [n, hidden]."""
         return self.vision_gen_enc_model.time_embed(t)
 
     def encode(self, z: Tensor, time: Tensor) -> tuple[Tensor, Tensor]:

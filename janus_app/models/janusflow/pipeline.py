@@ -1,4 +1,4 @@
-"""A loaded JanusFlow answering the three verbs."""
+"""A loaded JanusFlow: chat, generate and edit, and ranking."""
 
 from __future__ import annotations
 
@@ -48,10 +48,10 @@ Finish = Callable[[Image.Image], Image.Image]
 
 
 class JanusFlowModel(VisionChatMixin):
-    """The network, its autoencoder, its tokenizer and its picture processing behind the verbs. Not thread-safe.
+    """The network with its autoencoder, tokenizer and image processor. Not thread-safe.
 
-    `context` is the number of tokens the weights were trained to hold, `roles` how the conversation's roles are
-    written: facts of the manifest, not of config.json.
+    context: tokens that the weights were trained to hold. roles: how the conversation's roles are written. The manifest
+    has both, config.json neither.
     """
 
     network: JanusFlowNetwork
@@ -60,11 +60,11 @@ class JanusFlowModel(VisionChatMixin):
         self, network: JanusFlowNetwork, autoencoder: Autoencoder, folder: Path, *, context: int, roles: str = ""
     ) -> None:
         config = network.config
-        marks = _marks(folder)
-        super().__init__(folder, config.language, config.vision, roles=roles or "words", added=marks)
+        names = _token_names(folder)
+        super().__init__(folder, config.language, config.vision, roles=roles or "words", added=names)
         self.network, self.autoencoder = network, autoencoder
-        # The learned row stands in for begin-of-image, so that place is a placeholder like the others.
-        self.picture = [Special(IMAGE, self.picture_tokens + 1), Special(marks[-1])]
+        # The learned row replaces the embedding of begin-of-image, so its token is a placeholder like the others.
+        self.picture = [Special(IMAGE, self.picture_tokens + 1), Special(names[-1])]
         cell = autoencoder.factor * config.encoder.stride
         if autoencoder.channels != config.encoder.in_channels:
             raise AppError("autoencoder_channels_differ", given=autoencoder.channels, wanted=config.encoder.in_channels)
@@ -81,7 +81,7 @@ class JanusFlowModel(VisionChatMixin):
         )
 
     def generate(self, request: GenerateRequest) -> Iterator[Event]:
-        """Draw along the flow, with the picture each step points to after it."""
+        """Draw along the flow; after every step comes a preview of the picture it predicts."""
         if request.image_tokens:
             raise AppError("image_tokens_not_drawn")
         return self._generate(request)
@@ -164,7 +164,7 @@ class JanusFlowModel(VisionChatMixin):
         finish: Finish | None = None,
         source_prompt: str = "",
     ) -> Iterator[Event]:
-        """Draw request.count pictures, self.batch at a time; `finish` is done to each at the end."""
+        """Draw request.count pictures, self.batch at a time, and apply `finish` to each."""
         started = time.perf_counter()
 
         def draw(before: tuple[Picture, ...], count: int) -> Generator[Event, None, list[Picture]]:
@@ -190,7 +190,7 @@ class JanusFlowModel(VisionChatMixin):
         yield from draw_in_batches(self, request.count, draw, started)
 
     def _velocity(self, prompt: str, negative: str, schedule: FlowSchedule) -> PromptVelocity:
-        """The prompt, read once, with the time embeddings of the whole schedule."""
+        """The velocity of a prompt, which is read once, with the time embeddings of the whole schedule."""
         rows = [self._prompt_ids(prompt), self._prompt_ids(negative) if negative.strip() else []]
         velocity = PromptVelocity(self.network, *rows)
         velocity.prepare(schedule.time(step) for step in range(schedule.first, schedule.steps + 1))
@@ -205,18 +205,18 @@ class JanusFlowModel(VisionChatMixin):
         return ids
 
 
-def _marks(folder: Path) -> Sequence[str]:
+def _token_names(folder: Path) -> Sequence[str]:
     """The names of the picture tokens, by processor_config.json; the last is that of end-of-image.
 
     In the reference's order, because it adds those the tokenizer lacks at the end of the vocabulary.
     """
     named = read_json(folder / "processor_config.json")
-    marks = (
+    names = (
         named.get("image_tag", IMAGE),
         named.get("image_gen_tag", "<｜begin▁of▁generation｜>"),
         named.get("image_start_tag", IMAGE_BEGIN),
         named.get("image_end_tag", IMAGE_END),
     )
-    if marks[0] != IMAGE or not all(isinstance(mark, str) and mark for mark in marks):
+    if names[0] != IMAGE or not all(isinstance(name, str) and name for name in names):
         raise AppError("picture_token_names_unusable")
-    return marks
+    return names
