@@ -217,7 +217,7 @@ class JanusModel(VisionChatMixin):
 
     @torch.inference_mode()
     def _instruction_rows(self, request: EditRequest, square: Image.Image, tokens: Tensor) -> list[Tensor]:
-        """The embedded prompt with the picture's image tokens, without them and, if guidance is not 1, unconditional."""
+        """The embedded prompt with image tokens, without them and, unless guidance is 1, the unconditional one."""
         ids = self.tokenizer.encode(edit.instruction(request.prompt, self.picture_tokens, len(tokens), self.style))
         if len(ids) + len(tokens) > self.capabilities.context:
             context = self.capabilities.context
