@@ -18,6 +18,7 @@ from janus_app.types import QUANTIZED_PRECISIONS
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 OUTLIER_THRESHOLD = 6.0  # LLM.int8(): activation columns beyond this stay in 16 bit
+PACKED_ROWS = 32  # rows that bitsandbytes packs together on a CPU with AVX512-BF16; it fails on others
 NF4_BLOCK = 64  # weights that share one float32 scale
 
 
@@ -73,13 +74,13 @@ def quantized_linear(weight: Tensor, precision: str, device: torch.device, dtype
 
     Raises AppError where bitsandbytes is absent, too old, or made for another device.
     """
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it warns about optional kernels and its own casts
     try:
         import bitsandbytes as bnb
     except ModuleNotFoundError as error:
         raise AppError("bitsandbytes_missing", precision=precision) from error
     except Exception as error:  # its import runs native code, which raises many things where it does not fit
         raise _unusable(precision, device, error) from error
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it warns about its own casts at every start
     try:
         return _linear(bnb, weight, precision, device, dtype)
     except (AttributeError, TypeError, NotImplementedError, AssertionError) as error:  # too old, or no kernel
@@ -111,6 +112,8 @@ def _linear(bnb: object, weight: Tensor, precision: str, device: torch.device, d
             quant_type="nf4",
         )
         linear.weight = four_bit.to(device)
+        if inner % NF4_BLOCK or outer % PACKED_ROWS:
+            linear.support_avx512bf16_for_cpu = False
     return linear.eval()
 
 
