@@ -25,7 +25,7 @@ def register(folder: Path, name: str = "") -> Variant:
     """
     found = variant_of_folder(folder.expanduser())
     title = name.strip() or found.title.removesuffix(" (folder)")
-    identity = re.sub(r"[^a-z0-9._-]+", "-", title.lower()).strip("-._") or found.id
+    identity = (re.sub(r"[^a-z0-9._-]+", "-", title.lower()).strip("-._") or found.id)[:64]
     catalog = load_catalog()
     if identity in catalog:
         raise AppError("model_name_taken", name=identity)
@@ -36,7 +36,7 @@ def register(folder: Path, name: str = "") -> Variant:
 
 def _row(variant: Variant, identity: str, title: str) -> dict[str, Any]:
     row: dict[str, Any] = {
-        "id": identity[:64],
+        "id": identity,
         "title": title,
         "family": variant.family,
         "folder": str(variant.folder),
