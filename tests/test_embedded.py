@@ -34,7 +34,7 @@ def finish(events: Iterator[Event]) -> Finished:
     return last
 
 
-def test_it_is_small_enough_to_ship() -> None:
+def test_embedded_weights_are_small_enough_to_ship() -> None:
     assert VARIANT.id == "janus-embedded" and VARIANT.folder is not None
     assets = Path(VARIANT.folder).parent
     assert sum(f.stat().st_size for f in Path(VARIANT.folder).rglob("*") if f.is_file()) < 16e6
@@ -43,7 +43,7 @@ def test_it_is_small_enough_to_ship() -> None:
 
 
 @PRECISIONS
-def test_simple_pictures_are_mostly_right(precision: str) -> None:
+def test_simple_prompts_are_mostly_drawn_right(precision: str) -> None:
     """One named thing in a named colour: far above the one in 250 that chance would give, in every precision."""
     asked = [("red", "house"), ("green", "frog"), ("yellow", "star"), ("blue", "car"), ("purple", "umbrella")]
     right = 0
@@ -57,7 +57,7 @@ def test_simple_pictures_are_mostly_right(precision: str) -> None:
 
 
 @PRECISIONS
-def test_it_sees_backgrounds_and_sizes(precision: str) -> None:
+def test_embedded_model_names_backgrounds_and_sizes(precision: str) -> None:
     """The questions its card calls reliable; what it cannot answer yet is measured there, not hidden here."""
 
     def answer(question: str, background: int, small: bool) -> str:
@@ -73,7 +73,7 @@ def test_it_sees_backgrounds_and_sizes(precision: str) -> None:
     assert right >= 5, f"{right} of 6"
 
 
-def test_a_region_is_drawn_anew_and_the_rest_stays() -> None:
+def test_region_edit_changes_the_region_only() -> None:
     before = render(Scene.of(0, [Item(INDEX["star"], 3, 0), Item(INDEX["circle"], 5, 8)]))
     mask = Image.new("L", before.size)
     ImageDraw.Draw(mask).rectangle((64, 64, 95, 95), fill=255)

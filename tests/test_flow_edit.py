@@ -36,7 +36,7 @@ def final(steps: Iterator[FlowStep]) -> Tensor:
     return end.latent
 
 
-def test_noise_is_the_seeds_alone() -> None:
+def test_start_noise_depends_on_the_seed_alone() -> None:
     three = start_noise(generators(7, 3), CLEAN)
     for i in range(3):
         assert torch.equal(three[i : i + 1], start_noise(generators(7 + i, 1), CLEAN))
@@ -89,7 +89,7 @@ def test_a_mask_over_everything_is_a_drawing_from_noise() -> None:
     assert torch.equal(final(masked(flow, CLEAN, everything, generators(5, 1), FlowSchedule(8))), drawn)
 
 
-def test_flowedit_carries_the_picture_over_by_the_difference_of_the_prompts() -> None:
+def test_flowedit_moves_the_picture_by_the_difference_of_the_velocities() -> None:
     """For two Gaussians of one spread the exact answer is clean + (mu_target - mu_source), whatever the noise."""
     for steps, draws in ((4, 1), (25, 3)):
         found = final(
@@ -160,7 +160,7 @@ def test_more_draws_mean_less_noise_and_more_evaluations() -> None:
 
 
 @pytest.mark.parametrize("method", ["image", "masked", "flowedit"])
-def test_a_picture_of_a_batch_is_the_one_its_seed_makes_alone(method: str) -> None:
+def test_picture_of_a_batch_equals_the_one_drawn_alone(method: str) -> None:
     """Bit for bit here, because this flow works on each number by itself."""
     flow, other = pictures_around(2.0), pictures_around(-1.0)
 
@@ -178,7 +178,7 @@ def test_a_picture_of_a_batch_is_the_one_its_seed_makes_alone(method: str) -> No
     assert not torch.equal(batch[0], batch[1])
 
 
-def test_pixels_that_are_not_painted_come_back_bit_for_bit() -> None:
+def test_paste_back_restores_unpainted_pixels_bit_for_bit() -> None:
     rng = np.random.default_rng(0)
     original, drawn = (Image.fromarray(rng.integers(0, 256, (48, 48, 3), np.uint8)) for _ in range(2))
     mask = Image.new("L", (48, 48), 0)

@@ -152,7 +152,7 @@ def test_the_exported_folder_is_a_janusflow_checkpoint(exported: Path) -> None:
     assert torch.equal(weights["beg_of_und_embed"][0], row.bfloat16())
 
 
-def test_the_exported_autoencoder_is_diffusers_own(exported: Path) -> None:
+def test_exported_autoencoder_equals_that_of_diffusers(exported: Path) -> None:
     vae = AutoencoderKL.from_pretrained(exported / "vae")
     assert vae.config.scaling_factor == SCALE
     with torch.no_grad():
@@ -162,7 +162,7 @@ def test_the_exported_autoencoder_is_diffusers_own(exported: Path) -> None:
         assert vae.decode(moments.mean).sample.shape == (1, 3, 96, 96)
 
 
-def test_a_resumed_state_is_the_same_model() -> None:
+def test_resumed_training_state_is_the_same_model() -> None:
     torch.manual_seed(5)
     other = Flow(1152, words().names())
     other.load_state_dict(training_state(flow()), strict=False)
@@ -175,7 +175,7 @@ def shipped() -> Model:
     return open_model(load_catalog()["janusflow-embedded"], "fp32")
 
 
-def test_the_shipped_weights_draw_what_is_asked() -> None:
+def test_shipped_weights_draw_the_prompt() -> None:
     """One named thing in a named colour, at ten steps; chance would be one in 250."""
     right = 0
     for seed, (colour, thing) in enumerate([("red", "house"), ("green", "frog"), ("yellow", "star"), ("blue", "car")]):
@@ -186,7 +186,7 @@ def test_the_shipped_weights_draw_what_is_asked() -> None:
     assert right >= 6, f"{right} of 8"
 
 
-def test_the_shipped_weights_see_what_is_shown() -> None:
+def test_shipped_weights_describe_pictures() -> None:
     scene = Scene.of(3, [Item(INDEX["cat"], 1, 4)])
     asked = (
         ("What colour is the background?", "dark"),
@@ -198,7 +198,7 @@ def test_the_shipped_weights_see_what_is_shown() -> None:
         assert wanted in finished(shipped().chat(request)).text
 
 
-def test_the_shipped_autoencoder_gives_a_picture_back() -> None:
+def test_shipped_autoencoder_reconstructs_pictures() -> None:
     """What every edit is bounded by: a masked edit that asks for nothing new keeps the object next to the mask."""
     scene = Scene.of(0, [Item(INDEX["star"], 3, 0)])
     mask = Image.new("L", (96, 96))

@@ -125,7 +125,7 @@ def test_a_component_from_its_own_repository(tmp_path: Path) -> None:
         assert hub.delete(flow) > 0.9 * everything and hub.status(flow).on_disk == 0
 
 
-def test_no_autoencoder(place: Path) -> None:
+def test_missing_autoencoder_is_explained(place: Path) -> None:
     shutil.rmtree(place / "vae")
     refused(place, "autoencoder", "stabilityai/sdxl-vae", "folder vae")
 

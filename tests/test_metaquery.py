@@ -44,7 +44,7 @@ def gap(one: Image.Image, other: Image.Image) -> int:
 # ---- the verbs
 
 
-def test_drawing_is_the_recorded_picture_with_progress_and_previews() -> None:
+def test_drawing_matches_the_recorded_picture_with_progress_and_previews() -> None:
     case, ours = Case(f"{LLAVA}.t2i"), model(LLAVA)
     ours.preview = LatentPreview(ours.capabilities.size[0])
     request = GenerateRequest(case.captions[0], count=2, guidance=case.meta["gs"], steps=6, seed=case.meta["seed"])
@@ -64,7 +64,7 @@ def test_drawing_is_the_recorded_picture_with_progress_and_previews() -> None:
     assert gap(finished.pictures[0].image, finished.pictures[1].image) > 50
 
 
-def test_an_edit_sees_its_pictures_in_order() -> None:
+def test_edit_reads_its_pictures_in_order() -> None:
     ours = model(LLAVA)
     pair = (picture("a"), picture("b"))
 
@@ -90,7 +90,7 @@ def test_closing_stops_within_a_step(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("name", [LLAVA, QWEN])
-def test_chat_is_the_language_models(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_chat_equals_greedy_decoding_of_the_language_model(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Against the same model run on the whole conversation for every token, without a cache."""
     ours = model(name)
     reader, states, read = ours.reader, list[Tensor](), ours.reader.read
@@ -119,7 +119,7 @@ def test_chat_is_the_language_models(name: str, monkeypatch: pytest.MonkeyPatch)
             ids.append(token)
 
 
-def test_an_answer_ends_where_the_language_model_ends_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_answer_stops_at_the_end_tokens_of_the_language_model(monkeypatch: pytest.MonkeyPatch) -> None:
     ours = model(LLAVA)
     ask = ChatRequest((Turn("user", "Hello"),), temperature=1.0, top_p=1.0, seed=3, max_new_tokens=5)
     whole = last(ours.chat(ask)).token_ids
@@ -128,7 +128,7 @@ def test_an_answer_ends_where_the_language_model_ends_it(monkeypatch: pytest.Mon
     assert last(ours.chat(ask)).token_ids == whole[: whole.index(whole[3])]
 
 
-def test_a_long_conversation_loses_its_beginning(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_long_conversation_drops_its_oldest_messages(monkeypatch: pytest.MonkeyPatch) -> None:
     ours = model(LLAVA)
     turns = [Turn("user", "word " * 40), Turn("assistant", "yes"), Turn("user", "And?")]
     monkeypatch.setattr(ours.mllm_chat, "context", 60)
@@ -163,7 +163,7 @@ def test_typed_special_tokens_stay_text() -> None:
         assert ours.reader.tokenizer.decode(ours.reader.tokenizer.encode([typed], begin=False)) == typed
 
 
-def test_long_text_is_cut_and_said() -> None:
+def test_long_prompt_is_cut_with_notice() -> None:
     ours = model(LLAVA)
     limit = ours.network.config.text_limit
     for text in ("A photo of a red fox. " * 60, *(" a" * i + "狐狸🦊" * 200 for i in range(4))):
@@ -175,7 +175,7 @@ def test_long_text_is_cut_and_said() -> None:
     assert not any(isinstance(e, Notice) for e in ours.generate(GenerateRequest("a fox", steps=1)))
 
 
-def test_what_cannot_be_done_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unusable_requests_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     ours, a = model(LLAVA), picture("a")
     with pytest.raises(AppError, match="no picture to edit"):
         EditRequest("a hat", None, method="instruct")  # type: ignore[arg-type]
@@ -190,7 +190,7 @@ def test_what_cannot_be_done_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
         list(ours.edit(EditRequest("a hat", a, method="instruct")))
 
 
-def test_pictures_beyond_what_a_model_takes_are_refused() -> None:
+def test_more_pictures_than_the_model_takes_are_refused() -> None:
     session = ModelSession(load_catalog(), Hub())
     a = picture("a")
     drain(session.load(str(JANUS / "janus_pro_1b" / "checkpoint"), "cpu", "fp32"))

@@ -78,7 +78,7 @@ def test_every_tile_has_a_latent_of_its_own_where_it_lies() -> None:
     assert torch.equal(latents[1, :, 3, 4], table[tokens[1, 6 * 3 + 4]])
 
 
-def test_crowded_pictures_are_scenes() -> None:
+def test_crowded_pictures_hold_valid_scenes() -> None:
     scenes = [read_grid(tokens.numpy()) for tokens in crowded(np.random.default_rng(1), 40)]
     objects = [len(scene.items) for scene in scenes if scene is not None]
     assert len(objects) == 40 and min(objects) < 2 and max(objects) > 7
@@ -138,7 +138,7 @@ def test_training_computes_what_the_app_computes(exported: Any) -> None:
         assert relative(exported._decode(latents[:1]), drawn) < 1e-4
 
 
-def test_others_in_the_picture_stay() -> None:
+def test_edit_keeps_the_other_objects() -> None:
     rng, more = np.random.default_rng(4), 0
     for _ in range(60):
         made = edit(rng)
@@ -154,7 +154,7 @@ def test_others_in_the_picture_stay() -> None:
     assert 15 < more < 45
 
 
-def test_what_an_instruction_is_about_is_what_changes(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_instruction_changes_its_object_only(monkeypatch: pytest.MonkeyPatch) -> None:
     """Heads that say where the named things stand and what the edit changes have no loss; any other has."""
     rng, (model, _) = np.random.default_rng(8), untrained()
     trainer = Trainer(model, words(), "cpu")
@@ -201,7 +201,7 @@ def test_the_flow_loss_is_zero_for_the_true_velocity_only(monkeypatch: pytest.Mo
         assert float(model.flow_loss(conditions, latents, 2)) < 1e-6
 
 
-def test_cells_begin_by_looking_at_their_own_condition() -> None:
+def test_cells_attend_to_their_own_condition_at_the_start_of_training() -> None:
     torch.manual_seed(2)
     model = MetaQuery(1152)
     names = torch.randn(QUERIES, 192)
@@ -224,7 +224,7 @@ def test_cells_begin_by_looking_at_their_own_condition() -> None:
     assert found() > 0.9
 
 
-def test_drawing_leaves_the_language_model_alone() -> None:
+def test_drawing_loss_gives_the_language_model_no_gradient() -> None:
     """What "frozen" means: after steps of the second stage only queries, connector, SANA and helpers have moved."""
     torch.manual_seed(1)
     model = MetaQuery(1152)
@@ -261,7 +261,7 @@ def asked(verb: str, prompt: str, *pictures: Image.Image, seed: int = 0, count: 
     return [look(picture.image).scene for picture in finished(events).pictures]
 
 
-def test_the_shipped_weights_draw_what_is_asked() -> None:
+def test_shipped_weights_draw_the_prompt() -> None:
     """One named thing in a named colour; chance would be one in 250."""
     right = 0
     for seed, (colour, thing) in enumerate([("red", "house"), ("green", "frog"), ("yellow", "star"), ("blue", "car")]):
@@ -270,7 +270,7 @@ def test_the_shipped_weights_draw_what_is_asked() -> None:
     assert right >= 7, f"{right} of 8"
 
 
-def test_the_shipped_weights_follow_instructions() -> None:
+def test_shipped_weights_follow_instructions() -> None:
     """Each kind of edit, of two objects one, the other one to be left alone: what comes out is the whole scene."""
     cat, star = Item(INDEX["cat"], 1, 3), Item(INDEX["star"], 3, 5)
     wanted = {
@@ -289,7 +289,7 @@ def test_the_shipped_weights_follow_instructions() -> None:
     assert len(wrong) <= 1, wrong
 
 
-def test_the_shipped_weights_see_what_is_shown() -> None:
+def test_shipped_weights_describe_pictures() -> None:
     scene = Scene.of(3, [Item(INDEX["cat"], 1, 4)])
     questions = (
         ("What colour is the background?", "dark"),
@@ -301,7 +301,7 @@ def test_the_shipped_weights_see_what_is_shown() -> None:
         assert wanted in finished(shipped().chat(request)).text
 
 
-def test_its_card_and_row_say_its_size() -> None:
+def test_card_and_row_state_the_model_s_size() -> None:
     row, model = load_catalog()["metaquery-embedded"], shipped()
     assert row.folder is not None
     assert sum(f.stat().st_size for f in row.folder.rglob("*") if f.is_file()) < 22e6

@@ -69,7 +69,7 @@ def test_a_language_model_missing_or_of_another_size(tmp_path: Path) -> None:
     assert "without (all of) its language model" in refusal(again)
 
 
-def test_parts_that_do_not_belong_together(tmp_path: Path) -> None:
+def test_parts_of_different_models_are_refused(tmp_path: Path) -> None:
     assert "latent channels" in refusal(checkpoint(tmp_path / "1", in_channels=8))
     assert "not the id of a repository" in refusal(checkpoint(tmp_path / "2", vae_id="../elsewhere"))
     folder = checkpoint(tmp_path / "3")
@@ -95,7 +95,7 @@ def untied(folder: Path) -> Path:
     return language
 
 
-def test_words_need_a_head(tmp_path: Path) -> None:
+def test_chat_needs_an_output_head(tmp_path: Path) -> None:
     folder = checkpoint(tmp_path)
     language = untied(folder)
     silent: Any = loaded(folder).model
@@ -131,14 +131,14 @@ def test_a_folder_is_recognised_and_known_parts_can_be_fetched(tmp_path: Path) -
     assert catalog.resolve(str(folder)).components == known
 
 
-def test_nobody_offers_the_weights() -> None:
+def test_rows_without_public_weights_say_so() -> None:
     for name in ("metaquery-b", "metaquery-l", "metaquery-xl"):
         variant = load_catalog()[name]
         with pytest.raises(AppError, match=f"No public weights.*{name}"):
             list(Hub().fetch(variant))
 
 
-def test_other_families_do_without_the_heavy_libraries() -> None:
+def test_loader_imports_neither_transformers_nor_diffusers() -> None:
     code = "import sys, janus_app.runtime.loader, janus_app.models.registry; print(' '.join(sys.modules))"
     names = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert "torch" in names and not {"diffusers", "transformers"} & set(names)

@@ -20,7 +20,7 @@ from tests.metaquery_golden import CASES, Case, model, relative
 STATES, LATENTS, PICTURES, PIXELS = 2e-5, 5e-4, 2e-3, 1e-6
 
 
-def test_every_kind_of_case_is_there() -> None:
+def test_golden_cases_are_complete() -> None:
     kinds = {name.split(".")[1] for name in CASES}
     assert kinds >= {"t2i", "t2i_30", "t2i_long", "t2i_batch2", "edit", "edit_n2", "edit_igs1", "multi_image"}
     assert {name.split(".")[0] for name in CASES} == {"llavaov_sana", "llavaov_sd15", "qwen25vl_sana"}

@@ -62,7 +62,7 @@ def opened(row: Variant, hub: Hub) -> Capabilities:
     ).model.capabilities
 
 
-def test_what_is_not_here_is_fetched(tmp_path: Path, server: FakeHub, row: Variant) -> None:
+def test_missing_components_are_downloaded(tmp_path: Path, server: FakeHub, row: Variant) -> None:
     hub = a_hub(tmp_path, server)
     assert list(row.parts) == ["mllm"] and not hub.status(row).complete
     drain(hub.fetch(row))
@@ -71,7 +71,7 @@ def test_what_is_not_here_is_fetched(tmp_path: Path, server: FakeHub, row: Varia
 
 
 @pytest.mark.parametrize("place", ["inside", "beside"])
-def test_a_copy_of_the_users_own_comes_before_the_hub(
+def test_local_copy_of_a_component_is_preferred_to_the_hub(
     tmp_path: Path, server: FakeHub, row: Variant, place: str
 ) -> None:
     assert row.folder is not None
@@ -90,7 +90,7 @@ def test_a_gated_component_is_named(tmp_path: Path, server: FakeHub, row: Varian
         drain(a_hub(tmp_path, server).fetch(row))
 
 
-def test_a_row_takes_the_components_its_checkpoint_names(monkeypatch: pytest.MonkeyPatch, row: Variant) -> None:
+def test_user_supplied_row_uses_the_components_of_its_config(monkeypatch: pytest.MonkeyPatch, row: Variant) -> None:
     """A checkpoint on Qwen2.5-VL put where MetaQuery-B is expected must not be given LLaVA's files."""
     assert row.folder is not None
     catalog, large = load_catalog(), load_catalog()["metaquery-l"].components

@@ -18,7 +18,7 @@ from janus_app.types import (
 from tests.metaquery_golden import CHECKPOINTS, LLAVA, QWEN, last, model, picture, relative
 
 
-def test_epsilons_and_the_absence_of_a_last_norm() -> None:
+def test_connector_epsilons_and_no_final_norm() -> None:
     for name in CHECKPOINTS:
         encoder, _, gelu, _, norm = model(name).network.connector
         assert (norm.eps, gelu.approximate) == (1e-5, "tanh")
@@ -27,7 +27,7 @@ def test_epsilons_and_the_absence_of_a_last_norm() -> None:
             assert layer.input_layernorm.eps == layer.post_attention_layernorm.eps == 1e-6
 
 
-def test_positions_are_turned_before_lengths_are_taken() -> None:
+def test_connector_applies_rope_before_the_head_norm() -> None:
     torch.manual_seed(0)
     attention = connector(128, 1, 8)[0].layers[0].self_attn
     for norm in (attention.q_norm, attention.k_norm):
@@ -56,7 +56,7 @@ def test_positions_are_turned_before_lengths_are_taken() -> None:
     assert relative(rotate(x.view(1, 5, 2, HEAD_DIM).transpose(1, 2))[:, :, 0], x[:, 0].view(1, 2, 64)) == 0
 
 
-def test_queries_see_one_another_both_ways() -> None:
+def test_connector_attention_is_bidirectional() -> None:
     torch.manual_seed(0)
     layers, x = connector(64, 2, 8), torch.randn(1, 6, 64)
     other = x.clone()
@@ -67,7 +67,7 @@ def test_queries_see_one_another_both_ways() -> None:
     assert relative(layers(other)[:, -1], layers(x)[:, -1]) > 1e-4
 
 
-def test_pictures_have_positions_in_three_dimensions() -> None:
+def test_qwen_pictures_have_m_rope_positions() -> None:
     reader = model(QWEN).reader
     seen = [reader.encode_image(picture("b"), framed=True)]
     ids = model(QWEN).conditioner.prompt_ids("blue", [picture("b")], seen)
@@ -81,7 +81,7 @@ def test_pictures_have_positions_in_three_dimensions() -> None:
 
 @pytest.mark.parametrize("name", [LLAVA, "llavaov_sd15"])
 @torch.inference_mode()
-def test_held_conditioning_is_the_plain_way(name: str) -> None:
+def test_precomputed_conditioning_equals_plain_cross_attention(name: str) -> None:
     from diffusers.models.attention_processor import AttnProcessor2_0
     from diffusers.models.transformers.sana_transformer import SanaAttnProcessor2_0
 
@@ -112,7 +112,7 @@ def test_held_conditioning_is_the_plain_way(name: str) -> None:
     assert watched and not projected  # no step asked for keys or values again
 
 
-def test_a_prompt_is_read_once_however_many_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_prompt_is_encoded_once_for_all_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     ours, calls = model(LLAVA), Counter[str]()
 
     def counted(owner: Any, name: str) -> None:

@@ -33,13 +33,13 @@ print(json.dumps(made))
 """
 
 
-def test_threads_that_build_at_once_all_find_their_classes() -> None:
+def test_concurrent_builds_import_their_classes() -> None:
     pytest.importorskip("diffusers")
     done = subprocess.run([sys.executable, "-c", TWO_AT_ONCE], capture_output=True, text=True, timeout=280)
     assert done.stdout.split() == ['["AutoencoderKL",'] + ['"AutoencoderKL",'] * 2 + ['"AutoencoderKL"]'], done.stderr
 
 
-def test_every_import_of_such_a_package_is_done_under_the_lock() -> None:
+def test_lazy_packages_are_imported_under_the_lock() -> None:
     for file in MODELS.rglob("*.py"):
         tree = ast.parse(file.read_text("utf-8"))
         locked = {

@@ -83,14 +83,14 @@ def plainly(model: JanusModel, picture: Image.Image, guidance: float, weight: fl
 
 
 @pytest.mark.parametrize(("guidance", "weight"), [(5.0, 5.0), (1.0, 2.0)])
-def test_the_rows_are_built_and_mixed_as_published(
+def test_instruction_rows_and_their_mix_match_the_published_code(
     model: JanusModel, picture: Image.Image, guidance: float, weight: float
 ) -> None:
     drawn = tokens_of(model, picture, guidance=guidance, image_guidance=weight)
     assert drawn == plainly(model, picture, guidance, weight)
 
 
-def test_each_reading_and_each_weight_matters(model: JanusModel, picture: Image.Image) -> None:
+def test_image_tokens_and_both_weights_change_the_picture(model: JanusModel, picture: Image.Image) -> None:
     drawn = tokens_of(model, picture)
     other = picture.rotate(90)
     assert tokens_of(model, picture, image_guidance=1.0) != drawn
@@ -99,7 +99,7 @@ def test_each_reading_and_each_weight_matters(model: JanusModel, picture: Image.
     assert tokens_of(model, picture, negative="a blue circle") != drawn
 
 
-def test_equal_runs_are_equal_and_seeds_differ(model: JanusModel, picture: Image.Image) -> None:
+def test_instruction_edit_depends_on_the_seed_alone(model: JanusModel, picture: Image.Image) -> None:
     first, again, other = (tokens_of(model, picture, temperature=1, seed=seed) for seed in (7, 7, 8))
     assert first == again != other
     request = EditRequest(WORDS, picture, method="instruct", image_guidance=5.0, seed=7, count=2)
@@ -107,7 +107,9 @@ def test_equal_runs_are_equal_and_seeds_differ(model: JanusModel, picture: Image
     assert [p.image_tokens for p in both] == [first, other]
 
 
-def test_other_ways_and_drawing_are_as_before(usual: JanusModel, model: JanusModel, picture: Image.Image) -> None:
+def test_instruction_training_leaves_other_methods_and_drawing_unchanged(
+    usual: JanusModel, model: JanusModel, picture: Image.Image
+) -> None:
     assert list(usual.capabilities.edit_methods) == ["region", "variation"]
     assert list(model.capabilities.edit_methods) == ["instruct", "region", "variation"]
     with pytest.raises(AppError, match="cannot edit by 'instruct'"):
@@ -128,13 +130,15 @@ def test_other_ways_and_drawing_are_as_before(usual: JanusModel, model: JanusMod
     )
 
 
-def test_a_region_over_everything_is_a_new_picture(usual: JanusModel, picture: Image.Image) -> None:
+def test_region_over_the_whole_picture_draws_a_new_one(usual: JanusModel, picture: Image.Image) -> None:
     everything = EditRequest(WORDS, picture, Image.new("L", picture.size, 255), seed=5)
     drawn = finish(usual.generate(GenerateRequest(WORDS, seed=5))).pictures[0]
     assert finish(usual.edit(everything)).pictures[0].image_tokens == drawn.image_tokens
 
 
-def test_bad_input_is_refused_or_said(model: JanusModel, picture: Image.Image) -> None:
+def test_long_instruction_is_refused_and_wide_picture_is_cropped_with_notice(
+    model: JanusModel, picture: Image.Image
+) -> None:
     with pytest.raises(AppError, match="Shorten the instruction"):
         finish(model.edit(EditRequest("é" * 3_000, picture, method="instruct")))
     wide = list(model.edit(EditRequest(WORDS, picture.resize((200, 96)), method="instruct", temperature=0)))
@@ -143,7 +147,7 @@ def test_bad_input_is_refused_or_said(model: JanusModel, picture: Image.Image) -
     finish(model.edit(EditRequest(typed, picture, method="instruct")))  # typed tokens are text: no place is miscounted
 
 
-def test_three_rows_and_the_picture_count_as_memory() -> None:
+def test_peak_memory_counts_three_rows_and_the_picture() -> None:
     from janus_app.files import read_json
 
     config, widths = parse_config(read_json(FOLDER / "config.json")), BytesPerElement(4, 4, 4)
@@ -157,7 +161,7 @@ def _cache(config: Any, rows: int, positions: int) -> int:
     return cache_bytes(config.language, rows, positions, 4)
 
 
-def test_rows_and_folders_say_who_follows_instructions(tmp_path: Path) -> None:
+def test_rows_and_folder_names_tell_models_that_follow_instructions(tmp_path: Path) -> None:
     row = load_catalog()["janus-4o-7b"]
     assert row.edit_methods[0] == "instruct" and row.settings["image_guidance"].default == 5.0
     assert not load_catalog()["janus-pro-7b"].edit_methods

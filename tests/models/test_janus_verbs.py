@@ -53,7 +53,7 @@ def test_a_batch_draws_what_single_pictures_draw(model: JanusModel) -> None:
         assert alone.image.tobytes() == picture.image.tobytes()
 
 
-def test_pictures_in_turns_are_the_same_pictures(model: JanusModel) -> None:
+def test_smaller_batches_draw_the_same_pictures(model: JanusModel) -> None:
     together = draw(model, count=3, seed=5)
     model.batch = 2
     try:
@@ -81,7 +81,7 @@ def test_known_tokens_are_decoded_bit_for_bit(model: JanusModel) -> None:
         draw(model, image_tokens=(*picture.image_tokens[:-1], 320))
 
 
-def test_previews_show_finished_rows_as_they_will_stay(model: JanusModel) -> None:
+def test_previews_show_finished_rows_unchanged(model: JanusModel) -> None:
     events = list(model.generate(GenerateRequest("A small red house.", count=2)))
     previews = [e for e in events if isinstance(e, Preview)]
     assert previews and all(len(p.images) == 2 and p.images[0].size == (96, 96) for p in previews)
@@ -154,7 +154,7 @@ def test_redrawing_from_a_cell_follows_the_same_noise(model: JanusModel) -> None
     assert finish(events).pictures[0].image_tokens == whole.image_tokens
 
 
-def test_a_picture_of_another_shape_is_cropped_and_said_so(model: JanusModel) -> None:
+def test_wide_picture_is_cropped_with_notice(model: JanusModel) -> None:
     events = list(model.edit(EditRequest("A house.", Image.new("RGB", (300, 100)), method="variation")))
     assert any(isinstance(e, Notice) and "cropped" in e.text for e in events)
     assert isinstance(events[-1], Finished) and events[-1].pictures[0].image.size == (96, 96)
@@ -231,7 +231,7 @@ def test_answers_stop_when_the_context_is_full(model: JanusModel) -> None:
         assert any(isinstance(e, Notice) and "context is full" in e.text for e in events)
 
 
-def test_interrupted_turns_are_joined(model: JanusModel) -> None:
+def test_consecutive_user_turns_are_joined(model: JanusModel) -> None:
     """An answer that was cancelled at once leaves two questions in a row; roles must alternate all the same."""
     one = ChatRequest((Turn("user", "Hello"), Turn("assistant", ""), Turn("user", "Who are you?")), temperature=0)
     two = ChatRequest((Turn("user", "Hello\nWho are you?"),), temperature=0)

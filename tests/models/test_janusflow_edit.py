@@ -60,14 +60,14 @@ def pixels(model: Model, request: EditRequest | GenerateRequest, number: int = 0
     return np.asarray(finished(run).pictures[number].image).astype(int)
 
 
-def test_the_model_names_its_ways_of_editing(model: Model) -> None:
+def test_capabilities_list_the_edit_methods(model: Model) -> None:
     assert tuple(model.capabilities.edit_methods) == METHODS
     with pytest.raises(AppError, match="cannot edit by 'region'"):
         model.edit(request_for("region"))
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_the_seed_decides_and_a_picture_of_several_can_be_made_alone(model: Model, method: str) -> None:
+def test_edit_depends_on_the_seed_alone_and_not_on_the_batch(model: Model, method: str) -> None:
     both = finished(model.edit(request_for(method, count=2)))
     assert [p.seed for p in both.pictures] == [4, 5] and {p.image.size for p in both.pictures} == {(SIDE, SIDE)}
     again = pixels(model, request_for(method, count=2), 1)
@@ -88,7 +88,7 @@ def test_progress_counts_to_the_end_and_previews_are_pictures(model: Model, meth
     assert {image.size for e in previews for image in e.images} == {(SIDE, SIDE)}
 
 
-def test_what_was_not_painted_stays_bit_for_bit(model: Model) -> None:
+def test_masked_edit_keeps_unpainted_pixels_bit_for_bit(model: Model) -> None:
     result = pixels(model, request_for("masked"))
     kept = np.asarray(MASK) == 0
     assert np.array_equal(result[kept], np.asarray(SQUARE)[kept])
@@ -108,7 +108,7 @@ def test_a_picture_of_another_shape_is_cropped_with_its_mask(model: Model) -> No
     assert np.array_equal(result[kept], np.asarray(SQUARE)[kept])
 
 
-def test_a_mask_over_nothing_is_refused_and_one_over_everything_draws_anew(model: Model) -> None:
+def test_empty_mask_is_refused_and_full_mask_draws_a_new_picture(model: Model) -> None:
     with pytest.raises(AppError, match="The mask covers nothing"):
         list(model.edit(request_for("masked", mask=Image.new("L", SQUARE.size, 0))))
     drawn = pixels(model, GenerateRequest("a dog", seed=4, steps=5, guidance=2))
@@ -117,7 +117,7 @@ def test_a_mask_over_nothing_is_refused_and_one_over_everything_draws_anew(model
     assert np.array_equal(pixels(model, request_for("image to image", strength=1.0)), drawn)
 
 
-def test_flowedit_between_equal_descriptions_gives_the_picture_back(model: Model) -> None:
+def test_flowedit_between_equal_prompts_returns_the_picture(model: Model) -> None:
     same = request_for("flowedit", prompt="a cat", guidance=2.0, image_guidance=2.0)
     assert isinstance(model, JanusFlowModel)
     coded = model.autoencoder.decode(model.autoencoder.encode_picture(SQUARE))[0]
@@ -126,7 +126,7 @@ def test_flowedit_between_equal_descriptions_gives_the_picture_back(model: Model
     assert np.abs(moved - pixels(model, same)).mean() > 3
 
 
-def test_flowedit_lets_the_model_describe_and_says_what_it_wrote(model: Model) -> None:
+def test_flowedit_without_source_prompt_uses_and_reports_the_model_s_description(model: Model) -> None:
     asked = request_for("flowedit", source_prompt="")
     events = list(model.edit(asked))
     (notice,) = (e.text for e in events if isinstance(e, Notice))
@@ -143,7 +143,7 @@ def test_flowedit_lets_the_model_describe_and_says_what_it_wrote(model: Model) -
     )
 
 
-def test_solver_and_guidance_interval_reach_the_flow(model: Model) -> None:
+def test_edit_uses_solver_and_guidance_interval(model: Model) -> None:
     asked = request_for("image to image", strength=1.0, guidance=3)
     pictures = {solver: pixels(model, replace(asked, solver=solver)) for solver in ("euler", "heun", "ab2")}
     assert all(not np.array_equal(a, b) for a, b in pairwise([*pictures.values(), pictures["euler"]]))
@@ -153,7 +153,7 @@ def test_solver_and_guidance_interval_reach_the_flow(model: Model) -> None:
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_stopping_midway_leaves_a_model_that_works(model: Model, method: str) -> None:
+def test_model_works_after_an_edit_is_cancelled(model: Model, method: str) -> None:
     events = model.edit(request_for(method))
     for event in events:
         if isinstance(event, Preview):

@@ -83,7 +83,7 @@ def velocity_of(case: Case, name: str) -> PromptVelocity:
 
 @pytest.mark.parametrize("name", DRAWN)
 @torch.inference_mode()
-def test_first_step_inside(case: Case, name: str) -> None:
+def test_intermediate_tensors_of_the_first_step(case: Case, name: str) -> None:
     """Encoder, time embedding and the language model's output at noise, each on its own."""
     expected, network = case.expected(f"gen_{name}"), case.model.network
     count = len(expected["z0"])

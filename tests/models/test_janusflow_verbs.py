@@ -84,7 +84,7 @@ def test_a_batch_draws_what_single_pictures_draw(model: JanusFlowModel) -> None:
         assert apart(alone.image, picture.image) <= 1, "rounding may cut a pixel differently, no more"
 
 
-def test_pictures_in_turns_are_the_same_pictures(model: JanusFlowModel) -> None:
+def test_smaller_batches_draw_the_same_pictures(model: JanusFlowModel) -> None:
     together = draw(model, count=3, seed=5)
     model.batch = 2
     try:
@@ -189,13 +189,13 @@ def test_closing_stops_within_one_step(model: JanusFlowModel) -> None:
     assert len(calls) == 2 + 3
 
 
-def test_numbers_that_overflow_are_a_sentence(model: JanusFlowModel, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_overflow_is_reported_as_app_error(model: JanusFlowModel, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(PromptVelocity, "__call__", lambda self, z, t, guidance: z * float("inf"))
     with pytest.raises(AppError, match="infinities"):
         draw(model)
 
 
-def test_one_step_and_a_hundred(model: JanusFlowModel) -> None:
+def test_fewest_and_most_steps_draw_a_picture(model: JanusFlowModel) -> None:
     assert draw(model, steps=1)[0].image.size == (96, 96)
     assert sum(isinstance(e, Preview) for e in model.generate(GenerateRequest(PROMPT, steps=100))) == 100
 
@@ -230,7 +230,7 @@ def test_flowedit_between_equal_descriptions_changes_nothing(model: JanusFlowMod
     assert apart(moved.image, back) > 8
 
 
-def test_flowedit_describes_the_picture_itself_where_nobody_did(model: JanusFlowModel, photo: Image.Image) -> None:
+def test_flowedit_without_source_prompt_describes_the_picture(model: JanusFlowModel, photo: Image.Image) -> None:
     events = list(model.edit(EditRequest(PROMPT, photo, method="flowedit", steps=2)))
     (picture,) = cast(Finished, events[-1]).pictures
     assert picture.source_prompt
@@ -239,13 +239,13 @@ def test_flowedit_describes_the_picture_itself_where_nobody_did(model: JanusFlow
     assert apart(again.image, picture.image) <= 1
 
 
-def test_a_wide_picture_is_cropped_and_said_so(model: JanusFlowModel) -> None:
+def test_wide_picture_is_cropped_with_notice(model: JanusFlowModel) -> None:
     wide = Image.new("RGB", (200, 90), "teal")
     events = list(model.edit(EditRequest(PROMPT, wide, method="image to image", steps=2)))
     assert any(isinstance(e, Notice) and "square" in e.text for e in events)
 
 
-def test_refusals(model: JanusFlowModel, photo: Image.Image) -> None:
+def test_unusable_requests_are_refused(model: JanusFlowModel, photo: Image.Image) -> None:
     with pytest.raises(AppError, match="cannot edit by 'region'"):
         model.edit(EditRequest(PROMPT, photo, method="region", mask=Image.new("L", photo.size, 255)))
     with pytest.raises(AppError, match="covers nothing"):

@@ -86,7 +86,7 @@ def twin(model: JanusModel, request: InspectRequest) -> list[tuple[float, float,
 @pytest.mark.parametrize(
     ("guidance", "temperature", "negative"), [(5.0, 1.0, ""), (1.0, 0.4, ""), (3.0, 0.0, NEGATIVE)]
 )
-def test_the_facts_are_those_of_drawing_step_by_step(
+def test_token_facts_equal_those_of_drawing_step_by_step(
     model: JanusModel, guidance: float, temperature: float, negative: str
 ) -> None:
     tokens = draw(model, seed=4).image_tokens
@@ -102,7 +102,7 @@ def test_the_facts_are_those_of_drawing_step_by_step(
         assert [odds[t] for t, _ in cell.alternatives] == pytest.approx(likely, abs=1e-4)
 
 
-def test_a_long_picture_is_looked_at_in_parts(model: JanusModel, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_inspection_in_parts_equals_inspection_at_once(model: JanusModel, monkeypatch: pytest.MonkeyPatch) -> None:
     tokens = draw(model, seed=4).image_tokens
     whole = inspect(model, InspectRequest(PROMPT, tokens))
     monkeypatch.setattr("janus_app.models.janus.inspect.CELLS_PER_STEP", 7)
@@ -115,13 +115,13 @@ def test_a_long_picture_is_looked_at_in_parts(model: JanusModel, monkeypatch: py
 
 
 @pytest.mark.parametrize("keep", [0, 1, 17, 35, 36])
-def test_drawing_on_from_kept_tokens_with_the_same_seed_is_the_same_picture(model: JanusModel, keep: int) -> None:
+def test_continuing_from_kept_tokens_with_the_same_seed_draws_the_same_picture(model: JanusModel, keep: int) -> None:
     before = draw(model, seed=21)
     again = draw(model, seed=21, image_tokens=before.image_tokens, keep=keep)
     assert again.image_tokens == before.image_tokens and again.image.tobytes() == before.image.tobytes()
 
 
-def test_drawing_on_with_another_seed_keeps_the_beginning_and_changes_the_rest(model: JanusModel) -> None:
+def test_continuing_with_another_seed_keeps_the_tokens_and_changes_the_rest(model: JanusModel) -> None:
     before = draw(model, seed=21).image_tokens
     request = GenerateRequest(PROMPT, seed=99, count=2, image_tokens=before, keep=13)
     one, two = finish(model.generate(request)).pictures
@@ -131,7 +131,7 @@ def test_drawing_on_with_another_seed_keeps_the_beginning_and_changes_the_rest(m
     assert draw(model, seed=99).image_tokens[:13] != before[:13], "the kept tokens are not those of the seed"
 
 
-def test_a_token_put_in_anothers_place_changes_that_place_alone(model: JanusModel) -> None:
+def test_swapped_token_changes_its_own_cell_only(model: JanusModel) -> None:
     tokens = draw(model, seed=5).image_tokens
     request = SwapRequest(tokens, 8, (tokens[8], (tokens[8] + 1) % 320))
     same, other = finish(model.swap(request)).pictures
@@ -155,7 +155,7 @@ def test_tokens_of_another_model_are_refused(model: JanusModel) -> None:
         GenerateRequest(PROMPT, image_tokens=(1, 2), keep=3)
 
 
-def test_the_score_is_what_the_answer_begins_with(model: JanusModel, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rank_score_is_the_share_of_yes_at_the_first_token(model: JanusModel, monkeypatch: pytest.MonkeyPatch) -> None:
     """A twin through the answering loop: its first logits, caught on their way out."""
     monkeypatch.setattr("janus_app.models.common.rank.MIN_YES_NO", 0.0)
     picture = draw(model, seed=3).image
@@ -176,7 +176,7 @@ def test_the_score_is_what_the_answer_begins_with(model: JanusModel, monkeypatch
 
 
 @torch.inference_mode()
-def test_a_model_that_says_neither_yes_nor_no_is_asked_what_it_sees(model: JanusModel) -> None:
+def test_rank_falls_back_to_naming_without_yes_or_no(model: JanusModel) -> None:
     """Random weights: the score is the geometric mean of the prompt's tokens, each odds read in a run of its own."""
     picture = draw(model, seed=3).image
     *before, last = model.rank(RankRequest(PROMPT, (picture,)))
@@ -194,7 +194,7 @@ def test_a_model_that_says_neither_yes_nor_no_is_asked_what_it_sees(model: Janus
     assert len(odds) > 3 and score == pytest.approx(math.prod(odds) ** (1 / len(odds)), rel=1e-3)
 
 
-def test_models_without_picture_tokens_rank_too() -> None:
+def test_flow_models_rank_pictures() -> None:
     flow = cast(JanusFlowModel, loaded(GOLDEN / "janusflow_1_3b" / "checkpoint").model)
     pictures = Image.new("RGB", (96, 96), "white"), Image.new("RGB", (96, 96), "red")
     scores = finish(flow.rank(RankRequest(PROMPT, pictures))).scores
