@@ -198,7 +198,7 @@ class EditRequest:
         _number("input_image_guidance", self.image_guidance, 1, 20)
         _number("input_strength", self.strength, 0.01, 1)
         if "mask" in EDIT_SETTINGS.get(self.method, ()) and self.mask is None:
-            raise AppError("mask_empty")
+            raise AppError("mask_missing")
         if self.mask is not None and self.mask.size != self.image.size:
             (mask_width, mask_height), (width, height) = self.mask.size, self.image.size
             raise AppError(
