@@ -49,6 +49,7 @@ def test_flow_model_draws_edits_and_chats(visit: Any, served: Served) -> None:
     go(page, 1)
     page.locator("#draw-settings button").first.click()
     page.wait_for_selector("#draw-steps:visible")
+    page.wait_for_timeout(3_000)  # the page sets the controls while the model loads and again when it is ready
     assert page.locator("#draw-solver").is_visible() and not page.locator("#draw-temperature").is_visible()
     set_number(page, "#draw-steps", STEPS)
     draw(page, "a red house", 1, 77)
