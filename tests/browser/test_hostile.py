@@ -100,6 +100,7 @@ def test_text_from_outside_is_never_run(visit: Any, served: Served, evil_file: A
     page.wait_for_selector("#history-export textarea")
     assert_nothing_ran(page, "an export")
     drop(page, evil_file)
+    page.wait_for_selector("#draw-prompt:visible")  # the dropped file opens the draw tab
     page.wait_for_function("document.querySelector('#draw-prompt textarea').value.includes('onerror')")
     assert_nothing_ran(page, "a file's record in the controls")
 
