@@ -96,7 +96,7 @@ def _linear(bnb: object, weight: Tensor, precision: str, device: torch.device, d
             inner, outer, bias=False, has_fp16_weights=False, threshold=OUTLIER_THRESHOLD, device="meta"
         )
         eight_bit = modules.Int8Params(weight.contiguous(), requires_grad=False, has_fp16_weights=False)
-        quantized = eight_bit.to(device)  # quantises on the way
+        quantized = eight_bit.to(device)  # quantizes it
         if device.type == "cpu":  # bitsandbytes' rows and scales; its own product is slow, see nn/fast/linear.py
             return Int8Linear(quantized.data, quantized.SCB / 127).eval()
         linear.weight = quantized
@@ -113,7 +113,7 @@ def _linear(bnb: object, weight: Tensor, precision: str, device: torch.device, d
         )
         linear.weight = four_bit.to(device)
         if inner % NF4_BLOCK or outer % PACKED_ROWS:
-            linear.support_avx512bf16_for_cpu = False
+            linear.support_avx512bf16_for_cpu = False  # type: ignore[assignment]
     return linear.eval()
 
 
