@@ -50,6 +50,17 @@ def test_commands_of_the_readme_run_in_order(readme: Path, tmp_path: Path, monke
         assert "Traceback" not in done.stderr
 
 
+@LANGUAGES
+def test_python_example_of_the_readme_saves_pictures(
+    readme: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (example,) = re.findall(r"```python\n(.*?)```", readme.read_text("utf-8"), flags=re.S)
+    monkeypatch.chdir(tmp_path)
+    exec(compile(example, readme.name, "exec"), {})
+    files = capsys.readouterr().out.split()
+    assert len(files) == 2 and all(Path(file).is_file() for file in files)
+
+
 def test_ci_calls_the_test_command_of_the_readme() -> None:
     (command,) = (line for line in commands(READMES[0]) if "pytest" in line)
     install, test = command.split(" && ")
