@@ -171,3 +171,24 @@ def test_rows_and_folder_names_tell_models_that_follow_instructions(tmp_path: Pa
         for file in FOLDER.iterdir():
             (copy / file.name).symlink_to(file)
         assert variant_of_folder(copy).edit_methods == methods
+
+
+@pytest.mark.parametrize(
+    ("path", "is_janus_4o"),
+    [
+        ("janus4o-tests/Janus-Pro-7B", False),
+        ("Janus-4o-7B/Janus-Pro-7B", False),
+        ("janus4o-tests/models--deepseek-ai--Janus-Pro-7B/snapshots/0123", False),
+        ("models--janus-4o--Janus-Pro-7B/snapshots/0123", False),
+        ("hub/models--somebody--Janus-4o-7B/snapshots/0123", True),
+        ("models/my_janus_4o", True),
+    ],
+)
+def test_only_the_name_of_the_folder_or_of_its_cached_repository_makes_a_janus_4o(
+    tmp_path: Path, path: str, is_janus_4o: bool
+) -> None:
+    folder = tmp_path / path
+    folder.mkdir(parents=True)
+    for file in FOLDER.iterdir():
+        (folder / file.name).symlink_to(file)
+    assert ("instruct" in variant_of_folder(folder).edit_methods) == is_janus_4o

@@ -60,8 +60,15 @@ def janus_facts(
 
 
 def _is_copy_of(folder: Path, name: str) -> bool:
-    """A copy is known by its name: the folder's own, or the repository's above it in a download cache."""
-    return any(name in re.sub(r"[^a-z0-9]", "", part.lower()) for part in folder.resolve().parts)
+    """A copy is known by its name: the folder's own, or in a Hub cache that of the repository.
+
+    Other folders of the path say nothing: a model may lie in a folder that is named after another one.
+    """
+    folder = folder.resolve()
+    names = [folder.name]
+    if folder.parent.name == "snapshots":  # models--owner--name/snapshots/<revision>
+        names.append(folder.parent.parent.name.rpartition("--")[2])
+    return any(name in re.sub(r"[^a-z0-9]", "", one.lower()) for one in names)
 
 
 def read_config(folder: Path, parts: Parts | None = None) -> dict[str, Any]:
