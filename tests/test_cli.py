@@ -122,7 +122,7 @@ def test_from_refuses_tokens_of_another_model(capsys: pytest.CaptureFixture[str]
     record = replace(read_metadata(first["file"]), image_tokens=(2**20 - 1,) * 36)
     forged = save_png(tmp_path / "forged.png", Image.open(first["file"]), record)
     assert main(["generate", "--from", str(forged)]) == 1
-    assert "does not fit this model" in capsys.readouterr().err
+    assert "do not fit this model" in capsys.readouterr().err
 
 
 def test_edit_keeps_the_tokens_outside_the_mask(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
@@ -192,7 +192,7 @@ def test_flow_model_edits_by_the_method_that_fits_the_options(
     assert main([*same, "--method", "variation"]) == 1
     assert "cannot edit by 'variation'" in capsys.readouterr().err
     assert main(["generate", "--from", typed["file"]]) == 2
-    assert "made by edit" in capsys.readouterr().err
+    assert "result of an edit" in capsys.readouterr().err
 
 
 def test_out_may_be_a_file_name(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

@@ -99,7 +99,7 @@ def test_import_as_a_user_model(server: FakeHub, pickled: Path, capsys: pytest.C
     before = manifest.read_text() + "defaults: {}\n"
     manifest.write_text(before)
     assert main(["models", "import", str(own), "--own", "Another"]) == 2
-    assert "Add this row yourself" in capsys.readouterr().err and manifest.read_text() == before
+    assert "Add this entry yourself" in capsys.readouterr().err and manifest.read_text() == before
 
 
 def test_unknown_and_missing_names_are_usage_errors(server: FakeHub, capsys: pytest.CaptureFixture[str]) -> None:

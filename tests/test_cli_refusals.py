@@ -19,7 +19,7 @@ BAD = {
     "unknown command": (("paint",), "invalid choice"),
     "unknown flag": ((*GENERATE, "--colour", "red"), "--colour"),
     "shortened flag": ((*GENERATE, "--prom", "red"), "--prom"),
-    "nothing to draw": (GENERATE, "give --prompt"),
+    "nothing to draw": (GENERATE, "Give --prompt"),
     "unknown variant": (("generate", "--model", "janus-pro-1", "--prompt", "a cat"), "Did you mean janus-pro-1b"),
     "folder without checkpoint": (("chat", "--model", "tests", "--prompt", "a"), "config.json"),
     "count 0": ((*GENERATE, "--prompt", "a", "--count", "0"), "from 1 to 16"),
@@ -56,7 +56,7 @@ BAD = {
     "method without its mask": ((*EDIT, "--image", PICTURE, "--method", "masked"), "Nothing is painted"),
     "mask without use": (
         (*EDIT, "--image", PICTURE, "--mask", PICTURE, "--method", "flowedit"),
-        "has no use for a mask",
+        "does not use a mask",
     ),
     "long source prompt": (
         (*EDIT, "--image", PICTURE, "--method", "flowedit", "--source-prompt", "x" * 9_000),
@@ -64,7 +64,7 @@ BAD = {
     ),
     "strength 0": ((*EDIT, "--image", PICTURE, "--strength", "0"), "Strength"),
     "from a missing file": (("generate", "--from", "nowhere.png"), "nowhere.png"),
-    "from a foreign picture": (("generate", "--from", PICTURE), "no record of this app"),
+    "from a foreign picture": (("generate", "--from", PICTURE), "no metadata of this app"),
     "from no picture": (("generate", "--from", "pyproject.toml"), "not a picture"),
     "no cuda": ((*GENERATE, "--prompt", "a", "--device", "cuda"), "CUDA"),
     "no such device": ((*GENERATE, "--prompt", "a", "--device", "abacus"), "abacus"),
@@ -155,7 +155,7 @@ def test_errors_are_in_the_language_of_the_system(
     for name in ("LC_ALL", "LC_MESSAGES", "LANG"):
         monkeypatch.delenv(name, raising=False)
     assert main(["generate", "--model", MODEL]) == 2
-    assert "Nothing to draw" in capsys.readouterr().err
+    assert "nothing to draw" in capsys.readouterr().err
     monkeypatch.setenv("LANG", "en_US.UTF-8")
     monkeypatch.setenv(variable, "zh_CN.UTF-8")
     assert main(["generate", "--model", MODEL]) == 2

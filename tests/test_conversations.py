@@ -129,7 +129,7 @@ def test_deleted_conversation_stays_deleted(tmp_path: Path) -> None:
     store.delete(said.id)
     store.delete(said.id)  # in two tabs
     assert store.find().conversations == () and list((tmp_path / "talks").glob("*")) in ([], [tmp_path / "talks/.lock"])
-    with pytest.raises(AppError, match="no longer there"):
+    with pytest.raises(AppError, match="no longer exists"):
         store.open(said.id)
     with pytest.raises(AppError, match="was deleted"):
         store.save(talk(said, "an answer that came too late"))

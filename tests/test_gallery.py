@@ -96,14 +96,14 @@ def test_description_is_stored_beside_its_picture_and_deleted_with_it(gallery: G
     assert description(one) == "", "a new picture of the same name has not been looked at"
     (one.parent / FOLDER).rmdir()
     (one.parent / FOLDER).write_text("in the way")
-    with pytest.raises(AppError, match="The description was not kept"):
+    with pytest.raises(AppError, match="The description was not saved"):
         describe(one, "a blue star")
 
 
 def test_missing_picture_is_an_app_error(gallery: Gallery) -> None:
     for act in (gallery.path, gallery.delete, lambda n: gallery.set_favourite(n, True)):
         for name in ("gone.png", "../outputs/notes.txt", "folder.png", ""):
-            with pytest.raises(AppError, match="no longer there"):
+            with pytest.raises(AppError, match="no longer exists"):
                 act(name)
     assert (gallery.folder / "notes.txt").is_file()
 

@@ -148,7 +148,7 @@ def test_grid_command_saves_each_picture_and_the_sheet(tmp_path: Path, capsys: p
     ]
     facts = json.loads(Image.open(lines[-1]["sheet"]).info[CHUNK])
     assert [name for row in facts["files"] for name in row] == [Path(line["file"]).name for line in lines[:-1]]
-    with pytest.raises(AppError, match="carries no record"):
+    with pytest.raises(AppError, match="no metadata of this app"):
         read_metadata(lines[-1]["sheet"])  # a collage is not drawn again
     assert main(["grid", "--x", "guidance=1", "--prompt", "a cat", "--count", "2"]) == 2
-    assert "one picture in each cell" in capsys.readouterr().err
+    assert "Each cell of a grid has one picture" in capsys.readouterr().err

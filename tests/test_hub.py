@@ -225,7 +225,7 @@ def test_announced_sizes_are_checked(tmp_path: Path, server: FakeHub) -> None:
     ("status", "code", "sentence"),
     [
         (401, "", "refuses access"),
-        (403, "GatedRepo", "terms to be accepted"),
+        (403, "GatedRepo", "accept its terms"),
         (403, "", "refuses access"),
         (404, "RepoNotFound", "does not exist"),
         (404, "RevisionNotFound", "Revision .* does not exist"),

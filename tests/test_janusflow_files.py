@@ -153,7 +153,7 @@ def test_an_autoencoder_of_another_model(place: Path) -> None:
                 tensors[name] = torch.zeros(shape)
     tensors["decoder.conv_in.weight"] = torch.zeros(32, 8, 3, 3)
     save_file(tensors, place / "vae" / "diffusion_pytorch_model.safetensors")
-    refused(place, "8 channels", "draws 4")
+    refused(place, "8 latent channels", "draws 4")
 
 
 @pytest.mark.parametrize(
@@ -165,8 +165,8 @@ def test_an_autoencoder_of_another_model(place: Path) -> None:
         ({"latent_channels": 0}, "latent_channels"),
         ({"layers_per_block": -1}, "layers_per_block"),
         ({"scaling_factor": 0}, "scaling_factor"),
-        ({"norm_num_groups": 7}, "describes no autoencoder"),
-        ({"down_block_types": ["Nothing"] * 4}, "describes no autoencoder"),
+        ({"norm_num_groups": 7}, "not describe a usable autoencoder"),
+        ({"down_block_types": ["Nothing"] * 4}, "not describe a usable autoencoder"),
     ],
 )
 def test_absurd_autoencoder_configs(place: Path, change: dict[str, Any], word: str) -> None:
@@ -195,11 +195,11 @@ def test_absurd_checkpoint_configs(place: Path, section: str, change: dict[str, 
 def test_a_janusflow_folder_given_as_janus_and_the_other_way_round(place: Path) -> None:
     catalog = load_catalog()
     as_janus = replace(catalog["janus-1.3b"], folder=place, repo=None)
-    with pytest.raises(AppError, match="JanusFlow checkpoint"):
+    with pytest.raises(AppError, match="checkpoint of JanusFlow"):
         list(load(plan_load(as_janus, place, "cpu").choose("fp32")))
     janus = GOLDEN / "janus_1_3b" / "checkpoint"
     as_flow = replace(catalog["janusflow-1.3b"], folder=janus, repo=None, components={})
-    with pytest.raises(AppError, match="does not hold a JanusFlow"):
+    with pytest.raises(AppError, match="does not contain a JanusFlow"):
         list(load(plan_load(as_flow, janus, "cpu").choose("fp32")))
 
 

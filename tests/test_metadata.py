@@ -129,7 +129,7 @@ def test_folder_that_cannot_be_created_is_an_app_error(tmp_path: Path) -> None:
 
 def test_pictures_without_metadata_are_refused(tmp_path: Path) -> None:
     for data in (_png("prompt", key="parameters"), _png("x", key="workflow")):
-        with pytest.raises(AppError, match="no record of this app"):
+        with pytest.raises(AppError, match="no metadata of this app"):
             read_metadata(data)
     with pytest.raises(AppError, match="not a picture"):
         read_metadata(b"GIF89a nothing")
@@ -174,7 +174,7 @@ HOSTILE = {
 
 @pytest.mark.parametrize("kind", HOSTILE)
 def test_malformed_metadata_is_refused(kind: str) -> None:
-    with pytest.raises(AppError, match="record in the picture cannot be used"):
+    with pytest.raises(AppError, match="metadata of the picture cannot be used"):
         read_metadata(_png(HOSTILE[kind]))
 
 

@@ -86,7 +86,7 @@ def test_local_copy_of_a_component_is_preferred_to_the_hub(
 
 def test_a_gated_component_is_named(tmp_path: Path, server: FakeHub, row: Variant) -> None:
     server.fault("*", Fault(times=99, status=403, code="GatedRepo"))
-    with pytest.raises(AppError, match=f"{REPO} asks for its terms to be accepted first"):
+    with pytest.raises(AppError, match=f"{REPO} requires you to accept its terms first"):
         drain(a_hub(tmp_path, server).fetch(row))
 
 

@@ -184,7 +184,7 @@ def test_loaded_model_draws_first_and_is_loaded_again(session: ModelSession, tmp
     shots, notes = both(session, sides_of(session, "janusflow-embedded", "janus-embedded"), tmp_path)
     assert [shot.side for shot in shots] == [1, 0], "one switch and one way back"
     assert [read_metadata(shot.picture.file).model for shot in shots] == ["janus-embedded", "janusflow-embedded"]
-    assert len(notes) == 2 and "loaded again" in notes[-1]
+    assert len(notes) == 2 and "Loading" in notes[-1]
     assert session.variant is not None and session.variant.id == "janus-embedded"
 
 

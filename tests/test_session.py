@@ -278,7 +278,7 @@ def test_silent_download_is_explained_in_the_state(session: ModelSession, monkey
     os.close(sink)  # lets the waiting read return
     worker.join(timeout=60)
     os.close(source)
-    assert said.startswith("Nothing has come for") and "server is silent" in said
+    assert said.startswith("No progress for") and "server does not respond" in said
     assert isinstance(ended[0], AppError) and session.state.silence is None
     assert session.state.phase == "ready" and isinstance(drain(session.run(ASK)), Finished)
 
@@ -299,7 +299,7 @@ def test_slow_receiver_does_not_count_as_silence(session: ModelSession) -> None:
         ("draw", True, True, "out of memory"),
         ("read", False, False, "disk"),
         ("draw", True, False, "still computing"),
-        ("", False, False, "waits for a device"),
+        ("", False, False, "waiting for the device"),
     ],
 )
 def test_reason_of_a_silence_depends_on_stage_and_machine(stage: str, busy: bool, scarce: bool, word: str) -> None:
@@ -323,4 +323,4 @@ def test_each_silence_is_reported_once() -> None:
 
     with reporting_silence(watchdog, report):
         events = list(watchdog.watch(slow()))
-    assert len(events) == 2 and len(reports) == 1 and "Nothing has come" in str(reports[0])
+    assert len(events) == 2 and len(reports) == 1 and "No progress" in str(reports[0])

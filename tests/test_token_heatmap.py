@@ -69,7 +69,7 @@ def test_requests_follow_the_metadata() -> None:
     with pytest.raises(AppError, match="from 0 to 3, not 4"):
         continued_request(drawn, 4, seed=9)
     for act in (inspection_request, lambda record: continued_request(record, 0, 1)):
-        with pytest.raises(AppError, match="does not draw it token by token"):
+        with pytest.raises(AppError, match="does not draw token by token"):
             act(replace(drawn, image_tokens=()))
         with pytest.raises(AppError, match="follows an instruction"):
             act(replace(drawn, settings={"method": "instruct"}))
@@ -114,13 +114,13 @@ def test_best_of_saves_all_pictures_and_orders_them(capsys: pytest.CaptureFixtur
 @pytest.mark.parametrize(
     ("flags", "sentence"),
     [
-        (["inspect", "FLOW"], "does not draw it token by token"),
-        (["inspect", "PLAIN"], "carries no record"),
+        (["inspect", "FLOW"], "does not draw token by token"),
+        (["inspect", "PLAIN"], "no metadata of this app"),
         (["inspect", "DRAWN", "--patch", "4"], "--patch must be a number from 1 to 3"),
         (["inspect", "DRAWN", "--out", "map.txt"], "must name a .png"),
         (["inspect", "DRAWN", "--alternatives", "0"], "number of alternatives"),
         (["generate", "--from", "DRAWN", "--keep", "9"], "kept tokens must be a whole number from 0 to 3"),
-        (["generate", "--prompt", "x", "--keep", "9"], "--keep goes with --from"),
+        (["generate", "--prompt", "x", "--keep", "9"], "--keep needs --from"),
         (["generate", "--prompt", "x", "--best-of", "3", "--count", "2"], "leave out --count"),
     ],
 )
