@@ -76,8 +76,8 @@ def test_ends_of_the_ranges_are_allowed() -> None:
 @pytest.mark.parametrize(
     ("change", "word"),
     [
-        ({"turns": ()}, "no question"),
-        ({"turns": (Turn("user", "hi"), Turn("assistant", "hello"))}, "no question"),
+        ({"turns": ()}, "question is empty"),
+        ({"turns": (Turn("user", "hi"), Turn("assistant", "hello"))}, "question is empty"),
         ({"turns": (Turn("user", "  "),)}, "empty"),
         ({"turns": (Turn("user", "x" * 9_000), Turn("assistant", "a"), Turn("user", "b"))}, "9,000 characters"),
         ({"temperature": math.nan}, "Temperature"),
