@@ -12,6 +12,7 @@ import threading
 import time
 import weakref
 from collections.abc import Generator, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -225,6 +226,34 @@ def test_load_that_does_not_fit_is_refused_before_anything_is_unloaded_or_fetche
     with pytest.raises(AppError, match=r"Janus-Pro-7B: even nf4 needs .* you have 2.0 GB free"):
         drain(session.load("janus-pro-7b", "cpu"))
     assert session.state.phase == "ready" and isinstance(drain(session.run(ASK)), Finished)
+
+
+def test_plan_counts_a_split_model_as_freed_on_each_of_its_devices(
+    session: ModelSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A 7B model on two invented cards and in main memory: the next plan finds the room it had on each of them."""
+    import torch
+
+    from janus_app.runtime import fit
+    from janus_app.runtime.devices import Memory, Placement
+
+    main, second, host = torch.device("cuda", 0), torch.device("cuda", 1), torch.device("cpu")
+    room = {main: int(7e9), second: int(5e9), host: int(32e9)}
+    monkeypatch.setattr(fit, "device_memory", lambda device: Memory(room[device], int(64e9)))
+    monkeypatch.setattr(fit, "placements", lambda name: [Placement("cuda+cpu", main, (second,), host=True)])
+    seven = session.catalog["janus-pro-7b"]
+    plan = session.plan_load(seven).choose("bf16")
+    assert set(plan.split.values()) == {second, host}
+    rest, layers = fit._weights(fit._model(seven, None, None), "bf16", main)
+    here = rest + sum(size for layer, size in enumerate(layers) if layer not in plan.split)
+    there = {device: sum(layers[layer] for layer, d in plan.split.items() if d == device) for device in (second, host)}
+    assert session.loaded is not None
+    session._loaded = replace(session.loaded, plan=plan)
+    noted: list[dict[str, int]] = []
+    monkeypatch.setattr(fit, "plan_load", lambda *_, components, freed: noted.append(freed))
+    session.plan_load(seven)
+    assert noted == [{"cuda:0": here, "cuda:1": there[second], "cpu": there[host]}]
+    assert here + sum(there.values()) == plan.need.weights
 
 
 def test_idle_model_is_unloaded_and_loaded_again_by_the_next_job(session: ModelSession) -> None:

@@ -72,7 +72,8 @@ class LoadPlan:
 
     `folder` holds its config.json and weights (None: not on this machine), `components` the folders of its components
     by role, `config` what the family read there (None: not readable yet). `split` maps decoder layers that are not on
-    the main device to theirs. `rank` orders the plans that precision "auto" may choose; None is one it never chooses.
+    the main device to theirs, `held` counts the bytes of the weights on each device. `rank` orders the plans that
+    precision "auto" may choose; None is one it never chooses.
     """
 
     variant: Variant
@@ -85,6 +86,7 @@ class LoadPlan:
     free: int
     fits: bool
     split: Mapping[int, torch.device] = field(hash=False)
+    held: Mapping[str, int] = field(hash=False)
     rank: tuple[int, ...] | None
 
     @property
@@ -314,8 +316,18 @@ def _plan(model: _Model, precision: str, placement: Placement, job: Job, freed: 
         free=sum(rooms.values()) + host,
         fits=split is not None,
         split=split or {},
+        held=_held(main, rest, layers, split or {}),
         rank=_rank(precision, placement),
     )
+
+
+def _held(main: torch.device, rest: int, layers: tuple[int, ...], split: Mapping[int, torch.device]) -> dict[str, int]:
+    """Bytes of the weights on each device; `rest` of those outside the layers, which are on `main`."""
+    held = {str(main): rest}
+    for layer, size in enumerate(layers):
+        device = str(split.get(layer, main))
+        held[device] = held.get(device, 0) + size
+    return held
 
 
 def split_layers(

@@ -184,7 +184,7 @@ class ModelSession:
         from janus_app.runtime.fit import plan_load
 
         loaded = self._loaded
-        freed = {str(loaded.plan.placement.main): loaded.plan.need.weights} if loaded else {}
+        freed = loaded.plan.held if loaded else {}
         folder = self.hub.status(variant).folder
         return plan_load(variant, folder, device, components=self.hub.part_folders(variant), freed=freed)
 
