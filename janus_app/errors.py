@@ -88,10 +88,6 @@ class Message:
         return sentence.format(**values)
 
 
-def _in_language(value: object, language: str) -> object:
-    return value.text(language) if isinstance(value, Message) else value
-
-
 class AppError(Exception):
     """A failure explained in a sentence or two, safe to show on the page and on the command line.
 

@@ -88,7 +88,7 @@ def test_predicted_cache_is_what_the_model_allocates() -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(KVCache, "repeat_rows", noted)
         assert isinstance(list(model.generate(request))[-1], Finished)
-    tokens = len(model._prompt_rows(request)[0])  # type: ignore[attr-defined]
+    tokens = len(model.prompt_rows(request)[0])  # type: ignore[attr-defined]
     side = model.capabilities.size[0]
     job = Job(count=3, guided=True, prompt=tokens, pictures=0, words=1, answer=1)
     assert seen == [memory.peak(network.config, side, job, BytesPerElement(4, 4, 4)).cache]

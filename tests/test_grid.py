@@ -99,7 +99,7 @@ def test_cell_equals_the_picture_drawn_alone(session: ModelSession, tmp_path: Pa
     assert [(c.row, c.column) for c in cells] == [(0, 0), (0, 1), (1, 0), (1, 1)]
     alone = drain(session.run(GenerateRequest("a red cat", seed=9, temperature=1.0)))
     assert alone.pictures[0].image_tokens == read_metadata(cells[3].file).image_tokens  # type: ignore[union-attr]
-    assert cells[2].record.image_tokens != cells[3].record.image_tokens, "the settings made no difference"
+    assert cells[2].metadata.image_tokens != cells[3].metadata.image_tokens, "the settings made no difference"
     counted = [step for step in steps if isinstance(step, Progress) and step.stage == "draw"]
     shares = [step.done / step.total for step in counted]
     assert shares == sorted(shares) and shares[-1] == 1 and str(counted[-1].detail) == "picture 4 of 4"

@@ -226,7 +226,7 @@ def test_half_precisions_and_the_autoencoder_s_own(precision: str) -> None:
     assert on_card == {"bf16": torch.bfloat16, "fp16": torch.float32}[precision]
     assert set(kinds.values()) == {{"bf16": torch.bfloat16, "fp16": torch.float16}[precision]}
     z = torch.randn(1, 4, 12, 12, generator=torch.Generator().manual_seed(0))
-    ids = full._prompt_ids("a red house")
+    ids = full.prompt_ids("a red house")
     exact, close = (PromptVelocity(m.network, ids)(z, 0.3, 2.0) for m in (full, half))
     assert close.dtype == torch.float32
     assert (exact - close).norm() < 0.05 * exact.norm()

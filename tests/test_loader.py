@@ -157,7 +157,7 @@ def test_half_precisions_stay_close_to_fp32(name: str, precision: str) -> None:
     full, half = loaded(folder).model, loaded(folder, precision).model
     with torch.inference_mode():
         logits = [
-            m.network.gen_head(m.network(m._prompt_rows(request)[0][None])[:, -1]).float()  # type: ignore[attr-defined]
+            m.network.gen_head(m.network(m.prompt_rows(request)[0][None])[:, -1]).float()  # type: ignore[attr-defined]
             for m in (full, half)
         ]
     assert (logits[0] - logits[1]).norm() < 0.05 * logits[0].norm()

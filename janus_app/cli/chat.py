@@ -108,9 +108,9 @@ def _converse(session: ModelSession, settings: ChatRequest, images: tuple[Image,
             elif line.startswith("/"):
                 raise AppError("cli_chat_command_unknown", command=line.split()[0], help=HELP)
             else:
-                asked = (*turns, Turn("user", line, images))
-                answer = _answer(session, replace(settings, turns=asked), as_json)
-                turns, images = (*asked, Turn("assistant", answer)), ()
+                conversation = (*turns, Turn("user", line, images))
+                answer = _answer(session, replace(settings, turns=conversation), as_json)
+                turns, images = (*conversation, Turn("assistant", answer)), ()
         except AppError as error:
             say(error.message)
             status = 1

@@ -63,9 +63,9 @@ def setting(args: argparse.Namespace, variant: Variant, option: str, fallback: A
 
     `name` is left out where the setting is called like the option.
     """
-    given = getattr(args, option)
-    if given is not None:
-        return given
+    value = getattr(args, option)
+    if value is not None:
+        return value
     row = variant.settings.get(name or option)
     return type(fallback)(row.default) if row is not None else fallback
 

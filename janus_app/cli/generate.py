@@ -86,8 +86,8 @@ def _redraw(catalog: Catalog, args: argparse.Namespace) -> tuple[Variant, Genera
         if changes == {"model"} and variant.id == record.model:
             changes = set()
         if changes:
-            given = {name: getattr(args, name) for name in changes - {"model"}}
-            request = replace(request, image_tokens=request.image_tokens if args.keep is not None else (), **given)
+            values = {name: getattr(args, name) for name in changes - {"model"}}
+            request = replace(request, image_tokens=request.image_tokens if args.keep is not None else (), **values)
         request = replace(request, turbo=request.turbo or args.turbo)
     if variant.id == record.model and (variant.revision or "") != record.revision:
         say(Message("recorded_revision_differs"))

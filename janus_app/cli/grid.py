@@ -60,7 +60,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _report(cell: Cell, as_json: bool) -> None:
-    record = cell.record
+    record = cell.metadata
     if as_json:
         emit({"file": str(cell.file), "seed": record.seed, "prompt": record.prompt, "settings": dict(record.settings)})
     else:

@@ -8,7 +8,6 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 from janus_app.cli import options
@@ -95,8 +94,8 @@ def _where(row: Mapping[str, Any]) -> str:
     if row["ships_with_app"]:
         return "on this machine" if row["on_disk"] else "its folder is missing or incomplete"
     if not row["on_disk"]:
-        kept = f", {size_text(row['unfinished_bytes'])} of it are here" if row["unfinished_bytes"] else ""
-        return f"not downloaded ({size_text(row['download_bytes'])} to fetch{kept})"
+        partial = f", {size_text(row['unfinished_bytes'])} of it are here" if row["unfinished_bytes"] else ""
+        return f"not downloaded ({size_text(row['download_bytes'])} to fetch{partial})"
     hashes = "every hash compared" if row["verified"] else "hashes not compared yet"
     pickle = "; a pickle: `models convert` makes a safetensors copy" if row["convertible"] else ""
     return f"downloaded, {size_text(row['bytes_on_disk'])}, {hashes}{pickle}"
@@ -150,10 +149,10 @@ def check(facts: Mapping[str, Any]) -> Check:
     )
 
 
-def read_facts(folder: Path = FACTS) -> list[dict[str, Any]]:
+def read_facts() -> list[dict[str, Any]]:
     """Config, tensor names and shapes of the real checkpoints. Raises AppError if the files are damaged."""
     try:
-        facts = [json.loads(gzip.decompress(file.read_bytes())) for file in sorted(folder.glob("*.json.gz"))]
+        facts = [json.loads(gzip.decompress(file.read_bytes())) for file in sorted(FACTS.glob("*.json.gz"))]
     except (OSError, EOFError, ValueError):
         facts = []
     if not facts:

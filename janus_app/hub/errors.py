@@ -67,12 +67,12 @@ def explain_network_error(error: Exception, request: FileRequest) -> AppError | 
     return RetryableError(Message("hub_unreachable", endpoint=endpoint, error=type(error).__name__))
 
 
-def download_failed(error: RetryableError, request: FileRequest, attempts: int, kept: int) -> AppError:
-    """The error that ends a download after its last attempt, with `kept` bytes on disk."""
+def download_failed(error: RetryableError, request: FileRequest, attempts: int, on_disk: int) -> AppError:
+    """The error that ends a download after its last attempt, with `on_disk` bytes on disk."""
     values = {"path": request.path, "repo": request.repo, "attempts": attempts, "reason": error.reason}
-    if not kept:
+    if not on_disk:
         return AppError("download_failed", **values)
-    return AppError("download_failed_part_kept", kept=size_text(kept), **values)
+    return AppError("download_failed_part_kept", kept=size_text(on_disk), **values)
 
 
 def _seconds(retry_after: str) -> float:

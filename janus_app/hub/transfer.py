@@ -106,7 +106,7 @@ async def retry(
     policy: RetryPolicy,
     reporter: ProgressReporter,
     reached: Callable[[], int] = lambda: 0,
-    kept: Callable[[], int] = lambda: 0,
+    on_disk: Callable[[], int] = lambda: 0,
 ) -> T:
     """Call `attempt` until it returns. Raises AppError after policy.attempts RetryableErrors without progress.
 
@@ -120,7 +120,7 @@ async def retry(
             failures = 1 if reached() > furthest else failures + 1
             furthest = max(furthest, reached())
             if failures >= policy.attempts:
-                raise download_failed(error, request, failures, kept()) from error
+                raise download_failed(error, request, failures, on_disk()) from error
             wait = max(error.wait, min(policy.longest_wait, policy.first_wait * 2 ** (failures - 1)))
             reason = error.reason
         until = time.monotonic() + min(LONGEST_SERVER_WAIT, wait)
@@ -349,7 +349,7 @@ class RangeDownload:
             self._transfer.settings.retry,
             self._transfer.reporter,
             reached=lambda: part.reached,
-            kept=lambda: self._file.length,
+            on_disk=lambda: self._file.length,
         )
 
     async def _attempt(self, part: _Range) -> None:

@@ -133,7 +133,7 @@ class Conversations:
 
     def find(self, words: str = "") -> Listing:
         """The conversations in whose title and messages every word occurs; all of them for no words."""
-        wanted = words.casefold().split()
+        terms = words.casefold().split()
         found, damaged = [], []
         for folder in self._folders():
             try:
@@ -144,7 +144,7 @@ class Conversations:
                 damaged.append(folder.name)
                 continue
             text = "\n".join((conversation.title, *(m.text for m in conversation.messages))).casefold()
-            if all(word in text for word in wanted):
+            if all(word in text for word in terms):
                 found.append(conversation)
         found.sort(key=lambda c: _moment(c.changed), reverse=True)
         return Listing(tuple(found), tuple(sorted(damaged)))
@@ -172,12 +172,12 @@ class Conversations:
         folder = self._path(conversation.id)
         with os_errors_as_app_errors(Message("conversation_not_saved"), folder):
             (folder / PICTURES).mkdir(parents=True, exist_ok=True)
-            kept = tuple(
+            messages = tuple(
                 replace(m, pictures=tuple(_keep(Path(p), folder / PICTURES) for p in m.pictures))
                 for m in conversation.messages
             )
             with file_lock(self.folder / ".lock"):
-                self._write(folder, self._merged(folder, replace(conversation, messages=kept)))
+                self._write(folder, self._merged(folder, replace(conversation, messages=messages)))
 
     def rename(self, name: str, title: str) -> None:
         """Set the title; with an empty one the first words are shown again. Raises AppError."""
@@ -214,8 +214,8 @@ class Conversations:
         return self.folder / name
 
     def _load(self, folder: Path) -> Conversation:
-        seen = (folder / FILE).stat()
-        key = (seen.st_mtime_ns, seen.st_size, seen.st_ino)  # a replaced file has another inode
+        status = (folder / FILE).stat()
+        key = (status.st_mtime_ns, status.st_size, status.st_ino)  # a replaced file has another inode
         with self._guard:
             known = self._read.get(folder)
         if known and known[0] == key:
@@ -262,17 +262,17 @@ def _keep(source: Path, folder: Path) -> str:
         return str(source)
     suffix = re.sub(r"[^a-z0-9]", "", source.suffix.lower())[:5] or "png"
     if re.fullmatch(r"[0-9a-f]{16}", source.stem):  # served from a stored picture, so its name is the hash
-        known = folder / f"{source.stem}.{suffix}"
-        if known.is_file():
-            return str(known)
+        stored = folder / f"{source.stem}.{suffix}"
+        if stored.is_file():
+            return str(stored)
     try:
         content = source.read_bytes()
     except FileNotFoundError:
         return str(folder / f"{'0' * 16}.{suffix}")  # deleted meanwhile; the text is stored without it
-    kept = folder / f"{hashlib.sha256(content).hexdigest()[:16]}.{suffix}"
-    if not kept.is_file():
-        write_atomically(kept, content)
-    return str(kept)
+    target = folder / f"{hashlib.sha256(content).hexdigest()[:16]}.{suffix}"
+    if not target.is_file():
+        write_atomically(target, content)
+    return str(target)
 
 
 MessageId = Annotated[str, Field(pattern="^[0-9a-f]{8}$")]

@@ -130,12 +130,12 @@ class Gallery:
         """Every picture with metadata. Only new and changed files are opened, and only their headers are read."""
         try:
             with os.scandir(self.folder) as listing:
-                seen = [(e.name, e.stat()) for e in listing if e.name.lower().endswith(".png") and e.is_file()]
+                files = [(e.name, e.stat()) for e in listing if e.name.lower().endswith(".png") and e.is_file()]
         except OSError:
             return []  # no folder yet: nothing was drawn
         entries: list[GalleryItem] = []
         fresh: dict[str, tuple[tuple[int, ...], GalleryItem | None]] = {}
-        for name, stat in seen:
+        for name, stat in files:
             key = (stat.st_mtime_ns, stat.st_size, stat.st_ino)
             known = self._known.get(name)
             if known is None or known[0] != key:

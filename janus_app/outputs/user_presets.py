@@ -69,10 +69,10 @@ class Presets:
         if not name or len(name) > MAX_NAME or not name.isprintable():
             raise AppError("preset_name_length", most=MAX_NAME)
         with self._writing() as presets:
-            kept = [p for p in presets if (p.name, p.family) != (name, preset.family)]
-            if len(kept) >= MAX_PRESETS:
+            others = [p for p in presets if (p.name, p.family) != (name, preset.family)]
+            if len(others) >= MAX_PRESETS:
                 raise AppError("presets_too_many", most=MAX_PRESETS)
-            presets[:] = [*kept, Preset(name, preset.family, dict(preset.settings))]
+            presets[:] = [*others, Preset(name, preset.family, dict(preset.settings))]
 
     def delete(self, name: str, family: str) -> None:
         """Remove a preset, if there is one of that name and family. Raises AppError."""

@@ -16,16 +16,16 @@ def resolve(name: str, variants: Mapping[str, Variant]) -> Variant:
 
     Raises AppError with the closest ids where it is neither.
     """
-    wanted = name.strip()
-    if wanted.lower() in variants:
-        return with_own_components(variants[wanted.lower()], variants.values())
-    if wanted and _is_folder(wanted):
-        return variant_of_folder(Path(wanted).expanduser(), variants.values())
-    close = difflib.get_close_matches(wanted.lower(), variants, n=3, cutoff=0.5)
-    given, known = repr(wanted[:200]), ", ".join(variants)
+    stripped = name.strip()
+    if stripped.lower() in variants:
+        return with_own_components(variants[stripped.lower()], variants.values())
+    if stripped and _is_folder(stripped):
+        return variant_of_folder(Path(stripped).expanduser(), variants.values())
+    close = difflib.get_close_matches(stripped.lower(), variants, n=3, cutoff=0.5)
+    shortened, known = repr(stripped[:200]), ", ".join(variants)
     if close:
-        raise AppError("model_unknown_similar", given=given, known=known, similar=", ".join(close))
-    raise AppError("model_unknown", given=given, known=known)
+        raise AppError("model_unknown_similar", given=shortened, known=known, similar=", ".join(close))
+    raise AppError("model_unknown", given=shortened, known=known)
 
 
 def _is_folder(name: str) -> bool:

@@ -220,11 +220,11 @@ class Row(_Part):
 
     @model_validator(mode="after")
     def _has_one_source(self) -> Row:
-        given = self.model_fields_set
-        if ("repo" in given) == ("folder" in given):
+        fields = self.model_fields_set
+        if ("repo" in fields) == ("folder" in fields):
             raise _unfit(Message("row_needs_repo_or_folder"), "repo")
         for needed in ("revision", "files"):
-            if "repo" in given and needed not in given:
+            if "repo" in fields and needed not in fields:
                 raise _unfit(Message("row_field_missing_for_repo"), needed)
         return self
 

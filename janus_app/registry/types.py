@@ -115,5 +115,5 @@ class Variant:
 
     def prompts(self, verb: str, language: str = DEFAULT_LANGUAGE) -> tuple[str, ...]:
         """Example prompts of a verb; English ones where the language has none."""
-        wanted = self.examples.get(language, {}).get(verb)
-        return wanted or self.examples.get(DEFAULT_LANGUAGE, {}).get(verb, ())
+        prompts = self.examples.get(language, {}).get(verb)
+        return prompts or self.examples.get(DEFAULT_LANGUAGE, {}).get(verb, ())

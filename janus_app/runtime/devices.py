@@ -136,12 +136,12 @@ def container_limit(root: Path = CGROUP) -> Memory | None:
     ):
         try:
             total = int((root / limit).read_text())  # "max" where there is none
-            taken = int((root / used).read_text())
+            used_bytes = int((root / used).read_text())
             stat = (root / limit).with_name("memory.stat").read_text()
         except (OSError, ValueError):
             continue
         inactive = next((int(line.split()[1]) for line in stat.splitlines() if line.startswith(f"{cached} ")), 0)
-        return Memory(max(0, total - taken + inactive), total)
+        return Memory(max(0, total - used_bytes + inactive), total)
     return None
 
 

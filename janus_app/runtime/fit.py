@@ -255,9 +255,9 @@ def _network(family: Family, config: str) -> torch.nn.Module:
     return family.meta_network(json.loads(config))
 
 
-def weight_bytes(variant: Variant, precision: str, folder: Path | None = None, device: str = "cpu") -> int:
+def weight_bytes(variant: Variant, precision: str, device: str = "cpu") -> int:
     """Bytes of a variant's weights as the loader keeps them on a type of device."""
-    rest, layers = _weights(_model(variant, folder, None), precision, torch.device(device))
+    rest, layers = _weights(_model(variant, None, None), precision, torch.device(device))
     return rest + sum(layers)
 
 
@@ -268,9 +268,9 @@ def _weights(model: _Model, precision: str, device: torch.device) -> tuple[int, 
     return variant.memory.get(precision) or int(variant.parameters * _BYTES_PER_PARAMETER[precision]), ()
 
 
-def running_peak(variant: Variant, precision: str, device: torch.device, job: Job, folder: Path | None = None) -> Peak:
+def running_peak(variant: Variant, precision: str, device: torch.device, job: Job) -> Peak:
     """Cache and work of a job beside the weights."""
-    return _peak(_model(variant, folder, None), precision, device, job)
+    return _peak(_model(variant, None, None), precision, device, job)
 
 
 def _peak(model: _Model, precision: str, device: torch.device, job: Job) -> Peak:
@@ -340,12 +340,12 @@ def split_layers(
     and the cache. Layers stay in order. A layer in main memory is copied to the first device while it computes.
     """
     for offloaded in range(len(layers) + 1) if host else (0,):
-        kept, sent = layers[: len(layers) - offloaded], layers[len(layers) - offloaded :]
-        left = {device: int(room - peak.work - reserve) for device, room in rooms.items()}
+        resident, sent = layers[: len(layers) - offloaded], layers[len(layers) - offloaded :]
+        left = {device: int(free - peak.work - reserve) for device, free in rooms.items()}
         main = next(iter(left))
         left[main] -= rest + peak.cache + 2 * max(sent, default=0)  # one layer computes while the next is copied
-        devices = list(_fill(kept, left))
-        if len(devices) == len(kept) and left[main] >= 0 and sum(sent) + int(_RESERVE["cpu"]) * bool(sent) <= host:
+        devices = list(_fill(resident, left))
+        if len(devices) == len(resident) and left[main] >= 0 and sum(sent) + int(_RESERVE["cpu"]) * bool(sent) <= host:
             devices += [torch.device("cpu")] * offloaded
             return {layer: device for layer, device in enumerate(devices) if device != main}
     return None

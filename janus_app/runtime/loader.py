@@ -80,33 +80,33 @@ def _tensors(sources: Iterable[WeightSource]) -> Iterator[tuple[Path, str, Tenso
 
 def _fill(family: Family, network: nn.Module, sources: Iterable[WeightSource], plan: LoadPlan) -> Iterator[Progress]:
     """Fill a network on the meta device. Every tensor must come exactly once and in its shape."""
-    wanted = {name: t.shape for name, t in network.state_dict().items()}
-    total = sum(shape.numel() for shape in wanted.values())
-    seen: set[str] = set()
+    shapes = {name: t.shape for name, t in network.state_dict().items()}
+    total = sum(shape.numel() for shape in shapes.values())
+    loaded: set[str] = set()
     done = 0
     yield Progress("read", 0, total, "weights")
     for file, name, tensor in _tensors(sources):
         if name.startswith(family.unused_prefixes):
             continue
-        if name in seen:
+        if name in loaded:
             raise AppError("weights_tensor_repeated", file=file.name, name=name)
-        if name not in wanted:
+        if name not in shapes:
             raise AppError("weights_tensor_unknown", file=file.name, name=name)
-        if tensor.shape != wanted[name]:
+        if tensor.shape != shapes[name]:
             raise AppError(
                 "weights_shape_differs",
                 file=file.name,
                 name=name,
                 found=list(tensor.shape),
-                expected=list(wanted[name]),
+                expected=list(shapes[name]),
                 advice=family.explain_mismatch(network, name, True) or Message("checkpoint_files_mixed"),
             )
         device = device_of(name, family.offload_prefix, plan.split, plan.placement.main)
         _place(family, network, name, tensor, device, plan.precision)
-        seen.add(name)
+        loaded.add(name)
         done += tensor.numel()
         yield Progress("read", done, total, "weights", file.name)
-    if missing := sorted(wanted.keys() - seen):
+    if missing := sorted(shapes.keys() - loaded):
         advice = family.explain_mismatch(network, missing[0], False) or Message("checkpoint_incomplete")
         raise AppError("weights_tensors_missing", name=missing[0], count=len(missing), advice=advice)
 

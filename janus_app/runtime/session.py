@@ -303,11 +303,11 @@ class ModelSession:
             raise AppError(
                 "verb_unsupported", title=title, verb=Message(VERB_NAMES[verb]), able=able or Message("no_models")
             )
-        given = 1 + len(request.more_images) if isinstance(request, EditRequest) else 1
-        if given > capabilities.edit_pictures > 1:
-            raise AppError("edit_images_too_many", title=title, limit=capabilities.edit_pictures, given=given)
-        if given > capabilities.edit_pictures:
-            raise AppError("edit_takes_one_image", title=title, given=given)
+        pictures = 1 + len(request.more_images) if isinstance(request, EditRequest) else 1
+        if pictures > capabilities.edit_pictures > 1:
+            raise AppError("edit_images_too_many", title=title, limit=capabilities.edit_pictures, given=pictures)
+        if pictures > capabilities.edit_pictures:
+            raise AppError("edit_takes_one_image", title=title, given=pictures)
 
     def _unload(self) -> Iterator[Event]:
         self._drop()

@@ -70,9 +70,9 @@ class Texts:
         return gr.I18n(**tables)
 
 
-def match_language(wanted: str) -> str:
+def match_language(accepted: str) -> str:
     """The first supported language of an Accept-Language header or a language tag, else English."""
-    for part in wanted.split(","):
+    for part in accepted.split(","):
         tag = part.split(";")[0].strip().lower()
         for language in LANGUAGES:
             if tag and tag.split("-")[0] == language.split("-")[0].lower():

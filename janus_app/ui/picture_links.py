@@ -65,7 +65,7 @@ class PictureLinks:
 
     def edit(self, values: Values) -> Updates:
         prompt = self.places.editing.panels.settings.controls.prompt
-        return {prompt: self.source.pick(values).record.prompt, **self.open("edit")}
+        return {prompt: self.source.pick(values).metadata.prompt, **self.open("edit")}
 
     def into_editor(self, values: Values, request: gr.Request) -> Updates:
         editing = self.places.editing
@@ -79,10 +79,10 @@ class PictureLinks:
 
     def _restore(self, values: Values, request: gr.Request, new_seed: bool) -> Updates:
         """The draw tab's controls as they stood for the picture, with its own seed or a new one."""
-        language, record = self.page.language(request), self.source.pick(values).record
+        language, record = self.page.language(request), self.source.pick(values).metadata
         say, loaded = self.page.texts.say, self.page.loaded_variant()
         try:
-            asked = request_of(record)
+            saved_request = request_of(record)
         except AppError as error:
             gr.Warning(error.text(language))
             return gr.skip()
@@ -92,7 +92,7 @@ class PictureLinks:
             gr.Info(say("again_kept", language))
         elif not new_seed and (loaded is None or loaded.id != record.model):
             gr.Info(say("drop_other_model", language, title=record.title))
-        return {**self.places.drawing.restore(asked, new_seed), **self.open("draw")}
+        return {**self.places.drawing.restore(saved_request, new_seed), **self.open("draw")}
 
     def show_tokens(self, values: Values, request: gr.Request) -> Updates:
         """The picture in the gallery of the draw tab, and the token view open."""
@@ -100,12 +100,12 @@ class PictureLinks:
         items = values[right.results.items]
         if image not in items:
             items = newest_first(items, (image,))
-        shown = right.results.show(self.page, items, items.index(image), self.page.language(request))
-        return {**shown, right.tokens.frame: gr.update(open=True), **self.open("draw")}
+        updates = right.results.show(self.page, items, items.index(image), self.page.language(request))
+        return {**updates, right.tokens.frame: gr.update(open=True), **self.open("draw")}
 
     def copy(self, values: Values, request: gr.Request) -> Updates:
         gr.Info(self.page.texts.say("copied", self.page.language(request)), duration=3)
-        return {self.places.browser.text: parameters(self.source.pick(values).record)}
+        return {self.places.browser.text: parameters(self.source.pick(values).metadata)}
 
 
 def link(page: PageContext, row: Actions, source: PictureSource, places: Places) -> None:

@@ -66,7 +66,7 @@ class Cell:
     row: int
     column: int
     image: Image
-    record: ImageMetadata
+    metadata: ImageMetadata
     file: Path
 
 
@@ -117,8 +117,8 @@ def _value(name: str, text: str) -> Value:
     try:
         return int(text) if name in WHOLE else float(text)
     except ValueError:
-        given = {"text": text[:40], "name": name, "example": _example(name)}
-        raise AppError("axis_value_not_whole" if name in WHOLE else "axis_value_not_number", **given) from None
+        details = {"text": text[:40], "name": name, "example": _example(name)}
+        raise AppError("axis_value_not_whole" if name in WHOLE else "axis_value_not_number", **details) from None
 
 
 def _example(name: str) -> str:
@@ -182,7 +182,7 @@ def draw_grid(
                 raise AppError("grid_picture_missing")
             saved = store.save(finished)[0]
             record = saved.metadata
-            if cells and record.model != cells[0].record.model:
+            if cells and record.model != cells[0].metadata.model:
                 raise AppError("grid_model_changed", title=record.title)
             cells.append(Cell(r, c, saved.image, record, saved.file))
             yield cells[-1]
@@ -195,7 +195,7 @@ def save_sheet(plan: Plan, cells: list[Cell], store: OutputStore) -> Path:
     Pictures keep their native size. A text chunk names the axes and the file of every cell. Raises AppError
     where the folder cannot be written.
     """
-    record = cells[0].record
+    record = cells[0].metadata
     pictures = [[cell.image for cell in cells if cell.row == r] for r in range(len(plan.requests))]
     rows = plan.y.labels() if plan.y else []
     picture = contact_sheet(plan.x.labels(), rows, pictures, footnote(plan, record))

@@ -99,7 +99,7 @@ def writes_prompts(variant: Variant) -> bool:
     return "chat" in variant.verbs and not 0 < variant.parameters < SMALL
 
 
-def written_prompt(answer: str, asked: str) -> str:
+def written_prompt(answer: str, prompt: str) -> str:
     """The prompt in a model's answer, in one line, without the quotes, headings and remarks around it.
 
     Raises AppError where the answer adds nothing to what was asked.
@@ -113,6 +113,6 @@ def written_prompt(answer: str, asked: str) -> str:
         r"^(?:\*{0,2}(?:expanded |detailed )?prompt\*{0,2}|提示词)\s*[:：]\s*\**\s*", "", text, flags=re.IGNORECASE
     )
     text = text.strip("\"'“”‘’`* ")[:LONGEST].strip()
-    if not text or text.casefold() == asked.strip().casefold():
+    if not text or text.casefold() == prompt.strip().casefold():
         raise AppError("written_prompt_empty")
     return text

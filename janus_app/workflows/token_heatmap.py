@@ -45,9 +45,9 @@ MEASURES = {
 
 def inspection_request(record: ImageMetadata, alternatives: int = 8) -> InspectRequest:
     """The request that inspects the tokens of a picture. Raises AppError where they cannot be recomputed."""
-    asked = _text_to_image_request(record)
+    request = _text_to_image_request(record)
     return InspectRequest(
-        asked.prompt, asked.image_tokens, asked.negative, asked.guidance, asked.temperature, alternatives
+        request.prompt, request.image_tokens, request.negative, request.guidance, request.temperature, alternatives
     )
 
 
@@ -57,11 +57,11 @@ def continued_request(record: ImageMetadata, keep: int, seed: int, token: int | 
     `token` is put behind the kept tokens, and sampling begins after it. Raises AppError for a picture that was not
     drawn from text alone and for a `keep` outside the picture.
     """
-    asked = _text_to_image_request(record)
-    tokens = asked.image_tokens
+    request = _text_to_image_request(record)
+    tokens = request.image_tokens
     if token is not None and 0 <= keep < len(tokens):
         tokens, keep = (*tokens[:keep], token, *tokens[keep + 1 :]), keep + 1
-    return replace(asked, image_tokens=tokens, keep=keep, seed=seed)
+    return replace(request, image_tokens=tokens, keep=keep, seed=seed)
 
 
 def _text_to_image_request(record: ImageMetadata) -> GenerateRequest:

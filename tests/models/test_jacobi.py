@@ -71,7 +71,7 @@ def test_the_tokens_are_those_of_ordinary_decoding(
 ) -> None:
     """Also with prompts of unequal length, around known cells, and with every picture at a different cell."""
     network, known = model.network, known_cells(kept)
-    rows = model._prompt_rows(GenerateRequest("A small red house.", negative=negative))
+    rows = model.prompt_rows(GenerateRequest("A small red house.", negative=negative))
     *_, plain = draw_tokens(network, rows, count, rule_of(network, 5, count, temperature), known)
     steps = list(jacobi_decode(network, rows, count, rule_of(network, 5, count, temperature), known))
     assert torch.equal(steps[-1][1], plain)
@@ -84,7 +84,7 @@ def test_the_tokens_are_those_of_ordinary_decoding(
 def test_final_tokens_never_change_and_passes_are_saved(model: JanusModel) -> None:
     """Greedy decoding of an untrained network becomes periodic, which is easy to guess."""
     network, known = model.network, torch.full((36,), -1)
-    rows = model._prompt_rows(GenerateRequest("A small red house."))
+    rows = model.prompt_rows(GenerateRequest("A small red house."))
     seen = []
     for cell, tokens in jacobi_decode(network, rows, 1, rule_of(network, 0, 1, 0.0), known):
         seen.append((cell, tokens.clone()))
@@ -151,7 +151,7 @@ def test_the_window_shrinks_with_the_number_of_rows() -> None:
 def test_a_warm_up_leaves_the_state_unchanged(model: JanusModel) -> None:
     """CUDA graphs rely on it: restoring `state` undoes a pass."""
     network, known, drawn = model.network, torch.full((36,), -1), []
-    rows = model._prompt_rows(GenerateRequest("A small red house."))
+    rows = model.prompt_rows(GenerateRequest("A small red house."))
     for warming_up in (False, True):
         rule = rule_of(network, 3, 2)
         hidden, cache = prefill_prompts(network, rows, known[:0].repeat(2, 1), rule, 36 + 8)

@@ -80,7 +80,7 @@ def test_left_padded_batch(case: Case) -> None:
 
 def prompt_rows(case: Case, name: str) -> list[Tensor]:
     request = GenerateRequest(case.meta["gen"][name]["prompt"], guidance=2.0)
-    return case.model._prompt_rows(request)
+    return case.model.prompt_rows(request)
 
 
 @pytest.mark.parametrize("name", DRAWN)

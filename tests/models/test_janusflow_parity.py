@@ -75,7 +75,7 @@ def test_left_padded_batch(case: Case) -> None:
 
 
 def velocity_of(case: Case, name: str) -> PromptVelocity:
-    ids = case.model._prompt_ids(case.meta["gen"][name]["prompt"])
+    ids = case.model.prompt_ids(case.meta["gen"][name]["prompt"])
     # the reference's ids end in begin-of-image, whose place the time embedding takes
     assert [*ids, case.model.tokenizer.id(IMAGE_BEGIN)] == case.expected(f"gen_{name}")["prompt_ids"].flatten().tolist()
     return PromptVelocity(case.model.network, ids)

@@ -124,7 +124,7 @@ def test_drawing_uses_no_global_randomness(model: JanusFlowModel) -> None:
 
 
 def test_the_prompt_is_read_once_and_the_unconditional_row_is_one_token(model: JanusFlowModel) -> None:
-    length = len(model._prompt_ids(PROMPT))
+    length = len(model.prompt_ids(PROMPT))
     with Rows(model) as calls:
         draw(model, count=3)
     assert calls == [(1, length), (1, 1), *[(6, 1 + model.cells)] * 4]
@@ -147,7 +147,7 @@ def test_negative_prompt_and_guidance_matter(model: JanusFlowModel) -> None:
 
 def test_a_negative_prompt_has_its_own_positions(model: JanusFlowModel) -> None:
     """Its row is what drawing it as a prompt of its own would compute."""
-    ids, other = model._prompt_ids(PROMPT), model._prompt_ids("dark, blurry, and much longer than the prompt")
+    ids, other = model.prompt_ids(PROMPT), model.prompt_ids("dark, blurry, and much longer than the prompt")
     z = torch.randn(2, 4, 12, 12, generator=torch.Generator().manual_seed(0))
     _, unconditional = PromptVelocity(model.network, ids, other).raw(z, 0.4, both=True)
     alone, _ = PromptVelocity(model.network, other).raw(z, 0.4, both=False)

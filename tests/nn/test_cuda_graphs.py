@@ -93,7 +93,7 @@ def test_a_graphed_function_has_static_inputs_for_each_shape_and_returns_copies(
 @torch.inference_mode()
 def test_a_flow_step_never_waits_and_every_step_runs_the_same_operations(model: JanusFlowModel, both: bool) -> None:
     """After the first one, which makes the positions: a capture begins with a warm-up."""
-    velocity = PromptVelocity(model.network, model._prompt_ids("A small red house."))
+    velocity = PromptVelocity(model.network, model.prompt_ids("A small red house."))
     velocity.prepare([0.0, 0.25, 0.5])
     velocity.raw(latents(model, 2, 0), 0.0, both=both)
     runs = []

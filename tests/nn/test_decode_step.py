@@ -66,7 +66,7 @@ def test_offloaded_layers_are_run_as_modules_and_never_captured() -> None:
 @torch.inference_mode()
 def image_token_step(model: JanusModel, count: int, *, keep: bool = False) -> tuple[ImageTokenStep, KVCache]:
     network = model.network
-    rows = model._prompt_rows(GenerateRequest("A small red house.", guidance=4.0))
+    rows = model.prompt_rows(GenerateRequest("A small red house.", guidance=4.0))
     hidden, cache = prefill(network, rows, 36)
     cache.repeat_rows(count)
     known = torch.full((36,), -1)
@@ -161,7 +161,7 @@ def test_every_cell_takes_exactly_one_draw_of_noise(model: JanusModel) -> None:
         drawn += cells
         return sampling.exponential_noise([stream], network.config.vq.codebook_size, cells)
 
-    rows = model._prompt_rows(GenerateRequest("A small red house.", guidance=4.0))
+    rows = model.prompt_rows(GenerateRequest("A small red house.", guidance=4.0))
     known = torch.full((36,), -1)
     known[:2], known[34:] = 4, 9
     *_, tokens = draw_tokens(network, rows, 1, SamplingRule(4.0, 1.0, noise), known)
@@ -175,7 +175,7 @@ def test_the_next_noise_is_drawn_before_the_device_is_waited_for(
     check, codes = ImageTokenStep.check, model.network.config.vq.codebook_size
     monkeypatch.setattr(ImageTokenStep, "check", lambda step: (order.append("wait"), check(step)))
     rule = SamplingRule(4.0, 1.0, lambda cells: (order.append(cells), torch.ones(cells, 1, codes))[1])
-    rows = model._prompt_rows(GenerateRequest("A small red house.", guidance=4.0))
+    rows = model.prompt_rows(GenerateRequest("A small red house.", guidance=4.0))
     assert len(list(draw_tokens(model.network, rows, 1, rule, torch.full((36,), -1)))) == 36
     assert order == [24, 12, "wait", "wait"]
 

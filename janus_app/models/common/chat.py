@@ -57,10 +57,10 @@ def stream_answer(
     turns, ids = fit_turns(merged, encode, context)
     if left_out := len(merged) - len(turns):
         yield Notice(Message("conversation_shortened", count=left_out))
-    room = context - len(ids)
+    free = context - len(ids)
     yield Progress("read", 0, len(ids), "tokens")
     text_of, tokens, streamed = tokenizer.decode_stream(), list[int](), 0
-    for token in answer(turns, ids, min(request.max_new_tokens, room)):
+    for token in answer(turns, ids, min(request.max_new_tokens, free)):
         tokens.append(token)
         text = text_of(token)
         streamed += len(text)
@@ -68,7 +68,7 @@ def stream_answer(
     whole = tokenizer.decode(tokens)
     if rest := whole[streamed:]:
         yield TextDelta(rest)
-    if len(tokens) == room:
+    if len(tokens) == free:
         yield Notice(Message("context_full"))
     yield Finished(
         text=whole,

@@ -29,11 +29,11 @@ class LatentPreview:
     @torch.inference_mode()
     def fit(self, latents: Tensor, pixels: Tensor) -> None:
         """Fit the map, by ridge regression, to latents and their pictures [n, 3, H, W] in -1..1."""
-        known = _with_offset(latents)
+        inputs = _with_offset(latents)
         cells = (latents.shape[-2], latents.shape[-1])
-        wanted = F.adaptive_avg_pool2d(pixels.float().cpu(), cells).permute(0, 2, 3, 1).flatten(0, 2)
-        square = known.T @ known + _RIDGE * len(known) * torch.eye(known.shape[1])
-        self._colours = torch.linalg.solve(square, known.T @ wanted)
+        targets = F.adaptive_avg_pool2d(pixels.float().cpu(), cells).permute(0, 2, 3, 1).flatten(0, 2)
+        square = inputs.T @ inputs + _RIDGE * len(inputs) * torch.eye(inputs.shape[1])
+        self._colours = torch.linalg.solve(square, inputs.T @ targets)
 
     @torch.inference_mode()
     def __call__(self, latents: Tensor) -> list[Image.Image]:

@@ -107,26 +107,26 @@ def _yes_share(
 def _caption_likelihood(model: RankingModel, prompt: str, picture: Image.Image) -> float:
     """The geometric mean of the probabilities of the prompt's tokens in an answer that names it."""
     phrase = _as_phrase(prompt)
-    asked, answer = (DESCRIBE_ZH, f" {phrase}。") if _is_chinese(phrase) else (DESCRIBE, f" I see {phrase}.")
-    logits = _answer_logits(model, asked, answer, picture)
-    ids = _conversation(model, asked, answer, picture)
+    question, answer = (DESCRIBE_ZH, f" {phrase}。") if _is_chinese(phrase) else (DESCRIBE, f" I see {phrase}.")
+    logits = _answer_logits(model, question, answer, picture)
+    ids = _conversation(model, question, answer, picture)
     answer_ids = torch.tensor(ids[len(ids) - len(logits) + 1 :], device=logits.device)
     return float(logits[:-1].double().log_softmax(-1).gather(-1, answer_ids[:, None]).mean().exp())
 
 
-def _answer_logits(model: RankingModel, asked: str, answer: str, picture: Image.Image) -> Tensor:
+def _answer_logits(model: RankingModel, question: str, answer: str, picture: Image.Image) -> Tensor:
     """Logits [T + 1, vocab] behind the question and behind each of the answer's T tokens."""
-    ids = _conversation(model, asked, answer, picture)
+    ids = _conversation(model, question, answer, picture)
     if len(ids) >= model.capabilities.context:
         raise AppError("rank_prompt_too_long")
-    answer_length = len(ids) - len(_conversation(model, asked, "", picture))
+    answer_length = len(ids) - len(_conversation(model, question, "", picture))
     hidden, _ = prefill(model.network, [model._embed(ids, [picture])], 0)
     logits = model.network.language_model.lm_head(hidden[0, -answer_length - 1 :]).float()
     sampling.require_finite(logits, model.network.dtype)
     return logits
 
 
-def _conversation(model: RankingModel, asked: str, answer: str, picture: Image.Image) -> list[int]:
+def _conversation(model: RankingModel, question: str, answer: str, picture: Image.Image) -> list[int]:
     """Token ids of a question about a picture, and of the beginning of its answer."""
-    turn = prompts.turn_pieces(Turn("user", asked, (picture,)), model.picture)
+    turn = prompts.turn_pieces(Turn("user", question, (picture,)), model.picture)
     return model.tokenizer.encode([*prompts.conversation([turn], model.style), *([answer] if answer else [])])

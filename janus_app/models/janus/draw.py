@@ -88,19 +88,19 @@ def drawn_range(known: Tensor) -> tuple[int, int]:
 
 
 def prefill_prompts(
-    network: JanusNetwork, prompts: Sequence[Tensor], kept: Tensor, rule: SamplingRule, free_slots: int
+    network: JanusNetwork, prompts: Sequence[Tensor], prefix: Tensor, rule: SamplingRule, free_slots: int
 ) -> tuple[Tensor, KVCache]:
-    """Prefill the embedded prompts once for all pictures, then the kept first tokens [count, n] of each picture.
+    """Prefill the embedded prompts once for all pictures, then the first tokens `prefix` [count, n] of each picture.
 
     Returns the hidden states [rows, hidden] that predict cell n, and the cache with `free_slots` behind the prompts.
-    The noise of the kept cells is drawn and dropped.
+    The noise of these cells is drawn and dropped.
     """
-    count, length = kept.shape
+    count, length = prefix.shape
     hidden, cache = prefill(network, prompts, free_slots)
     cache.repeat_rows(count)
     if not length:
         return hidden[:, -1].repeat_interleave(count, dim=0), cache
-    embeds = network.token_embeds(kept).repeat(len(prompts), 1, 1)
+    embeds = network.token_embeds(prefix).repeat(len(prompts), 1, 1)
     hidden = network(embeds, next_positions(cache, length), cache)
     for _ in range(length):
         rule.noise(1)

@@ -29,8 +29,8 @@ def instruction(text: str, features: int, cells: int, style: PromptStyle) -> lis
 
     The placeholders of the image tokens are padding, which the prompt without image tokens keeps.
     """
-    seen = [*prompts.picture_pieces(features), Special(IMAGE_BEGIN), Special(PAD, cells), Special(IMAGE_END)]
-    return [*prompts.conversation([[*seen, text.strip()]], style, system=""), Special(IMAGE_BEGIN)]
+    picture_tokens = [*prompts.picture_pieces(features), Special(IMAGE_BEGIN), Special(PAD, cells), Special(IMAGE_END)]
+    return [*prompts.conversation([[*picture_tokens, text.strip()]], style, system=""), Special(IMAGE_BEGIN)]
 
 
 @torch.inference_mode()

@@ -45,8 +45,8 @@ def jacobi_decode(
     """
     cells, window = len(known), window_size(len(prompts) * count, network.device)
     first, last = drawn_range(known)
-    kept = known[:first].to(network.device).repeat(count, 1)
-    hidden, cache = prefill_prompts(network, prompts, kept, rule, cells + window)
+    prefix = known[:first].to(network.device).repeat(count, 1)
+    hidden, cache = prefill_prompts(network, prompts, prefix, rule, cells + window)
     decoder = JacobiDecoder(network, cache, hidden, known, rule, window, count)
     advance: Callable[[int], None] = decoder.advance
     if can_capture(network.language_model.model, network.device):

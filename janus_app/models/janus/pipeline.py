@@ -81,7 +81,7 @@ class JanusModel(VisionChatMixin):
     def inspect(self, request: InspectRequest) -> Iterator[Event]:
         """The facts of every token of a picture, as drawn with the prompt and settings of the request."""
         tokens = self._fitting(request.image_tokens)
-        return inspect_tokens(self.network, self._prompt_rows(request, both=True), tokens, self.grid, request)
+        return inspect_tokens(self.network, self.prompt_rows(request, both=True), tokens, self.grid, request)
 
     def swap(self, request: SwapRequest) -> Iterator[Event]:
         """The picture decoded with each of `tokens` at one cell."""
@@ -90,9 +90,9 @@ class JanusModel(VisionChatMixin):
 
     def edit(self, request: EditRequest) -> Iterator[Event]:
         """Redraw a region of a picture's image tokens or all below its kept top, or follow an instruction."""
-        known = self.capabilities.edit_methods
-        if request.method not in known:
-            raise AppError("edit_method_unknown", given=request.method, known=", ".join(known))
+        methods = self.capabilities.edit_methods
+        if request.method not in methods:
+            raise AppError("edit_method_unknown", given=request.method, known=", ".join(methods))
         return self._edit(request)
 
     def _edit(self, request: EditRequest) -> Iterator[Event]:
@@ -132,7 +132,7 @@ class JanusModel(VisionChatMixin):
     ) -> Iterator[Event]:
         """Draw the unknown (-1) of the image tokens `known`; `rows`: the embedded prompt, where it is made already."""
         started = time.perf_counter()
-        rows = rows or self._prompt_rows(request)
+        rows = rows or self.prompt_rows(request)
         yield from draw_in_batches(
             self, request.count, lambda before, count: self._batch(request, rows, known, before, count), started
         )
@@ -155,10 +155,10 @@ class JanusModel(VisionChatMixin):
             lambda cells: sampling.exponential_noise(streams, codes, cells),
             request.image_guidance if isinstance(request, EditRequest) and request.method == "instruct" else None,
         )
-        wanted = (known < 0).cumsum(0).tolist()
-        steps, waiting = wanted[-1], request.count - len(before) - count
+        unknown_up_to = (known < 0).cumsum(0).tolist()
+        steps, waiting = unknown_up_to[-1], request.count - len(before) - count
         blank = Image.new("RGB", (self.side, self.side), BLANK)
-        tokens, shown, cost, previews = known.repeat(count, 1), 0.0, 0.0, True
+        tokens, last_preview, cost, previews = known.repeat(count, 1), 0.0, 0.0, True
         drawing: Iterator[tuple[int, Tensor]]
         first = int((known < 0).nonzero()[0])
         if request.turbo and window_size(len(rows) * count, self.network.device) > 1:
@@ -167,11 +167,11 @@ class JanusModel(VisionChatMixin):
             drawing = enumerate(draw_tokens(self.network, rows, count, rule, known), first)
         finished = first // self.grid  # rows
         for cell, tokens in drawing:
-            yield Progress("draw", len(before) * steps + wanted[cell] * count, request.count * steps, "tokens")
+            yield Progress("draw", len(before) * steps + unknown_up_to[cell] * count, request.count * steps, "tokens")
             now, more = time.perf_counter(), (cell + 1) // self.grid > finished
             finished = (cell + 1) // self.grid
             # A preview costs a decode, so it may take at most a fifth of the time, and ten a second are enough.
-            if previews and more and now - shown > max(0.1, 4 * cost):
+            if previews and more and now - last_preview > max(0.1, 4 * cost):
                 try:
                     parts = self._preview(tokens, known, cell)
                 except Exception as error:  # losing a preview is better than losing the picture
@@ -180,10 +180,10 @@ class JanusModel(VisionChatMixin):
                     previews = False
                     yield Notice(Message("previews_without_memory"))
                     continue
-                shown = time.perf_counter()
-                cost = shown - now
+                last_preview = time.perf_counter()
+                cost = last_preview - now
                 images = (*(p.image for p in before), *parts, *[blank] * waiting)
-                yield Preview(images, len(before) * steps + wanted[cell] * count, request.count * steps)
+                yield Preview(images, len(before) * steps + unknown_up_to[cell] * count, request.count * steps)
         pixels = decode_tokens(self.network, tokens)
         return [Picture(to_picture(pixels[i]), seed + i, tuple(tokens[i].tolist())) for i in range(count)]
 
@@ -201,7 +201,7 @@ class JanusModel(VisionChatMixin):
         return pictures
 
     @torch.inference_mode()
-    def _prompt_rows(self, request: GenerateRequest | EditRequest | InspectRequest, both: bool = False) -> list[Tensor]:
+    def prompt_rows(self, request: GenerateRequest | EditRequest | InspectRequest, both: bool = False) -> list[Tensor]:
         """The embedded conditional row and, unless guidance is 1 and not `both` are wanted, the unconditional one.
 
         Unconditional: begin-of-sentence and begin-of-image stay, all between becomes padding *that is attended to*, as

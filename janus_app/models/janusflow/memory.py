@@ -24,8 +24,8 @@ def _drawing(
     cells = (side // (2 ** (len(channels) - 1) * config.encoder.stride)) ** 2
     rows = prompts * job.count
     cache = cache_bytes(config.language, prompts, job.prompt, widths.cache)
-    seen = 2 * rows * (job.prompt + cells) * config.language.hidden_size * widths.cache  # one layer's keys and values
-    step = decoder_work(config.language, rows, cells + 1, widths) + seen
+    cached = 2 * rows * (job.prompt + cells) * config.language.hidden_size * widths.cache  # one layer's keys and values
+    step = decoder_work(config.language, rows, cells + 1, widths) + cached
     both = config.decoder.in_channels + config.decoder.skip
     out = rows * cells * both * (3 * 4 + 3) * widths.decoder  # three hidden layers, and the stream
     return Peak(cache, max(step, out, autoencoder_work(channels, side, widths)))

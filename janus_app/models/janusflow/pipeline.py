@@ -132,10 +132,12 @@ class JanusFlowModel(VisionChatMixin):
         else:
             described = request.source_prompt or (yield from self._describe(request.image))
             source = self._velocity(described, request.negative, schedule)
-            kept = IntervalGuidance(request.image_guidance, request.guidance_interval)
+            backward = IntervalGuidance(request.image_guidance, request.guidance_interval)
 
             def carried(streams: list[torch.Generator]) -> Iterator[FlowStep]:
-                return edit.flow_edit(target, source, clean, streams, schedule, guidance=guidance, source_guidance=kept)
+                return edit.flow_edit(
+                    target, source, clean, streams, schedule, guidance=guidance, source_guidance=backward
+                )
 
             yield from self._pictures(request, carried, schedule.count, source_prompt=described)
 
@@ -191,12 +193,12 @@ class JanusFlowModel(VisionChatMixin):
 
     def _velocity(self, prompt: str, negative: str, schedule: FlowSchedule) -> PromptVelocity:
         """The velocity of a prompt, which is read once, with the time embeddings of the whole schedule."""
-        rows = [self._prompt_ids(prompt), self._prompt_ids(negative) if negative.strip() else []]
+        rows = [self.prompt_ids(prompt), self.prompt_ids(negative) if negative.strip() else []]
         velocity = PromptVelocity(self.network, *rows)
         velocity.prepare(schedule.time(step) for step in range(schedule.first, schedule.steps + 1))
         return velocity
 
-    def _prompt_ids(self, prompt: str) -> list[int]:
+    def prompt_ids(self, prompt: str) -> list[int]:
         """Up to the assistant's role; the time embedding takes the place of the begin-of-image behind it."""
         ids = self.tokenizer.encode(prompts.conversation([[prompt.strip()]], self.style, system=""))
         if len(ids) + 1 + self.cells > self.capabilities.context:

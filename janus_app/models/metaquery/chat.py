@@ -31,15 +31,15 @@ class MllmChat:
     def chat(self, request: ChatRequest) -> Iterator[Event]:
         """Stream the answer. The oldest messages are left out, with a notice, where the context cannot hold them."""
         started = time.perf_counter()
-        seen: dict[int, ImageFeatures] = {}
+        encoded: dict[int, ImageFeatures] = {}
         pictures = [picture for turn in request.turns for picture in turn.images]
         for number, picture in enumerate(pictures):
             yield Progress("encode", number, len(pictures), "pictures")
-            if id(picture) not in seen:
-                seen[id(picture)] = self.reader.encode_image(picture, framed=False)
+            if id(picture) not in encoded:
+                encoded[id(picture)] = self.reader.encode_image(picture, framed=False)
 
         def features(turns: Sequence[Turn]) -> list[ImageFeatures]:
-            return [seen[id(picture)] for turn in turns for picture in turn.images]
+            return [encoded[id(picture)] for turn in turns for picture in turn.images]
 
         def encode(turns: Sequence[Turn]) -> list[int]:
             pieces = self.template.pieces(turns, [len(one.features) for one in features(turns)])
@@ -59,15 +59,15 @@ class MllmChat:
 
     @torch.inference_mode()
     def _tokens(
-        self, ids: Sequence[int], seen: Sequence[ImageFeatures], limit: int, request: ChatRequest
+        self, ids: Sequence[int], features: Sequence[ImageFeatures], limit: int, request: ChatRequest
     ) -> Iterator[int]:
         """Ids of the answer without the one that ends it, at most `limit`."""
         with importing:
             from transformers import DynamicCache
 
         stream = torch.Generator("cpu").manual_seed(request.seed)
-        placed, cache = self.reader.positions(ids, seen), DynamicCache()
-        hidden = self.reader.read(self.reader.embed(ids, seen), placed.positions, cache)
+        placed, cache = self.reader.positions(ids, features), DynamicCache()
+        hidden = self.reader.read(self.reader.embed(ids, features), placed.positions, cache)
         for position in range(len(ids), len(ids) + limit):
             logits = F.linear(hidden[:, -1], self.head)
             noise = sampling.exponential_noise([stream], logits.shape[-1])[0] if request.temperature else None
@@ -83,15 +83,15 @@ class MllmChat:
 
 def _ends(reader: Mllm, folder: Path) -> frozenset[int]:
     """Ids that end an answer: what generation_config.json or else config.json says, and the tokenizer's own."""
-    found: set[int] = set()
+    ends: set[int] = set()
     for name in ("generation_config.json", "config.json"):
         value = read_json(folder / name).get("eos_token_id") if (folder / name).is_file() else None
-        found |= {value} if isinstance(value, int) else set(value or ())
+        ends |= {value} if isinstance(value, int) else set(value or ())
     if (folder / "tokenizer_config.json").is_file():
         token = read_json(folder / "tokenizer_config.json").get("eos_token")
         token = token.get("content") if isinstance(token, dict) else token
         if isinstance(token, str):
-            found.add(reader.tokenizer.id(token))
-    if not found:
+            ends.add(reader.tokenizer.id(token))
+    if not ends:
         raise AppError("answer_end_unknown", folder=folder)
-    return frozenset(found)
+    return frozenset(ends)

@@ -39,11 +39,11 @@ class PromptConditioner:
             return text, False
         return tokenizer.decode(ids[:limit]).removesuffix("\ufffd"), True  # never half a character
 
-    def prompt_ids(self, text: str, pictures: Sequence[Image.Image], seen: Sequence[ImageFeatures]) -> list[int]:
+    def prompt_ids(self, text: str, pictures: Sequence[Image.Image], features: Sequence[ImageFeatures]) -> list[int]:
         """Ids of a prompt with its queries. Raises AppError where it exceeds the language model's context."""
         config, words = self.network.config, self.reader.vocabulary
         turn = Turn("user", text, tuple(pictures))
-        pieces = self.template.pieces([turn], [len(one.features) for one in seen], config.system_prompt)
+        pieces = self.template.pieces([turn], [len(one.features) for one in features], config.system_prompt)
         ids = self.reader.tokenizer.encode([*pieces, "\n"], begin=False)
         ids += [words, *range(words + MARKERS, words + MARKERS + config.queries), words + 1]
         ids.append(self.reader.tokenizer.id(_END))
@@ -52,19 +52,21 @@ class PromptConditioner:
         return ids
 
     @torch.inference_mode()
-    def query_states(self, ids: Sequence[int], seen: Sequence[ImageFeatures]) -> Tensor:
+    def query_states(self, ids: Sequence[int], features: Sequence[ImageFeatures]) -> Tensor:
         """The language model's states [N, hidden] at the queries of a prompt."""
-        placed = self.reader.positions(ids, seen)
-        hidden = self.reader.read(self.reader.embed(ids, seen), placed.positions)
+        placed = self.reader.positions(ids, features)
+        hidden = self.reader.read(self.reader.embed(ids, features), placed.positions)
         begin = ids.index(self.reader.vocabulary)
         return hidden[0, begin + 1 : begin + 1 + self.network.config.queries]
 
     @torch.inference_mode()
-    def condition(self, text: str, pictures: Sequence[Image.Image] = (), seen: Sequence[ImageFeatures] = ()) -> Tensor:
+    def condition(
+        self, text: str, pictures: Sequence[Image.Image] = (), features: Sequence[ImageFeatures] = ()
+    ) -> Tensor:
         """The diffuser's conditioning [N, C] for a prompt."""
         if not pictures and text in self._cache:
             return self._cache[text]
-        found = self.network.connector(self.query_states(self.prompt_ids(text, pictures, seen), seen)[None])[0]
+        found = self.network.connector(self.query_states(self.prompt_ids(text, pictures, features), features)[None])[0]
         if not pictures:
             self._cache[text] = found
             while len(self._cache) > _CACHED:
@@ -83,13 +85,13 @@ class PromptConditioner:
         if pictures and guidance.uses_image:
             looks.insert(0, tuple(Image.new("RGB", picture.size) for picture in pictures))
         found: list[Tensor] = []
-        seen: dict[int, ImageFeatures] = {}
+        encoded: dict[int, ImageFeatures] = {}
         for number, look in enumerate(looks):
             yield Progress("encode", number, len(looks))
             for picture in look:
-                if id(picture) not in seen:
-                    seen[id(picture)] = self.reader.encode_image(picture, framed=True)
+                if id(picture) not in encoded:
+                    encoded[id(picture)] = self.reader.encode_image(picture, framed=True)
                     yield Progress("encode", number, len(looks))
             text = caption if number == len(looks) - 1 else negative
-            found.append(self.condition(text, look, [seen[id(picture)] for picture in look]))
+            found.append(self.condition(text, look, [encoded[id(picture)] for picture in look]))
         return torch.stack(found)

@@ -44,11 +44,6 @@ class MetaQueryConfig:
         """Pixels a side of a drawn picture."""
         return self.latent_side * self.scale
 
-    @property
-    def component_ids(self) -> tuple[str, ...]:
-        """Every repository the checkpoint needs a file of, once each."""
-        return tuple(dict.fromkeys((self.mllm_id, self.diffusion_id, self.vae_id, self.scheduler_id)))
-
 
 def parse_config(raw: Mapping[str, Any]) -> MetaQueryConfig:
     """config.json of a MetaQuery checkpoint. Raises AppError for another architecture or an absurd number."""
@@ -90,8 +85,8 @@ def library_errors_as_app_errors(what: str) -> Iterator[None]:
     except AppError:
         raise
     except Exception as error:  # the libraries' checks raise many types
-        said = " ".join(str(error).split())[:200]
-        raise AppError("component_unusable", what=what, kind=type(error).__name__, reason=said) from error
+        reason = " ".join(str(error).split())[:200]
+        raise AppError("component_unusable", what=what, kind=type(error).__name__, reason=reason) from error
 
 
 class Components:

@@ -68,13 +68,13 @@ class Mllm(ABC):
     def context(self) -> int:
         return int(self.config.text_config.max_position_embeddings)
 
-    def embed(self, ids: Sequence[int], seen: Sequence[ImageFeatures]) -> Tensor:
+    def embed(self, ids: Sequence[int], features: Sequence[ImageFeatures]) -> Tensor:
         """Inputs [1, T, hidden]: rows of the embedding with the pictures' features over their placeholders."""
         table: nn.Embedding = self.network.get_input_embeddings()
         row = torch.tensor([ids], device=table.weight.device)
         embeds = table(row)
-        if seen:
-            embeds[row == self.image_id] = torch.cat([picture.features for picture in seen]).to(embeds.dtype)
+        if features:
+            embeds[row == self.image_id] = torch.cat([picture.features for picture in features]).to(embeds.dtype)
         return embeds
 
     def read(self, embeds: Tensor, positions: Tensor | None, cache: Any = None) -> Tensor:
@@ -130,7 +130,7 @@ class Mllm(ABC):
     def _frame(self, picture: Image.Image) -> Image.Image:
         return picture
 
-    def positions(self, ids: Sequence[int], seen: Sequence[ImageFeatures]) -> PromptPositions:
+    def positions(self, ids: Sequence[int], features: Sequence[ImageFeatures]) -> PromptPositions:
         """Positions of a prompt that shows these pictures."""
         return PromptPositions(None)
 
@@ -218,12 +218,12 @@ class Qwen25VL(Mllm):
         found = self.network.get_image_features(self.to_device(batch["pixel_values"]), grid.to(device))
         return ImageFeatures(found.pooler_output[0], grid[0])
 
-    def positions(self, ids: Sequence[int], seen: Sequence[ImageFeatures]) -> PromptPositions:
+    def positions(self, ids: Sequence[int], features: Sequence[ImageFeatures]) -> PromptPositions:
         """M-RoPE positions [3, 1, T]; text behind a picture continues from the picture's longer side."""
-        if not seen:
+        if not features:
             return PromptPositions(None)
         row = torch.tensor([ids])
-        grids = torch.stack([picture.grid for picture in seen if picture.grid is not None])
+        grids = torch.stack([picture.grid for picture in features if picture.grid is not None])
         positions, offset = self.network.get_rope_index(
             row, mm_token_type_ids=(row == self.image_id).int(), image_grid_thw=grids
         )

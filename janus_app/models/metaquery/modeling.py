@@ -182,8 +182,8 @@ def _diffusers_part(
 ) -> nn.Module:
     named = {kind.__name__: kind for kind in kinds}
     if raw.get("_class_name") not in named:
-        given = str(raw.get("_class_name"))[:60]
-        raise AppError("denoiser_unknown", component=config.diffusion_id, given=given, known=", ".join(named))
+        class_name = str(raw.get("_class_name"))[:60]
+        raise AppError("denoiser_unknown", component=config.diffusion_id, given=class_name, known=", ".join(named))
     if raw.get(channels) != config.latent_channels:
         raise AppError(
             "latent_channels_differ",

@@ -82,8 +82,8 @@ class _StaticCall:
         self._out.copy_(result)
 
     def __call__(self, *inputs: Tensor) -> Tensor:
-        for buffer, given in zip(self._inputs, inputs, strict=True):
-            buffer.copy_(given)
+        for buffer, value in zip(self._inputs, inputs, strict=True):
+            buffer.copy_(value)
         self._run(1)
         assert self._out is not None
         return self._out.clone()  # the next run overwrites the buffer

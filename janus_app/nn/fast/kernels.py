@@ -134,9 +134,9 @@ def find_mismatch(kernels: Kernels, device: torch.device, dtype: torch.dtype, wi
         both = kernels.int8_linear(x, weight, scale), int8_linear_reference(x, weight, scale)
         results[f"int8_linear of {rows} rows"] = both
     x, residual, norm_weight = random(3, width), random(3, width), random(width)
-    found = kernels.add_rms_norm(x, residual, norm_weight, 1e-6)
-    wanted = add_rms_norm_reference(x, residual, norm_weight, 1e-6)
-    results |= {"the sum of add_rms_norm": (found[0], wanted[0]), "add_rms_norm": (found[1], wanted[1])}
+    result = kernels.add_rms_norm(x, residual, norm_weight, 1e-6)
+    expected = add_rms_norm_reference(x, residual, norm_weight, 1e-6)
+    results |= {"the sum of add_rms_norm": (result[0], expected[0]), "add_rms_norm": (result[1], expected[1])}
     gate_up = random(3, 2 * width)
     results["silu_mul"] = kernels.silu_mul(gate_up), silu_mul_reference(gate_up)
     for groups, dim in ((3, 64), (4, 48)):

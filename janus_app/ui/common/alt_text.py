@@ -23,7 +23,7 @@ MAX_DESCRIPTION_TOKENS = 120
 
 def alt_of(image: SavedImage) -> str:
     """The picture's alternative text."""
-    return description(image.file) or image.record.prompt
+    return description(image.file) or image.metadata.prompt
 
 
 def alts_html(gallery_items: list[SavedImage]) -> str:

@@ -137,20 +137,20 @@ class RequestControls:
             **self.flow.settings(values),
         }
 
-    def restore(self, asked: GenerateRequest, new_seed: bool = False) -> Updates:
+    def restore(self, request: GenerateRequest, new_seed: bool = False) -> Updates:
         """The controls as they stood for one picture of a request, with its seed or a new one for each run."""
         return {
-            self.prompt: asked.prompt,
-            self.negative: asked.negative,
+            self.prompt: request.prompt,
+            self.negative: request.negative,
             self.count: 1,
-            self.guidance: gr.update(value=asked.guidance, maximum=max(10, asked.guidance)),
-            self.temperature: asked.temperature,
+            self.guidance: gr.update(value=request.guidance, maximum=max(10, request.guidance)),
+            self.temperature: request.temperature,
             self.new_seed: new_seed,
-            self.seed: asked.seed,
-            self.flow.steps: asked.steps,
-            self.flow.solver: asked.solver,
-            self.flow.start: asked.guidance_interval[0],
-            self.flow.end: asked.guidance_interval[1],
+            self.seed: request.seed,
+            self.flow.steps: request.steps,
+            self.flow.solver: request.solver,
+            self.flow.start: request.guidance_interval[0],
+            self.flow.end: request.guidance_interval[1],
         }
 
     def variant_updates(self, page: PageContext, variant: Variant, language: str) -> Updates:

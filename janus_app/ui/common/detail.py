@@ -11,7 +11,7 @@ from janus_app.ui.context import PageContext
 
 def detail_html(page: PageContext, image: SavedImage, language: str) -> str:
     """The metadata of a picture as a table."""
-    say, record = page.texts.say, image.record
+    say, record = page.texts.say, image.metadata
     return facts(
         [
             (say("prompt", language), record.prompt),

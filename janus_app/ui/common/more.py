@@ -92,7 +92,7 @@ def _exporter(
     def write(values: Values, request: gr.Request) -> Updates:
         language = page.language(request)
         try:
-            written = export(source.pick(values).record, kind, page_address(request))
+            written = export(source.pick(values).metadata, kind, page_address(request))
         except AppError as error:
             gr.Info(error.text(language))
             return gr.skip()

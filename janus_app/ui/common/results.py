@@ -93,12 +93,12 @@ class ResultGallery:
 
     def reuse_seed(self, seed: gr.Number, new_seed: gr.Checkbox) -> Any:
         """A handler that puts the seed of the chosen picture into the seed box."""
-        return lambda values: {seed: self.chosen_picture(values).record.seed, new_seed: False}
+        return lambda values: {seed: self.chosen_picture(values).metadata.seed, new_seed: False}
 
 
 def caption(item: SavedImage, page: PageContext, language: str) -> str:
     """The line under a picture: its seed, and its score where the pictures were ranked."""
-    seed = page.texts.say("seed_is", language, seed=item.record.seed)
+    seed = page.texts.say("seed_is", language, seed=item.metadata.seed)
     if item.score is None:
         return seed
     return page.texts.say("seed_score", language, caption=seed, score=f"{100 * item.score:.0f}")

@@ -31,7 +31,7 @@ class SavedImage:
 
     file: Path
     shown: str
-    record: ImageMetadata
+    metadata: ImageMetadata
     score: float | None = None
 
 

@@ -42,28 +42,28 @@ class Replies:
         `restore` puts a refused question back into the message box, so that nothing typed is lost.
         """
         page, panel = self.page, self.panel
-        asked = (before if before.id else new_conversation()).with_message(question)
+        conversation = (before if before.id else new_conversation()).with_message(question)
         yield {
-            panel.bot: as_history(asked, page, language, waiting=True),
-            panel.conversation: asked,
+            panel.bot: as_history(conversation, page, language, waiting=True),
+            panel.conversation: conversation,
             panel.box: gr.MultimodalTextbox(value=EMPTY, submit_btn=False, stop_btn=True),
             panel.status: message(page.texts.say("reading", language)),
             panel.notes: "",
             **self.buttons(enabled=False),
         }
-        last, trouble = asked, ""
+        last, trouble = conversation, ""
         everything: Updates = {}
         work = self._picture if command(question.text) else self._text
         try:
-            with closing(work(asked, values, language)) as answer:
+            with closing(work(conversation, values, language)) as answer:
                 for updates in answer:
                     last = updates.get(panel.conversation, last)
                     everything |= updates
                     yield updates
         finally:  # also if Stop or a closed browser tab ends the job
-            if last is not asked:
+            if last is not conversation:
                 trouble = save(page, last, language)
-        if last is asked:
+        if last is conversation:
             back: dict[str, Any] = {"text": question.text, "files": list(question.pictures)}
             box = gr.MultimodalTextbox(value=back, submit_btn=True, stop_btn=False) if restore else idle_box()
             yield {
@@ -83,14 +83,14 @@ class Replies:
             **self.around(last, language),
         }
 
-    def _text(self, asked: Conversation, values: Values, language: str) -> Answer:
+    def _text(self, conversation: Conversation, values: Values, language: str) -> Answer:
         """The model's answer, as it comes."""
         page, panel = self.page, self.panel
 
         def start() -> Iterator[Event]:
             settings = panel.settings
             request = ChatRequest(
-                turns=turns(asked),
+                turns=turns(conversation),
                 temperature=number(values[settings.temperature], "input_temperature"),
                 top_p=number(values[settings.top_p], "input_top_p"),
                 seed=whole_number(values[settings.seed], "input_seed"),
@@ -98,7 +98,7 @@ class Replies:
             )
             return page.job(values[self.variant], request)
 
-        frame, answer = Frame(), ChatMessage(new_id(), asked.head, "assistant", "")
+        frame, answer = Frame(), ChatMessage(new_id(), conversation.head, "assistant", "")
         for frame in watch(start, page.texts, language):
             notes = messages(frame.notices)
             if not frame.text:
@@ -106,26 +106,32 @@ class Replies:
                 yield {panel.status: status, panel.notes: notes}
                 continue
             loaded = page.loaded_variant()
-            answer = ChatMessage(answer.id, asked.head, "assistant", frame.text, model=loaded.title if loaded else "")
-            yield {**self._show(asked.with_message(answer), language), panel.status: frame.status, panel.notes: notes}
+            answer = ChatMessage(
+                answer.id, conversation.head, "assistant", frame.text, model=loaded.title if loaded else ""
+            )
+            yield {
+                **self._show(conversation.with_message(answer), language),
+                panel.status: frame.status,
+                panel.notes: notes,
+            }
         if frame.error:
             yield {panel.status: "", panel.notes: messages(frame.notices) + message(frame.error, "error")}
         if frame.finished:
             if not frame.text:  # the model had nothing to say, which is an answer too
-                yield {**self._show(asked.with_message(answer), language), panel.status: ""}
+                yield {**self._show(conversation.with_message(answer), language), panel.status: ""}
             yield {panel.context: context_html(page, frame.finished.usage, language)}
 
-    def _picture(self, asked: Conversation, values: Values, language: str) -> Answer:
+    def _picture(self, conversation: Conversation, values: Values, language: str) -> Answer:
         """A picture; its previews are shown below the conversation."""
         page, panel, selected = self.page, self.panel, values[self.variant]
-        verb, words = command(asked.path[-1].text) or ("draw", "")
+        verb, words = command(conversation.path[-1].text) or ("draw", "")
         variant, capabilities = page.variant(selected), page.session.state.capabilities
         request: GenerateRequest | EditRequest
         try:
             if verb == "draw":
                 request = drawing_request(words, variant)
             else:
-                request = edit_request(words, asked, variant, capabilities)
+                request = edit_request(words, conversation, variant, capabilities)
         except AppError as error:
             yield {panel.status: "", panel.notes: message(error.text(language), "error")}
             return
@@ -139,9 +145,9 @@ class Replies:
                 yield {panel.status: preview + view.status, panel.notes: about + view.notes}
                 continue
             pictures = tuple(image.shown for image in view.saved)
-            answer = ChatMessage(new_id(), asked.head, "assistant", "", pictures, view.saved[0].record.title)
-            shown = self._show(asked.with_message(answer), language)
-            yield {**shown, panel.status: view.status, panel.notes: about + view.notes}
+            answer = ChatMessage(new_id(), conversation.head, "assistant", "", pictures, view.saved[0].metadata.title)
+            updates = self._show(conversation.with_message(answer), language)
+            yield {**updates, panel.status: view.status, panel.notes: about + view.notes}
 
     def _show(self, conversation: Conversation, language: str) -> Updates:
         return {
@@ -200,8 +206,8 @@ def branch_update(page: PageContext, conversation: Conversation, language: str) 
             shortened(m.text, 40) or page.texts.say("a_picture", language) for m in conversation.at(end.id).path[-2:]
         ]
         choices.append((f"{index + 1}. {' → '.join(last)}", end.id))
-    shown = conversation.head if conversation.head in {end.id for end in ends} else None
-    return gr.update(choices=choices, value=shown, visible=True)
+    selected = conversation.head if conversation.head in {end.id for end in ends} else None
+    return gr.update(choices=choices, value=selected, visible=True)
 
 
 def context_html(page: PageContext, usage: Usage | None, language: str) -> str:

@@ -103,11 +103,11 @@ class SidebarHandlers:
 def wire(handlers: SidebarHandlers, browser: BrowserDownload) -> None:
     """Connect the events that leave the open conversation as it is."""
     side, listed = handlers.side, handlers.side.listed
-    shown = {side.search, handlers.conversation}
-    attach(side.search.change, handlers.search, shown, {side.limit, *listed}, **QUICK)
-    attach(side.more.click, handlers.more, {side.limit, *shown}, {side.limit, *listed}, **QUICK)
+    outputs = {side.search, handlers.conversation}
+    attach(side.search.change, handlers.search, outputs, {side.limit, *listed}, **QUICK)
+    attach(side.more.click, handlers.more, {side.limit, *outputs}, {side.limit, *listed}, **QUICK)
     for event in (side.name.submit, side.name.blur):
-        attach(event, handlers.rename, {side.name, side.limit, *shown}, listed, **QUICK)
+        attach(event, handlers.rename, {side.name, side.limit, *outputs}, listed, **QUICK)
     attach(side.delete.click, handlers.ask_delete, None, {side.sure, side.question}, **QUICK)
     attach(side.delete_no.click, handlers.keep, None, {side.sure}, **QUICK)
     download(handlers.page, side.markdown.click, handlers.exporter("md"), {handlers.conversation}, browser)

@@ -55,22 +55,22 @@ class ChatHandlers:
 
     def ask(self, values: Values, request: gr.Request) -> Iterator[Updates]:
         box, now = values[self.panel.box] or {}, values[self.panel.conversation]
-        asked = question(now, box.get("text") or "", tuple(box.get("files") or ()))
-        yield from self.replies.reply(now, asked, values, self.page.language(request))
+        message = question(now, box.get("text") or "", tuple(box.get("files") or ()))
+        yield from self.replies.reply(now, message, values, self.page.language(request))
 
     def retry(self, values: Values, request: gr.Request) -> Iterator[Updates]:
         """Another answer to the last question, as a new branch."""
         now = values[self.panel.conversation]
-        asked = next((m for m in reversed(now.path) if m.role == "user"), None) or question(now, "", ())
-        yield from self.replies.reply(now, asked, values, self.page.language(request), restore=False)
+        message = next((m for m in reversed(now.path) if m.role == "user"), None) or question(now, "", ())
+        yield from self.replies.reply(now, message, values, self.page.language(request), restore=False)
 
     def edit(self, values: Values, request: gr.Request, event: gr.EditData) -> Iterator[Updates]:
         """An answer to the edited message, as a new branch."""
         now = values[self.panel.conversation]
         index = event.index[0] if isinstance(event.index, (list, tuple)) else event.index
         old = now.path[min(int(index), len(now.path) - 1)]
-        asked = replace(old, id=new_id(), text=str(event.value), created="")
-        yield from self.replies.reply(now, asked, values, self.page.language(request))
+        message = replace(old, id=new_id(), text=str(event.value), created="")
+        yield from self.replies.reply(now, message, values, self.page.language(request))
 
     def stopped(self, values: Values, request: gr.Request) -> Updates:
         language = self.page.language(request)

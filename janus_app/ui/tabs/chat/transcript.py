@@ -54,8 +54,8 @@ def as_history(
         if message.text:
             content.append(message.text)
         if message.role == "user":
-            asked = command(message.text)
-            drawn = shortened(asked[1], 200) if asked else ""
+            parsed = command(message.text)
+            drawn = shortened(parsed[1], 200) if parsed else ""
         history.append({"role": message.role, "content": content or ["…"]})
     if waiting:
         history.append({"role": "assistant", "content": ["…"]})

@@ -275,7 +275,7 @@ class PairHandlers:
         if now.blind:
             captions = [say("seat_left", language), say("seat_right", language)]
         else:
-            captions = [now.at(right).record.title for right in (False, True)]
+            captions = [now.at(right).metadata.title for right in (False, True)]
         return {
             results.gallery: gr.update(value=list(zip(now.files, captions, strict=True)), selected_index=None),
             results.votes: gr.update(visible=now.blind),
@@ -388,7 +388,7 @@ def revealed_html(page: PageContext, now: Comparison, language: str) -> str:
     say = page.texts.say
     pairs = []
     for place, side in (("seat_left", now.left), ("seat_right", 1 - now.left)):
-        record = now.images[side].record
+        record = now.images[side].metadata
         letter = say("side_b" if side else "side_a", language)
         line = f"{letter}: {record.title} · {record.precision} · {settings_line(page, record, language)}"
         pairs.append((say(place, language), line))

@@ -97,8 +97,8 @@ class PromptHandlers:
             if not words.strip():
                 raise AppError("text_empty", name=Message("input_prompt"))
             turn = Turn("user", say("expand_request", language, prompt=words.strip()))
-            asked = ChatRequest((turn,), temperature=TEMPERATURE, seed=random_seed(), max_new_tokens=MAX_ANSWER_TOKENS)
-            return self.page.job(selected, asked)
+            chat = ChatRequest((turn,), temperature=TEMPERATURE, seed=random_seed(), max_new_tokens=MAX_ANSWER_TOKENS)
+            return self.page.job(selected, chat)
 
         yield {**helper.show(""), self.status: message(say("starting", language)), **self.buttons.updates(running=True)}
         frame = None

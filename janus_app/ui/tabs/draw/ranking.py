@@ -26,8 +26,8 @@ def ranked(
     if not items:
         yield message(say("token_none", language), "warning"), None
         return
-    prompt = items[min(index, len(items) - 1)].record.prompt
-    candidates = [item for item in items if item.record.prompt == prompt]
+    prompt = items[min(index, len(items) - 1)].metadata.prompt
+    candidates = [item for item in items if item.metadata.prompt == prompt]
 
     def job() -> Iterator[Event]:
         try:
@@ -45,6 +45,6 @@ def ranked(
             scores = frame.finished.scores
             scored = [replace(item, score=score) for item, score in zip(candidates, scores, strict=True)]
             scored.sort(key=lambda item: -(item.score or 0.0))
-            others = [item for item in items if item.record.prompt != prompt]
-            line = say("ranked", language, count=len(scored), seed=scored[0].record.seed)
+            others = [item for item in items if item.metadata.prompt != prompt]
+            line = say("ranked", language, count=len(scored), seed=scored[0].metadata.seed)
             yield message(line, "done") + messages(frame.notices), [*scored, *others]

@@ -51,9 +51,9 @@ class DrawTab:
         """The components that `restore` sets."""
         return {*self.panel.controls.all, self.panel.turbo}
 
-    def restore(self, asked: GenerateRequest, new_seed: bool = False) -> Updates:
+    def restore(self, request: GenerateRequest, new_seed: bool = False) -> Updates:
         """The controls as they stood for one picture of a request, with its seed or a new one for each run."""
-        return {**self.panel.controls.restore(asked, new_seed), self.panel.turbo: asked.turbo}
+        return {**self.panel.controls.restore(request, new_seed), self.panel.turbo: request.turbo}
 
 
 def build(
@@ -81,10 +81,16 @@ def build(
     TokenHandlers(page, right.tokens, right.results, variant).wire()
     runs: list[Callable[..., Any]] = [panel.buttons.run.click, controls.prompt.submit]
     restore_settings = browser_settings.wire(page, stored, variant, controls, runs)
-    shown = {right.output.preview_grid, panel.buttons.run, *panel.examples, *controls.by_setting.values(), panel.turbo}
+    outputs = {
+        right.output.preview_grid,
+        panel.buttons.run,
+        *panel.examples,
+        *controls.by_setting.values(),
+        panel.turbo,
+    }
     for moment in (demo.load, model_changed.change):
         inputs = {variant, right.results.items}
-        restore_settings(attach(moment, handlers.refresh, inputs, {*shown, *panel.presets.all}, **QUICK))
+        restore_settings(attach(moment, handlers.refresh, inputs, {*outputs, *panel.presets.all}, **QUICK))
     return tab
 
 
@@ -126,7 +132,7 @@ class DrawHandlers:
             if inspected is None:
                 raise AppError("inspect_first")
             return continued_request(
-                inspected.record, whole_number(values[self.tokens.patch], "input_cell") - 1, seed, token
+                inspected.metadata, whole_number(values[self.tokens.patch], "input_cell") - 1, seed, token
             )
 
         yield from self._run(values, make, request)
@@ -149,8 +155,8 @@ class DrawHandlers:
         page, results, language = self.page, self.results, self.page.language(request)
         items, index = values[results.items], values[results.chosen]
         for line, ordered in ranked(page, items, index, values[self.variant], language):
-            shown = results.show(page, ordered, 0, language) if ordered else {}
-            yield {self.output.status: line, **shown}
+            updates = results.show(page, ordered, 0, language) if ordered else {}
+            yield {self.output.status: line, **updates}
 
     def stopped(self, request: gr.Request) -> Updates:
         line = message(self.page.texts.say("draw_stopped", self.page.language(request)))
@@ -170,7 +176,7 @@ class DrawHandlers:
 
     def use_last_seed(self, values: Values) -> Updates:
         items = values[self.results.items]
-        seed = items[0].record.seed if items else values[self.controls.seed]
+        seed = items[0].metadata.seed if items else values[self.controls.seed]
         return {self.controls.seed: seed, self.controls.new_seed: False}
 
     def read_dropped(self, values: Values, request: gr.Request) -> Updates:

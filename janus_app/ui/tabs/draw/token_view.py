@@ -32,7 +32,7 @@ WINDOW = 9  # patches per row of an alternative's thumbnail
 class Inspected:
     """The picture that was inspected: its metadata, and the facts of its tokens."""
 
-    record: ImageMetadata
+    metadata: ImageMetadata
     inspection: Inspection
 
 
@@ -121,7 +121,7 @@ class TokenHandlers:
         if not values[self.results.items]:
             yield {view.status: message(page.texts.say("token_none", language), "warning")}
             return
-        record = self.results.chosen_picture(values).record
+        record = self.results.chosen_picture(values).metadata
         selected = values[self.variant]
         for frame in watch(lambda: page.job(selected, inspection_request(record, ALTERNATIVES)), page.texts, language):
             if frame.error:
@@ -137,7 +137,7 @@ class TokenHandlers:
         place = max(range(len(cells)), key=lambda number: cells[number].entropy)
         names = [(page.texts.named("measure", name, language), name) for name in MEASURES]
         return {
-            view.status: whose(page, inspected.record, language),
+            view.status: whose(page, inspected.metadata, language),
             view.inspected: inspected,
             view.measure: gr.update(choices=names, value="entropy"),
             **self._patch(inspected, "entropy", place, language),
@@ -178,7 +178,7 @@ class TokenHandlers:
             return
         yield {view.status: "", view.token: None, view.draw_with: gr.update(interactive=False)}
         cell = inspected.inspection.cells[place]
-        swap = SwapRequest(inspected.record.image_tokens, place, tuple(token for token, _ in cell.alternatives))
+        swap = SwapRequest(inspected.metadata.image_tokens, place, tuple(token for token, _ in cell.alternatives))
         selected = values[self.variant]
         for frame in watch(lambda: page.job(selected, swap), page.texts, language):
             if frame.error:
@@ -187,7 +187,7 @@ class TokenHandlers:
                 images = [around(inspected, place, picture.image) for picture in frame.finished.pictures]
                 lines = [alternative_line(cell.token, *alternative) for alternative in cell.alternatives]
                 yield {
-                    view.status: whose(page, inspected.record, language),
+                    view.status: whose(page, inspected.metadata, language),
                     view.alternatives: gr.update(value=list(zip(images, lines, strict=True)), selected_index=None),
                     view.token: None,
                 }

@@ -65,9 +65,9 @@ def build(page: PageContext, variant: gr.Dropdown, model_changed: gr.Textbox, de
     undo = UndoHandlers(page, panels)
     undo.wire(handlers.wire_jobs())
     handlers.wire_controls()
-    shown = {about, panels.right.output.preview_grid, *variant_outputs(panels)}
+    outputs = {about, panels.right.output.preview_grid, *variant_outputs(panels)}
     for moment in (demo.load, model_changed.change):
-        attach(moment, handlers.refresh, {variant, panels.right.results.items}, shown, **QUICK)
+        attach(moment, handlers.refresh, {variant, panels.right.results.items}, outputs, **QUICK)
     return EditTab(panels, undo)
 
 

@@ -40,12 +40,12 @@ class Step:
     @property
     def prompt(self) -> str:
         """The prompt it was made with."""
-        return self.saved.record.prompt if self.saved else ""
+        return self.saved.metadata.prompt if self.saved else ""
 
     @property
     def description(self) -> str:
         """What it shows, as far as its prompt says so: an instruction does not describe the picture."""
-        instruction = self.saved is not None and self.saved.record.settings.get("method") == "instruct"
+        instruction = self.saved is not None and self.saved.metadata.settings.get("method") == "instruct"
         return "" if instruction else self.prompt
 
 
@@ -77,8 +77,8 @@ class Tree:
 
     def find(self, picture: Image.Image) -> Step | None:
         """The step with this picture: equal pixels, or nearly equal ones for the step that should be in the editor."""
-        wanted = digest(picture)
-        if same := [step for step in self.steps if step.digest == wanted]:
+        key = digest(picture)
+        if same := [step for step in self.steps if step.digest == key]:
             return next((step for step in same if step.number == self.here), same[-1])
         if self.here is None:
             return None
@@ -104,7 +104,7 @@ class Tree:
         if start is None:
             start = Step(tree.last_number + 1, images.serve_picture(source), _thumbnail(source), digest(source))
             tree = replace(tree, steps=(*tree.steps, start), last_number=start.number)
-        size = results[0].record.size
+        size = results[0].metadata.size
         before = start.picture if source.size == size else images.serve_picture(fitted(source, size))
         new = []
         for number, one in enumerate(results, tree.last_number + 1):
