@@ -27,14 +27,16 @@ GOLDEN = Path(__file__).parent / "golden" / "janus"
 CASES = ("janus_1_3b", "janus_pro_1b", "janus_pro_7b")
 
 
-def loaded(folder: Path, precision: str = "fp32", device: str = "cpu") -> LoadedModel:
-    """The checkpoint in a folder, loaded as a session does it."""
+def loaded(folder: Path, precision: str = "fp32", device: str = "cpu", **facts: Any) -> LoadedModel:
+    """The checkpoint in a folder, loaded as a session does it. `facts` are fields of its row that its name hides."""
+    from dataclasses import replace
+
     from janus_app.registry.catalog import load_catalog
     from janus_app.runtime.fit import plan_load
     from janus_app.runtime.loader import load
     from janus_app.types import result_of
 
-    variant = load_catalog().resolve(str(folder))
+    variant = replace(load_catalog().resolve(str(folder)), **facts)
     return result_of(load(plan_load(variant, folder, device).choose(precision)))
 
 

@@ -57,12 +57,15 @@ def variant_of_folder(folder: Path, known: Iterable[Variant] = ()) -> Variant:
 
 
 def with_own_components(variant: Variant, known: Iterable[Variant]) -> Variant:
-    """A row whose weights the user brings, with the components that their config.json names in place of the row's.
+    """A row of a folder, with the components that the folder's config.json names.
 
-    They are fetched as the variants `known` say. Raises AppError where that config.json is unreadable.
+    They take the place of the row's where the user brings the weights, and are added to a row that lists none. They are
+    fetched as the variants `known` say. Raises AppError where that config.json is unreadable.
     """
     folder = variant.folder
-    if not variant.user_supplied or folder is None or not (folder / "config.json").is_file():
+    if folder is None or not (folder / "config.json").is_file():
+        return variant
+    if variant.components and not variant.user_supplied:
         return variant
     facts = get_family(variant.family).describe(folder, _read_config(folder))
     return replace(variant, components=_known_components(facts, known)) if facts.components else variant

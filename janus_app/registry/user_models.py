@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import re
 import textwrap
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from janus_app.errors import AppError
-from janus_app.files import write_atomically
+from janus_app.files import file_lock, write_atomically
 from janus_app.registry.catalog import load_catalog, user_list
 from janus_app.registry.checkpoint_folder import variant_of_folder
 from janus_app.registry.types import Variant
@@ -22,16 +24,29 @@ def register(folder: Path, name: str = "") -> Variant:
 
     `name`, else the folder's name, becomes its id and title. Comments and rows in the list stay as they are. Raises
     AppError where the folder holds no checkpoint, the name is taken, or the list cannot be extended.
+
+    The row does not list the components that the folder's config.json names: `resolve` reads them from there.
     """
     found = variant_of_folder(folder.expanduser())
     title = name.strip() or found.title.removesuffix(" (folder)")
     identity = (re.sub(r"[^a-z0-9._-]+", "-", title.lower()).strip("-._") or found.id)[:64]
-    catalog = load_catalog()
-    if identity in catalog:
-        raise AppError("model_name_taken", name=identity)
     path = user_list()
-    _append(path, _row(found, identity, title))
-    return load_catalog(path)[identity]
+    with _locked(path):
+        if identity in load_catalog():
+            raise AppError("model_name_taken", name=identity)
+        _append(path, _row(found, identity, title))
+    return load_catalog(path).resolve(identity)
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Exclude other writers of the list. Raises AppError where its folder cannot be written, or another keeps it."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with file_lock(path.with_name(f".{path.name}.lock")):
+            yield
+    except OSError as error:
+        raise AppError("model_list_not_writable", path=path, reason=error.strerror or error) from error
 
 
 def _row(variant: Variant, identity: str, title: str) -> dict[str, Any]:
@@ -70,10 +85,7 @@ def _append(path: Path, row: dict[str, Any]) -> None:
         start = old if old.endswith("\n") else old + "\n"
         indented = (textwrap.indent(text, " " * width) for width in (2, 0, 4))  # as deep as the rows before it
         new = next(start + block for block in indented if _rows(start + block) == [*before, row])
-        path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, new.encode("utf-8"))
-    except OSError as error:
-        raise AppError("model_list_not_writable", path=path, reason=error.strerror or error) from error
     except (StopIteration, AttributeError, yaml.YAMLError):
         raise AppError("model_list_not_extendable", path=path, row=text) from None
 
