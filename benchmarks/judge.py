@@ -21,11 +21,10 @@ UNCLEAR = 0.02  # mean squared difference (pixels in 0..1) above which a slot ma
 
 @dataclass(frozen=True)
 class Verdict:
-    """The recognised objects as a scene, the unclear slots, and the distance of the worst slot."""
+    """The recognised objects as a scene and the unclear slots."""
 
     scene: Scene
     unclear: tuple[int, ...]
-    worst: float
 
     @property
     def clear(self) -> bool:
@@ -77,4 +76,4 @@ def look(picture: Image.Image | np.ndarray) -> Verdict:
             unclear.append(slot)
         elif kind is not None:
             items.append(Item(kind[0], kind[1], slot, kind[2]))
-    return Verdict(Scene.of(background, items), tuple(unclear), float(best[background].max()))
+    return Verdict(Scene.of(background, items), tuple(unclear))

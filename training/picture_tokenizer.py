@@ -52,15 +52,15 @@ def float_table(device: torch.device | str = "cpu") -> Tensor:
     return torch.from_numpy(tile_table()).permute(0, 3, 1, 2).float().div(127.5).sub(1).contiguous().to(device)
 
 
-def noisy(pixels: Tensor, generator: torch.Generator | None = None) -> Tensor:
+def noisy(pixels: Tensor) -> Tensor:
     """Pictures with changed brightness, slight blur and noise, like photographs or outputs of a decoder."""
     n = pixels.shape[0]
     device = pixels.device
-    amount = torch.rand(n, 1, 1, 1, generator=generator).to(device)
-    bright = 1 + 0.1 * torch.randn(n, 1, 1, 1, generator=generator).to(device) * (amount > 0.5)
-    noise = torch.randn(pixels.shape, generator=generator).to(device) * (0.12 * amount)
+    amount = torch.rand(n, 1, 1, 1).to(device)
+    bright = 1 + 0.1 * torch.randn(n, 1, 1, 1).to(device) * (amount > 0.5)
+    noise = torch.randn(pixels.shape).to(device) * (0.12 * amount)
     soft = F.avg_pool2d(F.pad(pixels, (1, 1, 1, 1), mode="replicate"), 3, stride=1)
-    blur = 0.6 * torch.rand(n, 1, 1, 1, generator=generator).to(device) * (amount > 0.3)
+    blur = 0.6 * torch.rand(n, 1, 1, 1).to(device) * (amount > 0.3)
     return (pixels.lerp(soft, blur) * bright + noise).clamp(-1, 1)
 
 
