@@ -199,6 +199,22 @@ def test_equal_sides_and_absent_models_are_refused_before_drawing(session: Model
     assert one.request.count == 1 and vote_key(one) != vote_key(other)
 
 
+def test_side_whose_components_are_not_here_is_refused(session: ModelSession, brought: Variant) -> None:
+    asked = GenerateRequest("a red cat", seed=3, steps=2)
+    with pytest.raises(AppError, match="not on this computer"):
+        checked_sides(session, (Side(session.catalog["janus-embedded"], asked), Side(brought, asked)))
+
+
+@pytest.fixture
+def brought(tmp_path: Path) -> Variant:
+    """A row of a folder that holds weights, whose components are on the Hub."""
+    folder = tmp_path / "brought"
+    folder.mkdir()
+    (folder / "config.json").write_text("{}")
+    part = replace(CATALOG["metaquery-b"].components["mllm"], repo="nobody/nothing")
+    return replace(CATALOG["metaquery-b"], id="brought", folder=folder, components={"mllm": part})
+
+
 @pytest.fixture
 def page(session: ModelSession, tmp_path: Path) -> PageContext:
     outputs = tmp_path / "outputs"

@@ -47,6 +47,13 @@ class Catalog(Mapping[str, Variant]):
         """A variant by id, in any case, or the checkpoint in the folder `name`. Raises AppError where it is neither."""
         return resolve(name, self)
 
+    def name_of(self, variant: Variant) -> str:
+        """The name that `resolve` turns into this variant: its id, or the path of a folder that is in no list."""
+        listed = self.get(variant.id)
+        if variant.folder is None or (listed is not None and listed.folder == variant.folder):
+            return variant.id
+        return str(variant.folder)
+
 
 def load_catalog(extra: Path | None = None) -> Catalog:
     """The built-in rows and the user's.

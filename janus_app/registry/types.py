@@ -78,7 +78,7 @@ class Variant:
 
     @property
     def is_local(self) -> bool:
-        """Whether the weights are on this machine already."""
+        """Whether it names a folder in place of a repository. `hub.status` says whether all it needs is there."""
         return self.folder is not None
 
     @property

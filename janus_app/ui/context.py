@@ -97,9 +97,15 @@ class PageContext:
         if (loaded := self.loaded_variant()) is not None:
             return loaded
         try:
-            return self.catalog.resolve(selected) if selected else self.catalog.default()
+            return self.resolve(selected) if selected else self.catalog.default()
         except AppError:
             return self.catalog.default()
+
+    def resolve(self, name: str | None) -> Variant:
+        """The variant of a name in a dropdown, on a shared page only of the catalog. Raises AppError."""
+        if self.shared and (name or "") not in self.catalog:
+            raise AppError("shared_page_model_unlisted")
+        return self.catalog.resolve(name or "")
 
     def job(self, selected: str | None, request: Request) -> Iterator[Event]:
         """Run `request`. Where no model is loaded, first load the selected variant if that needs no download.
@@ -109,9 +115,9 @@ class PageContext:
         with self.limiter.slot(visitor()) if self.shared else nullcontext():
             if self.session.state.phase == "empty" and not self.session.state.idle_unloaded:
                 variant = self.variant(selected)
-                if not variant.is_local:
+                if not self.session.hub.status(variant).complete:
                     raise AppError("no_model_loaded")
-                yield from self.session.load(variant.id)
+                yield from self.session.load(self.catalog.name_of(variant))
             yield from self.session.run(request)
 
 

@@ -37,7 +37,7 @@ def checked_sides(session: ModelSession, sides: tuple[Side, Side]) -> tuple[Side
     for side in (one, other):
         if "generate" not in side.variant.verbs:
             raise AppError("compare_model_cannot_draw", title=side.variant.title)
-        if not side.variant.is_local and not session.hub.status(side.variant).complete:
+        if not session.hub.status(side.variant).complete:
             raise AppError("compare_model_not_downloaded", title=side.variant.title)
     return one, other
 
@@ -57,7 +57,7 @@ def draw_sides(
         side = sides[number]
         if session.variant is None or session.variant.id != side.variant.id:
             yield Notice(Message("compare_loading_side", title=side.variant.title))
-            yield from session.load(_name(session, side.variant))
+            yield from session.load(session.catalog.name_of(side.variant))
         with closing(session.run(side.request)) as events:
             for event in events:
                 if isinstance(event, Started) and event.provenance.variant_id != side.variant.id:
@@ -69,12 +69,8 @@ def draw_sides(
         yield drawn[-1]
     if before is not None and session.variant is not None and session.variant.id != before.id:
         yield Notice(Message("compare_loading_again", title=before.title))
-        yield from session.load(_name(session, before), was.device, was.precision)
+        yield from session.load(session.catalog.name_of(before), was.device, was.precision)
     return sorted(drawn, key=lambda one: one.side)
-
-
-def _name(session: ModelSession, variant: Variant) -> str:
-    return variant.id if variant.id in session.catalog else str(variant.folder)
 
 
 def vote_key(side: Side) -> str:

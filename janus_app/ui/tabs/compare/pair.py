@@ -211,7 +211,7 @@ class PairHandlers:
 
     def _side(self, data: Values, side: SideControls, seed: Any) -> Side:
         """The model and the request of one side. Raises AppError."""
-        variant = self.page.catalog.resolve(data[side.model] or "")
+        variant = self.page.resolve(data[side.model])
         request = GenerateRequest(
             prompt=data[self.shared.prompt] or "",
             guidance=number(data[side.guidance], "input_guidance"),
@@ -302,7 +302,7 @@ class PairHandlers:
     def choose_model(self, side: SideControls, name: str | None, language: str) -> Updates:
         """The settings of the chosen model; those it does not have are hidden."""
         try:
-            variant = self.page.catalog.resolve(name or "")
+            variant = self.page.resolve(name)
         except AppError:
             return gr.skip()
         names = [(self.page.texts.named("solver", solver, language), solver) for solver in variant.solvers]

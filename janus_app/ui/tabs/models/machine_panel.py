@@ -134,9 +134,7 @@ def wire(handlers: MachineHandlers, demo: gr.Blocks) -> None:
 
 def resolve(page: PageContext, name: str | None) -> Variant:
     """The variant of a name in the dropdown, on a shared page only of the catalog. Raises AppError."""
-    if page.shared and (name or "") not in page.catalog:
-        raise AppError("shared_page_model_unlisted")
-    return page.catalog.resolve(name or "")
+    return page.resolve(name)
 
 
 def precision_choices(page: PageContext, name: str | None, device: str, language: str) -> list[tuple[str, str]]:

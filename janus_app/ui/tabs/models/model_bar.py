@@ -248,7 +248,10 @@ def wire(handlers: ModelHandlers, demo: gr.Blocks) -> None:
 def load_label(page: PageContext, variant: Variant, language: str) -> dict[str, Any]:
     """The load button for this variant: load, download and load, or resume a download."""
     status = page.session.hub.status(variant)
-    key = "load" if status.complete or variant.is_local else "resume" if status.on_disk else "load_download"
+    begun = status.unfinished if variant.is_local else status.on_disk
+    # A folder without weights has nothing to download: the attempt to load it says what to put there.
+    ready = status.complete or (variant.is_local and "config.json" in status.missing)
+    key = "load" if ready else "resume" if begun else "load_download"
     updated: dict[str, Any] = gr.update(value=page.texts.say(key, language))
     return updated
 
@@ -268,15 +271,18 @@ def interrupted_line(page: PageContext, name: str | None, language: str, key: st
 
 def cached(page: PageContext, variant: Variant) -> bool:
     """Whether loading needs no download."""
-    return variant.is_local or page.session.hub.status(variant).complete
+    return page.session.hub.status(variant).complete
 
 
 def variant_choices(page: PageContext, language: str) -> list[tuple[str, str]]:
     """(title and whether a download is needed, id) of each variant."""
     choices = []
     for variant in page.catalog.values():
-        if cached(page, variant):
+        status = page.session.hub.status(variant)
+        if status.complete:
             where = page.texts.say("on_disk", language)
+        elif variant.is_local and "config.json" in status.missing:  # its weights cannot be downloaded
+            where = page.texts.say("not_on_disk", language)
         else:
             where = page.texts.say("to_download", language, size=size_text(variant.download_bytes))
         choices.append((f"{variant.title} · {where}", variant.id))

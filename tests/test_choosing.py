@@ -1,0 +1,116 @@
+"""A name in the page's dropdown becomes the loaded model, and nothing is downloaded where it must not be."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from janus_app.errors import AppError
+from janus_app.hub import Hub
+from janus_app.registry.catalog import load_catalog
+from janus_app.registry.types import Variant
+from janus_app.runtime.session import ModelSession
+from janus_app.types import Event, GenerateRequest, Progress, drain
+from janus_app.ui.common.saved_images import SavedImages
+from janus_app.ui.context import PageContext
+from janus_app.ui.i18n import Texts
+from janus_app.ui.tabs.models import model_bar
+from tests.conftest import GOLDEN
+
+ASK = GenerateRequest("a red cat", seed=3)
+FOLDER = GOLDEN / "janus_pro_1b" / "checkpoint"
+
+
+class Recorder(ModelSession):
+    """A session that notes what it was asked to load."""
+
+    def __init__(self, hub: Hub) -> None:
+        super().__init__(load_catalog(), hub)
+        self.asked: list[Variant] = []
+
+    def load(self, name: str, device: str = "auto", precision: str = "auto") -> Any:
+        self.asked.append(self.catalog.resolve(name))
+        yield Progress("ready", 1, 1)
+
+    def run(self, request: Any) -> Any:
+        yield Progress("draw", 1, 1)
+
+
+@pytest.fixture
+def session(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Recorder:
+    monkeypatch.setenv("JANUS_APP_DATA", str(tmp_path / "data"))
+    monkeypatch.delenv("JANUS_APP_MANIFEST", raising=False)
+    return Recorder(Hub(tmp_path / "cache", "http://127.0.0.1:9", data=tmp_path / "data"))
+
+
+def page_of(session: Recorder, folder: Path, shared: bool = False) -> PageContext:
+    return PageContext(session, session.catalog, Texts("en"), SavedImages(folder, folder / "served"), shared=shared)
+
+
+@pytest.fixture
+def brought(tmp_path: Path, session: Recorder) -> Variant:
+    """A listed folder that holds weights, whose components are on the Hub and not here."""
+    folder = tmp_path / "brought"
+    folder.mkdir()
+    (folder / "config.json").write_text('{"model_type": "metaquery"}')
+    variant = replace(session.catalog["metaquery-b"], id="brought", title="Brought", folder=folder)
+    session.catalog.include(variant)
+    return variant
+
+
+def loading(page: PageContext, name: str) -> Iterator[Event]:
+    return model_bar.ModelHandlers(page, cast("Any", None), cast("Any", None))._load(name, "cpu", "auto")
+
+
+def test_visitor_of_a_shared_page_cannot_start_the_download_of_components(
+    session: Recorder, brought: Variant, tmp_path: Path
+) -> None:
+    page = page_of(session, tmp_path, shared=True)
+    with pytest.raises(AppError) as refused:
+        drain(loading(page, brought.id))
+    assert refused.value.code == "shared_page_download" and not session.asked
+    with pytest.raises(AppError) as refused:
+        drain(page.job(brought.id, ASK))
+    assert refused.value.code == "no_model_loaded" and not session.asked
+
+
+def test_choice_and_button_say_that_components_are_to_be_downloaded(
+    session: Recorder, brought: Variant, tmp_path: Path
+) -> None:
+    page = page_of(session, tmp_path)
+    shown = {name: title for title, name in model_bar.variant_choices(page, "en")}
+    assert shown[brought.id].endswith("to download")
+    assert shown["janus-embedded"].endswith("on this computer")
+    assert model_bar.load_label(page, brought, "en")["value"] == "Download and load"
+    empty = replace(brought, id="empty", folder=tmp_path / "empty")
+    session.catalog.include(empty)
+    shown = {name: title for title, name in model_bar.variant_choices(page, "en")}
+    assert shown["empty"].endswith("not on this computer")
+    assert model_bar.load_label(page, empty, "en")["value"] == "Load"
+
+
+def test_job_loads_the_folder_whose_path_was_typed(session: Recorder, tmp_path: Path) -> None:
+    drain(page_of(session, tmp_path).job(str(FOLDER), ASK))
+    assert [variant.folder for variant in session.asked] == [FOLDER.resolve()]
+
+
+def test_job_of_a_shared_page_loads_no_typed_folder(session: Recorder, tmp_path: Path) -> None:
+    drain(page_of(session, tmp_path, shared=True).job(str(FOLDER), ASK))
+    assert [variant.id for variant in session.asked] == ["janus-embedded"]
+
+
+def test_job_loads_a_downloaded_variant_and_refuses_an_absent_one(
+    session: Recorder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = page_of(session, tmp_path)
+    with pytest.raises(AppError) as refused:
+        drain(page.job("janus-pro-1b", ASK))
+    assert refused.value.code == "no_model_loaded" and not session.asked
+    status = replace(session.hub.status(session.catalog["janus-pro-1b"]), complete=True)
+    monkeypatch.setattr(session.hub, "status", lambda variant: status)
+    drain(page.job("janus-pro-1b", ASK))
+    assert [variant.id for variant in session.asked] == ["janus-pro-1b"]
