@@ -194,10 +194,10 @@ def test_more_pictures_than_the_model_takes_are_refused() -> None:
     session = ModelSession(load_catalog(), Hub())
     a = picture("a")
     drain(session.load(str(JANUS / "janus_pro_1b" / "checkpoint"), "cpu", "fp32"))
-    with pytest.raises(AppError, match=r"one picture at a time and got 5"):
+    with pytest.raises(AppError, match=r"one picture at a time, but 5 were given"):
         drain(session.run(EditRequest("x", a, method="variation", more_images=(a,) * 4)))
     drain(session.load(str(GOLDEN / "ckpt_llavaov_sd15"), "cpu", "fp32"))
-    with pytest.raises(AppError, match=r"8 pictures at a time and got 9"):
+    with pytest.raises(AppError, match=r"8 pictures at a time, but 9 were given"):
         drain(session.run(EditRequest("x", a, method="instruct", more_images=(a,) * 8)))
     finished = drain(session.run(EditRequest("x", a, method="instruct", more_images=(a,), steps=1)))
     assert isinstance(finished, Finished) and len(finished.pictures) == 1
