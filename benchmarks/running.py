@@ -12,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from janus_app.registry.types import Variant
 from janus_app.runtime import loader
 from janus_app.runtime.fit import plan_load
-from janus_app.types import Event, Finished, Model, drain, result_of
+from janus_app.types import Events, Finished, Model, drain, result_of
 
 T = TypeVar("T")
 
@@ -24,7 +24,7 @@ def open_model(variant: Variant, precision: str, device: str = "auto") -> Model:
     return result_of(loader.load(plan_load(variant, variant.folder, device).choose(precision))).model
 
 
-def finished(events: Iterable[Event]) -> Finished:
+def finished(events: Events) -> Finished:
     """The last event of a job."""
     last = drain(events)
     if not isinstance(last, Finished):

@@ -63,6 +63,9 @@ class Message:
     def __setattr__(self, name: str, value: object) -> None:
         raise AttributeError("a Message cannot be changed")
 
+    def __reduce__(self) -> tuple[Any, ...]:  # copy and pickle would set the attributes
+        return _message, (self.code, self.values)
+
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Message) and (self.code, self.values) == (other.code, other.values)
 
@@ -86,6 +89,10 @@ class Message:
         }
         sentence: str = entry.get(language) or entry["en"]
         return sentence.format(**values)
+
+
+def _message(code: str, values: dict[str, Any]) -> Message:
+    return Message(code, **values)
 
 
 class AppError(Exception):

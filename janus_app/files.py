@@ -76,9 +76,11 @@ def os_errors_as_app_errors(what: Message, folder: Path) -> Iterator[None]:
 
 
 def write_atomically(path: Path, content: bytes, keep_existing: bool = False) -> Path:
-    """Write a file, flushed to disk, so that a power cut leaves the old file or the new one. Returns its path.
+    """Write a file that a reader meets whole or not at all, also if the program ends in between. Returns its path.
 
-    The file replaces `path`; with `keep_existing` it is written beside it as "name-2.png" where "name.png" exists.
+    The file replaces `path`; with `keep_existing` it is written beside it as "name-2.png" where "name.png" exists (a
+    file system without hard links shows it empty for a moment). The content is on the disk before the file gets its
+    name. The folder is not flushed, so a power cut soon after may take the file back, or leave the one it replaced.
     Raises OSError.
     """
     part = path.with_name(f".{secrets.token_hex(8)}.part")
@@ -87,24 +89,41 @@ def write_atomically(path: Path, content: bytes, keep_existing: bool = False) ->
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        final = _free_name(path) if keep_existing else path
-        os.replace(part, final)
+        if keep_existing:
+            return _take_free_name(part, path)
+        os.replace(part, path)
     finally:
         with contextlib.suppress(OSError):
             part.unlink(missing_ok=True)
-    return final
+    return path
 
 
-def _free_name(path: Path) -> Path:
-    """Create the first free name of path, path-2, path-3 ...: only one of two writers can get each."""
+def _take_free_name(part: Path, path: Path) -> Path:
+    """Give the file `part` the first free name of path, path-2, path-3 ...: only one of two writers can get each."""
     number = 1
     while True:
         name = path if number == 1 else path.with_name(f"{path.stem}-{number}{path.suffix}")
         try:
-            os.close(os.open(name, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+            _take_name(part, name)
             return name
         except FileExistsError:
             number += 1
+
+
+def _take_name(part: Path, name: Path) -> None:
+    """Raises FileExistsError where the name is taken."""
+    try:
+        os.link(part, name)
+        return
+    except FileExistsError:
+        raise
+    except OSError:  # no hard links here, as on FAT; any other reason is met again below
+        os.close(os.open(name, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+    try:
+        os.replace(part, name)
+    except OSError:
+        name.unlink(missing_ok=True)
+        raise
 
 
 @contextmanager

@@ -1,20 +1,19 @@
 """What every family answers: the requests, the events that answer them, and what a model can do.
 
-    chat(ChatRequest)         -> Iterator[Notice | TextDelta | Finished]
-    generate(GenerateRequest) -> Iterator[Notice | Progress | Preview | Finished]
-    edit(EditRequest)         -> Iterator[Notice | Progress | Preview | Finished]
+    chat(ChatRequest)         -> Generator of Notice | TextDelta | Finished
+    generate(GenerateRequest) -> Generator of Notice | Progress | Preview | Finished
+    edit(EditRequest)         -> Generator of Notice | Progress | Preview | Finished
 
 Models that draw image tokens also answer `TokenView`, models that read pictures `Ranker`. A job of a session adds
 `Queued` while it waits and `Started` when its model begins.
 
-Iterators are the only concurrency: closing one stops the work within one step. Everything here is plain values and
+Generators are the only concurrency: closing one stops the work within one step. Everything here is plain values and
 PIL images, so the page, the command line and the tests use it without importing torch.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, TypeVar, get_args, runtime_checkable
@@ -53,7 +52,7 @@ T = TypeVar("T")
 
 def _number(name: str, value: float, low: float, high: float) -> None:
     """Refuse a value outside [low, high], NaN and infinities included. `name` is the code of the input's name."""
-    if not isinstance(value, (int, float)) or not math.isfinite(value) or not low <= value <= high:
+    if not isinstance(value, (int, float)) or not low <= value <= high:
         raise AppError("number_out_of_range", name=Message(name), low=low, high=high, given=value)
 
 
@@ -423,13 +422,14 @@ class Finished:
 
 
 Event = Notice | Queued | Started | Progress | TextDelta | Preview | Finished
+Events = Generator[Event, None, None]  # a job: closing it stops the work within one step
 
 
-def drain(events: Iterable[Event], on_event: Callable[[Event], None] | None = None) -> Event | None:
+def drain(events: Generator[Event, None, object], on_event: Callable[[Event], None] | None = None) -> Event | None:
     """Run a job to its end and return its last event; `on_event` sees each of them. An exception closes the job."""
     last: Event | None = None
-    with closing(events if isinstance(events, Generator) else (event for event in events)) as job:
-        for last in job:
+    with closing(events):
+        for last in events:
             if on_event:
                 on_event(last)
     return last
@@ -469,24 +469,24 @@ class Model(Protocol):
 
     capabilities: Capabilities
 
-    def chat(self, request: ChatRequest) -> Iterator[Event]: ...
+    def chat(self, request: ChatRequest) -> Events: ...
 
-    def generate(self, request: GenerateRequest) -> Iterator[Event]: ...
+    def generate(self, request: GenerateRequest) -> Events: ...
 
-    def edit(self, request: EditRequest) -> Iterator[Event]: ...
+    def edit(self, request: EditRequest) -> Events: ...
 
 
 @runtime_checkable
 class TokenView(Protocol):
     """What a model that draws picture tokens can show of them. Both end with Finished."""
 
-    def inspect(self, request: InspectRequest) -> Iterator[Event]: ...
+    def inspect(self, request: InspectRequest) -> Events: ...
 
-    def swap(self, request: SwapRequest) -> Iterator[Event]: ...
+    def swap(self, request: SwapRequest) -> Events: ...
 
 
 @runtime_checkable
 class Ranker(Protocol):
     """A model that can say of a picture whether it shows what was asked for. Ends with Finished."""
 
-    def rank(self, request: RankRequest) -> Iterator[Event]: ...
+    def rank(self, request: RankRequest) -> Events: ...

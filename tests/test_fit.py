@@ -171,6 +171,16 @@ def test_memory_of_the_replaced_model_counts_as_free(monkeypatch: pytest.MonkeyP
     assert plan_load(SEVEN, device="cpu", freed={"cpu": int(40e9)}).choose("auto").precision == "fp32"
 
 
+def test_damaged_config_of_a_users_folder_is_an_error_and_a_downloaded_one_is_estimated(tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(GOLDEN / "janus_pro_1b" / "checkpoint", tmp_path / "c"))
+    variant = CATALOG.resolve(str(folder))
+    (folder / "config.json").write_text('{"model_type": ')
+    with pytest.raises(AppError) as caught:
+        plan_load(variant, folder, "cpu")
+    assert caught.value.code == "json_file_unreadable"
+    assert plan_load(SEVEN, folder, "cpu").plan("bf16").config is None  # the fetch before the load repairs it
+
+
 def test_usual_job_takes_the_settings_of_the_variant(monkeypatch: pytest.MonkeyPatch) -> None:
     embedded = CATALOG.default()
     job = usual_job(embedded)

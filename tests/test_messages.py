@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import ast
+import copy
 import json
+import pickle
 import re
 import string
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from janus_app.errors import LANGUAGES, AppError, Message, message_table
+from janus_app.errors import LANGUAGES, AppError, LoadOutOfMemory, Message, message_table
 
 ROOT = Path(__file__).parent.parent
 FILES = [ROOT / "app.py", *sorted((ROOT / "janus_app").rglob("*.py"))]
@@ -100,3 +103,11 @@ def test_a_value_may_be_a_message_and_is_said_in_the_same_language(monkeypatch: 
     assert str(error) == error.text("en") == "Not saved: 1,234 bytes free."
     assert error.text("zh-CN") == "没有保存：剩余 1,234 字节。"
     assert (error.code, error.status) == ("outer", 507)
+
+
+@pytest.mark.parametrize("duplicate", [copy.copy, copy.deepcopy, lambda value: pickle.loads(pickle.dumps(value))])
+def test_messages_and_errors_can_be_copied_and_pickled(duplicate: Callable[[Any], Any]) -> None:
+    message = Message("fit_yes", title="A", precision=Message("precision_on_all_cards", precision="bf16"), need="1 GB")
+    assert duplicate(message) == message
+    error = duplicate(LoadOutOfMemory("load_out_of_memory", "int8", title="A", precision="bf16"))
+    assert (error.code, error.smaller_precision, error.message.values["title"]) == ("load_out_of_memory", "int8", "A")

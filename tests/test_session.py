@@ -278,6 +278,43 @@ def test_idle_model_is_unloaded_and_loaded_again_by_the_next_job(session: ModelS
         drain(session.run(ASK))
 
 
+def test_job_that_joins_before_the_idle_unload_keeps_its_model(
+    session: ModelSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session.idle_minutes = 1e-9
+    job, join = session.run(ASK), session._queue.join
+    started: list[Event] = []
+
+    def join_late() -> object:
+        if not started:
+            monkeypatch.setattr(session._queue, "join", join)
+            started.append(next(job))
+        return join()
+
+    monkeypatch.setattr(session._queue, "join", join_late)
+    assert not session.unload_if_idle()
+    assert isinstance(started[0], Started) and session.loaded is not None
+    assert isinstance(drain(job), Finished) and session.state.queue == 0
+
+
+def test_job_that_joins_during_the_idle_unload_loads_the_model_again(
+    session: ModelSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session.idle_minutes = 1e-9
+    answers: list[Event] = []
+    leave = session._queue.leave
+
+    def leave_to_a_job(ticket: object) -> None:
+        leave(ticket)
+        if not answers:
+            answers.extend(session.run(ASK))
+
+    monkeypatch.setattr(session._queue, "leave", leave_to_a_job)
+    assert session.unload_if_idle()
+    assert isinstance(answers[-1], Finished)
+    assert session.state.phase == "ready" and not session.state.idle_unloaded
+
+
 def test_silent_download_is_explained_in_the_state(session: ModelSession, monkeypatch: pytest.MonkeyPatch) -> None:
     """The download reads from a pipe that nothing is written to."""
     source, sink = os.pipe()

@@ -21,7 +21,8 @@ from janus_app.errors import AppError, Message
 from janus_app.outputs.conversations import ChatMessage, new_conversation, new_id
 from janus_app.outputs.library import library
 from janus_app.registry.catalog import MANIFEST, load_catalog
-from janus_app.types import Finished, Notice, Preview, Progress, Queued, TextDelta
+from janus_app.types import Finished, GenerateRequest, Notice, Preview, Progress, Queued, TextDelta
+from janus_app.ui import context
 from janus_app.ui.common import jobs
 from janus_app.ui.common.html import message
 from janus_app.ui.i18n import FOLDER, Texts, match_language
@@ -262,3 +263,12 @@ def test_mask_is_what_was_painted() -> None:
     )
     with pytest.raises(AppError, match="no picture to edit"):
         picture_and_mask(None)
+
+
+def test_number_too_large_for_a_float_is_refused_with_a_sentence() -> None:
+    for read in (context.number, context.whole_number):
+        with pytest.raises(AppError, match="1000"):
+            read(10**400, "input_seed")
+    with pytest.raises(AppError) as caught:
+        GenerateRequest("A house.", guidance=10**400)
+    assert caught.value.code == "number_out_of_range"

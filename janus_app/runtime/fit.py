@@ -22,6 +22,7 @@ from typing import Any
 import torch
 
 from janus_app.errors import AppError, Message
+from janus_app.files import read_json
 from janus_app.formatting import size_text
 from janus_app.models.common.memory import BytesPerElement, Job, Peak
 from janus_app.models.family import Family
@@ -171,7 +172,7 @@ def plan_load(
 
     `folder` and `components` are where its files are, as far as they are on this machine. `job` defaults to
     `usual_job`. `freed` are bytes by device that become free before the load (the model it replaces). Raises AppError
-    for an absent device and a damaged config.json.
+    for an absent device and a damaged config.json in a checkpoint folder of the user.
     """
     model = _model(variant, folder, components)
     job = job or usual_job(variant)
@@ -226,10 +227,12 @@ class _Model:
 def _model(variant: Variant, folder: Path | None, components: Mapping[str, Path] | None) -> _Model:
     family, folder, components = get_family(variant.family), folder or variant.folder, components or {}
     if folder and (folder / "config.json").is_file():
+        if variant.folder is not None:
+            read_json(folder / "config.json")  # raises for a damaged one; the Hub's is repaired by the fetch
         try:
             config = json.dumps(family.read_config(folder, components))
             return _Model(variant, family, folder, components, config, from_folder=True)
-        except AppError:  # a component is missing: the load will say so, and the size may be known all the same
+        except AppError:  # as of a missing component: the load will say so, and the size may be known all the same
             pass
     known = KNOWN_CONFIGS / f"{(variant.repo or '').split('/')[-1]}.json.gz"
     if not known.is_file():

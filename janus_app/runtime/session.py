@@ -13,7 +13,8 @@ import platform
 import sys
 import threading
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Mapping
+from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from importlib import metadata
@@ -30,6 +31,7 @@ from janus_app.types import (
     ChatRequest,
     EditRequest,
     Event,
+    Events,
     Finished,
     GenerateRequest,
     InspectRequest,
@@ -51,7 +53,6 @@ if TYPE_CHECKING:
     from janus_app.runtime.loader import LoadedModel
 
 Phase = Literal["empty", "loading", "ready", "busy"]
-Events = Generator[Event, None, None]
 
 VERB_NAMES = {"chat": "verb_chat", "generate": "verb_generate", "edit": "verb_edit"}
 LIBRARIES = ("torch", "transformers", "tokenizers", "pillow", "bitsandbytes")
@@ -134,9 +135,10 @@ class ModelSession:
 
     @property
     def state(self) -> SessionState:
-        loaded, unloaded, silence = self._loaded, self._idle_unloaded, self.watchdog.silence()
+        # The phase first: an idle model is noted as unloaded before the phase says that none is loaded.
+        phase, loaded, unloaded, silence = self._phase, self._loaded, self._idle_unloaded, self.watchdog.silence()
         state = SessionState(
-            phase=self._phase,
+            phase=phase,
             verb=self._verb,
             progress=self.watchdog.progress,
             queue=max(0, len(self._queue) - 1),
@@ -179,7 +181,7 @@ class ModelSession:
     def plan_load(self, variant: Variant, device: str = "auto") -> LoadOptions:
         """What a variant needs in each precision and what fits; the loaded model's memory counts as free.
 
-        Raises AppError for an absent device or a damaged config.json.
+        Raises AppError for an absent device or a damaged config.json in a checkpoint folder of the user.
         """
         from janus_app.runtime.fit import plan_load
 
@@ -212,13 +214,24 @@ class ModelSession:
         return self._queued(self._unload)
 
     def unload_if_idle(self) -> bool:
-        """Unload the model if nobody used it for `idle_minutes`; the next job loads it again. True if it did."""
-        loaded, limit = self._loaded, self.idle_minutes
-        if loaded is None or not limit or len(self._queue) or time.monotonic() - self._last_used < 60 * limit:
+        """Unload the model if nobody used it for `idle_minutes`; the next job loads it again. True if it did.
+
+        It never waits: where another job has a place in the queue, the model is in use.
+        """
+        if len(self._queue) or not self._idle():
             return False
-        drain(self.unload())
-        self._idle_unloaded = loaded.plan
-        return True
+        with closing(self._queued(self._unload_idle)) as job:
+            return isinstance(next(job, None), Progress)  # Queued: a job came first
+
+    def _idle(self) -> bool:
+        limit = self.idle_minutes
+        return self._loaded is not None and bool(limit) and time.monotonic() - self._last_used >= 60 * (limit or 0)
+
+    def _unload_idle(self) -> Events:
+        if self._loaded is not None and self._idle():  # again: what ran before this job's turn may have used it
+            self._idle_unloaded = self._loaded.plan  # before the drop, so that `state` never shows neither
+            self._drop()
+            yield Progress("unloaded", 1, 1)
 
     def run_idle_unload(self, interval: float = 10.0) -> None:
         """Call `unload_if_idle` every `interval` seconds; never returns. For a thread of a program with a page."""
@@ -227,7 +240,7 @@ class ModelSession:
             with contextlib.suppress(AppError):
                 self.unload_if_idle()
 
-    def _queued(self, job: Callable[[], Iterator[Event]]) -> Events:
+    def _queued(self, job: Callable[[], Events]) -> Events:
         """Wait, then do the job; the place in the queue is taken at the first step and always given back."""
         ticket = self._queue.join()
         try:
@@ -238,7 +251,7 @@ class ModelSession:
             self._last_used = time.monotonic()
             self._queue.leave(ticket)
 
-    def _load(self, variant: Variant, device: str, precision: str) -> Iterator[Event]:
+    def _load(self, variant: Variant, device: str, precision: str) -> Events:
         from janus_app.runtime import loader
 
         self._phase = "loading"
@@ -268,7 +281,7 @@ class ModelSession:
             if self._loaded is None:
                 _free_memory()
 
-    def _run(self, request: Request) -> Iterator[Event]:
+    def _run(self, request: Request) -> Events:
         if self._loaded is None and self._idle_unloaded is not None:
             plan = self._idle_unloaded
             yield Notice(Message("model_loaded_again", title=plan.variant.title))
@@ -283,7 +296,7 @@ class ModelSession:
         self._phase, self._verb = "busy", verb
         try:
             yield Started(provenance)
-            with contextlib.closing(events()) as job:  # type: ignore[type-var]
+            with closing(events()) as job:
                 for event in job:
                     yield replace(event, provenance=provenance) if isinstance(event, Finished) else event
             return
@@ -309,7 +322,7 @@ class ModelSession:
         if pictures > capabilities.edit_pictures:
             raise AppError("edit_takes_one_image", title=title, given=pictures)
 
-    def _unload(self) -> Iterator[Event]:
+    def _unload(self) -> Events:
         self._drop()
         self._idle_unloaded = None
         yield Progress("unloaded", 1, 1)
@@ -332,7 +345,7 @@ def _load_out_of_memory(options: LoadOptions, plan: LoadPlan) -> LoadOutOfMemory
     )
 
 
-def _answer(loaded: LoadedModel, request: Request) -> tuple[Verb, Callable[[], Iterator[Event]]]:
+def _answer(loaded: LoadedModel, request: Request) -> tuple[Verb, Callable[[], Events]]:
     """The verb that a request needs, and what answers it. Raises AppError where the model's family cannot."""
     model, title = loaded.model, loaded.plan.variant.title
     if isinstance(request, ChatRequest):

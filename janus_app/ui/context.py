@@ -138,7 +138,7 @@ def whole_number(value: float | int | str | None, name: str) -> int:
     """
     try:
         number = float(value) if value is not None else math.nan
-    except ValueError:
+    except (ValueError, OverflowError):
         number = math.nan
     if not number.is_integer():  # neither NaN nor an infinity is one
         raise AppError("whole_number_expected", name=Message(name), given=value)
@@ -149,7 +149,7 @@ def number(value: float | int | str | None, name: str) -> float:
     """The number in a slider's box. `name` is the code of its name. Raises AppError where the box is empty."""
     try:
         return float(value)  # type: ignore[arg-type]
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise AppError("number_expected", name=Message(name), given=value) from None
 
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import gc
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator
 from typing import Protocol
 
 import torch
 
 from janus_app.errors import Message, is_out_of_memory
-from janus_app.types import Event, Finished, Notice, Picture
+from janus_app.types import Event, Events, Finished, Notice, Picture
 
 # (pictures finished before, how many to draw now) -> yields events and returns the new pictures
 DrawBatch = Callable[[tuple[Picture, ...], int], Generator[Event, None, list[Picture]]]
@@ -20,7 +20,7 @@ class BatchedModel(Protocol):
     batch: int  # pictures drawn at once; it is halved when memory runs out, and stays so
 
 
-def draw_in_batches(model: BatchedModel, count: int, draw: DrawBatch, started: float) -> Iterator[Event]:
+def draw_in_batches(model: BatchedModel, count: int, draw: DrawBatch, started: float) -> Events:
     """Draw `count` pictures and end with Finished. `started` is the time.perf_counter() when the work began.
 
     Out of memory is raised only where a single picture does not fit.

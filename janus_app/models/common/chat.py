@@ -24,7 +24,7 @@ from janus_app.nn.siglip import VisionConfig
 from janus_app.types import (
     Capabilities,
     ChatRequest,
-    Event,
+    Events,
     Finished,
     Notice,
     Progress,
@@ -45,7 +45,7 @@ def stream_answer(
     encode: Callable[[Sequence[Turn]], list[int]],
     answer: Callable[[Sequence[Turn], Sequence[int], int], Iterator[int]],
     started: float = 0.0,
-) -> Iterator[Event]:
+) -> Events:
     """Events of the verb `chat`.
 
     encode: turns to the ids of a prompt. answer: from the turns that fit, their ids and the most tokens to write, the
@@ -182,7 +182,7 @@ class VisionChatMixin:
             )
         self.side = self.processor.size
 
-    def chat(self, request: ChatRequest) -> Iterator[Event]:
+    def chat(self, request: ChatRequest) -> Events:
         """Stream the answer. The oldest messages are left out, with a notice, where the context cannot hold them."""
 
         def encode(turns: Sequence[Turn]) -> list[int]:
@@ -208,7 +208,7 @@ class VisionChatMixin:
             answer=answer,
         )
 
-    def rank(self, request: RankRequest) -> Iterator[Event]:
+    def rank(self, request: RankRequest) -> Events:
         """How sure the model is, from 0 to 1, that each picture shows what the prompt asks for."""
         return rank.rank(self, request)
 

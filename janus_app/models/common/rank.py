@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Protocol
 
 import torch
@@ -23,7 +23,7 @@ from janus_app.models.common.prompts import PromptStyle
 from janus_app.models.common.tokenizer import Piece, Tokenizer
 from janus_app.nn import sampling
 from janus_app.nn.prefill import Network, prefill
-from janus_app.types import Capabilities, Event, Finished, Notice, Progress, RankRequest, Turn
+from janus_app.types import Capabilities, Events, Finished, Notice, Progress, RankRequest, Turn
 
 MIN_YES_NO = 0.5  # the mean probability of yes and no together from which the question counts as understood
 QUESTION = "Is there {} in the picture?"
@@ -45,7 +45,7 @@ class RankingModel(Protocol):
     def _embed(self, ids: Sequence[int], pictures: Sequence[Image.Image] = ()) -> Tensor: ...
 
 
-def rank(model: RankingModel, request: RankRequest) -> Iterator[Event]:
+def rank(model: RankingModel, request: RankRequest) -> Events:
     """Progress for each picture, then Finished with their scores in 0..1. Raises AppError where the vocabulary or the
     context is too small for the question."""
     started, count = time.perf_counter(), len(request.images)

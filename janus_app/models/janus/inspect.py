@@ -18,7 +18,7 @@ from janus_app.models.janus.modeling import JanusNetwork
 from janus_app.nn import sampling
 from janus_app.nn.prefill import next_positions, prefill
 from janus_app.types import (
-    Event,
+    Events,
     Finished,
     Inspection,
     InspectRequest,
@@ -33,7 +33,7 @@ CELLS_PER_STEP = 96  # work can be cancelled between two steps, and float32 logi
 
 def inspect_tokens(
     network: JanusNetwork, prompts: Sequence[Tensor], tokens: Tensor, columns: int, request: InspectRequest
-) -> Iterator[Event]:
+) -> Events:
     """Progress, then Finished with the picture of `tokens` [cells], `columns` in a row, and a TokenFacts for each."""
     started, facts = time.perf_counter(), list[TokenFacts]()
     yield Progress("inspect", 0, len(tokens), "tokens")
@@ -44,7 +44,7 @@ def inspect_tokens(
     yield Finished(inspection=Inspection(picture, columns, tuple(facts)), compute_seconds=time.perf_counter() - started)
 
 
-def swap_token(network: JanusNetwork, tokens: Tensor, request: SwapRequest) -> Iterator[Event]:
+def swap_token(network: JanusNetwork, tokens: Tensor, request: SwapRequest) -> Events:
     """Progress, then Finished with a picture for each token of the request, put into its cell of `tokens` [cells]."""
     started, pictures = time.perf_counter(), list[Picture]()
     for token in request.tokens:

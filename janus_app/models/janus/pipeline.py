@@ -29,6 +29,7 @@ from janus_app.types import (
     Capabilities,
     EditRequest,
     Event,
+    Events,
     Finished,
     GenerateRequest,
     InspectRequest,
@@ -68,7 +69,7 @@ class JanusModel(VisionChatMixin):
 
     # ---- pictures
 
-    def generate(self, request: GenerateRequest) -> Iterator[Event]:
+    def generate(self, request: GenerateRequest) -> Events:
         """Draw, with a preview after every row; or decode `image_tokens`; or continue from the first `keep` of them."""
         known = torch.full((self.grid**2,), -1)
         if request.image_tokens:
@@ -78,24 +79,24 @@ class JanusModel(VisionChatMixin):
             known[: request.keep] = tokens[: request.keep]
         return self._pictures(request, known)
 
-    def inspect(self, request: InspectRequest) -> Iterator[Event]:
+    def inspect(self, request: InspectRequest) -> Events:
         """The facts of every token of a picture, as drawn with the prompt and settings of the request."""
         tokens = self._fitting(request.image_tokens)
         return inspect_tokens(self.network, self.prompt_rows(request, both=True), tokens, self.grid, request)
 
-    def swap(self, request: SwapRequest) -> Iterator[Event]:
+    def swap(self, request: SwapRequest) -> Events:
         """The picture decoded with each of `tokens` at one cell."""
         self._fitting(request.tokens, cells=len(request.tokens))
         return swap_token(self.network, self._fitting(request.image_tokens), request)
 
-    def edit(self, request: EditRequest) -> Iterator[Event]:
+    def edit(self, request: EditRequest) -> Events:
         """Redraw a region of a picture's image tokens or all below its kept top, or follow an instruction."""
         methods = self.capabilities.edit_methods
         if request.method not in methods:
             raise AppError("edit_method_unknown", given=request.method, known=", ".join(methods))
         return self._edit(request)
 
-    def _edit(self, request: EditRequest) -> Iterator[Event]:
+    def _edit(self, request: EditRequest) -> Events:
         width, height = request.image.size
         if width != height:
             yield Notice(Message("picture_cropped"))
@@ -121,15 +122,13 @@ class JanusModel(VisionChatMixin):
             raise AppError("image_tokens_unfit", cells=cells, codes=codes)
         return torch.tensor(tokens)
 
-    def _redraw(self, request: GenerateRequest) -> Iterator[Event]:
+    def _redraw(self, request: GenerateRequest) -> Events:
         started = time.perf_counter()
         pixels = decode_tokens(self.network, torch.tensor([request.image_tokens], device=self.network.device))
         picture = Picture(to_picture(pixels[0]), request.seed, request.image_tokens)
         yield Finished(pictures=(picture,), compute_seconds=time.perf_counter() - started)
 
-    def _pictures(
-        self, request: GenerateRequest | EditRequest, known: Tensor, rows: Sequence[Tensor] = ()
-    ) -> Iterator[Event]:
+    def _pictures(self, request: GenerateRequest | EditRequest, known: Tensor, rows: Sequence[Tensor] = ()) -> Events:
         """Draw the unknown (-1) of the image tokens `known`; `rows`: the embedded prompt, where it is made already."""
         started = time.perf_counter()
         rows = rows or self.prompt_rows(request)

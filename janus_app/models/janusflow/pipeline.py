@@ -31,6 +31,7 @@ from janus_app.types import (
     ChatRequest,
     EditRequest,
     Event,
+    Events,
     Finished,
     GenerateRequest,
     Notice,
@@ -80,19 +81,19 @@ class JanusFlowModel(VisionChatMixin):
             edit_methods=dict(edit.EDIT_METHODS),
         )
 
-    def generate(self, request: GenerateRequest) -> Iterator[Event]:
+    def generate(self, request: GenerateRequest) -> Events:
         """Draw along the flow; after every step comes a preview of the picture it predicts."""
         if request.image_tokens:
             raise AppError("image_tokens_not_drawn")
         return self._generate(request)
 
-    def edit(self, request: EditRequest) -> Iterator[Event]:
+    def edit(self, request: EditRequest) -> Events:
         """Change a picture by one of edit.EDIT_METHODS."""
         if request.method not in self.capabilities.edit_methods:
             raise AppError("edit_method_unknown", given=request.method, known=", ".join(edit.EDIT_METHODS))
         return self._edit(request)
 
-    def _generate(self, request: GenerateRequest) -> Iterator[Event]:
+    def _generate(self, request: GenerateRequest) -> Events:
         schedule, guidance = FlowSchedule(request.steps), IntervalGuidance(request.guidance, request.guidance_interval)
         velocity = self._velocity(request.prompt, request.negative, schedule)
         like = torch.empty(1, self.autoencoder.channels, self.latent_side, self.latent_side, device=self.network.device)
@@ -104,7 +105,7 @@ class JanusFlowModel(VisionChatMixin):
 
         yield from self._pictures(request, work, schedule.count)
 
-    def _edit(self, request: EditRequest) -> Iterator[Event]:
+    def _edit(self, request: EditRequest) -> Events:
         if request.image.width != request.image.height:
             yield Notice(Message("picture_cropped"))
         original = fit_square(request.image, self.side)
@@ -165,7 +166,7 @@ class JanusFlowModel(VisionChatMixin):
         steps: int,
         finish: Finish | None = None,
         source_prompt: str = "",
-    ) -> Iterator[Event]:
+    ) -> Events:
         """Draw request.count pictures, self.batch at a time, and apply `finish` to each."""
         started = time.perf_counter()
 

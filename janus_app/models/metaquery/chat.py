@@ -17,7 +17,7 @@ from janus_app.models.common.lazy_import import importing
 from janus_app.models.metaquery.mllm import ImageFeatures, Mllm
 from janus_app.models.metaquery.template import ChatTemplate
 from janus_app.nn import sampling
-from janus_app.types import ChatRequest, Event, Progress, Turn
+from janus_app.types import ChatRequest, Events, Progress, Turn
 
 
 class MllmChat:
@@ -28,7 +28,7 @@ class MllmChat:
         self.head = head[: reader.tokenizer.size]  # rows beyond are padding
         self.ends = _ends(reader, folder)
 
-    def chat(self, request: ChatRequest) -> Iterator[Event]:
+    def chat(self, request: ChatRequest) -> Events:
         """Stream the answer. The oldest messages are left out, with a notice, where the context cannot hold them."""
         started = time.perf_counter()
         encoded: dict[int, ImageFeatures] = {}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Sequence
 from typing import Any
 
 import torch
@@ -28,6 +28,7 @@ from janus_app.types import (
     ChatRequest,
     EditRequest,
     Event,
+    Events,
     GenerateRequest,
     Notice,
     Picture,
@@ -77,19 +78,19 @@ class MetaQueryModel:
             return self.network.lm_head.weight
         return self.reader.network.get_input_embeddings().weight if self.network.tied else None
 
-    def chat(self, request: ChatRequest) -> Iterator[Event]:
+    def chat(self, request: ChatRequest) -> Events:
         """Stream the language model's answer."""
         if "chat" not in self.capabilities.verbs:
             raise AppError("word_head_missing", component=self.network.config.mllm_id)
         return self.mllm_chat.chat(request)
 
-    def generate(self, request: GenerateRequest) -> Iterator[Event]:
+    def generate(self, request: GenerateRequest) -> Events:
         """Draw; after every step comes a preview of the picture it predicts."""
         if request.image_tokens:
             raise AppError("image_tokens_not_drawn")
         return self._pictures(request, (), TextImageGuidance(request.guidance))
 
-    def edit(self, request: EditRequest) -> Iterator[Event]:
+    def edit(self, request: EditRequest) -> Events:
         """Draw a picture by an instruction about one or several pictures."""
         if request.method not in EDIT_METHODS:
             raise AppError("edit_method_unknown", given=request.method, known=", ".join(EDIT_METHODS))
@@ -98,7 +99,7 @@ class MetaQueryModel:
 
     def _pictures(
         self, request: GenerateRequest | EditRequest, pictures: Sequence[Image.Image], guidance: TextImageGuidance
-    ) -> Iterator[Event]:
+    ) -> Events:
         """Read the prompt once, then draw request.count pictures, self.batch at a time."""
         started = time.perf_counter()
         caption, cut = self.conditioner.truncate(request.prompt)
