@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -86,9 +87,18 @@ def test_choice_and_button_say_that_components_are_to_be_downloaded(
     assert shown[brought.id].endswith("to download")
     assert shown["janus-embedded"].endswith("on this computer")
     assert model_bar.load_label(page, brought, "en")["value"] == "Download and load"
+    folder = tmp_path / "registered"
+    folder.mkdir()
+    names = {role: part.repo for role, part in session.catalog["metaquery-l"].components.items()}
+    config = {"model_type": "metaquery", "mllm_id": names["mllm"], "diffusion_model_id": names["diffusion"]}
+    (folder / "config.json").write_text(json.dumps(config))
+    registered = replace(brought, id="registered", folder=folder, components={}, user_supplied=False)
+    session.catalog.include(registered)
+    assert not model_bar.cached(page, registered), "its config.json names components that are not here"
     empty = replace(brought, id="empty", folder=tmp_path / "empty")
     session.catalog.include(empty)
     shown = {name: title for title, name in model_bar.variant_choices(page, "en")}
+    assert shown["registered"].endswith("to download")
     assert shown["empty"].endswith("not on this computer")
     assert model_bar.load_label(page, empty, "en")["value"] == "Load"
 

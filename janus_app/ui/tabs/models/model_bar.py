@@ -271,13 +271,21 @@ def interrupted_line(page: PageContext, name: str | None, language: str, key: st
 
 def cached(page: PageContext, variant: Variant) -> bool:
     """Whether loading needs no download."""
-    return page.session.hub.status(variant).complete
+    return page.session.hub.status(_as_loaded(page, variant)).complete
+
+
+def _as_loaded(page: PageContext, variant: Variant) -> Variant:
+    """The row with the components that its folder's config.json names; the row itself where that is unreadable."""
+    with contextlib.suppress(AppError):
+        return page.resolve(page.catalog.name_of(variant))
+    return variant
 
 
 def variant_choices(page: PageContext, language: str) -> list[tuple[str, str]]:
     """(title and whether a download is needed, id) of each variant."""
     choices = []
-    for variant in page.catalog.values():
+    for row in page.catalog.values():
+        variant = _as_loaded(page, row)
         status = page.session.hub.status(variant)
         if status.complete:
             where = page.texts.say("on_disk", language)
