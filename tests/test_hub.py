@@ -10,6 +10,7 @@ import pytest
 from huggingface_hub import hf_hub_download
 
 from janus_app.errors import AppError
+from janus_app.hub.cache import status_of_folder
 from janus_app.hub.progress import ProgressReporter
 from janus_app.registry.types import File
 from tests.fake_hub import REPO, REVISION, SECOND, FakeHub, Fault
@@ -348,3 +349,8 @@ def test_slow_consumer_gets_fewer_reports(monkeypatch: pytest.MonkeyPatch) -> No
             reports += 1
             clock[0] += 5.0  # a slow page
     assert reports <= 1000 * 0.01 / 1.0 + 2
+
+
+def test_status_of_a_folder_that_cannot_be_read_is_missing(tmp_path: Path) -> None:
+    too_long = tmp_path / ("x" * 300)
+    assert not status_of_folder(too_long).complete

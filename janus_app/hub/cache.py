@@ -222,10 +222,13 @@ class CacheStatus:
 
 
 def status_of_folder(folder: Path) -> CacheStatus:
-    """The status of a checkpoint outside the cache."""
-    present = (folder / "config.json").is_file()
-    size = sum(file_size(path) or 0 for path in folder.iterdir() if path.is_file()) if present else 0
-    return CacheStatus(present, size, size, folder, () if present else ("config.json",), **_conversion(folder))
+    """The status of a checkpoint outside the cache; one that cannot be read counts as missing."""
+    try:
+        present = (folder / "config.json").is_file()
+        size = sum(file_size(path) or 0 for path in folder.iterdir() if path.is_file()) if present else 0
+        return CacheStatus(present, size, size, folder, () if present else ("config.json",), **_conversion(folder))
+    except OSError:
+        return CacheStatus(False, 0, 0, folder, ("config.json",))
 
 
 def status_of_cache(variant: Variant, cache: RepoCache, verifier: Verifier) -> CacheStatus:
