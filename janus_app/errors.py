@@ -5,8 +5,8 @@
     error.status          400                      the HTTP status an API answers with
     error.text("zh-CN")   the sentence in Chinese; str(error) is the English one
 
-The sentences stand in assets/i18n/messages.json: code -> {status, en, zh-CN}. A sentence says what happened and what to
-do next. Its places are filled by `str.format`, so "{limit:,}" works; a value may be a Message itself.
+The sentences are in assets/i18n/errors_and_notices.json: code -> {status, en, zh-CN}. A sentence says what happened and
+what to do next. Its places are filled by `str.format`, so "{limit:,}" works; a value may be a Message itself.
 """
 
 from __future__ import annotations
@@ -39,7 +39,9 @@ _OUT_OF_MEMORY_TEXTS = (
 @lru_cache
 def message_table() -> dict[str, dict[str, Any]]:
     """Code -> {"status": HTTP status (errors only), language: sentence}."""
-    table: dict[str, dict[str, Any]] = json.loads((ASSETS / "i18n" / "messages.json").read_text(encoding="utf-8"))
+    table: dict[str, dict[str, Any]] = json.loads(
+        (ASSETS / "i18n" / "errors_and_notices.json").read_text(encoding="utf-8")
+    )
     return table
 
 

@@ -63,7 +63,7 @@ def test_each_call_names_a_known_code_and_fills_its_placeholders(file: Path) -> 
         assert not isinstance(code, ast.JoinedStr | ast.BinOp), f"{where} builds its sentence where it is raised"
         if not isinstance(code, ast.Constant):
             continue  # passes a Message on
-        assert code.value in TABLE, f"{where} says {code.value!r}, which is not in messages.json"
+        assert code.value in TABLE, f"{where} says {code.value!r}, which is not in errors_and_notices.json"
         given = {keyword.arg for keyword in call.keywords}
         if None not in given:  # a ** argument: what it holds is known only when it runs
             assert given - OPTIONS == placeholders(TABLE[code.value]["en"]), f"{where} fills {given}"
@@ -92,7 +92,7 @@ def test_every_code_is_used() -> None:
 
 
 def test_the_table_is_sorted() -> None:
-    text = (ROOT / "assets" / "i18n" / "messages.json").read_text("utf-8")
+    text = (ROOT / "assets" / "i18n" / "errors_and_notices.json").read_text("utf-8")
     assert text == json.dumps(TABLE, ensure_ascii=False, indent=1, sort_keys=True) + "\n"
 
 
