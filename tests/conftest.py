@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +23,10 @@ if TYPE_CHECKING:
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "0")
 os.environ["LC_ALL"] = "C.UTF-8"  # sentences on the command line are in English, whatever the machine speaks
+
+# A shell starts background jobs with SIGINT ignored, and so would every process that the tests start.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 GOLDEN = Path(__file__).parent / "golden" / "janus"
 CASES = ("janus_1_3b", "janus_pro_1b", "janus_pro_7b")
