@@ -32,14 +32,14 @@ def file_size(path: Path) -> int | None:
 
 
 def read_json(path: Path, max_bytes: int = 50_000_000) -> dict[str, Any]:
-    """The JSON object in a file of a checkpoint.
+    """The JSON object in a file of a checkpoint: UTF-8 or UTF-16, with or without a byte order mark.
 
     Raises AppError, which names the file, if it is missing, broken or larger than `max_bytes`.
     """
     try:
         if path.stat().st_size > max_bytes:
             raise AppError("json_file_too_large", file=path)
-        value = json.loads(path.read_text("utf-8"))
+        value = json.loads(path.read_bytes())  # finds the encoding itself
     except FileNotFoundError:
         raise AppError("json_file_missing", file=path.name, folder=path.parent) from None
     except (OSError, ValueError, RecursionError) as error:

@@ -22,9 +22,28 @@ _TOWERS = {
     "siglip_so400m_patch14_224": (1152, 27, 16, 14, 3.7362),
 }
 
+# Fields of a Llama config that would change the results, and the values that mean what `nn.llama` computes.
+_COMPUTED: Mapping[str, tuple[Any, ...]] = {
+    "model_type": ("llama",),
+    "hidden_act": ("silu", "swish"),
+    "attention_bias": (False,),
+    "mlp_bias": (False,),
+    "qkv_bias": (False,),
+    "use_sliding_window": (False,),
+    "partial_rotary_factor": (1,),
+    "attn_logit_softcapping": (),
+    "final_logit_softcapping": (),
+    "logit_scale": (1,),
+    "embedding_multiplier": (1,),
+    "residual_multiplier": (1,),
+}
+
 
 def language_config(raw: Mapping[str, Any]) -> DecoderConfig:
-    """The section language_config, with the defaults of transformers' LlamaConfig."""
+    """The section language_config, with the defaults of transformers' LlamaConfig.
+
+    Raises AppError for sizes that do not fit and for fields that ask for something that is not computed here.
+    """
     language = Fields("language_config", raw.get("language_config"))
     heads = language.whole("num_attention_heads", 32)
     decoder = DecoderConfig(
@@ -36,11 +55,36 @@ def language_config(raw: Mapping[str, Any]) -> DecoderConfig:
         num_key_value_heads=language.whole("num_key_value_heads", heads),
         max_position_embeddings=language.whole("max_position_embeddings", 2048),
         rms_norm_eps=language.number("rms_norm_eps", 1e-6),
-        rope_theta=language.number("rope_theta", 10000.0),
+        rope_theta=_rope(language).number("rope_theta", 10000.0),
     )
     if decoder.hidden_size % heads or heads % decoder.num_key_value_heads:
         raise AppError("config_heads_do_not_divide", heads=heads, width=decoder.hidden_size)
+    window = None if language.values.get("use_sliding_window") is False else ()
+    _refuse_other_values(language, {**_COMPUTED, "head_dim": (decoder.head_dim,), "sliding_window": window})
     return decoder
+
+
+def _rope(language: Fields) -> Fields:
+    """The fields that contain rope_theta: transformers 5 writes them into a section of their own, rope_parameters.
+
+    Raises AppError for rotary positions of another kind than the plain ones.
+    """
+    for name in ("rope_parameters", "rope_scaling"):
+        if not language.values.get(name):
+            continue
+        rope = Fields(f"{language.section}.{name}", language.values[name])
+        known = {"rope_theta": None, "rope_type": ("default",), "type": ("default",)}
+        neutral = {"factor": (1,), "partial_rotary_factor": (1,)}
+        _refuse_other_values(rope, {**dict.fromkeys(rope.values, ()), **known, **neutral})
+    return Fields(language.section, {**language.values, **(language.values.get("rope_parameters") or {})})
+
+
+def _refuse_other_values(fields: Fields, computed: Mapping[str, tuple[Any, ...] | None]) -> None:
+    """Raises AppError for a field with a value that is not listed; None lists all values."""
+    for name, allowed in computed.items():
+        value = fields.values.get(name)
+        if value is not None and allowed is not None and value not in allowed:
+            raise AppError("config_value_not_computed", field=f"{fields.section}.{name}", value=repr(value)[:60])
 
 
 def section_params(raw: Mapping[str, Any], section: str) -> Any:
