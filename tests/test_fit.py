@@ -2,25 +2,41 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import shutil
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from janus_app.errors import AppError, is_out_of_memory
+from janus_app.hub import Hub
 from janus_app.models.common.memory import BytesPerElement, Job, Peak
 from janus_app.models.janus import memory
+from janus_app.nn.llama import LlamaModel
 from janus_app.registry.catalog import load_catalog
 from janus_app.registry.types import Variant
-from janus_app.runtime import devices, fit
+from janus_app.runtime import devices, fit, loader
 from janus_app.runtime.devices import Memory, Placement, container_limit
 from janus_app.runtime.fit import LoadOptions, plan_load, running_peak, split_layers, usual_job, weight_bytes
 from janus_app.runtime.loader import load
 from janus_app.runtime.offload import dispatch
-from janus_app.types import PRECISIONS, QUANTIZED_PRECISIONS, ChatRequest, Finished, GenerateRequest, Turn, result_of
+from janus_app.runtime.quantization import plain_dtype
+from janus_app.runtime.session import ModelSession
+from janus_app.types import (
+    PRECISIONS,
+    QUANTIZED_PRECISIONS,
+    ChatRequest,
+    Finished,
+    GenerateRequest,
+    Progress,
+    Turn,
+    result_of,
+)
 from tests.conftest import CASES, GOLDEN, loaded
 
 CPU, CARD, SECOND = torch.device("cpu"), torch.device("cuda", 0), torch.device("cuda", 1)
@@ -210,6 +226,69 @@ def test_container_limit_is_the_total_memory(tmp_path: Path) -> None:
     assert container_limit(tmp_path / "old") == Memory(700, 900)
 
 
+def test_memory_that_pytorch_keeps_unused_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A card of 24 GB with a freshly fused 7B model: 8.4 GB in the allocator's cache."""
+    counts = {"mem_get_info": (1.0e9, 24e9), "memory_reserved": 22.4e9, "memory_allocated": 14.0e9}
+    for name, value in counts.items():
+        monkeypatch.setattr(torch.cuda, name, lambda device, value=value: value)
+    assert devices.device_memory(torch.device("cuda:1")).free == pytest.approx(9.4e9)
+
+
+def test_steps_run_on_their_card_and_leave_the_thread_on_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also a step that fails, and the end of a closed generator."""
+    current, seen = ["cuda:0"], []
+
+    @contextlib.contextmanager
+    def device(card: torch.device) -> Iterator[None]:
+        before, current[0] = current[0], str(card)
+        try:
+            yield
+        finally:
+            current[0] = before
+
+    def steps(fails: bool) -> Generator[int, None, str]:
+        try:
+            for i in range(3):
+                seen.append(current[0])
+                yield i
+            assert not fails
+            return "done"
+        finally:
+            seen.append(current[0])
+
+    monkeypatch.setattr(torch.cuda, "device", device)
+    card, results = torch.device("cuda:1"), []
+
+    def whole(fails: bool) -> Iterator[int]:
+        results.append((yield from devices.under_device(card, steps(fails))))
+
+    for _ in whole(False):
+        assert current == ["cuda:0"]
+    assert results == ["done"]
+    with pytest.raises(AssertionError):
+        list(whole(True))
+    job = whole(False)
+    next(job)
+    job.close()
+    assert seen == ["cuda:1"] * 10 and current == ["cuda:0"]
+
+
+def test_bf16_is_asked_of_the_models_own_card(monkeypatch: pytest.MonkeyPatch) -> None:
+    card = [0]
+
+    @contextlib.contextmanager
+    def device(given: torch.device) -> Iterator[None]:
+        card[0] = given.index
+        yield
+        card[0] = 0
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device", device)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: card[0] == 1)
+    dtypes = [plain_dtype("nf4", torch.device("cuda", i)) for i in range(2)]
+    assert dtypes == [torch.float16, torch.bfloat16]
+
+
 def test_cuda_takes_the_card_with_most_free_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     free = {0: 10e9, 1: 20e9, 2: 20.5e9}
     monkeypatch.setattr(devices, "cards", lambda: [torch.device("cuda", i) for i in free])
@@ -266,6 +345,44 @@ def test_offloading_without_accelerate_is_explained(monkeypatch: pytest.MonkeyPa
     monkeypatch.setitem(__import__("sys").modules, "accelerate", None)
     with pytest.raises(AppError, match="pip install accelerate"):
         dispatch(torch.nn.Module(), "layers.", {0: CPU}, CPU)
+
+
+def test_a_load_and_a_job_take_each_step_on_the_models_card(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And a load leaves no memory of fused weights in PyTorch's cache."""
+    where, seen = ["elsewhere"], dict[str, set[str]]()
+
+    @contextlib.contextmanager
+    def current(device: torch.device) -> Iterator[None]:
+        where[0] = str(device)
+        yield
+        where[0] = "elsewhere"
+
+    def note(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        def noted(*given: Any) -> Any:
+            seen.setdefault(name, set()).add(where[0])
+            return function(*given)
+
+        return noted
+
+    monkeypatch.setattr(devices, "_current", current)
+    monkeypatch.setattr(loader, "_place", note("weights", loader._place))
+    monkeypatch.setattr(LlamaModel, "fuse", note("fuse", LlamaModel.fuse))
+    monkeypatch.setattr(torch.cuda, "empty_cache", note("empty", lambda: None))
+    monkeypatch.setattr(LlamaModel, "forward", note("compute", LlamaModel.forward))
+    session = ModelSession(load_catalog(), Hub())
+    for event in session.load(str(GOLDEN / "janus_pro_1b" / "checkpoint"), "cpu", "fp32"):
+        if isinstance(event, Progress) and event.stage == "read":
+            monkeypatch.setattr(torch.cuda, "is_available", lambda: True)  # from here: the plan is made
+        assert where == ["elsewhere"]
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    for _ in session.run(ChatRequest((Turn("user", "Hello"),), temperature=0, max_new_tokens=2)):
+        assert where == ["elsewhere"]
+    assert seen.pop("empty") >= {"cpu"}
+    assert seen == {name: {"cpu"} for name in ("weights", "fuse", "compute")}
+
+
+def test_cudnn_without_memory_for_an_engine_is_out_of_memory() -> None:
+    assert is_out_of_memory(RuntimeError("GET was unable to find an engine to execute this computation"))
 
 
 @pytest.mark.parametrize(

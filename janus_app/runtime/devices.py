@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
+from collections.abc import Generator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 
@@ -13,6 +16,8 @@ from janus_app.errors import AppError
 
 ALL_CARDS, CARD_AND_HOST = "cuda:all", "cuda+cpu"
 CGROUP = Path("/sys/fs/cgroup")
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -111,11 +116,43 @@ def _freest_card() -> torch.device:
     return best
 
 
+def under_device(device: torch.device, steps: Generator[Item, None, Result]) -> Generator[Item, None, Result]:
+    """Do each step of a generator, its closing included, with `device` as PyTorch's current card.
+
+    Triton and CUDA graphs work on the current card, whatever their tensors are on. It is never left set across a yield,
+    because the thread may do something else then, and another thread may take the next step.
+    """
+    try:
+        while True:
+            with _current(device):
+                try:
+                    item = next(steps)
+                except StopIteration as end:
+                    result: Result = end.value
+                    return result
+            yield item
+    finally:
+        with _current(device):
+            steps.close()
+
+
+def _current(device: torch.device) -> contextlib.AbstractContextManager[object]:
+    return torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext()
+
+
 def device_memory(device: torch.device) -> Memory:
-    """Free and total memory of a device. A container's limit is the total of its main memory."""
+    """Free and total memory of a device. A container's limit is the total of its main memory.
+
+    What PyTorch keeps of a card's memory without using it is free: it takes that first, and returns it where it runs
+    out.
+    """
     if device.type == "cuda":
         free, total = torch.cuda.mem_get_info(device)
-        return Memory(free, total)
+        unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return Memory(free + unused, total)
+    if device.type == "xpu":
+        with contextlib.suppress(RuntimeError):  # from graphics in the processor, whose memory is the main memory
+            return Memory(*torch.xpu.mem_get_info(device))
     import psutil
 
     machine = psutil.virtual_memory()

@@ -22,7 +22,7 @@ from janus_app.files import read_weight_map
 from janus_app.hub.cache import find_converted
 from janus_app.models.family import Family, WeightSource
 from janus_app.models.registry import detect_family, get_family
-from janus_app.runtime.devices import limit_threads_to_cgroup
+from janus_app.runtime.devices import limit_threads_to_cgroup, under_device
 from janus_app.runtime.fit import LoadPlan
 from janus_app.runtime.malloc import set_malloc_threshold
 from janus_app.runtime.offload import device_of, dispatch
@@ -50,6 +50,10 @@ def load(plan: LoadPlan) -> Generator[Progress, None, LoadedModel]:
 
     Progress counts parameters. Raises AppError for anything wrong with the files.
     """
+    return (yield from under_device(plan.placement.main, _load(plan)))
+
+
+def _load(plan: LoadPlan) -> Generator[Progress, None, LoadedModel]:
     assert plan.folder is not None
     set_malloc_threshold()
     limit_threads_to_cgroup()
@@ -67,6 +71,8 @@ def load(plan: LoadPlan) -> Generator[Progress, None, LoadedModel]:
         edit_methods=variant.edit_methods,
         parts=components,
     )
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()  # of the weights that were fused
     return LoadedModel(plan, model)
 
 

@@ -28,8 +28,11 @@ def plain_dtype(precision: str, device: torch.device) -> torch.dtype:
         return DTYPES[precision]
     if device.type == "cpu":
         return torch.float32
-    old = torch.cuda.is_available() and not torch.cuda.is_bf16_supported(including_emulation=False)
-    return torch.float16 if old else torch.bfloat16
+    if device.type != "cuda" or not torch.cuda.is_available():
+        return torch.bfloat16
+    with torch.cuda.device(device):  # the question is about the current card
+        new = torch.cuda.is_bf16_supported(including_emulation=False)
+    return torch.bfloat16 if new else torch.float16
 
 
 def tensor_dtype(family: Family, name: str, precision: str, device: torch.device) -> torch.dtype:

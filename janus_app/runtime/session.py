@@ -289,6 +289,8 @@ class ModelSession:
         loaded = self._loaded
         if loaded is None:
             raise AppError("no_model_loaded")
+        from janus_app.runtime.devices import under_device
+
         verb, events = _answer(loaded, request)
         self._check(loaded, verb, request)
         plan = loaded.plan
@@ -296,7 +298,7 @@ class ModelSession:
         self._phase, self._verb = "busy", verb
         try:
             yield Started(provenance)
-            with closing(events()) as job:
+            with closing(under_device(plan.placement.main, events())) as job:
                 for event in job:
                     yield replace(event, provenance=provenance) if isinstance(event, Finished) else event
             return

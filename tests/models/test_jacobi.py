@@ -159,7 +159,7 @@ def test_a_warm_up_leaves_the_state_unchanged(model: JanusModel) -> None:
         while min(final) < 35:
             decoder.use_noise(final)
             if warming_up:
-                warm_up(decoder.advance, cache.capacity, decoder.state)
+                warm_up(decoder.advance, cache.capacity, torch.device("cpu"), decoder.state)
             decoder.advance(cache.capacity)
             final = decoder.final_cells()
         drawn.append(decoder.tokens.tolist())

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
+import weakref
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from types import SimpleNamespace
@@ -21,7 +25,7 @@ from janus_app.nn.fast.cuda_graphs import CudaGraphFunction, CudaGraphRunner
 from janus_app.nn.fast.decode_step import DecodeStep
 from janus_app.types import GenerateRequest
 from tests.conftest import GOLDEN, loaded
-from tests.nn.small_llama import OperationRecorder, prefilled, small_llama
+from tests.nn.small_llama import CPU, OperationRecorder, prefilled, small_llama
 
 without_cuda = pytest.mark.skipif(torch.cuda.is_available(), reason="capturing works there")
 
@@ -29,6 +33,24 @@ without_cuda = pytest.mark.skipif(torch.cuda.is_available(), reason="capturing w
 @pytest.fixture(scope="module")
 def model() -> JanusFlowModel:
     return cast(JanusFlowModel, loaded(GOLDEN / "janusflow_1_3b" / "checkpoint").model)
+
+
+@pytest.fixture(autouse=True)
+def no_device_failed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cuda_graphs, "_failed", set())
+
+
+class Played:
+    """A graph that runs the step again."""
+
+    def __init__(self, step: Callable[[int], None], span: int) -> None:
+        self.replay = partial(step, span)
+
+    def pool(self) -> None: ...
+
+
+def played(step: Callable[[int], None], span: int, *_: object) -> Played:
+    return Played(step, span)
 
 
 def latents(model: JanusFlowModel, count: int, seed: int) -> Tensor:
@@ -49,7 +71,7 @@ def test_one_graph_serves_a_bucket_or_the_whole_cache_where_attention_stops_by_i
     llama = small_llama(4, 2, fused=True)
     cache, _ = prefilled(llama, [260])
     step = DecodeStep(llama, cache)
-    runner = CudaGraphRunner(lambda span: None, (), cache.capacity, step.bucket)
+    runner = CudaGraphRunner(lambda span: None, CPU, (), cache.capacity, step.bucket)
     for span in range(1, 301):
         runner(span)
     assert captured == ([300] if kernel_stops else [128, 256, 300])
@@ -62,7 +84,7 @@ def test_out_of_memory_in_a_capture_is_raised(monkeypatch: pytest.MonkeyPatch) -
 
     monkeypatch.setattr(cuda_graphs, "capture", fail)
     with pytest.raises(MemoryError):
-        CudaGraphRunner(lambda span: None, (), 1)(1)
+        CudaGraphRunner(lambda span: None, CPU, (), 1)(1)
 
 
 @without_cuda
@@ -84,6 +106,96 @@ def test_a_graphed_function_has_static_inputs_for_each_shape_and_returns_copies(
     assert len(addresses) == 1
     assert call(torch.ones(2), torch.ones(2)).tolist() == [3, 3] and len(addresses) == 2
     assert {r.levelname for r in caplog.records} == {"WARNING"}
+
+
+@torch.inference_mode()
+def test_a_graph_is_freed_with_the_last_reference_to_its_function(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the garbage collector, which nothing calls between two drawings."""
+    graphs: list[weakref.ref[Played]] = []
+
+    def capture(step: Callable[[int], None], span: int, *_: object) -> Played:
+        graph = Played(step, span)
+        graphs.append(weakref.ref(graph))
+        return graph
+
+    monkeypatch.setattr(cuda_graphs, "capture", capture)
+    monkeypatch.setattr(denoise, "can_capture", lambda *_: True)
+    gc.disable()
+    try:
+        call = CudaGraphFunction(lambda x: 2 * x)
+        assert call(torch.ones(3)).tolist() == [2, 2, 2]
+        denoiser = Denoiser(Network())
+        denoiser.set_conditioning(torch.ones(2, 4, 8))
+        denoiser(torch.randn(3, 4, 2, 2), torch.tensor(5))
+        assert len(graphs) == 2 and all(graph() for graph in graphs)
+        del call, denoiser
+        assert [graph() for graph in graphs] == [None, None]
+    finally:
+        gc.enable()
+
+
+def test_after_a_failure_nothing_is_captured_on_that_device_any_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    cards, tried, steps = [torch.device("cuda", i) for i in range(2)], [], []
+
+    def fail(step: object, span: int, device: torch.device, *_: object) -> None:
+        tried.append(device)
+        raise RuntimeError("operation not permitted when stream is capturing")
+
+    monkeypatch.setattr(cuda_graphs, "capture", fail)
+    for card in (cards[1], cards[1], cards[0]):  # of three drawings
+        CudaGraphRunner(steps.append, card, (), 1)(1)
+    assert tried == [cards[1], cards[0]] and steps == [1, 1, 1]
+
+
+def fake_stream(name: str) -> SimpleNamespace:
+    return SimpleNamespace(name=name, wait_stream=lambda other: None)
+
+
+class FakeCuda:
+    """The functions of torch.cuda that a capture calls; `stream` is the thread's stream."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.stream, self.modes, self.made = "default of cuda:0", list[object](), list[object]()
+        for name in ("graph", "Stream"):
+            monkeypatch.setattr(torch.cuda, name, getattr(self, name))
+        monkeypatch.setattr(torch.cuda, "stream", self.on)
+        monkeypatch.setattr(torch.cuda, "CUDAGraph", object)
+        monkeypatch.setattr(torch.cuda, "current_stream", lambda device: fake_stream(f"default of {device}"))
+        cuda_graphs._side_stream.cache_clear()
+
+    def Stream(self, device: torch.device) -> object:
+        self.made.append(device)
+        return fake_stream(f"side of {device}")
+
+    @contextlib.contextmanager
+    def on(self, stream: SimpleNamespace) -> Iterator[None]:
+        before, self.stream = self.stream, stream.name
+        try:
+            yield
+        finally:
+            self.stream = before
+
+    @contextlib.contextmanager
+    def graph(
+        self, graph: object, pool: object, stream: SimpleNamespace, capture_error_mode: str = "global"
+    ) -> Iterator[None]:
+        """As PyTorch's, which stays on its stream where the capture cannot be ended."""
+        self.modes.append(capture_error_mode)
+        self.stream = stream.name
+        yield
+        raise RuntimeError("capture_end: the capture was invalidated")
+
+
+def test_a_failed_capture_leaves_the_threads_stream_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It runs on the one side stream of the model's card, not of the current one, and tolerates other threads."""
+    cuda, card, streams = FakeCuda(monkeypatch), torch.device("cuda:1"), []
+    for _ in range(2):
+        with pytest.raises(RuntimeError, match="invalidated"):
+            cuda_graphs.capture(lambda span: streams.append(cuda.stream), 1, card, ())
+    assert cuda.stream == "default of cuda:0"
+    assert streams == ["side of cuda:1"] * 4  # warm-up and capture
+    assert cuda.made == [card] and cuda.modes == ["thread_local"] * 2
+    cuda_graphs._side_stream.cache_clear()
 
 
 # ---- JanusFlow
@@ -118,7 +230,7 @@ def test_a_flow_on_static_buffers_draws_the_same_picture(
 
     plain, captures = drawn(), []
     monkeypatch.setattr(velocities, "can_capture", lambda *_: True)
-    monkeypatch.setattr(cuda_graphs, "capture", lambda *_: captures.append(1) or 1 / 0)
+    monkeypatch.setattr(cuda_graphs, "capture", lambda *given: (captures.append(1), played(*given))[1])
     assert drawn() == plain and len(captures) == 2  # one for guided steps and one for the others
 
 
@@ -141,7 +253,7 @@ class Network(nn.Module):
 def test_new_captions_capture_new_graphs(monkeypatch: pytest.MonkeyPatch) -> None:
     plain, graphed = Denoiser(Network()), Denoiser(Network())
     captures = []
-    monkeypatch.setattr(cuda_graphs, "capture", lambda *_: captures.append(1) or 1 / 0)
+    monkeypatch.setattr(cuda_graphs, "capture", lambda *given: (captures.append(1), played(*given))[1])
     for value in (1.0, 2.0):
         captions = torch.full((2, 4, 8), value)
         plain.set_conditioning(captions)

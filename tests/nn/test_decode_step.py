@@ -12,13 +12,14 @@ from torch import Tensor
 from janus_app.models.janus.draw import ImageTokenStep, SamplingRule, draw_tokens
 from janus_app.models.janus.pipeline import JanusModel
 from janus_app.nn import sampling
+from janus_app.nn.fast import cuda_graphs
 from janus_app.nn.fast.cuda_graphs import CudaGraphRunner, warm_up
 from janus_app.nn.fast.decode_step import DecodeStep, ModuleDecodeStep, can_capture, make_decode_step
 from janus_app.nn.llama import KVCache
 from janus_app.nn.prefill import prefill
 from janus_app.types import GenerateRequest
 from tests.conftest import GOLDEN, loaded
-from tests.nn.small_llama import OperationRecorder, prefilled, small_llama
+from tests.nn.small_llama import CPU, OperationRecorder, prefilled, small_llama
 
 
 @pytest.fixture(scope="module")
@@ -124,7 +125,7 @@ def test_a_warm_up_leaves_the_state_unchanged(model: JanusModel) -> None:
     warmed, other = image_token_step(model, 2)
     for _ in range(5):
         plain.advance(cache.length + 1)
-        warm_up(warmed.advance, other.length + 1, warmed.state)
+        warm_up(warmed.advance, other.length + 1, CPU, warmed.state)
         warmed.advance(other.length + 1)
         cache.length += 1
         other.length += 1
@@ -135,12 +136,13 @@ def test_a_warm_up_leaves_the_state_unchanged(model: JanusModel) -> None:
 @pytest.mark.skipif(torch.cuda.is_available(), reason="capturing works there")
 @torch.inference_mode()
 def test_a_drawing_continues_without_graphs_where_capturing_fails(
-    model: JanusModel, caplog: pytest.LogCaptureFixture
+    model: JanusModel, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """On a machine without CUDA a capture really fails."""
+    monkeypatch.setattr(cuda_graphs, "_failed", set())
     plain, cache = image_token_step(model, 2)
     falling_back, other = image_token_step(model, 2)
-    runner = CudaGraphRunner(falling_back.advance, falling_back.state, other.capacity)
+    runner = CudaGraphRunner(falling_back.advance, CPU, falling_back.state, other.capacity)
     for _ in range(3):
         plain.advance(cache.length + 1)
         runner(other.length + 1)

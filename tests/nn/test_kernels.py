@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -27,7 +28,7 @@ from janus_app.nn.fast.linear import MAX_DECODE_ROWS
 from janus_app.nn.llama import KVCache
 from tests.nn.small_llama import CPU, prefilled, small_llama
 
-CHECKED = Kernels(kernels.int8_linear_reference)  # what `find_mismatch` takes: every kernel is there
+CHECKED = Kernels(kernels.int8_linear_reference)  # every kernel is there
 INTERPRETED = """
 import torch
 from janus_app.nn.fast import decode_step, kernels, triton_kernels as triton
@@ -35,13 +36,12 @@ from tests.nn.small_llama import CPU, prefilled, small_llama
 
 rest = triton.add_rms_norm, triton.silu_mul, triton.apply_rope_and_cache, triton.attend
 compiled = kernels.Kernels(triton.int8_linear, *rest)
-for dtype in (torch.float32, torch.float16):
-    for width in (64, 1000):
-        assert kernels.find_mismatch(compiled, CPU, dtype, width) is None, (dtype, width)
-mixed = kernels.Kernels(kernels.int8_linear_reference, *rest)
-assert kernels.find_mismatch(mixed, CPU, torch.bfloat16, 1000) is None
-wrong = kernels.Kernels(lambda x, weight, scale: triton.int8_linear(x, weight, scale.roll(1)), *rest)
-assert kernels.find_mismatch(wrong, CPU, torch.float32, 64) == "int8_linear of 2 rows"
+for name in kernels.CHECKS:
+    for dtype in (torch.float32, torch.float16, *[torch.bfloat16] * (name != "int8_linear")):
+        for width in (64, 1000):
+            assert kernels.find_mismatch(name, getattr(triton, name), CPU, dtype, width) is None, (name, dtype, width)
+wrong = lambda x, weight, scale: triton.int8_linear(x, weight, scale.roll(1))
+assert kernels.find_mismatch("int8_linear", wrong, CPU, torch.float32, 64) == "int8_linear of 2 rows"
 
 for kv_heads, lengths in ((4, [5]), (2, [6, 3])):  # the second has padding and grouped queries
     for ahead in (1, 9):  # a graph's span goes beyond the filled slots
@@ -86,32 +86,37 @@ def rope_into_the_wrong_slot(heads: Tensor, cos: Tensor, sin: Tensor, position: 
     return kernels.apply_rope_and_cache_reference(heads, cos, sin, position - 1, kv)
 
 
-WRONG: dict[str, dict[str, Any]] = {
-    "int8_linear of 2 rows": {"int8_linear": lambda x, w, scale: kernels.int8_linear_reference(x, w, scale) * 1.05},
-    "the sum of add_rms_norm": {
-        "add_rms_norm": lambda x, residual, w, eps: kernels.add_rms_norm_reference(x, 2 * residual, w, eps)
-    },
-    "add_rms_norm": {"add_rms_norm": wrong_norm},
-    "silu_mul": {"silu_mul": lambda gate_up: kernels.silu_mul_reference(gate_up) * float("nan")},
-    "apply_rope_and_cache of 3 groups": {
-        "apply_rope_and_cache": lambda heads, *rest: kernels.apply_rope_and_cache_reference(-heads, *rest)
-    },
-    "the cache after apply_rope_and_cache of 3 groups": {"apply_rope_and_cache": rope_into_the_wrong_slot},
-    "attend of 3 groups to 80 slots": {
-        "attend": lambda q, kv, position, mask, span: kernels.attend_reference(q, kv, position, None, span)
-    },
+WRONG: dict[str, tuple[str, Any]] = {
+    "int8_linear of 2 rows": ("int8_linear", lambda x, w, scale: kernels.int8_linear_reference(x, w, scale) * 1.05),
+    "the sum of add_rms_norm": (
+        "add_rms_norm",
+        lambda x, residual, w, eps: kernels.add_rms_norm_reference(x, 2 * residual, w, eps),
+    ),
+    "add_rms_norm": ("add_rms_norm", wrong_norm),
+    "silu_mul": ("silu_mul", lambda gate_up: kernels.silu_mul_reference(gate_up) * float("nan")),
+    "apply_rope_and_cache of 3 groups": (
+        "apply_rope_and_cache",
+        lambda heads, *rest: kernels.apply_rope_and_cache_reference(-heads, *rest),
+    ),
+    "the cache after apply_rope_and_cache of 3 groups": ("apply_rope_and_cache", rope_into_the_wrong_slot),
+    "attend of 3 groups to 80 slots": (
+        "attend",
+        lambda q, kv, position, mask, span: kernels.attend_reference(q, kv, position, None, span),
+    ),
 }
 
 
 @pytest.mark.parametrize("name", WRONG)
 def test_the_verification_finds_a_wrong_kernel(name: str) -> None:
-    assert find_mismatch(CHECKED, CPU, torch.bfloat16, 64) is None
-    assert find_mismatch(replace(CHECKED, **WRONG[name]), CPU, torch.bfloat16, 64) == name
+    kernel, wrong = WRONG[name]
+    assert find_mismatch(kernel, getattr(CHECKED, kernel), CPU, torch.bfloat16, 64) is None
+    assert find_mismatch(kernel, wrong, CPU, torch.bfloat16, 64) == name
 
 
 def test_the_reference_runs_on_a_cpu_and_where_kernels_are_switched_off(monkeypatch: pytest.MonkeyPatch) -> None:
     assert kernels_for(CPU, torch.float32) is REFERENCE
     monkeypatch.setattr(kernels, "verified_kernels", lambda *_: "kernels")
+    monkeypatch.setattr(torch.cuda, "device", lambda _: nullcontext())
     gpu = torch.device("cuda")
     assert kernels_for(gpu, torch.float32) == "kernels"
     monkeypatch.setenv("JANUS_APP_KERNELS", "off")
@@ -120,18 +125,43 @@ def test_the_reference_runs_on_a_cpu_and_where_kernels_are_switched_off(monkeypa
 
 def test_kernels_that_fail_are_not_used() -> None:
     """Here all of them fail: there is no Triton, or no GPU behind it."""
-    assert verified_kernels.__wrapped__(torch.device("cuda:7"), torch.float32) is REFERENCE
+    assert verified_kernels.__wrapped__(torch.device("cuda:7"), torch.float32) == REFERENCE
 
 
-def test_kernels_that_differ_are_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
-    names = "int8_linear", "add_rms_norm", "silu_mul", "apply_rope_and_cache", "attend"
-    fake: Any = SimpleNamespace(**{name: getattr(kernels, f"{name}_reference") for name in names})
-    fake.silu_mul = lambda gate_up: gate_up
+@pytest.fixture
+def triton(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A module of kernels that are all right."""
+    fake = SimpleNamespace(**{name: getattr(kernels, f"{name}_reference") for name in kernels.CHECKS})
     monkeypatch.setitem(sys.modules, "janus_app.nn.fast.triton_kernels", fake)
     monkeypatch.setattr("janus_app.nn.fast.triton_kernels", fake, raising=False)
-    assert verified_kernels.__wrapped__(CPU, torch.float32) is REFERENCE
-    fake.silu_mul = kernels.silu_mul_reference
-    assert verified_kernels.__wrapped__(CPU, torch.float32).int8_linear is kernels.int8_linear_reference
+    return fake
+
+
+def test_one_kernel_that_differs_or_fails_leaves_the_others_in_use(triton: Any) -> None:
+    triton.silu_mul = lambda gate_up: gate_up
+    triton.attend = lambda *_: 1 / 0
+    assert verified_kernels.__wrapped__(CPU, torch.float32) == CHECKED
+    triton.int8_linear = lambda x, *_: x
+    assert verified_kernels.__wrapped__(CPU, torch.float32) == replace(CHECKED, int8_linear=None)
+
+
+def test_kernels_are_verified_on_their_own_card_and_again_after_an_out_of_memory(
+    triton: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cards: list[torch.device] = []
+    monkeypatch.setattr(torch.cuda, "device", lambda device: (cards.append(device), nullcontext())[1])
+    answers = iter([MemoryError(), None, None, None, None, None])
+
+    def find(*_: object) -> None:
+        if error := next(answers):
+            raise error
+
+    monkeypatch.setattr(kernels, "find_mismatch", find)
+    card = torch.device("cuda:6")
+    assert kernels_for(card, torch.float32) is REFERENCE
+    assert kernels_for(card, torch.float32).int8_linear is triton.int8_linear
+    assert cards == [card, card]
+    verified_kernels.cache_clear()
 
 
 class Linear8bitLt(nn.Linear):

@@ -116,7 +116,7 @@ def answer_tokens(
     reader = _Reader(network, cache, hidden[:, -1])
     read: Callable[[int], None] = reader.read
     if can_capture(network.language_model.model, network.device, reader.hidden):
-        read = CudaGraphRunner(reader.read, reader.state, cache.capacity, reader.step.bucket)
+        read = CudaGraphRunner(reader.read, network.device, reader.state, cache.capacity, reader.step.bucket)
     for _ in range(limit):
         logits = network.language_model.lm_head(reader.hidden)
         sampling.require_finite(logits)

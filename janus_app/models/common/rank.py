@@ -98,7 +98,7 @@ def _yes_share(
     model: RankingModel, prompt: str, picture: Image.Image, yes: list[int], no: list[int]
 ) -> tuple[float, float]:
     """P(yes) / (P(yes) + P(no)), and P(yes) + P(no)."""
-    probabilities = _answer_logits(model, question(prompt), "", picture)[-1].double().softmax(-1)
+    probabilities = _answer_logits(model, question(prompt), "", picture)[-1].softmax(-1)
     says_yes, either = float(probabilities[yes].sum()), float(probabilities[yes].sum() + probabilities[no].sum())
     return says_yes / either if either > 0 else 0.0, either
 
@@ -110,12 +110,12 @@ def _caption_likelihood(model: RankingModel, prompt: str, picture: Image.Image) 
     question, answer = (DESCRIBE_ZH, f" {phrase}。") if _is_chinese(phrase) else (DESCRIBE, f" I see {phrase}.")
     logits = _answer_logits(model, question, answer, picture)
     ids = _conversation(model, question, answer, picture)
-    answer_ids = torch.tensor(ids[len(ids) - len(logits) + 1 :], device=logits.device)
-    return float(logits[:-1].double().log_softmax(-1).gather(-1, answer_ids[:, None]).mean().exp())
+    answer_ids = torch.tensor(ids[len(ids) - len(logits) + 1 :])
+    return float(logits[:-1].log_softmax(-1).gather(-1, answer_ids[:, None]).mean().exp())
 
 
 def _answer_logits(model: RankingModel, question: str, answer: str, picture: Image.Image) -> Tensor:
-    """Logits [T + 1, vocab] behind the question and behind each of the answer's T tokens."""
+    """Logits [T + 1, vocab] behind the question and behind each of the answer's T tokens, in float64 on the CPU."""
     ids = _conversation(model, question, answer, picture)
     if len(ids) >= model.capabilities.context:
         raise AppError("rank_prompt_too_long")
@@ -123,7 +123,7 @@ def _answer_logits(model: RankingModel, question: str, answer: str, picture: Ima
     hidden, _ = prefill(model.network, [model._embed(ids, [picture])], 0)
     logits = model.network.language_model.lm_head(hidden[0, -answer_length - 1 :]).float()
     sampling.require_finite(logits, model.network.dtype)
-    return logits
+    return logits.cpu().double()  # not every device has float64
 
 
 def _conversation(model: RankingModel, question: str, answer: str, picture: Image.Image) -> list[int]:

@@ -65,7 +65,7 @@ def draw_tokens(
     step.draw_noise(min(CELLS_PER_SYNC, last + 1 - first))
     advance: Callable[[int], None] = step.advance
     if can_capture(network.language_model.model, network.device, hidden):
-        advance = CudaGraphRunner(step.advance, step.state, cache.capacity, step.decode.bucket)
+        advance = CudaGraphRunner(step.advance, network.device, step.state, cache.capacity, step.decode.bucket)
     for cell in range(first, last + 1):
         if (cell - first) % CELLS_PER_SYNC == 0:
             step.use_noise(cell)

@@ -80,10 +80,11 @@ def token_facts(
         # The last hidden state of before predicts the first cell of this part; its own tokens predict the others.
         embeds = network.token_embeds(part[None]).expand(len(prompts), -1, -1)
         new_hidden = network(embeds, next_positions(cache, len(part)), cache)
-        logits = network.gen_head(torch.cat([hidden, new_hidden[:, :-1]], dim=1)).float()
+        # On the CPU from here, because not every device has float64.
+        logits = network.gen_head(torch.cat([hidden, new_hidden[:, :-1]], dim=1)).float().cpu()
         hidden = new_hidden[:, -1:]
         sampling.require_finite(logits, network.dtype)
-        yield _facts(logits[0], logits[1], part, guidance, temperature, alternatives)
+        yield _facts(logits[0], logits[1], part.cpu(), guidance, temperature, alternatives)
 
 
 def _facts(

@@ -50,7 +50,7 @@ def jacobi_decode(
     decoder = JacobiDecoder(network, cache, hidden, known, rule, window, count)
     advance: Callable[[int], None] = decoder.advance
     if can_capture(network.language_model.model, network.device):
-        advance = CudaGraphRunner(decoder.advance, decoder.state, cache.capacity)
+        advance = CudaGraphRunner(decoder.advance, network.device, decoder.state, cache.capacity)
     final = [first] * count
     while True:
         yield min(final), decoder.tokens[:, :cells]

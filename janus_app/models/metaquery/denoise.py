@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -55,30 +56,30 @@ class Denoiser:
                 processor = CachedCrossAttention()
                 module.set_processor(processor)
                 self._cross_attentions.append((module, processor))
-        self._caption = torch.empty(0)
-        self._graph: Callable[[Tensor, Tensor], Tensor] | None = None
+        self._outputs: Callable[[Tensor, Tensor], Tensor]
 
     @torch.inference_mode()
     def set_conditioning(self, captions: Tensor) -> None:
         """Set the captions [rows, N, C]. SANA projects captions before its blocks: that is done here, once."""
         self.rows = captions.shape[0]
-        self._caption = captions[:1, :1]  # the networks take captions as an argument, but nothing reads them any more
+        caption = captions[:1, :1]  # the networks take captions as an argument, but nothing reads them any more
         if hasattr(self.network, "caption_projection"):
             captions = self.network.caption_norm(self.network.caption_projection(captions))
         for attention, processor in self._cross_attentions:
             processor.set_captions(attention, captions)
         # CUDA graphs read the keys and values at their addresses, so new captions need new graphs.
-        self._graph = CudaGraphFunction(self._outputs) if can_capture(self.network, captions.device) else None
+        outputs = partial(_outputs, self.network, caption, self.rows)
+        self._outputs = CudaGraphFunction(outputs) if can_capture(self.network, captions.device) else outputs
 
     @torch.inference_mode()
     def __call__(self, latents: Tensor, time: Tensor) -> Tensor:
         """Outputs [rows, n, C, S, S] before guidance, for latents [n, C, S, S] at one time of the scheduler."""
-        outputs = self._graph or self._outputs
-        return outputs(latents, time.to(latents.device)).unflatten(0, (self.rows, -1))
+        return self._outputs(latents, time.to(latents.device)).unflatten(0, (self.rows, -1))
 
-    def _outputs(self, latents: Tensor, time: Tensor) -> Tensor:
-        batch = latents.to(self._caption.dtype).repeat(self.rows, 1, 1, 1)
-        captions = self._caption.expand(len(batch), -1, -1)
-        times = time.expand(len(batch))
-        out = self.network(batch, encoder_hidden_states=captions, timestep=times, return_dict=False)[0]
-        return out.float()
+
+def _outputs(network: Any, caption: Tensor, rows: int, latents: Tensor, time: Tensor) -> Tensor:
+    batch = latents.to(caption.dtype).repeat(rows, 1, 1, 1)
+    captions = caption.expand(len(batch), -1, -1)
+    out = network(batch, encoder_hidden_states=captions, timestep=time.expand(len(batch)), return_dict=False)[0]
+    result: Tensor = out.float()
+    return result

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from janus_app.errors import is_out_of_memory
 BUCKET = 128  # cache slots by which a graph's span grows: at most so many are attended to for nothing
 Step = Callable[[int], None]  # takes the span: how many cache slots are attended to
 logger = logging.getLogger(__name__)
+_failed: set[torch.device] = set()  # devices on which a capture or a replay failed: nothing is captured there any more
 
 
 class CudaGraphRunner:
@@ -26,20 +28,21 @@ class CudaGraphRunner:
     cache). `capacity` is the largest span. Out of memory is raised; after any other failure the steps run eagerly.
     """
 
-    def __init__(self, step: Step, state: Sequence[Tensor], capacity: int, bucket: int = BUCKET) -> None:
-        self._step, self._state, self._capacity, self._bucket = step, state, capacity, bucket
+    def __init__(
+        self, step: Step, device: torch.device, state: Sequence[Tensor], capacity: int, bucket: int = BUCKET
+    ) -> None:
+        self._step, self._device, self._state, self._capacity, self._bucket = step, device, state, capacity, bucket
         self._graphs: dict[int, torch.cuda.CUDAGraph] = {}
-        self._eager = False
 
     def __call__(self, span: int) -> None:
-        if not self._eager:
+        if self._device not in _failed:
             try:
                 self._graph(min(-(-span // self._bucket) * self._bucket, self._capacity)).replay()
                 return
             except Exception as error:
                 if is_out_of_memory(error):
                     raise
-                self._eager = True
+                _failed.add(self._device)
                 self._graphs.clear()
                 logger.warning("CUDA graphs are not used on this device; steps run one by one: %s", error)
         self._step(span)
@@ -47,7 +50,7 @@ class CudaGraphRunner:
     def _graph(self, span: int) -> torch.cuda.CUDAGraph:
         if span not in self._graphs:
             pool = next(iter(self._graphs.values())).pool() if self._graphs else None
-            self._graphs[span] = capture(self._step, span, self._state, pool)
+            self._graphs[span] = capture(self._step, span, self._device, self._state, pool)
         return self._graphs[span]
 
 
@@ -69,45 +72,64 @@ class CudaGraphFunction:
 
 
 class _StaticCall:
-    """A function with static buffers for its inputs and its output, as a graph needs them."""
+    """A function with static buffers for its inputs and its output, as a graph needs them.
+
+    The runner has no reference to this object, so that the graph is freed with it, not by a later garbage collection.
+    """
 
     def __init__(self, function: Callable[..., Tensor], inputs: Sequence[Tensor]) -> None:
-        self._function, self._inputs = function, [torch.empty_like(each).copy_(each) for each in inputs]
-        self._out: Tensor | None = None  # made by the warm-up, or by the first eager run
-        self._run = CudaGraphRunner(self._step, (), 1)
-
-    def _step(self, span: int) -> None:
-        result = self._function(*self._inputs)
-        self._out = torch.empty_like(result) if self._out is None else self._out
-        self._out.copy_(result)
+        self._inputs = [torch.empty_like(each).copy_(each) for each in inputs]
+        self._out: list[Tensor] = []  # one buffer, made by the warm-up or by the first eager run
+        step = partial(_fill, self._out, function, self._inputs)
+        self._run = CudaGraphRunner(step, inputs[0].device, (), 1)
 
     def __call__(self, *inputs: Tensor) -> Tensor:
         for buffer, value in zip(self._inputs, inputs, strict=True):
             buffer.copy_(value)
         self._run(1)
-        assert self._out is not None
-        return self._out.clone()  # the next run overwrites the buffer
+        return self._out[0].clone()  # the next run overwrites the buffer
 
 
-def capture(step: Step, span: int, state: Sequence[Tensor], pool: Any = None) -> torch.cuda.CUDAGraph:
+def _fill(out: list[Tensor], function: Callable[..., Tensor], inputs: Sequence[Tensor], span: int) -> None:
+    result = function(*inputs)
+    if not out:
+        out.append(torch.empty_like(result))
+    out[0].copy_(result)
+
+
+@cache
+def _side_stream(device: torch.device) -> torch.cuda.Stream:
+    """The stream of all warm-ups and captures on a device: libraries keep a workspace for every stream they saw."""
+    return torch.cuda.Stream(device)
+
+
+def capture(
+    step: Step, span: int, device: torch.device, state: Sequence[Tensor], pool: Any = None
+) -> torch.cuda.CUDAGraph:
     """Capture `step(span)` as a graph in the memory pool of other graphs, or in a new one. `state` stays as it was."""
-    warm_up(step, span, state)
+    warm_up(step, span, device, state)
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph, pool=pool):
+    # The outer block restores the thread's stream also after a capture that cannot be ended. "thread_local", because
+    # other threads ask for the free memory meanwhile.
+    with (
+        torch.cuda.stream(torch.cuda.current_stream(device)),
+        torch.cuda.graph(graph, pool, _side_stream(device), capture_error_mode="thread_local"),
+    ):
         step(span)
     return graph
 
 
-def warm_up(step: Step, span: int, state: Sequence[Tensor]) -> None:
+def warm_up(step: Step, span: int, device: torch.device, state: Sequence[Tensor]) -> None:
     """Run a step on a side stream and restore `state`: libraries allocate workspaces at the first run, which a capture
     must not contain."""
     before = [tensor.clone() for tensor in state]
-    stream = torch.cuda.Stream() if torch.cuda.is_available() else None
-    if stream is not None:
-        stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
+    if device.type == "cuda":
+        stream, current = _side_stream(device), torch.cuda.current_stream(device)
+        stream.wait_stream(current)
+        with torch.cuda.stream(stream):
+            step(span)
+        current.wait_stream(stream)
+    else:
         step(span)
-    if stream is not None:
-        torch.cuda.current_stream().wait_stream(stream)
     for tensor, value in zip(state, before, strict=True):
         tensor.copy_(value)

@@ -2,8 +2,8 @@
 
 Every kernel has a reference implementation in plain PyTorch, which runs wherever the kernel does not. The kernels are
 compared with it by Triton's interpreter in the tests, and once on every GPU before they are used there: where Triton is
-missing, or a kernel fails or differs, the reference implementations run. JANUS_APP_KERNELS=off switches all kernels
-off. Not measured on a GPU.
+missing, the reference implementations run, and so does the reference of a kernel that fails or differs.
+JANUS_APP_KERNELS=off switches all kernels off. Not measured on a GPU.
 
 Shapes: a step has one new position for each of `rows` rows. `kv` [2, rows, kv_heads, capacity, head_dim] holds a
 layer's keys and values; `position` [1] is the cache slot of the new position.
@@ -13,8 +13,8 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
@@ -22,6 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from janus_app.errors import is_out_of_memory
 from janus_app.nn.fast.linear import MAX_DECODE_ROWS
 from janus_app.nn.llama import rms_norm
 
@@ -89,73 +90,127 @@ REFERENCE = Kernels(add_rms_norm=None)
 
 
 def kernels_for(device: torch.device, dtype: torch.dtype) -> Kernels:
-    """The Triton kernels where they were verified on this device in this dtype, else REFERENCE."""
+    """The Triton kernels that were verified on this device in this dtype, and the reference of each other one."""
     if device.type != "cuda" or os.environ.get(ENV_SWITCH, "").lower() in ("off", "0", "no"):
         return REFERENCE
-    return verified_kernels(device, dtype)
+    try:
+        with torch.cuda.device(device):  # Triton launches on the current card
+            return verified_kernels(device, dtype)
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        return REFERENCE  # for now: the next call verifies again
 
 
 @cache
 def verified_kernels(device: torch.device, dtype: torch.dtype) -> Kernels:
-    """The Triton kernels if they compile and agree with the reference implementations on `device`, else REFERENCE."""
+    """REFERENCE with each Triton kernel that compiles and agrees with its reference implementation on `device`.
+
+    Raises what says that memory ran out, which is no verdict.
+    """
     try:
         from janus_app.nn.fast import triton_kernels as triton
-
-        kernels = Kernels(
-            triton.int8_linear, triton.add_rms_norm, triton.silu_mul, triton.apply_rope_and_cache, triton.attend
-        )
-        with torch.inference_mode():
-            mismatch = find_mismatch(kernels, device, dtype)
-    except Exception as error:  # no Triton, no compiler for it, or a GPU that it does not support
+    except Exception as error:  # no Triton
         logger.info("decode steps run without Triton's kernels: %s", error)
         return REFERENCE
-    if mismatch is not None:
-        logger.warning("decode steps run without Triton's kernels: %s is wrong on this device", mismatch)
-        return REFERENCE
-    return kernels
+    verified: dict[str, Any] = {}
+    for name in CHECKS:
+        kernel = getattr(triton, name)
+        try:
+            with torch.inference_mode():
+                mismatch = find_mismatch(name, kernel, device, dtype)
+        except Exception as error:  # no compiler for it, or a GPU that it does not support
+            if is_out_of_memory(error):
+                raise
+            logger.info("decode steps run without Triton's kernel %s: %s", name, error)
+            continue
+        if mismatch is None:
+            verified[name] = kernel
+        else:
+            logger.warning("decode steps run without Triton's kernel %s: %s is wrong on this device", name, mismatch)
+    return replace(REFERENCE, **verified)
 
 
-def find_mismatch(kernels: Kernels, device: torch.device, dtype: torch.dtype, width: int = 1000) -> str | None:
-    """The name of the first result that differs from the reference by more than rounding, or None.
+class _Inputs:
+    """Random inputs of a check, the same on every device."""
 
-    Each kernel is given random inputs with rows of `width` numbers, or of two head sizes.
-    """
-    source = torch.Generator().manual_seed(0)
+    def __init__(self, device: torch.device, dtype: torch.dtype, width: int) -> None:
+        self.source, self.device, self.dtype, self.width = torch.Generator().manual_seed(0), device, dtype, width
 
-    def random(*shape: int) -> Tensor:
-        return torch.randn(shape, generator=source).to(device, dtype)
+    def random(self, *shape: int) -> Tensor:
+        return torch.randn(shape, generator=self.source).to(self.device, self.dtype)
 
-    weight = torch.randint(-127, 128, (90, width), generator=source, dtype=torch.int8).to(device)
-    scale = torch.rand(90, generator=source).to(device) / 127
-    assert kernels.int8_linear is not None and kernels.add_rms_norm is not None
-    results: dict[str, tuple[Any, Any]] = {}  # name -> (the kernel's, the reference's)
+    def heads_and_cache(self) -> Iterator[tuple[int, Tensor, Tensor, Tensor, Tensor, Tensor]]:
+        """(groups, heads, cos, sin, position, kv) of two head sizes."""
+        for groups, dim in ((3, 64), (4, 48)):
+            heads, (cos, sin) = self.random(3, groups, 2, dim), self.random(2, 3, groups, 1, dim)
+            yield groups, heads, cos, sin, torch.tensor([70], device=self.device), self.random(2, 3, 2, 90, dim)
+
+
+Pairs = Iterator[tuple[str, Tensor, Tensor]]  # (name of a result, the kernel's, the reference's)
+
+
+def _check_int8_linear(kernel: Callable[..., Tensor], inputs: _Inputs) -> Pairs:
+    weight = torch.randint(-127, 128, (90, inputs.width), generator=inputs.source, dtype=torch.int8).to(inputs.device)
+    scale = torch.rand(90, generator=inputs.source).to(inputs.device) / 127
     for rows in (2, 16, MAX_DECODE_ROWS):
-        x = random(rows, width)
-        both = kernels.int8_linear(x, weight, scale), int8_linear_reference(x, weight, scale)
-        results[f"int8_linear of {rows} rows"] = both
-    x, residual, norm_weight = random(3, width), random(3, width), random(width)
-    result = kernels.add_rms_norm(x, residual, norm_weight, 1e-6)
-    expected = add_rms_norm_reference(x, residual, norm_weight, 1e-6)
-    results |= {"the sum of add_rms_norm": (result[0], expected[0]), "add_rms_norm": (result[1], expected[1])}
-    gate_up = random(3, 2 * width)
-    results["silu_mul"] = kernels.silu_mul(gate_up), silu_mul_reference(gate_up)
-    for groups, dim in ((3, 64), (4, 48)):
-        heads, (cos, sin), kv = random(3, groups, 2, dim), random(2, 3, groups, 1, dim), random(2, 3, 2, 90, dim)
-        position, kv_reference = torch.tensor([70], device=device), kv.clone()
-        query = kernels.apply_rope_and_cache(heads, cos, sin, position, kv)
-        query_reference = apply_rope_and_cache_reference(heads, cos, sin, position, kv_reference)
-        results[f"apply_rope_and_cache of {groups} groups"] = query, query_reference
-        results[f"the cache after apply_rope_and_cache of {groups} groups"] = kv, kv_reference
-        visible = (torch.arange(80, device=device) <= 70).repeat(3, 1)
+        x = inputs.random(rows, inputs.width)
+        yield f"int8_linear of {rows} rows", kernel(x, weight, scale), int8_linear_reference(x, weight, scale)
+
+
+def _check_add_rms_norm(kernel: Callable[..., tuple[Tensor, Tensor]], inputs: _Inputs) -> Pairs:
+    x, residual, weight = inputs.random(3, inputs.width), inputs.random(3, inputs.width), inputs.random(inputs.width)
+    total, normed = kernel(x, residual, weight, 1e-6)
+    expected_total, expected = add_rms_norm_reference(x, residual, weight, 1e-6)
+    yield "the sum of add_rms_norm", total, expected_total
+    yield "add_rms_norm", normed, expected
+
+
+def _check_silu_mul(kernel: Callable[[Tensor], Tensor], inputs: _Inputs) -> Pairs:
+    gate_up = inputs.random(3, 2 * inputs.width)
+    yield "silu_mul", kernel(gate_up), silu_mul_reference(gate_up)
+
+
+def _check_apply_rope_and_cache(kernel: Callable[..., Tensor], inputs: _Inputs) -> Pairs:
+    for groups, heads, cos, sin, position, kv in inputs.heads_and_cache():
+        expected_kv = kv.clone()
+        query = kernel(heads, cos, sin, position, kv)
+        expected = apply_rope_and_cache_reference(heads, cos, sin, position, expected_kv)
+        yield f"apply_rope_and_cache of {groups} groups", query, expected
+        yield f"the cache after apply_rope_and_cache of {groups} groups", kv, expected_kv
+
+
+def _check_attend(kernel: Callable[..., Tensor], inputs: _Inputs) -> Pairs:
+    for groups, heads, cos, sin, position, kv in inputs.heads_and_cache():
+        query = apply_rope_and_cache_reference(heads, cos, sin, position, kv)
+        visible = (torch.arange(80, device=inputs.device) <= 70).repeat(3, 1)
         visible[1, :33] = False  # a row with so much padding
         for mask, span in ((None, 71), (visible[:, None, None], 80)):
-            inputs = query_reference, kv_reference, position, mask, span
-            results[f"attend of {groups} groups to {span} slots"] = kernels.attend(*inputs), attend_reference(*inputs)
+            given = query, kv, position, mask, span
+            yield f"attend of {groups} groups to {span} slots", kernel(*given), attend_reference(*given)
+
+
+CHECKS: dict[str, Callable[[Any, _Inputs], Pairs]] = {
+    "int8_linear": _check_int8_linear,
+    "add_rms_norm": _check_add_rms_norm,
+    "silu_mul": _check_silu_mul,
+    "apply_rope_and_cache": _check_apply_rope_and_cache,
+    "attend": _check_attend,
+}
+
+
+def find_mismatch(
+    name: str, kernel: Callable[..., Any], device: torch.device, dtype: torch.dtype, width: int = 1000
+) -> str | None:
+    """The first result of a kernel, by the name of its field, that differs from the reference by more than rounding.
+
+    The kernel is given random inputs with rows of `width` numbers, or of two head sizes. None where nothing differs.
+    """
     tolerance = 1e-5 if dtype == torch.float32 else 2e-2
-    for name, (one, other) in results.items():
+    for result, one, other in CHECKS[name](kernel, _Inputs(device, dtype, width)):
         close = (one.float() - other.float()).norm() <= tolerance * other.float().norm()
         if not bool(close):  # also where the norm is NaN
-            return name
+            return result
     return None
 
 

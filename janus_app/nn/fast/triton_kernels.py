@@ -14,7 +14,7 @@ from torch import Tensor
 @triton.jit
 def _int8_linear(
     x_ptr, weight_ptr, scale_ptr, out_ptr, rows, out_size, in_size,
-    ROWS: tl.constexpr, OUT_BLOCK: tl.constexpr, IN_BLOCK: tl.constexpr, FLOAT32: tl.constexpr,
+    ROWS: tl.constexpr, OUT_BLOCK: tl.constexpr, IN_BLOCK: tl.constexpr,
 ):  # fmt: skip
     """OUT_BLOCK outputs of all rows: int8 weights are read once, converted in registers, and scaled after the sum."""
     row, out_index = tl.arange(0, ROWS), tl.program_id(0) * OUT_BLOCK + tl.arange(0, OUT_BLOCK)
@@ -26,10 +26,8 @@ def _int8_linear(
         weight_mask = (out_index[None, :] < out_size) & (in_index[:, None] < in_size)
         weight_offset = out_index[None, :].to(tl.int64) * in_size + in_index[:, None]
         weight = tl.load(weight_ptr + weight_offset, mask=weight_mask, other=0)
-        if FLOAT32:  # multiplied here, because tl.dot may round float32 to TF32
-            total += tl.sum(x[:, :, None] * weight.to(tl.float32)[None, :, :], axis=1)
-        else:
-            total = tl.dot(x, weight.to(tl.float32).to(x.dtype), total)
+        # "ieee": float32 is not rounded to TF32
+        total = tl.dot(x, weight.to(tl.float32).to(x.dtype), total, input_precision="ieee")
     scale = tl.load(scale_ptr + out_index, mask=out_index < out_size, other=0.0)
     out_mask = (row[:, None] < rows) & (out_index[None, :] < out_size)
     out = (total * scale[None, :]).to(out_ptr.dtype.element_ty)
@@ -44,7 +42,7 @@ def int8_linear(x: Tensor, weight: Tensor, scale: Tensor) -> Tensor:
     block = 16 if float32 or out_size <= 8192 else 32  # small, so that a short output still occupies a whole GPU
     _int8_linear[(triton.cdiv(out_size, block),)](
         x.contiguous(), weight, scale, out, rows, out_size, in_size,
-        ROWS=16 if rows <= 16 else 32, OUT_BLOCK=block, IN_BLOCK=32 if float32 else 128, FLOAT32=float32,
+        ROWS=16 if rows <= 16 else 32, OUT_BLOCK=block, IN_BLOCK=32 if float32 else 128,
     )  # fmt: skip
     return out
 
