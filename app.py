@@ -10,7 +10,7 @@ import threading
 from typing import TYPE_CHECKING
 
 from janus_app.cli import options, run_safely
-from janus_app.cli.console import UsageError, say
+from janus_app.cli.console import UsageError, say, usage_errors
 from janus_app.errors import AppError, Message
 
 if TYPE_CHECKING:
@@ -34,8 +34,11 @@ def parse() -> argparse.Namespace:
 
 def serve(args: argparse.Namespace) -> int:
     from janus_app.cli.common import chosen_variant, load_model, open_session
+    from janus_app.server.security import allowed_names, sub_path
 
     port = free_port(args.host, args.port)
+    with usage_errors():  # before a model is loaded
+        allowed_names(args.allow_host), sub_path(args.root_path)
     auth = credentials(args.auth or os.environ.get("JANUS_APP_AUTH"))
     session = open_session()
     variant = chosen_variant(session.catalog, args)
@@ -58,6 +61,8 @@ def serve(args: argparse.Namespace) -> int:
         auth=auth,
         lang=args.lang,
         open_browser=not args.no_browser,
+        allow_hosts=args.allow_host,
+        root_path=args.root_path,
     )
     return 0
 

@@ -52,6 +52,16 @@ def system_language() -> str:
     return "zh-CN" if locale.lower().startswith("zh") else "en"
 
 
+def match_language(accepted: str) -> str:
+    """The first supported language of an Accept-Language header or a language tag, else English."""
+    for part in accepted.split(","):
+        tag = part.split(";")[0].strip().lower()
+        for language in LANGUAGES:
+            if tag and tag.split("-")[0] == language.split("-")[0].lower():
+                return language
+    return "en"
+
+
 class Message:
     """A sentence by its code, with the values for its places. Immutable; equal where code and values are."""
 

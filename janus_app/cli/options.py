@@ -82,6 +82,14 @@ def add_page(parser: argparse.ArgumentParser) -> None:
     """The options of app.py: how the page is served."""
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on; 0.0.0.0 = the whole network")
     parser.add_argument("--port", type=int, help="default 7860, or the next free one")
+    parser.add_argument(
+        "--allow-host",
+        metavar="NAME",
+        action="append",
+        default=[],
+        help="also answer to this host name, as a proxy's; *.example.org = all names below it; can be repeated",
+    )
+    parser.add_argument("--root-path", metavar="PATH", help="the sub-path of a reverse proxy, such as /janus")
     parser.add_argument("--share", action="store_true", help="a public link through Gradio, behind a password")
     parser.add_argument("--auth", metavar="USER:PASSWORD", help="ask visitors for it; $JANUS_APP_AUTH does the same")
     parser.add_argument("--lang", default="auto", choices=("auto", "en", "zh-CN"), help="language of the page")

@@ -79,6 +79,7 @@ def examine(outputs: Path, port: int | None = PORT, timeout: float = 4.0, hub: H
         ("Models", lambda: _models(hub)),
         ("Disk", lambda: _disk(outputs, hub.cache_dir)),
         ("Hub", lambda: _hub(hub, timeout)),
+        ("Host names", _names),
         *([("Port", lambda: _port(port))] if port is not None else []),
     )
     for what, check in checks:
@@ -351,6 +352,11 @@ def _hub(hub: Hub, timeout: float) -> Iterator[Finding]:
         yield Finding("WARN", "Hub", Message("doctor_hub_unreachable", host=host), Message("doctor_set_proxy"))
         return
     yield Finding("OK", "Hub", Message("doctor_hub_answers", host=host))
+
+
+def _names() -> Iterator[Finding]:
+    count = sum(bool(name.strip()) for name in os.environ.get("JANUS_APP_HOSTS", "").split(","))
+    yield Finding("OK", Message("doctor_names"), Message("doctor_names_detail", count=count))
 
 
 def _port(port: int) -> Iterator[Finding]:

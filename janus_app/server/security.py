@@ -13,17 +13,20 @@ import socket
 import tempfile
 import threading
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from gradio.context import LocalContext
 
-from janus_app.errors import AppError
+from janus_app.errors import AppError, Message, match_language
 
 ALL_INTERFACES = ("0.0.0.0", "::", "")
 _API_INFO = re.compile(rb"(window\.gradio_api_info = ).*?(?=;?</script>)", re.DOTALL)
+_HOST_NAME = re.compile(r"(\*\.)?[a-z0-9_]([a-z0-9_.-]*[a-z0-9_])?|[0-9a-f:]+")
+_SUB_PATH = re.compile(r"(/[A-Za-z0-9_~-][A-Za-z0-9._~-]*)+")
 LOOPBACK = ("localhost", "127.0.0.1", "::1", "[::1]")
 
 
@@ -43,10 +46,12 @@ class HostGuard:
         if scope["type"] not in ("http", "websocket") or self.allows(_host(scope)):
             await self.app(scope, receive, send)
             return
-        body = b"This page does not answer to that host name. Open it by the address printed when it started."
         if scope["type"] == "websocket":
             await send({"type": "websocket.close", "code": 1008})
             return
+        language = match_language(dict(scope["headers"]).get(b"accept-language", b"").decode("latin-1"))
+        shown = host if _HOST_NAME.fullmatch(host := _host(scope)) else "NAME"
+        body = Message("page_host_refused", host=shown).text(language).encode()
         headers = [(b"content-type", b"text/plain; charset=utf-8"), (b"content-length", str(len(body)).encode())]
         await send({"type": "http.response.start", "status": 400, "headers": headers})
         await send({"type": "http.response.body", "body": body})
@@ -55,6 +60,24 @@ class HostGuard:
         if host in self.names or any(name.startswith("*.") and host.endswith(name[1:]) for name in self.names):
             return True
         return self.any_address and _is_address(host)
+
+
+class SubPath:
+    """ASGI middleware: takes `path` off the front of a request, for a proxy that passes the sub-path on.
+
+    Without it, only a proxy that takes the sub-path off itself works, and the page's own address does not.
+    """
+
+    def __init__(self, app: Any, path: str) -> None:
+        self.app, self.path = app, path
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        path = scope.get("path", "")
+        if self.path and (path == self.path or path.startswith(f"{self.path}/")):
+            rest = path.removeprefix(self.path) or "/"
+            raw = scope.get("raw_path") or path.encode()
+            scope = {**scope, "path": rest, "raw_path": raw.removeprefix(self.path.encode()) or b"/"}
+        await self.app(scope, receive, send)
 
 
 class QuietLogin:
@@ -108,16 +131,49 @@ def _is_address(host: str) -> bool:
     return True
 
 
-def host_rules(host: str, share: bool) -> dict[str, Any]:
-    """The arguments of HostGuard for a page bound to `host`. JANUS_APP_HOSTS adds the names of a reverse proxy."""
-    names = {name.strip("[]") for name in LOOPBACK}
+def allowed_names(given: Iterable[str] = ()) -> frozenset[str]:
+    """The host names of --allow-host and JANUS_APP_HOSTS; "*.example.org" means the names below example.org alone.
+
+    A URL or a port is taken for its host. Raises AppError for what names no host, such as "*".
+    """
+    texts = (*given, *os.environ.get("JANUS_APP_HOSTS", "").split(","))
+    return frozenset(_host_name(text.strip()) for text in texts if text.strip())
+
+
+def _host_name(text: str) -> str:
+    try:
+        name = text if _is_address(text) else urlsplit(text if "//" in text else f"//{text}").hostname or ""
+        name = name.encode("idna").decode().lower()  # as browsers send it
+    except ValueError:
+        name = ""
+    if not _HOST_NAME.fullmatch(name):
+        raise AppError("page_host_malformed", given=text)
+    return name
+
+
+def sub_path(given: str | None) -> str:
+    """The path of --root-path, else of GRADIO_ROOT_PATH, as "/janus", or the whole URL; "" for none.
+
+    Raises AppError for another text.
+    """
+    text = os.environ.get("GRADIO_ROOT_PATH", "") if given is None else given
+    if re.match("https?://.", text):
+        return text.rstrip("/")
+    path = f"/{text.strip('/')}".rstrip("/")
+    if path and not _SUB_PATH.fullmatch(path):
+        raise AppError("page_path_malformed", given=text)
+    return path
+
+
+def host_rules(host: str, share: bool, allowed: frozenset[str] = frozenset()) -> dict[str, Any]:
+    """The arguments of HostGuard for a page bound to `host`; `allowed` adds the names of a reverse proxy."""
+    names = {name.strip("[]") for name in LOOPBACK} | allowed
     if host in ALL_INTERFACES:
         names |= {socket.gethostname().lower(), f"{socket.gethostname().lower()}.local", socket.getfqdn().lower()}
     else:
         names.add(host.strip("[]").lower())
     if share:
         names.add("*.gradio.live")
-    names |= {name.strip().lower() for name in os.environ.get("JANUS_APP_HOSTS", "").split(",") if name.strip()}
     return {"names": frozenset(names), "any_address": host in ALL_INTERFACES}
 
 
@@ -155,13 +211,13 @@ def visitor() -> str:
     return str(getattr(request, "session_hash", None) or "")
 
 
-def answers_one_person(host: str, share: bool, has_login: bool) -> bool:
+def answers_one_person(host: str, share: bool, has_login: bool, proxied: bool = False) -> bool:
     """Whether the page serves one person, so that it may list earlier conversations and pictures.
 
-    True if only this machine can reach it or if it has a login. The login of a shared page is passed on to others, so
-    a shared page never lists anything.
+    True if only this machine can reach it, without a proxy, or if it has a login. The login of a shared page is passed
+    on to others, so a shared page never lists anything.
     """
-    return not share and (has_login or host in LOOPBACK)
+    return not share and (has_login or (host in LOOPBACK and not proxied))
 
 
 def new_login() -> tuple[str, str]:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urljoin, urlsplit
 
 # Set before gradio is imported: neither gradio nor the Hub client may send usage data.
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
@@ -16,13 +18,24 @@ from gradio.components import Component
 from PIL import Image
 from starlette.middleware import Middleware
 
-from janus_app.errors import AppError
+from janus_app.errors import AppError, Message, system_language
 from janus_app.outputs.image_io import MAX_PIXELS
 from janus_app.outputs.library import library
 from janus_app.paths import ASSETS, data_folder
 from janus_app.registry.catalog import Catalog
 from janus_app.runtime.session import ModelSession
-from janus_app.server.security import HostGuard, QuietLogin, answers_one_person, host_rules, new_login, serving_folder
+from janus_app.server.security import (
+    LOOPBACK,
+    HostGuard,
+    QuietLogin,
+    SubPath,
+    allowed_names,
+    answers_one_person,
+    host_rules,
+    new_login,
+    serving_folder,
+    sub_path,
+)
 from janus_app.ui import dropped_files
 from janus_app.ui.common import actions, welcome
 from janus_app.ui.common.html import message
@@ -146,17 +159,21 @@ def launch(
     open_browser: bool = False,
     outputs: Path | None = None,
     data: Path | None = None,
+    allow_hosts: Iterable[str] = (),
+    root_path: str | None = None,
     prevent_thread_lock: bool = False,
 ) -> gr.Blocks:
     """Serve the page until it is interrupted; with `prevent_thread_lock`, return at once.
 
-    A shared page always has a login: `auth`, or one that is generated and printed. Raises AppError if the port is in
-    use.
+    A shared page always has a login: `auth`, or one that is generated and printed. `allow_hosts` are the names by which
+    a proxy reaches the page, `root_path` is the sub-path it serves it under. Raises AppError if the port is in use, for
+    a malformed name, and for a malformed path.
     """
+    names, path = allowed_names(allow_hosts), sub_path(root_path)
     # Gradio opens uploads before this code sees them; Pillow refuses pictures above twice this number of pixels.
     Image.MAX_IMAGE_PIXELS = MAX_PIXELS // 2
     generated = new_login() if share and auth is None else None
-    private = answers_one_person(host, share, auth is not None)
+    private = answers_one_person(host, share, auth is not None, proxied=bool(names or path))
     demo = build(session, catalog, lang=lang, outputs=outputs, data=data, share=share, private=private)
     try:
         demo.launch(
@@ -165,17 +182,23 @@ def launch(
             share=share,
             auth=auth or generated,
             inbrowser=open_browser,
-            **_launch_options(host, share, lang),
+            root_path=path,
+            **_launch_options(lang),
+            app_kwargs=_app_options(host_rules(host, share, names), path),
         )
     except OSError as error:
         raise AppError("page_address_unusable", host=host, port=port, reason=error) from None
+    if names:
+        print(Message("page_names_allowed", names=", ".join(sorted(names))).text(system_language()))
+    elif host not in LOOPBACK and not share:
+        print(Message("page_names_hint").text(system_language()))
     _print_addresses(demo, share, generated, private)
     if not prevent_thread_lock:
         demo.block_thread()
     return demo
 
 
-def _launch_options(host: str, share: bool, lang: str) -> dict[str, Any]:
+def _launch_options(lang: str) -> dict[str, Any]:
     """The arguments of `gr.Blocks.launch` that follow from how this app is served."""
     return {
         "prevent_thread_lock": True,
@@ -194,18 +217,18 @@ def _launch_options(host: str, share: bool, lang: str) -> dict[str, Any]:
         "theme": theme(),
         "css_paths": [ASSETS / "style.css"],
         "head": f"<script>{(ASSETS / 'page.js').read_text(encoding='utf-8')}</script>",
-        "app_kwargs": {
-            "middleware": [Middleware(HostGuard, **host_rules(host, share)), Middleware(QuietLogin)],
-            "docs_url": None,
-            "redoc_url": None,
-            "openapi_url": None,
-        },
     }
+
+
+def _app_options(rules: dict[str, Any], path: str) -> dict[str, Any]:
+    """The arguments of Gradio's FastAPI application."""
+    middleware = [Middleware(HostGuard, **rules), Middleware(SubPath, path=urlsplit(path).path), Middleware(QuietLogin)]
+    return {"middleware": middleware, "docs_url": None, "redoc_url": None, "openapi_url": None}
 
 
 def _print_addresses(demo: gr.Blocks, share: bool, login: tuple[str, str] | None, private: bool) -> None:
     """Print where the page is, who can log in, and what it does not save."""
-    print(f"Open {demo.local_url}")
+    print(f"Open {urljoin(str(demo.local_url), demo.root_path)}")
     if share and demo.share_url:
         print(printed_invitation(demo.share_url))
     elif share:

@@ -13,7 +13,7 @@ from typing import Any
 
 import gradio as gr
 
-from janus_app.errors import LANGUAGES
+from janus_app.errors import LANGUAGES, match_language
 from janus_app.paths import ASSETS
 
 FOLDER = ASSETS / "i18n"
@@ -68,13 +68,3 @@ class Texts:
             for name in (language, *ALIASES.get(language, ())):
                 tables[name] = strings
         return gr.I18n(**tables)
-
-
-def match_language(accepted: str) -> str:
-    """The first supported language of an Accept-Language header or a language tag, else English."""
-    for part in accepted.split(","):
-        tag = part.split(";")[0].strip().lower()
-        for language in LANGUAGES:
-            if tag and tag.split("-")[0] == language.split("-")[0].lower():
-                return language
-    return "en"

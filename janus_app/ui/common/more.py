@@ -103,6 +103,8 @@ def _exporter(
 
 
 def page_address(request: gr.Request) -> str:
-    """The page's address as the visitor's browser has it."""
+    """The page's address as the visitor's browser has it, with the sub-path of a reverse proxy."""
+    if referer := request.headers.get("referer", "").partition("?")[0]:
+        return referer.rstrip("/")
     host = request.headers.get("host") or "127.0.0.1:7860"
     return request.headers.get("origin") or f"http://{host}"
