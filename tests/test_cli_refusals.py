@@ -138,6 +138,8 @@ def test_app_refuses_a_port_in_use(taken: int) -> None:
         (("--port", "http"), "http"),
         (("--host", "no.such.host.invalid"), "no.such.host.invalid"),
         (("--auth", "secret"), "USER:PASSWORD"),
+        (("--allow-host", "*"), "--allow-host"),
+        (("--root-path", "/a b"), "--root-path"),
         (("--model", "janus-pro-8b"), "no model called"),
         (("--lang", "tlh"), "tlh"),
     ],

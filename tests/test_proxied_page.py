@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
@@ -39,7 +40,8 @@ def nginx(sub_page: Served, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     site = site.replace("127.0.0.1:7860", sub_page.url.removeprefix("http://")).replace("listen 80;", f"listen {port};")
     kinds = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
     places = "".join(f"{kind}_temp_path {folder / kind};\n" for kind in kinds)
-    text = f"pid {folder}/pid;\nevents {{}}\nhttp {{\naccess_log off;\n{places}{site}}}\n"
+    user = "user root;\n" if os.geteuid() == 0 else ""  # its workers write the upload into our folder
+    text = f"{user}pid {folder}/pid;\nevents {{}}\nhttp {{\naccess_log off;\n{places}{site}}}\n"
     (folder / "nginx.conf").write_text(text, encoding="utf-8")
     command = [program, "-e", str(folder / "log"), "-c", str(folder / "nginx.conf"), "-g", "daemon off;"]
     server = subprocess.Popen(command)
