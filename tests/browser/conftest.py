@@ -87,7 +87,7 @@ def visit(browser: Any, served: Served) -> Iterator[Opener]:
         context = browser.new_context(**({"viewport": {"width": 1280, "height": 900}} | options))
         contexts.append(context)
         page = context.new_page()
-        page.set_default_timeout(30_000)
+        page.set_default_timeout(90_000)  # a busy machine of two cores
         listen(page)
         page.goto(served.url + "/" + query)
         page.wait_for_selector(".state-line.ready")

@@ -198,7 +198,7 @@ def test_files_panel_verifies_converts_and_deletes(
     assert blob.exists()
     page.click("#files-delete")
     page.click("#files-really")
-    page.wait_for_selector("#files-work:has-text('is deleted')")
+    page.wait_for_selector("#files-work:has-text('was deleted')")
     assert not blob.exists() and not list((tmp_path / "home").rglob("*.safetensors"))
     page.wait_for_selector("#model-load:has-text('Download and load')")
 

@@ -49,7 +49,9 @@ def test_flow_model_draws_edits_and_chats(visit: Any, served: Served) -> None:
     go(page, 1)
     page.locator("#draw-settings button").first.click()
     page.wait_for_selector("#draw-steps:visible")
-    page.wait_for_timeout(3_000)  # the page sets the controls while the model loads and again when it is ready
+    # The page sets the controls once more when it learns, within a second, which model is loaded.
+    page.wait_for_function(f"document.querySelector('#model-seen textarea, #model-seen input').value == '{ID}'")
+    page.wait_for_timeout(3_000)
     assert page.locator("#draw-solver").is_visible() and not page.locator("#draw-temperature").is_visible()
     set_number(page, "#draw-steps", STEPS)
     draw(page, "a red house", 1, 77)
