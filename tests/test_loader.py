@@ -49,14 +49,14 @@ def test_load_reports_increasing_progress(checkpoint: Path) -> None:
 def test_truncated_safetensors_are_refused(checkpoint: Path) -> None:
     file = checkpoint / "model.safetensors"
     file.write_bytes(file.read_bytes()[:-1000])
-    refused(checkpoint, "model.safetensors", "damaged")
+    refused(checkpoint, "model.safetensors", "1,000 bytes", "missing")
 
 
 def test_truncated_pickle_is_refused(tmp_path: Path) -> None:
     folder = Path(shutil.copytree(GOLDEN / "janus_pro_1b" / "checkpoint", tmp_path / "c"))
     file = folder / "pytorch_model.bin"
     file.write_bytes(file.read_bytes()[:-1000])
-    refused(folder, "pytorch_model.bin", "damaged")
+    refused(folder, "pytorch_model.bin", "incomplete")
 
 
 def test_code_in_a_pickle_is_not_run(tmp_path: Path) -> None:

@@ -79,6 +79,10 @@ def _own_weights(
     return [WeightSource(folder)]
 
 
+def _nothing_tied(config: Mapping[str, Any]) -> Mapping[str, str]:
+    return {}
+
+
 def _no_explanation(network: nn.Module, name: str, found: bool) -> Message | None:
     return None
 
@@ -95,6 +99,7 @@ class Family:
     weight_sources: where the network's tensors are read from, in order. unused_prefixes: tensors that checkpoints hold
     and inference does not use, by their names in the network. explain_mismatch: what a person can do about the tensor
     `name` of the network that was found in another shape, or (not `found`) is missing; None where nothing is known.
+    tied: tensor that a checkpoint may leave out -> the one that it equals.
 
     quantized_prefix: where the linears are that int8 and nf4 quantize. picture_decoder_prefix: the picture decoder,
     which stays in float32 where the rest is in float16 or on a CPU. offload_prefix: decoder layers that may be placed
@@ -119,6 +124,7 @@ class Family:
     solvers: tuple[str, ...] = ()
     weight_sources: Callable[[Any, Mapping[str, Any], Path, Parts | None], Sequence[WeightSource]] = _own_weights
     explain_mismatch: Callable[[Any, str, bool], Message | None] = _no_explanation
+    tied: Callable[[Mapping[str, Any]], Mapping[str, str]] = _nothing_tied
 
     def meta_network(self, config: Mapping[str, Any]) -> nn.Module:
         """The network without memory behind its tensors, for inference."""

@@ -15,6 +15,8 @@ from janus_app.models.registry import detect_family, get_family
 from janus_app.registry.types import Component, Variant
 from janus_app.types import VERBS
 
+WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".ckpt")
+OTHER_FORMATS = {".gguf": "GGUF", ".onnx": "ONNX", ".h5": "TensorFlow", ".msgpack": "Flax"}
 MAX_CONFIG_BYTES = 1_000_000  # real ones are under 10 kB
 
 
@@ -24,11 +26,17 @@ def variant_of_folder(folder: Path, known: Iterable[Variant] = ()) -> Variant:
     Repositories that its config.json names are fetched as the variants `known` say. Raises AppError where the folder
     holds no checkpoint of a known family.
     """
+    _refuse_adapter(folder)
     config = _read_config(folder)
+    if isinstance(quantized := config.get("quantization_config"), Mapping):
+        raise AppError("checkpoint_quantized", folder=folder, method=str(quantized.get("quant_method"))[:40])
     family = detect_family(config)
     facts = family.describe(folder, config)
-    weights = [path for path in folder.iterdir() if path.suffix in (".safetensors", ".bin") and path.is_file()]
+    weights = [path for path in folder.iterdir() if path.suffix in WEIGHT_SUFFIXES and path.is_file()]
     if not weights:
+        for path in sorted(folder.iterdir()):
+            if path.suffix in OTHER_FORMATS:
+                raise AppError("weights_other_format", file=path.name, format=OTHER_FORMATS[path.suffix])
         raise AppError("checkpoint_without_weights", folder=folder)
     folder = folder.resolve()
     name = re.sub(r"[^a-z0-9._-]+", "-", folder.name.lower()).strip("-") or "checkpoint"
@@ -80,6 +88,15 @@ def _known_components(facts: CheckpointFacts, known: Iterable[Variant]) -> dict[
         for row in rows
         if role in row and row[role].repo == repo
     }
+
+
+def _refuse_adapter(folder: Path) -> None:
+    """Raises AppError for a LoRA adapter without the weights that it changes."""
+    if not (folder / "adapter_config.json").is_file():
+        return
+    if all(path.name.startswith("adapter_") for path in folder.iterdir() if path.suffix in WEIGHT_SUFFIXES):
+        base = read_json(folder / "adapter_config.json", MAX_CONFIG_BYTES).get("base_model_name_or_path")
+        raise AppError("checkpoint_is_adapter", folder=folder, base=str(base)[:100])
 
 
 def _read_config(folder: Path) -> Mapping[str, Any]:

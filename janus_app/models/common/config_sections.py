@@ -64,6 +64,13 @@ def language_config(raw: Mapping[str, Any]) -> DecoderConfig:
     return decoder
 
 
+def tied_head(raw: Mapping[str, Any]) -> dict[str, str]:
+    """The head for words, and the embedding that takes its place where the config ties them (`Family.tied`)."""
+    language = raw.get("language_config")
+    tied = isinstance(language, Mapping) and language.get("tie_word_embeddings") is True
+    return {"language_model.lm_head.weight": "language_model.model.embed_tokens.weight"} if tied else {}
+
+
 def _rope(language: Fields) -> Fields:
     """The fields that contain rope_theta: transformers 5 writes them into a section of their own, rope_parameters.
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from janus_app.errors import AppError
 from janus_app.files import read_json
 from janus_app.models.common.config import fields_at
+from janus_app.models.common.config_sections import tied_head
 from janus_app.models.common.settings import CHAT, COUNT, STRENGTH, guidance
 from janus_app.models.family import CheckpointFacts, Family, Parts
 from janus_app.types import Model, Setting
@@ -116,6 +117,7 @@ FAMILY = Family(
     build=build,
     job_peak=job_peak,
     pipeline=pipeline,
+    tied=tied_head,
     quantized_prefix="language_model.model.layers.",
     offload_prefix="language_model.model.layers.",
     picture_decoder_prefix="gen_vision_model.",

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from janus_app.errors import AppError
 from janus_app.files import read_json
+from janus_app.models.common.config_sections import tied_head
 from janus_app.models.common.settings import CHAT, COUNT, STEPS, STRENGTH, guidance
 from janus_app.models.family import CheckpointFacts, Family, Parts, WeightSource
 from janus_app.models.janus.family import janus_facts
@@ -124,6 +125,7 @@ FAMILY = Family(
     weight_sources=weight_sources,
     job_peak=job_peak,
     pipeline=pipeline,
+    tied=tied_head,
     solvers=SOLVERS,
     quantized_prefix="language_model.model.layers.",
     offload_prefix="language_model.model.layers.",
