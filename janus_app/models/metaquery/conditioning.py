@@ -14,9 +14,9 @@ from PIL import Image
 from torch import Tensor
 
 from janus_app.errors import AppError
-from janus_app.models.metaquery.mllm import ImageFeatures, Mllm
+from janus_app.models.common.chat_template import ChatTemplate
+from janus_app.models.common.mllm import ImageFeatures, Mllm
 from janus_app.models.metaquery.modeling import MARKERS, MetaQueryNetwork
-from janus_app.models.metaquery.template import ChatTemplate
 from janus_app.nn.diffusion import TextImageGuidance
 from janus_app.types import Progress, Turn
 

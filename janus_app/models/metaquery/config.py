@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -75,18 +74,6 @@ def _id(raw: Mapping[str, Any], field: str, default: str | None = None) -> str:
     if any(part in ("", ".", "..") or "\\" in part or ":" in part for part in parts):
         raise AppError("config_repository_unusable", field=field, value=repr(value)[:100])
     return "/".join(parts)
-
-
-@contextlib.contextmanager
-def library_errors_as_app_errors(what: str) -> Iterator[None]:
-    """Turn any exception of a library into an AppError that says that the files of `what` cannot be used."""
-    try:
-        yield
-    except AppError:
-        raise
-    except Exception as error:  # the libraries' checks raise many types
-        reason = " ".join(str(error).split())[:200]
-        raise AppError("component_unusable", what=what, kind=type(error).__name__, reason=reason) from error
 
 
 class Components:

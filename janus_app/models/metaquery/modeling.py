@@ -16,14 +16,22 @@ from torch import Tensor, nn
 from janus_app.errors import AppError, Message
 from janus_app.files import read_json, read_weight_map
 from janus_app.models.common.lazy_import import importing
-from janus_app.models.metaquery.config import Components, MetaQueryConfig, library_errors_as_app_errors, parse_config
+from janus_app.models.common.library_errors import library_errors_as_app_errors
+from janus_app.models.common.mllm import LlavaOneVision, Mllm, Qwen25VL, fill_buffers, language_tables
+from janus_app.models.metaquery.config import Components, MetaQueryConfig, parse_config
 from janus_app.models.metaquery.connector import HEAD_DIM, connector
-from janus_app.models.metaquery.mllm import KINDS, Mllm, small_config
 
 _MLLM = "model.mllm_backbone."
 HEAD = "lm_head.weight"
 PARTS = "parts"
 MARKERS = 2  # embedding rows around the queries: begin and end of image
+
+
+class _QwenOfMetaQuery(Qwen25VL):
+    pixel_limits = (256 * 28 * 28, 1280 * 28 * 28)  # of its training
+
+
+KINDS: dict[str, type[Mllm]] = {"llava_onevision": LlavaOneVision, "qwen2_5_vl": _QwenOfMetaQuery}
 
 
 class MetaQueryNetwork(nn.Module):
@@ -80,21 +88,14 @@ class MetaQueryNetwork(nn.Module):
         return None
 
     def fill_buffers(self) -> None:
-        """Fill the buffers that no checkpoint holds (rotary frequencies, positions) in language model and denoiser.
-
-        They follow from the configs alone, so a network of one narrow layer or none, built in memory, has the same.
-        """
-        missing = {name for name, buffer in self.named_buffers() if buffer.is_meta}
-        with torch.device("cpu"):
-            small = self.kind.build(small_config(self.language_config))
-            tables = dict(small.named_buffers(prefix="mllm"))
-            if any(name.startswith("transformer.") for name in missing):  # SANA with an interpolation_scale
-                denoiser: Any = self.transformer
+        """Fill the buffers that no checkpoint holds, in language model and denoiser."""
+        tables = language_tables(self.kind, self.language_config, "mllm")
+        if any(buffer.is_meta for buffer in self.transformer.buffers()):  # SANA with an interpolation_scale
+            denoiser: Any = self.transformer
+            with torch.device("cpu"):
                 narrow = type(denoiser).from_config({**denoiser.config, "num_layers": 0})
-                tables |= dict(narrow.named_buffers(prefix="transformer"))
-        for name in missing:
-            path, leaf = name.rsplit(".", 1)
-            self.get_submodule(path).register_buffer(leaf, tables[name].to(self.device), persistent=False)
+            tables |= dict(narrow.named_buffers(prefix="transformer"))
+        fill_buffers(self, tables, self.device)
 
 
 def build(raw: Mapping[str, Any]) -> MetaQueryNetwork:

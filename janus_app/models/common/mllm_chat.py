@@ -13,9 +13,9 @@ from torch import Tensor
 from janus_app.errors import AppError
 from janus_app.files import read_json
 from janus_app.models.common.chat import stream_answer
+from janus_app.models.common.chat_template import ChatTemplate
 from janus_app.models.common.lazy_import import importing
-from janus_app.models.metaquery.mllm import ImageFeatures, Mllm
-from janus_app.models.metaquery.template import ChatTemplate
+from janus_app.models.common.mllm import ImageFeatures, Mllm
 from janus_app.nn import sampling
 from janus_app.types import ChatRequest, Events, Progress, Turn
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,8 +21,8 @@ from torch import Tensor, nn
 from janus_app.errors import AppError
 from janus_app.files import read_json
 from janus_app.models.common.lazy_import import importing
+from janus_app.models.common.library_errors import library_errors_as_app_errors
 from janus_app.models.common.tokenizer import Tokenizer
-from janus_app.models.metaquery.config import library_errors_as_app_errors
 
 _LONGEST_RATIO = 150  # Qwen2.5-VL's processor refuses pictures more than 200 times as long as they are high
 
@@ -188,7 +188,7 @@ class Qwen25VL(Mllm):
     """Qwen2.5-VL (Bai et al. 2025): pictures at their own size, positions in three dimensions (M-RoPE)."""
 
     image_token_field = "image_token_id"
-    _PIXELS = (256 * 28 * 28, 1280 * 28 * 28)  # what MetaQuery was trained with
+    pixel_limits: tuple[int, int] | None = None  # fewest and most pixels of a picture; None = the processor's own
 
     @classmethod
     def parse(cls, raw: dict[str, Any]) -> Any:
@@ -208,11 +208,17 @@ class Qwen25VL(Mllm):
         with importing:
             from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
-        low, high = self._PIXELS
-        return Qwen2VLImageProcessorPil(**{**_processor_fields(folder), "min_pixels": low, "max_pixels": high})
+        fields = _processor_fields(folder)
+        if self.pixel_limits is not None:
+            fields = {**fields, "size": self._size(*self.pixel_limits), "min_pixels": None, "max_pixels": None}
+        return Qwen2VLImageProcessorPil(**fields)
 
-    def _encode_image(self, picture: Image.Image) -> ImageFeatures:
-        batch = self.processor([picture], return_tensors="pt")
+    @staticmethod
+    def _size(low: int, high: int) -> dict[str, int]:
+        return {"shortest_edge": low, "longest_edge": high}
+
+    def _encode_image(self, picture: Image.Image, **options: Any) -> ImageFeatures:
+        batch = self.processor([picture], return_tensors="pt", **options)
         grid = batch["image_grid_thw"]
         device = self.network.get_input_embeddings().weight.device
         found = self.network.get_image_features(self.to_device(batch["pixel_values"]), grid.to(device))
@@ -234,11 +240,23 @@ class Qwen25VL(Mllm):
         return f"language_model.{name.removeprefix('model.')}" if name.startswith("model.") else name
 
 
-KINDS: dict[str, type[Mllm]] = {"llava_onevision": LlavaOneVision, "qwen2_5_vl": Qwen25VL}
+def language_tables(kind: type[Mllm], config: Any, prefix: str) -> dict[str, Tensor]:
+    """The buffers that no checkpoint holds (rotary frequencies, positions), by their names behind `prefix`.
+
+    They follow from the config alone, so a network of one narrow layer has the same.
+    """
+    with torch.device("cpu"):
+        return dict(kind.build(_small_config(config)).named_buffers(prefix=prefix))
 
 
-def small_config(config: Any) -> Any:
-    """The same architecture with one narrow layer; the tables that follow from the config do not change."""
+def fill_buffers(network: nn.Module, tables: Mapping[str, Tensor], device: torch.device) -> None:
+    """Put `tables` in place of the buffers of `network` that are still on the meta device."""
+    for name in [name for name, buffer in network.named_buffers() if buffer.is_meta]:
+        path, _, leaf = name.rpartition(".")
+        network.get_submodule(path).register_buffer(leaf, tables[name].to(device), persistent=False)
+
+
+def _small_config(config: Any) -> Any:
     small = copy.deepcopy(config)
     small.text_config.vocab_size = 8
     small.text_config.num_hidden_layers = 1
