@@ -63,7 +63,7 @@ def load(plan: LoadPlan) -> Generator[Progress | Notice, None, LoadedModel]:
     return (yield from under_device(plan.placement.main, _load(plan)))
 
 
-def _load(plan: LoadPlan) -> Generator[Progress, None, LoadedModel]:
+def _load(plan: LoadPlan) -> Generator[Progress | Notice, None, LoadedModel]:
     assert plan.folder is not None
     set_malloc_threshold()
     limit_threads_to_cgroup()
