@@ -15,6 +15,7 @@ from janus_app.files import file_size, os_errors_as_app_errors
 from janus_app.hub.cache import RepoCache, check_free_space
 from janus_app.hub.errors import FileRequest, explain_cache_error
 from janus_app.hub.progress import TICK, ProgressReporter
+from janus_app.hub.proxies import check_endpoint, open_client
 from janus_app.hub.transfer import DownloadSettings, RemoteFile, Transfer, run_together
 from janus_app.hub.verify import Digest, Verifier
 from janus_app.registry.types import File, Variant
@@ -86,9 +87,11 @@ class VariantDownload:
 
     @asynccontextmanager
     async def _transfer(self) -> AsyncIterator[Transfer]:
+        from anyio.to_thread import run_sync
         from huggingface_hub import get_async_session
 
-        async with get_async_session() as client:
+        await run_sync(check_endpoint, self._settings.endpoint, abandon_on_cancel=True)
+        async with open_client(get_async_session) as client:
             yield Transfer(self._cache, self._settings, self._reporter, client)
 
     async def _ask(self, transfer: Transfer, files: Sequence[File]) -> list[RemoteFile]:

@@ -11,6 +11,7 @@ from pathlib import Path
 from janus_app.errors import AppError, Message
 from janus_app.files import is_disk_full
 from janus_app.formatting import size_text
+from janus_app.hub.proxies import proxy_of, without_login
 
 READ_ONLY_ERRNOS = (errno.EROFS, errno.EACCES, errno.EPERM)
 
@@ -58,13 +59,30 @@ def explain_network_error(error: Exception, request: FileRequest) -> AppError | 
             wait = _seconds(error.response.headers.get("Retry-After", ""))
             if status == 429:
                 return RetryableError(Message("hub_rate_limited", endpoint=endpoint, http_status=status), wait)
-            return RetryableError(Message("hub_server_error", endpoint=endpoint, http_status=status), wait)
+            return RetryableError(server_error(endpoint, status), wait)
         if status in (401, 403):
             return AppError("download_access_refused", endpoint=endpoint, repo=repo, http_status=status)
         return AppError("download_http_error", endpoint=endpoint, path=path, http_status=status)
     if not isinstance(error, OSError) and not type(error).__module__.startswith("httpx"):
         raise error
-    return RetryableError(Message("hub_unreachable", endpoint=endpoint, error=type(error).__name__))
+    return RetryableError(unreachable(endpoint, error))
+
+
+def unreachable(endpoint: str, error: Exception) -> Message:
+    """That a request got no answer; if it went through a proxy, with the variable that asks for it."""
+    if (proxy := proxy_of(endpoint)) is None:
+        return Message("hub_unreachable", endpoint=endpoint, error=type(error).__name__)
+    values = {"endpoint": without_login(endpoint), "variable": proxy.name, "proxy": proxy.shown}
+    return Message("hub_unreachable_through_proxy", error=str(error) or type(error).__name__, **values)
+
+
+def server_error(endpoint: str, http_status: int) -> Message:
+    """That the answer was an error of a server. An https address is asked by itself, an http one by the proxy."""
+    proxy = proxy_of(endpoint) if endpoint.startswith("http:") else None
+    if proxy is None:
+        return Message("hub_server_error", endpoint=endpoint, http_status=http_status)
+    values = {"endpoint": without_login(endpoint), "variable": proxy.name, "proxy": proxy.shown}
+    return Message("hub_server_error_through_proxy", http_status=http_status, **values)
 
 
 def download_failed(error: RetryableError, request: FileRequest, attempts: int, on_disk: int) -> AppError:

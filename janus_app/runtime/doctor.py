@@ -1,6 +1,6 @@
 """Checks whether this machine is ready. Each check tries the real thing and gives a finding and, if needed, a remedy.
 
-No finding contains a private path (the home folder is shown as ~), an address of the machine, or a token.
+No finding contains a private path (the home folder is shown as ~), an address of the machine, a password or a token.
 """
 
 from __future__ import annotations
@@ -13,8 +13,6 @@ import shutil
 import socket
 import subprocess
 import sys
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib import metadata
@@ -25,6 +23,8 @@ from urllib.parse import urlsplit
 from janus_app.errors import AppError, Message
 from janus_app.formatting import size_text
 from janus_app.hub import Hub
+from janus_app.hub.errors import server_error, unreachable
+from janus_app.hub.proxies import NO_PROXY, check_endpoint, effective, open_client, proxy_of, proxy_variables
 from janus_app.registry.catalog import load_catalog
 
 Level = Literal["OK", "WARN", "FAIL"]
@@ -78,6 +78,7 @@ def examine(outputs: Path, port: int | None = PORT, timeout: float = 4.0, hub: H
         ("Offload", _offload),
         ("Models", lambda: _models(hub)),
         ("Disk", lambda: _disk(outputs, hub.cache_dir)),
+        ("Proxies", lambda: _proxies(hub)),
         ("Hub", lambda: _hub(hub, timeout)),
         ("Host names", _names),
         *([("Port", lambda: _port(port))] if port is not None else []),
@@ -341,17 +342,44 @@ def _hub(hub: Hub, timeout: float) -> Iterator[Finding]:
     if hub.offline:
         yield Finding("OK", "Hub", Message("doctor_hub_offline"))
         return
-    host = urlsplit(hub.endpoint).hostname or "?"
+    from huggingface_hub import get_session
+
     try:
-        request = urllib.request.Request(hub.endpoint, method="HEAD")
-        with urllib.request.urlopen(request, timeout=timeout):
-            pass
-    except urllib.error.HTTPError:
-        pass  # any answer shows that the server can be reached
-    except (OSError, ValueError):
-        yield Finding("WARN", "Hub", Message("doctor_hub_unreachable", host=host), Message("doctor_set_proxy"))
+        check_endpoint(hub.endpoint)
+        client = open_client(get_session)
+    except AppError as error:
+        yield Finding("WARN", "Hub", error.message, Message("doctor_hub_not_asked"))
         return
-    yield Finding("OK", "Hub", Message("doctor_hub_answers", host=host))
+    host, problem = urlsplit(hub.endpoint).hostname or "?", None
+    proxied = proxy_of(hub.endpoint) is not None
+    try:
+        status = client.head(hub.endpoint, timeout=timeout).status_code  # any answer of the server is a good one
+        problem = server_error(hub.endpoint, status) if proxied and (status >= 500 or status == 407) else None
+    except Exception as error:  # the client's own types, OSError, ValueError
+        problem = unreachable(hub.endpoint, error) if proxied else Message("doctor_hub_unreachable", host=host)
+    if problem:
+        yield Finding("WARN", "Hub", problem, Message("doctor_set_proxy"))
+    else:
+        yield Finding("OK", "Hub", Message("doctor_hub_answers", host=host))
+
+
+def _proxies(hub: Hub) -> Iterator[Finding]:
+    """Every variable that is set, and what follows from it for downloads. The page itself uses no proxy."""
+    variables = proxy_variables()
+    if not variables:
+        yield Finding("OK", Message("doctor_proxies"), Message("doctor_no_proxies"))
+    used, counting, host = proxy_of(hub.endpoint), effective(), urlsplit(hub.endpoint).hostname or "?"
+    for variable in variables:
+        values = {"value": variable.shown, "host": host}
+        if counting.get(variable.name.lower()) != variable:
+            yield Finding("OK", variable.name, Message("doctor_proxy_ignored", **values))
+        elif variable.name.lower() == NO_PROXY:
+            yield Finding("OK", variable.name, Message("doctor_proxy_exceptions", **values))
+        elif problem := variable.problem():
+            yield Finding("WARN", variable.name, problem, Message("doctor_proxy_stops_downloads"))
+        else:
+            code = "doctor_proxy_used" if variable == used else "doctor_proxy_unused"
+            yield Finding("OK", variable.name, Message(code, **values))
 
 
 def _names() -> Iterator[Finding]:

@@ -19,6 +19,7 @@ from PIL import Image
 from starlette.middleware import Middleware
 
 from janus_app.errors import AppError, Message, system_language
+from janus_app.hub.proxies import page_environment
 from janus_app.outputs.image_io import MAX_PIXELS
 from janus_app.outputs.library import library
 from janus_app.paths import ASSETS, data_folder
@@ -176,16 +177,17 @@ def launch(
     private = answers_one_person(host, share, auth is not None, proxied=bool(names or path))
     demo = build(session, catalog, lang=lang, outputs=outputs, data=data, share=share, private=private)
     try:
-        demo.launch(
-            server_name=host,
-            server_port=port,
-            share=share,
-            auth=auth or generated,
-            inbrowser=open_browser,
-            root_path=path,
-            **_launch_options(lang),
-            app_kwargs=_app_options(host_rules(host, share, names), path),
-        )
+        with page_environment(host, share):
+            demo.launch(
+                server_name=host,
+                server_port=port,
+                share=share,
+                auth=auth or generated,
+                inbrowser=open_browser,
+                root_path=path,
+                **_launch_options(lang),
+                app_kwargs=_app_options(host_rules(host, share, names), path),
+            )
     except OSError as error:
         raise AppError("page_address_unusable", host=host, port=port, reason=error) from None
     if names:
