@@ -43,6 +43,9 @@ def explain_network_error(error: Exception, request: FileRequest) -> AppError | 
     from huggingface_hub import errors as hub
 
     repo, revision, path, endpoint = request.repo, request.revision[:12], request.path, request.endpoint
+    asked = _asked(error, endpoint)
+    if refusal := proxy_refusal(asked, error):
+        return AppError(refusal)
     if isinstance(error, hub.OfflineModeIsEnabled):
         return AppError("download_offline", path=path, repo=repo)
     if isinstance(error, hub.GatedRepoError):
@@ -59,29 +62,54 @@ def explain_network_error(error: Exception, request: FileRequest) -> AppError | 
             wait = _seconds(error.response.headers.get("Retry-After", ""))
             if status == 429:
                 return RetryableError(Message("hub_rate_limited", endpoint=endpoint, http_status=status), wait)
-            return RetryableError(server_error(endpoint, status), wait)
+            return RetryableError(server_error(asked, status), wait)
         if status in (401, 403):
             return AppError("download_access_refused", endpoint=endpoint, repo=repo, http_status=status)
         return AppError("download_http_error", endpoint=endpoint, path=path, http_status=status)
     if not isinstance(error, OSError) and not type(error).__module__.startswith("httpx"):
         raise error
-    return RetryableError(unreachable(endpoint, error))
+    return RetryableError(unreachable(asked, error))
 
 
-def unreachable(endpoint: str, error: Exception) -> Message:
+def _asked(error: Exception, endpoint: str) -> str:
+    """The server that a failed request was for: files come from other hosts than the Hub's own."""
+    try:
+        url = error.request.url  # type: ignore[attr-defined]
+        return f"{url.scheme}://{url.netloc.decode()}"
+    except (AttributeError, RuntimeError):
+        return endpoint
+
+
+def proxy_refusal(asked: str, error: Exception) -> Message | None:
+    """That the proxy on the way to `asked` refuses requests, so that another attempt is no use."""
+    proxy, text = proxy_of(asked), str(error)
+    status = int(getattr(getattr(error, "response", None), "status_code", 0))
+    if type(error).__name__ == "ProxyError":  # of a tunnel: its text begins with the status, of SOCKS with other words
+        wants_login = text.startswith(("Requested", "Invalid username"))
+        status = 407 if wants_login else int(text[:3]) if text[:3].isdigit() else 0
+    elif status != 407:
+        return None
+    if proxy is None or not 400 <= status < 500:
+        return None
+    code = "proxy_login_refused" if status == 407 else "proxy_refused"
+    values = {"variable": proxy.name, "proxy": proxy.shown, "server": without_login(asked)}
+    return Message(code, http_status=status, **values)
+
+
+def unreachable(asked: str, error: Exception) -> Message:
     """That a request got no answer; if it went through a proxy, with the variable that asks for it."""
-    if (proxy := proxy_of(endpoint)) is None:
-        return Message("hub_unreachable", endpoint=endpoint, error=type(error).__name__)
-    values = {"endpoint": without_login(endpoint), "variable": proxy.name, "proxy": proxy.shown}
+    if (proxy := proxy_of(asked)) is None:
+        return Message("hub_unreachable", endpoint=without_login(asked), error=type(error).__name__)
+    values = {"endpoint": without_login(asked), "variable": proxy.name, "proxy": proxy.shown}
     return Message("hub_unreachable_through_proxy", error=str(error) or type(error).__name__, **values)
 
 
-def server_error(endpoint: str, http_status: int) -> Message:
+def server_error(asked: str, http_status: int) -> Message:
     """That the answer was an error of a server. An https address is asked by itself, an http one by the proxy."""
-    proxy = proxy_of(endpoint) if endpoint.startswith("http:") else None
+    proxy = proxy_of(asked) if asked.startswith("http:") else None
     if proxy is None:
-        return Message("hub_server_error", endpoint=endpoint, http_status=http_status)
-    values = {"endpoint": without_login(endpoint), "variable": proxy.name, "proxy": proxy.shown}
+        return Message("hub_server_error", endpoint=asked, http_status=http_status)
+    values = {"endpoint": without_login(asked), "variable": proxy.name, "proxy": proxy.shown}
     return Message("hub_server_error_through_proxy", http_status=http_status, **values)
 
 

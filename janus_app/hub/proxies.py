@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
+from ipaddress import ip_address, ip_network
 from typing import TypeVar
 from urllib.parse import SplitResult, urlsplit
 
@@ -20,7 +21,7 @@ from janus_app.errors import AppError, Message
 T = TypeVar("T")
 NAMES = ("http_proxy", "https_proxy", "all_proxy")
 NO_PROXY = "no_proxy"
-LOOPBACK = "localhost,127.0.0.1,::1"
+LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
 @dataclass(frozen=True)
@@ -61,14 +62,31 @@ def effective() -> dict[str, ProxyVariable]:
 
 def proxy_of(address: str) -> ProxyVariable | None:
     """The variable whose proxy a request to `address` goes through."""
-    parts = urlsplit(address)
     found = effective()
-    host = parts.hostname or ""
-    entries = found[NO_PROXY].value.lower().split(",") if NO_PROXY in found else []
-    for entry in (entry.strip().lstrip(".") for entry in entries):
-        if entry and (entry in ("*", host) or host.endswith(f".{entry}")):
-            return None
+    parts = urlsplit(address)
+    if any(_excludes(entry, parts) for entry in _no_proxy()):
+        return None
     return found.get(f"{parts.scheme}_proxy") or found.get("all_proxy")
+
+
+def _no_proxy() -> list[str]:
+    found = effective()
+    return (
+        [e for entry in found[NO_PROXY].value.lower().split(",") if (e := entry.strip())] if NO_PROXY in found else []
+    )
+
+
+def _excludes(entry: str, address: SplitResult) -> bool:
+    """Whether an entry of NO_PROXY means the address: `host`, `.host`, `*.host`, `host:port`, `10.0.0.0/8` or `*`."""
+    host = address.hostname or ""
+    try:
+        return ip_address(host) in ip_network(entry.strip("[]"), strict=False)
+    except ValueError:
+        name, colon, port = entry.partition(":")
+    if colon and port != str(address.port):
+        return False
+    name = name.removeprefix("*")
+    return not name or host == name or host.endswith(name if name.startswith(".") else f".{name}")
 
 
 def open_client(create: Callable[[], T]) -> T:
@@ -103,15 +121,17 @@ def page_environment(host: str = "", share: bool = False) -> Iterator[None]:
     """While Gradio is imported and starts its server: no request to this machine goes through a proxy.
 
     All proxies are ignored, whatever they are set to. A shared page asks Gradio's server for a tunnel, which may need
-    them; there, only this machine and the bound `host` are excluded, and variables that cannot be used are ignored.
+    them; there, this machine and the bound `host` are excluded too, and what cannot be used is ignored.
     """
     kept = dict(os.environ)
+    usable = [entry for entry in _no_proxy() if "[" not in entry and _split(f"all://{entry}")]
+    excluded = [*LOOPBACK, host, *usable] if share else ["*"]
     if share:
         for variable in proxy_variables():
             if variable.name.lower() != NO_PROXY and variable.problem():
                 del os.environ[variable.name]
     for name in (NO_PROXY, NO_PROXY.upper()):
-        os.environ[name] = f"{LOOPBACK},{host}" if share else "*"
+        os.environ[name] = ",".join(excluded)
     try:
         yield
     finally:

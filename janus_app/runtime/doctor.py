@@ -23,7 +23,7 @@ from urllib.parse import urlsplit
 from janus_app.errors import AppError, Message
 from janus_app.formatting import size_text
 from janus_app.hub import Hub
-from janus_app.hub.errors import server_error, unreachable
+from janus_app.hub.errors import proxy_refusal, server_error, unreachable
 from janus_app.hub.proxies import NO_PROXY, check_endpoint, effective, open_client, proxy_of, proxy_variables
 from janus_app.registry.catalog import load_catalog
 
@@ -350,13 +350,19 @@ def _hub(hub: Hub, timeout: float) -> Iterator[Finding]:
     except AppError as error:
         yield Finding("WARN", "Hub", error.message, Message("doctor_hub_not_asked"))
         return
-    host, problem = urlsplit(hub.endpoint).hostname or "?", None
+    host = urlsplit(hub.endpoint).hostname or "?"
+    problem: Message | None = None
     proxied = proxy_of(hub.endpoint) is not None
     try:
-        status = client.head(hub.endpoint, timeout=timeout).status_code  # any answer of the server is a good one
-        problem = server_error(hub.endpoint, status) if proxied and (status >= 500 or status == 407) else None
+        answer = client.head(hub.endpoint, timeout=timeout)  # any answer of the server is a good one
+        if proxied and answer.status_code == 407:
+            answer.raise_for_status()
+        if proxied and answer.status_code >= 500:
+            problem = server_error(hub.endpoint, answer.status_code)
     except Exception as error:  # the client's own types, OSError, ValueError
-        problem = unreachable(hub.endpoint, error) if proxied else Message("doctor_hub_unreachable", host=host)
+        problem = Message("doctor_hub_unreachable", host=host)
+        if proxied:
+            problem = proxy_refusal(hub.endpoint, error) or unreachable(hub.endpoint, error)
     if problem:
         yield Finding("WARN", "Hub", problem, Message("doctor_set_proxy"))
     else:
