@@ -114,7 +114,19 @@
       if (stops) count(-1);
     }
   };
+  // A stroke painted while the next picture is on its way to the editor would be lost when it arrives, so the editor takes
+  // none until then (style.css). The strip of the edit tab names each picture that the server sends.
+  let sent = "", given;
+  const awaitPicture = () => {
+    const latest = document.querySelector("#edit-undo [data-sent]")?.dataset.sent;
+    if (!latest || latest === sent) return;
+    sent = latest;
+    document.body.classList.add("arriving");
+    clearTimeout(given);
+    given = setTimeout(window.janus.shown, 30_000); // Gradio does not tell if the picture could not be fetched
+  };
   window.janus = {
+    shown: () => document.body.classList.remove("arriving"),
     settled: async () => {
       do await wait(30); while (stopping);
     },
@@ -188,5 +200,5 @@
   };
   const changes = { subtree: true, childList: true, attributes: true, attributeFilter: ["src", "alt"] };
   new MutationObserver(setAltTexts).observe(document.documentElement, changes);
-  new MutationObserver(() => { labelChatFields(); initialize(); }).observe(document.documentElement, { subtree: true, childList: true });
+  new MutationObserver(() => { labelChatFields(); initialize(); awaitPicture(); }).observe(document.documentElement, { subtree: true, childList: true });
 })();

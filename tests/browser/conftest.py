@@ -36,9 +36,23 @@ WATCH = """() => {
     const answer = [...document.querySelectorAll("#chat-bot .bot.message")].at(-1)?.innerText;
     if (answer) window.seen.answers.add(answer);
   };
+  const { shown } = window.janus;
+  window.seen.shown = 0;
+  window.janus.shown = () => { window.seen.shown += 1; shown(); };
   const everything = {subtree: true, childList: true, characterData: true, attributes: true};
   new MutationObserver(look).observe(document.body, everything);
 }"""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """A browser test that fails runs once more, and the summary lists it as rerun.
+
+    The browser, the page's server and the model share two cores with a second process of tests: now and then a click
+    or a key comes while the machine is too busy for the browser to take it. Nothing outside this folder is run again.
+    """
+    for item in items:
+        if Path(__file__).parent in item.path.parents:
+            item.add_marker(pytest.mark.flaky(reruns=1))
 
 
 def find_chromium() -> str | None:
@@ -76,6 +90,10 @@ def visit(browser: Any, served: Served) -> Iterator[Opener]:
     unexpected: list[str] = []
 
     def listen(page: Any) -> None:
+        page.asking = set()  # addresses of open requests to Gradio's queue; its stream is open while an answer is due
+        page.on("request", lambda r: page.asking.add(r) if "/queue/" in r.url else None)
+        for ended in ("requestfinished", "requestfailed"):
+            page.on(ended, lambda r: page.asking.discard(r))
         page.on(
             "request", lambda r: None if r.url.startswith((served.url, "data:", "blob:")) else unexpected.append(r.url)
         )

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from tests.browser.conftest import WATCH
-from tests.browser.test_session import draw, go, wait_done
+from tests.browser.steps import draw, go, settle, wait_done
 from tests.page_server import Served
 
 pytestmark = pytest.mark.browser
@@ -22,8 +22,7 @@ def expand_all(page: Any) -> None:
         if not closed.count():
             break
         closed.first.click()
-        page.wait_for_timeout(100)
-    page.wait_for_timeout(400)  # sections are half transparent while they open
+        settle(page)  # sections are half transparent while they open
 
 
 def violations(page: Any) -> list[str]:

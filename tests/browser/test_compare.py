@@ -10,7 +10,7 @@ from PIL import Image
 
 from janus_app.outputs.metadata import read_metadata
 from janus_app.workflows.grid import CHUNK
-from tests.browser.test_session import UNNAMED, go, set_number
+from tests.browser.steps import UNNAMED, go, set_number, settle, wait_done, wait_quiet
 from tests.page_server import Served
 
 pytestmark = pytest.mark.browser
@@ -56,7 +56,7 @@ def test_blind_pair_is_revealed_by_vote_and_grid_saves_its_sheet(visit: Any, ser
     page.get_by_role("tab", name="Grid of settings").click()
     pick(page, "#grid-y", "Seed")
     page.fill("#grid-x-values textarea, #grid-x-values input", "1, 3")
-    page.wait_for_timeout(300)
+    wait_quiet(page)  # the examples of the chosen setting have arrived
     page.fill("#grid-y-values textarea, #grid-y-values input", "31..32")
     page.click("#grid-run")
     page.wait_for_selector("#grid-table td img")
@@ -90,7 +90,7 @@ def test_browser_remembers_settings_theme_and_tour(visit: Any, served: Served) -
     page.wait_for_function("document.querySelector('#draw-temperature input[type=number]')?.value == '0.7'")
     set_number(page, "#draw-count", 1)
     page.click("#draw-run")
-    page.wait_for_selector("#draw-status .message.done")
+    wait_done(page)
     page.click("#draw-last-seed")
     page.wait_for_function("!document.querySelector('#draw-fresh input').checked")
     page.locator("#draw-more > .label-wrap").click()
@@ -133,6 +133,6 @@ def test_compare_tab_fits_a_phone_in_chinese(visit: Any) -> None:
     page.wait_for_selector("#compare-easel .empty")
     for part in ("并排", "设置网格"):
         page.get_by_role("tab", name=part).click()
-        page.wait_for_timeout(200)
+        settle(page)
         assert page.evaluate("document.documentElement.scrollWidth") <= 390
         assert page.evaluate(UNNAMED) == []

@@ -17,6 +17,7 @@ import pytest
 import torch
 import yaml
 
+from tests.browser import steps
 from tests.conftest import GOLDEN
 from tests.fake_hub import COUNTS, FakeHub, Fault
 from tests.hub_cases import sha256
@@ -61,12 +62,12 @@ class App:
         command = [sys.executable, str(ROOT / "app.py"), "--port", str(self.port), "--no-browser"]
         log = (folder / "app.log").open("ab")
         self.process = subprocess.Popen(command, cwd=folder, env=clean | own, stdout=log, stderr=log)
-        for _ in range(500):
+        for _ in range(2_500):
             with contextlib.suppress(OSError), urllib.request.urlopen(self.url, timeout=5):
                 return
             if self.process.poll() is not None:
                 break
-            time.sleep(0.5)
+            time.sleep(0.1)
         self.kill()
         raise AssertionError(f"the app did not start: {(folder / 'app.log').read_text()}")
 
@@ -121,11 +122,7 @@ def kept(folder: Path) -> int:
 
 
 def until(condition: Any, page: Any) -> None:
-    for _ in range(1200):
-        if condition():
-            return
-        page.wait_for_timeout(50)
-    raise AssertionError(f"timed out; the bar shows: {page.inner_text('#model-bar')}")
+    steps.until(condition, page, lambda: f"timed out; the bar shows: {page.inner_text('#model-bar')}")
 
 
 def test_download_resumes_after_pause_and_kill(
@@ -147,7 +144,8 @@ def test_download_resumes_after_pause_and_kill(
     page.wait_for_selector("#model-load:has-text('Resume download')")
     paused = kept(tmp_path)
     assert re.search(r"Paused\. \d+( MB)? of 103 MB are downloaded and kept", page.inner_text("#model-work"))
-    page.wait_for_timeout(500)
+    page.get_by_text("Files on this machine").click()
+    page.wait_for_selector("#files-facts:has-text('is partly downloaded')")
     assert kept(tmp_path) == paused, "the download continues while paused"
 
     page.click("#model-load")  # resume, then kill the app

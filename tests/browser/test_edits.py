@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,7 @@ import pytest
 
 from janus_app.outputs.metadata import ImageMetadata, read_metadata
 from janus_app.types import drain
-from tests.browser.test_session import choose, go, newest, paint, set_number, wait_done
+from tests.browser.steps import choose, go, into_editor, newest, paint, set_number, wait_done
 from tests.page_server import Served
 
 pytestmark = pytest.mark.browser
@@ -30,7 +29,7 @@ def strip(page: Any) -> tuple[dict[int, int], int]:
 
 def wait_here(page: Any, number: int) -> None:
     page.wait_for_selector(f"#edit-undo button.here[data-step='{number}']")
-    page.wait_for_timeout(700)  # the editor reports no event when it shows the new picture
+    page.wait_for_selector("body:not(.arriving)")
 
 
 def load(page: Any, served: Served, title: str, name: str) -> None:
@@ -45,11 +44,8 @@ def edit(page: Any, served: Served, prompt: str) -> ImageMetadata:
     page.fill("#edit-prompt textarea", prompt)
     before = set(served.outputs.glob("*.png"))
     page.click("#edit-run")
-    last_try = time.monotonic() + 90
-    while not (set(served.outputs.glob("*.png")) - before):
-        assert time.monotonic() < last_try, page.inner_text("#edit-notes")
-        page.wait_for_timeout(100)
     wait_done(page, "edit")
+    assert set(served.outputs.glob("*.png")) - before
     page.wait_for_selector("#edit-compare img")
     record = read_metadata(newest(served.outputs))
     assert record.prompt == prompt
@@ -66,11 +62,10 @@ def test_three_families_edit_and_every_picture_stays_in_the_tree(
     # Janus: a painted region. The result becomes the next picture to edit.
     load(page, served, "Janus embedded", "janus-embedded")
     go(page, 2)
-    page.set_input_files("#edit-editor input[type=file]", str(START))
-    page.wait_for_timeout(2_500)  # the editor fits the picture into its frame and reports no event when it is done
+    canvas = into_editor(page, lambda: page.set_input_files("#edit-editor input[type=file]", str(START)))
     assert "Paint over the part" in page.inner_text("#edit-method-note")
     page.locator("#edit-editor button[aria-label=Brush]").click()
-    paint(page, page.locator("#edit-editor canvas").first)
+    paint(page, canvas)
     record = edit(page, served, "a red cat to the left of a blue house")
     assert (record.model, record.settings["method"]) == ("janus-embedded", "region")
     wait_here(page, 2)

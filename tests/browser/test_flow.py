@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ from PIL import Image
 
 from janus_app.outputs.metadata import ImageMetadata, read_metadata
 from janus_app.types import drain
-from tests.browser.test_session import answer, choose, draw, go, newest, paint, set_number, wait_done
+from tests.browser.steps import answer, choose, draw, go, into_editor, newest, paint, set_number, wait_done, wait_quiet
 from tests.page_server import Served
 
 pytestmark = pytest.mark.browser
@@ -27,12 +26,10 @@ def edit(page: Any, served: Served, method: str, prompt: str) -> tuple[Path, Ima
     page.fill("#edit-prompt textarea", prompt)
     before = newest(served.outputs)
     page.click("#edit-run")
-    last_try = time.monotonic() + 90
-    while (file := newest(served.outputs)) == before or not file.stat().st_size:
-        assert time.monotonic() < last_try, page.inner_text("#edit-notes")
-        page.wait_for_timeout(100)
     wait_done(page, "edit")
     page.wait_for_selector("#edit-compare img")
+    file = newest(served.outputs)
+    assert file != before
     return file, read_metadata(file)
 
 
@@ -51,7 +48,7 @@ def test_flow_model_draws_edits_and_chats(visit: Any, served: Served) -> None:
     page.wait_for_selector("#draw-steps:visible")
     # The page sets the controls once more when it learns, within a second, which model is loaded.
     page.wait_for_function(f"document.querySelector('#model-seen textarea, #model-seen input').value == '{ID}'")
-    page.wait_for_timeout(3_000)
+    wait_quiet(page)
     assert page.locator("#draw-solver").is_visible() and not page.locator("#draw-temperature").is_visible()
     set_number(page, "#draw-steps", STEPS)
     draw(page, "a red house", 1, 77)
@@ -63,11 +60,8 @@ def test_flow_model_draws_edits_and_chats(visit: Any, served: Served) -> None:
     assert record.settings["steps"] == STEPS and record.settings["solver"] == "euler" and not record.image_tokens
 
     # Two descriptions: the first is the prompt of the drawn picture; nothing is painted.
-    page.click("#draw-to-edit")
-    canvas = page.locator("#edit-editor canvas").first
-    canvas.wait_for()
+    canvas = into_editor(page, lambda: page.click("#draw-to-edit"))
     page.wait_for_function("document.querySelector('#edit-source-prompt textarea').value == 'a red house'")
-    page.wait_for_timeout(2_500)  # the editor fits the picture into its frame and reports no event when it is done
     assert not page.locator(BRUSH).is_visible()
     page.locator("#edit-go-on input").uncheck()  # all edits below start from the same picture
     page.locator("#edit-settings button").first.click()

@@ -15,7 +15,7 @@ from janus_app.outputs.metadata import read_metadata
 from janus_app.outputs.store import OutputStore, save_png
 from janus_app.types import Finished, GenerateRequest, drain
 from tests.browser.conftest import WATCH
-from tests.browser.test_session import choose_branch, go, say
+from tests.browser.steps import choose_branch, go, say, settle, wait_done
 from tests.page_server import Served, serve
 from tests.samples import METADATA
 
@@ -153,7 +153,7 @@ def test_history_picture_can_be_marked_saved_discussed_and_redrawn(enter: Any, t
         assert Path(saved.value.path()).read_bytes() == kept.read_bytes(), "the download differs from the saved file"
 
         page.click("#history-again")
-        page.wait_for_selector("#draw-status .message.done")
+        wait_done(page)
         (again,) = set(served.outputs.glob("*.png")) - {kept}
         assert read_metadata(again).image_tokens == read_metadata(kept).image_tokens
         go(page, 3)
@@ -189,7 +189,7 @@ def test_shared_page_hides_what_other_visitors_made(
             assert page.locator("#chat-side").count() == 0, "the list of conversations is shown"
             for tab in range(3):
                 go(page, tab)
-                page.wait_for_timeout(200)
+                settle(page)
                 assert "secret" not in page.inner_text("body")
         assert not (served.data / "conversations").exists()
 

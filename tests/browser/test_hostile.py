@@ -11,9 +11,9 @@ from PIL import Image
 
 from janus_app.outputs.conversations import ChatMessage, Conversations, new_conversation, new_id
 from janus_app.outputs.store import output_path, save_png
+from tests.browser.steps import draw, go, wait_done, wait_quiet
 from tests.browser.test_compare import COMPARE, pick
 from tests.browser.test_history import drop, loaded
-from tests.browser.test_session import draw, go, wait_done
 from tests.page_server import Served
 from tests.samples import METADATA
 
@@ -38,7 +38,8 @@ def ask(page: Any, words: str) -> None:
 
 
 def assert_nothing_ran(page: Any, where: str) -> None:
-    page.wait_for_timeout(300)
+    wait_quiet(page)
+    page.wait_for_function("[...document.images].every((image) => image.complete)")
     assert page.evaluate("window.rung") is None, where
     assert page.evaluate(ARMED) == [], where
 
@@ -107,7 +108,7 @@ def test_text_from_outside_is_never_run(visit: Any, served: Served, evil_file: A
     go(page, COMPARE)
     page.get_by_role("tab", name="Grid of settings").click()
     pick(page, "#grid-x", "What to draw")
-    page.wait_for_timeout(300)
+    wait_quiet(page)
     page.fill("#grid-x-values textarea, #grid-x-values input", f"a red circle | {EVIL}")
     page.click("#grid-run")
     page.wait_for_selector("#grid-table th")

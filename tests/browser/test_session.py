@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import time
 from pathlib import Path
 from typing import Any
 
@@ -12,63 +11,25 @@ from PIL import Image, ImageChops
 
 from janus_app.outputs.metadata import read_metadata
 from janus_app.types import drain
+from tests.browser.steps import (
+    UNNAMED,
+    answer,
+    captions,
+    choose,
+    draw,
+    go,
+    into_editor,
+    newest,
+    paint,
+    set_number,
+    settle,
+    until,
+    wait_done,
+    wait_ended,
+)
 from tests.page_server import Served
 
 pytestmark = pytest.mark.browser
-
-
-def go(page: Any, tab: int) -> None:
-    page.get_by_role("tab").nth(tab).click()
-
-
-def set_number(page: Any, place: str, value: float) -> None:
-    box = page.locator(f"{place} input[type=number]")
-    box.fill(str(value))
-    box.press("Tab")
-
-
-def draw(page: Any, prompt: str, count: int, seed: int) -> None:
-    """Fill in the draw tab and press the shortcut that runs it."""
-    page.fill("#draw-prompt textarea", prompt)
-    set_number(page, "#draw-count", count)
-    page.locator("#draw-fresh input").uncheck()
-    set_number(page, "#draw-seed", seed)
-    page.locator("#draw-prompt textarea").focus()
-    page.keyboard.press("Control+Enter")
-
-
-def wait_done(page: Any, tab: str = "draw") -> None:
-    page.wait_for_selector(f"#{tab}-status .message.done")
-    page.wait_for_selector(f"#{tab}-run:visible")
-
-
-def captions(page: Any) -> list[str]:
-    return [text.strip() for text in page.locator("#draw-gallery .caption-label").all_inner_texts()]
-
-
-def answer(page: Any, question: str, number: int) -> str:
-    """Ask and wait for the answer to the question of that number; returns it."""
-    page.fill("#chat-box textarea", question)
-    page.keyboard.press("Control+Enter")
-    page.wait_for_function(f"document.querySelectorAll('#chat-bot .user.message').length >= {number}")
-    page.wait_for_selector("#chat-box .submit-button:visible")
-    page.wait_for_selector("#chat-context .meter")
-    text: str = page.locator("#chat-bot .bot.message").last.inner_text()
-    return text
-
-
-def say(page: Any, words: str) -> None:
-    """Send a message in the chat tab and wait until its answer is complete."""
-    page.fill("#chat-box textarea", words)
-    page.wait_for_selector("#chat-box .submit-button:visible")
-    page.keyboard.press("Control+Enter")
-    page.wait_for_selector(f"#chat-bot .user.message:has-text('{words}')")
-    page.wait_for_selector("#chat-box .submit-button:visible")
-
-
-def choose_branch(page: Any, index: int) -> None:
-    page.locator("#chat-branch input").click()
-    page.get_by_role("option").nth(index).click()
 
 
 def test_chat_draw_cancel_edit_restore_and_switch_in_one_session(
@@ -104,20 +65,12 @@ def test_chat_draw_cancel_edit_restore_and_switch_in_one_session(
         draw(page, "never finished", 16, 99_000)
         page.wait_for_selector("#draw-easel img")
         page.keyboard.press("Escape")
-        page.wait_for_selector("#draw-run:visible")
-        page.wait_for_selector("#draw-status:has-text('Stopped')")
-    freed = time.monotonic() + 10
-    while served.session.state.phase != "ready":
-        assert time.monotonic() < freed, "Stop did not free the session"
-        time.sleep(0.02)
+        wait_ended(page, "stopped")
+    until(lambda: served.session.state.phase == "ready", page, lambda: "Stop did not free the session")
     assert set(served.outputs.glob("*.png")) == before
 
     # Send the first picture to the editor, paint, draw the region anew.
-    page.click("#draw-to-edit")
-    canvas = page.locator("#edit-editor canvas").first
-    canvas.wait_for()
-    page.wait_for_timeout(2_500)  # the editor fits the picture into its frame and reports no event when it is done
-    paint(page, canvas)
+    paint(page, into_editor(page, lambda: page.click("#draw-to-edit")))
     set_number(page, "#edit-count", 8)
     page.click("#edit-run")
     wait_done(page, "edit")
@@ -152,27 +105,6 @@ def test_chat_draw_cancel_edit_restore_and_switch_in_one_session(
     drain(served.session.load("tiny-a", device="cpu"))
 
 
-def paint(page: Any, canvas: Any) -> None:
-    """A corner of two strokes in the middle of the editor."""
-    box = canvas.bounding_box()
-    x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
-    page.mouse.move(x - 60, y)
-    page.mouse.down()
-    page.mouse.move(x + 50, y, steps=6)
-    page.mouse.move(x + 50, y + 50, steps=4)
-    page.mouse.up()
-    page.wait_for_timeout(500)
-
-
-def newest(folder: Path) -> Path:
-    return max(folder.glob("*.png"), key=lambda file: file.stat().st_mtime_ns)
-
-
-def choose(page: Any, title: str) -> None:
-    page.locator("#model-variant input").click()
-    page.get_by_role("option", name=title).click()
-
-
 def test_two_browser_tabs_wait_for_each_other_and_do_not_mix(visit: Any, served: Served) -> None:
     one, two = visit(), visit()
     for page in (one, two):
@@ -192,8 +124,7 @@ def test_bad_input_gives_a_sentence_and_the_page_still_works(visit: Any, tmp_pat
     page = visit()
     go(page, 1)
     draw(page, "   ", 1, 5)
-    page.wait_for_selector("#draw-notes .message.error")
-    assert "empty" in page.inner_text("#draw-notes")
+    assert "empty" in wait_ended(page, "error")
     page.get_by_role("button", name="Settings from a saved picture").click()
     foreign = tmp_path / "foreign.png"
     Image.new("RGB", (20, 20)).save(foreign)
@@ -205,8 +136,7 @@ def test_bad_input_gives_a_sentence_and_the_page_still_works(visit: Any, tmp_pat
     go(page, 2)
     page.fill("#edit-prompt textarea", "a blue star")
     page.click("#edit-run")
-    page.wait_for_selector("#edit-notes .message.error")
-    assert "no picture to edit" in page.inner_text("#edit-notes")
+    assert "no picture to edit" in wait_ended(page, "error", "edit")
 
 
 def test_chinese_browser_gets_chinese(visit: Any) -> None:
@@ -216,7 +146,7 @@ def test_chinese_browser_gets_chinese(visit: Any) -> None:
     assert page.evaluate("document.documentElement.lang") == "zh-CN"
     for tab in range(5):
         go(page, tab)
-        page.wait_for_timeout(300)
+        settle(page)
         english = re.findall(
             r"\b(?:Draw|Edit|Load|Stop|Settings|Seed|Prompt|Model|Chat|Upload)\b", page.inner_text("body")
         )
@@ -232,17 +162,6 @@ def test_page_fits_a_phone_and_every_control_has_a_name(visit: Any, theme: str) 
     page = visit(f"?__theme={theme}", viewport={"width": 390, "height": 844})
     for tab in range(5):
         go(page, tab)
-        page.wait_for_timeout(300)
+        settle(page)
         assert page.evaluate("document.documentElement.scrollWidth") <= 390
         assert page.evaluate(UNNAMED) == []
-
-
-# Visible controls a screen reader could not name.
-UNNAMED = """() => [...document.querySelectorAll("button, input, textarea, select, [role=slider]")].filter((e) => {
-  if (!e.checkVisibility() || e.type === "hidden" || e.type === "file") return false;
-  const labelled = e.labels?.length && [...e.labels].some((l) => l.innerText.trim());
-  const by = e.getAttribute("aria-labelledby");
-  const named = e.getAttribute("aria-label")?.trim() || e.title || (by && document.getElementById(by));
-  const pictured = [...e.querySelectorAll("img")].some((image) => image.alt.trim());
-  return !(e.innerText?.trim() || named || labelled || pictured);
-}).map((e) => e.outerHTML.slice(0, 120))"""

@@ -10,7 +10,7 @@ from PIL import Image
 
 from janus_app.outputs.metadata import read_metadata
 from janus_app.outputs.store import save_png
-from tests.browser.test_session import go
+from tests.browser.steps import go, wait_done
 from tests.page_server import Served
 from tests.samples import METADATA
 
@@ -26,7 +26,7 @@ def draw_two(page: Any) -> None:
     page.fill("#draw-prompt textarea", "a small red house")
     page.fill("#draw-count input[type=number]", "2")
     page.click("#draw-run")
-    page.wait_for_selector("#draw-status .message.done")
+    wait_done(page)
 
 
 def inspect(page: Any) -> None:

@@ -143,12 +143,16 @@ def _thumbnail(picture: Image.Image) -> str:
     return data_uri(ImageOps.contain(picture.convert("RGB"), (THUMBNAIL_SIDE, THUMBNAIL_SIDE)), quality=75)
 
 
-def tree_html(tree: Tree, say: Say, language: str) -> str:
-    """The tree as nested lists of buttons; the script of the strip (panels.py) reports which one was clicked."""
+def tree_html(tree: Tree, say: Say, language: str, sent: str = "") -> str:
+    """The tree as nested lists of buttons; the script of the strip (panels.py) reports which one was clicked.
+
+    `sent` is what assets/page.js knows a picture on its way to the editor by.
+    """
     if not tree.steps:
         return ""
     label = escape(say("undo_label", language), quote=True)
-    return f'<div class="undo" role="group" aria-label="{label}">{_level(tree, None, say, language)}</div>'
+    mark = f' data-sent="{sent}"' if sent else ""
+    return f'<div class="undo" role="group" aria-label="{label}"{mark}>{_level(tree, None, say, language)}</div>'
 
 
 def _level(tree: Tree, parent: int | None, say: Say, language: str) -> str:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import uuid
 from dataclasses import dataclass
 
 import gradio as gr
 from gradio.blocks import Block
 
+from janus_app.ui.common.actions import SHOWN
 from janus_app.ui.common.saved_images import SavedImage
-from janus_app.ui.context import QUICK, PageContext, Updates, Values, attach
+from janus_app.ui.context import PRIVATE, QUICK, PageContext, Updates, Values, attach
 from janus_app.ui.tabs.edit.editor import for_editor
 from janus_app.ui.tabs.edit.panels import EditPanels
 from janus_app.ui.tabs.edit.undo import Tree, tree_html
@@ -29,11 +31,12 @@ class UndoHandlers:
         """The components of `moved`."""
         return {*self.tree_outputs, self.panels.source.editor, self.panels.method.source_prompt}
 
-    def shown(self, tree: Tree, request: gr.Request) -> Updates:
+    def shown(self, tree: Tree, request: gr.Request, sent: str = "") -> Updates:
+        """The strip. `sent` is a new text each time where the editor is sent a picture too: the page waits for it."""
         source, language = self.panels.source, self.page.language(request)
         return {
             source.tree: tree,
-            source.strip: tree_html(tree, self.page.texts.say, language),
+            source.strip: tree_html(tree, self.page.texts.say, language, sent),
             source.undo_row: gr.update(visible=bool(tree.steps)),
         }
 
@@ -41,7 +44,7 @@ class UndoHandlers:
         """The step of that number in the editor, with the description of its picture."""
         step = tree[number]
         return {
-            **self.shown(tree.at(number), request),
+            **self.shown(tree.at(number), request, sent=uuid.uuid4().hex),
             self.panels.source.editor: for_editor(step.picture),
             self.panels.method.source_prompt: step.description,
         }
@@ -98,6 +101,7 @@ class UndoHandlers:
         attach(source.strip.select, self.select, {source.tree, right.results.items}, selected, **QUICK)
         attach(source.back.click, self.back, {source.tree}, self.outputs, **QUICK)
         attach(source.clear.click, self.clear, None, self.tree_outputs, **QUICK)
+        source.editor.upload(None, None, None, js=SHOWN, **PRIVATE)
         for event in (source.editor.clear, source.editor.upload):
             outputs = {*self.tree_outputs, self.panels.method.source_prompt}
             attach(event, self.replaced, {source.tree, source.editor}, outputs, **QUICK)

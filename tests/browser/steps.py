@@ -1,0 +1,175 @@
+"""What the browser tests do on the page, and how they wait for it: for conditions, never for a number of seconds."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+PATIENCE = 90  # seconds until a condition is given up; the browser and the page share two cores in CI
+
+# The outcome of the tab's job as [kind, text], null while it runs. A message is an outcome once: SEEN marks it.
+OUTCOME = """tab => {
+  const fresh = (place) => [...document.querySelectorAll(place)].find((line) => !line.dataset.seen);
+  const idle = document.getElementById(`${tab}-run`)?.offsetParent !== null;
+  const refused = fresh(`#${tab}-notes .message.error, #${tab}-status .message.error`);
+  const done = fresh(`#${tab}-status .message.done`);
+  const note = fresh(`#${tab}-status .message.note`);
+  if (refused) return ["error", refused.innerText];
+  if (done && idle) return ["done", done.innerText];
+  return note && idle && note.innerText.includes("Stopped") ? ["stopped", note.innerText] : null;
+}"""
+SEEN = "tab => document.querySelectorAll(`#${tab}-notes .message, #${tab}-status .message`)"
+SEEN += ".forEach((line) => { line.dataset.seen = 'yes'; })"
+# Visible controls a screen reader could not name.
+UNNAMED = """() => [...document.querySelectorAll("button, input, textarea, select, [role=slider]")].filter((e) => {
+  if (!e.checkVisibility() || e.type === "hidden" || e.type === "file") return false;
+  const labelled = e.labels?.length && [...e.labels].some((l) => l.innerText.trim());
+  const by = e.getAttribute("aria-labelledby");
+  const named = e.getAttribute("aria-label")?.trim() || e.title || (by && document.getElementById(by));
+  const pictured = [...e.querySelectorAll("img")].some((image) => image.alt.trim());
+  return !(e.innerText?.trim() || named || labelled || pictured);
+}).map((e) => e.outerHTML.slice(0, 120))"""
+# Two frames after everything that animates once has ended: nothing moves or fades any more.
+SETTLED = """async () => {
+  const frame = () => new Promise((next) => requestAnimationFrame(next));
+  const moving = () => document.getAnimations().some((a) => a.playState === "running"
+    && Number.isFinite(a.effect.getComputedTiming().endTime));
+  do { await frame(); await frame(); } while (moving());
+}"""
+
+
+def until(condition: Callable[[], Any], page: Any, told: Callable[[], str]) -> Any:
+    """Wait until `condition` gives something true, and return it. `told` describes the page if it never does."""
+    last_try = time.monotonic() + PATIENCE
+    while not (found := condition()):
+        assert time.monotonic() < last_try, told()
+        page.evaluate("() => new Promise((next) => requestAnimationFrame(next))")
+    return found
+
+
+def settle(page: Any) -> None:
+    """Wait until nothing on the page moves or fades."""
+    page.evaluate(SETTLED)
+
+
+def wait_quiet(page: Any) -> None:
+    """Wait until the page has the answer to everything it asked the server; conftest.py counts the open requests."""
+    quiet = 0
+
+    def enough() -> bool:
+        nonlocal quiet
+        quiet = 0 if page.asking else quiet + 1
+        return quiet > 5  # an answer may lead to the next question a frame later
+
+    until(enough, page, lambda: f"still asking: {page.asking}")
+
+
+def outcome(page: Any, tab: str) -> tuple[str, str]:
+    """Wait until the tab's job is done, refused or stopped; which of the three, and the message."""
+    page.wait_for_function(OUTCOME, arg=tab)
+    kind, text = page.evaluate(OUTCOME, tab)
+    page.evaluate(SEEN, tab)
+    return kind, text
+
+
+def wait_done(page: Any, tab: str = "draw") -> None:
+    """Wait until the tab's job is done. Fails at once, with the message, where it was refused or stopped."""
+    kind, text = outcome(page, tab)
+    assert kind == "done", f"{tab} ended as {kind}: {text}"
+
+
+def wait_ended(page: Any, kind: str, tab: str = "draw") -> str:
+    """Wait until the tab's job has ended as "error" or "stopped"; returns the message."""
+    ended, text = outcome(page, tab)
+    assert ended == kind, f"{tab} ended as {ended}: {text}"
+    return text
+
+
+def go(page: Any, tab: int) -> None:
+    page.get_by_role("tab").nth(tab).click()
+
+
+def set_number(page: Any, place: str, value: float) -> None:
+    box = page.locator(f"{place} input[type=number]")
+    box.fill(str(value))
+    box.press("Tab")
+
+
+def draw(page: Any, prompt: str, count: int, seed: int) -> None:
+    """Fill in the draw tab and press the shortcut that runs it."""
+    page.fill("#draw-prompt textarea", prompt)
+    set_number(page, "#draw-count", count)
+    page.locator("#draw-fresh input").uncheck()
+    set_number(page, "#draw-seed", seed)
+    page.locator("#draw-prompt textarea").focus()
+    page.keyboard.press("Control+Enter")
+
+
+def captions(page: Any) -> list[str]:
+    return [text.strip() for text in page.locator("#draw-gallery .caption-label").all_inner_texts()]
+
+
+def answer(page: Any, question: str, number: int) -> str:
+    """Ask and wait for the answer to the question of that number; returns it."""
+    page.fill("#chat-box textarea", question)
+    page.keyboard.press("Control+Enter")
+    page.wait_for_function(f"document.querySelectorAll('#chat-bot .user.message').length >= {number}")
+    page.wait_for_selector("#chat-box .submit-button:visible")
+    page.wait_for_selector("#chat-context .meter")
+    text: str = page.locator("#chat-bot .bot.message").last.inner_text()
+    return text
+
+
+def say(page: Any, words: str) -> None:
+    """Send a message in the chat tab and wait until its answer is complete."""
+    page.fill("#chat-box textarea", words)
+    page.wait_for_selector("#chat-box .submit-button:visible")
+    page.keyboard.press("Control+Enter")
+    page.wait_for_selector(f"#chat-bot .user.message:has-text('{words}')")
+    page.wait_for_selector("#chat-box .submit-button:visible")
+
+
+def choose_branch(page: Any, index: int) -> None:
+    page.locator("#chat-branch input").click()
+    page.get_by_role("option").nth(index).click()
+
+
+def choose(page: Any, title: str) -> None:
+    """Choose a variant in the dropdown of models."""
+    page.locator("#model-variant input").click()
+    page.get_by_role("option", name=title).click()
+
+
+def newest(folder: Path) -> Path:
+    return max(folder.glob("*.png"), key=lambda file: file.stat().st_mtime_ns)
+
+
+def into_editor(page: Any, act: Callable[[], Any]) -> Any:
+    """Do what puts a picture into the editor and wait until it is there and fills its frame; returns the canvas."""
+    shown = page.evaluate("window.seen.shown")
+    act()
+    there = "window.seen.shown > shown && !document.body.classList.contains('arriving')"
+    page.wait_for_function(f"shown => {there}", arg=shown)
+    canvas = page.locator("#edit-editor canvas").first
+    shots = [b""]
+
+    def still() -> bool:
+        shots.append(canvas.screenshot())
+        return shots[-1] == shots[-2]
+
+    until(still, page, lambda: "the picture in the editor never stands still")
+    return canvas
+
+
+def paint(page: Any, canvas: Any) -> None:
+    """A corner of two strokes in the middle of the editor, seen in it."""
+    box, before = canvas.bounding_box(), canvas.screenshot()
+    x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+    page.mouse.move(x - 60, y)
+    page.mouse.down()
+    page.mouse.move(x + 50, y, steps=6)
+    page.mouse.move(x + 50, y + 50, steps=4)
+    page.mouse.up()
+    until(lambda: canvas.screenshot() != before, page, lambda: "no stroke appeared in the editor")
