@@ -13,11 +13,10 @@ import shutil
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 from urllib.parse import urlsplit
 
 from janus_app.errors import AppError, Message
@@ -26,41 +25,16 @@ from janus_app.hub import Hub
 from janus_app.hub.errors import proxy_refusal, server_error, unreachable
 from janus_app.hub.proxies import NO_PROXY, check_endpoint, effective, open_client, proxy_of, proxy_variables
 from janus_app.registry.catalog import load_catalog
+from janus_app.runtime.findings import Finding, as_text, without_home
+from janus_app.runtime.gpus import Card, Driver, GpuFacts, gpu_findings, triton_finding
 
-Level = Literal["OK", "WARN", "FAIL"]
 OLDEST, NEWEST = (3, 11), (3, 13)  # of Python; diffusers, transformers and huggingface-hub need 3.11
 PACKAGES = ("gradio", "tokenizers", "safetensors", "pillow", "huggingface_hub")
 REINSTALL = Message("doctor_reinstall")
 UPDATE_BITSANDBYTES = Message("doctor_update_bitsandbytes")
 LOW_DISK = 2e9  # bytes
 PORT = 7860
-
-
-@dataclass(frozen=True)
-class Finding:
-    """The result of one check. FAIL = the app cannot work without it; WARN = one of its features will not work."""
-
-    level: Level
-    what: str | Message
-    detail: Message
-    remedy: Message | None = None
-
-    def texts(self, language: str = "en") -> dict[str, str]:
-        """The fields as text, with an empty remedy if there is none."""
-        what = self.what.text(language) if isinstance(self.what, Message) else self.what
-        remedy = self.remedy.text(language) if self.remedy is not None else ""
-        detail = _without_home(self.detail.text(language))
-        return {"level": self.level, "what": what, "detail": detail, "remedy": remedy}
-
-
-def as_text(findings: Sequence[Finding], language: str = "en") -> str:
-    """The findings as lines for a terminal or a bug report."""
-    lines = []
-    for texts in (finding.texts(language) for finding in findings):
-        lines.append(f"{texts['level']:4}  {texts['what']}: {texts['detail']}")
-        if texts["remedy"]:
-            lines.append(f"      {texts['remedy']}")
-    return "\n".join(lines)
+__all__ = ["Finding", "as_text", "examine"]
 
 
 def examine(outputs: Path, port: int | None = PORT, timeout: float = 4.0, hub: Hub | None = None) -> Iterator[Finding]:
@@ -89,14 +63,8 @@ def examine(outputs: Path, port: int | None = PORT, timeout: float = 4.0, hub: H
         except AppError as error:
             yield Finding("FAIL", what, error.message, Message("doctor_see_detail"))
         except Exception as error:  # a broken installation can raise anything; the other checks are still useful
-            reason = _without_home(str(error))[:300]
+            reason = without_home(str(error))[:300]
             yield Finding("FAIL", what, Message("doctor_check_failed", kind=_kind(error), reason=reason), REINSTALL)
-
-
-def _without_home(text: str) -> str:
-    """The text with the home folder shown as ~."""
-    home = str(Path.home())
-    return text.replace(home, "~") if len(home) > 1 else text
 
 
 def _kind(error: BaseException) -> str:
@@ -133,47 +101,64 @@ def _torch() -> Iterator[Finding]:
     except Exception as error:  # a missing system library raises OSError, a broken build anything
         yield Finding("FAIL", "PyTorch", Message("doctor_import_failed", kind=_kind(error)), REINSTALL)
         return
-    version, cuda = torch.__version__, torch.version.cuda
-    built = Message("doctor_torch_cuda", version=version, cuda=cuda) if cuda else None
-    yield Finding("OK", "PyTorch", built or Message("doctor_torch_without_cuda", version=version))
-    if torch.cuda.is_available():
-        yield from _cards(torch)
-    else:
-        yield _no_card(torch)
+    yield from gpu_findings(gpu_facts(torch))
     yield Finding("OK", Message("doctor_memory"), _main_memory())
 
 
-def _no_card(torch: Any) -> Finding:
-    """The finding for a PyTorch that sees no CUDA card."""
-    what, driver = Message("doctor_card"), _driver()
-    if driver is None and torch.backends.mps.is_available():
-        return Finding("OK", what, Message("doctor_card_apple"))
-    if driver is None:
-        return Finding("OK", what, Message("doctor_card_none"))
-    if torch.version.cuda is None:
-        return Finding(
-            "WARN", what, Message("doctor_card_unusable", driver=driver), Message("doctor_install_cuda_torch")
-        )
-    remedy = Message("doctor_update_driver", cuda=torch.version.cuda)
-    return Finding("WARN", what, Message("doctor_card_unseen", driver=driver), remedy)
+def gpu_facts(torch: Any) -> GpuFacts:
+    """What PyTorch, the drivers and the system say about the GPUs."""
+    version = torch.version
+    there = torch.cuda.is_available()
+    xpu = torch.xpu.get_device_name(0) if torch.xpu.is_available() else None
+    return GpuFacts(
+        system=platform.system(),
+        torch=torch.__version__,
+        cuda=version.cuda,
+        hip=getattr(version, "hip", None),
+        xpu_build=getattr(version, "xpu", None) is not None,
+        architectures=tuple(torch.cuda.get_arch_list()) if there else (),
+        cards=tuple(_card(torch, index) for index in range(torch.cuda.device_count() if there else 0)),
+        xpu=xpu,
+        mps=torch.backends.mps.is_available(),
+        driver=_driver(),
+        amd=Path("/dev/kfd").exists(),
+        triton=_triton_version(),
+    )
 
 
-def _driver() -> Message | None:
-    """The versions of the NVIDIA driver and of the newest CUDA it supports, None without a driver."""
+def _driver() -> Driver | None:
+    """NVIDIA's driver, None without one."""
     program = shutil.which("nvidia-smi")
     if program is None:
         return None
     try:
         output = subprocess.run([program], capture_output=True, text=True, timeout=20).stdout
     except (OSError, subprocess.TimeoutExpired):
-        return Message("doctor_driver_unknown")
-    version = re.search(r"Driver Version:\s*([\d.]+)", output)
-    cuda = re.search(r"CUDA Version:\s*([\d.]+)", output)
-    if version is None:
-        return Message("doctor_driver_unknown")
-    if cuda is None:
-        return Message("doctor_version", version=version[1])
-    return Message("doctor_driver_version", version=version[1], cuda=cuda[1])
+        return Driver()
+    found = [re.search(rf"{what} Version:\s*([\d.]+)", output) for what in ("Driver", "CUDA")]
+    return Driver(*(match[1] if match else "" for match in found))
+
+
+def _card(torch: Any, index: int) -> Card:
+    name, capability = torch.cuda.get_device_name(index), torch.cuda.get_device_capability(index)
+    try:
+        free, total = torch.cuda.mem_get_info(index)
+        probe = torch.ones(64, 64, device=f"cuda:{index}")
+        assert float((probe @ probe)[0, 0]) == 64
+        with torch.cuda.device(index):
+            bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
+    except Exception as error:
+        return Card(name, capability, failure=_kind(error))
+    return Card(name, capability, free, total, bf16)
+
+
+def _triton_version() -> str | None:
+    for package in ("triton", "triton-windows", "triton-rocm"):
+        try:
+            return metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return None
 
 
 def _main_memory() -> Message:
@@ -183,28 +168,6 @@ def _main_memory() -> Message:
 
     memory = device_memory(torch.device("cpu"))
     return Message("doctor_memory_free", free=memory.free / 1e9, total=memory.total / 1e9)
-
-
-def _cards(torch: Any) -> Iterator[Finding]:
-    driver = _driver() or Message("doctor_driver_unknown")
-    yield Finding("OK", Message("doctor_driver"), Message("doctor_driver_used", driver=driver, cuda=torch.version.cuda))
-    for index in range(torch.cuda.device_count()):
-        name = torch.cuda.get_device_name(index)
-        try:
-            free, total = torch.cuda.mem_get_info(index)
-            probe = torch.ones(64, 64, device=f"cuda:{index}")
-            assert float((probe @ probe)[0, 0]) == 64
-        except Exception as error:
-            detail = Message("doctor_card_broken", name=name, kind=_kind(error))
-            yield Finding("WARN", f"cuda:{index}", detail, Message("doctor_card_busy"))
-            continue
-        with torch.cuda.device(index):
-            bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
-        major, minor = torch.cuda.get_device_capability(index)
-        values = {"name": name, "capability": f"{major}.{minor}", "free": free / 1e9, "total": total / 1e9}
-        yield Finding(
-            "OK", f"cuda:{index}", Message("doctor_card_ready" if bf16 else "doctor_card_without_bf16", **values)
-        )
 
 
 def _quantization() -> Iterator[Finding]:
@@ -247,16 +210,13 @@ def _quantization_failure(error: Exception, device: str) -> Message:
 
 def _triton() -> Iterator[Finding]:
     """Compile and run a kernel on a CUDA card; without one there is nothing to try."""
-    try:
-        version = metadata.version("triton")
-    except metadata.PackageNotFoundError:
-        yield Finding("OK", "Triton", Message("doctor_triton_missing"))
-        return
     import torch
 
-    if not torch.cuda.is_available():
-        yield Finding("OK", "Triton", Message("doctor_triton_untried", version=version))
+    facts = gpu_facts(torch)
+    if known := triton_finding(facts):
+        yield known
         return
+    version = facts.triton
     remedy = Message("doctor_install_triton")
     try:
         double = torch.compile(lambda x: x * 2 + 1)
