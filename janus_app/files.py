@@ -11,11 +11,39 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
 from janus_app.errors import AppError, Message
 
 LOCK_TIMEOUT = 10.0  # seconds; the other process writes one small file, so a longer wait means it is stuck
 DISK_FULL_ERRNOS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+
+
+def typed_path(text: str | Path) -> Path:
+    """The path a person typed or pasted, without file:// and the quotes that "copy as path" puts around it.
+
+    A file that really has such a name is found too. `~` stays, for a caller that allows it.
+    """
+    path = Path(text)
+    if isinstance(text, Path) or _exists(path):
+        return path
+    plain = text.strip()
+    for opening, closing in ('""', "''", "“”", "‘’"):
+        if len(plain) > 1 and plain[0] == opening and plain[-1] == closing:
+            plain = plain[1:-1].strip()
+    if plain[:7].lower() == "file://":
+        parts = urlsplit(plain.replace("?", "%3F").replace("#", "%23"))
+        host = "" if parts.netloc.lower() in ("", "localhost") else f"//{parts.netloc}"
+        plain = host + (url2pathname(parts.path))
+    return Path(plain)
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except (OSError, ValueError):  # too long for a path, a NUL byte
+        return False
 
 
 def is_disk_full(error: OSError) -> bool:

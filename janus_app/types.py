@@ -39,6 +39,9 @@ EDIT_SETTINGS: Mapping[str, frozenset[str]] = {
     "masked": frozenset({"mask", "steps", "solver", "guidance_interval"}),
     "flowedit": frozenset({"source_prompt", "strength", "image_guidance", "steps", "guidance_interval"}),
 }
+Transparency = Literal["white", "drop"]  # what becomes of a given picture's transparent parts
+TRANSPARENCY: tuple[Transparency, ...] = get_args(Transparency)
+TRANSPARENCY_VARIABLE = "JANUS_APP_TRANSPARENCY"
 DESCRIBE = "Describe the picture."  # the question asked when the source prompt is left to the model
 
 MAX_PROMPT_CHARACTERS = 8_000

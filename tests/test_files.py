@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from janus_app import files
-from janus_app.files import write_atomically
+from janus_app.files import typed_path, write_atomically
 
 
 def no_links(*_: Any) -> None:
@@ -57,3 +57,21 @@ def test_failed_write_leaves_no_empty_file_where_links_are_missing(
     with pytest.raises(OSError, match="No space"):
         write_atomically(tmp_path / "a.png", b"picture", keep_existing=True)
     assert not list(tmp_path.iterdir())
+
+
+def test_typed_path_loses_its_quotes_and_file_scheme(tmp_path: Path) -> None:
+    file = tmp_path / "two frogs 100%.png"
+    file.touch()
+    uri = file.as_uri()
+    assert "%20" in uri
+    pasted = (f'"{file}"', f"'{file}'", f"  “{file}” ", uri, uri.replace("file:///", "file://localhost/"), f'"{uri}"')
+    assert {typed_path(text) for text in (*pasted, str(file), file)} == {file}
+    assert typed_path("file:///a#b?c%3Fd.png") == Path("/a#b?c?d.png")
+    assert typed_path("~/it's.png") == Path("~/it's.png") and typed_path("") == Path("")
+
+
+def test_file_whose_name_has_quotes_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "'odd'.png").touch()
+    monkeypatch.chdir(tmp_path)
+    assert typed_path("'odd'.png") == Path("'odd'.png")
+    assert typed_path("a\0b") == Path("a\0b")

@@ -26,6 +26,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     options.add_model(parser)
     parser.add_argument("--prompt", help="the question; without it a conversation is read from the terminal")
     parser.add_argument("--image", action="append", default=[], help="a picture to ask about; may be given again")
+    options.add_transparency(parser)
     options.add_sampling(parser, "always the likeliest word")
     parser.add_argument("--top-p", type=float, help="share of likely words to choose from, 0.01 to 1")
     parser.add_argument("--max-new-tokens", type=int, help="the longest answer, 1 to 4096 tokens")
@@ -37,11 +38,11 @@ def run(args: argparse.Namespace) -> int:
     variant = chosen_variant(session.catalog, args)
     require_verb(variant, "chat")
     with usage_errors():
-        images = tuple(open_picture(path) for path in args.image)
+        images = tuple(open_picture(path, args.transparency) for path in args.image)
         first = _request(args, variant, Turn("user", "hello" if args.prompt is None else args.prompt, images))
     load_model(session, args, variant)
     if args.prompt is None:
-        return _converse(session, first, images, args.json)
+        return _converse(session, first, images, args)
     _answer(session, first, args.json)
     return 0
 
@@ -81,7 +82,7 @@ def _answer(session: ModelSession, request: ChatRequest, as_json: bool) -> str:
     return finished.text
 
 
-def _converse(session: ModelSession, settings: ChatRequest, images: tuple[Image, ...], as_json: bool) -> int:
+def _converse(session: ModelSession, settings: ChatRequest, images: tuple[Image, ...], args: argparse.Namespace) -> int:
     """Answer line after line until the input ends. A turn that fails or is stopped is dropped from the conversation."""
     typed = sys.stdin.isatty()
     if typed:
@@ -103,13 +104,13 @@ def _converse(session: ModelSession, settings: ChatRequest, images: tuple[Image,
             elif line == "/help":
                 say(HELP)
             elif line.startswith("/image "):
-                images = (*images, open_picture(line.removeprefix("/image ").strip().strip("\"'")))
+                images = (*images, open_picture(line.removeprefix("/image "), args.transparency))
                 say(Message("cli_pictures_attached", count=len(images)))
             elif line.startswith("/"):
                 raise AppError("cli_chat_command_unknown", command=line.split()[0], help=HELP)
             else:
                 conversation = (*turns, Turn("user", line, images))
-                answer = _answer(session, replace(settings, turns=conversation), as_json)
+                answer = _answer(session, replace(settings, turns=conversation), args.json)
                 turns, images = (*conversation, Turn("assistant", answer)), ()
         except AppError as error:
             say(error.message)

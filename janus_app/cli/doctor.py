@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 from janus_app.cli import options
 from janus_app.cli.console import clean, emit
 from janus_app.errors import system_language
+from janus_app.files import typed_path
 
 SUMMARY = "Say whether this machine is ready, and what to do where it is not."
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--out", type=Path, default=Path("outputs"), help="the folder for pictures (default outputs)")
+    parser.add_argument("--out", type=typed_path, default="outputs", help="the folder for pictures (default outputs)")
     parser.add_argument("--port", type=int, default=7860, help="the page's port (default 7860)")
     options.add_json(parser)
 

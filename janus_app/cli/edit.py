@@ -33,6 +33,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         metavar="IMAGE",
         help="one more input picture, where the model takes several",
     )
+    options.add_transparency(parser)
     parser.add_argument("--mask", help="a picture of the same size, white where to draw anew")
     parser.add_argument("--prompt", required=True, help="what the finished picture shows")
     parser.add_argument(
@@ -54,7 +55,7 @@ def run(args: argparse.Namespace) -> int:
     variant = chosen_variant(session.catalog, args)
     masked = args.mask is not None
     with usage_errors():
-        picture = open_picture(args.image)
+        picture = open_picture(args.image, args.transparency)
         if args.method is not None and masked and "mask" not in EDIT_SETTINGS[args.method]:
             raise AppError("edit_method_ignores_mask", method=args.method)
         request = EditRequest(
@@ -65,7 +66,7 @@ def run(args: argparse.Namespace) -> int:
             image_guidance=setting(args, variant, "image_guidance", 1.5),
             strength=setting(args, variant, "strength", 0.6),
             source_prompt=args.source_prompt or "",
-            more_images=tuple(open_picture(name) for name in args.also),
+            more_images=tuple(open_picture(name, args.transparency) for name in args.also),
             **drawing_settings(args, variant),
         )
     require_verb(variant, "edit")

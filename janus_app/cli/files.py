@@ -5,12 +5,12 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Generator
-from pathlib import Path
 from typing import TypeVar
 
 from janus_app.cli.common import open_session
 from janus_app.cli.console import UsageError, clean, emit, follow, localized, say, usage_errors
 from janus_app.errors import Message
+from janus_app.files import typed_path
 from janus_app.formatting import size_text
 from janus_app.registry.types import Variant
 from janus_app.runtime.session import ModelSession
@@ -78,7 +78,7 @@ def _delete(session: ModelSession, args: argparse.Namespace) -> int:
 
 
 def _import(session: ModelSession, args: argparse.Namespace) -> int:
-    folder = Path(args.name).expanduser()
+    folder = typed_path(args.name).expanduser()
     if args.own:
         from janus_app.registry.user_models import register
 

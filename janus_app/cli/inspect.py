@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import Any
 
 from janus_app.cli import options
 from janus_app.cli.common import load_model, open_session, recorded_variant
 from janus_app.cli.console import UsageError, emit, follow, say, usage_errors
 from janus_app.errors import AppError, Message
+from janus_app.files import typed_path
 from janus_app.outputs.metadata import read_metadata
 from janus_app.types import MAX_ALTERNATIVES, Inspection
 from janus_app.workflows.token_heatmap import MEASURES, heatmap, inspection_request
@@ -26,7 +26,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--alternatives", type=int, default=8, help=f"how many likely tokens to list, 1 to {MAX_ALTERNATIVES}"
     )
     parser.add_argument("--measure", choices=tuple(MEASURES), default="entropy", help="what --out is coloured by")
-    parser.add_argument("--out", type=Path, help="write a heat map to this PNG")
+    parser.add_argument("--out", type=typed_path, help="write a heat map to this PNG")
     options.add_json(parser)
 
 

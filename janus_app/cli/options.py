@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import NoReturn
 
-from janus_app.types import PRECISIONS, SOLVERS
+from janus_app.files import typed_path
+from janus_app.types import PRECISIONS, SOLVERS, TRANSPARENCY, TRANSPARENCY_VARIABLE
 
 DEVICE_HELP = (
     "auto, cpu, cuda, cuda:1, cuda:all (layers over all cards), cuda+cpu (layers that do not fit wait in main memory), "
@@ -52,6 +52,15 @@ def add_sampling(parser: argparse.ArgumentParser, zero: str) -> None:
     parser.add_argument("--seed", type=int, help="whole number from 0 (default 0)")
 
 
+def add_transparency(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--transparency",
+        choices=TRANSPARENCY,
+        help="transparent parts of a picture: on white, or drop, which takes the colours stored under them as the "
+        f"models' published code does (default ${TRANSPARENCY_VARIABLE}, else white)",
+    )
+
+
 def add_drawing(parser: argparse.ArgumentParser) -> None:
     """The options of the commands that draw."""
     parser.add_argument("--negative", help="what to steer away from")
@@ -74,7 +83,7 @@ def add_drawing(parser: argparse.ArgumentParser) -> None:
     )
     add_sampling(parser, "always the likeliest token; flow models ignore it")
     parser.add_argument(
-        "--out", type=Path, default=Path("outputs"), help="folder, or a .png name, to write to (default outputs)"
+        "--out", type=typed_path, default="outputs", help="folder, or a .png name, to write to (default outputs)"
     )
 
 

@@ -1,8 +1,12 @@
-"""Opens pictures that a person gives: limited in size, upright, and always 8-bit RGB."""
+"""Opens pictures that a person gives: limited in size, upright, and always 8-bit RGB.
+
+The page, the command line and the API open every picture here.
+"""
 
 from __future__ import annotations
 
 import io
+import os
 import warnings
 from pathlib import Path
 from typing import Any
@@ -11,25 +15,36 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from janus_app.errors import AppError, Message
+from janus_app.files import typed_path
+from janus_app.types import TRANSPARENCY, TRANSPARENCY_VARIABLE, Transparency
 
 MAX_BYTES = 40_000_000
 MAX_PIXELS = 64_000_000
 
 # No others: Pillow can also start other programs (EPS) and parse rare formats that are hardly maintained.
-FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "AVIF", "GIF", "BMP", "TIFF", "PPM", "ICO")
+FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "AVIF", "GIF", "BMP", "TIFF", "JPEG2000", "PPM", "ICO", "HEIF")
+# Brands in the first box of a HEIF file (ISO/IEC 23008-12), as phones write it. AVIF has brands of its own.
+HEIF_BRANDS = frozenset({b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs"})
+HEIF_PACKAGE = "pillow-heif"  # requirements-heif.txt
 
 Source = str | Path | bytes | Image.Image
 
 
-def open_picture(source: Source) -> Image.Image:
+def open_picture(source: Source, transparency: Transparency | None = None) -> Image.Image:
     """The picture at a path, in bytes or already open, as an upright RGB picture of the same size.
 
-    Alpha is dropped, not blended (the models were trained on pictures read that way); of an animation the first
-    frame is taken; 16-bit pictures are scaled, not clipped. Raises AppError where the source is missing, is larger
-    than 40 MB or 64 megapixels, is cut short, or is not a picture.
+    Of an animation the first frame is taken; 16-bit pictures are scaled, not clipped. `transparency` "white" puts
+    transparent parts on white, as they look on a page; "drop" takes the colours stored under them, often black, as the
+    models' published code does; None asks the variable JANUS_APP_TRANSPARENCY, else it is "white".
+
+    Raises AppError where the source is missing, is larger than 40 MB or 64 megapixels, is empty or cut short, is no
+    picture, or is a HEIC photo while pillow-heif is not installed.
     """
-    name = _name(source)
-    return _converted(_decoded(source, name), "RGB", name)
+    name, transparency = _name(source), transparency or _usual_transparency()
+    picture = _decoded(source, name)
+    if transparency == "white" and picture.has_transparency_data:
+        return _on_white(picture, name)
+    return _converted(picture, "RGB", name)
 
 
 def open_mask(source: Source, size: tuple[int, int]) -> Image.Image:
@@ -60,7 +75,7 @@ def _name(source: Source) -> str | Message:
     """The name of the source in a sentence: that of its file, without characters that control a terminal."""
     text = ""
     if isinstance(source, (str, Path)):
-        text = Path(source).name
+        text = typed_path(source).name
     elif isinstance(source, Image.Image):
         text = Path(getattr(source, "filename", "") or "").name
     text = "".join(c for c in text if c.isprintable())
@@ -79,8 +94,13 @@ def open_bytes(data: bytes, name: str | Message | None = None) -> Image.Image:
     name = name or Message("given_picture")
     if len(data) > MAX_BYTES:
         raise AppError("picture_too_many_bytes", name=name, megabytes=MAX_BYTES // 10**6)
+    if not data:
+        raise AppError("picture_empty", name=name)
+    heif = data[4:8] == b"ftyp" and _heif_brands(data) & HEIF_BRANDS
+    if heif:
+        _add_heif(name)
     Image.init()
-    formats = [known for known in FORMATS if known in Image.OPEN]  # AVIF is not in every Pillow
+    formats = [known for known in FORMATS if known in Image.OPEN]  # not every Pillow has AVIF, and none HEIF
     try:
         # Pillow warns from 89 megapixels on; our own limit is lower and checked before decoding.
         with warnings.catch_warnings():
@@ -89,12 +109,42 @@ def open_bytes(data: bytes, name: str | Message | None = None) -> Image.Image:
     except Image.DecompressionBombError:
         raise _too_many_pixels(name) from None
     except Exception:  # decoders raise any exception for hostile bytes
-        raise AppError("picture_not_openable", name=name) from None
+        raise AppError("picture_damaged" if heif else "picture_not_openable", name=name) from None
     return picture
+
+
+def _heif_brands(data: bytes) -> set[bytes]:
+    """The brands of an ISO base media file: the major one and the compatible ones."""
+    end = min(int.from_bytes(data[:4]), 256)
+    return {data[place : place + 4] for place in (8, *range(16, end, 4))}
+
+
+def _add_heif(name: str | Message) -> None:
+    """Let Pillow read HEIF, with a package that is imported when the first such picture comes."""
+    try:
+        import pillow_heif
+    except ImportError:
+        raise AppError("picture_heif_unsupported", name=name, package=HEIF_PACKAGE) from None
+    pillow_heif.register_heif_opener()
+
+
+def _usual_transparency() -> Transparency:
+    given = os.environ.get(TRANSPARENCY_VARIABLE, "").strip().lower() or "white"
+    if given not in TRANSPARENCY:
+        known = ", ".join(TRANSPARENCY)
+        raise AppError("transparency_unknown", given=given, variable=TRANSPARENCY_VARIABLE, known=known)
+    return given
+
+
+def _on_white(picture: Image.Image, name: str | Message) -> Image.Image:
+    """A transparent picture as it looks on white paper."""
+    layer = _converted(picture, "RGBA", name)
+    return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
 
 
 def read_bounded(path: str | Path, limit: int) -> bytes:
     """The bytes of a regular file. Raises AppError where it is missing, unreadable, or has more than `limit` bytes."""
+    path = typed_path(path)
     name = "".join(c for c in str(path) if c.isprintable())
     try:
         if Path(path).is_dir():

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping
-from pathlib import Path
 
 from janus_app.errors import AppError
+from janus_app.files import typed_path
 from janus_app.registry.checkpoint_folder import variant_of_folder, with_own_components
 from janus_app.registry.types import Variant
 
@@ -20,7 +20,7 @@ def resolve(name: str, variants: Mapping[str, Variant]) -> Variant:
     if stripped.lower() in variants:
         return with_own_components(variants[stripped.lower()], variants.values())
     if stripped and _is_folder(stripped):
-        return variant_of_folder(Path(stripped).expanduser(), variants.values())
+        return variant_of_folder(typed_path(stripped).expanduser(), variants.values())
     close = difflib.get_close_matches(stripped.lower(), variants, n=3, cutoff=0.5)
     shortened, known = repr(stripped[:200]), ", ".join(variants)
     if close:
@@ -30,6 +30,6 @@ def resolve(name: str, variants: Mapping[str, Variant]) -> Variant:
 
 def _is_folder(name: str) -> bool:
     try:
-        return Path(name).expanduser().is_dir()
+        return typed_path(name).expanduser().is_dir()
     except (OSError, ValueError, RuntimeError):  # too long for a path, a NUL byte, an unknown ~user
         return False

@@ -24,6 +24,7 @@ def pick(page: Any, place: str, name: str) -> None:
 
 
 def test_blind_pair_is_revealed_by_vote_and_grid_saves_its_sheet(visit: Any, served: Served) -> None:
+    (served.data / "votes.json").unlink(missing_ok=True)
     page = visit()
     go(page, COMPARE)
     page.wait_for_selector("#compare-easel .empty")
@@ -33,7 +34,7 @@ def test_blind_pair_is_revealed_by_vote_and_grid_saves_its_sheet(visit: Any, ser
     page.keyboard.press("Tab")
     page.locator("#compare-prompt textarea").focus()
     page.keyboard.press("Control+Enter")
-    page.wait_for_selector("#compare-votes:visible", timeout=60_000)
+    page.wait_for_selector("#compare-votes:visible")
     captions = page.locator("#compare-gallery .caption-label").all_inner_texts()
     assert [text.strip() for text in captions] == ["left", "right"]
     assert "Tiny" not in page.inner_text("#compare-sides"), "the sides are revealed before the vote"
@@ -60,7 +61,7 @@ def test_blind_pair_is_revealed_by_vote_and_grid_saves_its_sheet(visit: Any, ser
     page.fill("#grid-y-values textarea, #grid-y-values input", "31..32")
     page.click("#grid-run")
     page.wait_for_selector("#grid-table td img")
-    page.wait_for_selector("#grid-sheet img", timeout=60_000)
+    page.wait_for_selector("#grid-sheet img")
     (sheet,) = served.outputs.glob("*_grid.png")
     facts = json.loads(Image.open(sheet).info[CHUNK])
     records = [[read_metadata(served.outputs / name) for name in row] for row in facts["files"]]

@@ -9,7 +9,7 @@ import pytest
 
 from janus_app.outputs.metadata import ImageMetadata, read_metadata
 from janus_app.types import drain
-from tests.browser.steps import choose, go, into_editor, newest, paint, set_number, wait_done
+from tests.browser.steps import choose, draw, go, into_editor, newest, paint, set_number, until, wait_done
 from tests.page_server import Served
 
 pytestmark = pytest.mark.browser
@@ -111,3 +111,22 @@ def test_three_families_edit_and_every_picture_stays_in_the_tree(
     page.click("#edit-undo-reset")
     page.wait_for_selector("#edit-undo button", state="detached")
     drain(served.session.load("tiny-a", device="cpu"))
+
+
+def test_editor_takes_no_stroke_until_its_next_picture_is_there(visit: Any, served: Served) -> None:
+    page = visit()
+    go(page, 1)
+    draw(page, "a red circle", 1, 4_300)
+    wait_done(page)
+    held: list[Any] = []
+    page.route(lambda url: url.endswith("_4300.png") and not held, held.append)
+    page.click("#draw-to-edit")
+    page.wait_for_selector("body.arriving")
+    until(lambda: held, page, lambda: "the editor did not ask for its picture")
+    box = page.locator("#edit-editor canvas").first.bounding_box()
+    page.mouse.click(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    canvas = into_editor(page, held[0].continue_)
+    paint(page, canvas)
+    page.click("#edit-run")
+    wait_done(page, "edit")
+    assert "Nothing is painted" not in page.inner_text("#edit-notes")

@@ -12,6 +12,7 @@ from typing import Any
 import gradio as gr
 
 from janus_app.errors import AppError, Message
+from janus_app.files import typed_path
 from janus_app.formatting import share_text, size_text
 from janus_app.registry.types import Variant
 from janus_app.types import Event, Notice
@@ -138,7 +139,7 @@ class FilesHandlers:
         folder = values[self.panel.folder].strip()
         if not folder:
             raise AppError("import_folder_empty")
-        return Path(folder).expanduser()
+        return typed_path(folder).expanduser()
 
     def _run(self, job: Callable[[Variant], Iterator[Event]], values: Values, request: gr.Request) -> Iterator[Updates]:
         """Run a job on the chosen model's files: its progress, then the files as they are now."""
