@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.server
 import json
 import os
+import runpy
 import socket
 import sys
 import threading
@@ -33,7 +34,7 @@ def named(findings: Any, what: str) -> Finding:
 
 @pytest.fixture
 def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor, "_hub", lambda hub, timeout: iter(()))
+    monkeypatch.setattr(doctor, "hub_findings", lambda hub, timeout: iter(()))
 
 
 def test_json_has_every_check_and_no_private_data(tmp_path: Path) -> None:
@@ -76,9 +77,9 @@ def test_hub_is_ok_if_it_answers_and_a_warning_if_not(monkeypatch: pytest.Monkey
         threading.Thread(target=server.serve_forever, daemon=True).start()
         address = f"http://user:password@127.0.0.1:{server.server_port}"
         hub = Hub(endpoint=address.replace("user:password@", ""), offline=False)
-        assert levels(doctor._hub(hub, 5)) == [("OK", "Hub")]
+        assert levels(doctor.hub_findings(hub, 5)) == [("OK", "Hub")]
         server.shutdown()
-    (finding,) = doctor._hub(Hub(endpoint=address, offline=False), 2)
+    (finding,) = doctor.hub_findings(Hub(endpoint=address, offline=False), 2)
     assert finding.level == "WARN" and "password" not in str(finding.detail) and finding.remedy
 
 
@@ -166,3 +167,12 @@ def test_missing_bitsandbytes_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     for finding in doctor._quantization():
         assert finding.level == "WARN" and "not installed" in str(finding.detail)
         assert "pip install" in str(finding.remedy)
+
+
+def test_page_of_the_docs_is_what_its_script_writes() -> None:
+    docs = Path(__file__).parents[1] / "docs"
+    before = dict(os.environ)
+    page = runpy.run_path(str(docs / "make_doctor_page.py"))["page"]()
+    assert page == (docs / "doctor.md").read_text("utf-8"), "run python docs/make_doctor_page.py"
+    assert page.count("\n## ") == 10 and "password" not in page and str(Path.home()) + "/" not in page
+    assert dict(os.environ) == before

@@ -229,7 +229,7 @@ def test_failing_proxy_is_named_with_its_variable(
         fetch(hub, variant())
     said = str(error.value)
     assert name in said and bad_proxy in said and "502" in said and "secret" not in said
-    (finding,) = doctor._hub(hub, 5)
+    (finding,) = doctor.hub_findings(hub, 5)
     assert finding.level == "WARN" and name in str(finding.detail) and "502" in str(finding.detail)
 
 
@@ -252,7 +252,7 @@ def test_proxy_that_refuses_is_asked_once_a_file(
         with pytest.raises(AppError) as error:
             fetch(hub, variant(files=variant().files[:1]))
         assert len(asked) == 1
-        (finding,) = doctor._hub(hub, 5)
+        (finding,) = doctor.hub_findings(hub, 5)
     assert error.value.code == code and finding.detail.code == code
     assert "all_proxy" in str(error.value) and address in str(error.value)
 
@@ -266,7 +266,7 @@ def test_address_where_no_such_proxy_answers_is_named(
         address = address.replace(f"{runs}://", f"{named}://") if runs else f"http://127.0.0.1:{free_port()}"
         monkeypatch.setenv("all_proxy", address)
         said = refusal(tmp_path, server)
-        (finding,) = doctor._hub(make_hub(tmp_path, server), 1)
+        (finding,) = doctor.hub_findings(make_hub(tmp_path, server), 1)
     assert f"proxy {address} that all_proxy names" in said
     assert finding.level == "WARN" and address in str(finding.detail)
 
@@ -282,7 +282,7 @@ def test_endpoint_that_is_no_address_is_refused_at_once_by_name(
     with pytest.raises(AppError) as error:
         fetch(hub, variant())
     assert error.value.code == "hub_endpoint_malformed" and endpoint in str(error.value)
-    (finding,) = doctor._hub(hub, 5)
+    (finding,) = doctor.hub_findings(hub, 5)
     assert finding.level == "WARN" and "HF_ENDPOINT" in str(finding.detail)
 
 
@@ -303,14 +303,14 @@ def test_endpoint_with_an_unknown_host_is_refused_before_the_first_attempt(
 def test_doctor_lists_every_proxy_variable_and_its_effect(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     hub = make_hub(tmp_path, None)
     hub._endpoint = "https://hub.example"
-    (nothing,) = doctor._proxies(hub)
+    (nothing,) = doctor.proxy_findings(hub)
     assert nothing.level == "OK"
     monkeypatch.setenv("HTTPS_PROXY", "http://old:1")
     monkeypatch.setenv("https_proxy", "http://user:secret@new:1")
     monkeypatch.setenv("HTTP_PROXY", "other:1")
     monkeypatch.setenv("ALL_PROXY", "socks4://host:1")
     monkeypatch.setenv("NO_PROXY", "localhost,.lan")
-    found = {str(finding.what): finding for finding in doctor._proxies(hub)}
+    found = {str(finding.what): finding for finding in doctor.proxy_findings(hub)}
     codes = {name: finding.detail.code for name, finding in found.items()}
     assert codes == {
         "HTTPS_PROXY": "doctor_proxy_ignored",
@@ -321,6 +321,9 @@ def test_doctor_lists_every_proxy_variable_and_its_effect(tmp_path: Path, monkey
     }
     assert found["ALL_PROXY"].level == "WARN" and found["ALL_PROXY"].remedy
     assert not any("secret" in str(finding.detail) for finding in found.values())
+    monkeypatch.setenv("http_proxy", "")
+    codes = {str(finding.what): finding.detail.code for finding in doctor.proxy_findings(hub)}
+    assert (codes["HTTP_PROXY"], codes["http_proxy"]) == ("doctor_proxy_ignored", "doctor_proxy_empty")
 
 
 NO_PROXY_VALUES = (

@@ -52,8 +52,8 @@ def examine(outputs: Path, port: int | None = PORT, timeout: float = 4.0, hub: H
         ("Offload", _offload),
         ("Models", lambda: _models(hub)),
         ("Disk", lambda: _disk(outputs, hub.cache_dir)),
-        ("Proxies", lambda: _proxies(hub)),
-        ("Hub", lambda: _hub(hub, timeout)),
+        ("Proxies", lambda: proxy_findings(hub)),
+        ("Hub", lambda: hub_findings(hub, timeout)),
         ("Host names", _names),
         *([("Port", lambda: _port(port))] if port is not None else []),
     )
@@ -298,7 +298,8 @@ def _existing(folder: Path) -> Path:
     return folder
 
 
-def _hub(hub: Hub, timeout: float) -> Iterator[Finding]:
+def hub_findings(hub: Hub, timeout: float) -> Iterator[Finding]:
+    """Whether the Hub answers within `timeout` seconds, and if not, because of what."""
     if hub.offline:
         yield Finding("OK", "Hub", Message("doctor_hub_offline"))
         return
@@ -324,12 +325,12 @@ def _hub(hub: Hub, timeout: float) -> Iterator[Finding]:
         if proxied:
             problem = proxy_refusal(hub.endpoint, error) or unreachable(hub.endpoint, error)
     if problem:
-        yield Finding("WARN", "Hub", problem, Message("doctor_set_proxy"))
+        yield Finding("WARN", "Hub", problem, Message("doctor_hub_not_asked" if proxied else "doctor_set_proxy"))
     else:
         yield Finding("OK", "Hub", Message("doctor_hub_answers", host=host))
 
 
-def _proxies(hub: Hub) -> Iterator[Finding]:
+def proxy_findings(hub: Hub) -> Iterator[Finding]:
     """Every variable that is set, and what follows from it for downloads. The page itself uses no proxy."""
     variables = proxy_variables()
     if not variables:
@@ -337,7 +338,9 @@ def _proxies(hub: Hub) -> Iterator[Finding]:
     used, counting, host = proxy_of(hub.endpoint), effective(), urlsplit(hub.endpoint).hostname or "?"
     for variable in variables:
         values = {"value": variable.shown, "host": host}
-        if counting.get(variable.name.lower()) != variable:
+        if not variable.value:
+            yield Finding("OK", variable.name, Message("doctor_proxy_empty"))
+        elif counting.get(variable.name.lower()) != variable:
             yield Finding("OK", variable.name, Message("doctor_proxy_ignored", **values))
         elif variable.name.lower() == NO_PROXY:
             yield Finding("OK", variable.name, Message("doctor_proxy_exceptions", **values))

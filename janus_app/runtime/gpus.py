@@ -109,7 +109,7 @@ def _card(what: str, card: Card, facts: GpuFacts) -> Finding:
     if facts.hip and not card.failure:
         return Finding("OK", what, Message("doctor_card_rocm", **values))
     if facts.cuda and not has_kernels(card.capability, facts.architectures):
-        built = ", ".join(facts.architectures)
+        built = f"{facts.architectures[0]}–{facts.architectures[-1]}"
         detail = Message("doctor_card_without_kernels", cuda=facts.cuda, built=built, **values)
         return Finding("WARN", what, detail, _build_for(card.capability, facts.driver))
     if card.failure:
