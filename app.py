@@ -63,6 +63,8 @@ def serve(args: argparse.Namespace) -> int:
         open_browser=not args.no_browser,
         allow_hosts=args.allow_host,
         root_path=args.root_path,
+        api_key=args.api_key or os.environ.get("JANUS_APP_API_KEY", ""),
+        fetch_images=args.fetch_images,
     )
     return 0
 

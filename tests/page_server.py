@@ -106,7 +106,13 @@ class PacedSession(ModelSession):
     pace = 0.0  # seconds
 
     def run(self, request: Request) -> Iterator[Event]:
-        with closing(super().run(request)) as events:  # type: ignore[type-var]
+        yield from self._paced(super().run(request))
+
+    def run_on(self, *args: Any) -> Iterator[Event]:
+        yield from self._paced(super().run_on(*args))
+
+    def _paced(self, job: Any) -> Iterator[Event]:
+        with closing(job) as events:
             for event in events:
                 if isinstance(event, TextDelta) or (isinstance(event, Progress) and event.stage == "draw"):
                     time.sleep(self.pace)

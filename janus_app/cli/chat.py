@@ -10,13 +10,14 @@ from dataclasses import replace
 from PIL.Image import Image
 
 from janus_app.cli import options
-from janus_app.cli.common import chosen_variant, load_model, open_session, require_verb, setting
+from janus_app.cli.common import chosen_variant, load_model, open_session, require_verb
 from janus_app.cli.console import clean, emit, follow, say, usage_errors
 from janus_app.errors import AppError, Message
 from janus_app.outputs.image_io import open_picture
 from janus_app.registry.types import Variant
 from janus_app.runtime.session import ModelSession
 from janus_app.types import ChatRequest, Finished, Turn
+from janus_app.workflows.settings import chat_settings
 
 SUMMARY = "Ask about pictures, or just talk."
 HELP = Message("cli_chat_help")
@@ -50,10 +51,7 @@ def run(args: argparse.Namespace) -> int:
 def _request(args: argparse.Namespace, variant: Variant, turn: Turn) -> ChatRequest:
     return ChatRequest(
         turns=(turn,),
-        temperature=setting(args, variant, "temperature", 0.1, "chat_temperature"),
-        top_p=setting(args, variant, "top_p", 0.95),
-        seed=args.seed or 0,
-        max_new_tokens=setting(args, variant, "max_new_tokens", 512),
+        **chat_settings(vars(args), variant),
     )
 
 

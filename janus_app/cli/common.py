@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from janus_app.cli.console import UsageError, emit, follow, usage_errors
-from janus_app.outputs.metadata import INTERVAL_ENDS, WHOLE_INTERVAL, ImageMetadata
+from janus_app.outputs.metadata import ImageMetadata
 from janus_app.outputs.store import OutputStore
 from janus_app.registry.catalog import Catalog, load_catalog
 from janus_app.registry.types import Variant
 from janus_app.runtime.session import ModelSession
-from janus_app.types import SOLVERS, EditRequest, GenerateRequest, RankRequest
+from janus_app.types import EditRequest, GenerateRequest, RankRequest
 
 
 def open_session() -> ModelSession:
@@ -56,37 +56,6 @@ def load_model(session: ModelSession, args: argparse.Namespace, variant: Variant
         resolve_device(device)
     name = str(variant.folder) if variant.id not in session.catalog else variant.id
     follow(session.load(name, device, args.precision or "auto"))
-
-
-def setting(args: argparse.Namespace, variant: Variant, option: str, fallback: Any, name: str = "") -> Any:
-    """The option's value: the given one, else the variant's default for the setting `name`, else `fallback`.
-
-    `name` is left out where the setting is called like the option.
-    """
-    value = getattr(args, option)
-    if value is not None:
-        return value
-    row = variant.settings.get(name or option)
-    return type(fallback)(row.default) if row is not None else fallback
-
-
-def drawing_settings(args: argparse.Namespace, variant: Variant) -> dict[str, Any]:
-    """The fields that GenerateRequest and EditRequest have in common, but for the prompt."""
-    interval = args.guidance_interval
-    if interval is None:
-        rows = (variant.settings.get(name) for name in INTERVAL_ENDS)
-        interval = tuple(row.default if row else end for row, end in zip(rows, WHOLE_INTERVAL, strict=True))
-    return {
-        "negative": args.negative or "",
-        "count": 1 if args.count is None else args.count,
-        "guidance": setting(args, variant, "guidance", 5.0),
-        "temperature": setting(args, variant, "temperature", 1.0),
-        "seed": args.seed or 0,
-        "steps": setting(args, variant, "steps", 30),
-        "solver": args.solver or next(iter(variant.solvers), SOLVERS[0]),
-        "guidance_interval": interval,
-        "turbo": args.turbo,
-    }
 
 
 def draw_pictures(session: ModelSession, request: GenerateRequest | EditRequest, args: argparse.Namespace) -> int:

@@ -9,16 +9,14 @@ from janus_app.cli import options
 from janus_app.cli.common import (
     chosen_variant,
     draw_pictures,
-    drawing_settings,
     load_model,
     open_session,
     require_verb,
-    setting,
 )
 from janus_app.cli.console import usage_errors
-from janus_app.errors import AppError
 from janus_app.outputs.image_io import open_mask, open_picture
 from janus_app.types import EDIT_SETTINGS, EditRequest
+from janus_app.workflows.settings import check_takes_mask, edit_settings, usual_edit_method
 
 SUMMARY = "Change a picture: a masked region, or a variation of all of it."
 
@@ -56,25 +54,20 @@ def run(args: argparse.Namespace) -> int:
     masked = args.mask is not None
     with usage_errors():
         picture = open_picture(args.image, args.transparency)
-        if args.method is not None and masked and "mask" not in EDIT_SETTINGS[args.method]:
-            raise AppError("edit_method_ignores_mask", method=args.method)
+        if args.method is not None and masked:
+            check_takes_mask(args.method)
         request = EditRequest(
             prompt=args.prompt,
             image=picture,
             mask=open_mask(args.mask, picture.size) if masked else None,
             method=args.method or ("region" if masked else "variation"),
-            image_guidance=setting(args, variant, "image_guidance", 1.5),
-            strength=setting(args, variant, "strength", 0.6),
-            source_prompt=args.source_prompt or "",
             more_images=tuple(open_picture(name, args.transparency) for name in args.also),
-            **drawing_settings(args, variant),
+            **edit_settings(vars(args), variant),
         )
     require_verb(variant, "edit")
     load_model(session, args, variant)
     capabilities = session.state.capabilities
     if capabilities and args.method is None:  # only the loaded model knows its methods; its usual one comes first
-        fitting = [name for name in capabilities.edit_methods if ("mask" in EDIT_SETTINGS.get(name, ())) == masked]
-        if not fitting:
-            raise AppError("edit_mask_unsupported" if masked else "edit_needs_mask", title=variant.title)
-        request = replace(request, method=fitting[0])
+        method = usual_edit_method(capabilities.edit_methods, masked, variant.title)
+        request = replace(request, method=method)
     return draw_pictures(session, request, args)

@@ -9,7 +9,6 @@ from janus_app.cli import options
 from janus_app.cli.common import (
     chosen_variant,
     draw_pictures,
-    drawing_settings,
     load_model,
     open_session,
     recorded_variant,
@@ -21,6 +20,7 @@ from janus_app.outputs.metadata import read_metadata, request_of
 from janus_app.registry.catalog import Catalog
 from janus_app.registry.types import Variant
 from janus_app.types import MAX_SEED, GenerateRequest
+from janus_app.workflows.settings import drawing_settings
 from janus_app.workflows.token_heatmap import continued_request
 
 SUMMARY = "Draw pictures from words, or draw one of ours again."
@@ -64,7 +64,7 @@ def run(args: argparse.Namespace) -> int:
     else:
         variant = chosen_variant(session.catalog, args)
         with usage_errors():
-            request = GenerateRequest(args.prompt, **drawing_settings(args, variant))
+            request = GenerateRequest(args.prompt, **drawing_settings(vars(args), variant))
     require_verb(variant, "generate")
     load_model(session, args, variant)
     return draw_pictures(session, request, args)

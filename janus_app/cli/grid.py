@@ -6,11 +6,12 @@ import argparse
 from collections.abc import Iterator
 
 from janus_app.cli import options
-from janus_app.cli.common import chosen_variant, drawing_settings, load_model, open_session, require_verb
+from janus_app.cli.common import chosen_variant, load_model, open_session, require_verb
 from janus_app.cli.console import UsageError, emit, follow, usage_errors
 from janus_app.outputs.store import OutputStore
 from janus_app.types import Event, GenerateRequest
 from janus_app.workflows.grid import AXES, Cell, draw_grid, parse_axis, plan_grid, save_sheet
+from janus_app.workflows.settings import drawing_settings
 
 SUMMARY = "Draw a grid over one or two settings, and a labelled sheet of it."
 AXIS_HELP = f"a setting and its values: guidance=1,3,5, seed=1..4, 'prompt=a red cat | a blue dog' ({', '.join(AXES)})"
@@ -36,7 +37,7 @@ def run(args: argparse.Namespace) -> int:
         if args.out.suffix.lower() == ".png":
             raise UsageError("cli_grid_out_is_file")
         prompt = args.prompt or next((str(axis.values[0]) for axis in (x, y) if axis and axis.name == "prompt"), "")
-        plan = plan_grid(GenerateRequest(prompt, **drawing_settings(args, variant)), x, y, variant)
+        plan = plan_grid(GenerateRequest(prompt, **drawing_settings(vars(args), variant)), x, y, variant)
     load_model(session, args, variant)
 
     store = OutputStore(args.out)

@@ -101,6 +101,12 @@ def add_page(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--root-path", metavar="PATH", help="the sub-path of a reverse proxy, such as /janus")
     parser.add_argument("--share", action="store_true", help="a public link through Gradio, behind a password")
     parser.add_argument("--auth", metavar="USER:PASSWORD", help="ask visitors for it; $JANUS_APP_AUTH does the same")
+    parser.add_argument(
+        "--api-key", metavar="KEY", help="other programs must send it (docs/api.md); $JANUS_APP_API_KEY does the same"
+    )
+    parser.add_argument(
+        "--fetch-images", action="store_true", help="let other programs name pictures by a public web address"
+    )
     parser.add_argument("--lang", default="auto", choices=("auto", "en", "zh-CN"), help="language of the page")
     parser.add_argument(
         "--idle-unload", type=float, metavar="MINUTES", help="unload a model nobody used for this long (default never)"

@@ -203,6 +203,14 @@ class ModelSession:
         """Do a request with the loaded model. Raises AppError where none is loaded or it lacks the verb."""
         return self._queued(lambda: self._run(request))
 
+    def run_on(self, variant: Variant | None, make: Callable[[LoadedModel], Request]) -> Events:
+        """Load `variant` if another model is loaded, and do the request that `make` returns for it, all in one turn.
+
+        None = the loaded model, or the default one where none is loaded. Raises AppError where files of the variant are
+        missing: nothing is downloaded.
+        """
+        return self._queued(lambda: self._run_on(variant, make))
+
     def result(self, request: Request, on_event: Callable[[Event], None] | None = None) -> Finished:
         """Do a request to its end; `on_event` sees each event."""
         last = drain(self.run(request), on_event)
@@ -282,10 +290,7 @@ class ModelSession:
                 _free_memory()
 
     def _run(self, request: Request) -> Events:
-        if self._loaded is None and self._idle_unloaded is not None:
-            plan = self._idle_unloaded
-            yield Notice(Message("model_loaded_again", title=plan.variant.title))
-            yield from self._load(plan.variant, plan.placement.name, plan.precision)
+        yield from self._load_again()
         loaded = self._loaded
         if loaded is None:
             raise AppError("no_model_loaded")
@@ -309,6 +314,24 @@ class ModelSession:
             self._phase, self._verb = "ready", ""
         _free_memory()  # only here, because the error kept everything that the job had allocated
         raise AppError("job_out_of_memory")
+
+    def _run_on(self, variant: Variant | None, make: Callable[[LoadedModel], Request]) -> Events:
+        plan = self._loaded.plan if self._loaded else self._idle_unloaded
+        wanted = variant or (plan.variant if plan else self.catalog.default())
+        if plan is None or (plan.variant.id, plan.variant.folder) != (wanted.id, wanted.folder):
+            if not self.hub.status(wanted).complete:
+                raise AppError("model_not_downloaded", title=wanted.title, name=wanted.id)
+            yield from self._load(wanted, "auto", "auto")
+        yield from self._load_again()
+        assert self._loaded is not None
+        yield from self._run(make(self._loaded))
+
+    def _load_again(self) -> Events:
+        """Load the model that was unloaded because nobody used it."""
+        if self._loaded is None and self._idle_unloaded is not None:
+            plan = self._idle_unloaded
+            yield Notice(Message("model_loaded_again", title=plan.variant.title))
+            yield from self._load(plan.variant, plan.placement.name, plan.precision)
 
     def _check(self, loaded: LoadedModel, verb: Verb, request: Request) -> None:
         """Raises AppError where the loaded model lacks the verb, or edits fewer pictures at a time."""

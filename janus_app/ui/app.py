@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,14 +18,19 @@ from janus_app.errors import AppError, Message, system_language
 from janus_app.hub.proxies import page_environment
 from janus_app.outputs.image_io import MAX_PIXELS
 from janus_app.outputs.library import library
+from janus_app.outputs.store import OutputStore
 from janus_app.paths import ASSETS, data_folder
 from janus_app.registry.catalog import Catalog
 from janus_app.runtime.session import ModelSession
+from janus_app.server.api.app import api_app
+from janus_app.server.api.context import ApiContext
+from janus_app.server.api.gate import Access, ApiGate
 from janus_app.server.security import (
     LOOPBACK,
     HostGuard,
     QuietLogin,
     SubPath,
+    VisitorLimiter,
     allowed_names,
     answers_one_person,
     host_rules,
@@ -73,6 +79,7 @@ def build(
     data: Path | None = None,
     share: bool = False,
     private: bool = True,
+    limiter: VisitorLimiter | None = None,
 ) -> gr.Blocks:
     """Build the page for `session`. Pictures are saved under `outputs` (default: ./outputs).
 
@@ -81,7 +88,9 @@ def build(
     """
     outputs = (outputs or Path("outputs")).absolute()
     saved = library(outputs, data or data_folder()) if private and not share else None
-    page = PageContext(session, catalog, Texts(lang), SavedImages(outputs, serving_folder()), share, saved)
+    page = PageContext(
+        session, catalog, Texts(lang), SavedImages(outputs, serving_folder()), share, saved, limiter or VisitorLimiter()
+    )
     with gr.Blocks(title="Janus Studio", analytics_enabled=False, delete_cache=(3_600, UPLOAD_SECONDS)) as demo:
         frame = _header()
         _tabs(page, demo)
@@ -157,20 +166,32 @@ def launch(
     data: Path | None = None,
     allow_hosts: Iterable[str] = (),
     root_path: str | None = None,
+    api_key: str = "",
+    fetch_images: bool = False,
     prevent_thread_lock: bool = False,
 ) -> gr.Blocks:
-    """Serve the page until it is interrupted; with `prevent_thread_lock`, return at once.
+    """Serve the page and the API until they are interrupted; with `prevent_thread_lock`, return at once.
 
     A shared page always has a login: `auth`, or one that is generated and printed. `allow_hosts` are the names by which
     a proxy reaches the page, `root_path` is the sub-path it serves it under. Raises AppError if the port is in use, for
     a malformed name, and for a malformed path.
+
+    The API needs `api_key`, or one that is generated for a shared page, unless only this machine can reach it.
+    `fetch_images` lets it read the pictures that a client names by a web address.
     """
     names, path = allowed_names(allow_hosts), sub_path(root_path)
     # Gradio opens uploads before this code sees them; Pillow refuses pictures above twice this number of pixels.
     Image.MAX_IMAGE_PIXELS = MAX_PIXELS // 2
     generated = new_login() if share and auth is None else None
-    private = answers_one_person(host, share, auth is not None, proxied=bool(names or path))
-    demo = build(session, catalog, lang=lang, outputs=outputs, data=data, share=share, private=private)
+    proxied = bool(names or path)
+    private = answers_one_person(host, share, auth is not None, proxied)
+    key = api_key or (secrets.token_urlsafe(18) if share else "")
+    access = Access(key, trusting=auth is None and answers_one_person(host, share, False, proxied))
+    limiter = VisitorLimiter()
+    demo = build(session, catalog, lang=lang, outputs=outputs, data=data, share=share, private=private, limiter=limiter)
+    api = api_app(
+        ApiContext(session, OutputStore(outputs or "outputs"), limiter if share else None, path, fetch_images)
+    )
     try:
         with page_environment(host, share):
             demo.launch(
@@ -181,7 +202,9 @@ def launch(
                 inbrowser=open_browser,
                 root_path=path,
                 **_launch_options(lang),
-                app_kwargs=_app_options(host_rules(host, share, names), path),
+                app_kwargs=_app_options(
+                    host_rules(host, share, names), path, Middleware(ApiGate, api=api, access=access)
+                ),
             )
     except OSError as error:
         raise AppError("page_address_unusable", host=host, port=port, reason=error) from None
@@ -190,6 +213,7 @@ def launch(
     elif host not in LOOPBACK and not share:
         print(Message("page_names_hint").text(system_language()))
     _print_addresses(demo, share, generated, private)
+    _print_api(demo, key if share and not api_key else "", access)
     if not prevent_thread_lock:
         demo.block_thread()
     return demo
@@ -217,9 +241,10 @@ def _launch_options(lang: str) -> dict[str, Any]:
     }
 
 
-def _app_options(rules: dict[str, Any], path: str) -> dict[str, Any]:
+def _app_options(rules: dict[str, Any], path: str, api: Middleware) -> dict[str, Any]:
     """The arguments of Gradio's FastAPI application."""
-    middleware = [Middleware(HostGuard, **rules), Middleware(SubPath, path=urlsplit(path).path), Middleware(QuietLogin)]
+    sub_path = Middleware(SubPath, path=urlsplit(path).path)
+    middleware = [Middleware(HostGuard, **rules), sub_path, api, Middleware(QuietLogin)]
     return {"middleware": middleware, "docs_url": None, "redoc_url": None, "openapi_url": None}
 
 
@@ -234,4 +259,11 @@ def _print_addresses(demo: gr.Blocks, share: bool, login: tuple[str, str] | None
         print(f"Login: user {login[0]}, password {login[1]}")
     if not private and not share:
         print("Others can open this page, so it keeps no history. With --auth USER:PASSWORD it does.")
+
+
+def _print_api(demo: gr.Blocks, generated: str, access: Access) -> None:
+    """Print the API's address and a key that was made for it, or that it is off."""
+    if access.key or access.trusting:
+        public = demo.share_url or urljoin(str(demo.local_url), demo.root_path)
+        print(f"API for other programs: {public.rstrip('/')}/v1" + (f", key {generated}" if generated else ""))
     print("Stop with Ctrl+C.", flush=True)

@@ -8,7 +8,6 @@ out stays as it is; a handler that changes nothing at all returns `gr.skip()`.
 from __future__ import annotations
 
 import math
-import secrets
 from collections.abc import Callable, Iterator, Sequence, Set
 from contextlib import nullcontext
 from dataclasses import dataclass, field
@@ -24,9 +23,10 @@ from janus_app.registry.catalog import Catalog
 from janus_app.registry.types import Variant
 from janus_app.runtime.session import ModelSession
 from janus_app.server.security import VisitorLimiter, visitor
-from janus_app.types import MAX_SEED, Event, Request, Setting
+from janus_app.types import Event, Request, Setting
 from janus_app.ui.common.saved_images import SavedImages
 from janus_app.ui.i18n import Texts
+from janus_app.workflows.settings import random_seed
 
 Values = dict[Block, Any]
 Updates = dict[Block, Any]
@@ -119,11 +119,6 @@ class PageContext:
                     raise AppError("no_model_loaded")
                 yield from self.session.load(self.catalog.name_of(variant))
             yield from self.session.run(request)
-
-
-def random_seed() -> int:
-    """A random seed short enough to read out."""
-    return secrets.randbelow(min(MAX_SEED, 999_999_999)) + 1
 
 
 def first_seed(new_seed: bool, seed: Any) -> Any:

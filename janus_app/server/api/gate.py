@@ -1,0 +1,88 @@
+"""Who may use the API: a key where others can reach it, no web sites, and no endless bodies."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import secrets
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import urlsplit
+
+from starlette.datastructures import Headers
+
+from janus_app.errors import AppError, match_language
+from janus_app.server.api.errors import error_response
+
+PREFIXES = ("/v1", "/sdapi")
+FILES = "/v1/images/files/"  # names that cannot be guessed; a browser sends no key for the pictures of a chat
+MAX_BODY = 30_000_000  # bytes
+
+
+@dataclass(frozen=True)
+class Access:
+    """`key` is what clients send, "" for none. Without a key, the API answers only where `trusting`."""
+
+    key: str = field(default="", repr=False)
+    trusting: bool = False
+
+    def check(self, headers: Headers) -> None:
+        """Raises AppError for a request that must not be answered."""
+        if self.key:
+            if not self._has_key(headers):
+                raise AppError("api_key_wrong")
+            return
+        if not self.trusting:
+            raise AppError("api_needs_key")
+        origin = headers.get("origin")
+        if origin is not None and urlsplit(origin).netloc != headers.get("host"):
+            raise AppError("api_origin_refused")  # any web site can send requests through its visitor's browser
+
+    def _has_key(self, headers: Headers) -> bool:
+        scheme, _, value = headers.get("authorization", "").partition(" ")
+        if scheme.lower() == "basic":  # what clients of the Stable Diffusion web UI send: any user, the key as password
+            try:
+                value = base64.b64decode(value.strip()).decode().partition(":")[2]
+            except (binascii.Error, UnicodeDecodeError):
+                return False
+        elif scheme.lower() != "bearer":
+            return False
+        return secrets.compare_digest(value.strip().encode(), self.key.encode())
+
+
+class ApiGate:
+    """ASGI middleware: requests for the API go to `api` if `access` allows them, all others to the page."""
+
+    def __init__(self, app: Any, api: Any, access: Access) -> None:
+        self.app, self.api, self.access = app, api, access
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        path = scope.get("path", "")
+        if scope["type"] != "http" or not any(path == p or path.startswith(f"{p}/") for p in PREFIXES):
+            await self.app(scope, receive, send)
+            return
+        headers = Headers(scope=scope)
+        try:
+            if not path.startswith(FILES):
+                self.access.check(headers)
+            if int(headers.get("content-length") or 0) > MAX_BODY:
+                raise AppError("api_body_too_large", megabytes=MAX_BODY // 10**6)
+        except AppError as error:
+            language = match_language(headers.get("accept-language", ""))
+            await error_response(error, language)(scope, receive, send)
+            return
+        await self.api(scope, _bounded(receive), send)
+
+
+def _bounded(receive: Any) -> Any:
+    left = MAX_BODY
+
+    async def bounded() -> Any:
+        nonlocal left
+        message = await receive()
+        left -= len(message.get("body", b""))
+        if left < 0:
+            raise AppError("api_body_too_large", megabytes=MAX_BODY // 10**6)
+        return message
+
+    return bounded
