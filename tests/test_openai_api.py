@@ -92,10 +92,11 @@ def test_a_stream_sends_partial_pictures_and_then_the_finished_one(http: httpx.C
     with http.stream("POST", "/v1/images/generations", json=body) as response:
         assert response.headers["content-type"].startswith("text/event-stream")
         found = list(events(response))
-    assert [event["type"] for event in found] == ["image_generation.partial_image"] * 2 + ["image_generation.completed"]
-    assert [event.get("partial_image_index") for event in found] == [0, 1, None]
+    kinds = [event["type"].removeprefix("image_generation.") for event in found]
+    assert kinds in (["partial_image", "completed"], ["partial_image", "partial_image", "completed"])
+    assert [event["partial_image_index"] for event in found[:-1]] == list(range(len(found) - 1))
     assert picture(found[-1]).tobytes() == picture(generate(http)["data"][0]).tobytes()
-    assert picture(found[0]).tobytes() != picture(found[1]).tobytes()
+    assert picture(found[0]).tobytes() != picture(found[-1]).tobytes()
 
 
 @pytest.mark.parametrize("stream", [True, False])
@@ -121,10 +122,10 @@ def test_a_request_loads_another_model_and_draws_with_it_alone(page: Served, htt
 @pytest.mark.parametrize(
     ("fields", "status", "code", "param"),
     [
-        ({"model": "gpt-image-1"}, 404, "model_not_found", None),
-        ({"model": "../tiny-a"}, 404, "model_not_found", None),
-        ({"model": "/etc"}, 404, "model_not_found", None),
-        ({"model": "janus-pro-7b"}, 409, "model_not_downloaded", None),
+        ({"model": "gpt-image-1"}, 404, "model_not_found", "model"),
+        ({"model": "../tiny-a"}, 404, "model_not_found", "model"),
+        ({"model": "/etc"}, 404, "model_not_found", "model"),
+        ({"model": "janus-pro-7b"}, 409, "model_not_downloaded", "model"),
         ({"prompt": None}, 400, "api_field_wrong", "prompt"),
         ({"prompt": "  "}, 400, "text_empty", "prompt"),
         ({"n": 0}, 400, "integer_out_of_range", "n"),

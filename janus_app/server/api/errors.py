@@ -42,8 +42,8 @@ logger = logging.getLogger(__name__)
 class FieldError(AppError):
     """What is wrong with the field `param` of a request."""
 
-    def __init__(self, param: str, code: str | Message, /, **values: Any) -> None:
-        super().__init__(code, **values)
+    def __init__(self, message: Message, param: str) -> None:
+        super().__init__(message)
         self.param = param
 
 
@@ -52,7 +52,7 @@ def field_error(error: ValidationError) -> FieldError:
     problem = error.errors(include_url=False, include_input=False)[0]
     raised = problem.get("ctx", {}).get("error")  # by a validator of our own
     if isinstance(raised, ValueError) and raised.args and isinstance(raised.args[0], AppError):
-        return FieldError(_place(problem["loc"]), raised.args[0].message)
+        return FieldError(raised.args[0].message, _place(problem["loc"]))
     code, context = FIELD_REASONS.get(problem["type"]), problem.get("ctx", {})
     if problem["type"] == "literal_error":
         reason = Message("api_field_not_one_of", known=context["expected"])
@@ -61,7 +61,7 @@ def field_error(error: ValidationError) -> FieldError:
     else:
         reason = Message(code or "api_field_malformed")
     place = _place(problem["loc"])
-    return FieldError(place, "api_field_wrong", field=place or Message("api_body"), reason=reason)
+    return FieldError(Message("api_field_wrong", field=place or Message("api_body"), reason=reason), place)
 
 
 def _place(loc: tuple[int | str, ...]) -> str:
@@ -78,6 +78,8 @@ def error_object(error: AppError, language: str = "en") -> dict[str, Any]:
 def _param(error: AppError) -> str | None:
     if isinstance(error, FieldError):
         return error.param
+    if error.code in ("api_model_unknown", "model_not_downloaded"):
+        return "model"
     named = error.message.values.get("name")
     return PARAMS.get(named.code, named.code.removeprefix("input_")) if isinstance(named, Message) else None
 

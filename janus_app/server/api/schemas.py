@@ -9,8 +9,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field
 from starlette.requests import Request
 
-from janus_app.errors import AppError, Message
-from janus_app.server.api.errors import FieldError
+from janus_app.errors import AppError
 from janus_app.workflows.settings import random_seed
 
 B = TypeVar("B", bound=BaseModel)
@@ -81,5 +80,5 @@ async def json_body(request: Request, model: type[B]) -> B:
     except (ValueError, RecursionError):
         raise AppError("api_body_malformed") from None
     if not isinstance(found, dict):
-        raise FieldError("", "api_field_wrong", field=Message("api_body"), reason=Message("api_field_malformed"))
+        raise AppError("api_body_malformed")
     return model.model_validate(found)
