@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 # Small models on a busy machine: more threads only wait for each other. Set before torch is imported.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "0")
+os.environ["JANUS_APP_WEIGHT_CHECK"] = "off"  # most models of the tests have random weights
 os.environ["LC_ALL"] = "C.UTF-8"  # sentences on the command line are in English, whatever the machine speaks
 
 # A shell starts background jobs with SIGINT ignored, and so would every process that the tests start.

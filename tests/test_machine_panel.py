@@ -1,24 +1,35 @@
-"""The machine panel: whether a model fits, the precisions to choose from, the doctor's findings, a silent job."""
+"""The machine panel: whether a model fits, the precisions to choose from, the doctor, the self-test, a silent job."""
 
 from __future__ import annotations
 
+from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
+import gradio as gr
 import pytest
 
 from janus_app.errors import Message
 from janus_app.hub import Hub
 from janus_app.registry.catalog import load_catalog
-from janus_app.runtime import fit
+from janus_app.runtime import fit, selftest
 from janus_app.runtime.devices import Memory
 from janus_app.runtime.doctor import Finding
+from janus_app.runtime.selftest import result
 from janus_app.runtime.session import ModelSession
 from janus_app.runtime.watchdog import explain
-from janus_app.types import PRECISIONS
+from janus_app.types import PRECISIONS, Progress
 from janus_app.ui.common.saved_images import SavedImages
 from janus_app.ui.context import PageContext
 from janus_app.ui.i18n import Texts
-from janus_app.ui.tabs.models.machine_panel import findings_html, fit_html, precision_choices
+from janus_app.ui.tabs.models import machine_panel
+from janus_app.ui.tabs.models.machine_panel import (
+    Choice,
+    MachineHandlers,
+    findings_html,
+    fit_html,
+    precision_choices,
+)
 
 
 @pytest.fixture
@@ -61,3 +72,48 @@ def test_fit_and_silence_are_translated(page: PageContext, monkeypatch: pytest.M
 def test_findings_are_escaped() -> None:
     html = findings_html([Finding("WARN", "<b>x</b>", Message("a & b"), Message("do <this>"))], "en")
     assert "<b>x</b>" not in html and "a &amp; b" in html and "do &lt;this&gt;" in html and "finding warn" in html
+
+
+def panel_of(page: PageContext) -> tuple[MachineHandlers, gr.Blocks]:
+    with gr.Blocks() as demo:
+        choice = Choice(*(gr.Dropdown(["cpu"], value="cpu") for _ in range(3)))
+        handlers = MachineHandlers(page, machine_panel.build(page), choice)
+        machine_panel.wire(handlers, demo)
+    return handlers, demo
+
+
+def test_selftest_shows_each_line_and_ends_with_a_report_to_copy(
+    page: PageContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(selftest, "CHECKS", selftest.CHECKS[:2])
+    monkeypatch.setattr(result, "SMALL_SECONDS", 1e9)
+    handlers, _ = panel_of(page)
+    panel, device = handlers.panel, handlers.choice.device
+    first, *_, last = handlers.selftest({device: "cpu"}, None)  # type: ignore[arg-type]
+    assert first[panel.stop]["visible"] and not last[panel.stop]["visible"]
+    assert not first[panel.selftest]["interactive"] and last[panel.selftest]["interactive"]
+    assert last[panel.findings].count("finding ok") == 2 and "Verdict: 2 checks passed" in last[panel.work]
+    report = last[panel.report]["value"]
+    assert "Ceilings" in report and report.endswith("left out.") and last[panel.report]["visible"]
+    *_, refused = handlers.selftest({device: "cuda:7"}, None)  # type: ignore[arg-type]
+    assert "message error" in refused[panel.work] and refused[panel.selftest]["interactive"]
+
+
+def test_selftest_waits_for_the_running_job_and_frees_its_place_when_stopped(page: PageContext) -> None:
+    handlers, _ = panel_of(page)
+    work = (Progress("draw", done, 2) for done in range(2))
+    with closing(page.session.exclusively(lambda: work)) as job:
+        next(job)
+        test = handlers.selftest({handlers.choice.device: "cpu"}, None)  # type: ignore[arg-type]
+        next(test)
+        assert "You are next in line" in next(test)[handlers.panel.work]
+        assert page.session.state.queue == 1
+        test.close()  # type: ignore[attr-defined]
+        assert page.session.state.queue == 0
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_visitors_of_a_shared_page_cannot_start_the_selftest(page: PageContext, shared: bool) -> None:
+    _, demo = panel_of(replace(page, shared=shared))
+    names = {function.name for function in demo.fns.values()}
+    assert ("selftest" in names) != shared

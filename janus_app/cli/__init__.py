@@ -10,7 +10,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 
-from janus_app.cli import chat, doctor, edit, export, fit, generate, grid, inspect, models, options, upscale
+from janus_app.cli import chat, doctor, edit, export, fit, generate, grid, inspect, models, options, selftest, upscale
 from janus_app.cli.console import UsageError, say
 from janus_app.errors import AppError, Message
 from janus_app.version import __version__
@@ -26,6 +26,7 @@ COMMANDS = {
     "upscale": upscale,
     "fit": fit,
     "doctor": doctor,
+    "selftest": selftest,
 }
 BUG = 70
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from janus_app.errors import AppError, Message, system_language
@@ -47,9 +47,12 @@ def emit(result: dict[str, Any]) -> None:
     print(json.dumps(result), flush=True)
 
 
-def follow(events: Iterable[Event], stream_text: bool = False) -> Finished | None:
+def follow(
+    events: Iterable[Any], stream_text: bool = False, on_result: Callable[[Any], None] | None = None
+) -> Finished | None:
     """Run a job to its end with progress on stderr and, if `stream_text`, the answer's text on stdout.
 
+    `on_result` takes what a job yields that is no event, such as a line of the self-test.
     Returns the last Finished event, None for a job without one. Any exception, Ctrl-C too, closes the job.
     """
     finished: Finished | None = None
@@ -70,6 +73,9 @@ def follow(events: Iterable[Event], stream_text: bool = False) -> Finished | Non
                 print(clean(event.text), end="", flush=True)
             elif isinstance(event, Finished):
                 finished = event
+            elif on_result is not None and not isinstance(event, Event):
+                bars.clear()
+                on_result(event)
     return finished
 
 

@@ -5,13 +5,13 @@ A family is one folder, models/<family>/, whose family.py exports a `FAMILY`, an
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from janus_app.errors import Message
-from janus_app.types import Model, Setting
+from janus_app.types import Event, Model, Setting
 
 if TYPE_CHECKING:
     from torch import nn
@@ -87,6 +87,12 @@ def _no_explanation(network: nn.Module, name: str, found: bool) -> Message | Non
     return None
 
 
+def _check_picture(model: Any) -> Generator[Event, None, Message | None]:
+    from janus_app.models.common.weight_check import check_picture
+
+    return (yield from check_picture(model))
+
+
 @dataclass(frozen=True)
 class Family:
     """One family of models.
@@ -105,7 +111,8 @@ class Family:
     which stays in float32 where the rest is in float16 or on a CPU. offload_prefix: decoder layers that may be placed
     on several devices, "" where none may.
 
-    job_peak: cache and work of a job beside the weights, for pictures of a side in pixels.
+    job_peak: cache and work of a job beside the weights, for pictures of a side in pixels. check_drawing: draw a little
+    with a loaded model and return what looks wrong with it, as of weights that are damaged; None where nothing does.
     """
 
     id: str
@@ -125,6 +132,7 @@ class Family:
     weight_sources: Callable[[Any, Mapping[str, Any], Path, Parts | None], Sequence[WeightSource]] = _own_weights
     explain_mismatch: Callable[[Any, str, bool], Message | None] = _no_explanation
     tied: Callable[[Mapping[str, Any]], Mapping[str, str]] = _nothing_tied
+    check_drawing: Callable[[Any], Generator[Event, None, Message | None]] = _check_picture
 
     def meta_network(self, config: Mapping[str, Any]) -> nn.Module:
         """The network without memory behind its tensors, for inference."""

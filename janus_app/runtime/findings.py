@@ -1,4 +1,4 @@
-"""What a check of the doctor found."""
+"""What a check of the doctor or of the self-test found."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ from typing import Literal
 
 from janus_app.errors import Message
 
-Level = Literal["OK", "WARN", "FAIL"]
+Level = Literal["OK", "WARN", "FAIL", "SKIP"]
 
 
 @dataclass(frozen=True)
 class Finding:
-    """The result of one check. FAIL = the app cannot work without it; WARN = one of its features will not work."""
+    """The result of one check. FAIL = the app cannot work without it; WARN = one of its features will not work;
+    SKIP = not tried."""
 
     level: Level
     what: str | Message

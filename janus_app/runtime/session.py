@@ -13,19 +13,20 @@ import platform
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from importlib import metadata
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 from janus_app.errors import AppError, LoadOutOfMemory, Message, is_out_of_memory
 from janus_app.hub import Hub
 from janus_app.registry.catalog import Catalog
 from janus_app.registry.types import Variant
-from janus_app.runtime import malloc
+from janus_app.runtime import malloc, weight_check
 from janus_app.runtime.watchdog import Watchdog
+from janus_app.runtime.weight_check import WeightCheck, WeightChecks
 from janus_app.types import (
     Capabilities,
     ChatRequest,
@@ -52,6 +53,7 @@ if TYPE_CHECKING:
     from janus_app.runtime.fit import LoadOptions, LoadPlan
     from janus_app.runtime.loader import LoadedModel
 
+Item = TypeVar("Item")
 Phase = Literal["empty", "loading", "ready", "busy"]
 
 VERB_NAMES = {"chat": "verb_chat", "generate": "verb_generate", "edit": "verb_edit"}
@@ -67,7 +69,8 @@ class SessionState:
     `verb` and `progress` tell what the running job does ("" and None without one). Memory is that of the model's
     device, in bytes, None where no model is loaded. `queue` is the number of waiting jobs. `silence` explains why the
     running job has sent no event for a while. `idle_unloaded` is the title of a model that was unloaded because nobody
-    used it; the next job loads it again.
+    used it; the next job loads it again. `weight_check` is what a check of the loaded model's weights found on this
+    machine, None where there was none.
     """
 
     variant_id: str | None = None
@@ -83,6 +86,7 @@ class SessionState:
     queue: int = 0
     silence: Message | None = None
     idle_unloaded: str = ""
+    weight_check: WeightCheck | None = None
 
 
 class FairQueue:
@@ -129,6 +133,7 @@ class ModelSession:
         self._queue = FairQueue()
         self._loaded: LoadedModel | None = None
         self._idle_unloaded: LoadPlan | None = None
+        self._weight_check: WeightCheck | None = None
         self._phase: Phase = "empty"
         self._verb = ""
         self._last_used = time.monotonic()
@@ -159,6 +164,7 @@ class ModelSession:
             capabilities=loaded.model.capabilities,
             memory_used=memory.total - memory.free,
             memory_total=memory.total,
+            weight_check=self._weight_check,
         )
 
     @property
@@ -199,6 +205,10 @@ class ModelSession:
         variant = self.catalog.resolve(name)
         return self._queued(lambda: self._load(variant, device, precision))
 
+    def check_weights(self) -> Events:
+        """Check the loaded model's weights once more, as its first load did. Raises AppError where none is loaded."""
+        return self._queued(self._check_again)
+
     def run(self, request: Request) -> Events:
         """Do a request with the loaded model. Raises AppError where none is loaded or it lacks the verb."""
         return self._queued(lambda: self._run(request))
@@ -220,6 +230,10 @@ class ModelSession:
     def unload(self) -> Events:
         """Unload the model once the jobs before this one are done."""
         return self._queued(self._unload)
+
+    def exclusively(self, work: Callable[[], Generator[Item, None, None]]) -> Generator[Item | Queued, None, None]:
+        """Do work that no job may run beside, such as the self-test, when its turn has come."""
+        return self._queued(work)
 
     def unload_if_idle(self) -> bool:
         """Unload the model if nobody used it for `idle_minutes`; the next job loads it again. True if it did.
@@ -248,7 +262,7 @@ class ModelSession:
             with contextlib.suppress(AppError):
                 self.unload_if_idle()
 
-    def _queued(self, job: Callable[[], Events]) -> Events:
+    def _queued(self, job: Callable[[], Generator[Item, None, None]]) -> Generator[Item | Queued, None, None]:
         """Wait, then do the job; the place in the queue is taken at the first step and always given back."""
         ticket = self._queue.join()
         try:
@@ -283,11 +297,42 @@ class ModelSession:
                 _free_memory()
                 raise _load_out_of_memory(options, plan)
             self._idle_unloaded = None
+            yield from self._first_contact(self._loaded)
             yield Progress("ready", 1, 1, detail=variant.title)
         finally:
             self._phase = "ready" if self._loaded else "empty"
             if self._loaded is None:
                 _free_memory()
+
+    def _first_contact(self, loaded: LoadedModel) -> Events:
+        """Check the weights, unless they were checked on this machine before; then only say what looked wrong."""
+        if not weight_check.wanted(loaded.plan.variant):
+            return
+        self._weight_check = WeightChecks().find(loaded.plan)
+        if self._weight_check is None:
+            yield from self._check_weights(loaded)
+        elif self._weight_check.problems:
+            yield Notice(self._weight_check.message(loaded.plan.variant.title))
+
+    def _check_weights(self, loaded: LoadedModel) -> Events:
+        """Closed at any step, or where another job waits, the model is there, unchecked."""
+        from janus_app.runtime.devices import under_device
+
+        self._phase = "busy"
+        try:
+            steps = weight_check.check(loaded, stop=lambda: len(self._queue) > 1)
+            found = yield from under_device(loaded.plan.placement.main, steps)
+        finally:
+            self._phase = "ready"
+        if found is not None:
+            self._weight_check = found
+            WeightChecks().keep(loaded.plan, found)
+            yield Notice(found.message(loaded.plan.variant.title))
+
+    def _check_again(self) -> Events:
+        if self._loaded is None:
+            raise AppError("no_model_loaded")
+        yield from self._check_weights(self._loaded)
 
     def _run(self, request: Request) -> Events:
         yield from self._load_again()
@@ -353,7 +398,7 @@ class ModelSession:
         yield Progress("unloaded", 1, 1)
 
     def _drop(self) -> None:
-        self._loaded, self._phase = None, "empty"
+        self._loaded, self._weight_check, self._phase = None, None, "empty"
         _free_memory()
 
 

@@ -38,8 +38,8 @@ class Watchdog:
         self._since: tuple[float, float] | None = None  # clock and processor time when the work was last resumed
         self._stage = ""
 
-    def watch(self, events: Any) -> Iterator[Event]:
-        """Pass a generator's events on. The time their receiver takes does not count as silence."""
+    def watch(self, events: Any) -> Iterator[Any]:
+        """Pass on what a generator yields, events and others. The time its receiver takes does not count as silence."""
         self._stage = ""
         with contextlib.closing(events):
             try:

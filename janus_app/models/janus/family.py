@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from janus_app.errors import AppError
+from janus_app.errors import AppError, Message
 from janus_app.files import read_json
 from janus_app.models.common.config import fields_at
 from janus_app.models.common.config_sections import tied_head
 from janus_app.models.common.settings import CHAT, COUNT, STRENGTH, guidance
 from janus_app.models.family import CheckpointFacts, Family, Parts
-from janus_app.types import Model, Setting
+from janus_app.types import Event, Model, Setting
 
 if TYPE_CHECKING:
     from torch import nn
@@ -107,6 +107,12 @@ def pipeline(
     return JanusModel(network, folder, context=context, roles=roles, methods=edit_methods)
 
 
+def check_drawing(model: Any) -> Generator[Event, None, Message | None]:
+    from janus_app.models.janus import weight_check
+
+    return (yield from weight_check.check_drawing(model))
+
+
 FAMILY = Family(
     id="janus",
     title="Janus",
@@ -118,6 +124,7 @@ FAMILY = Family(
     job_peak=job_peak,
     pipeline=pipeline,
     tied=tied_head,
+    check_drawing=check_drawing,
     quantized_prefix="language_model.model.layers.",
     offload_prefix="language_model.model.layers.",
     picture_decoder_prefix="gen_vision_model.",

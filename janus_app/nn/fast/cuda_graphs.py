@@ -5,8 +5,9 @@ Not verified on a GPU. Where a capture fails, for whatever reason, a warning is 
 
 from __future__ import annotations
 
+import contextlib
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache, partial
 from typing import Any
 
@@ -19,6 +20,22 @@ BUCKET = 128  # cache slots by which a graph's span grows: at most so many are a
 Step = Callable[[int], None]  # takes the span: how many cache slots are attended to
 logger = logging.getLogger(__name__)
 _failed: set[torch.device] = set()  # devices on which a capture or a replay failed: nothing is captured there any more
+
+
+def given_up(device: torch.device) -> bool:
+    """Whether a capture or a replay failed on this device, so that steps run eagerly there."""
+    return device in _failed
+
+
+@contextlib.contextmanager
+def eager(device: torch.device) -> Iterator[None]:
+    """Inside the block, steps on the device run eagerly: to compare their results with those of graphs."""
+    before = set(_failed)
+    _failed.add(device)
+    try:
+        yield
+    finally:
+        _failed.intersection_update(before)
 
 
 class CudaGraphRunner:

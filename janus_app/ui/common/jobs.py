@@ -38,6 +38,8 @@ KNOWN_STAGES = (
     "ready",
     "inspect",
     "rank",
+    "selftest",
+    "check",
 )
 UNITS = {
     "tokens": "unit_tokens",

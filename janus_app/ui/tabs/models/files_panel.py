@@ -1,4 +1,4 @@
-"""The files of the chosen model on this machine: what is there, and verify, convert, delete and import."""
+"""The files of the chosen model on this machine: what is there, and verify, check, convert, delete and import."""
 
 from __future__ import annotations
 
@@ -28,6 +28,7 @@ class FilesPanel:
 
     facts: gr.HTML
     verify: gr.Button
+    check: gr.Button
     convert: gr.Button
     delete: gr.Button
     stop: gr.Button
@@ -43,7 +44,7 @@ class FilesPanel:
     @property
     def described(self) -> set[Any]:
         """The keys of `FilesHandlers.describe`."""
-        return {self.facts, self.verify, self.convert, self.delete, self.sure}
+        return {self.facts, self.verify, self.check, self.convert, self.delete, self.sure}
 
 
 def build(page: PageContext) -> FilesPanel:
@@ -55,7 +56,8 @@ def build(page: PageContext) -> FilesPanel:
     with gr.Accordion(label("files"), open=False, elem_id="model-files", visible=not page.shared):
         facts = gr.HTML(elem_id="files-facts", padding=False)
         with gr.Row(elem_classes="files-buttons"):
-            verify, convert = button("verify_again", "verify"), button("convert", "convert", visible=False)
+            verify, check = button("verify_again", "verify"), button("check_weights", "check")
+            convert = button("convert", "convert", visible=False)
             delete, stop = button("delete", "delete", variant="stop"), button("stop", "stop", visible=False)
         with gr.Row(elem_classes="files-buttons", visible=False, elem_id="files-sure") as sure:
             question = gr.HTML(elem_id="files-question", padding=False)
@@ -67,7 +69,7 @@ def build(page: PageContext) -> FilesPanel:
             take = button("import_chosen", "take", min_width=120)
             own = button("import_own", "own", min_width=120)
         work = gr.HTML(elem_id="files-work", padding=False)
-    return FilesPanel(facts, verify, convert, delete, stop, sure, question, yes, no, folder, take, own, work)
+    return FilesPanel(facts, verify, check, convert, delete, stop, sure, question, yes, no, folder, take, own, work)
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,6 +88,7 @@ class FilesHandlers:
         return {
             self.panel.facts: facts_html(self.page, variant, language),
             self.panel.verify: gr.update(interactive=status.complete and not variant.is_local),
+            self.panel.check: gr.update(interactive=status.complete),
             self.panel.convert: gr.update(visible=status.convertible),
             self.panel.delete: gr.update(interactive=not variant.is_local and status.on_disk > 0),
             self.panel.sure: gr.update(visible=False),
@@ -95,6 +98,17 @@ class FilesHandlers:
         def job(variant: Variant) -> Iterator[Event]:
             yield from self.page.session.hub.verify(variant)
             yield Notice(Message("model_verified", title=variant.title))
+
+        yield from self._run(job, values, request)
+
+    def check(self, values: Values, request: gr.Request) -> Iterator[Updates]:
+        """Check the weights once more; a model that is not loaded is loaded first, which checks those never checked."""
+
+        def job(variant: Variant) -> Iterator[Event]:
+            session = self.page.session
+            if session.variant != variant:
+                yield from session.load(self.page.catalog.name_of(variant))
+            yield from session.check_weights()
 
         yield from self._run(job, values, request)
 
@@ -184,6 +198,7 @@ def wire(handlers: FilesHandlers) -> list[Any]:
     outputs = {panel.work, panel.stop, *panel.described}
     jobs = [
         attach(panel.verify.click, handlers.verify, {chosen}, outputs, **JOB),
+        attach(panel.check.click, handlers.check, {chosen}, outputs, **JOB),
         attach(panel.convert.click, handlers.convert, {chosen}, outputs, **JOB),
         attach(panel.delete_yes.click, handlers.delete, {chosen}, outputs, **JOB),
         attach(panel.take.click, handlers.take, {chosen, panel.folder}, outputs, **JOB),

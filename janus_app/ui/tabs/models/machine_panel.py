@@ -1,8 +1,10 @@
-"""Whether the chosen model fits this machine, when an unused model is unloaded, and the doctor."""
+"""Whether the chosen model fits this machine, when an unused model is unloaded, the doctor and the self-test."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
@@ -12,9 +14,10 @@ import gradio as gr
 
 from janus_app.errors import AppError
 from janus_app.registry.types import Variant
-from janus_app.types import PRECISIONS
+from janus_app.types import PRECISIONS, Progress, Queued
+from janus_app.ui.common.actions import halt
 from janus_app.ui.common.html import message
-from janus_app.ui.common.jobs import size_text
+from janus_app.ui.common.jobs import FRAMES_PER_SECOND, Speed, progress_html, queue_line, size_text
 from janus_app.ui.context import JOB, QUICK, PageContext, Updates, Values, attach
 
 if TYPE_CHECKING:
@@ -43,8 +46,16 @@ class MachinePanel:
     fit: gr.HTML
     idle: gr.Dropdown
     check: gr.Button
+    selftest: gr.Button
+    stop: gr.Button
+    work: gr.HTML
     findings: gr.HTML
     report: gr.Textbox
+
+    @property
+    def tested(self) -> set[Any]:
+        """What a self-test changes."""
+        return {self.findings, self.report, self.check, self.selftest, self.stop, self.work}
 
 
 def build(page: PageContext) -> MachinePanel:
@@ -58,12 +69,16 @@ def build(page: PageContext) -> MachinePanel:
             info=label("idle_info"),
             elem_id="machine-idle",
         )
-        check = gr.Button(label("doctor"), size="sm", elem_id="machine-check")
+        with gr.Row(elem_classes="files-buttons"):
+            check = gr.Button(label("doctor"), size="sm", elem_id="machine-check")
+            selftest = gr.Button(label("selftest"), size="sm", elem_id="machine-selftest")
+            stop = gr.Button(label("stop"), size="sm", variant="stop", visible=False, elem_id="machine-stop")
+        work = gr.HTML(elem_id="machine-work", padding=False)
         findings = gr.HTML(elem_id="machine-findings", padding=False)
         report = gr.Textbox(
             label=label("doctor_report"), lines=6, buttons=["copy"], visible=False, elem_id="machine-report"
         )
-    return MachinePanel(fit, idle, check, findings, report)
+    return MachinePanel(fit, idle, check, selftest, stop, work, findings, report)
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,6 +133,48 @@ class MachineHandlers:
             panel.check: gr.update(interactive=True),
         }
 
+    def selftest(self, values: Values, request: gr.Request) -> Iterator[Updates]:
+        """The lines of the self-test on the chosen device, one after the other, and at the end as text to paste."""
+        from janus_app.runtime.findings import as_text
+        from janus_app.runtime.selftest import Result, examine, verdict
+
+        panel, language, speed = self.panel, self.page.language(request), Speed()
+        found: list[Result] = []
+        last, line = 0.0, message(self.page.texts.say("starting", language))
+        yield {**self._testing(running=True), panel.findings: "", panel.report: gr.update(visible=False)}
+        try:
+            job = self.page.session.exclusively(lambda: examine(values[self.choice.device]))
+            with closing(job) as items:
+                for item in items:
+                    if isinstance(item, Result):
+                        found.append(item)
+                    elif isinstance(item, Queued):
+                        line = message(queue_line(item.place, self.page.texts, language))
+                    elif isinstance(item, Progress):
+                        line = progress_html(item, speed, self.page.texts, language)
+                    if time.monotonic() - last >= 1 / FRAMES_PER_SECOND:
+                        yield {panel.work: line, panel.findings: findings_html(found, language)}
+                        last = time.monotonic()
+        except AppError as error:
+            yield {**self._testing(running=False), panel.work: message(error.text(language), "error")}
+            return
+        end = verdict(found).text(language)
+        yield {
+            **self._testing(running=False),
+            panel.work: message(end),
+            panel.findings: findings_html(found, language),
+            panel.report: gr.update(value=f"{as_text(found, language)}\n{end}", visible=True),
+        }
+
+    def _testing(self, running: bool) -> Updates:
+        panel = self.panel
+        buttons: Updates = {button: gr.update(interactive=not running) for button in (panel.check, panel.selftest)}
+        return {**buttons, panel.stop: gr.update(visible=running)}
+
+    def stopped(self, request: gr.Request) -> Updates:
+        line = message(self.page.texts.say("selftest_stopped", self.page.language(request)))
+        return {**self._testing(running=False), self.panel.work: line}
+
 
 def wire(handlers: MachineHandlers, demo: gr.Blocks) -> None:
     """Connect the events of the panel and of the dropdowns."""
@@ -129,6 +186,8 @@ def wire(handlers: MachineHandlers, demo: gr.Blocks) -> None:
     attach(choice.precision.change, handlers.judge, choice.all, {panel.fit}, **QUICK)
     if not handlers.page.shared:  # nobody from outside may call these
         attach(panel.check.click, handlers.examine, None, {panel.findings, panel.report, panel.check}, **JOB)
+        testing = attach(panel.selftest.click, handlers.selftest, {choice.device}, panel.tested, **JOB)
+        attach(halt(panel.stop.click, [testing]).then, handlers.stopped, None, panel.tested, **QUICK)
         attach(panel.idle.change, handlers.set_idle, {panel.idle}, None, **QUICK)
 
 

@@ -314,10 +314,15 @@ def state_html(page: PageContext, language: str) -> str:
     if state.memory_used is not None and state.memory_total:
         used, total = size_text(state.memory_used), size_text(state.memory_total)
         parts.append(escape(say("memory", language, used=used, total=total)))
+    checked = state.weight_check
+    if checked is not None and not checked.problems:
+        parts.append(escape(say("state_checked" if checked.complete else "state_checked_partly", language)))
     if state.queue:
         parts.append(escape(say("waiting", language, count=state.queue)))
     line = f'<div class="state-line {escape(state.phase)}"><span class="dot"></span>{"<i>·</i>".join(parts)}</div>'
-    return line + (message(state.silence.text(language), "warning") if state.silence else "")
+    wrong = checked.message(state.title).text(language) if checked is not None and checked.problems else ""
+    silence = state.silence.text(language) if state.silence else ""
+    return line + message(wrong, "warning") + message(silence, "warning")
 
 
 def _doing(page: PageContext, state: SessionState, language: str) -> str:
