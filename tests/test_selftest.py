@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,14 +12,14 @@ from typing import Any
 import pytest
 import torch
 
-from janus_app.cli import main
+from janus_app.cli import _parse, main
 from janus_app.errors import Message
 from janus_app.runtime import selftest
 from janus_app.runtime.devices import Memory
 from janus_app.runtime.selftest import Check, Result, embedded, examine, failed, hardware, result, verdict
 from janus_app.runtime.selftest.result import Bench, Item, alive
 from janus_app.types import Model, Progress, result_of
-from tests.commands import results
+from tests.commands import results, run_command
 
 CPU = torch.device("cpu")
 NAMES = {"machine", "ceilings", "kernels", "products", "embedded", "graphs", "precisions", "memory", "decoder"}
@@ -162,3 +164,19 @@ def test_record_of_the_embedded_models_is_what_the_docs_script_writes() -> None:
     found = json.loads(result_of(embedded.record()))
     written = json.loads(embedded.RECORDED.read_text("utf-8"))
     assert found.keys() == written.keys() == {variant.id for variant in embedded.shipped()}
+
+
+def test_docs_show_a_command_that_parses_and_the_output_of_a_cpu() -> None:
+    page = (embedded.ASSETS.parent / "docs" / "selftest.md").read_text("utf-8")
+    ((command,), (output,)) = (re.findall(rf"```{kind}\n(.*?)```", page, flags=re.DOTALL) for kind in ("bash", "text"))
+    assert _parse(shlex.split(command)[3:]).minutes == selftest.MINUTES
+    first, *_, last = output.splitlines()
+    assert first.startswith("OK    Machine: cpu") and last.startswith("Verdict")
+    for check in selftest.CHECKS:
+        names = {"products": "int8:", "embedded": "embedded, fp32:", "precisions": "embedded, bf16:"}
+        assert names.get(check.name, f"{check.what.text()}:") in output, check.name
+
+
+def test_library_that_a_model_imports_says_nothing_to_the_user() -> None:
+    done = run_command("chat", "--model", "janusflow-embedded", "--prompt", "Hello?", "--max-new-tokens", "1")
+    assert done.returncode == 0 and "kernels" not in done.stderr and "Failed" not in done.stderr

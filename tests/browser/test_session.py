@@ -165,3 +165,16 @@ def test_page_fits_a_phone_and_every_control_has_a_name(visit: Any, theme: str) 
         settle(page)
         assert page.evaluate("document.documentElement.scrollWidth") <= 390
         assert page.evaluate(UNNAMED) == []
+
+
+def test_selftest_shows_its_lines_and_stops_on_request(visit: Any) -> None:
+    page = visit()
+    page.click("#model-machine button")
+    page.click("#machine-selftest")
+    page.wait_for_selector("#machine-findings .finding.ok >> nth=1")  # the machine, the ceilings
+    assert page.is_visible("#machine-work [role=progressbar]")
+    page.click("#machine-stop")
+    page.wait_for_selector("#machine-work:has-text('The self-test was stopped.')")
+    page.wait_for_selector("#machine-selftest:enabled")
+    page.wait_for_selector("#machine-stop", state="hidden")
+    assert page.locator("#machine-findings .finding").count() >= 2, "what was found stays"
