@@ -5,6 +5,7 @@ No finding contains a private path (the home folder is shown as ~), an address o
 
 from __future__ import annotations
 
+import logging
 import os
 import platform
 import re
@@ -181,6 +182,7 @@ def _quantization() -> Iterator[Finding]:
     weight = torch.randn(64, 64, generator=torch.Generator().manual_seed(0))
     x = torch.randn(2, 64, generator=torch.Generator().manual_seed(1))
     exact = x @ weight.T
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it logs its casts and missing optional kernels
     for precision, limit in (("int8", 0.05), ("nf4", 0.3)):
         try:
             version = metadata.version("bitsandbytes")

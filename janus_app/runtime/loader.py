@@ -29,7 +29,7 @@ from janus_app.runtime.devices import limit_threads_to_cgroup, under_device
 from janus_app.runtime.fit import LoadPlan
 from janus_app.runtime.malloc import set_malloc_threshold
 from janus_app.runtime.offload import device_of, dispatch
-from janus_app.runtime.quantization import is_quantized, plain_dtype, quantized_linear, quiet_bitsandbytes, tensor_dtype
+from janus_app.runtime.quantization import is_quantized, plain_dtype, quantized_linear, tensor_dtype
 from janus_app.types import Model, Notice, Progress
 
 _MAPPED_BYTES = 128_000_000  # read before a weight file is opened again
@@ -67,7 +67,6 @@ def _load(plan: LoadPlan) -> Generator[Progress | Notice, None, LoadedModel]:
     assert plan.folder is not None
     set_malloc_threshold()
     limit_threads_to_cgroup()
-    quiet_bitsandbytes()
     variant, folder, components = plan.variant, plan.folder, plan.components
     family = get_family(variant.family)
     config = family.read_config(folder, components) if plan.config is None else plan.config

@@ -72,17 +72,12 @@ def bitsandbytes_missing() -> bool:
     return find_spec("bitsandbytes") is None
 
 
-def quiet_bitsandbytes() -> None:
-    """Hide its warnings about optional kernels and its own casts; before diffusers, too, may import it."""
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
-
-
 def quantized_linear(weight: Tensor, precision: str, device: torch.device, dtype: torch.dtype) -> nn.Linear:
     """A linear without bias from its weight [out, in], in "int8" or "nf4"; it computes in `dtype`.
 
     Raises AppError where bitsandbytes is absent, too old, or made for another device.
     """
-    quiet_bitsandbytes()
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it warns about optional kernels and its own casts
     try:
         import bitsandbytes as bnb
     except ModuleNotFoundError as error:
