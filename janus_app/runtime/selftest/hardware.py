@@ -152,13 +152,12 @@ def random_decoder(
     """A decoder with random weights that keep the size of what they are applied to; one step for each layer."""
     with torch.device("meta"):
         model = LlamaModel(config).eval().requires_grad_(False)
-    source = torch.Generator(device).manual_seed(0)
     for name, tensor in list(model.named_parameters()):
         yield alive()
         made = torch.ones(tensor.shape, device=device, dtype=dtype)
         if tensor.dim() == 2:
             limit = math.sqrt(3 / tensor.shape[1])
-            made.uniform_(-limit, limit, generator=source)
+            made.uniform_(-limit, limit)
         path, _, leaf = name.rpartition(".")
         setattr(model.get_submodule(path), leaf, nn.Parameter(made, requires_grad=False))
     model.fuse()
