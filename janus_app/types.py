@@ -82,6 +82,23 @@ class Setting:
 
 
 @dataclass(frozen=True)
+class SizeRange:
+    """The sizes that a model draws: sides from `low` to `high` pixels, in multiples of `step`."""
+
+    low: int
+    high: int
+    step: int
+
+    def require(self, size: tuple[int, int]) -> None:
+        """Raises AppError for (width, height) that cannot be drawn."""
+        if any(not self.low <= side <= self.high or side % self.step for side in size):
+            width, height = size
+            raise AppError(
+                "picture_size_not_drawn", width=width, height=height, low=self.low, high=self.high, step=self.step
+            )
+
+
+@dataclass(frozen=True)
 class Turn:
     """One message of a conversation. Pictures come before the text, as the models were trained."""
 
@@ -127,6 +144,8 @@ class GenerateRequest:
     from any `keep`, another seed continues differently from there. `turbo` samples the same tokens in fewer, wider
     passes (token models; docs/engine.md).
 
+    `size` is (width, height) in pixels for models that draw in several sizes; None is the model's own.
+
     Only models that draw in steps read `steps`, `solver` (one of SOLVERS) and `guidance_interval`: guidance is applied
     while the time of the flow, 0 at noise and 1 at the picture, is in the interval (Kynkaanniemi et al. 2024).
     """
@@ -143,6 +162,7 @@ class GenerateRequest:
     image_tokens: tuple[int, ...] = ()
     keep: int | None = None
     turbo: bool = False
+    size: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
         _text("input_prompt", self.prompt)
@@ -186,6 +206,7 @@ class EditRequest:
     source_prompt: str = ""
     more_images: tuple[Image, ...] = ()
     turbo: bool = False
+    size: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
         if self.image is None:
@@ -456,7 +477,8 @@ class Capabilities:
     """What a loaded model can do. `size` is the native (width, height) of drawn pictures in pixels.
 
     `edit_methods` maps a method's name to its description. `cell` is the side in pixels of one
-    image token (0 where pictures are not tokens). `edit_pictures` is how many pictures an edit may start from.
+    image token (0 where pictures are not tokens). `edit_pictures` is how many pictures an edit may start from. `sizes` is
+    None where `size` is the only one.
     """
 
     verbs: frozenset[Verb]
@@ -465,6 +487,7 @@ class Capabilities:
     cell: int = 0
     edit_methods: Mapping[str, Message] = field(default_factory=dict)
     edit_pictures: int = 1
+    sizes: SizeRange | None = None
 
 
 class Model(Protocol):

@@ -46,7 +46,7 @@ def gap(one: Image.Image, other: Image.Image) -> int:
 
 def test_drawing_matches_the_recorded_picture_with_progress_and_previews() -> None:
     case, ours = Case(f"{LLAVA}.t2i"), model(LLAVA)
-    ours.preview = LatentPreview(ours.capabilities.size[0])
+    ours.preview = LatentPreview(ours.network.config.scale)
     request = GenerateRequest(case.captions[0], count=2, guidance=case.meta["gs"], steps=6, seed=case.meta["seed"])
     events = list(ours.generate(request))
     steps = [(e.done, e.total) for e in events if isinstance(e, Progress) and e.stage == "draw"]
@@ -142,7 +142,7 @@ def test_preview_learns_the_colours_of_latents() -> None:
     torch.manual_seed(0)
     latents, colours = torch.randn(2, 4, 8, 8), torch.randn(3, 4) / 10
     pixels = torch.einsum("dc,nchw->ndhw", colours, latents) + 0.2
-    preview = LatentPreview(8)
+    preview = LatentPreview(1)
     preview.fit(latents, pixels.repeat_interleave(4, 2).repeat_interleave(4, 3))
     for made, wanted in zip(preview(latents), pixels, strict=True):
         exact = ((wanted + 1) * 127.5).clamp(0, 255).permute(1, 2, 0).flatten().tolist()

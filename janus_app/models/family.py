@@ -97,6 +97,7 @@ def _check_picture(model: Any) -> Generator[Event, None, Message | None]:
 class Family:
     """One family of models.
 
+    config_file: the JSON file in a checkpoint's folder that says what it is; "config.json" below stands for it.
     detect: whether a config.json is of this family. describe: the facts of the checkpoint in a folder; raises AppError
     where the config.json is of a layout that cannot be read, or absurd. read_config: config.json with the configs of
     all components under keys of their own; raises AppError where a file is missing or broken. build: the network on the
@@ -124,8 +125,9 @@ class Family:
     build: Callable[[Mapping[str, Any]], nn.Module]
     job_peak: Callable[[Mapping[str, Any], int, Job, BytesPerElement], Peak]
     pipeline: Pipeline
-    quantized_prefix: str
+    quantized_prefix: str | tuple[str, ...]
     picture_decoder_prefix: str
+    config_file: str = "config.json"
     unused_prefixes: tuple[str, ...] = ()
     offload_prefix: str = ""
     solvers: tuple[str, ...] = ()

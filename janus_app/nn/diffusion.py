@@ -170,7 +170,7 @@ def denoise(
 ) -> Iterator[DenoiseStep]:
     """From noise [n, C, h, w] float32 to latents; yields every step.
 
-    scheduler is a new scheduler of diffusers that keeps `model_outputs`, as the multistep solvers do.
+    scheduler is a new scheduler of diffusers: a multistep solver, which keeps `model_outputs`, or one of flow matching.
     """
     scheduler.set_timesteps(steps)
     latents = noise
@@ -186,5 +186,8 @@ def _denoise_step(
 ) -> DenoiseStep:
     raw = network(latents, time)
     guided = guidance.mix(raw)
-    latents = scheduler.step(guided, time, latents, return_dict=False)[0]
-    return DenoiseStep(latents, scheduler.model_outputs[-1], raw, guided)
+    after = scheduler.step(guided, time, latents, return_dict=False)[0]
+    if hasattr(scheduler, "model_outputs"):
+        return DenoiseStep(after, scheduler.model_outputs[-1], raw, guided)
+    sigma = scheduler.sigmas[scheduler.step_index - 1]  # the share of noise before the step
+    return DenoiseStep(after, latents - sigma * guided, raw, guided)

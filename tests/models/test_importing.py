@@ -16,7 +16,7 @@ TWO_AT_ONCE = """
 import json, sys
 from threading import Barrier, Thread
 import torch
-from janus_app.models.janusflow.vae import build_autoencoder
+from janus_app.models.common.autoencoder import build_autoencoder
 
 raw = {"_class_name": "AutoencoderKL", "block_out_channels": [32], "latent_channels": 4, "layers_per_block": 1}
 raw |= {"down_block_types": ["DownEncoderBlock2D"], "up_block_types": ["UpDecoderBlock2D"]}
@@ -24,7 +24,7 @@ start, made = Barrier(4), []
 
 def build():
     start.wait()
-    made.append(type(build_autoencoder(raw)).__name__)
+    made.append(type(build_autoencoder(raw, "JanusFlow")).__name__)
 
 threads = [Thread(target=build) for _ in range(4)]
 for thread in threads: thread.start()

@@ -23,11 +23,12 @@ class ChatTemplate:
     """Conversations to pieces.
 
     The template is rendered with a placeholder for every text. Special tokens are found in what the template wrote; the
-    texts are inserted after that.
+    texts are inserted after that. Where `begin` is given, a prompt begins with its first occurrence: what the template
+    wrote before it (a system prompt of its own) is left out.
     """
 
-    def __init__(self, folder: Path, tokenizer: Tokenizer, image_token: str) -> None:
-        self._template = _template(folder)
+    def __init__(self, folder: Path, tokenizer: Tokenizer, image_token: str, *, begin: str = "") -> None:
+        self._template, self._begin = _template(folder), begin
         self._image_token = image_token
         names = sorted(tokenizer.special_names, key=len, reverse=True)
         self._cut = re.compile("|".join((*(f"({re.escape(name)})" for name in names), f"{_OPEN}[0-9]+{_CLOSE}")))
@@ -65,7 +66,7 @@ class ChatTemplate:
             )
         except Exception as error:  # a template is a small program: it can fail in any way
             raise AppError("chat_template_unusable", kind=type(error).__name__) from error
-        return str(rendered)
+        return str(rendered)[max(0, str(rendered).find(self._begin)) :]
 
     def _split(self, rendered: str, texts: Sequence[str], placeholders: Any) -> list[Piece]:
         pieces: list[Piece] = []

@@ -49,14 +49,31 @@ class ImageProcessor:
 
 
 def to_picture(pixels: Tensor) -> Image.Image:
-    """One picture [3, H, W] in -1..1 to 8-bit RGB; fractions are cut, not rounded, as in the reference.
+    """One picture [3, H, W] in -1..1 to 8-bit RGB; fractions are cut, not rounded, as in the code of Janus.
 
     Raises AppError where values are not finite: the picture would be black.
     """
+    return _picture(((_finite(pixels) + 1) / 2 * 255).clamp(0, 255))
+
+
+def to_rounded_picture(pixels: Tensor) -> Image.Image:
+    """As `to_picture`, but rounded as diffusers does."""
+    return _picture(((_finite(pixels) / 2 + 0.5).clamp(0, 1) * 255).round())
+
+
+def _finite(pixels: Tensor) -> Tensor:
     if not bool(torch.isfinite(pixels).all()):
         raise non_finite_error(pixels.dtype)
-    scaled = ((pixels.float().cpu() + 1) / 2 * 255).clamp(0, 255)
-    return Image.fromarray(scaled.to(torch.uint8).permute(1, 2, 0).numpy())
+    return pixels.float().cpu()
+
+
+def _picture(levels: Tensor) -> Image.Image:
+    return Image.fromarray(levels.to(torch.uint8).permute(1, 2, 0).numpy())
+
+
+def to_pixels(picture: Image.Image) -> Tensor:
+    """A picture in RGB to float32 [3, H, W] in -1..1."""
+    return torch.from_numpy(np.array(picture)).permute(2, 0, 1).float() / 255 * 2 - 1
 
 
 def fit_square(picture: Image.Image, side: int) -> Image.Image:

@@ -16,10 +16,10 @@ _RIDGE = 1e-3  # keeps channels without influence on the picture from getting co
 
 
 class LatentPreview:
-    """Latents [n, c, h, w] to pictures of `side` pixels, after `fit` was called once."""
+    """Latents [n, c, h, w] to pictures of `scale` times their height and width, after `fit` was called once."""
 
-    def __init__(self, side: int) -> None:
-        self.side = side
+    def __init__(self, scale: int) -> None:
+        self.scale = scale
         self._colours: Tensor | None = None
 
     @property
@@ -40,7 +40,8 @@ class LatentPreview:
         assert self._colours is not None
         count, _, height, width = latents.shape
         pixels = (_with_offset(latents) @ self._colours).view(count, height, width, 3).permute(0, 3, 1, 2)
-        return [to_picture(row).resize((self.side, self.side), Image.Resampling.BICUBIC) for row in pixels]
+        size = (width * self.scale, height * self.scale)
+        return [to_picture(row).resize(size, Image.Resampling.BICUBIC) for row in pixels]
 
 
 def _with_offset(latents: Tensor) -> Tensor:

@@ -23,6 +23,7 @@ from janus_app.files import read_json
 from janus_app.models.common.lazy_import import importing
 from janus_app.models.common.library_errors import library_errors_as_app_errors
 from janus_app.models.common.tokenizer import Tokenizer
+from janus_app.nn.llama import DecoderConfig
 
 _LONGEST_RATIO = 150  # Qwen2.5-VL's processor refuses pictures more than 200 times as long as they are high
 
@@ -238,6 +239,23 @@ class Qwen25VL(Mllm):
     @classmethod
     def remap_key(cls, name: str) -> str:
         return f"language_model.{name.removeprefix('model.')}" if name.startswith("model.") else name
+
+
+def decoder_config(raw: Mapping[str, Any]) -> DecoderConfig:
+    """The sizes of the language model in the config.json of one that reads pictures."""
+    text = raw.get("text_config") or raw
+    heads = text.get("num_attention_heads", 28)
+    return DecoderConfig(
+        vocab_size=text.get("vocab_size", 152_000),
+        hidden_size=text.get("hidden_size", 3584),
+        intermediate_size=text.get("intermediate_size", 18_944),
+        num_hidden_layers=text.get("num_hidden_layers", 28),
+        num_attention_heads=heads,
+        num_key_value_heads=text.get("num_key_value_heads", heads),
+        max_position_embeddings=text.get("max_position_embeddings", 32_768),
+        rms_norm_eps=1e-6,
+        rope_theta=1e6,
+    )
 
 
 def language_tables(kind: type[Mllm], config: Any, prefix: str) -> dict[str, Tensor]:

@@ -65,11 +65,11 @@ def build(config: Mapping[str, Any]) -> nn.Module:
     """Without "vae" in the config, the network comes without its autoencoder."""
     from janus_app.models.janusflow.config import parse_config
     from janus_app.models.janusflow.modeling import JanusFlowNetwork
-    from janus_app.models.janusflow.vae import build_autoencoder
+    from janus_app.models.common.autoencoder import build_autoencoder
 
     network = JanusFlowNetwork(parse_config(config))
     if AUTOENCODER in config:
-        network.add_module(AUTOENCODER, build_autoencoder(config[AUTOENCODER]))
+        network.add_module(AUTOENCODER, build_autoencoder(config[AUTOENCODER], "JanusFlow"))
     return network
 
 
@@ -77,7 +77,7 @@ def weight_sources(
     network: nn.Module, config: Mapping[str, Any], folder: Path, parts: Parts | None
 ) -> list[WeightSource]:
     """The checkpoint's own files, and the autoencoder's."""
-    from janus_app.models.janusflow.vae import current_key
+    from janus_app.models.common.autoencoder import current_key
 
     def remap_key(name: str) -> str:
         return f"{AUTOENCODER}.{current_key(name)}"
@@ -106,7 +106,7 @@ def pipeline(
 ) -> Model:
     from janus_app.models.janusflow.modeling import JanusFlowNetwork
     from janus_app.models.janusflow.pipeline import JanusFlowModel
-    from janus_app.models.janusflow.vae import Autoencoder
+    from janus_app.models.common.autoencoder import Autoencoder
 
     assert isinstance(network, JanusFlowNetwork)
     network.language_model.model.fuse()

@@ -18,7 +18,7 @@ from janus_app.models.common.image_processor import BLANK, fit_square, masked_ce
 from janus_app.models.common.tokenizer import IMAGE, IMAGE_BEGIN, IMAGE_END, Special
 from janus_app.models.janusflow import edit
 from janus_app.models.janusflow.modeling import JanusFlowNetwork
-from janus_app.models.janusflow.vae import Autoencoder
+from janus_app.models.common.autoencoder import Autoencoder
 from janus_app.models.janusflow.velocity import PromptVelocity
 from janus_app.nn import sampling
 from janus_app.nn.diffusion import FlowSchedule, FlowStep, IntervalGuidance, integrate_flow

@@ -6,16 +6,16 @@ from collections.abc import Mapping
 from typing import Any
 
 from janus_app.models.common.memory import BytesPerElement, Job, Peak, cache_bytes, decoder_work
+from janus_app.models.common.mllm import decoder_config
 from janus_app.models.metaquery.config import parse_config
 from janus_app.models.metaquery.modeling import MARKERS, PARTS
-from janus_app.nn.llama import DecoderConfig
 
 _PICTURE_TOKENS = 1500  # LLaVA-OneVision's two views of a 384 pixel picture; Qwen2.5-VL's largest picture has 1,280
 
 
 def peak(raw: Mapping[str, Any], job: Job, widths: BytesPerElement) -> Peak:
     """The higher of drawing and answering, from a config with its parts (modeling.read_parts)."""
-    config, language = parse_config(raw), _language(raw[PARTS]["language"])
+    config, language = parse_config(raw), decoder_config(raw[PARTS]["language"])
     read = job.words + job.pictures * _PICTURE_TOKENS
     answering = Peak(
         cache_bytes(language, 1, read + job.answer, widths.decoder), decoder_work(language, 1, read, widths)
@@ -35,20 +35,3 @@ def _cell(denoiser: Mapping[str, Any]) -> float:
         return 16 * denoiser["block_out_channels"][0]
     width = denoiser.get("num_attention_heads", 70) * denoiser.get("attention_head_dim", 32)
     return width * (4 * denoiser.get("mlp_ratio", 2.5) + 4)  # SANA: the convolved MLP's two halves, in and out
-
-
-def _language(raw: Mapping[str, Any]) -> DecoderConfig:
-    """The sizes of the text model in a vision-language config."""
-    text = raw.get("text_config") or raw
-    heads = text.get("num_attention_heads", 28)
-    return DecoderConfig(
-        vocab_size=text.get("vocab_size", 152_000),
-        hidden_size=text.get("hidden_size", 3584),
-        intermediate_size=text.get("intermediate_size", 18_944),
-        num_hidden_layers=text.get("num_hidden_layers", 28),
-        num_attention_heads=heads,
-        num_key_value_heads=text.get("num_key_value_heads", heads),
-        max_position_embeddings=text.get("max_position_embeddings", 32_768),
-        rms_norm_eps=1e-6,
-        rope_theta=1e6,
-    )

@@ -13,7 +13,7 @@ from torch import Tensor
 from janus_app.errors import AppError, Message
 from janus_app.models.common.batching import draw_in_batches
 from janus_app.models.common.chat_template import ChatTemplate
-from janus_app.models.common.image_processor import BLANK
+from janus_app.models.common.image_processor import BLANK, to_rounded_picture
 from janus_app.models.common.latent_preview import LatentPreview
 from janus_app.models.common.mllm_chat import MllmChat
 from janus_app.models.metaquery.conditioning import PromptConditioner
@@ -56,7 +56,7 @@ class MetaQueryModel:
         template = ChatTemplate(folder, self.reader.tokenizer, self.reader.image_token)
         self.conditioner = PromptConditioner(network, self.reader, template)
         self.denoiser = Denoiser(network.transformer)
-        self.preview = LatentPreview(config.side)
+        self.preview = LatentPreview(config.scale)
         self.batch = MAX_COUNT
         context = min(context, self.reader.context)
         verbs: set[Verb] = {"generate", "edit"}
@@ -140,7 +140,7 @@ class MetaQueryModel:
         for i in range(count):
             yield Progress("decode", len(before) + i, request.count, "pictures")
             decoded.append(self._decode(latents[i : i + 1]))
-            drawn.append(Picture(_to_picture(decoded[-1][0]), seed + i))
+            drawn.append(Picture(to_rounded_picture(decoded[-1][0]), seed + i))
         self.preview.fit(latents, torch.cat(decoded))
         return drawn
 
@@ -158,9 +158,3 @@ class MetaQueryModel:
         like = next(vae.decoder.parameters())
         raw = (latents / vae.config.scaling_factor).to(like.device, like.dtype)
         return vae.decode(raw).sample.float().cpu()
-
-
-def _to_picture(pixels: Tensor) -> Image.Image:
-    """One picture [3, H, W] in -1..1 to 8-bit RGB, rounded as diffusers does."""
-    scaled = ((pixels / 2 + 0.5).clamp(0, 1) * 255).round()
-    return Image.fromarray(scaled.to(torch.uint8).permute(1, 2, 0).numpy())

@@ -1,4 +1,4 @@
-"""Between pictures and the latents JanusFlow draws: a diffusers AutoencoderKL (Rombach et al. 2022), that of SDXL."""
+"""Between pictures and the latents that a model draws: the AutoencoderKL of diffusers (Rombach et al. 2022)."""
 
 from __future__ import annotations
 
@@ -21,10 +21,11 @@ _OLD_NAMES = {".query.": ".to_q.", ".key.": ".to_k.", ".value.": ".to_v.", ".pro
 _LARGEST_WIDTH = 4096
 
 
-def build_autoencoder(raw: Mapping[str, Any]) -> nn.Module:
+def build_autoencoder(raw: Mapping[str, Any], family: str) -> nn.Module:
     """The autoencoder a vae/config.json describes, built on the current default device.
 
-    Raises AppError for another class of autoencoder, absurd numbers, or where diffusers is not installed.
+    Raises AppError for another class of autoencoder, absurd numbers, or where diffusers, which `family` (a title)
+    needs, is not installed.
     """
     if raw.get("_class_name", "AutoencoderKL") != "AutoencoderKL":
         raise AppError("autoencoder_class_wrong", given=str(raw["_class_name"])[:60])
@@ -39,7 +40,7 @@ def build_autoencoder(raw: Mapping[str, Any]) -> nn.Module:
         with importing:
             from diffusers import AutoencoderKL
     except ImportError as error:
-        raise AppError("family_package_missing", family="JanusFlow", package="diffusers") from error
+        raise AppError("family_package_missing", family=family, package="diffusers") from error
     try:
         return AutoencoderKL.from_config(dict(raw)).eval().requires_grad_(False)
     except (TypeError, ValueError, KeyError, IndexError, ZeroDivisionError, RuntimeError) as error:
@@ -55,7 +56,7 @@ def current_key(name: str) -> str:
 
 
 class Autoencoder:
-    """Pictures [n, 3, H, W] in -1..1 to the latents [n, channels, H / factor, W / factor] of the flow, and back.
+    """Pictures [n, 3, H, W] in -1..1 to latents [n, channels, H / factor, W / factor], and back.
 
     Latents are float32: (mean - shift) * scale of the encoder's output. Pictures go through one at a time: a batch
     would round differently, and a latent must give the same picture whatever else is drawn with it.
@@ -74,8 +75,17 @@ class Autoencoder:
     @torch.inference_mode()
     def encode(self, pixels: Tensor) -> Tensor:
         """The mean of the encoder's distribution, not a sample of it: the same picture is the same latent."""
-        moments = [self._module.encode(self._to_device(row[None])).latent_dist.mean for row in pixels]
-        return (torch.cat(moments).float() - self._shift) * self._scale
+        return torch.cat([self.normalize(self.moments(row[None])[0]) for row in pixels])
+
+    @torch.inference_mode()
+    def moments(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation of the encoder's distribution for a picture [1, 3, H, W], not normalised."""
+        found = self._module.encode(self._to_device(pixels)).latent_dist
+        return found.mean.float(), found.std.float()
+
+    def normalize(self, encoded: Tensor) -> Tensor:
+        """Values of the encoder as latents."""
+        return (encoded - self._shift) * self._scale
 
     @torch.inference_mode()
     def decode(self, latents: Tensor) -> Tensor:
@@ -89,17 +99,17 @@ class Autoencoder:
         return self.encode(pixels[None])
 
     def preview(self, latents: Tensor) -> list[Image.Image]:
-        """Square pictures in about the colours that decoding would give, at a thousandth of its cost."""
+        """Pictures in about the colours that decoding would give, at a thousandth of its cost."""
         if self._preview is None:
-            self._preview = self._fit_preview(latents.shape[-1] * self.factor)
+            self._preview = self._fit_preview()
         return self._preview(latents)
 
-    def _fit_preview(self, side: int) -> LatentPreview:
+    def _fit_preview(self) -> LatentPreview:
         """A preview fitted to pictures of coloured clouds."""
         cells = 16
         clouds = torch.randn(4, 3, 4, 4, generator=torch.Generator("cpu").manual_seed(0))
         pictures = F.interpolate(clouds, scale_factor=cells * self.factor // 4, mode="bicubic").clamp(-1, 1)
-        preview = LatentPreview(side)
+        preview = LatentPreview(self.factor)
         preview.fit(self.encode(pictures), pictures)
         return preview
 

@@ -1,0 +1,1 @@
+"""UniPic2-Metaquery (Skywork 2025)."""

@@ -1,0 +1,104 @@
+"""UniPic2-Metaquery (Skywork 2025): learned queries carry what Qwen2.5-VL knows into Stable Diffusion 3's transformer.
+
+Weights of this design are public, as those of MetaQuery, whose idea it follows, are not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from janus_app.errors import Message
+from janus_app.models.common.settings import CHAT, COUNT, STEPS, guidance
+from janus_app.models.family import CheckpointFacts, Family, Parts, WeightSource
+from janus_app.models.unipic2.config import CONDITIONER, LANGUAGE_MODEL, checkpoint_root, language_folder, read_config
+from janus_app.types import Model, Setting
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from janus_app.models.common.memory import BytesPerElement, Job, Peak
+
+_CONTEXT = 32_768  # of Qwen2.5-VL
+_SIZE = (384, 512)
+_SETTINGS = {
+    "guidance": guidance(3.5),
+    "steps": Setting(50, STEPS.low, STEPS.high, STEPS.step),
+    "count": COUNT,
+    **CHAT,
+}
+
+
+def detect(config: Mapping[str, Any]) -> bool:
+    return config.get("_class_name") == CONDITIONER
+
+
+def describe(folder: Path, config: Mapping[str, Any]) -> CheckpointFacts:
+    return CheckpointFacts(_SIZE, _CONTEXT, _SETTINGS, components={"mllm": LANGUAGE_MODEL})
+
+
+def build(config: Mapping[str, Any]) -> nn.Module:
+    from janus_app.models.unipic2 import modeling
+
+    return modeling.build(config)
+
+
+def weight_sources(network: Any, config: Mapping[str, Any], folder: Path, parts: Parts | None) -> list[WeightSource]:
+    from janus_app.models.unipic2.modeling import language_key
+
+    root = checkpoint_root(folder)
+
+    def inside(part: str) -> WeightSource:
+        return WeightSource(root / part, "diffusion_pytorch_model", lambda name: f"{part}.{name}")
+
+    return [
+        WeightSource(language_folder(folder, parts), remap_key=language_key),
+        *(inside(part) for part in ("conditioner", "transformer", "vae")),
+    ]
+
+
+def explain_mismatch(network: Any, name: str, found: bool) -> Message | None:
+    from janus_app.models.unipic2 import modeling
+
+    return modeling.explain_mismatch(network, name, found)
+
+
+def job_peak(config: Mapping[str, Any], side: int, job: Job, widths: BytesPerElement) -> Peak:
+    from janus_app.models.unipic2.memory import peak
+
+    return peak(config, side, job, widths)
+
+
+def pipeline(
+    network: nn.Module,
+    folder: Path,
+    *,
+    context: int,
+    roles: str = "",
+    edit_methods: Sequence[str] = (),
+    parts: Parts | None = None,
+) -> Model:
+    from janus_app.models.unipic2.modeling import UniPic2Network
+    from janus_app.models.unipic2.pipeline import UniPic2Model
+
+    assert isinstance(network, UniPic2Network)
+    return UniPic2Model(network, folder, language_folder(folder, parts), context=context)
+
+
+FAMILY = Family(
+    id="unipic2",
+    title="UniPic2",
+    drawing="diffusion",
+    config_file="conditioner/config.json",
+    detect=detect,
+    describe=describe,
+    read_config=read_config,
+    build=build,
+    weight_sources=weight_sources,
+    explain_mismatch=explain_mismatch,
+    job_peak=job_peak,
+    pipeline=pipeline,
+    quantized_prefix=("mllm.language_model.layers.", "transformer.transformer_blocks."),
+    picture_decoder_prefix="vae.",
+)
