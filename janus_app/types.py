@@ -477,8 +477,8 @@ class Capabilities:
     """What a loaded model can do. `size` is the native (width, height) of drawn pictures in pixels.
 
     `edit_methods` maps a method's name to its description. `cell` is the side in pixels of one
-    image token (0 where pictures are not tokens). `edit_pictures` is how many pictures an edit may start from. `sizes` is
-    None where `size` is the only one.
+    image token (0 where pictures are not tokens). `edit_pictures` is how many pictures an edit may start from. `sizes`
+    is None where `size` is the only one.
     """
 
     verbs: frozenset[Verb]

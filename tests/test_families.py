@@ -50,6 +50,7 @@ CHECKPOINTS = {
     "janus": GOLDEN / "janus_pro_1b" / "checkpoint",
     "janusflow": GOLDEN / "janusflow_1_3b" / "checkpoint",
     "metaquery": GOLDEN.parent / "metaquery" / "ckpt_llavaov_sd15",
+    "unipic2": GOLDEN.parent / "unipic2" / "ckpt_tiny",
 }
 
 
@@ -101,7 +102,7 @@ def test_the_search_leaves_the_program_s_own_name_alone() -> None:
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_a_family_detects_its_own_checkpoint_and_no_other(name: str) -> None:
-    config = json.loads((CHECKPOINTS[name] / "config.json").read_text("utf-8"))
+    config = json.loads((CHECKPOINTS[name] / get_family(name).config_file).read_text("utf-8"))
     assert [other for other in FAMILIES if get_family(other).detect(config)] == [name]
     assert detect_family(config) is get_family(name) and get_family(name).id == name
 

@@ -23,6 +23,7 @@ from janus_app.errors import AppError
 from janus_app.files import file_size, read_weight_map
 from janus_app.formatting import size_text
 from janus_app.hub.verify import Verifier
+from janus_app.models.registry import find_config
 from janus_app.registry.types import Variant
 
 PARTIAL = ".janus-partial"
@@ -224,9 +225,11 @@ class CacheStatus:
 def status_of_folder(folder: Path) -> CacheStatus:
     """The status of a checkpoint outside the cache; one that cannot be read counts as missing."""
     try:
-        present = (folder / "config.json").is_file()
-        size = sum(file_size(path) or 0 for path in folder.iterdir() if path.is_file()) if present else 0
-        return CacheStatus(present, size, size, folder, () if present else ("config.json",), **_conversion(folder))
+        if (config := find_config(folder)) is None:
+            return CacheStatus(False, 0, 0, folder, ("config.json",))
+        files = folder.iterdir() if config.parent == folder else folder.rglob("*")
+        size = sum(file_size(path) or 0 for path in files if path.is_file())
+        return CacheStatus(True, size, size, folder, (), **_conversion(folder))
     except OSError:
         return CacheStatus(False, 0, 0, folder, ("config.json",))
 

@@ -29,6 +29,7 @@ from janus_app.hub.importing import Imported, import_files
 from janus_app.hub.progress import ProgressReporter
 from janus_app.hub.transfer import DownloadLimits, DownloadSettings, RetryPolicy
 from janus_app.hub.verify import HashStore, Verifier, hash_file
+from janus_app.models.registry import find_config
 from janus_app.paths import data_folder
 from janus_app.registry.types import File, Variant
 from janus_app.types import Progress
@@ -261,7 +262,7 @@ def _names(files: list[File]) -> str:
 
 def _existing(variant: Variant, folder: Path) -> Path:
     """The folder of a local variant. Raises AppError if it holds no checkpoint."""
-    if not (folder / "config.json").is_file():
+    if find_config(folder) is None:
         if variant.user_supplied:
             raise AppError("user_supplied_folder_empty", notes=variant.notes, folder=folder)
         raise AppError("model_folder_incomplete", title=variant.title, folder=folder)

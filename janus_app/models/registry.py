@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 from janus_app.errors import AppError
@@ -27,6 +28,14 @@ def get_family(name: str) -> Family:
     module, _, attribute = found.partition(":")
     family: Family = getattr(import_module(module), attribute)
     return family
+
+
+def find_config(folder: Path) -> Path | None:
+    """The file of a checkpoint in `folder`, or in a subfolder, that says what the checkpoint is; None = not there."""
+    names = dict.fromkeys(get_family(name).config_file for name in FAMILIES)
+    direct = [folder / name for name in names]
+    nested = [file for name in names if "/" in name for file in sorted(folder.glob(f"*/{name}"))]
+    return next((file for file in (*direct, *nested) if file.is_file()), None)
 
 
 def detect_family(config: Mapping[str, Any]) -> Family:

@@ -11,7 +11,7 @@ from typing import Any
 from janus_app.errors import AppError
 from janus_app.files import read_json
 from janus_app.models.family import CheckpointFacts
-from janus_app.models.registry import detect_family, get_family
+from janus_app.models.registry import detect_family, find_config, get_family
 from janus_app.registry.types import Component, Variant
 from janus_app.types import VERBS
 
@@ -32,7 +32,8 @@ def variant_of_folder(folder: Path, known: Iterable[Variant] = ()) -> Variant:
         raise AppError("checkpoint_quantized", folder=folder, method=str(quantized.get("quant_method"))[:40])
     family = detect_family(config)
     facts = family.describe(folder, config)
-    weights = [path for path in folder.iterdir() if path.suffix in WEIGHT_SUFFIXES and path.is_file()]
+    pattern = "*" if family.config_file == "config.json" else "**/*"
+    weights = [path for path in folder.glob(pattern) if path.suffix in WEIGHT_SUFFIXES and path.is_file()]
     if not weights:
         for path in sorted(folder.iterdir()):
             if path.suffix in OTHER_FORMATS:
@@ -71,7 +72,7 @@ def with_own_components(variant: Variant, known: Iterable[Variant]) -> Variant:
     fetched as the variants `known` say. Raises AppError where that config.json is unreadable.
     """
     folder = variant.folder
-    if folder is None or not (folder / "config.json").is_file():
+    if folder is None or find_config(folder) is None:
         return variant
     if variant.components and not variant.user_supplied:
         return variant
@@ -100,6 +101,6 @@ def _refuse_adapter(folder: Path) -> None:
 
 
 def _read_config(folder: Path) -> Mapping[str, Any]:
-    if not (folder / "config.json").is_file():
+    if (file := find_config(folder)) is None:
         raise AppError("checkpoint_without_config", folder=folder)
-    return read_json(folder / "config.json", MAX_CONFIG_BYTES)
+    return read_json(file, MAX_CONFIG_BYTES)

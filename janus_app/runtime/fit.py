@@ -26,7 +26,7 @@ from janus_app.files import read_json
 from janus_app.formatting import size_text
 from janus_app.models.common.memory import BytesPerElement, Job, Peak
 from janus_app.models.family import Family
-from janus_app.models.registry import get_family
+from janus_app.models.registry import find_config, get_family
 from janus_app.nn.llama import cache_dtype
 from janus_app.paths import ASSETS
 from janus_app.registry.types import Variant
@@ -226,9 +226,9 @@ class _Model:
 
 def _model(variant: Variant, folder: Path | None, components: Mapping[str, Path] | None) -> _Model:
     family, folder, components = get_family(variant.family), folder or variant.folder, components or {}
-    if folder and (folder / "config.json").is_file():
+    if folder and (found := find_config(folder)):
         if variant.folder is not None:
-            read_json(folder / "config.json")  # raises for a damaged one; the Hub's is repaired by the fetch
+            read_json(found)  # raises for a damaged one; the Hub's is repaired by the fetch
         try:
             config = json.dumps(family.read_config(folder, components))
             return _Model(variant, family, folder, components, config, from_folder=True)

@@ -63,9 +63,9 @@ def autoencoder_folder(folder: Path, parts: Parts | None = None) -> Path:
 
 def build(config: Mapping[str, Any]) -> nn.Module:
     """Without "vae" in the config, the network comes without its autoencoder."""
+    from janus_app.models.common.autoencoder import build_autoencoder
     from janus_app.models.janusflow.config import parse_config
     from janus_app.models.janusflow.modeling import JanusFlowNetwork
-    from janus_app.models.common.autoencoder import build_autoencoder
 
     network = JanusFlowNetwork(parse_config(config))
     if AUTOENCODER in config:
@@ -104,9 +104,9 @@ def pipeline(
     edit_methods: Sequence[str] = (),
     parts: Parts | None = None,
 ) -> Model:
+    from janus_app.models.common.autoencoder import Autoencoder
     from janus_app.models.janusflow.modeling import JanusFlowNetwork
     from janus_app.models.janusflow.pipeline import JanusFlowModel
-    from janus_app.models.common.autoencoder import Autoencoder
 
     assert isinstance(network, JanusFlowNetwork)
     network.language_model.model.fuse()

@@ -12,13 +12,13 @@ from PIL import Image
 from janus_app.errors import AppError, Message
 from janus_app.files import read_json
 from janus_app.models.common import prompts
+from janus_app.models.common.autoencoder import Autoencoder
 from janus_app.models.common.batching import draw_in_batches
 from janus_app.models.common.chat import VisionChatMixin
 from janus_app.models.common.image_processor import BLANK, fit_square, masked_cells, to_picture
 from janus_app.models.common.tokenizer import IMAGE, IMAGE_BEGIN, IMAGE_END, Special
 from janus_app.models.janusflow import edit
 from janus_app.models.janusflow.modeling import JanusFlowNetwork
-from janus_app.models.common.autoencoder import Autoencoder
 from janus_app.models.janusflow.velocity import PromptVelocity
 from janus_app.nn import sampling
 from janus_app.nn.diffusion import FlowSchedule, FlowStep, IntervalGuidance, integrate_flow

@@ -1,4 +1,4 @@
-"""The files of a UniPic2-Metaquery checkpoint: four folders in the layout of diffusers, and a language model beside them.
+"""The files of a UniPic2-Metaquery checkpoint: four folders in the layout of diffusers, and a language model.
 
 The language model is a stock Qwen2.5-VL-7B-Instruct, which no checkpoint contains or names.
 """
@@ -91,9 +91,9 @@ def language_folder(folder: Path, parts: Parts | None = None) -> Path:
     if named:
         return named[0]
     for place in dict.fromkeys((root, folder, *component_places(root), *component_places(folder))):
-        found = [path.parent for path in sorted(place.glob("*/config.json")) if _is_language_model(path)]
-        if len(found) == 1:
-            return found[0]
+        models = [path.parent for path in sorted(place.glob("*/config.json")) if _is_language_model(path)]
+        if len(models) == 1:
+            return models[0]
     if parts and "mllm" in parts and parts["mllm"].is_dir():
         return parts["mllm"]
     place = component_places(folder)[0] / LANGUAGE_MODEL

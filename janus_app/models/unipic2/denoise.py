@@ -27,7 +27,7 @@ class Denoiser:
 
     @torch.inference_mode()
     def set_conditioning(self, captions: Tensor, pooled: Tensor, reference: Tensor | None = None) -> None:
-        """captions [rows, N, C], pooled [rows, P], reference: latents [n, 16, h, w] of the picture to change, or None."""
+        """captions [rows, N, C]; pooled [rows, P]; reference: latents [n, 16, h, w] of the picture to change."""
         network, self.rows = self.network, len(captions)
         context = network.context_embedder(captions)
         pooled = network.time_text_embed.text_embedder(pooled)

@@ -61,8 +61,8 @@ class UniPic2Network(nn.Module):
         text = self.language_config.text_config
         if text.hidden_size != self.config.language_width:
             raise AppError("language_model_size_differs", component="Qwen2.5-VL")
-        self.tied = bool(self.language_config.tie_word_embeddings or text.tie_word_embeddings)
-        self.lm_head = None if self.tied else nn.Linear(text.hidden_size, text.vocab_size, bias=False)
+        tied = self.language_config.tie_word_embeddings
+        self.lm_head = None if tied else nn.Linear(text.hidden_size, text.vocab_size, bias=False)
         self.conditioner = Conditioner(self.config)
         self.transformer = _transformer(raw["transformer"])
         self.vae = build_autoencoder(raw["vae"], "UniPic2")
@@ -98,9 +98,9 @@ def explain_mismatch(network: Any, name: str, found: bool) -> Message | None:
     """See `Family.explain_mismatch`."""
     if not name.startswith(("mllm.", "lm_head.")):
         return None
-    return (
-        Message("language_model_size_differs", component="Qwen2.5-VL") if found else Message("language_model_incomplete")
-    )
+    if not found:
+        return Message("language_model_incomplete")
+    return Message("language_model_size_differs", component="Qwen2.5-VL")
 
 
 def build(raw: Mapping[str, Any]) -> UniPic2Network:

@@ -19,7 +19,7 @@ from janus_app.models.common.mllm import ImageFeatures
 from janus_app.models.common.mllm_chat import MllmChat
 from janus_app.models.unipic2.config import PATCH
 from janus_app.models.unipic2.denoise import Denoiser
-from janus_app.models.unipic2.modeling import LARGEST, Reader, UniPic2Network, scheduler
+from janus_app.models.unipic2.modeling import Reader, UniPic2Network, scheduler
 from janus_app.nn import sampling
 from janus_app.nn.diffusion import TextImageGuidance, denoise
 from janus_app.types import (
@@ -60,9 +60,7 @@ class UniPic2Model:
         network.finish()
         self.network, self.folder = network, folder
         self.reader = Reader(network.mllm, network.language_config, 0, language)
-        self.template = ChatTemplate(
-            language, self.reader.tokenizer, self.reader.image_token, begin="<|im_start|>user"
-        )
+        self.template = ChatTemplate(language, self.reader.tokenizer, self.reader.image_token, begin="<|im_start|>user")
         context = min(context, self.reader.context)
         self.mllm_chat = MllmChat(self.reader, self.template, network.head, language, context)
         self.denoiser = Denoiser(network.transformer)
@@ -96,7 +94,9 @@ class UniPic2Model:
         picture = resize_longer_side(request.image.convert("RGB"), longer)
         return self._draw(request, [request.negative or _NEGATIVE_EDIT, request.prompt], picture)
 
-    def _draw(self, request: GenerateRequest | EditRequest, texts: Sequence[str], picture: Image.Image | None) -> Events:
+    def _draw(
+        self, request: GenerateRequest | EditRequest, texts: Sequence[str], picture: Image.Image | None
+    ) -> Events:
         """Read the negative text and the prompt once, then draw request.count pictures, self.batch at a time."""
         size = request.size or self.capabilities.size if picture is None else picture.size
         assert self.capabilities.sizes is not None

@@ -1,0 +1,165 @@
+"""UniPic2 against the published reference: every recorded case and every stage, at the limits of the data's README."""
+
+from __future__ import annotations
+
+import json
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+from torch import Tensor
+
+from janus_app.errors import AppError
+from janus_app.models.common.image_processor import to_pixels
+from janus_app.models.common.mllm import ImageFeatures
+from janus_app.models.unipic2.modeling import scheduler
+from janus_app.models.unipic2.pipeline import _NEGATIVE_EDIT, resize_longer_side
+from janus_app.nn.diffusion import TextImageGuidance, denoise
+from janus_app.types import ChatRequest, Finished, GenerateRequest, Turn, drain
+from tests.conftest import loaded
+
+GOLDEN = Path(__file__).parent / "golden" / "unipic2"
+DRAWINGS = ("t2i", "t2i_wide_neg", "t2i_g1", "t2i_1step", "t2i_50", "t2i_384")
+EDITS = ("edit", "edit_resized", "edit_tall_g1")
+STATES, LATENTS, FINAL, PICTURE = 2e-5, 2e-5, 1e-4, 1e-4
+
+
+@cache
+def model() -> Any:
+    """The tiny checkpoint through the real loader in float32."""
+    return loaded(GOLDEN / "ckpt_tiny").model
+
+
+@cache
+def recorded(name: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    return json.loads((GOLDEN / f"{name}.json").read_text("utf-8")), load_file(GOLDEN / f"{name}.safetensors")
+
+
+def relative(actual: Tensor, expected: Tensor) -> float:
+    assert actual.shape == expected.shape
+    return float((actual.detach().float() - expected.float()).abs().max() / expected.float().abs().max())
+
+
+def texts(meta: dict[str, Any]) -> list[str]:
+    """The prompt and the negative text."""
+    if meta["kind"] == "t2i":
+        return [f"Generate an image: {text or ''}" for text in (meta["prompt"], meta["negative_prompt"])]
+    return [meta["prompt"], _NEGATIVE_EDIT if meta["negative_prompt"] is None else meta["negative_prompt"]]
+
+
+def picture_of(meta: dict[str, Any]) -> Image.Image:
+    return resize_longer_side(Image.open(GOLDEN / "images" / meta["image"]).convert("RGB"), meta["image_size"])
+
+
+def conditions(name: str) -> tuple[Tensor, Tensor]:
+    """Captions and pooled ones in the transformer's order of rows, after a look at every stage before them."""
+    meta, expected = recorded(name)
+    ours, features = model(), list[ImageFeatures]()
+    picture = picture_of(meta) if meta["kind"] == "edit" else None
+    if picture is not None:
+        assert np.array_equal(np.array(picture), expected["resized_u8"].numpy())
+        features = [ours.reader.encode_reference(picture)]
+        assert torch.equal(features[0].grid, expected["image_grid_thw"][0])
+        assert relative(features[0].features, expected["image_embeds"]) < STATES
+    states = []
+    for row, text in enumerate(texts(meta)[: 2 if meta["guidance"] > 1 else 1]):
+        ids = ours.prompt_ids(text, picture, features)
+        assert ids == expected["input_ids"][row][expected["attention_mask"][row].bool()].tolist()
+        states.append(ours.query_states(ids, features))
+        assert relative(states[-1], expected["query_states"][row]) < STATES
+    captions, pooled = ours.condition(torch.stack(states))
+    assert relative(captions, expected["prompt_embeds"][: len(states)]) < STATES
+    assert relative(pooled, expected["pooled"][: len(states)]) < STATES
+    return captions.flip(0), pooled.flip(0)
+
+
+@pytest.mark.parametrize("name", DRAWINGS + EDITS)
+def test_case(name: str) -> None:
+    meta, expected = recorded(name)
+    ours = model()
+    captions, pooled = conditions(name)
+    noise = torch.randn(expected["latents_init"].shape, generator=torch.Generator().manual_seed(meta["seed"]))
+    assert relative(noise, expected["latents_init"]) < 1e-6
+    ours.denoiser.set_conditioning(captions, pooled, reference_latents(name))
+    solver = scheduler(ours.folder)
+    steps = list(denoise(ours.denoiser, solver, noise, TextImageGuidance(meta["guidance"]), meta["steps"]))
+    assert relative(solver.timesteps, expected["timesteps"]) < 1e-6
+    assert relative(solver.sigmas, expected["sigmas"]) < 1e-6
+    for number in (0, 1) if "velocity_1" in expected else (0,):
+        assert relative(steps[number].raw[:, 0], expected[f"velocity_{number}"]) < LATENTS
+        assert relative(steps[number].guided, expected[f"guided_{number}"]) < LATENTS
+        assert relative(steps[number].latents, expected[f"latents_after_{number}"]) < LATENTS
+    assert relative(steps[-1].latents, expected["final_latents"]) < FINAL
+    pixels = ours.autoencoder.decode(steps[-1].latents).float() / 2 + 0.5
+    if "image" in expected:
+        assert (pixels.clamp(0, 1) - expected["image"]).abs().max() < PICTURE
+
+
+def reference_latents(name: str) -> Tensor | None:
+    """Latents of the picture to change, with the recorded noise in place of the request's."""
+    meta, expected = recorded(name)
+    if meta["kind"] == "t2i":
+        return None
+    ours = model()
+    mean, deviation = ours.autoencoder.moments(to_pixels(picture_of(meta))[None])
+    assert relative(mean, expected["vae_mean"]) < 1e-5
+    assert relative(deviation, expected["vae_std"]) < 1e-5
+    latents = ours.reference(mean, deviation, expected["vae_noise"])
+    assert relative(latents, expected["image_latents"]) < 1e-5
+    return latents
+
+
+@pytest.mark.parametrize("name", ["t2i", "t2i_wide_neg", "t2i_1step"])
+def test_the_request_draws_the_recorded_picture(name: str) -> None:
+    meta, expected = recorded(name)
+    request = GenerateRequest(
+        meta["prompt"],
+        negative=meta["negative_prompt"] or "",
+        guidance=meta["guidance"],
+        seed=meta["seed"],
+        steps=meta["steps"],
+        size=(meta["width"], meta["height"]),
+    )
+    finished = drain(model().generate(request))
+    assert isinstance(finished, Finished)
+    levels = np.array(finished.pictures[0].image).astype(int) - expected["image_u8"].numpy().astype(int)
+    assert abs(levels).max() <= 1
+
+
+def test_sizes_of_edits_match_the_table() -> None:
+    rows = json.loads((GOLDEN / "sizes.json").read_text("utf-8"))["rows"]
+    for row in rows:
+        if "error" in row:
+            with pytest.raises(AppError, match="too long and narrow"):
+                resize_longer_side(Image.new("RGB", (row["w"], row["h"])), row["image_size"])
+            continue
+        made = resize_longer_side(Image.new("RGB", (row["w"], row["h"])), row["image_size"])
+        assert made.size == (row["out_w"], row["out_h"])
+
+
+def test_chat_answers_the_recorded_words() -> None:
+    meta, expected = recorded("chat")
+    picture = Image.open(GOLDEN / "images" / meta["image"])
+    ours = model()
+    features = [ours.reader.encode_image(picture, framed=False)]
+    turn = Turn("user", meta["prompt"], (picture,))
+    ids = ours.reader.tokenizer.encode(ours.template.pieces([turn], [len(features[0].features)]), begin=False)
+    assert ids == expected["input_ids"][0].tolist()
+    placed = ours.reader.positions(ids, features)
+    assert torch.equal(placed.positions, expected["position_ids3"][1:])
+    with torch.inference_mode():
+        hidden = ours.reader.read(ours.reader.embed(ids, features), placed.positions)
+        logits = torch.nn.functional.linear(hidden[:, -1], ours.network.head)
+    assert relative(logits, expected["first_logits"]) < STATES
+    finished = drain(ours.chat(ChatRequest((turn,), temperature=0, max_new_tokens=2)))
+    assert isinstance(finished, Finished) and finished.token_ids[0] == int(expected["generated_ids"][0, 0])
+
+
+def test_connector_norms_have_the_epsilon_of_the_published_code() -> None:
+    norms = [module for module in model().network.conditioner.modules() if isinstance(module, torch.nn.LayerNorm)]
+    assert len(norms) == 6 and {norm.eps for norm in norms} == {1e-6}
