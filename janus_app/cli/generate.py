@@ -26,7 +26,8 @@ from janus_app.workflows.token_heatmap import continued_request
 SUMMARY = "Draw pictures from words, or draw one of ours again."
 # Given with --from, these options ask for a new picture; without them the recorded image tokens are decoded again.
 RESAMPLING = (
-    "model", "prompt", "negative", "count", "guidance", "temperature", "steps", "solver", "guidance_interval", "seed"
+    "model", "prompt", "negative", "count", "guidance", "temperature", "steps", "solver", "guidance_interval", "seed",
+    "size",
 )  # fmt: skip
 
 

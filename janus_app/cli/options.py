@@ -25,6 +25,11 @@ class Parser(argparse.ArgumentParser):
         self.exit(2, f"{message[:1].upper()}{message[1:]}. See `{self.prog} --help`.\n")
 
 
+def _size(text: str) -> tuple[int, int]:
+    width, _, height = text.lower().partition("x")
+    return int(width), int(height)
+
+
 class _Pair(argparse.Action):
     """Keeps two values as a tuple."""
 
@@ -77,6 +82,12 @@ def add_drawing(parser: argparse.ArgumentParser) -> None:
         action=_Pair,
         metavar=("FROM", "UNTIL"),
         help="for flow models: guide on this share of the way alone, 0 = noise, 1 = picture (default 0 1)",
+    )
+    parser.add_argument(
+        "--size",
+        type=_size,
+        metavar="WIDTHxHEIGHT",
+        help="for models that draw in several sizes: pixels of a drawing; of an edit, the longer side counts",
     )
     parser.add_argument(
         "--turbo", action="store_true", help="for token models: the same picture in fewer passes (docs/engine.md)"

@@ -111,6 +111,8 @@ def _settings(picture: Picture, request: GenerateRequest | EditRequest, availabl
     for name in ("image_guidance", "temperature", "strength", "steps", "solver"):
         if name in used and name not in absent:
             settings[name] = getattr(request, name)
+    if isinstance(request, GenerateRequest) and {"width", "height"} <= available:
+        settings |= zip(("width", "height"), picture.image.size, strict=True)
     if request.turbo and picture.image_tokens:
         settings["turbo"] = True
     if "guidance_interval" in used and request.guidance_interval != WHOLE_INTERVAL:
@@ -132,6 +134,7 @@ def request_of(metadata: ImageMetadata) -> GenerateRequest:
         seed=metadata.seed,
         image_tokens=metadata.image_tokens,
         turbo=settings.get("turbo") is True,
+        size=metadata.size if "width" in settings else None,
         guidance_interval=(low, high),  # type: ignore[arg-type]  # the request checks all of these
         **known,  # type: ignore[arg-type]
     )

@@ -16,7 +16,7 @@ from janus_app.models.registry import FAMILIES
 from janus_app.registry.types import Component, File, Variant
 from janus_app.types import SOLVERS, EditMethod, Precision, Setting, Verb
 
-# vae: the autoencoder of JanusFlow. mllm, diffusion: the models whose configs and tokenizers MetaQuery uses.
+# vae: an autoencoder. mllm: a language model that reads pictures. diffusion: a diffusion model.
 ComponentName = Literal["vae", "mllm", "diffusion"]
 SettingName = Literal[
     "guidance",
@@ -30,6 +30,8 @@ SettingName = Literal[
     "chat_temperature",
     "top_p",
     "max_new_tokens",
+    "width",  # of a drawing, for models that draw in several sizes
+    "height",
 ]
 # Defaults that the file itself cannot say, so the fields' types do not allow them.
 ABSENT: Any = None

@@ -379,7 +379,7 @@ class ModelSession:
             yield from self._load(plan.variant, plan.placement.name, plan.precision)
 
     def _check(self, loaded: LoadedModel, verb: Verb, request: Request) -> None:
-        """Raises AppError where the loaded model lacks the verb, or edits fewer pictures at a time."""
+        """Raises AppError where the loaded model lacks the verb, edits fewer pictures or draws in one size alone."""
         title, capabilities = loaded.plan.variant.title, loaded.model.capabilities
         if verb not in capabilities.verbs:
             able = ", ".join(v.title for v in self.catalog.values() if verb in v.verbs)
@@ -391,6 +391,10 @@ class ModelSession:
             raise AppError("edit_images_too_many", title=title, limit=capabilities.edit_pictures, given=pictures)
         if pictures > capabilities.edit_pictures:
             raise AppError("edit_takes_one_image", title=title, given=pictures)
+        size = request.size if isinstance(request, GenerateRequest | EditRequest) else None
+        if size not in (None, capabilities.size) and capabilities.sizes is None:
+            width, height = capabilities.size
+            raise AppError("picture_size_fixed", title=title, width=width, height=height)
 
     def _unload(self) -> Events:
         self._drop()

@@ -32,8 +32,8 @@ for saved in janus_app.OutputStore("outputs").save(session.result(request)):
 def export(record: ImageMetadata, kind: Kind, url: str = "") -> str:
     """Text that draws the picture of `record` again. `url` is the page's address, for curl.
 
-    The same model, precision and kind of device give the same picture. Raises AppError for curl with an edit, which the
-    page's API does not offer.
+    The same model, precision and kind of device give the same picture. Raises AppError for curl with an edit or a size,
+    which the page's API does not offer.
     """
     if kind == "cli":
         return command_line(record)
@@ -41,6 +41,8 @@ def export(record: ImageMetadata, kind: Kind, url: str = "") -> str:
         return python_script(record)
     if record.verb == "edit":
         raise AppError("export_edit_as_curl")
+    if "width" in record.settings:
+        raise AppError("export_size_as_curl")
     return curl(record, url)
 
 
@@ -51,6 +53,8 @@ def command_line(record: ImageMetadata) -> str:
     if record.verb == "edit":
         words.append(f"--image={PICTURE}")
         words += [f"--mask={MASK}"] if _masked(record) else []
+    if "size" in fields:
+        fields["size"] = "{}x{}".format(*fields["size"])
     words += [f"--{name.replace('_', '-')}={value}" for name, value in fields.items()]
     interval = _interval(record)
     if interval != WHOLE_INTERVAL:
@@ -105,6 +109,8 @@ def _fields(record: ImageMetadata) -> dict[str, Any]:
     if isinstance(method := record.settings.get("method"), str):
         fields["method"] = method
     fields |= {name: record.settings[name] for name in SETTINGS if name in record.settings}
+    if "width" in record.settings:  # of a model that draws in several sizes
+        fields["size"] = record.size
     return fields
 
 

@@ -39,7 +39,19 @@ def drawing_settings(given: Mapping[str, Any], variant: Variant) -> dict[str, An
         "solver": given.get("solver") or next(iter(variant.solvers), SOLVERS[0]),
         "guidance_interval": interval,
         "turbo": bool(given.get("turbo")),
+        "size": _size(given.get("size"), variant),
     }
+
+
+def _size(given: tuple[int, int] | str | None, variant: Variant) -> tuple[int, int] | None:
+    """(width, height) as it was given. A text, "512x768", counts only where the variant draws in several sizes: the
+    programs that send one send it to every model."""
+    if not isinstance(given, str):
+        return given
+    width, _, height = given.partition("x")
+    if "width" not in variant.settings or not (width.isdecimal() and height.isdecimal()):
+        return None
+    return int(width), int(height)
 
 
 def edit_settings(given: Mapping[str, Any], variant: Variant) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from janus_app.errors import Message
+from janus_app.errors import AppError, Message
 from janus_app.models.common.settings import CHAT, COUNT, STEPS, guidance
 from janus_app.models.family import CheckpointFacts, Family, Parts, WeightSource
 from janus_app.models.unipic2.config import CONDITIONER, LANGUAGE_MODEL, checkpoint_root, language_folder, read_config
@@ -25,6 +25,8 @@ _SIZE = (384, 512)
 _SETTINGS = {
     "guidance": guidance(3.5),
     "steps": Setting(50, STEPS.low, STEPS.high, STEPS.step),
+    "width": Setting(_SIZE[0], 256, 1024, 16),
+    "height": Setting(_SIZE[1], 256, 1024, 16),
     "count": COUNT,
     **CHAT,
 }
@@ -35,7 +37,11 @@ def detect(config: Mapping[str, Any]) -> bool:
 
 
 def describe(folder: Path, config: Mapping[str, Any]) -> CheckpointFacts:
-    return CheckpointFacts(_SIZE, _CONTEXT, _SETTINGS, components={"mllm": LANGUAGE_MODEL})
+    try:
+        language_folder(folder)
+    except AppError:
+        return CheckpointFacts(_SIZE, _CONTEXT, _SETTINGS, components={"mllm": LANGUAGE_MODEL})
+    return CheckpointFacts(_SIZE, _CONTEXT, _SETTINGS)  # it is here, under whichever name
 
 
 def build(config: Mapping[str, Any]) -> nn.Module:

@@ -1,0 +1,223 @@
+"""UniPic2 as a user meets it: drawing, editing, sizes, records, folders and bad input, with the tiny checkpoint."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+
+from janus_app.cli.models import check, read_facts
+from janus_app.errors import AppError
+from janus_app.hub import Hub
+from janus_app.models.unipic2.family import FAMILY
+from janus_app.outputs.metadata import metadata_of, request_of
+from janus_app.registry.catalog import load_catalog
+from janus_app.runtime.fit import plan_load
+from janus_app.runtime.session import ModelSession
+from janus_app.types import EditRequest, Finished, GenerateRequest, Preview, Progress, Request, drain
+from janus_app.workflows.export import export
+from tests.conftest import loaded
+from tests.test_unipic2_parity import GOLDEN, model
+
+CHECKPOINT = GOLDEN / "ckpt_tiny"
+SMALL = {"size": (64, 32), "steps": 2}
+
+
+def finish(request: GenerateRequest | EditRequest, ours: Any = None) -> Finished:
+    ours = ours or model()
+    event = drain(ours.generate(request) if isinstance(request, GenerateRequest) else ours.edit(request))
+    assert isinstance(event, Finished)
+    return event
+
+
+def difference(one: Image.Image, other: Image.Image) -> int:
+    """The largest difference in levels."""
+    assert one.size == other.size
+    return max(abs(a - b) for a, b in zip(one.tobytes(), other.tobytes(), strict=True))
+
+
+def picture(name: str = "a") -> Image.Image:
+    return Image.open(GOLDEN / "images" / f"{name}.png")
+
+
+def test_drawing_shows_progress_and_a_preview_for_each_step() -> None:
+    events = list(model().generate(GenerateRequest("a fox", count=2, **SMALL)))
+    steps = [(event.done, event.total) for event in events if isinstance(event, Progress) and event.stage == "draw"]
+    previews = [event for event in events if isinstance(event, Preview)]
+    assert steps == [(2, 4), (4, 4)] and len(previews) == 2
+    assert all(image.size == (64, 32) for preview in previews for image in preview.images)
+    last = events[-1]
+    assert isinstance(last, Finished) and [one.image.size for one in last.pictures] == [(64, 32)] * 2
+
+
+@pytest.mark.parametrize("verb", ["generate", "edit"])
+def test_a_picture_of_a_batch_is_the_one_that_its_seed_draws_alone(verb: str) -> None:
+    def request(seed: int, count: int) -> GenerateRequest | EditRequest:
+        if verb == "generate":
+            return GenerateRequest("a fox", seed=seed, count=count, **SMALL)
+        return EditRequest("make it blue", picture(), method="instruct", seed=seed, count=count, steps=2, size=(64, 64))
+
+    together = finish(request(5, 2)).pictures
+    alone = finish(request(6, 1)).pictures
+    assert [one.seed for one in together] == [5, 6]
+    assert difference(together[1].image, alone[0].image) <= 1 < difference(together[0].image, alone[0].image)
+
+
+def test_an_edit_keeps_the_proportions_and_sees_the_picture() -> None:
+    def edited(name: str) -> Image.Image:
+        request = EditRequest("make it blue", picture(name), method="instruct", steps=2, size=(128, 128))
+        return finish(request).pictures[0].image
+
+    assert edited("b").size == (128, 96) and edited("c").size == (64, 128)
+    mirrored = EditRequest("make it blue", picture("b").transpose(Image.Transpose.FLIP_LEFT_RIGHT), method="instruct")
+    assert finish(replace(mirrored, steps=2, size=(128, 128))).pictures[0].image.tobytes() != edited("b").tobytes()
+
+
+def test_a_closed_drawing_stops_within_a_step() -> None:
+    with closing(model().generate(GenerateRequest("a fox", steps=50, size=(64, 64)))) as events:
+        stages = [next(events) for _ in range(4)]
+    assert not any(isinstance(event, Finished) for event in stages)
+    assert next(events, None) is None
+
+
+@pytest.mark.parametrize("precision", ["bf16", "int8", "nf4"])
+def test_every_precision_draws_and_edits(precision: str) -> None:
+    ours = loaded(CHECKPOINT, precision).model
+    exact = finish(GenerateRequest("a fox", **SMALL)).pictures[0].image
+    drawn = finish(GenerateRequest("a fox", **SMALL), ours).pictures[0].image
+    levels = torch.tensor(list(drawn.tobytes())).float() - torch.tensor(list(exact.tobytes())).float()
+    assert 0 < levels.abs().mean() < 24
+    finish(EditRequest("make it blue", picture(), method="instruct", steps=1), ours)
+
+
+# ---- sizes
+
+
+@pytest.mark.parametrize("size", [(64, 40), (8, 64), (512, 64), (0, 16)])
+def test_a_size_that_cannot_be_drawn_is_refused_with_those_that_can(size: tuple[int, int]) -> None:
+    with pytest.raises(AppError, match="from 16 to 384 pixels, in multiples of 16"):
+        finish(GenerateRequest("a fox", steps=1, size=size))
+
+
+def test_a_model_of_one_size_refuses_another_and_takes_its_own() -> None:
+    session = ModelSession(load_catalog(), Hub())
+    drain(session.load("janus-embedded", "cpu", "fp32"))
+
+    def draw(request: Request) -> None:
+        with closing(session.run(request)) as events:
+            next(event for event in events if isinstance(event, Progress))
+
+    with pytest.raises(AppError, match="96 x 96 pixels only"):
+        draw(GenerateRequest("a red house", size=(512, 512)))
+    draw(GenerateRequest("a red house", size=(96, 96)))
+
+
+def test_the_record_draws_the_picture_again_in_its_size() -> None:
+    session = ModelSession(load_catalog(), Hub())
+    drain(session.load(str(CHECKPOINT), "cpu", "fp32"))
+    first = session.result(GenerateRequest("a fox", seed=3, **SMALL))
+    assert first.provenance is not None
+    record = metadata_of(first.pictures[0], first.provenance)
+    assert (record.settings["width"], record.settings["height"], record.settings["steps"]) == (64, 32, 2)
+    assert session.result(request_of(record)).pictures[0].image.tobytes() == first.pictures[0].image.tobytes()
+    assert "--size=64x32" in export(record, "cli") and "size=(64, 32)" in export(record, "python")
+    with pytest.raises(AppError, match="has no size"):
+        export(record, "curl", "http://127.0.0.1:7860")
+
+
+# ---- folders
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A copy of the checkpoint, with its language model beside it."""
+    shutil.copytree(GOLDEN / "components", tmp_path / "components")
+    shutil.copytree(CHECKPOINT, tmp_path / "checkpoint")
+    return tmp_path / "checkpoint"
+
+
+@pytest.mark.parametrize(
+    "place", ["inside", "components inside", "under its usual name", "one level deeper", "deeper, beside"]
+)
+def test_the_parts_are_found_where_the_published_layouts_have_them(folder: Path, place: str) -> None:
+    language = folder.parent / "components" / "Qwen2.5-VL-tiny-Instruct"
+    if place == "inside":
+        language.rename(folder / "language_model")
+    elif place == "components inside":
+        language.parent.rename(folder / "components")
+    elif place == "under its usual name":
+        shutil.copytree(language, language.with_name("another-one"))
+        language.rename(language.with_name("Qwen2.5-VL-7B-Instruct"))
+    elif place == "one level deeper":
+        (folder.parent / "flash").mkdir()
+        folder = folder.rename(folder.parent / "flash" / "UniPic2-Metaquery").parent
+        language.parent.rename(folder / "components")
+    else:
+        (folder.parent / "flash").mkdir()
+        folder = folder.rename(folder.parent / "flash" / "UniPic2-Metaquery").parent
+    assert finish(GenerateRequest("a fox", steps=1, size=(32, 32)), loaded(folder).model).pictures
+
+
+def test_a_missing_language_model_is_named_with_the_place_to_put_it(folder: Path) -> None:
+    shutil.rmtree(folder.parent / "components")
+    with pytest.raises(AppError, match=r"Qwen/Qwen2\.5-VL-7B-Instruct") as refused:
+        loaded(folder)
+    assert refused.value.code == "component_missing"
+
+
+def change(file: Path, **fields: Any) -> None:
+    file.write_text(json.dumps(json.loads(file.read_text("utf-8")) | fields), "utf-8")
+
+
+@pytest.mark.parametrize(
+    ("file", "fields", "code"),
+    [
+        ("conditioner/config.json", {"llm_hidden_size": 32}, "language_model_size_differs"),
+        ("conditioner/config.json", {"num_queries": 0}, "config_number_out_of_range"),
+        ("transformer/config.json", {"_class_name": "FluxTransformer2DModel"}, "denoiser_unknown"),
+        ("vae/config.json", {"_class_name": "AutoencoderDC"}, "autoencoder_class_wrong"),
+        ("transformer/config.json", {"num_layers": 2}, "weights_tensor_unknown"),
+    ],
+)
+def test_parts_of_another_model_are_refused_by_name(folder: Path, file: str, fields: dict[str, Any], code: str) -> None:
+    change(folder / file, **fields)
+    with pytest.raises(AppError) as refused:
+        loaded(folder)
+    assert refused.value.code == code
+
+
+# ---- bad input
+
+
+def test_typed_special_tokens_stay_text() -> None:
+    ours = model()
+    ids = ours.prompt_ids("a <|im_end|><|image_pad|><|vision_start|> fox", None, [])
+    plain = ours.prompt_ids("a fox", None, [])
+    special = [ours.reader.tokenizer.id(name) for name in ("<|im_end|>", "<|image_pad|>", "<|vision_start|>")]
+    assert [ids.count(one) for one in special] == [plain.count(one) for one in special]
+
+
+def test_a_prompt_beyond_the_context_is_refused() -> None:
+    with pytest.raises(AppError) as refused:
+        model().prompt_ids("fox " * 40_000, None, [])
+    assert refused.value.code == "prompt_too_long_with_pictures"
+
+
+# ---- the real size
+
+
+def test_names_and_shapes_at_the_real_size_are_those_derived_from_the_published_code() -> None:
+    facts = next(one for one in read_facts() if one["name"] == "Skywork/UniPic2-Metaquery-9B")
+    result = check(facts)
+    assert result.ok and result.matched == 909 + 391 + 244 + 729
+    variant = load_catalog()["unipic2-metaquery-9b"]
+    assert result.parameters == variant.parameters
+    options = plan_load(variant, None, "cpu")
+    assert FAMILY.detect(facts["config"]) and options is not None
