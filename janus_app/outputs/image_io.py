@@ -9,7 +9,7 @@ import io
 import os
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -47,9 +47,11 @@ def open_picture(source: Source, transparency: Transparency | None = None) -> Im
     return _converted(picture, "RGB", name)
 
 
-def open_mask(source: Source, size: tuple[int, int]) -> Image.Image:
-    """A mask as an "L" picture of 0 (keep) and 255 (redraw); transparent parts are kept.
+def open_mask(source: Source, size: tuple[int, int], transparent: Literal["keep", "redraw"] = "keep") -> Image.Image:
+    """A mask as an "L" picture of 0 (keep) and 255 (redraw).
 
+    Transparent parts are kept. With `transparent` "redraw", as in OpenAI's API, they alone are redrawn where there are
+    any.
     `size` is the (width, height) of the upright picture it belongs to. Raises AppError like `open_picture`, and
     where the sizes differ or nothing is painted.
     """
@@ -66,6 +68,8 @@ def open_mask(source: Source, size: tuple[int, int]) -> Image.Image:
         )
     light, alpha = (np.asarray(mask.getchannel(channel), dtype=np.uint16) for channel in ("L", "A"))
     painted = light * alpha >= 128 * 255
+    if transparent == "redraw" and (alpha < 128).any():
+        painted = alpha < 128
     if not painted.any():
         raise AppError("mask_file_empty", name=name)
     return Image.fromarray(np.where(painted, 255, 0).astype(np.uint8))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +23,7 @@ from janus_app.registry.catalog import Catalog
 from janus_app.runtime.session import ModelSession
 from janus_app.server.api.app import api_app
 from janus_app.server.api.context import ApiContext
-from janus_app.server.api.gate import Access, ApiGate
+from janus_app.server.api.gate import Access, ApiGate, api_access
 from janus_app.server.security import (
     LOOPBACK,
     HostGuard,
@@ -185,8 +184,7 @@ def launch(
     generated = new_login() if share and auth is None else None
     proxied = bool(names or path)
     private = answers_one_person(host, share, auth is not None, proxied)
-    key = api_key or (secrets.token_urlsafe(18) if share else "")
-    access = Access(key, trusting=auth is None and answers_one_person(host, share, False, proxied))
+    access, made_key = api_access(api_key, host, share, auth is not None, proxied)
     limiter = VisitorLimiter()
     demo = build(session, catalog, lang=lang, outputs=outputs, data=data, share=share, private=private, limiter=limiter)
     api = api_app(
@@ -213,7 +211,7 @@ def launch(
     elif host not in LOOPBACK and not share:
         print(Message("page_names_hint").text(system_language()))
     _print_addresses(demo, share, generated, private)
-    _print_api(demo, key if share and not api_key else "", access)
+    _print_api(demo, access, made_key)
     if not prevent_thread_lock:
         demo.block_thread()
     return demo
@@ -261,9 +259,9 @@ def _print_addresses(demo: gr.Blocks, share: bool, login: tuple[str, str] | None
         print("Others can open this page, so it keeps no history. With --auth USER:PASSWORD it does.")
 
 
-def _print_api(demo: gr.Blocks, generated: str, access: Access) -> None:
-    """Print the API's address and a key that was made for it, or that it is off."""
+def _print_api(demo: gr.Blocks, access: Access, made_key: str) -> None:
+    """Print the API's address, if it is on, and a key that was made for it."""
     if access.key or access.trusting:
         public = demo.share_url or urljoin(str(demo.local_url), demo.root_path)
-        print(f"API for other programs: {public.rstrip('/')}/v1" + (f", key {generated}" if generated else ""))
+        print(f"API for other programs: {public.rstrip('/')}/v1" + (f", key {made_key}" if made_key else ""))
     print("Stop with Ctrl+C.", flush=True)

@@ -9,19 +9,41 @@ from starlette.middleware.exceptions import ExceptionMiddleware
 from starlette.routing import Route
 
 from janus_app.server.api import errors
+from janus_app.server.api.chat import Chat
 from janus_app.server.api.context import ApiContext
+from janus_app.server.api.edits import Edits
 from janus_app.server.api.images import Images
 from janus_app.server.api.models import Models
+from janus_app.server.api.sdapi import Webui
+
+ABSENT = ("upscalers", "latent-upscale-modes", "sd-vae", "loras")  # clients ask for them before they draw
 
 
 def api_app(context: ApiContext) -> Starlette:
     """The application behind /v1 and /sdapi. `ApiGate` decides who reaches it."""
-    models, images = Models(context), Images(context)
+    models, images, chat, webui = Models(context), Images(context), Chat(context), Webui(context)
+    edits = Edits(images)
     routes = [
         Route("/v1/models", models.listed),
         Route("/v1/models/{name}", models.one),
         Route("/v1/images/generations", images.generations, methods=["POST"]),
+        Route("/v1/images/edits", edits.edits, methods=["POST"]),
+        Route("/v1/images/variations", edits.variations, methods=["POST"]),
         Route("/v1/images/files/{name}", images.file),
+        Route("/v1/chat/completions", chat.completions, methods=["POST"]),
+        Route("/sdapi/v1/options", webui.options),
+        Route("/sdapi/v1/options", webui.set_options, methods=["POST"]),
+        Route("/sdapi/v1/sd-models", webui.models),
+        Route("/sdapi/v1/samplers", webui.samplers),
+        Route("/sdapi/v1/schedulers", webui.schedulers),
+        *(
+            Route(f"/sdapi/v1/{name}", webui.nothing)
+            for name in ("upscalers", "latent-upscale-modes", "sd-vae", "loras")
+        ),
+        Route("/sdapi/v1/progress", webui.progress),
+        Route("/sdapi/v1/interrupt", webui.interrupt, methods=["POST"]),
+        Route("/sdapi/v1/txt2img", webui.txt2img, methods=["POST"]),
+        Route("/sdapi/v1/img2img", webui.img2img, methods=["POST"]),
     ]
     return Starlette(
         routes=routes,

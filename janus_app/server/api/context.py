@@ -67,6 +67,11 @@ class ApiContext:
         """The variant that will probably answer, for a first check of a request before it waits."""
         return variant or self.session.variant or self.session.catalog.default()
 
+    def require_files(self, variant: Variant) -> None:
+        """Raises AppError where the variant would have to be downloaded."""
+        if not self.session.hub.status(variant).complete:
+            raise AppError("model_not_downloaded", title=variant.title, name=variant.id)
+
     def models(self) -> dict[str, Variant]:
         """The variants whose files are on this machine, the loaded one first."""
         session = self.session

@@ -121,7 +121,11 @@ async def handle(request: Request, error: Exception) -> JSONResponse:
     """The exception handler of every route."""
     if isinstance(error, ClientGone):
         return JSONResponse(None, 499)  # nobody reads it
-    return error_response(as_app_error(error), language_of(request))
+    failure, language = as_app_error(error), language_of(request)
+    if request.url.path.startswith("/sdapi"):
+        text = failure.text(language)
+        return JSONResponse({"error": failure.code, "detail": text, "errors": text}, failure.status)
+    return error_response(failure, language)
 
 
 def event_of(error: AppError, language: str) -> str:

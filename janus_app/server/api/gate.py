@@ -13,6 +13,7 @@ from starlette.datastructures import Headers
 
 from janus_app.errors import AppError, match_language
 from janus_app.server.api.errors import error_response
+from janus_app.server.security import answers_one_person
 
 PREFIXES = ("/v1", "/sdapi")
 FILES = "/v1/images/files/"  # names that cannot be guessed; a browser sends no key for the pictures of a chat
@@ -48,6 +49,17 @@ class Access:
         elif scheme.lower() != "bearer":
             return False
         return secrets.compare_digest(value.strip().encode(), self.key.encode())
+
+
+def api_access(given: str, host: str, share: bool, has_login: bool, proxied: bool) -> tuple[Access, str]:
+    """Who may use the API of a page that is served like this, and the key that was made for a shared page, else "".
+
+    Without a key it is on where only this machine can reach it. A login of the page would be worth nothing beside an
+    open API, so there it needs a key too.
+    """
+    made = secrets.token_urlsafe(18) if share and not given else ""
+    trusting = not has_login and answers_one_person(host, share, False, proxied)
+    return Access(given or made, trusting), made
 
 
 class ApiGate:

@@ -8,7 +8,6 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 
-from janus_app.errors import AppError
 from janus_app.registry.types import Variant
 from janus_app.server.api.context import ApiContext
 
@@ -51,5 +50,5 @@ class Models:
         found = await self.context.threaded(self.context.models)
         if name.lower() not in found:
             variant = await self.context.threaded(self.context.variant, name)
-            raise AppError("model_not_downloaded", title=variant.title, name=variant.id)
+            await self.context.threaded(self.context.require_files, variant)
         return JSONResponse(_row(found[name.lower()], self.context))

@@ -10,6 +10,7 @@ from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field
 from starlette.requests import Request
 
 from janus_app.errors import AppError
+from janus_app.types import EDIT_SETTINGS, MAX_NEW_TOKENS, SOLVERS
 from janus_app.workflows.settings import random_seed
 
 B = TypeVar("B", bound=BaseModel)
@@ -19,6 +20,12 @@ _SIZE = re.compile(r"auto|[1-9]\d{0,4}x[1-9]\d{0,4}")
 def _size(text: Any) -> Any:
     if text is not None and not (isinstance(text, str) and _SIZE.fullmatch(text)):
         raise ValueError(AppError("api_size_malformed", given=repr(text)[:100]))
+    return text
+
+
+def _method(text: Any) -> Any:
+    if text is not None and text not in EDIT_SETTINGS:
+        raise ValueError(AppError("edit_method_unknown", given=repr(text)[:100], known=", ".join(EDIT_SETTINGS)))
     return text
 
 
@@ -72,13 +79,118 @@ class ImageBody(Body):
         return {"jpg": "jpeg"}.get(self.output_format or "png", self.output_format or "png")
 
 
+class EditBody(ImageBody):
+    """images/edits without its pictures."""
+
+    method: Annotated[str | None, BeforeValidator(_method)] = None
+    strength: float | None = None
+    image_guidance: float | None = None
+    source_prompt: str | None = None
+
+
+class Part(BaseModel):
+    """A part of a message: text, or a picture as a data URI or a web address."""
+
+    type: str
+    text: str | None = None
+    image_url: str | dict[str, Any] | None = None
+
+    @property
+    def url(self) -> str:
+        given = self.image_url.get("url") if isinstance(self.image_url, dict) else self.image_url
+        return given if isinstance(given, str) else ""
+
+
+class ChatMessage(BaseModel):
+    """A message of a conversation. `images` are pictures of an answer, in the form in which this API gives them."""
+
+    role: Literal["system", "developer", "user", "assistant", "tool", "function"]
+    content: str | list[Part] | None = None
+    images: list[Part] | None = None
+
+
+class ChatBody(Body):
+    """chat/completions."""
+
+    messages: Annotated[list[ChatMessage], Field(min_length=1)]
+    top_p: Annotated[float | None, BeforeValidator(lambda p: 0.01 if p in (0, 0.0) else p)] = None
+    max_tokens: Annotated[int | None, Field(ge=1)] = None
+    max_completion_tokens: Annotated[int | None, Field(ge=1)] = None
+    stop: str | list[str] | None = None
+    stream_options: dict[str, Any] | None = None
+    modalities: list[str] | None = None
+    n: int | None = None
+    tools: list[Any] | None = None
+    tool_choice: Any = None
+    logprobs: bool | None = None
+    response_format: dict[str, Any] | None = None
+
+    @property
+    def longest(self) -> int | None:
+        """The most tokens to write, None for the model's usual limit."""
+        asked = self.max_completion_tokens or self.max_tokens
+        return min(asked, MAX_NEW_TOKENS) if asked else None
+
+    @property
+    def stops(self) -> tuple[str, ...]:
+        given = [self.stop] if isinstance(self.stop, str) else self.stop or []
+        return tuple(stop for stop in given if stop)
+
+
+class WebuiBody(BaseModel):
+    """sdapi/v1/txt2img. What this app has no use for is ignored, as its clients send many fields at their defaults."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    prompt: str
+    negative_prompt: str | None = ""
+    seed: int = -1
+    batch_size: int = 1
+    n_iter: int = 1
+    cfg_scale: float | None = None
+    steps: int | None = None
+    sampler_name: str | None = None
+    sampler_index: str | None = None
+    override_settings: dict[str, Any] = {}
+
+    def given(self) -> dict[str, Any]:
+        """The settings as `janus_app.workflows.settings` names them; numbers that only other models know are cut."""
+        solver = (self.sampler_name or self.sampler_index or "").lower()
+        return {
+            "negative": (self.negative_prompt or "").strip(),
+            "count": self.batch_size * self.n_iter,
+            "guidance": None if self.cfg_scale is None else min(max(self.cfg_scale, 1.0), 20.0),
+            "steps": None if self.steps is None else min(max(self.steps, 1), 100),
+            "seed": random_seed() if self.seed == -1 else self.seed,
+            "solver": solver if solver in SOLVERS else None,
+        }
+
+
+class WebuiEditBody(WebuiBody):
+    """sdapi/v1/img2img. A mask is white where the picture is redrawn."""
+
+    init_images: list[str] = []
+    mask: str | None = None
+    denoising_strength: float | None = None
+    inpainting_mask_invert: int = 0
+
+    def given(self) -> dict[str, Any]:
+        strength = self.denoising_strength
+        return super().given() | {"strength": None if strength is None else min(max(strength, 0.01), 1.0)}
+
+
 async def json_body(request: Request, model: type[B]) -> B:
-    """The JSON object of a request. Raises AppError, and ValidationError for a field that does not fit."""
+    """The fields of a request. Raises AppError, and ValidationError for a field that does not fit."""
+    return model.model_validate(await json_object(request))
+
+
+async def json_object(request: Request) -> dict[str, Any]:
+    """The JSON object of a request. Raises AppError."""
     raw = await request.body()
     try:
         found = json.loads(raw)
     except (ValueError, RecursionError):
-        raise AppError("api_body_malformed") from None
+        found = None
     if not isinstance(found, dict):
         raise AppError("api_body_malformed")
-    return model.model_validate(found)
+    return found

@@ -18,7 +18,8 @@ from janus_app.ui.common.html import message, messages, meter
 from janus_app.ui.common.jobs import Frame, watch
 from janus_app.ui.context import PageContext, Updates, Values, number, whole_number
 from janus_app.ui.tabs.chat.panels import ChatPanel
-from janus_app.ui.tabs.chat.transcript import as_history, command, drawing_request, edit_request, pictures_of, turns
+from janus_app.ui.tabs.chat.transcript import as_history, drawing_request, edit_request, pictures_of, turns
+from janus_app.workflows.commands import command
 
 logger = logging.getLogger(__name__)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Any
 
@@ -16,19 +15,10 @@ from janus_app.registry.types import Variant
 from janus_app.types import EDIT_SETTINGS, Capabilities, EditRequest, GenerateRequest, Turn
 from janus_app.ui.common.saved_images import SavedImage
 from janus_app.ui.context import PageContext, random_seed
+from janus_app.workflows.commands import command
 
-_COMMAND = re.compile(r"\s*/(?:(draw|edit)(?:\s+|$)|(画|改))(.*)", re.DOTALL | re.IGNORECASE)
-_VERBS = {"画": "draw", "改": "edit"}
 NO_METADATA = ImageMetadata("", "", "", "", "", "", "", "", "generate", "", "", 0, (1, 1), "")
 MAX_CARRIED = 4  # drawn pictures that join the next question; more would fill the context of a small model
-
-
-def command(text: str) -> tuple[str, str] | None:
-    """("draw" or "edit", its prompt) if a message is a command, else None."""
-    found = _COMMAND.fullmatch(text)
-    if not found:
-        return None
-    return (found[1] or _VERBS[found[2]]).lower(), found[3].strip()
 
 
 def question(conversation: Conversation, text: str, files: tuple[str, ...]) -> ChatMessage:

@@ -1,0 +1,123 @@
+"""POST /v1/images/edits and /v1/images/variations: forms with files, or the same fields as JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from PIL.Image import Image
+from starlette.datastructures import UploadFile
+from starlette.requests import Request
+from starlette.responses import Response
+
+from janus_app.errors import AppError
+from janus_app.outputs.image_io import open_mask, open_picture
+from janus_app.outputs.metadata import read_metadata
+from janus_app.registry.types import Variant
+from janus_app.runtime.loader import LoadedModel
+from janus_app.server.api.gate import MAX_BODY
+from janus_app.server.api.images import Images
+from janus_app.server.api.inputs import MAX_PICTURES, picture_bytes
+from janus_app.server.api.schemas import EditBody, json_object
+from janus_app.types import EditRequest
+from janus_app.workflows.settings import check_takes_mask, edit_settings, usual_edit_method
+
+PICTURES = ("image", "image[]", "images", "images[]")  # one picture; several of them, as clients differ
+UNKNOWN = "a picture"  # the prompt of a variation of a picture that says nothing of itself
+
+
+@dataclass(frozen=True)
+class Sent:
+    """The fields of a request, and the bytes of its pictures and of its mask."""
+
+    fields: dict[str, Any]
+    pictures: list[bytes]
+    mask: bytes | None
+
+
+@dataclass(frozen=True)
+class Edits:
+    images: Images
+
+    async def edits(self, request: Request) -> Response:
+        sent = await self._sent(request)
+        return await self._answer(request, sent, EditBody.model_validate(sent.fields))
+
+    async def variations(self, request: Request) -> Response:
+        sent = await self._sent(request)
+        prompt = sent.fields.get("prompt") or await self.images.context.threaded(recorded_prompt, sent.pictures)
+        return await self._answer(request, sent, EditBody.model_validate({**sent.fields, "prompt": prompt}))
+
+    async def _answer(self, request: Request, sent: Sent, body: EditBody) -> Response:
+        context = self.images.context
+        variant = await context.threaded(context.variant, body.model)
+        make = await context.threaded(edit_maker, sent, body)
+        make(context.expected(variant), body.method or ("variation" if sent.mask is None else "region"))
+
+        def editing(loaded: LoadedModel) -> EditRequest:
+            on, methods = loaded.plan.variant, loaded.model.capabilities.edit_methods
+            return make(on, body.method or usual_edit_method(methods, sent.mask is not None, on.title))
+
+        return await self.images.answer(request, body, variant, editing, "image_edit")
+
+    async def _sent(self, request: Request) -> Sent:
+        """What a request holds. Raises AppError where it holds no picture, or something else in its place."""
+        fields: dict[str, Any] = {}
+        pictures: list[bytes] = []
+        mask: bytes | None = None
+        if request.headers.get("content-type", "").startswith("multipart/form-data"):
+            async with request.form(max_files=MAX_PICTURES + 1, max_fields=100, max_part_size=MAX_BODY) as form:
+                for name, value in form.multi_items():
+                    if name in PICTURES:
+                        pictures.append(await self._bytes(value))
+                    elif name == "mask":
+                        mask = await self._bytes(value)
+                    else:
+                        fields[name] = value
+        else:
+            fields = await json_object(request)
+            for name in PICTURES:
+                given = fields.pop(name, None)
+                pictures += [await self._bytes(one) for one in (given if isinstance(given, list) else [given]) if one]
+            if given := fields.pop("mask", None):
+                mask = await self._bytes(given)
+        if not pictures:
+            raise AppError("edit_image_missing")
+        return Sent(fields, pictures, mask or None)
+
+    async def _bytes(self, value: Any) -> bytes:
+        if isinstance(value, UploadFile):
+            return await value.read()
+        if isinstance(value, dict):
+            value = value.get("image_url", value.get("url"))
+        if not isinstance(value, str):
+            raise AppError("api_picture_not_base64")
+        context = self.images.context
+        content: bytes = await context.threaded(picture_bytes, value, context.fetch_images)
+        return content
+
+
+def edit_maker(sent: Sent, body: EditBody) -> Callable[[Variant, str], EditRequest]:
+    """Open the pictures, and return what builds the request for a variant and a method. Raises AppError."""
+    pictures = [open_picture(content) for content in sent.pictures]
+    mask: Image | None = None
+    if sent.mask is not None:
+        mask = open_mask(sent.mask, pictures[0].size, transparent="redraw")
+        if body.method:
+            check_takes_mask(body.method)
+
+    def make(variant: Variant, method: str) -> EditRequest:
+        more = tuple(pictures[1:])
+        settings = edit_settings(body.given(), variant)
+        return EditRequest(body.prompt, pictures[0], mask, method=method, more_images=more, **settings)
+
+    return make
+
+
+def recorded_prompt(pictures: list[bytes]) -> str:
+    """What the first picture was drawn from, if this app drew it."""
+    try:
+        return read_metadata(pictures[0]).prompt
+    except AppError:
+        return UNKNOWN

@@ -1,0 +1,524 @@
+"""The API for other programs, over HTTP against the served app; tests/clients has its real clients."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import io
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+from gradio_client import Client
+from PIL import Image
+
+from janus_app.errors import AppError
+from janus_app.outputs.metadata import read_metadata
+from janus_app.outputs.store import OutputStore
+from janus_app.server.api import fetch as fetch_module
+from janus_app.server.api.app import api_app
+from janus_app.server.api.chat import StopFilter
+from janus_app.server.api.context import ApiContext
+from janus_app.server.api.fetch import fetch
+from janus_app.server.api.gate import Access, ApiGate, api_access
+from tests.page_client import draw, gallery_of
+from tests.page_server import Served, serve
+
+PROMPT = "a red circle"
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    with serve(tmp_path_factory.mktemp("api"), pace=0.02) as served:
+        yield served
+
+
+@pytest.fixture
+def http(page: Served) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=page.url, timeout=60) as client:
+        yield client
+
+
+def generate(http: httpx.Client, **fields: Any) -> dict[str, Any]:
+    answer = http.post("/v1/images/generations", json={"prompt": PROMPT, "model": "tiny-a", "seed": 7} | fields)
+    assert answer.status_code == 200, answer.text
+    return answer.json()
+
+
+def picture(item: dict[str, Any]) -> Image.Image:
+    return Image.open(io.BytesIO(base64.b64decode(item["b64_json"])))
+
+
+def error_of(answer: httpx.Response, status: int) -> dict[str, Any]:
+    assert answer.status_code == status, answer.text
+    (error,) = answer.json().values()
+    assert set(error) == {"message", "type", "param", "code"}
+    return error
+
+
+def events(response: httpx.Response) -> Iterator[dict[str, Any]]:
+    for line in response.iter_lines():
+        if line.startswith("data: {"):
+            yield json.loads(line.removeprefix("data: "))
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    end = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+def test_models_lists_what_is_on_disk_and_says_which_one_is_loaded(http: httpx.Client) -> None:
+    found = {row["id"]: row for row in http.get("/v1/models").json()["data"]}
+    assert {"tiny-a", "tiny-b", "janus-embedded"} <= found.keys()
+    assert "janus-pro-7b" not in found
+    assert found["tiny-a"]["janus"]["loaded"] and found["tiny-a"]["janus"]["edit_methods"]
+    assert http.get("/v1/models/tiny-b").json()["object"] == "model"
+
+
+def test_the_same_seed_gives_the_same_png_by_the_page_and_the_api(
+    page: Served, http: httpx.Client, tmp_path: Path
+) -> None:
+    answer = generate(http, n=2, guidance=5, temperature=1)
+    pictures = [picture(item) for item in answer["data"]]
+    assert answer["size"] == "96x96" and [item["janus"]["seed"] for item in answer["data"]] == [7, 8]
+    job = draw(Client(page.url, verbose=False), PROMPT, seed=7, count=2)
+    job.result(timeout=120)
+    files = gallery_of(job)
+    for one, file in zip(pictures, files, strict=True):
+        assert np.array_equal(np.asarray(one), np.asarray(Image.open(file)))
+    assert read_metadata(base64.b64decode(answer["data"][0]["b64_json"])).seed == 7
+
+
+def test_a_stream_sends_partial_pictures_and_then_the_finished_one(http: httpx.Client) -> None:
+    body = {"prompt": PROMPT, "model": "tiny-a", "seed": 7, "stream": True, "partial_images": 5}
+    with http.stream("POST", "/v1/images/generations", json=body) as response:
+        assert response.headers["content-type"].startswith("text/event-stream")
+        found = list(events(response))
+    kinds = [event["type"].removeprefix("image_generation.") for event in found]
+    assert 2 <= len(kinds) <= 6 and kinds == ["partial_image"] * (len(kinds) - 1) + ["completed"]
+    assert [event["partial_image_index"] for event in found[:-1]] == list(range(len(found) - 1))
+    assert picture(found[-1]).tobytes() == picture(generate(http)["data"][0]).tobytes()
+    assert picture(found[0]).tobytes() != picture(found[-1]).tobytes()
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_a_client_that_leaves_frees_the_model_within_a_step(page: Served, http: httpx.Client, stream: bool) -> None:
+    body = {"prompt": PROMPT, "model": "tiny-a", "n": 16, "stream": stream, "partial_images": 3}
+    if stream:
+        with http.stream("POST", "/v1/images/generations", json=body) as response:
+            next(events(response))
+            assert page.session.state.phase == "busy"
+    else:
+        with pytest.raises(httpx.ReadTimeout):
+            http.post("/v1/images/generations", json=body, timeout=0.3)
+    wait_until(lambda: page.session.state.phase == "ready" and page.session.state.queue == 0)
+
+
+def test_a_request_loads_another_model_and_draws_with_it_alone(page: Served, http: httpx.Client) -> None:
+    assert generate(http, model="tiny-b")["janus"]["model"] == "tiny-b"
+    assert page.session.state.variant_id == "tiny-b"
+    assert generate(http, model="tiny-a")["janus"]["model"] == "tiny-a"
+    assert generate(http, model=None)["janus"]["model"] == "tiny-a"
+
+
+@pytest.mark.parametrize(
+    ("fields", "status", "code", "param"),
+    [
+        ({"model": "gpt-image-1"}, 404, "model_not_found", "model"),
+        ({"model": "../tiny-a"}, 404, "model_not_found", "model"),
+        ({"model": "/etc"}, 404, "model_not_found", "model"),
+        ({"model": "janus-pro-7b"}, 409, "model_not_downloaded", "model"),
+        ({"prompt": None}, 400, "api_field_wrong", "prompt"),
+        ({"prompt": "  "}, 400, "text_empty", "prompt"),
+        ({"n": 0}, 400, "integer_out_of_range", "n"),
+        ({"n": 999}, 400, "integer_out_of_range", "n"),
+        ({"n": "many"}, 400, "api_field_wrong", "n"),
+        ({"size": "0x0"}, 400, "api_size_malformed", "size"),
+        ({"response_format": "gif"}, 400, "api_field_wrong", "response_format"),
+        ({"guidance": 1e9}, 400, "number_out_of_range", "guidance"),
+        ({"seed": 2**60}, 400, "integer_out_of_range", "seed"),
+    ],
+)
+def test_bad_requests_are_refused_in_openais_shape(
+    http: httpx.Client, fields: dict[str, Any], status: int, code: str, param: str | None
+) -> None:
+    answer = http.post("/v1/images/generations", json={"prompt": PROMPT, "model": "tiny-a"} | fields)
+    error = error_of(answer, status)
+    assert (error["code"], error["param"]) == (code, param)
+    assert "Traceback" not in error["message"] and answer.headers["x-should-retry"] == "false"
+
+
+def test_malformed_bodies_and_unknown_routes_are_refused_in_openais_shape(http: httpx.Client) -> None:
+    route = "/v1/images/generations"
+    for content in (b"", b"{", b"[" * 100_000, b"\xff\xfe", b'"text"', b"[]"):
+        assert error_of(http.post(route, content=content), 400)["type"] == "invalid_request_error"
+    assert error_of(http.get(route), 405)["code"] == "api_method_not_allowed"
+    assert error_of(http.get("/v1/nothing"), 404)["code"] == "api_route_unknown"
+    error_of(http.post(route, content=(b" " * 1_000_000 for _ in range(31))), 413)
+
+
+def test_a_foreign_host_or_web_site_reaches_no_model(http: httpx.Client) -> None:
+    assert http.get("/v1/models", headers={"host": "evil.example"}).status_code == 400
+    answer = http.get("/v1/models", headers={"origin": "http://evil.example"})
+    assert error_of(answer, 403)["code"] == "api_origin_refused"
+
+
+def test_pictures_can_be_answered_as_urls_and_in_other_formats(page: Served, http: httpx.Client) -> None:
+    for media in ("png", "jpeg", "webp"):
+        url = generate(http, response_format="url", output_format=media)["data"][0]["url"]
+        assert url.startswith(f"{page.url}/v1/images/files/")
+        answer = http.get(url)
+        assert answer.headers["content-type"] == f"image/{media}"
+        assert Image.open(io.BytesIO(answer.content)).format == media.upper()
+        assert picture(generate(http, output_format=media)["data"][0]).format == media.upper()
+    assert error_of(http.get("/v1/images/files/..%2f..%2fetc%2fpasswd"), 404)
+    assert error_of(http.get("/v1/images/files/nothing.png"), 404)["code"] == "api_picture_gone"
+
+
+# Edits
+
+
+def png_of(image: Image.Image) -> bytes:
+    content = io.BytesIO()
+    image.save(content, "PNG")
+    return content.getvalue()
+
+
+@pytest.fixture(scope="module")
+def drawn(page: Served) -> bytes:
+    with httpx.Client(base_url=page.url, timeout=60) as client:
+        return base64.b64decode(generate(client)["data"][0]["b64_json"])
+
+
+def left_half(mode: str) -> bytes:
+    """A mask of the left half: transparent there, as OpenAI's clients send it, or white, as all others do."""
+    keep, redraw = ((0, 0, 0, 255), (0, 0, 0, 0)) if mode == "RGBA" else (0, 255)
+    mask = Image.new(mode, (96, 96), keep)
+    mask.paste(redraw, (0, 0, 48, 96))
+    return png_of(mask)
+
+
+def edit(http: httpx.Client, files: Any, route: str = "edits", **fields: Any) -> httpx.Response:
+    data = {"prompt": "a blue square", "model": "tiny-a", "seed": "3"} | fields
+    return http.post(f"/v1/images/{route}", data=data, files=files)
+
+
+def test_an_alpha_mask_and_a_grey_mask_redraw_the_same_half(http: httpx.Client, drawn: bytes) -> None:
+    answers = [
+        edit(http, [("image", ("upload", drawn, "application/octet-stream")), ("mask", left_half("RGBA"))]),
+        edit(http, [("image[]", drawn), ("mask", left_half("L"))]),
+    ]
+    alpha, grey = (picture(answer.json()["data"][0]) for answer in answers)
+    assert alpha.tobytes() == grey.tobytes()
+    before, after = np.asarray(Image.open(io.BytesIO(drawn))), np.asarray(alpha)
+    assert not np.array_equal(before[:, :40], after[:, :40])
+    assert read_metadata(alpha).settings["method"] == "region"
+
+
+def test_an_edit_as_json_gives_what_the_form_gives(http: httpx.Client, drawn: bytes) -> None:
+    uri = f"data:image/png;base64,{base64.b64encode(drawn).decode()}"
+    fields = {"prompt": "a blue square", "model": "tiny-a", "seed": 3, "method": "variation", "image": [uri]}
+    as_json = http.post("/v1/images/edits", json=fields).json()["data"][0]
+    as_form = edit(http, {"image": drawn}, method="variation").json()["data"][0]
+    assert picture(as_json).tobytes() == picture(as_form).tobytes()
+
+
+def test_a_streamed_edit_and_variations_are_answered(http: httpx.Client, drawn: bytes) -> None:
+    found = list(events(edit(http, {"image": drawn}, stream="true", partial_images="3")))
+    assert found[-1]["type"] == "image_edit.completed" and picture(found[-1]).size == (96, 96)
+    varied = edit(http, {"image": drawn}, route="variations", prompt="", n="2").json()["data"]
+    assert len(varied) == 2 and read_metadata(picture(varied[0])).prompt == PROMPT  # that of the picture
+
+
+@pytest.mark.parametrize(
+    ("files", "fields", "status", "code"),
+    [
+        ({}, {}, 400, "edit_image_missing"),
+        ({"image": b"no picture"}, {}, 415, "picture_not_openable"),
+        ({}, {"image": "/etc/passwd"}, 400, "api_picture_not_base64"),
+        ({}, {"image": "data:text/html,x"}, 400, "api_picture_not_base64"),
+        ({}, {"image": "http://169.254.169.254/latest"}, 400, "api_url_refused"),
+        ({"image": png_of(Image.new("1", (9000, 9000)))}, {}, 413, "picture_too_many_pixels"),
+        ({"image": png_of(Image.new("RGB", (96, 96)))}, {"method": "magic"}, 400, "edit_method_unknown"),
+    ],
+)
+def test_what_is_no_picture_is_refused_before_it_waits(
+    http: httpx.Client, files: dict[str, bytes], fields: dict[str, str], status: int, code: str
+) -> None:
+    data = {"prompt": "x", "model": "tiny-a"} | fields
+    answer = http.post("/v1/images/edits", **({"data": data, "files": files} if files else {"json": data}))
+    assert error_of(answer, status)["code"] == code
+
+
+# Chat
+
+
+def chat(http: httpx.Client, content: Any = "What is it?", **fields: Any) -> httpx.Response:
+    body = {"model": "tiny-a", "messages": [{"role": "user", "content": content}], "max_tokens": 8, "seed": 1}
+    return http.post("/v1/chat/completions", json=body | fields)
+
+
+def with_picture(text: str, content: bytes) -> list[dict[str, Any]]:
+    uri = f"data:image/png;base64,{base64.b64encode(content).decode()}"
+    return [{"type": "text", "text": text}, {"type": "image_url", "image_url": {"url": uri}}]
+
+
+def test_a_streamed_answer_about_a_picture_is_the_whole_answer_in_parts(http: httpx.Client, drawn: bytes) -> None:
+    question = with_picture("What is it?", drawn)
+    whole = chat(http, question).json()
+    answer = chat(http, question, stream=True, stream_options={"include_usage": True})
+    chunks = list(events(answer))
+    text = "".join(c["choices"][0]["delta"].get("content") or "" for c in chunks if c["choices"])
+    (choice,) = whole["choices"]
+    assert choice["message"]["content"] == text and text
+    assert choice["finish_reason"] == chunks[-2]["choices"][0]["finish_reason"] == "length"
+    assert whole["usage"] == chunks[-1]["usage"] and whole["usage"]["completion_tokens"] == 8
+    assert whole["usage"]["prompt_tokens"] > chat(http).json()["usage"]["prompt_tokens"]
+    assert answer.text.rstrip().endswith("data: [DONE]")
+
+
+def test_a_stop_string_ends_the_answer_before_it(http: httpx.Client) -> None:
+    text = chat(http, max_tokens=16).json()["choices"][0]["message"]["content"]
+    stop = text[3:6]
+    cut = chat(http, max_tokens=16, stop=[stop, "never"]).json()["choices"][0]
+    assert cut["message"]["content"] == text[: text.find(stop)] and cut["finish_reason"] == "stop"
+
+
+def test_stop_strings_are_found_across_parts_and_nothing_else_is_lost() -> None:
+    filter = StopFilter(("END", "EX"))
+    assert [filter.feed(part) for part in ("a E", "N", "Eb E", "ND c")] == ["a ", "", "ENEb ", ""]
+    assert filter.stopped
+
+
+def test_a_picture_drawn_in_the_chat_is_the_one_of_the_same_seed(http: httpx.Client, drawn: bytes) -> None:
+    message = chat(http, f"/draw {PROMPT}", seed=7).json()["choices"][0]["message"]
+    (image,) = message["images"]
+    found = Image.open(io.BytesIO(base64.b64decode(image["image_url"]["url"].partition(",")[2])))
+    assert found.tobytes() == Image.open(io.BytesIO(drawn)).tobytes()
+    edited = chat(http, with_picture("blue", drawn), modalities=["image", "text"], stream=True)
+    deltas = [chunk["choices"][0]["delta"] for chunk in events(edited)]
+    assert [len(delta["images"]) for delta in deltas if "images" in delta] == [1]
+
+
+@pytest.mark.parametrize(
+    ("fields", "code"),
+    [
+        ({"n": 2}, "api_unsupported"),
+        ({"tools": [{"type": "function"}]}, "api_unsupported"),
+        ({"response_format": {"type": "json_object"}}, "api_unsupported"),
+        ({"messages": []}, "api_field_wrong"),
+        ({"messages": [{"role": "assistant", "content": "x"}]}, "question_missing"),
+        ({"messages": [{"role": "user", "content": "/edit blue"}]}, "conversation_without_picture"),
+        ({"messages": [{"role": "user", "content": [{"type": "input_audio"}]}]}, "api_unsupported"),
+        ({"max_tokens": 0}, "api_field_wrong"),
+        ({"temperature": 9}, "number_out_of_range"),
+    ],
+)
+def test_bad_chats_are_refused(http: httpx.Client, fields: dict[str, Any], code: str) -> None:
+    assert error_of(chat(http, **fields), 400)["code"] == code
+
+
+# The shape of AUTOMATIC1111
+
+
+def test_a1111_clients_draw_the_same_pixels(http: httpx.Client, drawn: bytes) -> None:
+    body = {"prompt": PROMPT, "seed": 7, "cfg_scale": 5, "steps": 20, "width": 512, "sampler_index": "DPM++ 2M Karras"}
+    answer = http.post("/sdapi/v1/txt2img", json=body | {"override_settings": {"sd_model_checkpoint": "tiny-a"}}).json()
+    found = Image.open(io.BytesIO(base64.b64decode(answer["images"][0])))
+    assert found.tobytes() == Image.open(io.BytesIO(drawn)).tobytes()
+    info = json.loads(answer["info"])
+    assert (info["seed"], info["width"], info["all_seeds"]) == (7, 96, [7]) and PROMPT in info["infotexts"][0]
+
+
+def test_a1111_clients_redraw_under_a_mask_as_the_other_route_does(http: httpx.Client, drawn: bytes) -> None:
+    images = {"init_images": [base64.b64encode(drawn).decode()], "mask": base64.b64encode(left_half("L")).decode()}
+    answer = http.post("/sdapi/v1/img2img", json={"prompt": "a blue square", "seed": 3} | images).json()
+    expected = edit(http, [("image", drawn), ("mask", left_half("L"))]).json()["data"][0]
+    assert Image.open(io.BytesIO(base64.b64decode(answer["images"][0]))).tobytes() == picture(expected).tobytes()
+
+
+def test_a1111_clients_choose_a_model_and_see_errors(page: Served, http: httpx.Client) -> None:
+    for name in ("tiny-b", "tiny-a"):
+        assert http.post("/sdapi/v1/options", json={"sd_model_checkpoint": name}).status_code == 200
+        assert http.get("/sdapi/v1/options").json()["sd_model_checkpoint"] == page.session.state.variant_id == name
+    refused = http.post("/sdapi/v1/options", json={"sd_model_checkpoint": "janus-pro-7b"})
+    assert refused.status_code == 409 and "Janus-Pro" in refused.json()["detail"]
+    assert {"tiny-a", "tiny-b"} <= {row["title"] for row in http.get("/sdapi/v1/sd-models").json()}
+    for route in ("samplers", "schedulers", "upscalers", "sd-vae", "latent-upscale-modes", "progress"):
+        assert http.get(f"/sdapi/v1/{route}").status_code == 200
+
+
+def test_interrupt_ends_the_jobs_of_a1111_clients_alone(page: Served, http: httpx.Client) -> None:
+    with ThreadPoolExecutor(2) as pool:
+        job = pool.submit(http.post, "/sdapi/v1/txt2img", json={"prompt": PROMPT, "batch_size": 16})
+        wait_until(lambda: page.session.state.phase == "busy")
+        other = pool.submit(http.post, "/v1/images/generations", json={"prompt": PROMPT})
+        wait_until(lambda: page.session.state.queue == 1)
+        http.post("/sdapi/v1/interrupt")
+        assert job.result().status_code == 409 and job.result().json()["error"] == "api_interrupted"
+        assert other.result().status_code == 200
+
+
+# Who may use it, and how much of it
+
+
+def asgi(context: ApiContext, access: Access) -> httpx.AsyncClient:
+    """The API without the page in front of it."""
+
+    async def page(scope: Any, receive: Any, send: Any) -> None:
+        raise AssertionError("the request went to the page")
+
+    app = ApiGate(page, api_app(context), access)
+    return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://localhost")
+
+
+@pytest.mark.parametrize(
+    ("host", "share", "login", "proxied", "is_open"),
+    [
+        ("127.0.0.1", False, False, False, True),
+        ("127.0.0.1", False, True, False, False),
+        ("127.0.0.1", False, False, True, False),
+        ("0.0.0.0", False, False, False, False),
+        ("127.0.0.1", True, False, False, False),
+    ],
+)
+def test_only_a_page_of_this_machine_alone_has_an_api_without_a_key(
+    host: str, share: bool, login: bool, proxied: bool, is_open: bool
+) -> None:
+    access, made = api_access("", host, share, login, proxied)
+    assert (access.trusting and not access.key) == is_open
+    assert bool(made) == share and access.key == made
+    assert api_access("given", host, share, login, proxied)[0].key == "given"
+
+
+@pytest.mark.parametrize(
+    ("sent", "status"),
+    [("Bearer key", 200), ("Basic YW55Ym9keTprZXk=", 200), ("Bearer wrong", 401), ("Basic !", 401), ("", 401)],
+)
+def test_a_key_is_asked_for_on_every_route(page: Served, tmp_path: Path, sent: str, status: int) -> None:
+    async def ask() -> None:
+        async with asgi(ApiContext(page.session, OutputStore(tmp_path)), Access("key")) as client:
+            for route in ("/v1/models", "/sdapi/v1/options"):
+                answer = await client.get(route, headers={"authorization": sent} if sent else {})
+                assert answer.status_code == status
+            foreign = {"authorization": "Bearer key", "origin": "http://evil.example"}
+            assert (await client.get("/v1/models", headers=foreign)).status_code == 200  # it has the key
+
+    asyncio.run(ask())
+
+
+def test_without_a_key_an_api_that_others_can_reach_says_how_to_turn_it_on(page: Served, tmp_path: Path) -> None:
+    async def ask() -> httpx.Response:
+        async with asgi(ApiContext(page.session, OutputStore(tmp_path)), Access()) as client:
+            return await client.get("/v1/models")
+
+    assert "--api-key" in error_of(asyncio.run(ask()), 403)["message"]
+
+
+def test_a_full_line_is_answered_with_when_to_come_back(page: Served, tmp_path: Path) -> None:
+    context = ApiContext(page.session, OutputStore(tmp_path), line=threading.BoundedSemaphore(1))
+    context.line.acquire()
+
+    async def ask() -> tuple[httpx.Response, httpx.Response]:
+        async with asgi(context, Access(trusting=True)) as client:
+            body = {"prompt": PROMPT, "model": "tiny-a"}
+            full = await client.post("/v1/images/generations", json=body | {"stream": True})
+            context.line.release()
+            return full, await client.post("/v1/images/generations", json=body)
+
+    full, after = asyncio.run(ask())
+    assert error_of(full, 429)["type"] == "rate_limit_error" and int(full.headers["retry-after"]) > 0
+    assert after.status_code == 200
+
+
+def test_a_client_that_stops_reading_loses_its_job(
+    page: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("janus_app.server.api.context.STALL_SECONDS", 0.2)
+    context = ApiContext(page.session, OutputStore(tmp_path))
+    app = api_app(context)
+    body = json.dumps({"prompt": PROMPT, "model": "tiny-a", "n": 16, "stream": True, "partial_images": 5}).encode()
+    path = "/v1/images/generations"
+    scope = {"type": "http", "method": "POST", "path": path, "headers": [], "query_string": b"", "client": ("a", 1)}
+
+    async def ask() -> None:
+        sent = [{"type": "http.request", "body": body}]
+
+        async def receive() -> Any:
+            return sent.pop() if sent else await asyncio.Event().wait()
+
+        async def send(message: Any) -> None:
+            if message["type"] == "http.response.body":
+                await asyncio.Event().wait()  # the buffers are full
+
+        await app(scope, receive, send)
+
+    asyncio.run(ask())
+    assert page.session.state.phase == "ready" and page.session.state.queue == 0
+    assert context.line.acquire(blocking=False)
+
+
+def test_a_bug_is_answered_without_its_text(
+    page: Served, http: httpx.Client, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(*_: Any) -> Any:
+        raise ZeroDivisionError("a secret")
+        yield
+
+    monkeypatch.setattr(page.session, "run_on", broken)
+    answer = http.post("/v1/images/generations", json={"prompt": PROMPT})
+    assert error_of(answer, 500)["code"] == "api_bug" and "secret" not in answer.text
+    assert "a secret" in caplog.text
+
+
+# Pictures at web addresses
+
+
+@pytest.mark.parametrize(
+    "host",
+    ["127.0.0.1", "localhost", "[::1]", "2130706433", "10.0.0.1", "169.254.169.254", "[::ffff:10.0.0.1]", "0.0.0.0",
+     "[64:ff9b::a00:1]", "192.168.1.1", "[fe80::1]"],
+)  # fmt: skip
+def test_private_addresses_are_never_fetched(host: str) -> None:
+    with pytest.raises(AppError) as refused:
+        fetch(f"http://{host}:9/")
+    assert refused.value.code == "api_url_private"
+
+
+def test_a_public_address_is_fetched_and_a_redirect_into_the_network_is_not(
+    monkeypatch: pytest.MonkeyPatch, drawn: bytes
+) -> None:
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            inside = self.path == "/redirect"
+            self.send_response(302 if inside else 200)
+            if inside:
+                self.send_header("location", f"http://127.0.0.1:{server.server_port}/picture")
+            self.end_headers()
+            self.wfile.write(b"" if inside else drawn if self.path == "/picture" else b"x" * 50_000_000)
+
+        def log_message(self, *_: Any) -> None: ...
+
+    real = fetch_module.public_address
+    monkeypatch.setattr(
+        fetch_module, "public_address", lambda host, port: "127.0.0.1" if host == "example.org" else real(host, port)
+    )
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        base = f"http://example.org:{server.server_port}"
+        assert fetch(f"{base}/picture") == drawn
+        for path, code in (("redirect", "api_url_private"), ("endless", "api_url_unreadable")):
+            with pytest.raises(AppError) as refused:
+                fetch(f"{base}/{path}")
+            assert refused.value.code == code
+        server.shutdown()
