@@ -318,7 +318,7 @@ def test_a_picture_drawn_in_the_chat_is_the_one_of_the_same_seed(http: httpx.Cli
         ({"response_format": {"type": "json_object"}}, "api_unsupported"),
         ({"messages": []}, "api_field_wrong"),
         ({"messages": [{"role": "assistant", "content": "x"}]}, "question_missing"),
-        ({"messages": [{"role": "user", "content": "/edit blue"}]}, "conversation_without_picture"),
+        ({"messages": [{"role": "user", "content": "/draw"}]}, "draw_command_empty"),
         ({"messages": [{"role": "user", "content": [{"type": "input_audio"}]}]}, "api_unsupported"),
         ({"max_tokens": 0}, "api_field_wrong"),
         ({"temperature": 9}, "number_out_of_range"),
