@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import re
-import shutil
-import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,8 +14,9 @@ from PIL import Image
 
 from janus_app.errors import AppError
 from janus_app.server.security import HostGuard, allowed_names, answers_one_person, host_rules, sub_path
+from tests.nginx_server import nginx
 from tests.page_client import draw, gallery_of
-from tests.page_server import Served, free_port, serve
+from tests.page_server import Served, serve
 
 
 @pytest.fixture(scope="module")
@@ -27,37 +24,6 @@ def sub_page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     names = ["*.proxy.runpod.net", "https://janus.example.org:8443/x", "studio_1"]
     with serve(tmp_path_factory.mktemp("sub"), root_path="janus/", allow_hosts=names) as served:
         yield served
-
-
-@pytest.fixture(scope="module")
-def nginx(sub_page: Served, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The address of the page behind nginx with the configuration of the documentation."""
-    program = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin")
-    if program is None:
-        pytest.skip("nginx is not installed")
-    folder, port = tmp_path_factory.mktemp("nginx"), free_port()
-    (site,) = re.findall(r"```nginx\n(.*?)```", Path("docs/deploy.md").read_text("utf-8"), flags=re.DOTALL)
-    site = site.replace("127.0.0.1:7860", sub_page.url.removeprefix("http://")).replace("listen 80;", f"listen {port};")
-    kinds = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
-    places = "".join(f"{kind}_temp_path {folder / kind};\n" for kind in kinds)
-    user = "user root;\n" if os.geteuid() == 0 else ""  # its workers write the upload into our folder
-    text = f"{user}pid {folder}/pid;\nevents {{}}\nhttp {{\naccess_log off;\n{places}{site}}}\n"
-    (folder / "nginx.conf").write_text(text, encoding="utf-8")
-    command = [program, "-e", str(folder / "log"), "-c", str(folder / "nginx.conf"), "-g", "daemon off;"]
-    server = subprocess.Popen(command)
-    try:
-        address = f"http://127.0.0.1:{port}/janus"
-        while server.poll() is None:
-            try:
-                httpx.get(address, trust_env=False)
-                break
-            except httpx.TransportError:
-                time.sleep(0.05)
-        assert server.poll() is None, (folder / "log").read_text("utf-8")
-        yield address
-    finally:
-        server.terminate()
-        server.wait(timeout=20)
 
 
 def check_page(address: str, folder: Path) -> None:
@@ -79,8 +45,9 @@ def check_page(address: str, folder: Path) -> None:
     assert kept.content == picture.read_bytes()
 
 
-def test_page_is_usable_behind_nginx_under_a_sub_path(nginx: str, tmp_path: Path) -> None:
-    check_page(nginx, tmp_path)
+def test_page_is_usable_behind_nginx_under_a_sub_path(sub_page: Served, tmp_path: Path) -> None:
+    with nginx(sub_page.url, tmp_path) as proxied:
+        check_page(proxied.url, tmp_path)
 
 
 def test_page_with_a_sub_path_is_usable_at_its_own_address_too(sub_page: Served, tmp_path: Path) -> None:
