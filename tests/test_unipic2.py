@@ -128,8 +128,7 @@ def test_the_record_draws_the_picture_again_in_its_size() -> None:
     assert (record.settings["width"], record.settings["height"], record.settings["steps"]) == (64, 32, 2)
     assert session.result(request_of(record)).pictures[0].image.tobytes() == first.pictures[0].image.tobytes()
     assert "--size=64x32" in export(record, "cli") and "size=(64, 32)" in export(record, "python")
-    with pytest.raises(AppError, match="has no size"):
-        export(record, "curl", "http://127.0.0.1:7860")
+    assert '"width": 64, "height": 32' in export(record, "curl", "http://127.0.0.1:7860")
 
 
 # ---- folders

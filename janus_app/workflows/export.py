@@ -32,8 +32,8 @@ for saved in janus_app.OutputStore("outputs").save(session.result(request)):
 def export(record: ImageMetadata, kind: Kind, url: str = "") -> str:
     """Text that draws the picture of `record` again. `url` is the page's address, for curl.
 
-    The same model, precision and kind of device give the same picture. Raises AppError for curl with an edit or a size,
-    which the page's API does not offer.
+    The same model, precision and kind of device give the same picture. Raises AppError for curl with an edit, which the
+    page's API does not offer.
     """
     if kind == "cli":
         return command_line(record)
@@ -41,8 +41,6 @@ def export(record: ImageMetadata, kind: Kind, url: str = "") -> str:
         return python_script(record)
     if record.verb == "edit":
         raise AppError("export_edit_as_curl")
-    if "width" in record.settings:
-        raise AppError("export_size_as_curl")
     return curl(record, url)
 
 
@@ -86,7 +84,10 @@ def curl(record: ImageMetadata, url: str) -> str:
 
     The page draws with its loaded model; the one named here is loaded only if none is and nothing has to be downloaded.
     """
-    fields: dict[str, Any] = _fields(record) | {"count": 1, "new_seed": False, "model": record.model}
+    fields: dict[str, Any] = _fields(record)
+    if "size" in fields:
+        fields["width"], fields["height"] = fields.pop("size")
+    fields |= {"count": 1, "new_seed": False, "model": record.model}
     if _interval(record) != WHOLE_INTERVAL:
         fields |= zip(INTERVAL_ENDS, _interval(record), strict=True)
     endpoint = shlex.quote(f"{url.rstrip('/')}/gradio_api/call/v2/draw")

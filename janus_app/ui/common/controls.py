@@ -96,6 +96,40 @@ def flow_controls(label: Callable[[str], Any], tab: str) -> FlowControls:
 
 
 @dataclass(frozen=True)
+class SizeControls:
+    """Width and height of a drawing, for models that draw in several sizes; hidden for the others."""
+
+    width: gr.Slider
+    height: gr.Slider
+
+    def size(self, values: Values) -> tuple[int, int]:
+        """Raises AppError for what is not a number."""
+        return whole_number(values[self.width], "input_width"), whole_number(values[self.height], "input_height")
+
+    def restore(self, request: GenerateRequest) -> Updates:
+        return dict(zip((self.width, self.height), request.size, strict=True)) if request.size else {}
+
+    def variant_updates(self, variant: Variant) -> Updates:
+        return {
+            self.width: slider_update(variant.settings.get("width")),
+            self.height: slider_update(variant.settings.get("height")),
+        }
+
+
+def size_controls(label: Callable[[str], Any], tab: str) -> SizeControls:
+    """Ranges and values follow the variant once the page is open."""
+    with gr.Row():
+        return SizeControls(
+            *(
+                gr.Slider(
+                    256, 1024, 512, step=16, label=label(side), visible=False, elem_id=f"{tab}-{side}", min_width=120
+                )
+                for side in ("width", "height")
+            )
+        )
+
+
+@dataclass(frozen=True)
 class RequestControls:
     """The controls that a drawing and an edit have in common."""
 

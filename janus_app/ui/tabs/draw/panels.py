@@ -11,6 +11,7 @@ from janus_app.ui.common.actions import BrowserDownload, action_row
 from janus_app.ui.common.controls import (
     RequestControls,
     RunButtons,
+    SizeControls,
     example_buttons,
     flow_controls,
     negative_box,
@@ -18,6 +19,7 @@ from janus_app.ui.common.controls import (
     sampling_sliders,
     saved_picture,
     seed_row,
+    size_controls,
 )
 from janus_app.ui.common.more import more
 from janus_app.ui.common.results import JobOutput, ResultGallery, job_output
@@ -42,6 +44,7 @@ class DroppedPicture:
 class InputPanel:
     controls: RequestControls
     turbo: gr.Checkbox
+    size: SizeControls
     examples: list[gr.Button]
     buttons: RunButtons
     helper: PromptHelper
@@ -76,6 +79,7 @@ def build_input_panel(page: PageContext) -> InputPanel:
     helper = build_panel(page, *helping)
     count = gr.Slider(1, 16, 4, step=1, label=label("count"), elem_id="draw-count")
     seed, new_seed = seed_row(label, "draw")
+    size = size_controls(label, "draw")
     with gr.Accordion(label("settings"), open=False, elem_id="draw-settings"):
         presets = build_presets_panel(page)
         guidance, temperature = sampling_sliders(label, "draw")
@@ -89,7 +93,7 @@ def build_input_panel(page: PageContext) -> InputPanel:
         redraw = gr.Button(label("redraw_tokens"), size="sm", visible=False, elem_id="draw-exact")
     controls = RequestControls(prompt, negative, count, seed, new_seed, guidance, temperature, flow)
     dropped = DroppedPicture(file, note, redraw, gr.State(None))
-    return InputPanel(controls, turbo, examples, buttons, helper, presets, saving, last_seed, dropped)
+    return InputPanel(controls, turbo, size, examples, buttons, helper, presets, saving, last_seed, dropped)
 
 
 def build_results_panel(page: PageContext, browser: BrowserDownload) -> ResultsPanel:

@@ -49,11 +49,12 @@ class DrawTab:
     @property
     def settings(self) -> set[Component]:
         """The components that `restore` sets."""
-        return {*self.panel.controls.all, self.panel.turbo}
+        return {*self.panel.controls.all, self.panel.turbo, self.panel.size.width, self.panel.size.height}
 
     def restore(self, request: GenerateRequest, new_seed: bool = False) -> Updates:
         """The controls as they stood for one picture of a request, with its seed or a new one for each run."""
-        return {**self.panel.controls.restore(request, new_seed), self.panel.turbo: request.turbo}
+        restored = self.panel.controls.restore(request, new_seed)
+        return {**restored, self.panel.turbo: request.turbo, **self.panel.size.restore(request)}
 
 
 def build(
@@ -87,6 +88,8 @@ def build(
         *panel.examples,
         *controls.by_setting.values(),
         panel.turbo,
+        panel.size.width,
+        panel.size.height,
     }
     for moment in (demo.load, model_changed.change):
         inputs = {variant, right.results.items}
@@ -106,7 +109,9 @@ class DrawHandlers:
 
         def make() -> GenerateRequest:
             turbo = bool(values[self.panel.turbo])
-            return GenerateRequest(**self.controls.settings(values, first), turbo=turbo)
+            several = "width" in self.page.variant(values[self.variant]).settings
+            size = self.panel.size.size(values) if several else None
+            return GenerateRequest(**self.controls.settings(values, first), turbo=turbo, size=size)
 
         yield from self._run(values, make, request, {self.controls.seed: first})
 
@@ -206,6 +211,7 @@ class DrawHandlers:
             **example_updates(panel.examples, now.prompts("generate", language)),
             **self.controls.variant_updates(page, now, language),
             panel.turbo: gr.update(visible=get_family(now.family).drawing == "tokens"),
+            **panel.size.variant_updates(now),
             **panel.presets.variant_updates(page, now, language),
         }
         if not values[self.results.items]:
@@ -226,6 +232,8 @@ class DrawHandlers:
             "guidance_start": controls.flow.start,
             "guidance_end": controls.flow.end,
             "turbo": self.panel.turbo,
+            "width": self.panel.size.width,
+            "height": self.panel.size.height,
         }
 
     def wire_jobs(self) -> None:
