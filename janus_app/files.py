@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
 from janus_app.errors import AppError, Message
+from janus_app.file_kinds import what_it_is_instead_of_text
 
 LOCK_TIMEOUT = 10.0  # seconds; the other process writes one small file, so a longer wait means it is stuck
 DISK_FULL_ERRNOS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
@@ -71,6 +72,8 @@ def read_json(path: Path, max_bytes: int = 50_000_000) -> dict[str, Any]:
     except FileNotFoundError:
         raise AppError("json_file_missing", file=path.name, folder=path.parent) from None
     except (OSError, ValueError, RecursionError) as error:
+        if refused := what_it_is_instead_of_text(path):
+            raise refused from None
         raise AppError("json_file_unreadable", file=path.name, reason=error) from None
     if not isinstance(value, dict):
         raise AppError("json_file_not_an_object", file=path.name)

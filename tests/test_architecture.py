@@ -15,7 +15,7 @@ PACKAGE = ROOT / "janus_app"
 
 # From the bottom up: a file may import files of its own layer and of the layers above it in this list.
 LAYERS = (
-    ("version", "paths", "formatting", "errors", "files", "types"),
+    ("version", "paths", "formatting", "errors", "file_kinds", "files", "types"),
     ("nn",),
     ("models",),
     ("registry",),

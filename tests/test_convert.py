@@ -20,7 +20,8 @@ from janus_app.errors import AppError
 from janus_app.hub.cache import converted_folder, find_converted, is_convertible
 from janus_app.registry.types import File, Variant
 from janus_app.runtime.convert import convert, convert_variant
-from janus_app.runtime.loader import read_tensors, weight_files
+from janus_app.runtime.tensor_files import read_tensors
+from janus_app.runtime.tensor_match import weight_files
 from janus_app.types import Progress, result_of
 from tests.conftest import GOLDEN, loaded
 from tests.fake_hub import FakeHub

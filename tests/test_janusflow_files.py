@@ -133,7 +133,7 @@ def test_missing_autoencoder_is_explained(place: Path) -> None:
 def test_an_autoencoder_without_weights_or_with_damaged_ones(place: Path) -> None:
     file = place / "vae" / "diffusion_pytorch_model.safetensors"
     file.write_bytes(file.read_bytes()[:-1000])
-    refused(place, "diffusion_pytorch_model.safetensors", "damaged")
+    refused(place, "diffusion_pytorch_model.safetensors", "1,000 bytes", "missing")
     file.unlink()
     refused(place, "has no weights", "diffusion_pytorch_model")
 

@@ -149,7 +149,7 @@ def test_failed_load_leaves_nothing_loaded_and_the_next_one_works(session: Model
     folder = Path(shutil.copytree(PRO, tmp_path / "broken"))
     weights = folder / "pytorch_model.bin"
     weights.write_bytes(weights.read_bytes()[:-100])
-    with pytest.raises(AppError, match="damaged"):
+    with pytest.raises(AppError, match="incomplete"):
         drain(session.load(str(folder), "cpu", "fp32"))
     assert session.state.phase == "empty"
     drain(session.load(PRO, "cpu", "fp32"))  # and the next one works

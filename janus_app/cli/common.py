@@ -54,7 +54,7 @@ def load_model(session: ModelSession, args: argparse.Namespace, variant: Variant
     device = args.device or "auto"
     with usage_errors():
         resolve_device(device)
-    name = str(variant.folder) if variant.id not in session.catalog else variant.id
+    name = variant.id if variant.id in session.catalog else args.model or str(variant.folder)
     follow(session.load(name, device, args.precision or "auto"))
 
 

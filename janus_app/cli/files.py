@@ -14,7 +14,7 @@ from janus_app.files import typed_path
 from janus_app.formatting import size_text
 from janus_app.registry.types import Variant
 from janus_app.runtime.session import ModelSession
-from janus_app.types import Progress
+from janus_app.types import Event
 
 T = TypeVar("T")
 
@@ -80,10 +80,10 @@ def _delete(session: ModelSession, args: argparse.Namespace) -> int:
 def _import(session: ModelSession, args: argparse.Namespace) -> int:
     folder = typed_path(args.name).expanduser()
     if args.own:
-        from janus_app.registry.user_models import register
+        from janus_app.runtime.own_models import add_own_model
 
         with usage_errors():
-            variant = register(folder, args.own)
+            variant = _result(add_own_model(session.hub, folder, args.own))
         message = Message("model_registered", title=variant.title, name=variant.id, folder=variant.folder)
         _print(args, {"model": variant.id, "folder": str(variant.folder)}, message)
         return 0
@@ -115,11 +115,11 @@ ACTIONS: dict[str, Callable[[ModelSession, argparse.Namespace], int]] = {
 }
 
 
-def _result(work: Generator[Progress, None, T]) -> T:
+def _result(work: Generator[Event, None, T]) -> T:
     """Run the generator to its end, showing its progress, and return what it returns."""
     found: list[T] = []
 
-    def events() -> Generator[Progress, None, None]:
+    def events() -> Generator[Event, None, None]:
         found.append((yield from work))
 
     follow(events())

@@ -20,9 +20,11 @@ from pathlib import Path
 from typing import Any
 
 from janus_app.errors import AppError
-from janus_app.files import file_size, read_weight_map
+from janus_app.file_kinds import tensor_header
+from janus_app.files import file_size
 from janus_app.formatting import size_text
 from janus_app.hub.verify import Verifier
+from janus_app.models.common.weight_files import find_weights
 from janus_app.models.registry import find_config
 from janus_app.registry.types import Variant
 
@@ -147,16 +149,13 @@ def converted_folder(folder: Path) -> Path:
 
 
 def pickle_files(folder: Path) -> list[Path]:
-    """The pickled weight files of a checkpoint folder; empty if it has safetensors files or no usable index."""
-    if any((folder / name).is_file() for name in ("model.safetensors", "model.safetensors.index.json")):
-        return []
-    if (folder / "pytorch_model.bin").is_file():
-        return [folder / "pytorch_model.bin"]
+    """The pickled weight files of a checkpoint folder; empty if it has safetensors files or no usable weights."""
     try:
-        names = set(read_weight_map(folder / "pytorch_model.bin.index.json").values())
-    except AppError:  # the loader explains what is wrong with the index
+        files = list(find_weights(folder).files)
+        safe = any(file.suffix == ".safetensors" or tensor_header(file) is not None for file in files)
+    except (AppError, OSError):  # the loader explains what is wrong with the weights
         return []
-    return [folder / name for name in sorted(names)]
+    return [] if safe else files
 
 
 def find_converted(folder: Path) -> Path | None:

@@ -31,6 +31,7 @@ from janus_app.hub.transfer import DownloadLimits, DownloadSettings, RetryPolicy
 from janus_app.hub.verify import HashStore, Verifier, hash_file
 from janus_app.models.registry import find_config
 from janus_app.paths import data_folder
+from janus_app.registry.checkpoint_folder import folder_of_file
 from janus_app.registry.types import File, Variant
 from janus_app.types import Progress
 
@@ -164,6 +165,8 @@ class Hub:
         """Take the variant's files from a folder of the user into the cache. Raises AppError, see import_files."""
         if variant.folder is not None:
             raise AppError("import_not_needed", title=variant.title, folder=variant.folder)
+        if folder.is_file():
+            folder = folder_of_file(folder)
         if not folder.is_dir():
             raise AppError("import_folder_missing", folder=folder)
         cache = self._cache(variant)

@@ -8,10 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from janus_app.errors import AppError, Message
+from janus_app.file_kinds import what_it_is, what_it_is_instead_of_text
 from janus_app.files import os_errors_as_app_errors
 from janus_app.hub.cache import RepoCache, check_free_space
 from janus_app.hub.progress import ProgressReporter
 from janus_app.hub.verify import BLOCK, MAX_GIT_HASHED, Digest, Verifier, hash_file
+from janus_app.registry.checkpoint_folder import what_folder_is
 from janus_app.registry.types import File, Variant
 from janus_app.types import Progress
 
@@ -57,7 +59,8 @@ def import_files(
     """
     sources = {file: folder.joinpath(*file.path.split("/")) for file in variant.files}
     if missing := [file.path for file, source in sources.items() if not source.is_file()]:
-        raise AppError("import_files_missing", folder=folder, files=", ".join(missing), title=variant.title)
+        other = what_folder_is(folder) if any(path.endswith(LFS_SUFFIXES) for path in missing) else None
+        raise other or AppError("import_files_missing", folder=folder, files=", ".join(missing), title=variant.title)
     reporter = ProgressReporter(stage="import", total=sum(source.stat().st_size for source in sources.values()))
     blobs: dict[File, tuple[str, Digest]] = {}
     unknown: list[str] = []
@@ -67,7 +70,8 @@ def import_files(
         expected, etag = verifier.expected(variant, file), etags.get(file.path, "")
         wrong_size = file.size is not None and digest.size != file.size
         if wrong_size or (expected and digest.sha256 != expected) or (etag and not digest.matches_etag(etag)):
-            raise AppError(
+            of_another_kind = what_it_is if file.path.endswith(LFS_SUFFIXES) else what_it_is_instead_of_text
+            raise of_another_kind(source) or AppError(
                 "import_file_differs", source=source, path=file.path, title=variant.title, sha256=digest.sha256[:12]
             )
         if not expected and not etag:

@@ -103,10 +103,11 @@ class Family:
     all components under keys of their own; raises AppError where a file is missing or broken. build: the network on the
     current default device, from what `read_config` returned; raises AppError for a config of another family.
 
-    weight_sources: where the network's tensors are read from, in order. unused_prefixes: tensors that checkpoints hold
-    and inference does not use, by their names in the network. explain_mismatch: what a person can do about the tensor
-    `name` of the network that was found in another shape, or (not `found`) is missing; None where nothing is known.
-    tied: tensor that a checkpoint may leave out -> the one that it equals.
+    weight_sources: where the network's tensors are read from, in order. marks: parts of tensor names that together
+    only this family has. unused_prefixes: tensors that checkpoints hold and inference does not use, by their names in
+    the network. tied: tensor that a checkpoint may leave out -> the one that it equals. explain_mismatch: what a person
+    can do about the tensor `name` of the network that was found in another shape, or (not `found`) is missing; None
+    where nothing is known.
 
     quantized_prefix: where the linears are that int8 and nf4 quantize. picture_decoder_prefix: the picture decoder,
     which stays in float32 where the rest is in float16 or on a CPU. offload_prefix: decoder layers that may be placed
@@ -128,6 +129,7 @@ class Family:
     quantized_prefix: str | tuple[str, ...]
     picture_decoder_prefix: str
     config_file: str = "config.json"
+    marks: tuple[str, ...] = ()
     unused_prefixes: tuple[str, ...] = ()
     offload_prefix: str = ""
     solvers: tuple[str, ...] = ()

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from janus_app.errors import AppError
+from janus_app.models.common.tensor_kinds import contain_all, other_architecture_of
 from janus_app.models.family import Family
 
 FAMILIES: dict[str, str | Family] = {  # id -> the family, or "module:name" of it
@@ -38,10 +39,25 @@ def find_config(folder: Path) -> Path | None:
     return next((file for file in (*direct, *nested) if file.is_file()), None)
 
 
+def architecture_of(names: Iterable[str]) -> str | None:
+    """The title of the family, or of another architecture, that has tensors of these names; None where none is known.
+
+    Tools that add to names do not matter.
+    """
+    names = list(names)
+    for family in map(get_family, FAMILIES):
+        if family.marks and contain_all(names, family.marks):
+            return family.title
+    return other_architecture_of(names)
+
+
 def detect_family(config: Mapping[str, Any]) -> Family:
     """The family that a config.json is of. Raises AppError where it is of none."""
     for name in FAMILIES:
         if (family := get_family(name)).detect(config):
             return family
     known = ", ".join(get_family(name).title for name in FAMILIES)
-    raise AppError("checkpoint_type_unknown", given=str(config.get("model_type"))[:60], known=known)
+    given = config.get("model_type") or config.get("_class_name") or config.get("architectures")
+    if not given:
+        raise AppError("checkpoint_type_missing", known=known)
+    raise AppError("checkpoint_type_unknown", given=str(given)[:60], known=known)

@@ -3,42 +3,49 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from janus_app.errors import AppError
+from janus_app.errors import AppError, Message
+from janus_app.file_kinds import is_pickle, other_model_format, tensor_header, what_it_is
 from janus_app.files import read_json
+from janus_app.models.common.tensor_kinds import refuse_changed_layers
+from janus_app.models.common.weight_files import WEIGHT_SUFFIXES, find_weights, is_adapter_file, weight_candidates
 from janus_app.models.family import CheckpointFacts
-from janus_app.models.registry import detect_family, find_config, get_family
+from janus_app.models.registry import architecture_of, detect_family, find_config, get_family
 from janus_app.registry.types import Component, Variant
 from janus_app.types import VERBS
 
-WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".ckpt")
-OTHER_FORMATS = {".gguf": "GGUF", ".onnx": "ONNX", ".h5": "TensorFlow", ".msgpack": "Flax"}
+CONFIG = "config.json"
+ADAPTER_CONFIG = "adapter_config.json"
 MAX_CONFIG_BYTES = 1_000_000  # real ones are under 10 kB
 
 
+def variant_of_path(path: Path, known: Iterable[Variant] = ()) -> Variant:
+    """Describe the checkpoint in the folder `path`, or the one that the file `path` belongs to.
+
+    Raises AppError, which says what the file or folder is, where it is no checkpoint of a known family.
+    """
+    return variant_of_folder(path if path.is_dir() else folder_of_file(path), known)
+
+
 def variant_of_folder(folder: Path, known: Iterable[Variant] = ()) -> Variant:
-    """Describe the checkpoint in `folder` (original layout).
+    """Describe the checkpoint in `folder` (original layout), or in the only folder inside it that has one.
 
     Repositories that its config.json names are fetched as the variants `known` say. Raises AppError where the folder
     holds no checkpoint of a known family.
     """
-    _refuse_adapter(folder)
+    if refused := what_folder_is(folder):
+        raise refused
+    if (inside := _checkpoint_inside(folder)) != folder:
+        return variant_of_folder(inside, known)
     config = _read_config(folder)
-    if isinstance(quantized := config.get("quantization_config"), Mapping):
-        raise AppError("checkpoint_quantized", folder=folder, method=str(quantized.get("quant_method"))[:40])
+    _refuse_quantized(folder, config)
     family = detect_family(config)
     facts = family.describe(folder, config)
-    pattern = "*" if family.config_file == "config.json" else "**/*"
-    weights = [path for path in folder.glob(pattern) if path.suffix in WEIGHT_SUFFIXES and path.is_file()]
-    if not weights:
-        for path in sorted(folder.iterdir()):
-            if path.suffix in OTHER_FORMATS:
-                raise AppError("weights_other_format", file=path.name, format=OTHER_FORMATS[path.suffix])
-        raise AppError("checkpoint_without_weights", folder=folder)
+    weights = _weights(folder, nested=family.config_file != CONFIG)
     folder = folder.resolve()
     name = re.sub(r"[^a-z0-9._-]+", "-", folder.name.lower()).strip("-") or "checkpoint"
     return Variant(
@@ -91,13 +98,99 @@ def _known_components(facts: CheckpointFacts, known: Iterable[Variant]) -> dict[
     }
 
 
-def _refuse_adapter(folder: Path) -> None:
-    """Raises AppError for a LoRA adapter without the weights that it changes."""
-    if not (folder / "adapter_config.json").is_file():
-        return
-    if all(path.name.startswith("adapter_") for path in folder.iterdir() if path.suffix in WEIGHT_SUFFIXES):
-        base = read_json(folder / "adapter_config.json", MAX_CONFIG_BYTES).get("base_model_name_or_path")
-        raise AppError("checkpoint_is_adapter", folder=folder, base=str(base)[:100])
+def folder_of_file(file: Path) -> Path:
+    """The checkpoint folder that a file is part of. Raises AppError, which says what it is, where it is of none."""
+    folder = file.parent
+    if file.name == CONFIG or file.name.endswith(".index.json"):
+        return folder
+    if refused := what_it_is(file):
+        raise refused
+    header = tensor_header(file)
+    if header is not None:
+        dtypes = {name: dtype for name, (dtype, _) in header.tensors.items()}
+        refuse_changed_layers(file, dtypes, header.metadata)
+    elif not is_pickle(file):
+        raise AppError("file_of_unknown_kind", file=file.name)
+    if (folder / CONFIG).is_file() and file in find_weights(folder).files:
+        return folder
+    found = architecture_of(header.tensors if header else ())
+    raise AppError("weights_file_alone", file=file.name, found=found or Message("architecture_unknown"))
+
+
+def what_folder_is(folder: Path) -> AppError | None:
+    """The refusal of a folder that is no checkpoint of a whole model; None where it may be one."""
+    weights = weight_candidates(folder)
+    if all(is_adapter_file(path) for path in weights) and (weights or (folder / ADAPTER_CONFIG).is_file()):
+        return _adapter(folder)
+    if find_config(folder) is not None:
+        return None
+    if (folder / "model_index.json").is_file():
+        kind = str(read_json(folder / "model_index.json", MAX_CONFIG_BYTES).get("_class_name"))[:60]
+        return AppError("checkpoint_is_pipeline", folder=folder, kind=kind)
+    for path in sorted(folder.iterdir()):
+        if path.is_file() and path.suffix.lower() not in WEIGHT_SUFFIXES and (found := other_model_format(path)):
+            return AppError("weights_other_format", file=path.name, format=found)
+    for path in weights:
+        try:
+            folder_of_file(path)
+        except AppError as error:
+            if error.code != "file_of_unknown_kind":
+                return error
+    return None
+
+
+def _weights(folder: Path, nested: bool) -> Sequence[Path]:
+    """The weight files of a checkpoint, `nested` ones in the folders of its parts. Raises AppError for none."""
+    if nested:
+        found: Sequence[Path] = [path for path in folder.glob("**/*") if path.suffix in WEIGHT_SUFFIXES]
+    else:
+        try:
+            found = find_weights(folder).files
+        except AppError as error:
+            if error.code != "weights_missing":
+                raise
+            found = ()
+    if not found:
+        raise AppError("checkpoint_without_weights", folder=folder)
+    return found
+
+
+def _adapter(folder: Path) -> AppError | None:
+    base: Any = None
+    if (folder / ADAPTER_CONFIG).is_file():
+        base = read_json(folder / ADAPTER_CONFIG, MAX_CONFIG_BYTES).get("base_model_name_or_path")
+    return AppError("checkpoint_is_adapter", folder=folder, base=str(base)[:100] if base else Message("its_base_model"))
+
+
+def _checkpoint_inside(folder: Path) -> Path:
+    """The folder itself, or where it has no config.json the only folder in it that has one.
+
+    Of a repository in the Hub's cache that is the snapshot of its main branch. Raises AppError where there are several.
+    """
+    if find_config(folder) is not None or (folder / "model_index.json").is_file():
+        return folder
+    snapshots = folder if folder.name == "snapshots" else folder / "snapshots"
+    if snapshots.is_dir():
+        main = snapshots.parent / "refs" / "main"
+        named = snapshots / main.read_text("utf-8", "replace").strip() if main.is_file() else snapshots / "main"
+        if find_config(named) is not None:
+            return named
+        folder = snapshots
+    inside = [path for path in sorted(folder.iterdir()) if path.is_dir() and find_config(path) is not None]
+    if len(inside) > 1:
+        raise AppError("checkpoint_folders_inside", folder=folder, names=", ".join(path.name for path in inside[:6]))
+    return inside[0] if inside else folder
+
+
+def _refuse_quantized(folder: Path, config: Mapping[str, Any]) -> None:
+    """Raises AppError for a config.json that says that the weights are quantised."""
+    for section in ("quantization_config", "compression_config", "quantization"):
+        found = config.get(section)
+        if isinstance(found, Mapping) and found:
+            bits = "bitsandbytes" if found.get("load_in_4bit") or found.get("load_in_8bit") else None
+            mlx = "MLX" if section == "quantization" else None
+            method = found.get("quant_method") or bits or mlx or section
+            raise AppError("checkpoint_quantized", folder=folder, method=str(method)[:40])
 
 
 def _read_config(folder: Path) -> Mapping[str, Any]:

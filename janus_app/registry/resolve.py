@@ -1,4 +1,4 @@
-"""A name becomes a Variant: an id of the catalog, or the path of a folder that holds a checkpoint."""
+"""A name becomes a Variant: an id of the catalog, or the path of a folder that holds a checkpoint, or of its file."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ from collections.abc import Mapping
 
 from janus_app.errors import AppError
 from janus_app.files import typed_path
-from janus_app.registry.checkpoint_folder import variant_of_folder, with_own_components
+from janus_app.registry.checkpoint_folder import variant_of_path, with_own_components
 from janus_app.registry.types import Variant
 
 
 def resolve(name: str, variants: Mapping[str, Variant]) -> Variant:
-    """A variant by id, in any case, or the checkpoint in the folder `name`.
+    """A variant by id, in any case, or the checkpoint in the folder `name` or of the file `name`.
 
-    Raises AppError with the closest ids where it is neither.
+    Raises AppError with the closest ids where it is neither, or with what the file or folder is.
     """
     stripped = name.strip()
     if stripped.lower() in variants:
         return with_own_components(variants[stripped.lower()], variants.values())
-    if stripped and _is_folder(stripped):
-        return variant_of_folder(typed_path(stripped).expanduser(), variants.values())
+    if stripped and _exists(stripped):
+        return variant_of_path(typed_path(stripped).expanduser(), variants.values())
     close = difflib.get_close_matches(stripped.lower(), variants, n=3, cutoff=0.5)
     shortened, known = repr(stripped[:200]), ", ".join(variants)
     if close:
@@ -28,8 +28,8 @@ def resolve(name: str, variants: Mapping[str, Variant]) -> Variant:
     raise AppError("model_unknown", given=shortened, known=known)
 
 
-def _is_folder(name: str) -> bool:
+def _exists(name: str) -> bool:
     try:
-        return typed_path(name).expanduser().is_dir()
+        return typed_path(name).expanduser().exists()
     except (OSError, ValueError, RuntimeError):  # too long for a path, a NUL byte, an unknown ~user
         return False

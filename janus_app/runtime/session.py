@@ -21,6 +21,7 @@ from importlib import metadata
 from typing import TYPE_CHECKING, Literal, TypeVar
 
 from janus_app.errors import AppError, LoadOutOfMemory, Message, is_out_of_memory
+from janus_app.files import typed_path
 from janus_app.hub import Hub
 from janus_app.registry.catalog import Catalog
 from janus_app.registry.types import Variant
@@ -203,7 +204,7 @@ class ModelSession:
         model is unloaded, so a failed or cancelled download keeps it.
         """
         variant = self.catalog.resolve(name)
-        return self._queued(lambda: self._load(variant, device, precision))
+        return self._queued(lambda: self._load_named(name, variant, device, precision))
 
     def check_weights(self) -> Events:
         """Check the loaded model's weights once more, as its first load did. Raises AppError where none is loaded."""
@@ -272,6 +273,13 @@ class ModelSession:
         finally:
             self._last_used = time.monotonic()
             self._queue.leave(ticket)
+
+    def _load_named(self, name: str, variant: Variant, device: str, precision: str) -> Events:
+        """Load, and say where the checkpoint was found if that is not the folder that was named."""
+        folder = None if variant.id in self.catalog else variant.folder
+        if folder and typed_path(name).expanduser().resolve() != folder:
+            yield Notice(Message("checkpoint_found_inside", given=name, folder=folder))
+        yield from self._load(variant, device, precision)
 
     def _load(self, variant: Variant, device: str, precision: str) -> Events:
         from janus_app.runtime import loader

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from janus_app.errors import AppError
 from janus_app.models.common.config import Fields
+from janus_app.models.common.config_sections import refuse_other_values
 from janus_app.models.common.latent_preview import LatentPreview
 from janus_app.models.common.lazy_import import importing
 
@@ -36,6 +37,7 @@ def build_autoencoder(raw: Mapping[str, Any], family: str) -> nn.Module:
     for name in ("latent_channels", "layers_per_block", *(f"block_out_channels.{i}" for i in range(len(widths)))):
         fields.whole(name, high=_LARGEST_WIDTH)
     fields.number("scaling_factor", 0.18215)
+    refuse_other_values(fields, {"latents_mean": (), "latents_std": ()})
     try:
         with importing:
             from diffusers import AutoencoderKL

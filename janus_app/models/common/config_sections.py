@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from janus_app.errors import AppError
-from janus_app.models.common.config import Fields
+from janus_app.models.common.config import Fields, fields_at
 from janus_app.models.common.image_processor import ImageProcessor
 from janus_app.models.common.prompts import PromptStyle
 from janus_app.nn.llama import DecoderConfig
@@ -25,17 +25,29 @@ _TOWERS = {
 # Fields of a Llama config that would change the results, and the values that mean what `nn.llama` computes.
 _COMPUTED: Mapping[str, tuple[Any, ...]] = {
     "model_type": ("llama",),
-    "hidden_act": ("silu", "swish"),
-    "attention_bias": (False,),
-    "mlp_bias": (False,),
-    "qkv_bias": (False,),
-    "use_sliding_window": (False,),
-    "partial_rotary_factor": (1,),
-    "attn_logit_softcapping": (),
-    "final_logit_softcapping": (),
-    "logit_scale": (1,),
-    "embedding_multiplier": (1,),
-    "residual_multiplier": (1,),
+    **dict.fromkeys(("hidden_act", "hidden_activation"), ("silu", "swish")),
+    **dict.fromkeys(("attention_bias", "attention_out_bias", "mlp_bias", "qkv_bias", "use_qkv_bias"), (False,)),
+    **dict.fromkeys(("use_bias", "bias", "norm_bias", "rope_interleaved", "rope_interleave"), (False,)),
+    **dict.fromkeys(("use_qk_norm", "qk_norm", "qk_layernorm", "use_sliding_window", "alibi"), (False,)),
+    **dict.fromkeys(("parallel_attn", "parallel_attention", "use_parallel_residual"), (False,)),
+    **dict.fromkeys(("num_local_experts", "num_experts", "n_routed_experts"), (0,)),
+    **dict.fromkeys(("attn_logit_softcapping", "final_logit_softcapping", "clip_qkv"), ()),
+    **dict.fromkeys(("partial_rotary_factor", "rotary_pct", "rope_pct"), (1,)),
+    **dict.fromkeys(("logit_scale", "logits_scaling", "embedding_multiplier", "residual_multiplier"), (1,)),
+}
+# Fields of the other sections, with the values of every published checkpoint.
+_PROJECTOR = {"projector_type": ("mlp_gelu",), "depth": (2,)}
+_TOWER = {
+    "select_feature": ("same",),
+    "class_token": (False,),
+    "global_pool": ("map",),
+    **dict.fromkeys(("pixel_mean", "pixel_std"), ()),
+    **dict.fromkeys(("reg_tokens", "num_register_tokens"), (0,)),
+}
+_PICTURES = {
+    **dict.fromkeys(("do_resize", "do_rescale", "do_convert_rgb", "do_pad"), (True,)),
+    "do_center_crop": (False,),
+    "resample": (3,),  # bicubic
 }
 
 
@@ -60,14 +72,22 @@ def language_config(raw: Mapping[str, Any]) -> DecoderConfig:
     if decoder.hidden_size % heads or heads % decoder.num_key_value_heads:
         raise AppError("config_heads_do_not_divide", heads=heads, width=decoder.hidden_size)
     window = None if language.values.get("use_sliding_window") is False else ()
-    _refuse_other_values(language, {**_COMPUTED, "head_dim": (decoder.head_dim,), "sliding_window": window})
+    of_size: dict[str, tuple[Any, ...] | None] = {
+        **dict.fromkeys(("head_dim", "rotary_dim", "query_pre_attn_scalar"), (decoder.head_dim,)),
+        "attention_multiplier": (decoder.head_dim**-0.5,),
+        "layer_types": (["full_attention"] * decoder.num_hidden_layers,),
+        "no_rope_layers": ([1] * decoder.num_hidden_layers,),
+        "sliding_window": window,
+    }
+    refuse_other_values(language, {**_COMPUTED, **of_size})
     return decoder
 
 
 def tied_head(raw: Mapping[str, Any]) -> dict[str, str]:
     """The head for words, and the embedding that takes its place where the config ties them (`Family.tied`)."""
     language = raw.get("language_config")
-    tied = isinstance(language, Mapping) and language.get("tie_word_embeddings") is True
+    own = language.get("tie_word_embeddings") if isinstance(language, Mapping) else None
+    tied = raw.get("tie_word_embeddings") is True if own is None else own is True
     return {"language_model.lm_head.weight": "language_model.model.embed_tokens.weight"} if tied else {}
 
 
@@ -82,16 +102,32 @@ def _rope(language: Fields) -> Fields:
         rope = Fields(f"{language.section}.{name}", language.values[name])
         known = {"rope_theta": None, "rope_type": ("default",), "type": ("default",)}
         neutral = {"factor": (1,), "partial_rotary_factor": (1,)}
-        _refuse_other_values(rope, {**dict.fromkeys(rope.values, ()), **known, **neutral})
+        refuse_other_values(rope, {**dict.fromkeys(rope.values, ()), **known, **neutral})
     return Fields(language.section, {**language.values, **(language.values.get("rope_parameters") or {})})
 
 
-def _refuse_other_values(fields: Fields, computed: Mapping[str, tuple[Any, ...] | None]) -> None:
+def refuse_other_values(fields: Fields, computed: Mapping[str, tuple[Any, ...] | None]) -> None:
     """Raises AppError for a field with a value that is not listed; None lists all values."""
     for name, allowed in computed.items():
         value = fields.values.get(name)
         if value is not None and allowed is not None and value not in allowed:
             raise AppError("config_value_not_computed", field=f"{fields.section}.{name}", value=repr(value)[:60])
+
+
+def refuse_other_kinds(raw: Mapping[str, Any], section: str, kind: str, params: Mapping[str, Any]) -> None:
+    """Raises AppError where a section asks for another class than `kind`, or for values that are not in `params`.
+
+    A section that is missing asks for nothing.
+    """
+    fields = fields_at(raw, section)
+    refuse_other_values(fields, {"cls": (kind,)})
+    refuse_other_values(fields_at(raw, section, "params"), params)
+
+
+def refuse_other_projectors(raw: Mapping[str, Any], *sections: str) -> None:
+    """Raises AppError for a projector of another kind than two linears with a GELU between them."""
+    for section in sections:
+        refuse_other_kinds(raw, section, "MlpProjector", _PROJECTOR)
 
 
 def section_params(raw: Mapping[str, Any], section: str) -> Any:
@@ -107,12 +143,13 @@ def vision_config(raw: Mapping[str, Any], section: str) -> VisionConfig:
     if name not in _TOWERS:
         raise AppError("vision_tower_unknown", given=str(name)[:60], known=", ".join(_TOWERS))
     width, layers, heads, patch, ratio = _TOWERS[name]
+    refuse_other_kinds(raw, section, "CLIPVisionTower", _TOWER)
     layers = fields.whole("layers", layers)
-    keep = fields.values.get("select_layer", -1)
+    keep = fields.whole("select_layer", -1, low=-layers)
     return VisionConfig(
         image_size=fields.whole("image_size", 384),
         width=fields.whole("width", width),
-        layers=layers + keep + 1 if isinstance(keep, int) and -layers <= keep <= 0 else layers,
+        layers=min(layers, keep if keep > 0 else layers + keep + 1),
         heads=fields.whole("heads", heads),
         patch_size=fields.whole("patch_size", patch),
         mlp_ratio=fields.number("mlp_ratio", ratio),
@@ -122,6 +159,7 @@ def vision_config(raw: Mapping[str, Any], section: str) -> VisionConfig:
 def parse_processor(raw: Mapping[str, Any]) -> ImageProcessor:
     """preprocessor_config.json; the padding colour follows the mean, as in the reference."""
     fields = Fields("preprocessor_config", raw)
+    refuse_other_values(fields, _PICTURES)
     mean = tuple(raw.get("image_mean") or (0.5, 0.5, 0.5))
     std = tuple(raw.get("image_std") or (0.5, 0.5, 0.5))
     if not all(len(v) == 3 and all(isinstance(x, (int, float)) for x in v) for v in (mean, std)) or 0 in std:

@@ -6,6 +6,7 @@ Prompts are lists of pieces: plain strings, in which a typed "<image_placeholder
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from tokenizers import Tokenizer as FastTokenizer
 from tokenizers.decoders import DecodeStream
 
 from janus_app.errors import AppError
+from janus_app.files import read_json
 
 
 @dataclass(frozen=True)
@@ -48,10 +50,7 @@ class Tokenizer:
         special: Iterable[str] = (BOS, EOS, PAD, IMAGE_BEGIN, IMAGE, IMAGE_END),
         added: Sequence[str] = (),
     ) -> None:
-        try:
-            self._fast = FastTokenizer.from_file(str(file))
-        except Exception as error:  # the library raises bare Exception for anything it cannot read
-            raise AppError("tokenizer_unreadable", file=file.name) from error
+        self._fast = _read(file)
         self._fast.add_special_tokens([token for token in added if self._fast.token_to_id(token) is None])
         self._fast.encode_special_tokens = True
         self._names: dict[str, int] = {}
@@ -98,3 +97,15 @@ class Tokenizer:
         """A function from the next id of an answer to the text it completes, "" within a character of several ids."""
         stream = DecodeStream(skip_special_tokens=True)
         return lambda token: stream.step(self._fast, token) or ""
+
+
+def _read(file: Path) -> FastTokenizer:
+    """The tokenizer in a file in any encoding of JSON. Raises AppError where it cannot be read."""
+    try:
+        return FastTokenizer.from_file(str(file))
+    except Exception:  # the library raises bare Exception for anything it cannot read
+        content = read_json(file)
+    try:
+        return FastTokenizer.from_str(json.dumps(content))
+    except Exception as error:
+        raise AppError("tokenizer_unreadable", file=file.name) from error

@@ -8,7 +8,13 @@ from typing import Any
 
 from janus_app.errors import AppError
 from janus_app.models.common.config import Fields
-from janus_app.models.common.config_sections import language_config, section_params, vision_config
+from janus_app.models.common.config_sections import (
+    language_config,
+    refuse_other_kinds,
+    refuse_other_projectors,
+    section_params,
+    vision_config,
+)
 from janus_app.nn.llama import DecoderConfig
 from janus_app.nn.siglip import VisionConfig
 from janus_app.nn.vq_model import VQConfig
@@ -24,10 +30,12 @@ class JanusConfig:
 
 def parse_config(raw: Mapping[str, Any]) -> JanusConfig:
     """config.json of Janus or Janus-Pro. Raises AppError for another architecture or an absurd number."""
-    if raw.get("model_type") != "multi_modality":
+    if (raw.get("model_type") or "multi_modality") != "multi_modality":
         raise AppError("config_model_type_wrong", given=str(raw.get("model_type"))[:60], wanted="multi_modality")
     if "vision_gen_enc_config" in raw or "gen_vision_config" not in raw:
         raise AppError("checkpoint_not_janus")
+    refuse_other_projectors(raw, "aligner_config", "gen_aligner_config")
+    refuse_other_kinds(raw, "gen_head_config", "vision_head", {})
     head = Fields("gen_head_config.params", section_params(raw, "gen_head_config"))
     return JanusConfig(
         language_config(raw), vision_config(raw, "vision_config"), _vq(raw), head.whole("image_token_embed")
@@ -36,6 +44,7 @@ def parse_config(raw: Mapping[str, Any]) -> JanusConfig:
 
 def _vq(raw: Mapping[str, Any]) -> VQConfig:
     fields = Fields("gen_vision_config.params", section_params(raw, "gen_vision_config"))
+    refuse_other_kinds(raw, "gen_vision_config", "VQ-16", {"codebook_l2_norm": (True,), "norm_type": ("group",)})
     mult = fields.values.get("ch_mult", [1, 1, 2, 2, 4])
     if (
         not isinstance(mult, list)

@@ -34,6 +34,8 @@ _JANUS_4O_SETTINGS = {**SETTINGS, "image_guidance": guidance(5.0)}  # the weight
 
 def detect(config: Mapping[str, Any]) -> bool:
     """Janus and its flow relative call themselves by the same model_type; this one has a VQ model."""
+    if config.get("model_type") is None:
+        return "gen_vision_config" in config and "language_config" in config
     return config.get("model_type") == "janus" or (
         config.get("model_type") == "multi_modality" and "vision_gen_enc_config" not in config
     )
@@ -128,6 +130,7 @@ FAMILY = Family(
     quantized_prefix="language_model.model.layers.",
     offload_prefix="language_model.model.layers.",
     picture_decoder_prefix="gen_vision_model.",
+    marks=("gen_vision_model.", "gen_head."),
     # SigLIP's pooling head and a training counter of the tokenizer: in every checkpoint, unused at inference.
     unused_prefixes=("vision_model.vision_tower.attn_pool.", "gen_vision_model.quantize.codebook_used"),
 )

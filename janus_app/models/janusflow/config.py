@@ -8,7 +8,12 @@ from typing import Any
 
 from janus_app.errors import AppError
 from janus_app.models.common.config import Fields
-from janus_app.models.common.config_sections import language_config, section_params, vision_config
+from janus_app.models.common.config_sections import (
+    language_config,
+    refuse_other_kinds,
+    section_params,
+    vision_config,
+)
 from janus_app.nn.llama import DecoderConfig
 from janus_app.nn.siglip import VisionConfig
 
@@ -58,8 +63,10 @@ def parse_config(raw: Mapping[str, Any]) -> JanusFlowConfig:
 
     Stray keys of the published file (`elementwize_affine`, `num_extra_tensors`) have no effect and are ignored.
     """
-    if raw.get("model_type") != "multi_modality" or "vision_gen_enc_config" not in raw:
+    if (raw.get("model_type") or "multi_modality") != "multi_modality" or "vision_gen_enc_config" not in raw:
         raise AppError("checkpoint_not_janusflow")
+    for section, kind in (("vision_gen_enc_config", "Encoder"), ("vision_gen_dec_config", "Decoder")):
+        refuse_other_kinds(raw, section, f"ShallowUViT{kind}", {"elementwise_affine": (True,)})
     language = language_config(raw)
     config = JanusFlowConfig(language, vision_config(raw, "vision_und_enc_config"), _encoder(raw), _decoder(raw))
     encoder, decoder = config.encoder, config.decoder

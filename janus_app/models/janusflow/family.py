@@ -33,7 +33,7 @@ _SETTINGS = {
 
 
 def detect(config: Mapping[str, Any]) -> bool:
-    return config.get("model_type") == "multi_modality" and "vision_gen_enc_config" in config
+    return config.get("model_type") in ("multi_modality", None) and "vision_gen_enc_config" in config
 
 
 def describe(folder: Path, config: Mapping[str, Any]) -> CheckpointFacts:
@@ -130,6 +130,7 @@ FAMILY = Family(
     quantized_prefix="language_model.model.layers.",
     offload_prefix="language_model.model.layers.",
     picture_decoder_prefix=f"{AUTOENCODER}.",
+    marks=("vision_gen_enc_model.",),
     # SigLIP's pooling head: in every checkpoint, unused at inference.
     unused_prefixes=("vision_und_enc_model.vision_tower.attn_pool.",),
 )

@@ -46,7 +46,7 @@ class MetaQueryConfig:
 
 def parse_config(raw: Mapping[str, Any]) -> MetaQueryConfig:
     """config.json of a MetaQuery checkpoint. Raises AppError for another architecture or an absurd number."""
-    if raw.get("model_type") != MODEL_TYPE:
+    if (raw.get("model_type") or MODEL_TYPE) != MODEL_TYPE:
         raise AppError("config_model_type_wrong", given=str(raw.get("model_type"))[:60], wanted=MODEL_TYPE)
     fields = Fields("config", raw)
     diffusion = _id(raw, "diffusion_model_id")

@@ -30,6 +30,8 @@ _SETTINGS = {
 
 
 def detect(config: Mapping[str, Any]) -> bool:
+    if config.get("model_type") is None:
+        return "mllm_id" in config and "num_metaqueries" in config
     return config.get("model_type") == "metaquery"
 
 
@@ -64,7 +66,8 @@ def weight_sources(
 
     sources = [WeightSource(folder, remap_key=network.remap_key)]
     if network.lm_head is not None:
-        sources.append(WeightSource(Path(config[PARTS]["head"]), only=HEAD))
+        file, name = config[PARTS]["head"]
+        sources.append(WeightSource(Path(file), remap_key=lambda _: HEAD, only=name))
     return sources
 
 
@@ -110,6 +113,7 @@ FAMILY = Family(
     quantized_prefix="mllm.language_model.layers.",
     picture_decoder_prefix="vae.",
     # Input pictures enter through the language model alone, so the encoding half of the autoencoder is not used. The
+    marks=("mllm_backbone.",),
     # reference drops the head for words; where a checkpoint has one, it is that of the language model's repository.
     unused_prefixes=("vae.encoder.", "vae.quant_conv.", "mllm.lm_head.", "mllm.language_model.lm_head."),
 )

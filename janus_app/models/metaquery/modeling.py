@@ -6,6 +6,7 @@ the U-Net of Stable Diffusion 1.5); the connector is in connector.py.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,15 +15,19 @@ import torch
 from torch import Tensor, nn
 
 from janus_app.errors import AppError, Message
-from janus_app.files import read_json, read_weight_map
+from janus_app.file_kinds import tensor_header
+from janus_app.files import read_json
 from janus_app.models.common.lazy_import import importing
 from janus_app.models.common.library_errors import library_errors_as_app_errors
 from janus_app.models.common.mllm import LlavaOneVision, Mllm, Qwen25VL, fill_buffers, language_tables
+from janus_app.models.common.weight_files import find_weights
 from janus_app.models.metaquery.config import Components, MetaQueryConfig, parse_config
 from janus_app.models.metaquery.connector import HEAD_DIM, connector
 
 _MLLM = "model.mllm_backbone."
 HEAD = "lm_head.weight"
+# The head's name in the language model's own files; training tools put their prefixes before it.
+_HEAD = re.compile(r"((_orig_mod|module|base_model|model|language_model)\.)*lm_head\.weight")
 PARTS = "parts"
 MARKERS = 2  # embedding rows around the queries: begin and end of image
 
@@ -120,7 +125,7 @@ def _require_packages() -> None:
 def read_parts(raw: Mapping[str, Any], components: Components) -> dict[str, Any]:
     """config.json with what it refers to by name: the configs of the language model, the diffuser and its decoder.
 
-    "head" among them is the weight file with the output head in the language model's folder, "" for none.
+    "head" among them is what `find_head` returns.
     """
     config = parse_config(raw)
     diffusion = components.folder(config.diffusion_id)
@@ -134,22 +139,22 @@ def read_parts(raw: Mapping[str, Any], components: Components) -> dict[str, Any]
             "language": read_json(language / "config.json"),
             "denoiser": read_json(denoiser),
             "vae": read_json(components.folder(config.vae_id) / "vae" / "config.json"),
-            "head": str(head_file(language) or ""),
+            "head": find_head(language),
         },
     }
 
 
-def head_file(language: Path) -> Path | None:
-    """The weight file in the language model's folder that holds its output head, None where there is none."""
-    index, single = language / "model.safetensors.index.json", language / "model.safetensors"
-    if index.is_file():
-        name = read_weight_map(index).get(HEAD)
-        return language / name if name and (language / name).is_file() else None
-    if single.is_file():
-        from safetensors import safe_open
-
-        with safe_open(single, framework="pt") as tensors:
-            return single if HEAD in tensors.keys() else None  # noqa: SIM118 - not a dict
+def find_head(language: Path) -> tuple[str, str] | None:
+    """The weight file in the language model's folder that holds its output head, and the head's name in it."""
+    try:
+        files = find_weights(language).files
+    except AppError:  # without weights, or without all of them: pictures need no head
+        return None
+    for file in files:
+        header = tensor_header(file)
+        for name in header.tensors if header else ():
+            if _HEAD.fullmatch(name):
+                return str(file), name
     return None
 
 

@@ -141,9 +141,9 @@ class FilesHandlers:
         """Add the folder to the list as a model of its own."""
 
         def job(_: Variant) -> Iterator[Event]:
-            from janus_app.registry.user_models import register
+            from janus_app.runtime.own_models import add_own_model
 
-            variant = register(self._folder(values))
+            variant = yield from add_own_model(self.page.session.hub, self._folder(values))
             self.page.catalog.include(variant)
             yield Notice(Message("model_registered", title=variant.title, name=variant.id, folder=variant.folder))
 
