@@ -9,6 +9,7 @@ from pathlib import Path
 from shutil import copytree
 from typing import Any
 
+import gradio as gr
 import pytest
 from PIL import Image
 from safetensors.torch import load_file, save_file
@@ -25,6 +26,8 @@ from janus_app.types import Event, Notice, Progress, result_of
 from janus_app.ui.common.saved_images import SavedImages
 from janus_app.ui.context import PageContext
 from janus_app.ui.i18n import Texts
+from janus_app.ui.tabs.models import files_panel
+from janus_app.ui.tabs.models.files_panel import FilesHandlers
 from janus_app.ui.tabs.models.model_bar import state_html
 from tests.conftest import GOLDEN, loaded
 
@@ -167,6 +170,18 @@ def test_model_bar_says_checked_or_what_looked_wrong(folder: Path, tmp_path: Pat
     assert "message warning" not in state_html(page, language)
     list(mine.check_weights())
     assert ("checked on this machine" if language == "en" else "已在本机检查") in state_html(page, language)
+
+
+def test_model_manager_checks_again_and_loads_the_model_first(folder: Path, tmp_path: Path) -> None:
+    mine = session()
+    page = PageContext(mine, mine.catalog, Texts(), SavedImages(tmp_path, tmp_path))
+    with gr.Blocks():
+        chosen, panel = gr.Dropdown([str(folder)]), files_panel.build(page)
+    handlers = FilesHandlers(page, panel, chosen)
+    for _ in range(2):  # the load checks weights never checked; the second time they are loaded
+        *_, last = handlers.check({chosen: str(folder)}, None)  # type: ignore[arg-type]
+        assert last[panel.work].count("something looks wrong") == 1 and mine.loaded is not None
+        assert last[panel.check]["interactive"] and not last[panel.stop]["visible"]
 
 
 def test_command_line_says_it_in_one_line(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

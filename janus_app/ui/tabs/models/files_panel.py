@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
@@ -15,7 +16,7 @@ from janus_app.errors import AppError, Message
 from janus_app.files import typed_path
 from janus_app.formatting import share_text, size_text
 from janus_app.registry.types import Variant
-from janus_app.types import Event, Notice
+from janus_app.types import Event, Notice, Progress
 from janus_app.ui.common.actions import halt
 from janus_app.ui.common.html import message, messages
 from janus_app.ui.common.jobs import watch
@@ -102,13 +103,17 @@ class FilesHandlers:
         yield from self._run(job, values, request)
 
     def check(self, values: Values, request: gr.Request) -> Iterator[Updates]:
-        """Check the weights once more; a model that is not loaded is loaded first, which checks those never checked."""
+        """Check the weights once more. A model that is not loaded is loaded first, which checks those never checked."""
 
         def job(variant: Variant) -> Iterator[Event]:
-            session = self.page.session
+            session, checked = self.page.session, False
             if session.variant != variant:
-                yield from session.load(self.page.catalog.name_of(variant))
-            yield from session.check_weights()
+                with closing(session.load(self.page.catalog.name_of(variant))) as events:
+                    for event in events:
+                        checked = checked or (isinstance(event, Progress) and event.stage == "check")
+                        yield event
+            if not checked:
+                yield from session.check_weights()
 
         yield from self._run(job, values, request)
 
