@@ -195,6 +195,7 @@ GOOD_ANSWERS = [
     "图中有一只猫和两个气球。",
     "2",
     " No, there is no red cat.",
+    "**Boat**: a boat/ship\n\n- **Dogs** (2)\n",
     "An image of a cat: it's small, white (with a tail).",
 ]
 BAD_ANSWERS = {

@@ -38,6 +38,7 @@ FILE, SCHEMA = "weight_checks.json", 1
 SECONDS = 30.0  # a slow machine checks less, instead of taking longer
 QUESTION, ANSWER_TOKENS = "What is in the picture?", 24
 KNOWN_TOKENS = 3  # first tokens of an answer that are compared where they are recorded
+_PUNCTUATION = ".,:;!?'\"()-*#/&%+–—…’“”，。、：；！？（）《》"  # of answers in words, Markdown included
 _FEW = 8  # tokens; repetition in shorter answers says nothing
 logger = logging.getLogger(__name__)
 
@@ -139,11 +140,11 @@ def answer_problem(text: str, tokens: Sequence[int]) -> Message | None:
     most = Counter(tokens).most_common(1)[0][1]
     if len(tokens) >= _FEW and (most > len(tokens) / 2 or len(set(tokens)) <= len(tokens) / 4):
         return Message("weights_answer_repeats", text=_excerpt(text))
-    readable = sum(c.isalnum() or c.isspace() or c in ".,:;!?'\"()-，。、：；！？（）" for c in text)
-    letters = sum(c.isalnum() for c in text)
+    readable = sum(c.isalnum() or c.isspace() or c in _PUNCTUATION for c in text)
+    alphanumeric = sum(c.isalnum() for c in text)
     words = [word for word in text.split() if word.isascii()]
     # Chinese and Japanese have no spaces, and nothing but letters of a Latin script can be too long for a word.
-    if readable < 0.9 * len(text) or letters < 0.4 * len(text) or any(len(word) > 40 for word in words):
+    if readable < 0.9 * len(text) or alphanumeric < 0.4 * len(text) or any(len(word) > 40 for word in words):
         return Message("weights_answer_unreadable", text=_excerpt(text))
     return None
 
