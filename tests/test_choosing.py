@@ -124,3 +124,14 @@ def test_job_loads_a_downloaded_variant_and_refuses_an_absent_one(
     monkeypatch.setattr(session.hub, "status", lambda variant: status)
     drain(page.job("janus-pro-1b", ASK))
     assert [variant.id for variant in session.asked] == ["janus-pro-1b"]
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_a_page_that_opens_later_knows_the_loaded_folder_by_its_name(tmp_path: Path, shared: bool) -> None:
+    session = ModelSession(load_catalog(), Hub())
+    drain(session.load(str(FOLDER), "cpu", "fp32"))
+    page = PageContext(session, session.catalog, Texts("en"), SavedImages(tmp_path, tmp_path / "served"), shared=shared)
+    loaded = page.variant(None)
+    assert loaded.id not in session.catalog and page.resolve(loaded.id) is loaded
+    with pytest.raises(AppError):
+        page.resolve("folder-of-nobody")

@@ -76,7 +76,7 @@ def _load(plan: LoadPlan) -> Generator[Progress | Notice, None, LoadedModel]:
     variant, folder, components = plan.variant, plan.folder, plan.components
     family = get_family(variant.family)
     config = family.read_config(folder, components) if plan.config is None else plan.config
-    if config.get("model_type") is None:
+    if family.config_file == "config.json" and config.get("model_type") is None:
         yield Notice(Message("checkpoint_type_assumed", family=family.title))
     network = family.meta_network(config)
     yield from _fill(family, network, family.weight_sources(network, config, folder, components), plan, config)

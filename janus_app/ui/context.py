@@ -102,7 +102,9 @@ class PageContext:
             return self.catalog.default()
 
     def resolve(self, name: str | None) -> Variant:
-        """The variant of a name in a dropdown, on a shared page only of the catalog. Raises AppError."""
+        """The variant of a name in a dropdown, on a shared page only a listed or the loaded one. Raises AppError."""
+        if (loaded := self.loaded_variant()) is not None and name == loaded.id:
+            return loaded  # a folder that is in no list has an id too
         if self.shared and (name or "") not in self.catalog:
             raise AppError("shared_page_model_unlisted")
         return self.catalog.resolve(name or "")

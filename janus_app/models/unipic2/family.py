@@ -10,9 +10,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from janus_app.errors import AppError, Message
+from janus_app.files import read_json
+from janus_app.models.common.config import Fields
 from janus_app.models.common.settings import CHAT, COUNT, STEPS, guidance
 from janus_app.models.family import CheckpointFacts, Family, Parts, WeightSource
-from janus_app.models.unipic2.config import CONDITIONER, LANGUAGE_MODEL, checkpoint_root, language_folder, read_config
+from janus_app.models.unipic2.config import (
+    CONDITIONER,
+    LANGUAGE_MODEL,
+    PATCH,
+    checkpoint_root,
+    language_folder,
+    read_config,
+)
 from janus_app.types import Model, Setting
 
 if TYPE_CHECKING:
@@ -22,11 +31,10 @@ if TYPE_CHECKING:
 
 _CONTEXT = 32_768  # of Qwen2.5-VL
 _SIZE = (384, 512)
+_LARGEST = 1024  # pixels a side; larger ones are possible, but the model was trained on smaller ones
 _SETTINGS = {
     "guidance": guidance(3.5),
     "steps": Setting(50, STEPS.low, STEPS.high, STEPS.step),
-    "width": Setting(_SIZE[0], 256, 1024, 16),
-    "height": Setting(_SIZE[1], 256, 1024, 16),
     "count": COUNT,
     **CHAT,
 }
@@ -37,11 +45,18 @@ def detect(config: Mapping[str, Any]) -> bool:
 
 
 def describe(folder: Path, config: Mapping[str, Any]) -> CheckpointFacts:
+    transformer = Fields("transformer", read_json(checkpoint_root(folder) / "transformer" / "config.json"))
+    largest = min(_LARGEST, transformer.whole("pos_embed_max_size", 384) * PATCH)
+    width, height = (min(side, largest) for side in _SIZE)
+    sides = {
+        name: Setting(side, min(256, largest), largest, PATCH) for name, side in (("width", width), ("height", height))
+    }
     try:
         language_folder(folder)
+        components = {}  # it is here, under whichever name
     except AppError:
-        return CheckpointFacts(_SIZE, _CONTEXT, _SETTINGS, components={"mllm": LANGUAGE_MODEL})
-    return CheckpointFacts(_SIZE, _CONTEXT, _SETTINGS)  # it is here, under whichever name
+        components = {"mllm": LANGUAGE_MODEL}
+    return CheckpointFacts((width, height), _CONTEXT, {**_SETTINGS, **sides}, components=components)
 
 
 def build(config: Mapping[str, Any]) -> nn.Module:

@@ -170,7 +170,7 @@ class ModelHandlers:
                 raise AppError("shared_page_download")
             session.plan_load(variant, device).choose(precision)  # raises before the download if it cannot fit
             yield from session.hub.fetch(variant)
-        yield from session.load(name or variant.id, device=device, precision=precision)
+        yield from session.load(self.page.catalog.name_of(variant), device=device, precision=precision)
 
     def unload(self, values: Values, request: gr.Request) -> Iterator[Updates]:
         yield from self._run(self.page.session.unload, values[self.bar.variant], request)
