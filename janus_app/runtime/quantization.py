@@ -6,7 +6,11 @@ int8 is LLM.int8() (Dettmers et al. 2022), nf4 the 4-bit normal float of QLoRA (
 from __future__ import annotations
 
 import logging
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
+from types import ModuleType
 
 import torch
 from torch import Tensor, nn
@@ -72,14 +76,40 @@ def bitsandbytes_missing() -> bool:
     return find_spec("bitsandbytes") is None
 
 
+def import_bitsandbytes() -> ModuleType:
+    """bitsandbytes, kept from running code of the Hub.
+
+    Where the package `kernels` is installed too, it would fetch compiled code without being asked: at its import on a
+    processor with AVX512-BF16, and at the first product on an Apple GPU. Its own code computes the same.
+    """
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it warns about optional kernels and its own casts
+    with _not_importable("kernels"):
+        import bitsandbytes
+    if apple := sys.modules.get("bitsandbytes.backends.mps.ops"):
+        apple._kernel_load_failed = True  # type: ignore[attr-defined]  # what it notes where `kernels` is missing
+    return bitsandbytes
+
+
+@contextmanager
+def _not_importable(name: str) -> Iterator[None]:
+    missing = object()
+    before = sys.modules.get(name, missing)
+    sys.modules[name] = None  # type: ignore[assignment]  # an import raises ImportError
+    try:
+        yield
+    finally:
+        del sys.modules[name]
+        if before is not missing:
+            sys.modules[name] = before  # type: ignore[assignment]
+
+
 def quantized_linear(weight: Tensor, precision: str, device: torch.device, dtype: torch.dtype) -> nn.Linear:
     """A linear without bias from its weight [out, in], in "int8" or "nf4"; it computes in `dtype`.
 
     Raises AppError where bitsandbytes is absent, too old, or made for another device.
     """
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it warns about optional kernels and its own casts
     try:
-        import bitsandbytes as bnb
+        bnb = import_bitsandbytes()
     except ModuleNotFoundError as error:
         raise AppError("bitsandbytes_missing", precision=precision) from error
     except Exception as error:  # its import runs native code, which raises many things where it does not fit

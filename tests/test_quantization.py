@@ -1,0 +1,49 @@
+"""bitsandbytes runs no code of the Hub, also where it would fetch some without being asked."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("bitsandbytes", reason="bitsandbytes is not installed here")
+
+KERNELS = "def get_kernel(repo, **_):\n    print('fetched', repo)\n    raise RuntimeError\n"
+# bitsandbytes on a processor with AVX512-BF16 and on an Apple GPU, as far as it decides what to fetch.
+LOAD = """
+import contextlib, ctypes, importlib, platform, torch
+symbol = ctypes.CDLL.__getattr__
+has = lambda library, name: (lambda: True) if name == "has_avx512bf16_cpu" else symbol(library, name)
+ctypes.CDLL.__getattr__ = has
+platform.mac_ver = lambda: ("26.0", ("", "", ""), "")
+torch.backends.mps.is_available = lambda: True
+
+from janus_app.runtime import quantization
+quantization.quantized_linear(torch.ones(64, 64), "nf4", torch.device("cpu"), torch.float32)
+from bitsandbytes.backends.cpu import ops as cpu
+from bitsandbytes.backends.mps import ops as apple
+assert apple._get_kernel() is None
+print("loaded")
+apple._kernel_load_failed = False
+assert apple._get_kernel() is None
+with contextlib.suppress(RuntimeError):  # it cannot register its operations twice
+    importlib.reload(cpu)
+"""
+
+
+def test_bitsandbytes_fetches_no_code_from_the_hub_for_this_app(tmp_path: Path) -> None:
+    """With the package `kernels` installed, which it asks for code as soon as the app does not prevent it."""
+    (tmp_path / "kernels.py").write_text(KERNELS)
+    path = [str(tmp_path), str(Path(__file__).parent.parent), *sys.path]
+    run = subprocess.run(
+        [sys.executable, "-c", LOAD],
+        capture_output=True,
+        text=True,
+        env={"PYTHONPATH": ":".join(path), "OMP_NUM_THREADS": "1"},
+        timeout=120,
+    )
+    assert run.returncode == 0, run.stderr[-2000:]
+    hub = "fetched kernels-community"
+    assert run.stdout.split("\n") == ["loaded", f"{hub}/bitsandbytes-mps", f"{hub}/quantization-bitsandbytes", ""]
