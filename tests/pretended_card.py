@@ -143,12 +143,14 @@ class PretendedCards(TorchDispatchMode):
             device = target or on_cards[0].device
             return tree_map_only(Tensor, lambda each: self._outside(each, originals, device), out)
 
-    def run_kernel(self, name: str, reference: Callable[..., Any], *args: Any) -> Any:
+    def run_kernel(self, name: str, reference: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """A kernel of Triton as one operation. Raises as a launch on another than the current card would."""
-        for each in tree_leaves(args):
+        for each in tree_leaves((args, kwargs)):
             if isinstance(each, CardTensor) and each.device.index != current_card():
                 raise self.fault(f"{name} for {each.device} was launched on cuda:{current_card()}")
-        return self.run(reference, args, {}, name)
+        if name == "attend" and args[-1] > 1:  # of several parts, which a second launch merges
+            name = "attend and merge"
+        return self.run(reference, args, kwargs, name)
 
     def _outside(self, inner: Tensor, originals: dict[int, CardTensor], device: torch.device) -> CardTensor:
         known = originals.get(id(inner))
@@ -484,6 +486,21 @@ def _new_without_mode(cls: type[Tensor], *_: Any) -> Any:
         return Tensor.__new__(cls)
 
 
+def _attend_to_filled_slots(
+    heads: Tensor,
+    cos: Tensor,
+    sin: Tensor,
+    position: Tensor,
+    kv: Tensor,
+    mask: Tensor | None,
+    span: int,
+    splits: int = 1,
+) -> Tensor:
+    """The kernel stops at the position by itself."""
+    filled = (torch.arange(span) <= position)[None, None, None]
+    return kernels.attend_reference(heads, cos, sin, position, kv, filled if mask is None else mask & filled, span)
+
+
 @contextlib.contextmanager
 def pretended_cards(
     count: int = 1, *, memory: float = 80e9, kernels_too: bool = False, hollow: bool = False
@@ -504,9 +521,9 @@ def pretended_cards(
             patch.setattr(torch.cuda, name, value)
         patch.setattr(CausalBias, "__new__", _new_without_mode)
         patch.setattr(cuda_graphs, "_failed", set())
-        fused = {
-            name: partial(cards.run_kernel, name, getattr(kernels, f"{name}_reference")) for name in kernels.CHECKS
-        }
+        references = {name: getattr(kernels, f"{name}_reference") for name in kernels.CHECKS}
+        references["attend"] = _attend_to_filled_slots
+        fused = {name: partial(cards.run_kernel, name, reference) for name, reference in references.items()}
         module = SimpleNamespace(**fused) if kernels_too else None  # None: not installed
         patch.setitem(sys.modules, "janus_app.nn.fast.triton_kernels", module)
         patch.delattr("janus_app.nn.fast.triton_kernels", raising=False)

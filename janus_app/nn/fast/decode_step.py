@@ -9,34 +9,39 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from janus_app.nn.fast.cuda_graphs import BUCKET
-from janus_app.nn.fast.kernels import Kernels, attend_reference, bitsandbytes_int8, kernels_for
+from janus_app.nn.fast.kernels import Kernels, attend_reference, attention_splits, bitsandbytes_int8, kernels_for
 from janus_app.nn.fast.linear import (
     MAX_DECODE_ROWS,
+    FusedQuantized,
     LinearFunction,
     UnfusedLinear,
     has_offload_hooks,
+    is_plain_linear,
     linear_function,
     residual_function,
 )
-from janus_app.nn.llama import Block, KVCache, LlamaModel, RMSNorm, rms_norm, rotary_table
+from janus_app.nn.llama import KVCache, LlamaModel, RMSNorm, rms_norm, rotary_table
 
-# (residual stream, what a linear is applied to) -> the new residual stream and its norm, which the next linear reads
-AddAndNorm = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+# The residual stream [rows, hidden], and its norm where what reads it next does not compute that by itself.
+Stream = tuple[Tensor, Tensor | None]
+Read = Callable[[Stream], Tensor]
+Write = Callable[[Stream, Tensor], Stream]  # adds a linear of the second argument
 
 
 @dataclass(frozen=True)
 class _BlockFunctions:
     """A block as functions, without its modules."""
 
-    qkv: LinearFunction
-    out: AddAndNorm
-    gate_up: LinearFunction
-    down: AddAndNorm
+    qkv: Read
+    out: Write
+    gate_up: Read  # silu(gate) * up
+    down: Write
 
 
 class DecodeStep:
@@ -57,13 +62,9 @@ class DecodeStep:
         self._stops_at_position = self._kernels.attend is not attend_reference
         # Of the CUDA graphs: one serves all spans where the kernel ends at the filled slots by itself.
         self.bucket = cache.capacity if self._stops_at_position else BUCKET
-        blocks = list(model.blocks)
-        norms = [*(block.input_layernorm for block in blocks), model.norm]
-        self._norm = norms[0]
-        self._blocks = [
-            _block_functions(block, next_norm, self._kernels)
-            for block, next_norm in zip(blocks, norms[1:], strict=True)
-        ]
+        self._norm, self._blocks = _functions(model, _Builder(self._kernels, cache.rows))
+        programs = cache.rows * config.num_attention_heads
+        self._splits = attention_splits(programs, cache.capacity, _processors(device)) if self._stops_at_position else 1
         self._head_dim, self._kv_heads = config.head_dim, config.num_key_value_heads
         self._groups = config.num_attention_heads // self._kv_heads + 2
         padding = cache.padding_lengths()
@@ -81,14 +82,13 @@ class DecodeStep:
     def __call__(self, x: Tensor, span: int) -> Tensor:
         cos, sin = self._rope_table.index_select(2, self.position).squeeze(2).unbind()
         mask, kernels = self.mask(span), self._kernels
-        normed = self._norm(x)
+        stream = x, None if self._norm is None else self._norm(x)
         for block, kv in zip(self._blocks, self.cache.kv, strict=True):
-            heads = block.qkv(normed).view(x.shape[0], self._groups, self._kv_heads, self._head_dim)
-            query = kernels.apply_rope_and_cache(heads, cos, sin, self.position, kv)
-            x, normed = block.out(x, kernels.attend(query, kv, self.position, mask, span))
-            x, normed = block.down(x, kernels.silu_mul(block.gate_up(normed)))
+            heads = block.qkv(stream).view(x.shape[0], self._groups, self._kv_heads, self._head_dim)
+            stream = block.out(stream, kernels.attend(heads, cos, sin, self.position, kv, mask, span, self._splits))
+            stream = block.down(stream, block.gate_up(stream))
         self.position.add_(1)
-        return normed
+        return _normed(stream)
 
     def mask(self, span: int) -> Tensor | None:
         """The slots that may be attended to, [rows or 1, 1, 1, span]; None where attention may look at all of them."""
@@ -135,40 +135,89 @@ def can_capture(network: nn.Module, device: torch.device, x: Tensor | None = Non
     return not any(type(module).__name__ == "Linear8bitLt" for module in network.modules())
 
 
-def _block_functions(block: Block, next_norm: RMSNorm, kernels: Kernels) -> _BlockFunctions:
-    """`next_norm` is that of the next block's attention, or the model's last one."""
-    attention, mlp = block.self_attn, block.mlp
-    return _BlockFunctions(
-        attention.project if attention.qkv is None else _linear_function(attention.qkv, kernels),
-        _add_and_norm(attention.o_proj, block.post_attention_layernorm, kernels),
-        mlp.project if mlp.gate_up is None else _linear_function(mlp.gate_up, kernels),
-        _add_and_norm(mlp.down_proj, next_norm, kernels),
-    )
+def _processors(device: torch.device) -> int:
+    """The number of a GPU's multiprocessors; 1 for other devices."""
+    return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 1
 
 
-def _add_and_norm(linear: nn.Module, norm: RMSNorm, kernels: Kernels) -> AddAndNorm:
-    weight, eps, add_rms_norm = norm.weight, norm.eps, kernels.add_rms_norm
-    function = _linear_function(linear, kernels)
-    if add_rms_norm is not None:
-        return lambda residual, x: add_rms_norm(residual, function(x), weight, eps)
-    add, eps_tensor = residual_function(linear, function), torch.tensor(eps, device=weight.device)
+def _functions(model: LlamaModel, builder: _Builder) -> tuple[RMSNorm | None, list[_BlockFunctions]]:
+    """The norm of the first inputs, unless the first linear computes it, and the blocks as functions."""
+    functions: list[_BlockFunctions] = []
+    next_norm: RMSNorm | None = model.norm
+    for block in reversed(list(model.blocks)):
+        attention, mlp = block.self_attn, block.mlp
+        down = builder.writer(mlp.down_proj, next_norm)
+        gate_up, norm = builder.reader(mlp.gate_up or mlp.project, block.post_attention_layernorm, gated=True)
+        out = builder.writer(attention.o_proj, norm)
+        qkv, next_norm = builder.reader(attention.qkv or attention.project, block.input_layernorm)
+        functions.insert(0, _BlockFunctions(qkv, out, gate_up, down))
+    return next_norm, functions
 
-    def add_and_norm(residual: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
-        total = add(residual, x)
-        return total, rms_norm(total, weight, eps_tensor)
 
-    return add_and_norm
+class _Builder:
+    """Makes functions of a model's linears, for steps of so many rows, fused with what stands around them."""
+
+    def __init__(self, kernels: Kernels, rows: int) -> None:
+        self._kernels, self._few = kernels, rows <= MAX_DECODE_ROWS
+
+    def reader(
+        self, linear: nn.Module | LinearFunction, norm: RMSNorm, *, gated: bool = False
+    ) -> tuple[Read, RMSNorm | None]:
+        """A linear that reads the residual stream, and the norm that is to be computed before it, if any."""
+        if product := self._product(linear):
+            fused = partial(product, norm=norm.weight, eps=norm.eps, gated=gated)
+            return lambda stream: fused(stream[0]), None
+        function, silu_mul = self._function(linear), self._kernels.silu_mul
+        if gated:
+            return lambda stream: silu_mul(function(_normed(stream))), norm
+        return lambda stream: function(_normed(stream)), norm
+
+    def writer(self, linear: nn.Module, norm: RMSNorm | None) -> Write:
+        """A linear that is added to the residual stream, and the norm for what reads that next, if any."""
+        function = self._function(linear)
+        if norm is None:
+            product = self._product(linear)
+            add = residual_function(linear, function) if product is None else _add(product)
+            return lambda stream, x: (add(stream[0], x), None)
+        weight, eps, add_rms_norm = norm.weight, norm.eps, self._kernels.add_rms_norm
+        if add_rms_norm is not None:
+            return lambda stream, x: add_rms_norm(stream[0], function(x), weight, eps)
+        add, eps_tensor = residual_function(linear, function), torch.tensor(eps, device=weight.device)
+
+        def add_and_norm(stream: Stream, x: Tensor) -> Stream:
+            total = add(stream[0], x)
+            return total, rms_norm(total, weight, eps_tensor)
+
+        return add_and_norm
+
+    def _function(self, linear: nn.Module | LinearFunction) -> LinearFunction:
+        if not isinstance(linear, nn.Module):
+            return linear
+        if isinstance(linear, UnfusedLinear):
+            parts = [self._function(part) for part in linear.parts]
+            return lambda x: torch.cat([part(x) for part in parts], dim=-1)
+        return self._product(linear) or linear_function(linear)
+
+    def _product(self, linear: nn.Module | LinearFunction) -> Callable[..., Tensor] | None:
+        """The kernel with the linear's weights; None where the layer's own product is used."""
+        if not self._few or not isinstance(linear, nn.Module):
+            return None
+        if isinstance(linear, FusedQuantized):
+            linear = linear.whole
+        int8_linear, plain = self._kernels.int8_linear, self._kernels.linear
+        if int8_linear is not None and (int8 := bitsandbytes_int8(linear)) is not None:
+            return lambda x, **options: int8_linear(x, *int8, **options)
+        if plain is not None and is_plain_linear(linear) and getattr(linear, "bias", None) is None:
+            weight = linear.weight
+            return lambda x, **options: plain(x, weight, **options)
+        return None
 
 
-def _linear_function(linear: nn.Module, kernels: Kernels) -> LinearFunction:
-    """The linear as a function, for bitsandbytes' int8 through the kernel where there is one."""
-    int8_linear = kernels.int8_linear
-    if int8_linear is None:
-        return linear_function(linear)
-    if isinstance(linear, UnfusedLinear):
-        parts = [_linear_function(part, kernels) for part in linear.parts]
-        return lambda x: torch.cat([part(x) for part in parts], dim=-1)
-    if (int8 := bitsandbytes_int8(linear)) is None:
-        return linear_function(linear)
-    weight, scale = int8
-    return lambda x: int8_linear(x, weight, scale) if len(x) <= MAX_DECODE_ROWS else linear(x)
+def _normed(stream: Stream) -> Tensor:
+    normed = stream[1]
+    assert normed is not None
+    return normed
+
+
+def _add(product: Callable[..., Tensor]) -> Callable[[Tensor, Tensor], Tensor]:
+    return lambda residual, x: product(x, residual=residual)

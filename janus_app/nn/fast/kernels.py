@@ -1,9 +1,10 @@
-"""The small operations of a decode step: reference implementations, and Triton kernels where a GPU verified them.
+"""The operations of a decode step: reference implementations, and Triton kernels where a GPU verified them.
 
 Every kernel has a reference implementation in plain PyTorch, which runs wherever the kernel does not. The kernels are
 compared with it by Triton's interpreter in the tests, and once on every GPU before they are used there: where Triton is
 missing, the reference implementations run, and so does the reference of a kernel that fails or differs.
-JANUS_APP_KERNELS=off switches all kernels off. Not measured on a GPU.
+JANUS_APP_KERNELS=off switches all kernels off, and names of kernels, separated by commas, all others. Not measured on a
+GPU.
 
 Shapes: a step has one new position for each of `rows` rows. `kv` [2, rows, kv_heads, capacity, head_dim] holds a
 layer's keys and values; `position` [1] is the cache slot of the new position.
@@ -27,12 +28,34 @@ from janus_app.nn.fast.linear import MAX_DECODE_ROWS
 from janus_app.nn.llama import rms_norm
 
 ENV_SWITCH = "JANUS_APP_KERNELS"
+MIN_SPLIT = 64  # slots that are worth a program of their own
 logger = logging.getLogger(__name__)
 
 
-def int8_linear_reference(x: Tensor, weight: Tensor, scale: Tensor) -> Tensor:
-    """(x @ weight.T) * scale for x [n, in], int8 weight [out, in] and float32 scale [out]; sums in float32."""
-    return (F.linear(x.float(), weight.float()) * scale).to(x.dtype)
+def linear_reference(
+    x: Tensor,
+    weight: Tensor,
+    scale: Tensor | None = None,
+    *,
+    norm: Tensor | None = None,
+    eps: float = 0.0,
+    gated: bool = False,
+    residual: Tensor | None = None,
+) -> Tensor:
+    """residual + x @ weight.T for x [rows, in] and weight [out, in], and what stands around it in a decoder.
+
+    An int8 weight has a float32 scale [out], and sums in float32. x is normed before, where there is the weight [in] of
+    an RMSNorm. `gated`: the first half of the outputs are gates and the second half values; silu(gate) * value remains.
+    """
+    if norm is not None:
+        x = rms_norm(x, norm, eps)
+    out = F.linear(x, weight) if scale is None else (F.linear(x.float(), weight.float()) * scale).to(x.dtype)
+    if gated:
+        out = silu_mul_reference(out)
+    return out if residual is None else residual + out
+
+
+int8_linear_reference = linear_reference  # two names, because the kernel is verified for each kind of weights
 
 
 def add_rms_norm_reference(x: Tensor, residual: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
@@ -47,59 +70,73 @@ def silu_mul_reference(gate_up: Tensor) -> Tensor:
     return F.silu(gate).mul_(up)
 
 
-def apply_rope_and_cache_reference(heads: Tensor, cos: Tensor, sin: Tensor, position: Tensor, kv: Tensor) -> Tensor:
-    """Rotate queries and keys by their rotary angles, and write keys and values to the cache at `position`.
+def attend_reference(
+    heads: Tensor,
+    cos: Tensor,
+    sin: Tensor,
+    position: Tensor,
+    kv: Tensor,
+    mask: Tensor | None,
+    span: int,
+    splits: int = 1,
+) -> Tensor:
+    """Write the new keys and values to the cache at `position`; attention over the first `span` slots.
 
     heads [rows, groups, kv_heads, head_dim] are groups of queries, then one of keys, then one of values; cos and sin
-    are [rows or 1, groups, 1, head_dim], signed as `llama.rotary_table` makes them. Returns the queries
-    [rows, heads, head_dim].
+    [rows or 1, groups, 1, head_dim], signed as `llama.rotary_table` makes them, are alike for queries and keys, and 1
+    and 0 for values. mask [rows or 1, 1, 1, span] is True where a slot may be attended to. It is needed where `span`
+    goes beyond `position`; the kernel stops there by itself, and shares the slots out to `splits` programs. Returns
+    [rows, heads * head_dim].
     """
     heads = (heads * cos).addcmul_(heads.roll(heads.shape[-1] // 2, -1), sin)
     kv.index_copy_(3, position, heads[:, -2:].transpose(0, 1).unsqueeze(3).to(kv.dtype))
-    return heads[:, :-2].reshape(len(heads), -1, heads.shape[-1])
-
-
-def attend_reference(query: Tensor, kv: Tensor, position: Tensor, mask: Tensor | None, span: int) -> Tensor:
-    """Attention of the queries [rows, heads, head_dim] over the first `span` slots of kv, [rows, heads * head_dim].
-
-    mask [rows or 1, 1, 1, span] is True where a slot may be attended to. It is needed where `span` goes beyond
-    `position`; the kernels stop there by themselves.
-    """
+    query = heads[:, :-2].reshape(len(heads), -1, heads.shape[-1])
     keys, values = kv[:, :, :, :span]
     grouped = query.shape[1] != keys.shape[1]
     out = F.scaled_dot_product_attention(query.unsqueeze(2).to(kv.dtype), keys, values, mask, enable_gqa=grouped)
     return out.reshape(len(query), -1).to(query.dtype)
 
 
+def attention_splits(programs: int, slots: int, processors: int) -> int:
+    """Into how many parts attention over at most `slots` slots is divided: a power of two.
+
+    There are `programs` rows times heads, and a GPU of so many `processors` is to be filled twice.
+    """
+    splits = 1
+    while 2 * splits * programs <= 2 * processors and 2 * splits * MIN_SPLIT <= slots:
+        splits *= 2
+    return splits
+
+
 @dataclass(frozen=True)
 class Kernels:
-    """The functions that a step calls.
+    """The functions that a step calls, None where it uses the layer's own product or lets a linear add the residual."""
 
-    `int8_linear` is None where int8 linears multiply in their own way, `add_rms_norm` where the linear before it may
-    add the residual by itself.
-    """
-
-    int8_linear: Callable[[Tensor, Tensor, Tensor], Tensor] | None = None
-    add_rms_norm: Callable[[Tensor, Tensor, Tensor, float], tuple[Tensor, Tensor]] | None = add_rms_norm_reference
+    int8_linear: Callable[..., Tensor] | None = None
+    linear: Callable[..., Tensor] | None = None
+    add_rms_norm: Callable[[Tensor, Tensor, Tensor, float], tuple[Tensor, Tensor]] | None = None
     silu_mul: Callable[[Tensor], Tensor] = silu_mul_reference
-    apply_rope_and_cache: Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], Tensor] = apply_rope_and_cache_reference
-    attend: Callable[[Tensor, Tensor, Tensor, Tensor | None, int], Tensor] = attend_reference
+    attend: Callable[..., Tensor] = attend_reference
 
 
-REFERENCE = Kernels(add_rms_norm=None)
+REFERENCE = Kernels()
 
 
 def kernels_for(device: torch.device, dtype: torch.dtype) -> Kernels:
     """The Triton kernels that were verified on this device in this dtype, and the reference of each other one."""
-    if device.type != "cuda" or os.environ.get(ENV_SWITCH, "").lower() in ("off", "0", "no"):
+    wanted = os.environ.get(ENV_SWITCH, "").lower()
+    if device.type != "cuda" or wanted in ("off", "0", "no"):
         return REFERENCE
     try:
         with torch.cuda.device(device):  # Triton launches on the current card
-            return verified_kernels(device, dtype)
+            kernels = verified_kernels(device, dtype)
     except Exception as error:
         if not is_out_of_memory(error):
             raise
         return REFERENCE  # for now: the next call verifies again
+    names = CHECKS.keys() & wanted.replace(" ", "").split(",")
+    unwanted = CHECKS.keys() - names if names else ()
+    return replace(kernels, **{name: getattr(REFERENCE, name) for name in unwanted})
 
 
 @cache
@@ -115,6 +152,8 @@ def verified_kernels(device: torch.device, dtype: torch.dtype) -> Kernels:
         return REFERENCE
     verified: dict[str, Any] = {}
     for name in CHECKS:
+        if name == "linear" and not _replaces_products(device, dtype):
+            continue
         kernel = getattr(triton, name)
         try:
             with torch.inference_mode():
@@ -131,6 +170,11 @@ def verified_kernels(device: torch.device, dtype: torch.dtype) -> Kernels:
     return replace(REFERENCE, **verified)
 
 
+def _replaces_products(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether the kernel is used for plain weights: where matrix units take the dtype and loads do not block."""
+    return dtype != torch.float32 and torch.cuda.get_device_capability(device) >= (8, 0)
+
+
 class _Inputs:
     """Random inputs of a check, the same on every device."""
 
@@ -140,12 +184,6 @@ class _Inputs:
     def random(self, *shape: int) -> Tensor:
         return torch.randn(shape, generator=self.source).to(self.device, self.dtype)
 
-    def heads_and_cache(self) -> Iterator[tuple[int, Tensor, Tensor, Tensor, Tensor, Tensor]]:
-        """(groups, heads, cos, sin, position, kv) of two head sizes."""
-        for groups, dim in ((3, 64), (4, 48)):
-            heads, (cos, sin) = self.random(3, groups, 2, dim), self.random(2, 3, groups, 1, dim)
-            yield groups, heads, cos, sin, torch.tensor([70], device=self.device), self.random(2, 3, 2, 90, dim)
-
 
 Pairs = Iterator[tuple[str, Tensor, Tensor]]  # (name of a result, the kernel's, the reference's)
 
@@ -153,9 +191,28 @@ Pairs = Iterator[tuple[str, Tensor, Tensor]]  # (name of a result, the kernel's,
 def _check_int8_linear(kernel: Callable[..., Tensor], inputs: _Inputs) -> Pairs:
     weight = torch.randint(-127, 128, (90, inputs.width), generator=inputs.source, dtype=torch.int8).to(inputs.device)
     scale = torch.rand(90, generator=inputs.source).to(inputs.device) / 127
-    for rows in (2, 16, MAX_DECODE_ROWS):
-        x = inputs.random(rows, inputs.width)
-        yield f"int8_linear of {rows} rows", kernel(x, weight, scale), int8_linear_reference(x, weight, scale)
+    yield from _check_products("int8_linear", kernel, inputs, weight, scale)
+
+
+def _check_linear(kernel: Callable[..., Tensor], inputs: _Inputs) -> Pairs:
+    yield from _check_products("linear", kernel, inputs, inputs.random(90, inputs.width), None)
+
+
+def _check_products(
+    name: str, kernel: Callable[..., Tensor], inputs: _Inputs, weight: Tensor, scale: Tensor | None
+) -> Pairs:
+    norm = {"norm": inputs.random(inputs.width), "eps": 1e-6}
+    for rows in (2, MAX_DECODE_ROWS):
+        x, residual = inputs.random(rows, inputs.width), inputs.random(rows, 90)
+        options: dict[str, dict[str, Any]] = {
+            "": {},
+            ", normed": norm,
+            ", normed and gated": {**norm, "gated": True},
+            " and a sum": {"residual": residual},
+        }
+        for option, given in options.items():
+            result = f"{name} of {rows} rows{option}"
+            yield result, kernel(x, weight, scale, **given), linear_reference(x, weight, scale, **given)
 
 
 def _check_add_rms_norm(kernel: Callable[..., tuple[Tensor, Tensor]], inputs: _Inputs) -> Pairs:
@@ -171,30 +228,29 @@ def _check_silu_mul(kernel: Callable[[Tensor], Tensor], inputs: _Inputs) -> Pair
     yield "silu_mul", kernel(gate_up), silu_mul_reference(gate_up)
 
 
-def _check_apply_rope_and_cache(kernel: Callable[..., Tensor], inputs: _Inputs) -> Pairs:
-    for groups, heads, cos, sin, position, kv in inputs.heads_and_cache():
-        expected_kv = kv.clone()
-        query = kernel(heads, cos, sin, position, kv)
-        expected = apply_rope_and_cache_reference(heads, cos, sin, position, expected_kv)
-        yield f"apply_rope_and_cache of {groups} groups", query, expected
-        yield f"the cache after apply_rope_and_cache of {groups} groups", kv, expected_kv
-
-
 def _check_attend(kernel: Callable[..., Tensor], inputs: _Inputs) -> Pairs:
-    for groups, heads, cos, sin, position, kv in inputs.heads_and_cache():
-        query = apply_rope_and_cache_reference(heads, cos, sin, position, kv)
-        visible = (torch.arange(80, device=inputs.device) <= 70).repeat(3, 1)
-        visible[1, :33] = False  # a row with so much padding
-        for mask, span in ((None, 71), (visible[:, None, None], 80)):
-            given = query, kv, position, mask, span
-            yield f"attend of {groups} groups to {span} slots", kernel(*given), attend_reference(*given)
+    """Two head sizes; one slot, and a row with so much padding that one part has no slot to attend to."""
+    for groups, dim, position, splits in ((3, 64, 0, 2), (3, 64, 84, 4), (4, 48, 70, 1), (4, 48, 70, 2)):
+        heads, angle = inputs.random(2, groups, 2, dim), inputs.random(2, 1, 1, dim)
+        rotation, none = torch.stack([angle.cos(), angle.sin()]), torch.zeros_like(angle)
+        cos, sin = torch.cat([*[rotation] * (groups - 1), torch.stack([none.cos(), none])], dim=2)
+        kv, at = inputs.random(2, 2, 2, 90, dim), torch.tensor([position], device=inputs.device)
+        visible = (torch.arange(87, device=inputs.device) <= position).repeat(2, 1)
+        visible[1, : min(69, position)] = False
+        for mask, span in ((None, position + 1), (visible[:, None, None], 87)):
+            given, caches = (heads, cos, sin, at), (kv.clone(), kv.clone())
+            out = kernel(*given, caches[0], mask, span, splits)
+            expected = attend_reference(*given, caches[1], mask, span)
+            name = f"attend of {groups} groups to slot {position} of {span} in {splits} parts"
+            yield name, out, expected
+            yield f"the cache after {name}", *caches
 
 
 CHECKS: dict[str, Callable[[Any, _Inputs], Pairs]] = {
     "int8_linear": _check_int8_linear,
+    "linear": _check_linear,
     "add_rms_norm": _check_add_rms_norm,
     "silu_mul": _check_silu_mul,
-    "apply_rope_and_cache": _check_apply_rope_and_cache,
     "attend": _check_attend,
 }
 

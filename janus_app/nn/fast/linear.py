@@ -6,7 +6,8 @@ are faster ways to call them. benchmarks/README.md has the measurements behind t
 
     Linear          plain weights; `apply_linear` chooses the product
     FusedLinear     several linears that read the same input, as one matrix: q, k and v; gate and up
-    UnfusedLinear   the same interface where the weights cannot be one matrix (bitsandbytes)
+    FusedQuantized  the same for bitsandbytes' int8 and nf4 on a GPU
+    UnfusedLinear   the same interface where the weights cannot be one matrix (offloaded; nf4 on a CPU)
     PackedLinear    float32 weights in oneDNN's own order (CPU)
     WidenedLinear   bfloat16 weights with a packed float32 copy, for processors without bfloat16 instructions
     Int8Linear      int8 weights with one scale a row (CPU)
@@ -16,10 +17,11 @@ are faster ways to call them. benchmarks/README.md has the measurements behind t
 
 from __future__ import annotations
 
+import copy
 import platform
 from collections.abc import Callable, Sequence
 from functools import cache
-from typing import TypeGuard
+from typing import Any, TypeGuard
 
 import torch
 import torch.nn.functional as F
@@ -166,7 +168,7 @@ class FusedLinear(nn.Module):
 
 
 class UnfusedLinear(nn.Module):
-    """As FusedLinear, where the weights cannot be one matrix (bitsandbytes' int8 and nf4). It owns none of them."""
+    """As FusedLinear, where the weights cannot be one matrix. It owns none of them."""
 
     def __init__(self, linears: Sequence[nn.Module]) -> None:
         super().__init__()
@@ -176,13 +178,31 @@ class UnfusedLinear(nn.Module):
         return torch.cat([linear(x) for linear in self.parts], dim=-1)
 
 
+class FusedQuantized(nn.Module):
+    """Linears of bitsandbytes that read the same input, as one linear of bitsandbytes; as FusedLinear otherwise."""
+
+    def __init__(self, linears: Sequence[nn.Linear], whole: nn.Linear) -> None:
+        super().__init__()
+        self.parts, self._whole = tuple(linears), (whole,)  # as in FusedLinear
+
+    @property
+    def whole(self) -> nn.Linear:
+        return self._whole[0]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.whole(x)
+
+
 def fuse_linears(*linears: nn.Linear) -> nn.Module:
     """Several linears that read the same input as one module; none may have a bias."""
     assert all(linear.bias is None for linear in linears)
     if all(type(linear) in (nn.Linear, Linear) and not linear.weight.is_meta for linear in linears):
         return FusedLinear(linears)
     int8 = [linear for linear in linears if isinstance(linear, Int8Linear)]
-    return fuse_int8(int8) if len(int8) == len(linears) else UnfusedLinear(linears)
+    if len(int8) == len(linears):
+        return fuse_int8(int8)
+    on_gpu = all(linear.weight.device.type == "cuda" for linear in linears)
+    return (fuse_bitsandbytes(linears) if on_gpu else None) or UnfusedLinear(linears)
 
 
 def fuse_int8(linears: Sequence[Int8Linear]) -> Int8Linear:
@@ -192,6 +212,66 @@ def fuse_int8(linears: Sequence[Int8Linear]) -> Int8Linear:
     for one, part, scales in zip(linears, weight.split(sizes), scale.split(sizes), strict=True):
         one.weight, one.scale = part, scales
     return Int8Linear(weight, scale, persistent=False)
+
+
+def fuse_bitsandbytes(linears: Sequence[nn.Linear]) -> FusedQuantized | None:
+    """Linears of bitsandbytes that were not used yet as one; None where their weights cannot be joined.
+
+    Both formats are lists of rows: int8 has a scale for each, nf4 one for every block of a row.
+    """
+    names = {type(linear).__name__ for linear in linears}
+    try:
+        if names == {"Linear8bitLt"}:
+            return FusedQuantized(linears, _join_int8(linears))
+        return FusedQuantized(linears, _join_nf4(linears)) if names == {"Linear4bit"} else None
+    except (AttributeError, TypeError, ValueError):  # another version of the library
+        return None
+
+
+def _join_int8(linears: Sequence[Any]) -> nn.Linear:
+    first, sizes = linears[0], [linear.out_features for linear in linears]
+    weight, scale = (
+        torch.cat(parts) for parts in zip(*((one.weight.CB, one.weight.SCB) for one in linears), strict=True)
+    )
+    whole = type(first)(
+        first.in_features,
+        sum(sizes),
+        bias=False,
+        has_fp16_weights=False,
+        threshold=first.state.threshold,
+        device="meta",
+    )
+    whole.weight = type(first.weight)(weight, requires_grad=False, has_fp16_weights=False, CB=weight, SCB=scale)
+    for one, rows, scales in zip(linears, weight.split(sizes), scale.split(sizes), strict=True):
+        one.weight.data, one.weight.CB, one.weight.SCB = rows, rows, scales
+    return whole.eval()
+
+
+def _join_nf4(linears: Sequence[Any]) -> nn.Linear:
+    first, states = linears[0], [linear.weight.quant_state for linear in linears]
+    size, block = first.in_features, states[0].blocksize
+    alike = {(state.blocksize, state.quant_type, state.dtype, state.nested) for state in states}
+    packed = any(getattr(state, "packing_format_for_cpu", False) for state in states)
+    if len(alike) > 1 or states[0].nested or packed or size % block:
+        raise ValueError
+    outputs = [linear.out_features for linear in linears]
+    weight, scale = torch.cat([linear.weight.data for linear in linears]), torch.cat([state.absmax for state in states])
+    state = copy.copy(states[0])
+    state.absmax, state.shape = scale, torch.Size((sum(outputs), size))
+    kind = {"compress_statistics": False, "quant_type": state.quant_type}
+    whole = type(first)(size, sum(outputs), bias=False, compute_dtype=first.compute_dtype, device="meta", **kind)
+    whole.weight = type(first.weight)(
+        weight, requires_grad=False, quant_state=state, blocksize=block, bnb_quantized=True, module=whole, **kind
+    )
+    whole.quant_state, whole.support_avx512bf16_for_cpu = state, False
+    for one, part, scales in zip(
+        linears,
+        weight.split([linear.weight.shape[0] for linear in linears]),
+        scale.split([len(each.absmax) for each in states]),
+        strict=True,
+    ):
+        one.weight.data, one.weight.quant_state.absmax = part, scales
+    return whole.eval()
 
 
 # ---- packing

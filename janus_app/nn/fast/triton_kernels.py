@@ -12,39 +12,82 @@ from torch import Tensor
 
 
 @triton.jit
-def _int8_linear(
-    x_ptr, weight_ptr, scale_ptr, out_ptr, rows, out_size, in_size,
+def _linear(
+    x_ptr, weight_ptr, scale_ptr, norm_ptr, residual_ptr, out_ptr, rows, out_size, in_size, eps,
+    INT8: tl.constexpr, NORMED: tl.constexpr, GATED: tl.constexpr, ADDED: tl.constexpr,
     ROWS: tl.constexpr, OUT_BLOCK: tl.constexpr, IN_BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """OUT_BLOCK outputs of all rows: int8 weights are read once, converted in registers, and scaled after the sum."""
+    """OUT_BLOCK outputs of all rows; the weights are read once, and int8 is converted in registers.
+
+    The norm of a row is one factor, applied after the sum. A 16th of the products keeps within float16's range.
+    """
     row, out_index = tl.arange(0, ROWS), tl.program_id(0) * OUT_BLOCK + tl.arange(0, OUT_BLOCK)
+    in_rows, in_out = row[:, None] < rows, out_index[None, :] < out_size
+    weights = weight_ptr + out_index[None, :].to(tl.int64) * in_size
+    up_weights = weights + tl.cast(out_size, tl.int64) * in_size
     total = tl.zeros((ROWS, OUT_BLOCK), dtype=tl.float32)
+    up = tl.zeros((ROWS, OUT_BLOCK), dtype=tl.float32)
+    squares = tl.zeros((ROWS, IN_BLOCK), dtype=tl.float32)
     for start in range(0, in_size, IN_BLOCK):
         in_index = start + tl.arange(0, IN_BLOCK)
-        x_mask = (row[:, None] < rows) & (in_index[None, :] < in_size)
+        weight_mask = in_out & (in_index[:, None] < in_size)
+        x_mask = in_rows & (in_index[None, :] < in_size)
         x = tl.load(x_ptr + row[:, None] * in_size + in_index[None, :], mask=x_mask, other=0.0)
-        weight_mask = (out_index[None, :] < out_size) & (in_index[:, None] < in_size)
-        weight_offset = out_index[None, :].to(tl.int64) * in_size + in_index[:, None]
-        weight = tl.load(weight_ptr + weight_offset, mask=weight_mask, other=0)
+        if NORMED:
+            wide = x.to(tl.float32)
+            squares += wide * wide
+            norm = tl.load(norm_ptr + in_index, mask=in_index < in_size, other=0.0).to(tl.float32)
+            x = (wide * (norm * 0.0625)[None, :]).to(x_ptr.dtype.element_ty)
+        weight = tl.load(weights + in_index[:, None], mask=weight_mask, other=0)
+        if INT8:
+            weight = weight.to(tl.float32)
         # "ieee": float32 is not rounded to TF32
-        total = tl.dot(x, weight.to(tl.float32).to(x.dtype), total, input_precision="ieee")
-    scale = tl.load(scale_ptr + out_index, mask=out_index < out_size, other=0.0)
-    out_mask = (row[:, None] < rows) & (out_index[None, :] < out_size)
-    out = (total * scale[None, :]).to(out_ptr.dtype.element_ty)
-    tl.store(out_ptr + row[:, None] * out_size + out_index[None, :], out, mask=out_mask)
+        total = tl.dot(x, weight.to(x_ptr.dtype.element_ty), total, input_precision="ieee")
+        if GATED:
+            up_weight = tl.load(up_weights + in_index[:, None], mask=weight_mask, other=0)
+            if INT8:
+                up_weight = up_weight.to(tl.float32)
+            up = tl.dot(x, up_weight.to(x_ptr.dtype.element_ty), up, input_precision="ieee")
+    if NORMED:
+        factor = (16 / tl.sqrt(tl.sum(squares, axis=1) / in_size + eps))[:, None]
+        total, up = total * factor, up * factor
+    if INT8:
+        total *= tl.load(scale_ptr + out_index, mask=out_index < out_size, other=0.0)[None, :]
+        if GATED:
+            up *= tl.load(scale_ptr + out_size + out_index, mask=out_index < out_size, other=0.0)[None, :]
+    if GATED:
+        total = total / (1 + tl.exp(-total)) * up
+    offset = row[:, None] * out_size + out_index[None, :]
+    if ADDED:
+        total += tl.load(residual_ptr + offset, mask=in_rows & in_out, other=0.0).to(tl.float32)
+    tl.store(out_ptr + offset, total.to(out_ptr.dtype.element_ty), mask=in_rows & in_out)
 
 
-def int8_linear(x: Tensor, weight: Tensor, scale: Tensor) -> Tensor:
-    """See `kernels.int8_linear_reference`."""
-    (rows, in_size), out_size = x.shape, weight.shape[0]
-    out = torch.empty(rows, out_size, device=x.device, dtype=x.dtype)
-    float32 = x.dtype == torch.float32
-    block = 16 if float32 or out_size <= 8192 else 32  # small, so that a short output still occupies a whole GPU
-    _int8_linear[(triton.cdiv(out_size, block),)](
-        x.contiguous(), weight, scale, out, rows, out_size, in_size,
-        ROWS=16 if rows <= 16 else 32, OUT_BLOCK=block, IN_BLOCK=32 if float32 else 128,
+def linear(
+    x: Tensor,
+    weight: Tensor,
+    scale: Tensor | None = None,
+    *,
+    norm: Tensor | None = None,
+    eps: float = 0.0,
+    gated: bool = False,
+    residual: Tensor | None = None,
+) -> Tensor:
+    """See `kernels.linear_reference`."""
+    (rows, in_size), out_size = x.shape, weight.shape[0] // (2 if gated else 1)
+    x, out = x.contiguous(), torch.empty(rows, out_size, device=x.device, dtype=x.dtype)
+    wide = x.dtype == torch.float32
+    block = 16 if wide or gated or out_size <= 8192 else 32  # small, so that a short output still occupies a whole GPU
+    _linear[(triton.cdiv(out_size, block),)](
+        x, weight, x if scale is None else scale, x if norm is None else norm,
+        x if residual is None else residual.contiguous(), out, rows, out_size, in_size, eps,
+        INT8=scale is not None, NORMED=norm is not None, GATED=gated, ADDED=residual is not None,
+        ROWS=16 if rows <= 16 else 32, OUT_BLOCK=block, IN_BLOCK=32 if wide else 128,
     )  # fmt: skip
     return out
+
+
+int8_linear = linear  # verified by itself
 
 
 @triton.jit
@@ -95,84 +138,115 @@ def silu_mul(gate_up: Tensor) -> Tensor:
 
 
 @triton.jit
-def _apply_rope_and_cache(
-    heads_ptr, cos_ptr, sin_ptr, position_ptr, kv_ptr, query_ptr, rows, groups, kv_heads, capacity, dim, angle_stride,
-    DIM: tl.constexpr,
-):  # fmt: skip
-    """One head of one row: rotated, and stored with the queries or in the cache."""
-    row, group, head = tl.program_id(0), tl.program_id(1), tl.program_id(2)
-    index = tl.arange(0, DIM)
-    mask, half = index < dim, dim // 2
-    start = heads_ptr + ((row * groups + group) * kv_heads + head) * dim
+def _rotate(start, cos, sin, index, dim, DIM: tl.constexpr):
+    """One head [DIM] rotated by its angles, rounded where the reference rounds; float32."""
+    mask = index < dim
     x = tl.load(start + index, mask=mask, other=0.0)
-    rolled = tl.load(start + (index + half) % dim, mask=mask, other=0.0).to(tl.float32)
-    angle = row * angle_stride + group * dim + index
-    cos = tl.load(cos_ptr + angle, mask=mask, other=0.0).to(tl.float32)
-    sin = tl.load(sin_ptr + angle, mask=mask, other=0.0).to(tl.float32)
-    first = (x.to(tl.float32) * cos).to(query_ptr.dtype.element_ty).to(tl.float32)
-    out = (first + rolled * sin).to(query_ptr.dtype.element_ty)
-    query_groups = groups - 2
-    if group < query_groups:
-        tl.store(query_ptr + ((row * query_groups + group) * kv_heads + head) * dim + index, out, mask=mask)
-    else:
-        kv_row = (((group - query_groups) * rows + row) * kv_heads + head).to(tl.int64)
-        tl.store(kv_ptr + (kv_row * capacity + tl.load(position_ptr)) * dim + index, out, mask=mask)
-
-
-def apply_rope_and_cache(heads: Tensor, cos: Tensor, sin: Tensor, position: Tensor, kv: Tensor) -> Tensor:
-    """See `kernels.apply_rope_and_cache_reference`."""
-    rows, groups, kv_heads, dim = heads.shape
-    query = torch.empty(rows, (groups - 2) * kv_heads, dim, device=heads.device, dtype=heads.dtype)
-    _apply_rope_and_cache[(rows, groups, kv_heads)](
-        heads.contiguous(), cos.contiguous(), sin.contiguous(), position, kv, query,
-        rows, groups, kv_heads, kv.shape[3], dim, groups * dim if len(cos) > 1 else 0,
-        DIM=triton.next_power_of_2(dim),
-    )  # fmt: skip
-    return query
+    rolled = tl.load(start + (index + dim // 2) % dim, mask=mask, other=0.0).to(tl.float32)
+    first = (x.to(tl.float32) * cos).to(x.dtype).to(tl.float32)
+    return (first + rolled * sin).to(x.dtype).to(tl.float32)
 
 
 @triton.jit
 def _attend(
-    query_ptr, kv_ptr, position_ptr, mask_ptr, out_ptr, heads, kv_heads, capacity, dim, value_offset, mask_stride,
-    scale, MASKED: tl.constexpr, DIM: tl.constexpr, BLOCK: tl.constexpr,
+    heads_ptr, cos_ptr, sin_ptr, position_ptr, mask_ptr, kv_ptr, out_ptr, sums_ptr, heads, kv_heads, capacity, dim,
+    angle_stride, value_offset, mask_stride, scale,
+    MASKED: tl.constexpr, SPLITS: tl.constexpr, DIM: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """One query over the filled slots of its keys, BLOCK at a time, with an online softmax (Dao et al. 2022)."""
-    row, head = tl.program_id(0), tl.program_id(1)
+    """One query over one part of the filled slots, BLOCK at a time, with an online softmax (Dao et al. 2022).
+
+    Every part has as many slots, except the last ones; the first part also has the new slot, which it stores. With
+    several parts, a part's weighted values, its largest score and its sum of weights are left to `_merge`.
+    """
+    row, head, split = tl.program_id(0), tl.program_id(1), tl.program_id(2)
     index, slots = tl.arange(0, DIM), tl.arange(0, BLOCK)
     in_head = index < dim
-    query = tl.load(query_ptr + (row * heads + head) * dim + index, mask=in_head, other=0.0).to(tl.float32) * scale
-    keys = kv_ptr + (row * kv_heads + head // (heads // kv_heads)).to(tl.int64) * capacity * dim
+    angle = row * angle_stride + index
+    cos = tl.load(cos_ptr + angle, mask=in_head, other=0.0).to(tl.float32)
+    sin = tl.load(sin_ptr + angle, mask=in_head, other=0.0).to(tl.float32)
+    start_of_row = heads_ptr + row * (heads + 2 * kv_heads) * dim
+    query = _rotate(start_of_row + head * dim, cos, sin, index, dim, DIM) * scale
+    group = heads // kv_heads
+    kv_head = head // group
+    keys = kv_ptr + (row * kv_heads + kv_head).to(tl.int64) * capacity * dim
     values = keys + value_offset
-    filled = tl.load(position_ptr) + 1
-    maximum, total = tl.full((1,), -1e30, dtype=tl.float32), tl.zeros((1,), dtype=tl.float32)
+    position = tl.load(position_ptr).to(tl.int32)
+    maximum, total = tl.full((), -1e30, dtype=tl.float32), tl.full((), 0.0, dtype=tl.float32)
     out = tl.zeros((DIM,), dtype=tl.float32)
-    for start in range(0, filled, BLOCK):
+    if split == 0:
+        new_key = _rotate(start_of_row + (heads + kv_head) * dim, cos, sin, index, dim, DIM)
+        new_value = tl.load(start_of_row + (heads + kv_heads + kv_head) * dim + index, mask=in_head, other=0.0)
+        if head % group == 0:
+            new_slot = position.to(tl.int64) * dim + index
+            tl.store(keys + new_slot, new_key.to(new_value.dtype), mask=in_head)
+            tl.store(values + new_slot, new_value, mask=in_head)
+        maximum, total = tl.sum(new_key * query, axis=0), tl.full((), 1.0, dtype=tl.float32)
+        out = new_value.to(tl.float32)
+    length = tl.cdiv(tl.cdiv(position, SPLITS), BLOCK) * BLOCK
+    end = tl.minimum((split + 1) * length, position)
+    for start in range(split * length, end, BLOCK):
         slot = start + slots
-        visible = slot < filled
+        visible = slot < end
         if MASKED:
             visible = visible & (tl.load(mask_ptr + row * mask_stride + slot, mask=visible, other=0) != 0)
-        load = visible[:, None] & in_head[None, :]
-        key = tl.load(keys + slot[:, None] * dim + index[None, :], mask=load, other=0.0).to(tl.float32)
+        offset, load = slot[:, None] * dim + index[None, :], visible[:, None] & in_head[None, :]
+        key = tl.load(keys + offset, mask=load, other=0.0).to(tl.float32)
+        value = tl.load(values + offset, mask=load, other=0.0).to(tl.float32)
         score = tl.where(visible, tl.sum(key * query[None, :], axis=1), -1e30)
         new_maximum = tl.maximum(maximum, tl.max(score, axis=0))
         weight = tl.where(visible, tl.exp(score - new_maximum), 0.0)
-        value = tl.load(values + slot[:, None] * dim + index[None, :], mask=load, other=0.0).to(tl.float32)
         rescale = tl.exp(maximum - new_maximum)
         total = total * rescale + tl.sum(weight, axis=0)
         out = out * rescale + tl.sum(weight[:, None] * value, axis=0)
         maximum = new_maximum
-    out = (out / total).to(out_ptr.dtype.element_ty)
-    tl.store(out_ptr + (row * heads + head) * dim + index, out, mask=in_head)
+    part = (row * heads + head) * SPLITS + split
+    if SPLITS == 1:
+        out = out / total
+    else:
+        tl.store(sums_ptr + 2 * part, maximum)
+        tl.store(sums_ptr + 2 * part + 1, total)
+    tl.store(out_ptr + part * dim + index, out.to(out_ptr.dtype.element_ty), mask=in_head)
 
 
-def attend(query: Tensor, kv: Tensor, position: Tensor, mask: Tensor | None, span: int) -> Tensor:
-    """See `kernels.attend_reference`; only the filled slots are read, whatever `span` is."""
-    (rows, heads, dim), query = query.shape, query.contiguous()
-    out = torch.empty(rows, heads * dim, device=query.device, dtype=query.dtype)
+@triton.jit
+def _merge(parts_ptr, sums_ptr, out_ptr, dim, SPLITS: tl.constexpr, DIM: tl.constexpr):
+    """The attention of one head from its parts; a part without a visible slot has the weight 0."""
+    head, split, index = tl.program_id(0), tl.arange(0, SPLITS), tl.arange(0, DIM)
+    in_head, part = index < dim, tl.program_id(0) * SPLITS + split
+    maximum, total = tl.load(sums_ptr + 2 * part), tl.load(sums_ptr + 2 * part + 1)
+    weight = tl.exp(maximum - tl.max(maximum, axis=0))
+    parts = tl.load(parts_ptr + part[:, None] * dim + index[None, :], mask=in_head[None, :], other=0.0)
+    out = tl.sum(parts * weight[:, None], axis=0) / tl.sum(total * weight, axis=0)
+    tl.store(out_ptr + head * dim + index, out.to(out_ptr.dtype.element_ty), mask=in_head)
+
+
+def attend(
+    heads: Tensor,
+    cos: Tensor,
+    sin: Tensor,
+    position: Tensor,
+    kv: Tensor,
+    mask: Tensor | None,
+    span: int,
+    splits: int = 1,
+) -> Tensor:
+    """See `kernels.attend_reference`; only the filled slots are read, whatever `span` is, in `splits` parts.
+
+    `splits` is a power of two. Parts are merged by a second launch.
+    """
+    (rows, groups, kv_heads, dim), capacity = heads.shape, kv.shape[3]
+    count = (groups - 2) * kv_heads
     mask_bytes = position if mask is None else mask.view(torch.uint8)
-    mask_stride = 0 if mask is None or mask.shape[0] == 1 else mask.stride(0)
-    _attend[(rows, heads)](
-        query, kv, position, mask_bytes, out, heads, kv.shape[2], kv.shape[3], dim, kv[0].numel(), mask_stride,
-        dim**-0.5, MASKED=mask is not None, DIM=triton.next_power_of_2(dim), BLOCK=32,
+    out = torch.empty(rows, count * dim, device=heads.device, dtype=heads.dtype)
+    sums = torch.empty(rows * count * splits * 2, device=heads.device)
+    parts = out if splits == 1 else torch.empty(rows * count * splits * dim, device=heads.device)
+    size = triton.next_power_of_2(dim)
+    _attend[(rows, count, splits)](
+        heads.contiguous(), cos.contiguous(), sin.contiguous(), position, mask_bytes, kv, parts, sums,
+        count, kv_heads, capacity, dim, groups * dim if len(cos) > 1 else 0, kv[0].numel(),
+        0 if mask is None or mask.shape[0] == 1 else mask.stride(0), dim**-0.5,
+        MASKED=mask is not None, SPLITS=splits, DIM=size, BLOCK=32,
     )  # fmt: skip
+    if splits > 1:
+        _merge[(rows * count,)](parts, sums, out, dim, SPLITS=splits, DIM=size)
     return out
