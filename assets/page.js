@@ -115,18 +115,22 @@
     }
   };
   // A stroke painted while the next picture is on its way to the editor would be lost when it arrives, so the editor takes
-  // none until then (style.css). The strip of the edit tab names each picture that the server sends.
-  let sent = "", given;
-  const awaitPicture = () => {
-    const latest = document.querySelector("#edit-undo [data-sent]")?.dataset.sent;
-    if (!latest || latest === sent) return;
+  // none until then (style.css). The strip of the edit tab names the picture that the server sent last; Gradio's editor
+  // replaces its sprite when it is there. Without that sprite, after an update of Gradio, nothing is held back.
+  let sent = "";
+  const awaitPicture = async () => {
+    const latest = document.querySelector("#edit-undo [data-sent]")?.dataset.sent, editor = window.editor;
+    if (!latest || latest === sent || !editor) return;
     sent = latest;
+    const before = editor.background_image, started = Date.now();
     document.body.classList.add("arriving");
-    clearTimeout(given);
-    given = setTimeout(window.janus.shown, 30_000); // Gradio does not tell if the picture could not be fetched
+    while (sent === latest && editor.background_image === before && Date.now() - started < 30_000) await wait(50);
+    if (sent !== latest) return; // a later picture is awaited
+    document.body.classList.remove("arriving");
+    window.janus.shown();
   };
   window.janus = {
-    shown: () => document.body.classList.remove("arriving"),
+    shown: () => {}, // the picture in the editor is there
     settled: async () => {
       do await wait(30); while (stopping);
     },
@@ -168,6 +172,32 @@
   };
   if (window.innerWidth <= 640) fold();
 
+  const give = (id, file) => {
+    const input = document.querySelector(`#${id} input[type=file]`);
+    if (!input || !file) return;
+    const one = new DataTransfer();
+    one.items.add(file);
+    input.files = one.files;
+    input.dispatchEvent(new Event("change", { bubbles: true }));
+  };
+  // A file for the editor goes to the server, which reads kinds of pictures that browsers do not, says what is wrong with
+  // one, and sends the editor a PNG.
+  const intoEditor = (event, files) => {
+    if (!files?.length || !event.target.closest?.("#edit-editor")) return;
+    event.preventDefault();
+    event.stopImmediatePropagation();
+    give("edit-given", files[0]);
+  };
+  document.addEventListener("change", (event) => {
+    if (event.target.type !== "file") return;
+    intoEditor(event, event.target.files);
+    if (event.target.closest("#edit-editor")) event.target.value = ""; // the same file can be chosen again
+  }, true);
+  document.addEventListener("drop", (event) => {
+    intoEditor(event, event.dataTransfer?.files);
+    if (event.defaultPrevented) event.target.dispatchEvent(new DragEvent("dragleave", { bubbles: true }));
+  }, true);
+
   // A file dropped beside every place that takes one goes to the page's own: the server looks what it is.
   const hasFiles = (event) => [...(event.dataTransfer?.types || [])].includes("Files");
   const inDropArea = (event) => event.target.closest?.(".block")?.querySelector("input[type=file]");
@@ -175,13 +205,7 @@
   document.addEventListener("drop", (event) => {
     if (!hasFiles(event) || inDropArea(event)) return;
     event.preventDefault(); // otherwise the browser would open the picture in place of the page
-    const input = document.querySelector("#page-drop input[type=file]");
-    const file = event.dataTransfer.files[0];
-    if (!input || !file) return;
-    const one = new DataTransfer();
-    one.items.add(file);
-    input.files = one.files;
-    input.dispatchEvent(new Event("change", { bubbles: true }));
+    give("page-drop", event.dataTransfer.files[0]);
   });
 
   // Gradio does not connect the hidden label of the chat box with its text fields.

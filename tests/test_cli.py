@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from janus_app.cli import console, generate, main
 from janus_app.cli.models import check, read_facts
@@ -115,6 +116,19 @@ def test_from_draws_the_same_pixels_unless_options_change(
     monkeypatch.delenv("JANUS_APP_MANIFEST")
     assert main(["generate", "--from", first["file"]]) == 2
     assert "not in the model list" in capsys.readouterr().err
+
+
+def test_from_takes_prompt_and_seed_of_another_program(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, listed: str
+) -> None:
+    chunk = PngInfo()
+    chunk.add_text("parameters", "two green frogs\nNegative prompt: blur\nSteps: 20, Seed: 42")
+    Image.new("RGB", (8, 8)).save(tmp_path / "two frogs.png", pnginfo=chunk)
+    source = (tmp_path / "two frogs.png").as_uri()
+    (drawn,) = draw_json(capsys, tmp_path, "--model", listed, "--from", source)
+    assert (drawn["prompt"], drawn["seed"], drawn["model"]) == ("two green frogs", 42, listed)
+    assert read_metadata(drawn["file"]).negative == "blur"
+    assert main(["generate", "--from", source, "--keep", "3"]) == 2
 
 
 def test_from_refuses_tokens_of_another_model(capsys: pytest.CaptureFixture[str], tmp_path: Path, listed: str) -> None:

@@ -15,8 +15,9 @@ from janus_app.cli.common import (
     require_verb,
 )
 from janus_app.cli.console import UsageError, say, usage_errors
-from janus_app.errors import Message
-from janus_app.outputs.metadata import read_metadata, request_of
+from janus_app.errors import AppError, Message
+from janus_app.outputs.foreign_prompt import ForeignPrompt, read_settings
+from janus_app.outputs.metadata import request_of
 from janus_app.registry.catalog import Catalog
 from janus_app.registry.types import Variant
 from janus_app.types import MAX_SEED, GenerateRequest
@@ -35,7 +36,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     options.add_model(parser)
     parser.add_argument("--prompt", help="what to draw")
     parser.add_argument(
-        "--from", dest="source", metavar="PICTURE", help="draw a PNG of this app again; other flags change its settings"
+        "--from",
+        dest="source",
+        metavar="PICTURE",
+        help="draw a PNG of this app again, or draw from another program's prompt and seed; other flags change them",
     )
     parser.add_argument(
         "--keep",
@@ -71,10 +75,23 @@ def run(args: argparse.Namespace) -> int:
     return draw_pictures(session, request, args)
 
 
+def _foreign(catalog: Catalog, args: argparse.Namespace, found: ForeignPrompt) -> tuple[Variant, GenerateRequest]:
+    """A request with the prompt and seed of another program's picture, where the options do not give others."""
+    if args.keep is not None:
+        raise AppError("record_missing")
+    variant = chosen_variant(catalog, args)
+    args.negative = found.negative if args.negative is None else args.negative
+    args.seed = found.seed if args.seed is None else args.seed
+    say(Message("prompt_of_other_program", program=found.program))
+    return variant, GenerateRequest(args.prompt or found.prompt, **drawing_settings(args, variant))
+
+
 def _redraw(catalog: Catalog, args: argparse.Namespace) -> tuple[Variant, GenerateRequest]:
     """The request in a picture's metadata, changed by the options that were given."""
     with usage_errors():
-        record = read_metadata(args.source)
+        record = read_settings(args.source)
+        if isinstance(record, ForeignPrompt):
+            return _foreign(catalog, args, record)
         request = request_of(record)
         if args.keep is not None:
             args.seed = (record.seed + 1) % MAX_SEED if args.seed is None else args.seed

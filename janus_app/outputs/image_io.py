@@ -178,7 +178,9 @@ def _upright(picture: Image.Image, name: str | Message) -> Image.Image:
     except Exception:
         raise AppError("picture_damaged", name=name) from None
     try:
-        return ImageOps.exif_transpose(picture)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return ImageOps.exif_transpose(picture)
     except Exception:  # the picture can be used without its damaged EXIF data
         return picture
 

@@ -1,4 +1,4 @@
-"""A picture of this app dropped anywhere on the page restores its settings; any other picture goes to the chat."""
+"""A picture dropped anywhere on the page restores its settings or prompt; one without goes to the chat."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ from typing import Any
 import gradio as gr
 
 from janus_app.errors import AppError
+from janus_app.outputs.foreign_prompt import ForeignPrompt, read_settings
 from janus_app.outputs.image_io import open_picture
-from janus_app.outputs.metadata import ImageMetadata, read_metadata, request_of
+from janus_app.outputs.metadata import ImageMetadata, request_of
+from janus_app.ui.common.controls import foreign_line
 from janus_app.ui.common.html import message
 from janus_app.ui.context import QUICK, PageContext, Updates, Values, attach
 from janus_app.ui.picture_links import Places
@@ -35,15 +37,20 @@ class DropHandlers:
             gr.Warning(error.text(language))
             return emptied
         try:
-            record = read_metadata(path)
-            if record.verb == "edit":
+            record = read_settings(path)
+            if isinstance(record, ForeignPrompt):
+                restored, tab = self.places.drawing.panel.controls.fill(record), "draw"
+            elif record.verb == "edit":
                 restored, tab = edit_updates(self.page, self.places.editing, record), "edit"
             else:
                 restored, tab = self.places.drawing.restore(request_of(record)), "draw"
-        except AppError:  # not a picture of this app: something to talk about
+        except AppError:  # a picture without settings: something to talk about
             restored, tab = self._into_chat(values, path), "chat"
         else:
-            gr.Info(say("drop_read", language, title=record.title, seed=record.seed))
+            if isinstance(record, ForeignPrompt):
+                gr.Info(foreign_line(self.page, record, language))
+            else:
+                gr.Info(say("drop_read", language, title=record.title, seed=record.seed))
         return {**restored, self.places.tabs: gr.update(selected=tab), **emptied}
 
     def _into_chat(self, values: Values, path: str) -> Updates:
@@ -59,7 +66,10 @@ class DropHandlers:
         if not path:
             return {settings.drop_note: ""}
         try:
-            record = read_metadata(path)
+            record = read_settings(path)
+            if isinstance(record, ForeignPrompt):
+                note = message(foreign_line(self.page, record, language), "done")
+                return {settings.drop_note: note, **settings.controls.fill(record)}
             restored = edit_updates(self.page, editing, record)
         except AppError as error:
             return {settings.drop_note: message(error.text(language), "error")}
@@ -68,7 +78,7 @@ class DropHandlers:
 
 def build(page: PageContext, places: Places) -> None:
     """Build the page's hidden place for dropped files, which assets/page.js fills, and attach the handlers."""
-    anywhere = gr.File(elem_id="page-drop", elem_classes="unseen", label="page-drop", file_types=["image"])
+    anywhere = gr.File(elem_id="page-drop", elem_classes="unseen", label="page-drop")
     handlers = DropHandlers(page, places, anywhere)
     chat, editing = places.chat, places.editing
     outputs: set[Any] = {*places.drawing.settings, *editing.settings, chat.box, places.tabs, anywhere}

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from janus_app.outputs.metadata import ImageMetadata, read_metadata
 from janus_app.types import drain
@@ -119,7 +120,7 @@ def test_editor_takes_no_stroke_until_its_next_picture_is_there(visit: Any, serv
     draw(page, "a red circle", 1, 4_300)
     wait_done(page)
     held: list[Any] = []
-    page.route(lambda url: url.endswith("_4300.png") and not held, held.append)
+    page.route(lambda url: url.endswith("_4300.png") and not held, lambda route: held.append(route))
     page.click("#draw-to-edit")
     page.wait_for_selector("body.arriving")
     until(lambda: held, page, lambda: "the editor did not ask for its picture")
@@ -130,3 +131,45 @@ def test_editor_takes_no_stroke_until_its_next_picture_is_there(visit: Any, serv
     page.click("#edit-run")
     wait_done(page, "edit")
     assert "Nothing is painted" not in page.inner_text("#edit-notes")
+
+
+def test_editor_takes_every_picture_that_the_chat_takes(visit: Any, served: Served, tmp_path: Path) -> None:
+    page = visit()
+    go(page, 2)
+    rotated = Image.Exif()
+    rotated[0x0112] = 6
+    files = {"two.tif": "TIFF", "cmyk.jpg": "JPEG", "pearl.jp2": "JPEG2000", "no-name": "PNG", "turned.webp": "WEBP"}
+    for number, (name, format) in enumerate(files.items()):
+        picture = Image.new("RGB", (40, 20), (40 * number, 90, 200))  # a known picture would not be sent again
+        mode = "CMYK" if "cmyk" in name else "RGB"
+        extra = {"exif": rotated.tobytes()} if format == "WEBP" else {}
+        picture.convert(mode).save(tmp_path / name, format, **extra)
+        into_editor(page, lambda name=name: give(page, tmp_path / name))
+        size = page.evaluate("[window.editor.width, window.editor.height]")
+        assert size == ([20, 40] if format == "WEBP" else [40, 20]), name
+        assert not page.inner_text("#edit-editor-note").strip()
+
+    (tmp_path / "cut.jpg").write_bytes((tmp_path / "cmyk.jpg").read_bytes()[:400])
+    give(page, tmp_path / "cut.jpg")
+    page.wait_for_selector("#edit-editor-note .message.error:has-text('cut.jpg')")
+    (tmp_path / "letter").write_text("Dear sir,")
+    give(page, tmp_path / "letter", drop=True)
+    page.wait_for_selector("#edit-editor-note .message.error:has-text('letter')")
+    into_editor(page, lambda: give(page, tmp_path / "two.tif", drop=True))
+    assert not page.inner_text("#edit-editor-note").strip()
+
+
+def give(page: Any, file: Path, drop: bool = False) -> None:
+    """Choose a file in the editor, or drop it there."""
+    if not drop:
+        page.set_input_files("#edit-editor input[type=file]", str(file))
+        return
+    page.evaluate(
+        """([data, name]) => {
+          const files = new DataTransfer();
+          files.items.add(new File([new Uint8Array(data)], name));
+          const event = new DragEvent("drop", {dataTransfer: files, bubbles: true, cancelable: true});
+          document.querySelector("#edit-editor canvas").dispatchEvent(event);
+        }""",
+        [list(file.read_bytes()), file.name],
+    )

@@ -210,6 +210,22 @@ def test_dropped_picture_restores_its_settings(visit: Any, served: Served, tmp_p
     assert page.input_value("#edit-strength input[type=number]") == "0.35"
     page.locator("#edit-settings > .label-wrap").click()
     assert page.input_value("#edit-guidance input[type=number]") == "3.5"
+
+    # A picture of another program fills in the draw tab; in the edit tab's own drop area it fills in that.
+    foreign = tmp_path / "other.jpg"
+    words = "two green frogs\nNegative prompt: blur\nSteps: 20, Sampler: Euler a, CFG scale: 7, Seed: 42"
+    comment = Image.Exif()
+    comment.get_ifd(0x8769)[0x9286] = b"UNICODE\0" + words.encode("utf-16-be")
+    Image.new("RGB", (8, 8)).save(foreign, exif=comment.tobytes())
+    drop(page, foreign)
+    page.wait_for_function("document.querySelector('#draw-prompt textarea').value === 'two green frogs'")
+    page.wait_for_function("document.querySelector('#draw-seed input').value === '42'")
+    go(page, 2)
+    page.get_by_role("button", name="Settings from a saved picture").last.click()
+    page.set_input_files("#edit-drop input[type=file]", str(foreign))
+    page.wait_for_selector("#edit-drop-note .message.done:has-text('seed 42')")
+    assert page.input_value("#edit-prompt textarea") == "two green frogs"
+
     drop(page, tmp_path / "mine.png")
     page.wait_for_selector("#chat-box .thumbnail-item, #chat-box .thumbnail-image")
 

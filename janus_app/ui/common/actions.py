@@ -15,12 +15,10 @@ from janus_app.ui.common.saved_images import SavedImage
 from janus_app.ui.context import PRIVATE, QUICK, PageContext, Updates, Values
 
 # Functions of assets/page.js. PRESS waits until the button with that id is enabled, SETTLED until stopped jobs end.
-# SHOWN tells that the editor has its picture.
 PRESS = "() => window.janus.press({id})"
 DOWNLOAD = "(file) => window.janus.download(file)"
 COPY = "(text) => window.janus.copy(text)"
 SETTLED = "() => window.janus.settled()"
-SHOWN = "() => window.janus.shown()"
 
 
 @dataclass(frozen=True)

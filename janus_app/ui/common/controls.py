@@ -9,6 +9,7 @@ from typing import Any
 import gradio as gr
 from gradio.components import Component
 
+from janus_app.outputs.foreign_prompt import ForeignPrompt
 from janus_app.registry.types import Variant
 from janus_app.types import SOLVERS, GenerateRequest
 from janus_app.ui.context import EXAMPLES, PageContext, Updates, Values, number, slider_update, whole_number
@@ -187,6 +188,11 @@ class RequestControls:
             self.flow.end: request.guidance_interval[1],
         }
 
+    def fill(self, found: ForeignPrompt) -> Updates:
+        """The controls with what a picture of another program says; its settings mean nothing to these models."""
+        seed: Updates = {} if found.seed is None else {self.seed: found.seed, self.new_seed: False}
+        return {self.prompt: found.prompt, self.negative: found.negative, **seed}
+
     def variant_updates(self, page: PageContext, variant: Variant, language: str) -> Updates:
         """Ranges, defaults and solvers of a variant; settings that it does not have are hidden."""
         names = [(page.texts.named("solver", name, language), name) for name in variant.solvers]
@@ -217,6 +223,12 @@ def run_buttons(label: Callable[[str], Any], tab: str, run_label: str, scale: in
 
 
 def saved_picture(label: Callable[[str], Any], tab: str) -> tuple[gr.File, gr.HTML]:
-    """Inside an accordion: a drop area for a picture of this app, whose settings are restored, and a note about it."""
-    drop = gr.File(label=label("drop_png"), file_types=[".png"], elem_id=f"{tab}-drop", height=130)
+    """Inside an accordion: a drop area for a picture whose settings or prompt are taken over, and a note about it."""
+    drop = gr.File(label=label("drop_png"), elem_id=f"{tab}-drop", height=130)
     return drop, gr.HTML(elem_id=f"{tab}-drop-note", padding=False)
+
+
+def foreign_line(page: PageContext, found: ForeignPrompt, language: str) -> str:
+    """What was taken from a picture of another program."""
+    key = "drop_foreign_no_seed" if found.seed is None else "drop_foreign"
+    return page.texts.say(key, language, program=found.program, seed=found.seed)

@@ -95,8 +95,7 @@ def chat_panel(page: PageContext, conversation: gr.State) -> ChatPanel:
         show_label=False,
         placeholder=label("question_hint"),
         file_count="multiple",
-        file_types=["image"],
-        sources=["upload"],
+        sources=["upload"],  # of any name: `open_picture` looks at the content
         elem_id="chat-box",
         max_plain_text_length=MAX_PROMPT_CHARACTERS + 1,
         max_lines=8,

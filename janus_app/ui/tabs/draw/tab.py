@@ -11,11 +11,13 @@ from gradio.components import Component
 
 from janus_app.errors import AppError
 from janus_app.models.registry import get_family
-from janus_app.outputs.metadata import ImageMetadata, read_metadata, request_of
+from janus_app.outputs.foreign_prompt import ForeignPrompt, read_settings
+from janus_app.outputs.metadata import ImageMetadata, request_of
 from janus_app.registry.types import Variant
 from janus_app.types import GenerateRequest
 from janus_app.ui.common.actions import BrowserDownload, halt
 from janus_app.ui.common.alt_text import alts_html
+from janus_app.ui.common.controls import foreign_line
 from janus_app.ui.common.drawing import draw
 from janus_app.ui.common.html import empty, message
 from janus_app.ui.common.results import newest_first
@@ -185,13 +187,16 @@ class DrawHandlers:
         return {self.controls.seed: seed, self.controls.new_seed: False}
 
     def read_dropped(self, values: Values, request: gr.Request) -> Updates:
-        """The settings of a dropped picture, and a button to draw it again where it has image tokens."""
+        """The settings or prompt of a dropped picture, and a button to draw it again where it has image tokens."""
         dropped, language, path = self.panel.dropped, self.page.language(request), values[self.panel.dropped.file]
         nothing: Updates = {dropped.note: "", dropped.redraw: gr.update(visible=False), dropped.metadata: None}
         if not path:
             return nothing
         try:
-            record = read_metadata(path)
+            record = read_settings(path)
+            if isinstance(record, ForeignPrompt):
+                line = message(foreign_line(self.page, record, language), "done")
+                return {**nothing, dropped.note: line, **self.controls.fill(record)}
             restored = self.tab.restore(request_of(record))
         except AppError as error:
             return {**nothing, dropped.note: message(error.text(language), "error")}

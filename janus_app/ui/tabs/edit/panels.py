@@ -31,9 +31,14 @@ STEP_CLICKED = """element.addEventListener("click", (event) => {
 
 @dataclass(frozen=True)
 class SourcePanel:
-    """The picture to edit, the tree of the session's pictures (`tree` holds a Tree), and further pictures."""
+    """The picture to edit, the tree of the session's pictures (`tree` holds a Tree), and further pictures.
+
+    `given` is the file that the user put into the editor, `note` what is wrong with it.
+    """
 
     editor: gr.ImageEditor
+    given: gr.File
+    note: gr.HTML
     tree: gr.State
     strip: gr.HTML
     undo_row: gr.Row
@@ -84,6 +89,8 @@ class EditPanels:
 def build_source_panel(page: PageContext) -> SourcePanel:
     label = page.texts.label
     editor = picture_editor(label)
+    given = gr.File(elem_id="edit-given", elem_classes="unseen", label="edit-given")  # filled by assets/page.js
+    note = gr.HTML(elem_id="edit-editor-note", padding=False)
     strip = gr.HTML(elem_id="edit-undo", padding=False, js_on_load=STEP_CLICKED)
     with gr.Row(visible=False, elem_classes="actions", elem_id="edit-undo-row") as undo_row:
         back = gr.Button(label("undo_back"), size="sm", elem_id="edit-undo-back", min_width=60)
@@ -92,7 +99,6 @@ def build_source_panel(page: PageContext) -> SourcePanel:
         label=label("more_pictures"),
         type="filepath",
         sources=["upload", "clipboard"],
-        file_types=["image"],
         columns=4,
         height=150,
         object_fit="contain",
@@ -101,7 +107,7 @@ def build_source_panel(page: PageContext) -> SourcePanel:
         visible=False,
         elem_id="edit-more",
     )
-    return SourcePanel(editor, gr.State(Tree()), strip, undo_row, back, clear, more)
+    return SourcePanel(editor, given, note, gr.State(Tree()), strip, undo_row, back, clear, more)
 
 
 def build_method_panel(page: PageContext) -> MethodPanel:

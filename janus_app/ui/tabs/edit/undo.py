@@ -93,6 +93,14 @@ class Tree:
         tree = replace(self, steps=(*self.steps, step), here=step.number, last_number=step.number)
         return tree._trimmed(), step.number
 
+    def with_given(self, picture: Image.Image, images: SavedImages) -> tuple[Tree, int]:
+        """This tree with a picture of the user, which is added where it is new; and its number there."""
+        if known := self.find(picture):
+            return self, known.number
+        step = Step(self.last_number + 1, images.serve_picture(picture), _thumbnail(picture), digest(picture))
+        tree = replace(self, steps=(*self.steps, step), here=step.number, last_number=step.number)
+        return tree._trimmed(), step.number
+
     def is_here(self, picture: Image.Image | None) -> bool:
         """Whether `picture` is the one that should be in the editor."""
         known = None if picture is None else self.find(picture)
@@ -100,10 +108,8 @@ class Tree:
 
     def with_results(self, source: Image.Image, results: Sequence[SavedImage], images: SavedImages) -> Tree:
         """This tree with the results of an edit below the picture it started from, which is added where it is new."""
-        tree, start = self, self.find(source)
-        if start is None:
-            start = Step(tree.last_number + 1, images.serve_picture(source), _thumbnail(source), digest(source))
-            tree = replace(tree, steps=(*tree.steps, start), last_number=start.number)
+        tree, number = self.with_given(source, images)
+        start = tree[number]
         size = results[0].metadata.size
         before = start.picture if source.size == size else images.serve_picture(fitted(source, size))
         new = []
@@ -146,12 +152,12 @@ def _thumbnail(picture: Image.Image) -> str:
 def tree_html(tree: Tree, say: Say, language: str, sent: str = "") -> str:
     """The tree as nested lists of buttons; the script of the strip (panels.py) reports which one was clicked.
 
-    `sent` is what assets/page.js knows a picture on its way to the editor by.
+    `sent` is the file of a picture on its way to the editor; assets/page.js waits for it.
     """
     if not tree.steps:
         return ""
     label = escape(say("undo_label", language), quote=True)
-    mark = f' data-sent="{sent}"' if sent else ""
+    mark = f' data-sent="{escape(sent, quote=True)}"' if sent else ""
     return f'<div class="undo" role="group" aria-label="{label}"{mark}>{_level(tree, None, say, language)}</div>'
 
 

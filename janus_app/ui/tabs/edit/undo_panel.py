@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import uuid
 from dataclasses import dataclass
 
 import gradio as gr
 from gradio.blocks import Block
 
-from janus_app.ui.common.actions import SHOWN
+from janus_app.errors import AppError
+from janus_app.outputs.image_io import open_picture
+from janus_app.ui.common.html import message
 from janus_app.ui.common.saved_images import SavedImage
-from janus_app.ui.context import PRIVATE, QUICK, PageContext, Updates, Values, attach
+from janus_app.ui.context import QUICK, PageContext, Updates, Values, attach
 from janus_app.ui.tabs.edit.editor import for_editor
 from janus_app.ui.tabs.edit.panels import EditPanels
 from janus_app.ui.tabs.edit.undo import Tree, tree_html
@@ -32,7 +33,7 @@ class UndoHandlers:
         return {*self.tree_outputs, self.panels.source.editor, self.panels.method.source_prompt}
 
     def shown(self, tree: Tree, request: gr.Request, sent: str = "") -> Updates:
-        """The strip. `sent` is a new text each time where the editor is sent a picture too: the page waits for it."""
+        """The strip. `sent` is the picture that the editor is sent too, if any: the page waits for it."""
         source, language = self.panels.source, self.page.language(request)
         return {
             source.tree: tree,
@@ -44,7 +45,7 @@ class UndoHandlers:
         """The step of that number in the editor, with the description of its picture."""
         step = tree[number]
         return {
-            **self.shown(tree.at(number), request, sent=uuid.uuid4().hex),
+            **self.shown(tree.at(number), request, sent=step.picture),
             self.panels.source.editor: for_editor(step.picture),
             self.panels.method.source_prompt: step.description,
         }
@@ -79,6 +80,19 @@ class UndoHandlers:
         """A picture from another tab, or a result, into the editor with its description."""
         return self.moved(*tree.with_picture(image), request)
 
+    def take(self, values: Values, request: gr.Request) -> Updates:
+        """A file that was put into the editor: decoded here, because browsers do not show every kind of picture."""
+        source = self.panels.source
+        path = values[source.given]
+        if not path:
+            return gr.skip()
+        try:
+            picture = open_picture(path)
+        except AppError as error:
+            return {source.given: None, source.note: message(error.text(self.page.language(request)), "error")}
+        tree, number = values[source.tree].with_given(picture, self.page.images)
+        return {**self.moved(tree, number, request), source.given: None, source.note: ""}
+
     def replaced(self, values: Values, request: gr.Request) -> Updates:
         """Another picture was put into the editor, or none is left: the description of the old one would mislead.
 
@@ -101,7 +115,8 @@ class UndoHandlers:
         attach(source.strip.select, self.select, {source.tree, right.results.items}, selected, **QUICK)
         attach(source.back.click, self.back, {source.tree}, self.outputs, **QUICK)
         attach(source.clear.click, self.clear, None, self.tree_outputs, **QUICK)
-        source.editor.upload(None, None, None, js=SHOWN, **PRIVATE)
+        given = {source.given, source.note, *self.outputs}
+        attach(source.given.upload, self.take, {source.given, source.tree}, given, **QUICK)
         for event in (source.editor.clear, source.editor.upload):
             outputs = {*self.tree_outputs, self.panels.method.source_prompt}
             attach(event, self.replaced, {source.tree, source.editor}, outputs, **QUICK)
