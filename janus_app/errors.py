@@ -32,7 +32,7 @@ _OUT_OF_MEMORY_TEXTS = (
     "could not create a memory",
     "could not create a primitive",  # oneDNN
     "alloc_failed",
-    "unable to find an engine",  # cuDNN, for which no workspace is left
+    "unable to find an engine",  # PyTorch, where no algorithm of cuDNN got its workspace
     "unable to mmap",
 )
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import importlib
 import sys
 import threading
 import weakref
@@ -91,6 +92,7 @@ class PretendedCards(TorchDispatchMode):
         self.recorded: list[list[str]] = []
         self.graphs: weakref.WeakSet[CudaGraph] = weakref.WeakSet()
         self.tape: Tape | None = None
+        self.float64 = True
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         return self.run(func, args, kwargs or {})
@@ -138,7 +140,7 @@ class PretendedCards(TorchDispatchMode):
             kwargs["device"] = self.inner_device
         with torch.inference_mode(False), torch.no_grad():
             out = func(*args, **kwargs) if self.tape is None else self.tape.record(func, name, args, kwargs)
-            if (target is not None and target.type == "cpu") or (name == "copy_" and id(args[0]) not in originals):
+            if (target is not None and target.type != "cuda") or (name == "copy_" and id(args[0]) not in originals):
                 return out
             device = target or on_cards[0].device
             return tree_map_only(Tensor, lambda each: self._outside(each, originals, device), out)
@@ -155,6 +157,8 @@ class PretendedCards(TorchDispatchMode):
     def _outside(self, inner: Tensor, originals: dict[int, CardTensor], device: torch.device) -> CardTensor:
         known = originals.get(id(inner))
         assert known is None or known.shape == inner.shape, "an operation that changes a shape in place"
+        if inner.dtype == torch.float64 and not self.float64:
+            raise self.fault("Cannot convert a tensor to float64: the device has none")
         return CardTensor(inner, self, device) if known is None else known
 
     def _check(
@@ -166,7 +170,7 @@ class PretendedCards(TorchDispatchMode):
             self.wait(name)
         elif name in ("_to_copy", "copy_"):
             to_host = "cpu" in (target and target.type, name == "copy_" and args[0].device.type)
-            if to_host or (hosts and not asynchronous):  # PyTorch waits after a copy from main memory, too
+            if to_host or (hosts and hosts[0].numel() and not asynchronous):  # PyTorch waits after either
                 self.wait("copy to the host" if to_host else "copy from the host")
         elif len(devices) > 1 or (any(each.dim() > 0 for each in hosts) and name not in INDEXING):
             found = sorted({str(each.device) for each in (*on_cards, *hosts)})
@@ -248,9 +252,11 @@ class Tape:
 class CudaGraph:
     """torch.cuda.CUDAGraph."""
 
-    def __init__(self, cards: PretendedCards) -> None:
+    cards: PretendedCards
+
+    def __init__(self) -> None:
         self.tape: Tape | None = None
-        cards.graphs.add(self)
+        self.cards.graphs.add(self)
 
     def replay(self) -> None:
         assert self.tape is not None
@@ -275,7 +281,7 @@ def _recording(
     """torch.cuda.graph: on a stream of the current card where none is given. It does not leave the stream where the
     recording cannot be ended."""
     before = dict(_streams()), current_card()
-    stream = stream or Stream("cuda", cards)
+    stream = stream or torch.cuda.Stream()
     _enter(stream)
     cards.waits.append(f"start of a recording at {_place()}")
     tape = cards.tape = Tape(stream.device.index, capture_error_mode)
@@ -298,8 +304,10 @@ def _recording(
 class Stream:
     """torch.cuda.Stream."""
 
-    def __init__(self, device: Any, cards: PretendedCards) -> None:
-        self.device = cards.device(device)
+    cards: PretendedCards
+
+    def __init__(self, device: Any = None) -> None:
+        self.device = self.cards.device(device)
 
     def wait_stream(self, other: Stream) -> None: ...
 
@@ -444,8 +452,8 @@ def _cuda_functions(cards: PretendedCards) -> dict[str, Any]:
         "device": partial(_current, set_device),
         "stream": partial(_current, _enter),
         "current_stream": current_stream,
-        "Stream": lambda device=None: Stream(device, cards),
-        "CUDAGraph": partial(CudaGraph, cards),
+        "Stream": type("Stream", (Stream,), {"cards": cards}),  # libraries write `Stream | None`
+        "CUDAGraph": type("CUDAGraph", (CudaGraph,), {"cards": cards}),
         "graph": partial(_recording, cards),
         "synchronize": lambda device=None: cards.wait("synchronize"),
         "empty_cache": lambda: [each.empty_cache() for each in cards.allocators],
@@ -503,17 +511,25 @@ def _attend_to_filled_slots(
 
 @contextlib.contextmanager
 def pretended_cards(
-    count: int = 1, *, memory: float = 80e9, kernels_too: bool = False, hollow: bool = False
+    count: int = 1,
+    *,
+    memory: float = 80e9,
+    kernels_too: bool = False,
+    hollow: bool = False,
+    float64: bool = True,
 ) -> Iterator[PretendedCards]:
     """A machine with `count` cards of `memory` bytes each, until the end of the block, in this thread.
 
     kernels_too: Triton's kernels are there; each is its reference implementation as one operation. hollow: tensors on
-    cards have sizes and no values, so that a model of any size fits into this machine. At the end no fault must be left
-    in `faults`. Import what looks for CUDA at its import (diffusers, bitsandbytes) before.
+    cards have sizes and no values, so that a model of any size fits into this machine. float64: whether cards have that
+    type; Apple's have not. At the end no fault must be left in `faults`.
     """
     if torch.cuda.is_available():
         pytest.skip("this machine has a real card")
+    with contextlib.suppress(ImportError):
+        importlib.import_module("bitsandbytes")  # which loads CUDA where there seems to be some
     cards = PretendedCards(count, memory, hollow)
+    cards.float64 = float64
     with contextlib.ExitStack() as stack:
         stack.callback(_set_device_guard())
         patch = stack.enter_context(pytest.MonkeyPatch.context())

@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -232,6 +233,22 @@ def test_memory_that_pytorch_keeps_unused_is_free(monkeypatch: pytest.MonkeyPatc
     for name, value in counts.items():
         monkeypatch.setattr(torch.cuda, name, lambda device, value=value: value)
     assert devices.device_memory(torch.device("cuda:1")).free == pytest.approx(9.4e9)
+
+
+@pytest.mark.parametrize("told", [True, False])
+def test_memory_of_an_intel_gpu_is_its_own_also_where_its_driver_does_not_tell_what_is_free(
+    monkeypatch: pytest.MonkeyPatch, told: bool
+) -> None:
+    def free_and_total(device: torch.device) -> tuple[int, int]:
+        if told:
+            return 3 * 10**8, 12 * 10**9
+        raise RuntimeError("The device (Arc B580) doesn't support querying the available free memory.")
+
+    monkeypatch.setattr(torch.xpu, "mem_get_info", free_and_total)
+    monkeypatch.setattr(torch.xpu, "memory_allocated", lambda device: 11_800_000_000)
+    monkeypatch.setattr(torch.xpu, "get_device_properties", lambda device: SimpleNamespace(total_memory=12 * 10**9))
+    free = 300_000_000 if told else 200_000_000
+    assert devices.device_memory(torch.device("xpu", 0)) == Memory(free, 12 * 10**9)
 
 
 def test_steps_run_on_their_card_and_leave_the_thread_on_its_own(monkeypatch: pytest.MonkeyPatch) -> None:

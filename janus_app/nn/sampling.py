@@ -53,7 +53,9 @@ def sample(logits: Tensor, temperature: float, noise: Tensor | None) -> Tensor:
         return logits.argmax(-1)
     wide = logits.float()
     probabilities = torch.softmax(wide if temperature == 1 else wide / temperature, dim=-1)
-    return probabilities.div_(noise.to(logits.device)).argmax(-1)
+    # CUDA brings it there behind its present work; the caller keeps it until the next wait.
+    noise = noise.to(logits.device, non_blocking=logits.device.type == "cuda")
+    return probabilities.div_(noise).argmax(-1)
 
 
 def apply_top_p(logits: Tensor, temperature: float, top_p: float) -> Tensor:
@@ -67,6 +69,23 @@ def apply_top_p(logits: Tensor, temperature: float, top_p: float) -> Tensor:
     probabilities = ordered.softmax(-1)
     outside = probabilities.cumsum(-1) - probabilities >= top_p
     return logits.masked_fill(outside.scatter(-1, order, outside), float("-inf"))
+
+
+def fill_buffer(buffer: Tensor, values: Tensor) -> None:
+    """Copy values from main memory. A CUDA buffer is filled without waiting for the card's present work: keep the
+    values until the next wait."""
+    buffer.copy_(values, non_blocking=buffer.device.type == "cuda")
+
+
+def read_token(token: Tensor, logits: Tensor) -> int:
+    """The token [1] that was chosen from logits [1, vocab]; the one wait for the device in a step of an answer.
+
+    Raises AppError where a logit is infinite or NaN.
+    """
+    chosen = int(torch.where(torch.isfinite(logits).all(), token, -1))
+    if chosen < 0:
+        raise non_finite_error(logits.dtype)
+    return chosen
 
 
 def require_finite(values: Tensor, dtype: torch.dtype | None = None) -> None:

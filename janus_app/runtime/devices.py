@@ -150,12 +150,16 @@ def device_memory(device: torch.device) -> Memory:
         free, total = torch.cuda.mem_get_info(device)
         unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return Memory(free + unused, total)
-    if device.type == "xpu":
-        with contextlib.suppress(RuntimeError):  # from graphics in the processor, whose memory is the main memory
-            return Memory(*torch.xpu.mem_get_info(device))
     import psutil
 
     machine = psutil.virtual_memory()
+    if device.type == "xpu":
+        try:
+            return Memory(*torch.xpu.mem_get_info(device))
+        except RuntimeError:  # drivers of many Intel GPUs, discrete ones too, do not tell what other programs use
+            total = torch.xpu.get_device_properties(device).total_memory
+            # Graphics in the processor share the main memory.
+            return Memory(min(total - torch.xpu.memory_allocated(device), machine.available), total)
     limit = container_limit()
     if limit is None or limit.total >= machine.total:
         return Memory(machine.available, machine.total)

@@ -119,10 +119,9 @@ def answer_tokens(
         read = CudaGraphRunner(reader.read, network.device, reader.state, cache.capacity, reader.step.bucket)
     for _ in range(limit):
         logits = network.language_model.lm_head(reader.hidden)
-        sampling.require_finite(logits)
         noise = sampling.exponential_noise([stream], logits.shape[-1])[0] if temperature else None
         token = sampling.sample(sampling.apply_top_p(logits, temperature, top_p), temperature, noise)
-        chosen = int(token)
+        chosen = sampling.read_token(token, logits)
         if chosen == end:
             return
         yield chosen

@@ -78,6 +78,11 @@ class Mllm(ABC):
             embeds[row == self.image_id] = torch.cat([picture.features for picture in features]).to(embeds.dtype)
         return embeds
 
+    def embed_token(self, token: Tensor) -> Tensor:
+        """Inputs [1, 1, hidden] of a token [1] that is on the device."""
+        table: nn.Embedding = self.network.get_input_embeddings()
+        return table(token[None])
+
     def read(self, embeds: Tensor, positions: Tensor | None, cache: Any = None) -> Tensor:
         """Inputs [1, T, hidden] to states behind the final norm; `cache` (a transformers Cache) grows by T."""
         output = self.network.language_model(

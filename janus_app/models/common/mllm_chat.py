@@ -72,12 +72,13 @@ class MllmChat:
             logits = F.linear(hidden[:, -1], self.head)
             noise = sampling.exponential_noise([stream], logits.shape[-1])[0] if request.temperature else None
             nucleus = sampling.apply_top_p(logits, request.temperature, request.top_p)
-            token = int(sampling.sample(nucleus, request.temperature, noise))
-            if token in self.ends:
+            token = sampling.sample(nucleus, request.temperature, noise)
+            chosen = sampling.read_token(token, logits)
+            if chosen in self.ends:
                 return
-            yield token
+            yield chosen
             hidden = self.reader.read(
-                self.reader.embed([token], ()), self.reader.next_position(position, placed), cache
+                self.reader.embed_token(token), self.reader.next_position(position, placed), cache
             )
 
 

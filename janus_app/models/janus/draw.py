@@ -110,7 +110,7 @@ def prefill_prompts(
 class ImageTokenStep:
     """The buffers of a drawing, and the step of every cell: choose its token, then run it through the decoder.
 
-    Only `use_noise` and `check` wait for the device, once in CELLS_PER_SYNC cells.
+    Only `check` waits for a GPU, once in CELLS_PER_SYNC cells.
     """
 
     def __init__(
@@ -122,7 +122,7 @@ class ImageTokenStep:
         self._count, self._rows_per_picture = count, cache.rows // count
         self._hidden = hidden.clone()
         self._known = known.to(device) if bool((known >= 0).any()) else None
-        self._next_noise = torch.empty(0)
+        self._used_noise = self._next_noise = torch.empty(0)
         self._noise = torch.ones(CELLS_PER_SYNC, count, network.config.vq.codebook_size, device=device)
         self._cell = torch.zeros(1, dtype=torch.long, device=device)
         self._noise_index = torch.zeros_like(self._cell)
@@ -136,11 +136,11 @@ class ImageTokenStep:
 
     def draw_noise(self, cells: int) -> None:
         """Draw the noise of the next `cells` cells, while the device still computes the ones before."""
-        self._next_noise = self._rule.noise(cells)
+        self._used_noise, self._next_noise = self._next_noise, self._rule.noise(cells)
 
     def use_noise(self, cell: int) -> None:
         """Copy the drawn noise to the device; `cell` is its first cell."""
-        self._noise[: len(self._next_noise)], self._next_noise = self._next_noise, torch.empty(0)
+        sampling.fill_buffer(self._noise[: len(self._next_noise)], self._next_noise)
         self._cell.fill_(cell)
         self._noise_index.zero_()
 

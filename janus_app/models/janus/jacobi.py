@@ -109,7 +109,8 @@ class JacobiDecoder:
         for cell in [cell for cell in noise if cell <= min(final) and cell != max(noise)]:
             del noise[cell]
         rows = [[noise[min(f + 1 + i, self._last)][n] for i in range(cells)] for n, f in enumerate(final)]
-        self._noise[:, :cells] = torch.stack([torch.stack(row) for row in rows])
+        self._next_noise = torch.stack([torch.stack(row) for row in rows])
+        sampling.fill_buffer(self._noise[:, :cells], self._next_noise)
 
     def advance(self, span: int) -> None:
         """One pass over all windows, with attention to `span` slots of the cache; then each window moves on."""
