@@ -1,0 +1,14 @@
+"""Serves the app for tests/clients from the app's own environment, and prints the address. Stops when stdin ends."""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from pathlib import Path
+
+from tests.page_server import serve
+
+if __name__ == "__main__":
+    with tempfile.TemporaryDirectory() as folder, serve(Path(folder), pace=0.02) as page:
+        print(f"serving {page.url}", flush=True)
+        sys.stdin.read()
