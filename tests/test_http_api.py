@@ -6,6 +6,9 @@ import asyncio
 import base64
 import io
 import json
+import re
+import shlex
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -20,6 +23,7 @@ import pytest
 from gradio_client import Client
 from PIL import Image
 
+from janus_app.cli import main
 from janus_app.errors import AppError
 from janus_app.outputs.metadata import read_metadata
 from janus_app.outputs.store import OutputStore
@@ -30,8 +34,9 @@ from janus_app.server.api.context import ApiContext
 from janus_app.server.api.fetch import fetch
 from janus_app.server.api.gate import Access, ApiGate, api_access
 from tests.page_client import draw, gallery_of
-from tests.page_server import Served, serve
+from tests.page_server import GOLDEN, Served, serve
 
+ROOT = Path(__file__).parent.parent
 PROMPT = "a red circle"
 
 
@@ -97,6 +102,26 @@ def test_the_same_seed_gives_the_same_png_by_the_page_and_the_api(
     for one, file in zip(pictures, files, strict=True):
         assert np.array_equal(np.asarray(one), np.asarray(Image.open(file)))
     assert read_metadata(base64.b64decode(answer["data"][0]["b64_json"])).seed == 7
+
+
+def test_the_same_seed_gives_the_same_pixels_on_the_command_line(http: httpx.Client, tmp_path: Path) -> None:
+    settings = ["--prompt", PROMPT, "--seed", "7", "--guidance", "5", "--temperature", "1", "--device", "cpu"]
+    model = str(GOLDEN / "janus_pro_1b" / "checkpoint")  # that of tiny-a
+    assert main(["generate", "--model", model, *settings, "--out", str(tmp_path / "a.png")]) == 0
+    answer = generate(http, guidance=5, temperature=1)
+    assert picture(answer["data"][0]).tobytes() == Image.open(tmp_path / "a.png").tobytes()
+
+
+# What the programs send, as their sources say.
+OPEN_WEBUI = {"model": "tiny-a", "prompt": PROMPT, "n": 1, "size": "512x512", "response_format": "b64_json"}
+LIBRECHAT = {"model": "tiny-a", "prompt": PROMPT, "n": 1, "background": "auto", "output_format": "png", "size": "auto"}
+LITELLM = {"model": "tiny-a", "prompt": PROMPT, "n": 1, "size": "1024x1024"}
+
+
+@pytest.mark.parametrize("body", [OPEN_WEBUI, LIBRECHAT | {"quality": "auto"}, LITELLM])
+def test_requests_of_known_programs_get_their_picture(http: httpx.Client, body: dict[str, Any]) -> None:
+    answer = http.post("/v1/images/generations", json=body)
+    assert picture(answer.json()["data"][0]).size == (96, 96)
 
 
 def test_a_stream_sends_partial_pictures_and_then_the_finished_one(http: httpx.Client) -> None:
@@ -328,6 +353,17 @@ def test_bad_chats_are_refused(http: httpx.Client, fields: dict[str, Any], code:
     assert error_of(chat(http, **fields), 400)["code"] == code
 
 
+def test_messages_of_known_programs_are_read(http: httpx.Client) -> None:
+    messages = [
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": "Hello"},
+        {"role": "assistant", "content": "Hi"},
+        {"role": "user", "content": [{"type": "text", "text": "What can you do?"}]},
+    ]
+    for fields in ({"stream": False, "max_completion_tokens": 4}, {"tools": None, "n": 1, "top_p": 0, "max_tokens": 4}):
+        assert chat(http, messages=messages, **fields).json()["choices"][0]["message"]["role"] == "assistant"
+
+
 # The shape of AUTOMATIC1111
 
 
@@ -522,3 +558,32 @@ def test_a_public_address_is_fetched_and_a_redirect_into_the_network_is_not(
                 fetch(f"{base}/{path}")
             assert refused.value.code == code
         server.shutdown()
+
+
+# The docs
+
+DOCS = [ROOT / "docs" / "api.md", ROOT / "docs" / "api.zh-CN.md"]
+
+
+def curl_lines(page: Path) -> list[str]:
+    blocks = re.findall(r"```bash\n(.*?)```", page.read_text("utf-8"), flags=re.DOTALL)
+    return [line for block in blocks for line in block.splitlines() if line.startswith("curl") and "localhost" in line]
+
+
+def test_both_languages_of_the_docs_show_the_same_commands() -> None:
+    assert curl_lines(DOCS[0]) == curl_lines(DOCS[1]) and len(curl_lines(DOCS[0])) == 12
+
+
+def test_every_command_of_the_docs_is_answered(
+    page: Served, drawn: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It ends with the embedded model in place of the tiny one, so it is the last test here."""
+    monkeypatch.setattr(page.session, "pace", 0.0)
+    (tmp_path / "frogs.png").write_bytes(drawn)
+    (tmp_path / "mask.png").write_bytes(left_half("RGBA"))
+    for line in curl_lines(DOCS[0]):
+        words = shlex.split(line.replace("localhost:7860", page.url.removeprefix("http://")))
+        done = subprocess.run([*words, "--fail-with-body"], cwd=tmp_path, capture_output=True, text=True, timeout=120)
+        assert done.returncode == 0, f"{line}\n{done.stdout}"
+        assert "b64_json" in done.stdout if "/images/" in line else done.stdout
+    assert page.session.state.variant_id == "janus-embedded"

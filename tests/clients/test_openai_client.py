@@ -6,8 +6,10 @@ import asyncio
 import base64
 import io
 import json
+import re
 import time
 import urllib.request
+from pathlib import Path
 from typing import Any
 
 import openai
@@ -103,3 +105,11 @@ def test_async_clients_share_one_line(url: str) -> None:
 
     first, answer, again = asyncio.run(both())
     assert pixels(first.data[0]) == pixels(again.data[0]) and answer.model == "tiny-b"
+
+
+def test_the_example_of_the_docs_draws_two_pictures(url: str) -> None:
+    page = Path(__file__).parent.parent.parent / "docs" / "api.md"
+    (example,) = re.findall(r"```py\n(.*?)```", page.read_text("utf-8"), flags=re.DOTALL)
+    names: dict[str, Any] = {}
+    exec(compile(example.replace("http://localhost:7860", url), page.name, "exec"), names)
+    assert len(names["answer"].data) == 2
