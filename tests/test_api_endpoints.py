@@ -33,7 +33,7 @@ FLAGS = {
     "/chat": ["temperature", "top_p", "max_new_tokens", "seed", "model"],
     "/draw": ["prompt", "negative", "count", "guidance", "temperature", "seed", "model", "steps", "solver", "turbo"],
 }
-OTHERS = {"/load": [], "/chat": ["message"], "/draw": ["new_seed", "guidance_start", "guidance_end"]}
+OTHERS = {"/load": [], "/chat": ["message"], "/draw": ["new_seed", "guidance_start", "guidance_end", "width", "height"]}
 
 
 def test_endpoint_parameters_are_named_like_the_command_line_flags(page: Served) -> None:

@@ -147,6 +147,8 @@ class WebuiBody(BaseModel):
     seed: int = -1
     batch_size: int = 1
     n_iter: int = 1
+    width: int | None = None
+    height: int | None = None
     cfg_scale: float | None = None
     steps: int | None = None
     sampler_name: str | None = None
@@ -163,6 +165,7 @@ class WebuiBody(BaseModel):
             "steps": None if self.steps is None else min(max(self.steps, 1), 100),
             "seed": random_seed() if self.seed == -1 else self.seed,
             "solver": solver if solver in SOLVERS else None,
+            "size": f"{self.width}x{self.height}" if self.width and self.height else None,
         }
 
 
