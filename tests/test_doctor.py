@@ -9,11 +9,14 @@ import runpy
 import socket
 import sys
 import threading
+import warnings
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from janus_app.cli import main
+from janus_app.errors import Message
 from janus_app.hub import Hub
 from janus_app.runtime import doctor
 from janus_app.runtime.doctor import Finding
@@ -160,6 +163,18 @@ def test_driver_without_a_matching_pytorch_is_a_warning(
     monkeypatch.setattr(torch.version, "cuda", built_for)
     card = named(doctor._torch(), "Graphics card")
     assert card.level == "WARN" and "550.54.14 for CUDA up to 12.4" in str(card.detail) and remedy in str(card.remedy)
+
+
+def test_warnings_of_libraries_are_not_printed(
+    monkeypatch: pytest.MonkeyPatch, recwarn: pytest.WarningsRecorder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def warned(*_: object) -> Any:
+        warnings.warn("CUDA initialization: The NVIDIA driver on your system is too old", stacklevel=1)
+        yield Finding("OK", "PyTorch", Message("doctor_works", version="2.13"))
+
+    monkeypatch.setattr(doctor, "examine", warned)
+    assert main(["doctor"]) == 0 and "2.13" in capsys.readouterr().out
+    assert not list(recwarn)
 
 
 def test_missing_bitsandbytes_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

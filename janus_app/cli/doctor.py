@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import warnings
 
 from janus_app.cli import options
 from janus_app.cli.console import clean, emit
@@ -23,10 +24,12 @@ def run(args: argparse.Namespace) -> int:
     from janus_app.runtime.doctor import as_text, examine
 
     failed = False
-    for finding in examine(args.out, args.port):
-        failed = failed or finding.level == "FAIL"
-        if args.json:
-            emit(finding.texts())
-        else:
-            print(clean(as_text([finding], system_language())), flush=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # PyTorch warns of old drivers and cards, and the findings say it
+        for finding in examine(args.out, args.port):
+            failed = failed or finding.level == "FAIL"
+            if args.json:
+                emit(finding.texts())
+            else:
+                print(clean(as_text([finding], system_language())), flush=True)
     return 1 if failed else 0

@@ -70,10 +70,9 @@ def proxy_of(address: str) -> ProxyVariable | None:
 
 
 def _no_proxy() -> list[str]:
-    found = effective()
-    return (
-        [e for entry in found[NO_PROXY].value.lower().split(",") if (e := entry.strip())] if NO_PROXY in found else []
-    )
+    variable = effective().get(NO_PROXY)
+    entries = variable.value.lower().split(",") if variable else []
+    return [entry.strip() for entry in entries if entry.strip()]
 
 
 def _excludes(entry: str, address: SplitResult) -> bool:
