@@ -55,7 +55,7 @@ def test_joined_linears_compute_what_the_single_ones_do_in_the_same_memory(quant
 def test_linears_that_cannot_be_joined_stay_as_they_are() -> None:
     used = [int8(weight) for weight in weights()]
     used[0](torch.ones(1, 64))
-    fp4 = bitsandbytes.nn.LinearFP4(64, 32, bias=False, compress_statistics=False)
+    fp4 = bitsandbytes.nn.Linear4bit(64, 32, bias=False, compress_statistics=False, quant_type="fp4")
     fp4.weight = bitsandbytes.nn.Params4bit(weights()[1], compress_statistics=False, quant_type="fp4").to("cpu")
     mixed = [nf4(weights()[0]), fp4]
     narrow = [nf4(weight[:, :32].contiguous()) for weight in weights()]  # a block of nf4 holds two rows
