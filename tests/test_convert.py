@@ -22,7 +22,7 @@ from janus_app.registry.types import File, Variant
 from janus_app.runtime.convert import convert, convert_variant
 from janus_app.runtime.tensor_files import read_tensors
 from janus_app.runtime.tensor_match import weight_files
-from janus_app.types import Progress, result_of
+from janus_app.types import Notice, Progress, result_of
 from tests.conftest import GOLDEN, loaded
 from tests.fake_hub import FakeHub
 from tests.hub_cases import fetch, make_hub, no_environment, sha256, variant
@@ -74,6 +74,22 @@ def test_converted_copy_is_equal_and_preferred_by_the_loader(pickled: Path, part
     assert (steps[-1].done, steps[-1].total) == (3 * total, 3 * total)
     assert not is_convertible(pickled) and run(pickled)[1] == []
     assert loaded(pickled).plan.precision == "fp32"
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_training_checkpoint_of_any_name_is_converted_and_then_loads(tmp_path: Path, zipped: bool) -> None:
+    folder = Path(shutil.copytree(CHECKPOINT, tmp_path / "checkpoint"))
+    before = {name: tensor.clone() for name, tensor in tensors_of(folder).items()}
+    (folder / "pytorch_model.bin").unlink()
+    wrapped = {"state_dict": {f"model.{name}": tensor for name, tensor in before.items()}, "epoch": 3}
+    torch.save(wrapped, folder / "last.ckpt", _use_new_zipfile_serialization=zipped)
+    torch.save([1, 2], folder / "losses.pt")
+    steps = list[Any]()
+    copy = result_of(convert(folder, reserve=0), steps.append)
+    assert [step.message.code for step in steps if isinstance(step, Notice)] == ["weights_unwrapped"]
+    assert {file.parent for file in weight_files(folder)} == {copy} and not is_convertible(folder)
+    assert {name.removeprefix("model.") for name in tensors_of(folder)} == before.keys()
+    assert loaded(folder).plan.precision == "fp32"
 
 
 def test_converted_copy_is_ignored_after_pickles_changed(pickled: Path) -> None:

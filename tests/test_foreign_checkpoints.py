@@ -464,6 +464,14 @@ def test_weights_of_another_architecture_are_named(checkpoint: Path, names: list
         notices(checkpoint)
 
 
+def test_extended_vocabulary_is_explained(checkpoint: Path) -> None:
+    weights = weights_of(checkpoint)
+    name = "language_model.model.embed_tokens.weight"
+    save_file(weights | {name: torch.cat([weights[name], weights[name][:8]])}, checkpoint / "model.safetensors")
+    with pytest.raises(AppError, match="vocab_size"):
+        notices(checkpoint)
+
+
 def test_other_models_are_named_from_their_configs(checkpoint: Path) -> None:
     for config, word in (({"model_type": "qwen2"}, "qwen2"), ({"_class_name": "UNet2D"}, "UNet2D")):
         (checkpoint / "config.json").write_text(json.dumps(config))

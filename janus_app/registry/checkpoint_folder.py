@@ -113,8 +113,14 @@ def folder_of_file(file: Path) -> Path:
         raise AppError("file_of_unknown_kind", file=file.name)
     if (folder / CONFIG).is_file() and file in find_weights(folder).files:
         return folder
+    raise weights_alone(file)
+
+
+def weights_alone(file: Path) -> AppError:
+    """The refusal of a weight file without the other files of its checkpoint, with the architecture if it is known."""
+    header = tensor_header(file)
     found = architecture_of(header.tensors if header else ())
-    raise AppError("weights_file_alone", file=file.name, found=found or Message("architecture_unknown"))
+    return AppError("weights_file_alone", file=file.name, found=found or Message("architecture_unknown"))
 
 
 def what_folder_is(folder: Path) -> AppError | None:

@@ -32,14 +32,15 @@ from janus_app.hub.cache import (
 )
 from janus_app.hub.progress import ProgressReporter
 from janus_app.hub.verify import hash_file
+from janus_app.models.common.weight_files import find_weights
 from janus_app.registry.types import Variant
-from janus_app.runtime.loader import read_tensors
-from janus_app.types import Progress
+from janus_app.runtime.tensor_files import files_that_belong_together, read_header, read_tensors
+from janus_app.types import Notice, Progress
 
 PART = 1_000_000_000  # bytes of tensors in one written file, unless a single tensor is larger
 
 
-def convert_variant(hub: Hub, variant: Variant) -> Generator[Progress, None, Path]:
+def convert_variant(hub: Hub, variant: Variant) -> Generator[Progress | Notice, None, Path]:
     """Make the variant's files present and verified, then convert them. Returns the folder of the new files."""
     folder = yield from hub.fetch(variant)
     copy = yield from convert(folder)
@@ -47,7 +48,7 @@ def convert_variant(hub: Hub, variant: Variant) -> Generator[Progress, None, Pat
     return copy
 
 
-def convert(folder: Path, part: int = PART, reserve: int = RESERVE) -> Generator[Progress, None, Path]:
+def convert(folder: Path, part: int = PART, reserve: int = RESERVE) -> Generator[Progress | Notice, None, Path]:
     """Write the safetensors copy of a checkpoint folder's pickles; the loader uses it from then on.
 
     Progress counts each byte three times: written, compared, hashed. Closing the generator removes what was written.
@@ -59,9 +60,15 @@ def convert(folder: Path, part: int = PART, reserve: int = RESERVE) -> Generator
     if (existing := find_converted(folder)) is not None:
         return existing
     target = converted_folder(folder)
+    stamps = {source.name: size_and_time(source) for source in sources}
+    headers = files_that_belong_together(sources, folder) if find_weights(folder).loose else map(read_header, sources)
+    sources = []
+    for header in headers:
+        if header.table and not sources:
+            yield Notice(Message("weights_unwrapped", file=header.file.name, table=header.table))
+        sources.append(header.file)
     reporter = ProgressReporter(stage="convert")
     yield from reporter.report(force=True)
-    stamps = {source.name: size_and_time(source) for source in sources}
     groups = list(_groups(_sizes(sources), part))
     total = sum(sum(group.values()) for group in groups)
     reporter.total = 3 * total

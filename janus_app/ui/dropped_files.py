@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
 from janus_app.errors import AppError
+from janus_app.file_kinds import is_weights, other_model_format
+from janus_app.models.common.weight_files import WEIGHT_SUFFIXES
 from janus_app.outputs.foreign_prompt import ForeignPrompt, read_settings
 from janus_app.outputs.image_io import open_picture
 from janus_app.outputs.metadata import ImageMetadata, request_of
+from janus_app.registry.checkpoint_folder import folder_of_file, weights_alone
 from janus_app.ui.common.controls import foreign_line
 from janus_app.ui.common.html import message
 from janus_app.ui.context import QUICK, PageContext, Updates, Values, attach
 from janus_app.ui.picture_links import Places
 from janus_app.ui.tabs.edit.tab import EditTab
+
+BEGINNING = 1_000_000  # bytes of a file too large for an upload that assets/page.js sends
 
 
 @dataclass(frozen=True)
@@ -34,7 +40,7 @@ class DropHandlers:
         try:
             open_picture(path)
         except AppError as error:
-            gr.Warning(error.text(language))
+            gr.Warning((_model_instead(Path(path)) or error).text(language))
             return emptied
         try:
             record = read_settings(path)
@@ -74,6 +80,19 @@ class DropHandlers:
         except AppError as error:
             return {settings.drop_note: message(error.text(language), "error")}
         return {settings.drop_note: note_html(self.page, record, language), **restored}
+
+
+def _model_instead(file: Path) -> AppError | None:
+    """What a dropped file of a model is; None for a file that looks like none."""
+    if not (is_weights(file) or other_model_format(file) or file.suffix.lower() in WEIGHT_SUFFIXES):
+        return None
+    try:
+        folder_of_file(file)
+    except AppError as refused:
+        # assets/page.js sends only the beginning of a large file
+        cut = refused.code.startswith("weights_cut") and file.stat().st_size == BEGINNING
+        return weights_alone(file) if cut else refused
+    return None
 
 
 def build(page: PageContext, places: Places) -> None:

@@ -228,6 +228,10 @@ def test_dropped_picture_restores_its_settings(visit: Any, served: Served, tmp_p
 
     drop(page, tmp_path / "mine.png")
     page.wait_for_selector("#chat-box .thumbnail-item, #chat-box .thumbnail-image")
+    header = json.dumps({"x.lora_A.weight": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}).encode()
+    (tmp_path / "style.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + bytes(4))
+    drop(page, tmp_path / "style.safetensors")
+    page.wait_for_selector("text=LoRA adapter")
 
 
 def drop(page: Any, file: Path) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from janus_app.errors import AppError
 from janus_app.files import read_json
-from janus_app.models.common.config_sections import tied_head
+from janus_app.models.common.config_sections import explain_vocabulary, tied_head
 from janus_app.models.common.settings import CHAT, COUNT, STEPS, STRENGTH, guidance
 from janus_app.models.family import CheckpointFacts, Family, Parts, WeightSource
 from janus_app.models.janus.family import janus_facts
@@ -126,6 +126,7 @@ FAMILY = Family(
     job_peak=job_peak,
     pipeline=pipeline,
     tied=tied_head,
+    explain_mismatch=explain_vocabulary,
     solvers=SOLVERS,
     quantized_prefix="language_model.model.layers.",
     offload_prefix="language_model.model.layers.",
