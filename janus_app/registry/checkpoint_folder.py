@@ -108,7 +108,7 @@ def folder_of_file(file: Path) -> Path:
     header = tensor_header(file)
     if header is not None:
         dtypes = {name: dtype for name, (dtype, _) in header.tensors.items()}
-        refuse_changed_layers(file, dtypes, header.metadata)
+        refuse_changed_layers(Path(file.name), dtypes, header.metadata)
     elif not is_pickle(file):
         raise AppError("file_of_unknown_kind", file=file.name)
     if (folder / CONFIG).is_file() and file in find_weights(folder).files:
