@@ -176,8 +176,9 @@
     const input = document.querySelector(`#${id} input[type=file]`);
     if (!input || !file) return;
     const one = new DataTransfer();
-    // The beginning of a file that is too large for an upload, a model most likely, says what it is.
-    one.items.add(file.size > 2e7 ? new File([file.slice(0, 1e6)], file.name) : file);
+    // The beginning of a model too large for an upload says what it is.
+    const isModel = /\.(safetensors|bin|ckpt|pth?|gguf|onnx|h5|msgpack)$/i.test(file.name);
+    one.items.add(isModel && file.size > 2e7 ? new File([file.slice(0, 1e6)], file.name) : file);
     input.files = one.files;
     input.dispatchEvent(new Event("change", { bubbles: true }));
   };
