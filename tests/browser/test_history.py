@@ -218,6 +218,7 @@ def test_dropped_picture_restores_its_settings(visit: Any, served: Served, tmp_p
     comment.get_ifd(0x8769)[0x9286] = b"UNICODE\0" + words.encode("utf-16-be")
     Image.new("RGB", (8, 8)).save(foreign, exif=comment.tobytes())
     drop(page, foreign)
+    page.wait_for_selector("#draw-prompt:visible")
     page.wait_for_function("document.querySelector('#draw-prompt textarea').value === 'two green frogs'")
     page.wait_for_function("document.querySelector('#draw-seed input').value === '42'")
     go(page, 2)
