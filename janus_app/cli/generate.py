@@ -83,7 +83,7 @@ def _foreign(catalog: Catalog, args: argparse.Namespace, found: ForeignPrompt) -
     args.negative = found.negative if args.negative is None else args.negative
     args.seed = found.seed if args.seed is None else args.seed
     say(Message("prompt_of_other_program", program=found.program))
-    return variant, GenerateRequest(args.prompt or found.prompt, **drawing_settings(args, variant))
+    return variant, GenerateRequest(args.prompt or found.prompt, **drawing_settings(vars(args), variant))
 
 
 def _redraw(catalog: Catalog, args: argparse.Namespace) -> tuple[Variant, GenerateRequest]:
