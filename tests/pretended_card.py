@@ -336,13 +336,25 @@ def _enter(stream: Any) -> None:
 
 
 @contextlib.contextmanager
-def _current(set_current: Callable[[Any], None], given: Any) -> Iterator[None]:
+def _on_stream(stream: Any) -> Iterator[None]:
+    """torch.cuda.stream."""
     before = dict(_streams()), current_card()
-    set_current(given)
+    _enter(stream)
     try:
         yield
     finally:
         _now.streams, _now.card = before
+
+
+@contextlib.contextmanager
+def _on_card(cards: PretendedCards, device: Any) -> Iterator[None]:
+    """torch.cuda.device; the streams stay as they are."""
+    before = current_card()
+    _now.card = before if device is None else cards.device(device).index
+    try:
+        yield
+    finally:
+        _now.card = before
 
 
 # ---- memory
@@ -449,8 +461,8 @@ def _cuda_functions(cards: PretendedCards) -> dict[str, Any]:
         "device_count": lambda: cards.count,
         "current_device": current_card,
         "set_device": set_device,
-        "device": partial(_current, set_device),
-        "stream": partial(_current, _enter),
+        "device": partial(_on_card, cards),
+        "stream": _on_stream,
         "current_stream": current_stream,
         "Stream": type("Stream", (Stream,), {"cards": cards}),  # libraries write `Stream | None`
         "CUDAGraph": type("CUDAGraph", (CudaGraph,), {"cards": cards}),

@@ -224,8 +224,8 @@ def test_a_failed_recording_leaves_this_and_the_next_drawing_as_they_are(monkeyp
         assert bool((x == x).all())
         return compute(step, x, span)
 
-    with pretended_cards() as cards:
-        loaded = session("janus", "cuda")
+    with pretended_cards(2, kernels_too=True) as cards:  # without a recording, steps launch their kernels themselves
+        loaded = session("janus", "cuda:1")
         monkeypatch.setattr(DecodeStep, "__call__", waiting)
         for _ in range(2):
             seen = work(loaded, requests("janus")[:1], cards)
