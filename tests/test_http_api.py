@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import aclosing, closing
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,8 @@ from janus_app.server.api.chat import StopFilter
 from janus_app.server.api.context import ApiContext
 from janus_app.server.api.fetch import fetch
 from janus_app.server.api.gate import Access, ApiGate, api_access
+from janus_app.server.bridge import steps
+from janus_app.types import Event, Finished, Progress
 from tests.page_client import draw, gallery_of
 from tests.page_server import GOLDEN, Served, serve
 
@@ -42,8 +45,14 @@ PROMPT = "a red circle"
 
 @pytest.fixture(scope="module")
 def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    with serve(tmp_path_factory.mktemp("api"), pace=0.02) as served:
+    with serve(tmp_path_factory.mktemp("api")) as served:
         yield served
+
+
+@pytest.fixture
+def slow(page: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A drawing takes so long that a test can look at it."""
+    monkeypatch.setattr(page.session, "pace", 0.1)
 
 
 @pytest.fixture
@@ -136,9 +145,23 @@ def test_a_stream_sends_partial_pictures_and_then_the_finished_one(http: httpx.C
     assert picture(found[0]).tobytes() != picture(found[-1]).tobytes()
 
 
+@pytest.mark.usefixtures("slow")
 @pytest.mark.parametrize("stream", [True, False])
-def test_a_client_that_leaves_frees_the_model_within_a_step(page: Served, http: httpx.Client, stream: bool) -> None:
-    body = {"prompt": PROMPT, "model": "tiny-a", "n": 16, "stream": stream, "partial_images": 3}
+def test_a_client_that_leaves_frees_the_model_within_a_step(
+    page: Served, http: httpx.Client, stream: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[Event] = []
+    paced = page.session._paced
+
+    def recorded(job: Any) -> Iterator[Event]:
+        with closing(paced(job)) as job_events:
+            for event in job_events:
+                seen.append(event)
+                yield event
+
+    monkeypatch.setattr(page.session, "_paced", recorded)
+    body = {"prompt": PROMPT, "model": "tiny-a", "n": 16, "stream": stream, "partial_images": 5}
+    saved = len(list(page.outputs.glob("*.png")))
     if stream:
         with http.stream("POST", "/v1/images/generations", json=body) as response:
             next(events(response))
@@ -147,6 +170,38 @@ def test_a_client_that_leaves_frees_the_model_within_a_step(page: Served, http: 
         with pytest.raises(httpx.ReadTimeout):
             http.post("/v1/images/generations", json=body, timeout=0.3)
     wait_until(lambda: page.session.state.phase == "ready" and page.session.state.queue == 0)
+    assert not any(isinstance(event, Finished) for event in seen)
+    assert len(list(page.outputs.glob("*.png"))) == saved
+
+
+def test_a_cancelled_task_closes_its_job_after_the_running_step() -> None:
+    inside, go, closed = threading.Event(), threading.Event(), threading.Event()
+
+    def job() -> Iterator[Event]:
+        try:
+            while True:
+                inside.set()
+                go.wait(30)
+                yield Progress("draw", 1, 2)
+        finally:
+            closed.set()
+
+    held: Any = job()  # so that it is not closed by losing its last reference
+
+    async def leave() -> None:
+        async def consume() -> None:
+            async with aclosing(steps(held, ThreadPoolExecutor(1))) as job_events:
+                async for _ in job_events:
+                    pass
+
+        task = asyncio.create_task(consume())
+        await asyncio.to_thread(inside.wait, 30)
+        task.cancel()
+        go.set()
+        await asyncio.wait([task])
+
+    asyncio.run(leave())
+    assert closed.is_set()
 
 
 def test_a_request_loads_another_model_and_draws_with_it_alone(page: Served, http: httpx.Client) -> None:
@@ -394,6 +449,7 @@ def test_a1111_clients_choose_a_model_and_see_errors(page: Served, http: httpx.C
         assert http.get(f"/sdapi/v1/{route}").status_code == 200
 
 
+@pytest.mark.usefixtures("slow")
 def test_interrupt_ends_the_jobs_of_a1111_clients_alone(page: Served, http: httpx.Client) -> None:
     with ThreadPoolExecutor(2) as pool:
         job = pool.submit(http.post, "/sdapi/v1/txt2img", json={"prompt": PROMPT, "batch_size": 16})
@@ -477,6 +533,7 @@ def test_a_full_line_is_answered_with_when_to_come_back(page: Served, tmp_path: 
     assert after.status_code == 200
 
 
+@pytest.mark.usefixtures("slow")
 def test_a_client_that_stops_reading_loses_its_job(
     page: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -574,11 +631,8 @@ def test_both_languages_of_the_docs_show_the_same_commands() -> None:
     assert curl_lines(DOCS[0]) == curl_lines(DOCS[1]) and len(curl_lines(DOCS[0])) == 12
 
 
-def test_every_command_of_the_docs_is_answered(
-    page: Served, drawn: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_every_command_of_the_docs_is_answered(page: Served, drawn: bytes, tmp_path: Path) -> None:
     """It ends with the embedded model in place of the tiny one, so it is the last test here."""
-    monkeypatch.setattr(page.session, "pace", 0.0)
     (tmp_path / "frogs.png").write_bytes(drawn)
     (tmp_path / "mask.png").write_bytes(left_half("RGBA"))
     for line in curl_lines(DOCS[0]):
