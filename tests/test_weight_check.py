@@ -33,6 +33,7 @@ from tests.conftest import GOLDEN, loaded
 
 METAQUERY = GOLDEN.parent / "metaquery" / "ckpt_llavaov_sana"
 RANDOM = [*(GOLDEN / case / "checkpoint" for case in ("janus_pro_1b", "janusflow_1_3b")), METAQUERY]
+RANDOM += [GOLDEN.parent / "unipic2" / "ckpt_tiny"]
 EMBEDDED = ("janus-embedded", "janusflow-embedded", "metaquery-embedded")
 
 
@@ -204,6 +205,7 @@ BAD_ANSWERS = {
     "\ufffd\ufffdM~K\ufffd#atage]\ufffd": "weights_answer_unreadable",
     "#### $$ %% 12 == <> || ~~": "weights_answer_unreadable",
     "ovirovirovirovindlyonguhatneliscnatrugmentoliteral": "weights_answer_unreadable",
+    " blu%^ity A%^ dogoldldYouust conten linear~`photographustailphotograph resolu": "weights_answer_unreadable",
     " \n": "weights_answer_empty",
 }
 

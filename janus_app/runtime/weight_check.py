@@ -14,6 +14,7 @@ import hashlib
 import json
 import logging
 import os
+import re
 import time
 from collections import Counter
 from collections.abc import Callable, Generator, Sequence
@@ -142,11 +143,18 @@ def answer_problem(text: str, tokens: Sequence[int]) -> Message | None:
         return Message("weights_answer_repeats", text=_excerpt(text))
     readable = sum(c.isalnum() or c.isspace() or c in _PUNCTUATION for c in text)
     alphanumeric = sum(c.isalnum() for c in text)
-    words = [word for word in text.split() if word.isascii()]
-    # Chinese and Japanese have no spaces, and nothing but letters of a Latin script can be too long for a word.
-    if readable < 0.9 * len(text) or alphanumeric < 0.4 * len(text) or any(len(word) > 40 for word in words):
+    words = [word.strip(_PUNCTUATION) for word in re.split(r"[\s/–—-]+", text)]
+    odd = sum(not _is_word(word) for word in words)
+    if readable < 0.9 * len(text) or alphanumeric < 0.4 * len(text) or odd > len(words) / 3:
         return Message("weights_answer_unreadable", text=_excerpt(text))
     return None
+
+
+def _is_word(word: str) -> bool:
+    """Whether a word is written as people do: "Dog", "dogs", "USA", "2nd", "it's", nothing; not "goldldYouust"."""
+    if word.isascii():
+        return re.fullmatch(r"[A-Za-z]?[a-z]{0,24}('[a-z]+)?|[A-Z]{2,12}|\d[\d.,:]*[a-z]{0,2}", word) is not None
+    return all(c.isalnum() or c in _PUNCTUATION for c in word)  # Chinese has no spaces
 
 
 def _excerpt(text: str) -> str:
