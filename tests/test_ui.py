@@ -225,3 +225,10 @@ def test_flow_model_draws_reproducibly_by_its_own_settings(page: Served, client:
         assert "end of the guidance interval" in outputs_text(backwards)
     finally:
         drain(page.session.load("tiny-a", device="cpu"))
+
+
+def test_pictures_may_have_any_name(page: Served) -> None:
+    """What a file is shows in its content: `open_picture` refuses what is none, in a sentence of the app."""
+    uploads = [block for block in page.demo.blocks.values() if hasattr(block, "file_types")]
+    assert {type(block).__name__ for block in uploads} >= {"File", "Gallery", "MultimodalTextbox"}
+    assert [block.elem_id for block in uploads if block.file_types] == []
