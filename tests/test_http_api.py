@@ -95,7 +95,7 @@ def test_models_lists_what_is_on_disk_and_says_which_one_is_loaded(http: httpx.C
     found = {row["id"]: row for row in http.get("/v1/models").json()["data"]}
     assert {"tiny-a", "tiny-b", "janus-embedded"} <= found.keys()
     assert "janus-pro-7b" not in found
-    assert found["tiny-a"]["janus"]["loaded"] and found["tiny-a"]["janus"]["edit_methods"]
+    assert found["tiny-a"]["janus_app"]["loaded"] and found["tiny-a"]["janus_app"]["edit_methods"]
     assert http.get("/v1/models/tiny-b").json()["object"] == "model"
 
 
@@ -104,7 +104,7 @@ def test_the_same_seed_gives_the_same_png_by_the_page_and_the_api(
 ) -> None:
     answer = generate(http, n=2, guidance=5, temperature=1)
     pictures = [picture(item) for item in answer["data"]]
-    assert answer["size"] == "96x96" and [item["janus"]["seed"] for item in answer["data"]] == [7, 8]
+    assert answer["size"] == "96x96" and [item["janus_app"]["seed"] for item in answer["data"]] == [7, 8]
     job = draw(Client(page.url, verbose=False), PROMPT, seed=7, count=2)
     job.result(timeout=120)
     files = gallery_of(job)
@@ -205,10 +205,10 @@ def test_a_cancelled_task_closes_its_job_after_the_running_step() -> None:
 
 
 def test_a_request_loads_another_model_and_draws_with_it_alone(page: Served, http: httpx.Client) -> None:
-    assert generate(http, model="tiny-b")["janus"]["model"] == "tiny-b"
+    assert generate(http, model="tiny-b")["janus_app"]["model"] == "tiny-b"
     assert page.session.state.variant_id == "tiny-b"
-    assert generate(http, model="tiny-a")["janus"]["model"] == "tiny-a"
-    assert generate(http, model=None)["janus"]["model"] == "tiny-a"
+    assert generate(http, model="tiny-a")["janus_app"]["model"] == "tiny-a"
+    assert generate(http, model=None)["janus_app"]["model"] == "tiny-a"
 
 
 @pytest.mark.parametrize(

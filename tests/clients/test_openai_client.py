@@ -39,7 +39,7 @@ def test_models_and_pictures_are_what_the_package_expects(client: openai.OpenAI)
     assert "tiny-a" in [model.id for model in client.models.list()]
     answer = client.images.generate(model="tiny-a", prompt=PROMPT, n=2, size="1024x1024", extra_body={"seed": 7})
     assert ImagesResponse.model_validate(answer.model_dump()).data and len(answer.data) == 2
-    assert answer.data[1].janus["seed"] == 8
+    assert answer.data[1].janus_app["seed"] == 8
 
 
 def test_a_stream_of_partial_pictures_ends_with_the_picture(client: openai.OpenAI) -> None:

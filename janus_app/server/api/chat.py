@@ -237,7 +237,12 @@ def _completion(answer: Answer, identity: dict[str, Any]) -> dict[str, Any]:
     if answer.images:
         message["images"] = _image_parts(answer)
     choice = {"index": 0, "message": message, "finish_reason": answer.finish, "logprobs": None}
-    facts = {"model": answer.model, "choices": [choice], "usage": answer.usage, "janus": {"notices": answer.notices}}
+    facts = {
+        "model": answer.model,
+        "choices": [choice],
+        "usage": answer.usage,
+        "janus_app": {"notices": answer.notices},
+    }
     return {**identity, "object": "chat.completion", **facts}
 
 

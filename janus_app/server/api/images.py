@@ -55,7 +55,7 @@ class Images:
         saved = self.context.store.save(finished)
         data = []
         for stored in saved:
-            item: dict[str, Any] = {"revised_prompt": None, "janus": {"seed": stored.metadata.seed}}
+            item: dict[str, Any] = {"revised_prompt": None, "janus_app": {"seed": stored.metadata.seed}}
             if body.response_format == "url":
                 item["url"] = self.context.publish(request, stored.file, body.media)
             else:
@@ -64,7 +64,7 @@ class Images:
         provenance = finished.provenance
         assert provenance is not None
         facts = {"model": provenance.variant_id, "seconds": round(finished.compute_seconds, 3)}
-        return {"created": int(time.time()), "data": data, **described(saved[0].image, body), "janus": facts}
+        return {"created": int(time.time()), "data": data, **described(saved[0].image, body), "janus_app": facts}
 
     async def _stream(
         self, request: Request, body: ImageBody, variant: Variant | None, make: Make, name: str
@@ -83,7 +83,7 @@ class Images:
                 ):
                     for place, image in enumerate(event.images):
                         content = base64_of(await self.context.threaded(encoded, image, body))
-                        facts = {"partial_image_index": sent, "janus": {"index": place}}
+                        facts = {"partial_image_index": sent, "janus_app": {"index": place}}
                         yield _image_event(f"{name}.partial_image", content, image, body, facts)
                     sent += 1
                 elif isinstance(event, Finished):
@@ -91,7 +91,7 @@ class Images:
                     for place, stored in enumerate(saved):
                         content = base64_of(await self.context.threaded(encoded, stored, body))
                         own = {"index": place, "seed": stored.metadata.seed, "notices": notices}
-                        yield _image_event(f"{name}.completed", content, stored.image, body, {"janus": own})
+                        yield _image_event(f"{name}.completed", content, stored.image, body, {"janus_app": own})
                 else:
                     yield ""
 

@@ -25,7 +25,7 @@ def _row(variant: Variant, context: ApiContext) -> dict[str, Any]:
     if loaded and state.capabilities:
         facts |= {"precision": state.precision, "edit_methods": list(state.capabilities.edit_methods)}
     owner = (variant.repo or "").partition("/")[0] or "janus_app"
-    return {"id": variant.id, "object": "model", "created": _created(variant), "owned_by": owner, "janus": facts}
+    return {"id": variant.id, "object": "model", "created": _created(variant), "owned_by": owner, "janus_app": facts}
 
 
 def _created(variant: Variant) -> int:
