@@ -64,9 +64,17 @@ def _integer(name: str, value: int, low: int, high: int) -> None:
         raise AppError("integer_out_of_range", name=Message(name), low=low, high=high, given=value)
 
 
+def _seed(seed: int, high: int) -> None:
+    if isinstance(seed, int) and seed > high:
+        raise AppError("seed_too_large", name=Message("input_seed"), high=high, given=seed)
+    _integer("input_seed", seed, 0, high)
+
+
 def _text(name: str, text: str) -> None:
     if not text.strip():
         raise AppError("text_empty", name=Message(name))
+    if any("\ud800" <= character <= "\udfff" for character in text):  # bytes that were no UTF-8, half an emoji
+        raise AppError("text_undecodable", name=Message(name))
     if len(text) > MAX_PROMPT_CHARACTERS:
         raise AppError("text_too_long", name=Message(name), count=len(text), limit=MAX_PROMPT_CHARACTERS)
 
@@ -130,7 +138,7 @@ class ChatRequest:
                 _text("input_message", turn.text)
         _number("input_temperature", self.temperature, 0, 2)
         _number("input_top_p", self.top_p, 0.01, 1)
-        _integer("input_seed", self.seed, 0, MAX_SEED)
+        _seed(self.seed, MAX_SEED)
         _integer("input_max_new_tokens", self.max_new_tokens, 1, MAX_NEW_TOKENS)
 
 
@@ -232,7 +240,7 @@ class EditRequest:
 def _drawing_ranges(request: GenerateRequest | EditRequest) -> None:
     _number("input_guidance", request.guidance, 1, 20)
     _number("input_temperature", request.temperature, 0, 2)
-    _integer("input_seed", request.seed, 0, MAX_SEED + 1 - request.count)  # the last picture's seed must be one too
+    _seed(request.seed, MAX_SEED + 1 - request.count)  # the last picture's seed must be one too
     _integer("input_steps", request.steps, 1, 100)
     if request.solver not in SOLVERS:
         raise AppError("solver_unknown", given=request.solver, known=", ".join(SOLVERS))

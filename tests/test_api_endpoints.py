@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 import re
+import subprocess
+import time
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 from gradio_client import Client
-from PIL import Image
+from gradio_client.exceptions import AppError as GradioError
 
 from janus_app.cli import main
-from janus_app.outputs.metadata import read_metadata
+from janus_app.outputs.metadata import read_metadata, record_of
 from janus_app.server.security import HostGuard, answers_one_person, host_rules
-from tests.page_client import draw, outputs_text
 from tests.page_server import Served, serve
 
 
@@ -53,17 +55,100 @@ def test_endpoint_parameters_are_named_like_the_command_line_flags(page: Served)
         assert set(FLAGS[endpoint]) <= flags
 
 
-def test_program_in_the_docs_runs(page: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_program_in_the_docs_runs(
+    page: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     (program,) = re.findall(r"```python\n(.*?)```", Path("docs/api.md").read_text("utf-8"), flags=re.DOTALL)
-    Image.new("RGB", (40, 30), "green").save(tmp_path / "frogs.png")
     monkeypatch.chdir(tmp_path)
-    kept = set(page.outputs.glob("*.png"))
-    exec(program.replace("http://127.0.0.1:7860", page.url), {})
-    made = sorted(
-        (read_metadata(file) for file in set(page.outputs.glob("*.png")) - kept), key=lambda r: (r.verb, r.seed)
-    )
-    assert [(r.verb, r.prompt) for r in made] == [("edit", "two blue frogs"), *[("generate", "two green frogs")] * 2]
-    assert [r.seed for r in made[1:]] == [7, 8]
+    names: dict[str, Any] = {}
+    exec(program.replace("http://127.0.0.1:7860", page.url), names)
+    assert names["answer"]["text"].strip() in capsys.readouterr().out
+    pictures = [*names["drawn"]["pictures"], *names["edited"]["pictures"]]
+    assert [(p["record"]["verb"], p["record"]["prompt"]) for p in pictures] == [
+        *[("generate", "two green frogs")] * 2,
+        ("edit", "two blue frogs"),
+    ]
+    assert [picture["seed"] for picture in pictures[:2]] == [7, 8]
+    for picture in pictures:
+        file = Path(picture["file"])
+        assert picture["record"] == json.loads(json.dumps(record_of(read_metadata(file))))
+        assert file.read_bytes() == (page.outputs / picture["name"]).read_bytes()
+
+
+def curl(url: str, body: str | None = None, endpoint: str = "/draw") -> list[tuple[str, Any]]:
+    """(event, data) of the calls that docs/api.md prints, with another body or endpoint if given."""
+    blocks = re.findall(r"```bash\n(.*?)```", Path("docs/api.md").read_text("utf-8"), flags=re.DOTALL)
+    (calls,) = (block for block in blocks if "gradio_api" in block)
+    calls = calls.replace("http://127.0.0.1:7860", url).replace("/v2/draw", f"/v2{endpoint}")
+    calls = calls.replace('{"prompt": "a red star"}', body) if body else calls
+    done = subprocess.run(["bash", "-c", calls], capture_output=True, text=True, timeout=100)
+    found = re.findall(r"^event: (\w+)\ndata: (.*)$", done.stdout, flags=re.MULTILINE)
+    return [(event, json.loads(data)) for event, data in found if event != "heartbeat"]
+
+
+def test_curl_calls_in_the_docs_stream_progress_and_end_with_the_pictures(page: Served) -> None:
+    *before, (event, (result,)) = curl(page.url)
+    assert {name for name, _ in before} == {"generating"} and before[0][1][0]["progress"]["stage"] == "draw"
+    assert event == "complete" and [p["record"]["prompt"] for p in result["pictures"]] == ["a red star"] * 4
+    served = httpx.get(result["pictures"][0]["file"]["url"])
+    assert served.content == (page.outputs / result["pictures"][0]["name"]).read_bytes()
+
+
+def test_load_and_chat_end_with_one_result(page: Served, client: Client) -> None:
+    loaded = client.predict(model="tiny-a", device="cpu", precision="fp32", api_name="/load")
+    assert loaded == {"model": "tiny-a", "precision": "fp32", "device": "cpu", "notices": []}
+    job = client.submit(message={"text": "Hello", "files": []}, temperature=0, max_new_tokens=24, api_name="/chat")
+    answer = job.result(timeout=60)
+    texts = [output["text"] for output in job.outputs()]
+    assert len(texts) > 2 and answer["text"].startswith(texts[-2]) and not answer["pictures"]
+    again = client.predict(message={"text": "And now?", "files": []}, max_new_tokens=8, api_name="/chat")
+    assert again["usage"]["prompt_tokens"] > answer["usage"]["prompt_tokens"] + answer["usage"]["new_tokens"]
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "asked", "sentence"),
+    [
+        ("/draw", {"prompt": " "}, "The prompt is empty"),
+        ("/draw", {"prompt": "a", "new_seed": False, "seed": -1}, "Seed must be"),
+        ("/draw", {"prompt": "a", "count": 99}, "99"),
+        ("/load", {"model": "tiny-zzz"}, "There is no model called 'tiny-zzz'"),
+        ("/load", {"model": "tiny-a", "device": "abacus"}, "abacus"),
+        ("/chat", {"message": {"text": "", "files": []}}, "question is empty"),
+        ("/chat", {"message": {"text": "/edit a cat", "files": []}}, "no picture in this conversation"),
+    ],
+)
+def test_refused_call_raises_the_sentence(
+    page: Served, client: Client, endpoint: str, asked: dict[str, Any], sentence: str
+) -> None:
+    with pytest.raises(GradioError, match=re.escape(sentence)):
+        client.predict(**asked, api_name=endpoint)
+    event, data = curl(page.url, json.dumps(asked), endpoint)[-1]
+    assert event == "error" and sentence in data["error"] and "Traceback" not in str(data)
+
+
+def test_folder_that_cannot_be_written_raises_after_a_drawing(page: Served, client: Client) -> None:
+    page.outputs.mkdir(exist_ok=True)
+    kept = page.outputs.rename(page.outputs.with_name("kept"))
+    page.outputs.write_text("in the way")
+    try:
+        with pytest.raises(GradioError, match="The picture was not saved"):
+            client.predict(prompt="a", count=1, api_name="/draw")
+    finally:
+        page.outputs.unlink()
+        kept.rename(page.outputs)
+
+
+def test_job_stops_when_its_client_leaves(page: Served) -> None:
+    asked = {"prompt": "never finished", "count": 16, "new_seed": False, "seed": 99_000}
+    endpoint = f"{page.url}/gradio_api/call/v2/draw"
+    job = httpx.post(endpoint, json=asked).json()["event_id"]
+    with httpx.stream("GET", f"{endpoint}/{job}") as events:
+        assert any("generating" in line for line in events.iter_lines()) and page.session.state.phase == "busy"
+    end = time.monotonic() + 30
+    while page.session.state.phase == "busy":
+        assert time.monotonic() < end, "the job goes on without a client"
+        time.sleep(0.02)
+    assert not list(page.outputs.glob("*_990*.png"))
 
 
 def help_of(verb: str) -> str:
@@ -79,7 +164,7 @@ def test_requests_for_other_host_names_are_refused(page: Served) -> None:
 
 
 def test_files_outside_the_served_folder_are_not_served(page: Served, client: Client) -> None:
-    draw(client, count=1, seed=9).result(timeout=60)
+    client.predict(prompt="a red circle", count=1, api_name="/draw")
     saved = next(page.outputs.glob("*.png"))
     for path in ("/etc/passwd", str(saved), str(Path(__file__).resolve()), "../../../../etc/passwd"):
         assert httpx.get(f"{page.url}/gradio_api/file={path}").status_code in (403, 404), path
@@ -107,12 +192,8 @@ def test_shared_page_requires_login_and_loads_no_folders(
         assert login and "No public link" in printed
         assert httpx.get(f"{served.url}/config").status_code == 401
         visitor = Client(served.url, auth=(login[1], login[2]), verbose=False)
-        job = visitor.submit(model=str(tmp_path), device="cpu", api_name="/load")
-        try:
-            job.result(timeout=30)
-            assert "only the models of the list" in outputs_text(job)
-        except Exception as refused:  # Gradio itself may refuse a value that is not in the list
-            assert "Traceback" not in str(refused)
+        with pytest.raises(GradioError, match="not in the list of choices"):  # Gradio itself refuses it
+            visitor.predict(model=str(tmp_path), device="cpu", api_name="/load")
         assert served.session.state.variant_id == "tiny-a"
 
 

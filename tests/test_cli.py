@@ -215,6 +215,67 @@ def test_out_may_be_a_file_name(capsys: pytest.CaptureFixture[str], tmp_path: Pa
     assert capsys.readouterr().out.splitlines() == [str(target), str(target.with_name("cat-2.png"))]
 
 
+@pytest.mark.parametrize("kind", ["jpg", "webp"])
+def test_out_may_name_another_kind_of_picture(capsys: pytest.CaptureFixture[str], tmp_path: Path, kind: str) -> None:
+    target = tmp_path / f"cat.{kind}"
+    assert main(["generate", "--model", MODEL, "--prompt", "a cat", "--count", "2", "--out", str(target)]) == 0
+    files = capsys.readouterr().out.splitlines()
+    assert files == [str(target), str(target.with_name(f"cat-2.{kind}"))]
+    assert [read_metadata(file).seed for file in files] == [0, 1]
+    assert main(["upscale", files[0], "--out", str(tmp_path / "large.png")]) == 0
+    assert read_metadata(tmp_path / "large.png").settings["upscaled_from"] == target.name
+
+
+def test_folder_with_a_dot_in_its_name_is_made_only_if_it_is_clearly_one(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    flags = ["generate", "--model", MODEL, "--prompt", "a cat", "--out"]
+    assert main([*flags, f"{tmp_path}/mine.old"]) == 2 and not (tmp_path / "mine.old").exists()
+    for name in ("mine.old/", "mine.old", "2026.11"):
+        assert main([*flags, f"{tmp_path}/{name}"]) == 0
+    assert len(list((tmp_path / "mine.old").iterdir())) == 2 and len(list((tmp_path / "2026.11").iterdir())) == 1
+
+
+def test_seed_minus_one_is_random_and_printed(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    seeds = []
+    for _ in range(2):
+        assert (
+            main(["generate", "--json", "--model", MODEL, "--prompt", "a", "--out", str(tmp_path), "--seed", "-1"]) == 0
+        )
+        out, err = capsys.readouterr()
+        seeds.append(json.loads(out)["seed"])
+        assert f"Random seed: {seeds[-1]}" in err
+    assert seeds[0] != seeds[1]
+
+
+def test_notice_of_a_load_names_the_precision_that_was_asked_for(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    flags = ["generate", "--model", MODEL, "--prompt", "a", "--out", str(tmp_path), "--device", "cpu"]
+    assert main([*flags, "--precision", "bf16"]) == 0
+    assert ": bf16 needs" in capsys.readouterr().err
+
+
+def test_undecodable_line_of_a_conversation_is_refused_and_the_next_answered() -> None:
+    command = [
+        sys.executable,
+        "-m",
+        "janus_app",
+        "chat",
+        "--model",
+        MODEL,
+        "--max-new-tokens",
+        "2",
+        "--temperature",
+        "0",
+    ]
+    done = subprocess.run(
+        command, cwd=ROOT, env=ENVIRONMENT, input=b"caf\xe9\nhello\n", capture_output=True, timeout=120
+    )
+    assert done.returncode == 1 and done.stderr.count(b"\n") == 1 and b"cannot be decoded" in done.stderr
+    assert done.stdout.count(b"\n") == 1
+
+
 def test_models_lists_every_variant(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["models", "--json"]) == 0
     rows = {row["id"]: row for row in results(capsys)}

@@ -72,6 +72,8 @@ def test_download_verify_convert_delete(server: FakeHub, capsys: pytest.CaptureF
     assert "--yes" in capsys.readouterr().err
     assert main(["models", "delete", "tiny", "--yes"]) == 0
     assert listed(capsys, "tiny")["bytes_on_disk"] == 0
+    assert main(["models", "delete", "tiny"]) == 0
+    assert capsys.readouterr().out == "Nothing was deleted.\n"
 
 
 def test_import_as_a_listed_model(

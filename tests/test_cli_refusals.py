@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import shlex
 import socket
+import subprocess
+import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from janus_app.cli import main
-from tests.commands import MODEL, PICTURE, ROOT, run_command
+from janus_app.outputs.store import save_png
+from tests.commands import ENVIRONMENT, MODEL, PICTURE, ROOT, run_command
+from tests.samples import METADATA
 
 GENERATE = ("generate", "--model", MODEL)
 EDIT = ("edit", "--model", MODEL, "--prompt", "a dog")
@@ -26,8 +33,25 @@ BAD = {
     "count 1000": ((*GENERATE, "--prompt", "a", "--count", "1000"), "from 1 to 16"),
     "count text": ((*GENERATE, "--prompt", "a", "--count", "many"), "many"),
     "seed text": ((*GENERATE, "--prompt", "a", "--seed", "lucky"), "lucky"),
-    "seed negative": ((*GENERATE, "--prompt", "a", "--seed", "-1"), "Seed"),
-    "seed huge": ((*GENERATE, "--prompt", "a", "--seed", "9" * 30), "Seed"),
+    "seed negative": ((*GENERATE, "--prompt", "a", "--seed", "-2"), "Seed must be"),
+    "seed of another program": ((*GENERATE, "--prompt", "a", "--seed", str(2**64 - 1)), "Seeds of other programs"),
+    "seed of a question": (("chat", "--model", MODEL, "--prompt", "a", "--seed", "9" * 30), "Seeds of other programs"),
+    "width": ((*GENERATE, "--prompt", "a", "--width", "512"), "draws pictures of 96 x 96 pixels only"),
+    "size of an edit": ((*EDIT, "--image", PICTURE, "--size", "512x512"), "of 96 x 96 pixels only"),
+    "size without a height": ((*GENERATE, "--prompt", "a", "--size", "512"), "must be WIDTHxHEIGHT"),
+    "size in two options": (
+        ("generate", "--model", "unipic2-metaquery-9b", "--prompt", "a", "--width", "512"),
+        "--size",
+    ),
+    "size of a grid": (
+        ("grid", "--model", MODEL, "--x", "seed=1,2", "--prompt", "a", "--height=9"),
+        "of 96 x 96 pixels only",
+    ),
+    "file of another kind": ((*GENERATE, "--prompt", "a", "--out", "new/cat.gif"), "cannot write .gif files"),
+    "enlarged file of another kind": (("upscale", PICTURE, "--out", "cat.tiff"), "cannot write .tiff files"),
+    "grid in a file": (("grid", "--model", MODEL, "--x", "seed=1,2", "--prompt", "a", "--out", "a.webp"), "folder"),
+    "undecodable prompt": ((*GENERATE, "--prompt", "caf\udce9"), "cannot be decoded"),
+    "undecodable question": (("chat", "--model", MODEL, "--prompt", "caf\udce9"), "cannot be decoded"),
     "guidance 0": ((*GENERATE, "--prompt", "a", "--guidance", "0"), "Guidance"),
     "guidance nan": ((*GENERATE, "--prompt", "a", "--guidance", "nan"), "Guidance"),
     "temperature inf": ((*GENERATE, "--prompt", "a", "--temperature", "inf"), "Temperature"),
@@ -87,6 +111,7 @@ def test_bad_input_gives_one_sentence_and_status_2(
     out, err = capsys.readouterr()
     assert status == 2
     assert out == "" and expected in err and "Traceback" not in err
+    assert not Path("new").exists()
     assert len(err) < 1_000
 
 
@@ -112,6 +137,34 @@ def test_unwritable_folder_gives_status_1(capsys: pytest.CaptureFixture[str], tm
     flags = ["generate", "--model", MODEL, "--prompt", "a cat", "--out", str(tmp_path / "file" / "sub")]
     assert main(flags) == 1
     assert "cannot be written" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
+def test_output_that_is_full_or_closed_ends_with_a_sentence_at_most() -> None:
+    command = f"{shlex.quote(sys.executable)} -m janus_app export {shlex.quote(str(ROOT / 'docs/screenshot.png'))}"
+    listing = f"{shlex.quote(sys.executable)} -m janus_app models"
+    for shell, status, said in (
+        (f"{listing} >/dev/full", 1, "no space left"),
+        (f"{listing} >&-", 0, ""),
+        (f"{listing} | true; exit ${{PIPESTATUS[0]}}", (0, 1), ""),
+        (f"{command} 2>&-", 2, ""),
+    ):
+        done = subprocess.run(
+            ["bash", "-c", shell], cwd=ROOT, env=ENVIRONMENT, capture_output=True, encoding="utf-8", timeout=120
+        )
+        assert done.returncode in (status if isinstance(status, tuple) else (status,)), (shell, done.stderr)
+        assert said in done.stderr and len(done.stderr.splitlines()) <= 1, (shell, done.stderr)
+
+
+def test_enlarged_copy_and_heat_map_that_cannot_be_written_give_status_1(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    record = replace(METADATA, model="janus-embedded", image_tokens=(0,) * 36, size=(96, 96))
+    picture = str(save_png(tmp_path / "a.png", Image.new("RGB", (96, 96)), record))
+    (tmp_path / "file").write_text("")
+    assert main(["upscale", picture, "--out", str(tmp_path / "file" / "sub")]) == 1
+    assert main(["inspect", picture, "--out", str(tmp_path / "missing" / "map.png")]) == 1
+    assert capsys.readouterr().err.count("cannot be written") == 2
 
 
 @pytest.fixture

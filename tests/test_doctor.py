@@ -114,6 +114,11 @@ def test_unsupported_python_and_packages_are_reported(monkeypatch: pytest.Monkey
     assert found["safetensors"] == "FAIL" and found["gradio"] == "WARN" and found["pillow"] == "OK"
 
 
+def test_file_in_the_place_of_a_folder_is_a_warning(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    assert next(doctor._disk(tmp_path / "file" / "sub", tmp_path)).level == "WARN"
+
+
 def test_little_disk_space_is_a_warning(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     assert {level for level, _ in levels(doctor._disk(tmp_path / "not" / "there" / "yet", tmp_path))} <= {"OK", "WARN"}
     monkeypatch.setattr(doctor, "LOW_DISK", 1e18)

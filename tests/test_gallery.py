@@ -14,7 +14,7 @@ from janus_app.errors import AppError
 from janus_app.outputs.descriptions import FOLDER, MAX_CHARACTERS, describe, description
 from janus_app.outputs.gallery import Gallery, GalleryQuery
 from janus_app.outputs.metadata import read_metadata
-from janus_app.outputs.store import save_png
+from janus_app.outputs.store import save_picture, save_png
 from tests.samples import METADATA
 
 
@@ -31,7 +31,8 @@ def gallery(tmp_path: Path) -> Gallery:
     for words, model, verb, created, seed in rows:
         metadata = replace(METADATA, prompt=words, model=model, title=model.title(), verb=verb, created=created)
         metadata = replace(metadata, seed=seed)
-        save_png(folder / f"{created[:10]}_{seed}.png", Image.new("RGB", (8, 8)), metadata)
+        kind = {22: "jpg", 333: "webp"}.get(seed, "png")
+        save_picture(folder / f"{created[:10]}_{seed}.{kind}", Image.new("RGB", (8, 8)), metadata)
     Image.new("RGB", (8, 8)).save(folder / "foreign.png")
     (folder / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n" + b"x" * 40)
     (folder / "notes.txt").write_text("red")

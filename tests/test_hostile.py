@@ -12,12 +12,14 @@ from typing import Any
 import httpx
 import pytest
 from gradio_client import Client, handle_file
+from gradio_client.exceptions import AppError as GradioError
 from PIL import Image
 
 from janus_app.errors import AppError
 from janus_app.outputs.conversation_export import export
 from janus_app.outputs.conversations import ChatMessage, Conversations, new_conversation, new_id
 from janus_app.server.security import VisitorLimiter, serving_folder
+from tests.page_client import act, outputs_text
 from tests.page_server import Served, serve
 from tests.samples import png_claiming
 
@@ -34,21 +36,6 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
 @pytest.fixture
 def client(page: Served) -> Client:
     return Client(page.url, verbose=False)
-
-
-def ask(client: Client, files: list[Any]) -> list[Any]:
-    """The outputs of a question with these files; none if Gradio itself refuses the request."""
-    job = client.submit(message={"text": "What is it?", "files": files}, max_new_tokens=8, api_name="/chat")
-    try:
-        job.result(timeout=60)
-    except Exception as refused:
-        assert "Traceback" not in str(refused)
-    return list(job.outputs())
-
-
-def answered(outputs: list[Any]) -> bool:
-    """Whether the last output holds a conversation; a refused question leaves none."""
-    return bool(outputs and outputs[-1][0])
 
 
 @pytest.mark.parametrize(
@@ -136,9 +123,10 @@ def test_unusable_uploads_are_refused_and_the_page_keeps_working(page: Served, c
     (cut := tmp_path / "cut.png").write_bytes(png_claiming(64, 64))
     (not_a_picture := tmp_path / "letter.png").write_text("Dear sir,")
     for file in (bomb, cut, not_a_picture):
-        assert not answered(ask(client, [handle_file(str(file))])), file.name
-    drawn = client.submit(**DRAW, model="tiny-a", api_name="/draw")
-    drawn.result(timeout=60)
+        with pytest.raises(GradioError) as refused:
+            client.predict(message={"text": "What is it?", "files": [handle_file(str(file))]}, api_name="/chat")
+        assert "Traceback" not in str(refused.value), file.name
+    assert client.predict(**DRAW, model="tiny-a", api_name="/draw")["pictures"]
     assert list(page.outputs.glob("*_5.png"))
 
 
@@ -151,25 +139,46 @@ def test_conversation_title_cannot_choose_a_path(tmp_path: Path) -> None:
     assert [file.name for file in tmp_path.iterdir()] == ["exports"]
 
 
-def test_visitor_of_shared_page_gets_at_most_three_jobs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def no_tunnel(*args: Any, **more: Any) -> str:
-        raise RuntimeError("Could not create share link. No network.")
+def no_tunnel(*args: Any, **more: Any) -> str:
+    raise RuntimeError("Could not create share link. No network.")
 
+
+def test_visitor_of_shared_page_gets_at_most_three_jobs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("gradio.networking.setup_tunnel", no_tunnel)
     login = ("guest", "a long password")
     with serve(tmp_path, pace=0.02, share=True, auth=login) as served:
         greedy, other = (Client(served.url, auth=login, verbose=False) for _ in range(2))
         many = [greedy.submit(**DRAW | {"seed": 10 * n}, model="tiny-a", api_name="/draw") for n in range(8)]
         one = other.submit(**DRAW | {"seed": 900}, model="tiny-a", api_name="/draw")
-        for job in (*many, one):
-            job.result(timeout=60)
-        refused = [job for job in many if "3 jobs on this shared page already" in json.dumps(job.outputs())]
-        assert 1 <= len(refused) <= 5
+        refused = [job for job in (*many, one) if "3 jobs on this shared page already" in str(job.exception(60))]
+        assert one not in refused and 1 <= len(refused) <= 5
         drawn = {int(file.stem.rpartition("_")[2]) for file in served.outputs.glob("*.png")}
         assert 900 in drawn and len(drawn) == len(many) - len(refused) + 1
-        last = greedy.submit(**DRAW | {"seed": 901}, model="tiny-a", api_name="/draw")
-        last.result(timeout=60)
+        greedy.predict(**DRAW | {"seed": 901}, model="tiny-a", api_name="/draw")
         assert list(served.outputs.glob("*_901.png")), "the slots were not freed"
+
+
+def test_loads_and_comparisons_of_a_shared_page_take_slots_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gradio.networking.setup_tunnel", no_tunnel)
+    login = ("guest", "a long password")
+    with serve(tmp_path, share=True, auth=login) as served:
+        visitor = Client(served.url, auth=login, verbose=False)
+        served.session.pace = 0.02
+        waiting = [visitor.submit(**DRAW | {"count": 16}, model="tiny-a", api_name="/draw") for _ in range(3)]
+        while served.session.state.queue < 2:
+            assert not any(job.done() for job in waiting)
+        act(visitor, "tab-compare", "select").result(timeout=60)  # lists the models
+        sides = {"side_a_model": "tiny-a", "side_b_model": "tiny-b", "compare_prompt": "a"}
+        for refused in (
+            act(visitor, "compare-run", **sides),
+            act(visitor, "model-load", model_variant="tiny-b"),
+            act(visitor, "model-unload"),
+            visitor.submit(model="tiny-b", api_name="/load"),
+        ):
+            heard = str(refused.exception(60)) + outputs_text(refused)
+            assert "3 jobs on this shared page already" in heard
+        for job in waiting:
+            job.cancel()
 
 
 def test_limiter_bounds_each_visitor_and_the_sum() -> None:

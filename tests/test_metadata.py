@@ -1,4 +1,4 @@
-"""The metadata in a drawn PNG: it is read back as it was written, and malformed metadata is refused."""
+"""The metadata in a drawn picture: it is read back as it was written, and malformed metadata is refused."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from PIL import Image, PngImagePlugin
+from PIL import ExifTags, Image, ImageChops, PngImagePlugin
 
 from janus_app.errors import AppError
 from janus_app.outputs.metadata import KEY, ImageMetadata, metadata_of, parameters, read_metadata, request_of
-from janus_app.outputs.store import output_path, save_png
+from janus_app.outputs.store import output_path, save_picture, save_png
 from janus_app.registry.catalog import load_catalog
 from janus_app.registry.types import Variant
 from janus_app.runtime.session import provenance_of
@@ -53,6 +53,39 @@ def _png(text: Any, key: str = KEY, **how: Any) -> bytes:
     buffer = io.BytesIO()
     _picture().save(buffer, "PNG", pnginfo=chunks)
     return buffer.getvalue()
+
+
+@pytest.mark.parametrize("kind", ["jpg", "JPEG", "webp"])
+def test_other_kinds_of_picture_carry_the_same_metadata(tmp_path: Path, kind: str) -> None:
+    """The record in XMP for this app, the text of other programs in EXIF's UserComment."""
+    nasty = replace(METADATA, prompt="<a> & </janus_app:record> \0 \udc80 “红” 👩‍🚀 &lt;", negative="]]>")
+    file = save_picture(tmp_path / f"a.{kind}", _picture(), nasty)
+    assert file == tmp_path / f"a.{kind}" and read_metadata(file) == nasty
+    with Image.open(file) as picture:
+        assert picture.format == {"jpg": "JPEG", "jpeg": "JPEG", "webp": "WEBP"}[kind.lower()]
+        comment = picture.getexif().get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.UserComment]
+        difference = ImageChops.difference(picture.convert("RGB"), _picture())
+    assert comment.removeprefix(b"UNICODE\0").decode("utf-16-be") == parameters(nasty)
+    assert max(high for _, high in difference.getextrema()) <= (0 if kind == "webp" else 6)
+    again = save_picture(file, _picture(), nasty)
+    assert again.name == f"a-2.{kind}", "an existing file was replaced"
+
+
+def test_metadata_too_long_for_a_jpeg_are_kept_in_a_png(tmp_path: Path) -> None:
+    long = replace(METADATA, prompt="红" * 8_000, negative="绿" * 8_000)
+    file = save_picture(tmp_path / "a.jpg", _picture(), long)
+    assert file == tmp_path / "a.png" and read_metadata(file) == long
+    assert read_metadata(save_picture(tmp_path / "a.webp", _picture(), long)) == long
+
+
+@pytest.mark.parametrize(
+    "packet", [b"<x/>", b"<janus_app:record>{}", b"<janus_app:record>{</janus_app:record>", b"\xff\xfe"]
+)
+def test_foreign_xmp_is_no_metadata_of_ours(packet: bytes) -> None:
+    buffer = io.BytesIO()
+    _picture().save(buffer, "JPEG", xmp=packet)
+    with pytest.raises(AppError):
+        read_metadata(buffer.getvalue())
 
 
 def _as_json() -> dict[str, Any]:

@@ -15,10 +15,8 @@ from PIL import Image
 from janus_app.outputs.conversations import Conversations
 from janus_app.outputs.metadata import read_metadata
 from janus_app.types import drain
-from tests.page_client import draw, gallery_of, outputs_text
+from tests.page_client import act, ask, draw, gallery_of, outputs_text
 from tests.page_server import Served
-
-BRIEF = {"temperature": 0, "top_p": 0.95, "max_new_tokens": 24, "seed": 0, "model": "tiny-a"}  # chat settings
 
 
 def test_drawn_pictures_are_saved_with_metadata_and_served_byte_for_byte(page: Served, client: Client) -> None:
@@ -31,11 +29,6 @@ def test_drawn_pictures_are_saved_with_metadata_and_served_byte_for_byte(page: S
     assert (first.seed, second.seed, first.model, first.prompt) == (41, 42, "tiny-a", "a red circle")
     assert len(first.image_tokens) == 36 and first.settings["guidance"] == 5
     assert "data:image/jpeg;base64" in outputs_text(job), "no preview was shown"
-
-
-def ask(client: Client, text: str, files: tuple[Path, ...] = ()) -> Any:
-    given = [handle_file(str(file)) for file in files]
-    return client.submit(message={"text": text, "files": given}, **BRIEF, api_name="/chat")
 
 
 def context_used(answer: Any) -> int:
@@ -89,8 +82,7 @@ def test_picture_of_a_batch_can_be_drawn_alone(page: Served, client: Client) -> 
 def test_answers_stream_and_report_the_used_context(client: Client, tmp_path: Path) -> None:
     picture = tmp_path / "red.png"
     Image.new("RGB", (40, 30), "red").save(picture)
-    question = {"text": "What is it?", "files": [handle_file(str(picture)), handle_file(str(picture))]}
-    job = client.submit(message=question, **BRIEF, api_name="/chat")
+    job = ask(client, "What is it?", [handle_file(str(picture)), handle_file(str(picture))])
     final = job.result(timeout=60)
     assert len(job.outputs()) >= 3, "the answer did not stream"
     talk = final[0]
@@ -122,7 +114,7 @@ def test_bad_question_is_returned_to_the_box_with_a_sentence(client: Client, tmp
     if question:
         (tmp_path / question).write_text("not a picture")
         files = [handle_file(str(tmp_path / question))]
-    job = client.submit(message={"text": "" if not question else "keep me", "files": files}, **BRIEF, api_name="/chat")
+    job = ask(client, "" if not question else "keep me", files)
     try:
         job.result(timeout=30)
     except Exception as refused:  # Gradio itself refuses files that are not pictures
@@ -180,14 +172,14 @@ def wait_for(condition: Any, seconds: float = 20) -> None:
 
 
 def test_variant_is_switched_and_an_unknown_one_refused(page: Served, client: Client) -> None:
-    job = client.submit(model="tiny-b", device="cpu", api_name="/load")
+    job = act(client, "model-load", model_variant="tiny-b", model_device="cpu")
     job.result(timeout=60)
     assert page.session.state.variant_id == "tiny-b"
-    job = client.submit(model="tiny-zzz", device="cpu", api_name="/load")
+    job = act(client, "model-load", model_variant="tiny-zzz", model_device="cpu")
     job.result(timeout=60)
     assert "no model called" in outputs_text(job)
     assert page.session.state.variant_id == "tiny-b", "an unknown name must not unload the model"
-    job = client.submit(model="tiny-a", device="cuda:99", api_name="/load")
+    job = act(client, "model-load", model_variant="tiny-a", model_device="cuda:99")
     job.result(timeout=60)
     assert "message error" in outputs_text(job)
     drain(page.session.load("tiny-a", device="cpu"))
@@ -195,9 +187,9 @@ def test_variant_is_switched_and_an_unknown_one_refused(page: Served, client: Cl
 
 def test_flow_model_draws_reproducibly_by_its_own_settings(page: Served, client: Client) -> None:
     pytest.importorskip("diffusers")
-    client.submit(model="tiny-flow", device="cpu", api_name="/load").result(timeout=120)
+    act(client, "model-load", model_variant="tiny-flow", model_device="cpu").result(timeout=120)
     assert page.session.state.variant_id == "tiny-flow"
-    late = {"steps": 4, "guidance_start": 0.25}
+    late = {"steps": 4, "start": 0.25}
     try:
         drawings = [
             draw(client, count=1, seed=21, guidance=2, **flow)
@@ -220,7 +212,7 @@ def test_flow_model_draws_reproducibly_by_its_own_settings(page: Served, client:
         said = outputs_text(drawings[0])
         assert "Adams-Bashforth" in said and "guidance from 0.25 to 1" in said
         assert re.search(r"\d / 4 steps|\d of 4 steps", said), "progress is counted in steps"
-        backwards = draw(client, count=1, steps=4, guidance_start=0.8, guidance_end=0.2)
+        backwards = draw(client, count=1, steps=4, start=0.8, end=0.2)
         backwards.result(timeout=60)
         assert "end of the guidance interval" in outputs_text(backwards)
     finally:

@@ -11,9 +11,11 @@ import sys
 from collections.abc import Callable, Sequence
 
 from janus_app.cli import chat, doctor, edit, export, fit, generate, grid, inspect, models, options, selftest, upscale
-from janus_app.cli.console import UsageError, say
+from janus_app.cli.console import UsageError, say, silence_libraries
 from janus_app.errors import AppError, Message
+from janus_app.files import is_disk_full
 from janus_app.version import __version__
+from janus_app.workflows.settings import random_seed
 
 COMMANDS = {
     "models": models,
@@ -38,15 +40,18 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def run_safely(parse: Callable[[], argparse.Namespace]) -> int:
     """Parse and run; turn any failure into a sentence on stderr and an exit status."""
-    for stream in (sys.stdout, sys.stderr):
+    for stream, errors in ((sys.stdin, "surrogateescape"), (sys.stdout, "replace"), (sys.stderr, "replace")):
         if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="replace")  # a terminal that lacks a character must not end the work
+            stream.reconfigure(errors=errors)  # an undecodable byte or a missing character must not end the work
     debug = False
     try:
         args = parse()
         debug = args.debug
+        if not debug:
+            silence_libraries()
         status: int = args.run(args)
-        sys.stdout.flush()
+        if sys.stdout:  # closed: None
+            sys.stdout.flush()
         return status
     except AppError as error:
         say(error.message)
@@ -55,14 +60,28 @@ def run_safely(parse: Callable[[], argparse.Namespace]) -> int:
         print(file=sys.stderr)
         say(Message("cli_stopped"))
         return 130
-    except BrokenPipeError:  # the reader of our output is gone; Python must not complain about it at exit
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except BrokenPipeError:  # the reader of our output is gone
+        _drop_output()
         return 1
     except Exception as error:
+        if isinstance(error, OSError) and is_disk_full(error):  # files have sentences of their own
+            _drop_output()
+            say(Message("cli_output_full"))
+            return 1
         if debug:
             raise
         say(Message("cli_bug", kind=type(error).__name__))
         return BUG
+
+
+def _drop_output() -> None:
+    """Send what is still to be written nowhere, so that Python does not complain at its exit."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:
+            os.dup2(nowhere, stream.fileno())
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -74,4 +93,8 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         command.set_defaults(run=module.run)
         options.add_debug(command)
         module.add_options(command)
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    if getattr(args, "seed", None) == -1:
+        args.seed = random_seed()
+        say(Message("cli_seed_random", seed=args.seed))
+    return args

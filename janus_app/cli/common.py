@@ -51,6 +51,12 @@ def load_model(session: ModelSession, args: argparse.Namespace, variant: Variant
     """
     from janus_app.runtime.devices import resolve_device
 
+    side, size = (getattr(args, name, None) for name in ("side", "size"))
+    if "width" in variant.settings:
+        if side is not None:
+            raise UsageError("cli_size_in_one_option")
+    elif side is not None or size not in (None, variant.size):
+        raise UsageError("picture_size_fixed", title=variant.title, width=variant.size[0], height=variant.size[1])
     device = args.device or "auto"
     with usage_errors():
         resolve_device(device)

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
+import os
 import sys
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -12,6 +15,8 @@ from janus_app.errors import AppError, Message, system_language
 from janus_app.formatting import share_text, size_text, time_text
 from janus_app.runtime.watchdog import Watchdog, reporting_silence
 from janus_app.types import Event, Finished, Notice, Progress, Queued, TextDelta
+
+NO_LOG = logging.NullHandler()
 
 
 class UsageError(AppError):
@@ -28,13 +33,26 @@ def usage_errors() -> Iterator[None]:
 
 
 def clean(text: str) -> str:
-    """Text from a person, a file or a model, without characters that act on a terminal."""
-    return "".join(c for c in text if c.isprintable() or c in "\n\t\u200d\u3000\u00a0")
+    """Text from a person, a file or a model, without characters that act on a terminal.
+
+    Undecodable bytes stay: a request refuses them, and a terminal shows them as "?".
+    """
+    return "".join(c for c in text if c.isprintable() or c in "\n\t\u200d\u3000\u00a0" or "\ud800" <= c <= "\udfff")
 
 
 def localized(text: str | Message) -> str:
     """A message in the language of the system."""
     return text.text(system_language()) if isinstance(text, Message) else text
+
+
+def silence_libraries() -> None:
+    """Keep the warnings and log lines of libraries off the terminal. Our own log, of bugs, stays."""
+    for library in ("TRANSFORMERS", "DIFFUSERS"):  # read when they are imported
+        os.environ.setdefault(f"{library}_VERBOSITY", "critical")
+    warnings.simplefilter("ignore")
+    logging.getLogger().addHandler(NO_LOG)  # without any handler, Python prints the warnings of every library
+    if logging.lastResort:
+        logging.getLogger("janus_app").addHandler(logging.lastResort)
 
 
 def say(text: str | Message) -> None:

@@ -12,7 +12,7 @@ SUMMARY = "Write a picture's run as a command line, a Python script or curl."
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("picture", help="a PNG drawn by this app")
+    parser.add_argument("picture", help="a picture drawn by this app")
     parser.add_argument("--as", dest="kind", choices=KINDS, default="cli", help="what to write (default cli)")
     parser.add_argument("--url", default="http://127.0.0.1:7860", help="the page's address, for curl")
 

@@ -72,7 +72,9 @@ def _delete(session: ModelSession, args: argparse.Namespace) -> int:
             say(Message("models_nothing_deleted"))
             return 0
     freed = session.hub.delete(variant)
-    message = Message("model_deleted", title=variant.title, size=size_text(freed))
+    message = Message("models_nothing_deleted")
+    if freed:
+        message = Message("model_deleted", title=variant.title, size=size_text(freed))
     _print(args, {"model": variant.id, "freed": freed}, message)
     return 0
 

@@ -39,7 +39,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--from",
         dest="source",
         metavar="PICTURE",
-        help="draw a PNG of this app again, or draw from another program's prompt and seed; other flags change them",
+        help="draw one of our pictures again, or from another program's prompt and seed; other flags change them",
     )
     parser.add_argument(
         "--keep",

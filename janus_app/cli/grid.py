@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from janus_app.cli import options
 from janus_app.cli.common import chosen_variant, load_model, open_session, require_verb
 from janus_app.cli.console import UsageError, emit, follow, usage_errors
-from janus_app.outputs.store import OutputStore
+from janus_app.outputs.store import OutputStore, is_picture_name
 from janus_app.types import Event, GenerateRequest
 from janus_app.workflows.grid import AXES, Cell, draw_grid, parse_axis, plan_grid, save_sheet
 from janus_app.workflows.settings import drawing_settings
@@ -34,7 +34,7 @@ def run(args: argparse.Namespace) -> int:
         x, y = parse_axis(args.x), parse_axis(args.y) if args.y is not None else None
         if args.count is not None:
             raise UsageError("cli_grid_with_count")
-        if args.out.suffix.lower() == ".png":
+        if is_picture_name(args.out) and not args.out.is_dir():
             raise UsageError("cli_grid_out_is_file")
         prompt = args.prompt or next((str(axis.values[0]) for axis in (x, y) if axis and axis.name == "prompt"), "")
         plan = plan_grid(GenerateRequest(prompt, **drawing_settings(vars(args), variant)), x, y, variant)

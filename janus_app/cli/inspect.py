@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import io
 from typing import Any
 
 from janus_app.cli import options
 from janus_app.cli.common import load_model, open_session, recorded_variant
 from janus_app.cli.console import UsageError, emit, follow, say, usage_errors
-from janus_app.errors import AppError, Message
-from janus_app.files import typed_path
+from janus_app.errors import Message
+from janus_app.files import os_errors_as_app_errors, typed_path, write_atomically
 from janus_app.outputs.metadata import read_metadata
 from janus_app.types import MAX_ALTERNATIVES, Inspection
 from janus_app.workflows.token_heatmap import MEASURES, heatmap, inspection_request
@@ -20,7 +21,7 @@ LISTED = 12  # patches in the table: the least certain ones
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     options.add_model(parser)
-    parser.add_argument("picture", metavar="PICTURE", help="a PNG this app drew token by token")
+    parser.add_argument("picture", metavar="PICTURE", help="a picture this app drew token by token")
     parser.add_argument("--patch", type=int, help="report this one: 1 is top left, counted row by row")
     parser.add_argument(
         "--alternatives", type=int, default=8, help=f"how many likely tokens to list, 1 to {MAX_ALTERNATIVES}"
@@ -48,10 +49,10 @@ def run(args: argparse.Namespace) -> int:
     assert finished is not None and finished.inspection is not None
     inspection, chosen = finished.inspection, None if args.patch is None else args.patch - 1
     if args.out is not None:
-        try:
-            heatmap(inspection, MEASURES[args.measure], chosen).save(args.out)
-        except OSError as error:
-            raise AppError("heatmap_not_saved", reason=error.strerror or str(error)) from None
+        picture = io.BytesIO()
+        heatmap(inspection, MEASURES[args.measure], chosen).save(picture, "PNG")
+        with os_errors_as_app_errors(Message("heatmap_not_saved"), args.out.parent):
+            write_atomically(args.out, picture.getvalue())
         say(Message("heatmap_saved", measure=args.measure, file=str(args.out)))
     order = sorted(range(len(inspection.cells)), key=lambda place: -inspection.cells[place].entropy)
     places = list(range(len(inspection.cells))) if args.json else order[:LISTED]

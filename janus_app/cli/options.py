@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import os
+import re
+from pathlib import Path
 from typing import NoReturn
 
+from janus_app.cli.console import UsageError
 from janus_app.files import typed_path
+from janus_app.outputs.store import is_picture_name
 from janus_app.types import PRECISIONS, SOLVERS, TRANSPARENCY, TRANSPARENCY_VARIABLE
 
 DEVICE_HELP = (
@@ -27,6 +32,8 @@ class Parser(argparse.ArgumentParser):
 
 def _size(text: str) -> tuple[int, int]:
     width, _, height = text.lower().partition("x")
+    if not (width.isdecimal() and height.isdecimal()):
+        raise argparse.ArgumentTypeError(f"must be WIDTHxHEIGHT, such as 512x768, not {text!r}")
     return int(width), int(height)
 
 
@@ -54,7 +61,7 @@ def add_json(parser: argparse.ArgumentParser) -> None:
 
 def add_sampling(parser: argparse.ArgumentParser, zero: str) -> None:
     parser.add_argument("--temperature", type=float, help=f"0 to 2; 0 = {zero}")
-    parser.add_argument("--seed", type=int, help="whole number from 0 (default 0)")
+    parser.add_argument("--seed", type=int, help="whole number from 0 (default 0); -1 = a random one, which is printed")
 
 
 def add_transparency(parser: argparse.ArgumentParser) -> None:
@@ -93,9 +100,27 @@ def add_drawing(parser: argparse.ArgumentParser) -> None:
         "--turbo", action="store_true", help="for token models: the same picture in fewer passes (docs/engine.md)"
     )
     add_sampling(parser, "always the likeliest token; flow models ignore it")
+    add_out(parser)
+    for name in ("--width", "--height"):  # other programs have them
+        parser.add_argument(name, dest="side", help=argparse.SUPPRESS)
+
+
+def add_out(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--out", type=typed_path, default="outputs", help="folder, or a .png name, to write to (default outputs)"
+        "--out",
+        type=_destination,
+        default="outputs",
+        help="folder, or a .png, .jpg or .webp name, to write to (default outputs)",
     )
+
+
+def _destination(text: str) -> Path:
+    """The path to write to. Raises UsageError for a file of another kind, which must not become a folder."""
+    path = typed_path(text)
+    folder = path.is_dir() or text.endswith(("/", os.sep))
+    if not folder and re.fullmatch(r"\.[A-Za-z]\w{0,4}", path.suffix) and not is_picture_name(path):
+        raise UsageError("cli_out_kind_unknown", suffix=path.suffix)
+    return path
 
 
 def add_page(parser: argparse.ArgumentParser) -> None:

@@ -21,10 +21,12 @@ from PIL import Image
 from janus_app.errors import AppError, Message
 from janus_app.files import os_errors_as_app_errors
 from janus_app.outputs.descriptions import delete_description
-from janus_app.outputs.metadata import ImageMetadata, read_metadata
+from janus_app.outputs.metadata import PICTURE_SUFFIXES, ImageMetadata, read_metadata
+from janus_app.outputs.store import is_picture_name
 
 MARKS = ".favourites"
 MAX_ZIP_BYTES = 2_000_000_000  # of one download; the temporary folder must hold it
+KINDS = tuple(set(PICTURE_SUFFIXES.values()))
 
 
 @dataclass(frozen=True)
@@ -130,7 +132,7 @@ class Gallery:
         """Every picture with metadata. Only new and changed files are opened, and only their headers are read."""
         try:
             with os.scandir(self.folder) as listing:
-                files = [(e.name, e.stat()) for e in listing if e.name.lower().endswith(".png") and e.is_file()]
+                files = [(e.name, e.stat()) for e in listing if is_picture_name(Path(e.name)) and e.is_file()]
         except OSError:
             return []  # no folder yet: nothing was drawn
         entries: list[GalleryItem] = []
@@ -157,7 +159,7 @@ class Gallery:
 def _entry(file: Path) -> GalleryItem | None:
     """The picture with its metadata, None where the file has none: the folder may contain anything."""
     try:
-        with Image.open(file, formats=("PNG",)) as picture:  # reads the header, not the pixels
+        with Image.open(file, formats=KINDS) as picture:  # reads the header, not the pixels
             metadata = replace(read_metadata(picture), image_tokens=())
         return GalleryItem(file.name, metadata, datetime.fromisoformat(metadata.created).timestamp())
     except Exception:  # decoders raise any exception for foreign bytes

@@ -1,14 +1,18 @@
-"""The metadata in a text chunk of a drawn PNG: how the picture was made, and all it takes to draw it again."""
+"""The metadata in a drawn picture: how it was made, and all it takes to draw it again.
+
+A PNG holds it in a text chunk, a JPEG or WebP in XMP.
+"""
 
 from __future__ import annotations
 
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import datetime
+from html import escape, unescape
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import PydanticCustomError
@@ -18,7 +22,9 @@ from janus_app.outputs.image_io import MAX_BYTES, Source, open_bytes, read_bound
 from janus_app.types import EDIT_SETTINGS, MAX_SEED, EditRequest, GenerateRequest, Picture, Precision, Provenance
 from janus_app.version import __version__
 
-KEY = "janus_app"  # keyword of the text chunk
+KEY = "janus_app"  # keyword of the text chunk, and the namespace in XMP
+# The kinds of picture that this app writes, by the end of the name. Only PNG and WebP keep every pixel.
+PICTURE_SUFFIXES = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
 SCHEMA = 1
 MAX_CHARACTERS = 500_000
 MAX_PROMPT_CHARACTERS = 100_000
@@ -120,6 +126,29 @@ def _settings(picture: Picture, request: GenerateRequest | EditRequest, availabl
     return settings
 
 
+def record_of(metadata: ImageMetadata) -> dict[str, Any]:
+    """The JSON object that files and programs get, which `read_metadata` reads."""
+    return {"schema": SCHEMA} | asdict(metadata)
+
+
+def as_xmp(metadata: ImageMetadata) -> bytes:
+    """The same object as an XMP packet, for kinds of picture without text chunks."""
+    record = escape(json.dumps(record_of(metadata)), quote=False)
+    return (
+        '<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">'
+        f'<rdf:Description rdf:about="" xmlns:{KEY}="urn:{KEY}"><{KEY}:record>{record}</{KEY}:record>'
+        "</rdf:Description></rdf:RDF></x:xmpmeta>"
+    ).encode("ascii")
+
+
+def _from_xmp(packet: object) -> str | None:
+    """The text of our record in an XMP packet. It is cut out, because an XML parser is too powerful for any file."""
+    text = packet.decode("utf-8", "replace") if isinstance(packet, bytes) else ""
+    _, begin, rest = text.partition(f"<{KEY}:record>")
+    record, end, _ = rest.partition(f"</{KEY}:record>")
+    return unescape(record) if begin and end else None
+
+
 def request_of(metadata: ImageMetadata) -> GenerateRequest:
     """The request that draws the picture again, from its image tokens where it has some.
 
@@ -161,7 +190,7 @@ def parameters(metadata: ImageMetadata) -> str:
 
 
 def read_metadata(source: Source) -> ImageMetadata:
-    """The metadata in a PNG at a path, in bytes or open. All of it is checked: the file may come from anybody.
+    """The metadata in a picture at a path, in bytes or open. All of it is checked: the file may come from anybody.
 
     Raises AppError where the file is no picture, carries no metadata of this app, or some that is malformed.
     """
@@ -170,7 +199,7 @@ def read_metadata(source: Source) -> ImageMetadata:
         picture = read_bounded(picture, MAX_BYTES)
     if isinstance(picture, bytes):
         picture = open_bytes(picture)
-    text = picture.info.get(KEY)
+    text = picture.info.get(KEY) or _from_xmp(picture.info.get("xmp"))
     if not isinstance(text, str):
         raise AppError("record_missing")
     if len(text) > MAX_CHARACTERS:

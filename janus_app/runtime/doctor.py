@@ -279,7 +279,7 @@ def _disk(outputs: Path, cache: Path) -> Iterator[Finding]:
         (Message("doctor_download_folder"), cache, Message("doctor_choose_cache")),
     ):
         place = _existing(folder)
-        if not os.access(place, os.W_OK):
+        if not (place.is_dir() and os.access(place, os.W_OK)):
             yield Finding("WARN", what, Message("doctor_folder_read_only", folder=str(folder)), remedy)
             continue
         free = shutil.disk_usage(place).free

@@ -289,7 +289,7 @@ class ModelSession:
             options = self.plan_load(variant, device)
             plan = options.choose(precision)
             if plan is not options.plans[0] or plan.need.weights > _QUIET_BYTES:
-                yield Notice(options.message)
+                yield Notice(options.judge(precision)[0])
             folder = yield from self.hub.fetch(variant)
             if plan.config is None or plan.folder != folder:  # now its config.json is here
                 options = self.plan_load(variant, device)

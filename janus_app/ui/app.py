@@ -37,7 +37,7 @@ from janus_app.server.security import (
     serving_folder,
     sub_path,
 )
-from janus_app.ui import dropped_files
+from janus_app.ui import dropped_files, endpoints
 from janus_app.ui.common import actions, welcome
 from janus_app.ui.common.html import message
 from janus_app.ui.common.invitation import invitation, printed_invitation
@@ -149,6 +149,7 @@ def _tabs(page: PageContext, demo: gr.Blocks) -> None:
     for results in (drawing.right.results, editing.panels.right.results):
         link(page, results.row, results.source, places)
     dropped_files.build(page, places)
+    endpoints.build(page, bar.choice, chat, drawing)
 
 
 def launch(

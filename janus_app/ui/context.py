@@ -11,11 +11,10 @@ import math
 from collections.abc import Callable, Iterator, Sequence, Set
 from contextlib import nullcontext
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import gradio as gr
 from gradio.blocks import Block
-from gradio.components import Component
 
 from janus_app.errors import AppError, Message
 from janus_app.outputs.library import Library
@@ -28,11 +27,13 @@ from janus_app.ui.common.saved_images import SavedImages
 from janus_app.ui.i18n import Texts
 from janus_app.workflows.settings import random_seed
 
+T = TypeVar("T")
 Values = dict[Block, Any]
 Updates = dict[Block, Any]
 
-# Programs can call the few endpoints that `api_endpoint` attaches; every other event belongs to the page alone.
-PRIVATE: dict[str, Any] = {"api_visibility": "private"}
+# Programs can call what janus_app/ui/endpoints.py attaches; every other event belongs to the page alone.
+# Gradio would name these after their handlers, and then number the endpoints of the same names.
+PRIVATE: dict[str, Any] = {"api_visibility": "private", "api_name": "page"}
 # Jobs draw their own progress line; Gradio's overlay would flicker over it ten times a second.
 JOB: dict[str, Any] = {**PRIVATE, "show_progress": "hidden", "concurrency_limit": None}
 QUICK: dict[str, Any] = {**PRIVATE, "show_progress": "hidden", "queue": False}
@@ -51,21 +52,6 @@ def attach(
     Gradio itself takes sets, but its type stubs do not allow them as outputs.
     """
     return event(handler, inputs, outputs, **options)
-
-
-def api_endpoint(
-    name: str, handler: Callable[[Values, gr.Request], Iterator[Updates]], parameters: dict[str, Component]
-) -> dict[str, Any]:
-    """The arguments of an event whose handler programs may call too, as the API endpoint `/name`.
-
-    `parameters` gives the inputs under the names, and in the order, that the API promises. The event's outputs should
-    be a list, because programs read them by place.
-    """
-
-    def call(request: gr.Request, **values: Any) -> Iterator[Updates]:
-        yield from handler({parameters[key]: value for key, value in values.items()}, request)
-
-    return {"fn": call, "inputs_kwargs": parameters, **JOB, "api_visibility": "public", "api_name": name}
 
 
 @dataclass(frozen=True)
@@ -110,17 +96,21 @@ class PageContext:
         return self.catalog.resolve(name or "")
 
     def job(self, selected: str | None, request: Request) -> Iterator[Event]:
-        """Run `request`. Where no model is loaded, first load the selected variant if that needs no download.
+        """Run `request`. Where no model is loaded, first load the selected variant if that needs no download."""
+        return self.limited(self._job(selected, request))
 
-        On a shared page each visitor may run a few jobs at a time. Raises AppError for one job too many.
-        """
+    def _job(self, selected: str | None, request: Request) -> Iterator[Event]:
+        if self.session.state.phase == "empty" and not self.session.state.idle_unloaded:
+            variant = self.variant(selected)
+            if not self.session.hub.status(variant).complete:
+                raise AppError("no_model_loaded")
+            yield from self.session.load(self.catalog.name_of(variant))
+        yield from self.session.run(request)
+
+    def limited(self, job: Iterator[T]) -> Iterator[T]:
+        """Run `job`. On a shared page each visitor may run a few at a time; one too many raises AppError."""
         with self.limiter.slot(visitor()) if self.shared else nullcontext():
-            if self.session.state.phase == "empty" and not self.session.state.idle_unloaded:
-                variant = self.variant(selected)
-                if not self.session.hub.status(variant).complete:
-                    raise AppError("no_model_loaded")
-                yield from self.session.load(self.catalog.name_of(variant))
-            yield from self.session.run(request)
+            yield from job
 
 
 def first_seed(new_seed: bool, seed: Any) -> Any:

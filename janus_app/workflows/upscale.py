@@ -10,17 +10,22 @@ from PIL import Image
 
 from janus_app.errors import AppError
 from janus_app.outputs.image_io import MAX_PIXELS, open_picture
-from janus_app.outputs.metadata import Value, read_metadata
+from janus_app.outputs.metadata import ImageMetadata, Value, read_metadata
 from janus_app.outputs.store import OutputStore, StoredImage
 
 FACTORS = (2, 4)
 
 
 def upscale(source: Path, factor: int, store: OutputStore) -> StoredImage:
-    """Save a copy of this app's PNG `source` in `store`, `factor` times as wide and high (Lanczos; Duchon 1979).
+    """Save an `enlarged` copy of this app's picture `source`. Raises AppError, also where it cannot be written."""
+    return store.save_image(*enlarged(source, factor), f"_x{factor}")
 
-    The metadata of the copy gain `upscaled` and `upscaled_from`. Raises AppError for a picture without metadata or
-    that is such a copy itself, for a copy that would be too large, and for a folder that cannot be written.
+
+def enlarged(source: Path, factor: int) -> tuple[Image.Image, ImageMetadata]:
+    """A copy of this app's picture `source`, `factor` times as wide and high (Lanczos; Duchon 1979).
+
+    Its metadata gain `upscaled` and `upscaled_from`. Raises AppError for a picture without metadata or that is such a
+    copy itself, and for a copy that would be too large.
     """
     if factor not in FACTORS:
         raise AppError("upscale_factor_unknown", given=factor)
@@ -37,5 +42,4 @@ def upscale(source: Path, factor: int, store: OutputStore) -> StoredImage:
     }
     now = datetime.now().astimezone().isoformat(timespec="seconds")
     copy = replace(record, size=size, created=now, settings={**record.settings, **origin})
-    larger = picture.convert("RGB").resize(size, Image.Resampling.LANCZOS)
-    return store.save_image(larger, copy, f"_x{factor}")
+    return picture.convert("RGB").resize(size, Image.Resampling.LANCZOS), copy

@@ -28,6 +28,11 @@ class View:
     saved: tuple[SavedImage, ...] | None = None
 
 
+def preview_quality(page: PageContext) -> int:
+    """The JPEG quality of previews."""
+    return SHARED_QUALITY if page.shared else PREVIEW_QUALITY
+
+
 def draw(page: PageContext, selected: str | None, make: Callable[[], Drawing], language: str) -> Iterator[View]:
     """Run the request that `make` builds: at most ten views a second, and the saved pictures at the end.
 
@@ -46,7 +51,7 @@ def draw(page: PageContext, selected: str | None, make: Callable[[], Drawing], l
     state = page.session.state
     size = state.capabilities.size if state.capabilities else page.variant(selected).size
     yield View(blank_preview_grid(request.count, size, captions), message(say("starting", language)))
-    quality = SHARED_QUALITY if page.shared else PREVIEW_QUALITY
+    quality = preview_quality(page)
     for frame in watch(lambda: page.job(selected, request), page.texts, language):
         notes = messages(frame.notices)
         if frame.error:

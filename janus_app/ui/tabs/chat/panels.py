@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import gradio as gr
-from gradio.components import Component
 
 from janus_app.outputs.conversations import Conversation
 from janus_app.types import MAX_PROMPT_CHARACTERS
@@ -66,13 +65,9 @@ class ChatPanel:
 
     @property
     def outputs(self) -> list[Any]:
-        """Whatever an answer may change. Programs read the answers of /chat in this order."""
+        """Whatever an answer may change."""
         first = [self.bot, self.conversation, self.box, self.status, self.notes, self.context]
         return [*first, self.retry, self.clear, self.branch, self.picture]
-
-    def parameters(self, variant: gr.Dropdown) -> dict[str, Component]:
-        """The settings and the chosen model, by the names of the API endpoint."""
-        return {**vars(self.settings), "model": variant}
 
 
 def chat_panel(page: PageContext, conversation: gr.State) -> ChatPanel:

@@ -76,7 +76,7 @@ class Replies:
             return
         if trouble:
             everything[panel.notes] = trouble
-        # Programs read the last output only, so it repeats everything.
+        # A busy browser may miss an update, so the last one repeats them all.
         yield {
             **everything,
             panel.box: idle_box(),
@@ -84,20 +84,29 @@ class Replies:
             **self.around(last, language),
         }
 
+    def request(self, conversation: Conversation, values: Values) -> ChatRequest | GenerateRequest | EditRequest:
+        """What the last message of `conversation` asks for. Raises AppError."""
+        if asked := command(conversation.path[-1].text):
+            verb, words = asked
+            variant = self.page.variant(values[self.variant])
+            if verb == "draw":
+                return drawing_request(words, variant)
+            return edit_request(words, conversation, variant, self.page.session.state.capabilities)
+        settings = self.panel.settings
+        return ChatRequest(
+            turns=turns(conversation),
+            temperature=number(values[settings.temperature], "input_temperature"),
+            top_p=number(values[settings.top_p], "input_top_p"),
+            seed=whole_number(values[settings.seed], "input_seed"),
+            max_new_tokens=whole_number(values[settings.max_new_tokens], "input_max_new_tokens"),
+        )
+
     def _text(self, conversation: Conversation, values: Values, language: str) -> Answer:
         """The model's answer, as it comes."""
         page, panel = self.page, self.panel
 
         def start() -> Iterator[Event]:
-            settings = panel.settings
-            request = ChatRequest(
-                turns=turns(conversation),
-                temperature=number(values[settings.temperature], "input_temperature"),
-                top_p=number(values[settings.top_p], "input_top_p"),
-                seed=whole_number(values[settings.seed], "input_seed"),
-                max_new_tokens=whole_number(values[settings.max_new_tokens], "input_max_new_tokens"),
-            )
-            return page.job(values[self.variant], request)
+            return page.job(values[self.variant], self.request(conversation, values))
 
         frame, answer = Frame(), ChatMessage(new_id(), conversation.head, "assistant", "")
         for frame in watch(start, page.texts, language):
@@ -125,18 +134,13 @@ class Replies:
     def _picture(self, conversation: Conversation, values: Values, language: str) -> Answer:
         """A picture; its previews are shown below the conversation."""
         page, panel, selected = self.page, self.panel, values[self.variant]
-        verb, words = command(conversation.path[-1].text) or ("draw", "")
-        variant, capabilities = page.variant(selected), page.session.state.capabilities
-        request: GenerateRequest | EditRequest
         try:
-            if verb == "draw":
-                request = drawing_request(words, variant)
-            else:
-                request = edit_request(words, conversation, variant, capabilities)
+            request = self.request(conversation, values)
         except AppError as error:
             yield {panel.status: "", panel.notes: message(error.text(language), "error")}
             return
-        about = ""
+        assert isinstance(request, GenerateRequest | EditRequest)
+        about, capabilities = "", page.session.state.capabilities
         if isinstance(request, EditRequest) and capabilities:
             about = message(capabilities.edit_methods[request.method].text(language))
         preview = ""

@@ -19,7 +19,6 @@ from janus_app.ui.context import (
     PageContext,
     Updates,
     Values,
-    api_endpoint,
     attach,
     example_updates,
     slider_update,
@@ -33,17 +32,22 @@ from janus_app.ui.tabs.chat.transcript import latest_picture, question
 
 @dataclass(frozen=True)
 class ChatTab:
-    """What other tabs use: `box` receives pictures.
+    """What the rest of the page uses: `box` receives pictures.
 
     `cleared` fills `outputs` with a new conversation, after the running `answers` were stopped.
     """
 
-    box: gr.MultimodalTextbox
+    panel: ChatPanel
+    replies: Replies
     answers: list[Any]
     outputs: list[Any]
     cleared: Callable[..., Any]
     row: Actions
     source: PictureSource
+
+    @property
+    def box(self) -> gr.MultimodalTextbox:
+        return self.panel.box
 
 
 @dataclass(frozen=True, eq=False)
@@ -137,17 +141,15 @@ def build(
         sidebar.wire(listed, browser)
         wire_sidebar(handlers, listed, answers, ends, demo)
     source = PictureSource({conversation}, lambda values: latest_picture(values[conversation]))
-    return ChatTab(panel.box, answers, panel.outputs, handlers.cleared, panel.row, source)
+    return ChatTab(panel, handlers.replies, answers, panel.outputs, handlers.cleared, panel.row, source)
 
 
 def wire(handlers: ChatHandlers) -> tuple[list[Any], list[Any]]:
     """Connect the events of the conversation; returns the jobs that answer, and the events at their ends."""
     panel = handlers.panel
-    settings = panel.parameters(handlers.variant)
-    parameters = {"message": panel.box, "conversation": panel.conversation, **settings}
-    inputs, outputs = {panel.conversation, *settings.values()}, panel.outputs
+    inputs, outputs = {panel.conversation, handlers.variant, *vars(panel.settings).values()}, panel.outputs
     answers: list[Any] = [
-        panel.box.submit(outputs=outputs, **api_endpoint("chat", handlers.ask, parameters)),
+        attach(panel.box.submit, handlers.ask, {panel.box, *inputs}, outputs, **JOB),
         attach(panel.retry.click, handlers.retry, inputs, outputs, **JOB),
         attach(panel.bot.retry, handlers.retry, inputs, outputs, **JOB),
         attach(panel.bot.edit, handlers.edit, inputs, outputs, **JOB),

@@ -15,10 +15,11 @@ from janus_app.files import os_errors_as_app_errors
 from janus_app.types import Event, GenerateRequest
 from janus_app.ui.common.actions import halt
 from janus_app.ui.common.controls import RunButtons
+from janus_app.ui.common.drawing import preview_quality
 from janus_app.ui.common.html import data_uri, message, messages, preview_grid
 from janus_app.ui.common.jobs import watch
 from janus_app.ui.context import JOB, QUICK, PageContext, Updates, Values, first_seed, number, whole_number
-from janus_app.ui.tabs.compare.shared import SharedParts, preview_quality
+from janus_app.ui.tabs.compare.shared import SharedParts
 from janus_app.ui.tabs.draw.tab import DrawTab
 from janus_app.workflows.grid import AXES, Cell, Plan, axes_of, axis_of, draw_grid, plan_grid, save_sheet, value_text
 

@@ -17,6 +17,7 @@ from janus_app.types import SOLVERS, Event, GenerateRequest
 from janus_app.ui.common.actions import Actions, PictureSource, action_row, halt
 from janus_app.ui.common.controls import RunButtons
 from janus_app.ui.common.detail import settings_line
+from janus_app.ui.common.drawing import preview_quality
 from janus_app.ui.common.html import facts, message, messages, preview_grid
 from janus_app.ui.common.jobs import watch
 from janus_app.ui.common.saved_images import SavedImage
@@ -31,7 +32,7 @@ from janus_app.ui.context import (
     slider_update,
     whole_number,
 )
-from janus_app.ui.tabs.compare.shared import SharedParts, preview_quality
+from janus_app.ui.tabs.compare.shared import SharedParts
 from janus_app.ui.tabs.models.model_bar import cached
 from janus_app.workflows.compare import DrawnSide, Side, checked_sides, draw_sides, vote_key
 
@@ -224,7 +225,7 @@ class PairHandlers:
 
     def _draw(self, sides: tuple[Side, Side], images: dict[int, SavedImage]) -> Iterator[Event]:
         """Draw both sides; adds each finished picture to `images` by the number of its side."""
-        for step in draw_sides(self.page.session, sides, self.page.images.store):
+        for step in self.page.limited(draw_sides(self.page.session, sides, self.page.images.store)):
             if isinstance(step, DrawnSide):
                 images[step.side] = self.page.images.show(step.picture)
             else:

@@ -7,7 +7,6 @@ from typing import Any
 
 import gradio as gr
 
-from janus_app.ui.common.drawing import PREVIEW_QUALITY, SHARED_QUALITY
 from janus_app.ui.common.html import message
 from janus_app.ui.context import PageContext, Updates
 
@@ -52,8 +51,3 @@ class SharedParts:
     def refused(self, reason: str) -> Updates:
         """A job cannot start or save its result, for `reason`."""
         return {**self.ended(), self.notes: message(reason, "error")}
-
-
-def preview_quality(page: PageContext) -> int:
-    """The JPEG quality of previews."""
-    return SHARED_QUALITY if page.shared else PREVIEW_QUALITY

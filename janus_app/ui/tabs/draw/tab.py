@@ -27,7 +27,6 @@ from janus_app.ui.context import (
     PageContext,
     Updates,
     Values,
-    api_endpoint,
     attach,
     example_updates,
     first_seed,
@@ -50,8 +49,14 @@ class DrawTab:
 
     @property
     def settings(self) -> set[Component]:
-        """The components that `restore` sets."""
+        """The components that `request` reads and `restore` sets."""
         return {*self.panel.controls.all, self.panel.turbo, self.panel.size.width, self.panel.size.height}
+
+    def request(self, values: Values, seed: Any, variant: Variant) -> GenerateRequest:
+        """The request of the controls, for a model. Raises AppError."""
+        size = self.panel.size.size(values) if "width" in variant.settings else None
+        turbo = bool(values[self.panel.turbo])
+        return GenerateRequest(**self.panel.controls.settings(values, seed), turbo=turbo, size=size)
 
     def restore(self, request: GenerateRequest, new_seed: bool = False) -> Updates:
         """The controls as they stood for one picture of a request, with its seed or a new one for each run."""
@@ -110,10 +115,7 @@ class DrawHandlers:
         first = first_seed(values[self.controls.new_seed], values[self.controls.seed])
 
         def make() -> GenerateRequest:
-            turbo = bool(values[self.panel.turbo])
-            several = "width" in self.page.variant(values[self.variant]).settings
-            size = self.panel.size.size(values) if several else None
-            return GenerateRequest(**self.controls.settings(values, first), turbo=turbo, size=size)
+            return self.tab.request(values, first, self.page.variant(values[self.variant]))
 
         yield from self._run(values, make, request, {self.controls.seed: first})
 
@@ -224,39 +226,21 @@ class DrawHandlers:
             updates[self.output.preview_grid] = empty(title, draw_hint(page.texts, now, language))
         return updates
 
-    def parameters(self) -> dict[str, Component]:
-        """The inputs of `draw` under the names, and in the order, that the API promises."""
-        controls = self.controls
-        names = ("prompt", "negative", "count", "guidance", "temperature", "new_seed", "seed")
-        return {
-            **{name: getattr(controls, name) for name in names},
-            "model": self.variant,
-            "gallery_items": self.results.items,  # programs do not send it
-            "steps": controls.flow.steps,
-            "solver": controls.flow.solver,
-            "guidance_start": controls.flow.start,
-            "guidance_end": controls.flow.end,
-            "turbo": self.panel.turbo,
-            "width": self.panel.size.width,
-            "height": self.panel.size.height,
-        }
-
     def wire_jobs(self) -> None:
         panel, output, results, tokens = self.panel, self.output, self.results, self.tokens
-        parameters = self.parameters()
-        # Programs read the answers of the API by place.
         outputs = [
             output.preview_grid, output.status, output.notes, results.gallery, results.items, results.chosen,
             results.detail, self.controls.seed, panel.buttons.run, panel.buttons.stop,
         ]  # fmt: skip
         common: set[Component] = {self.variant, results.items}
+        drawn = {*self.tab.settings, *common}
         patch = {tokens.inspected, tokens.patch, tokens.token, *common}
         helper = PromptHandlers(
             self.page, panel.helper, self.controls.prompt, self.variant, output.status, panel.buttons
         )
         jobs = [
-            panel.buttons.run.click(outputs=outputs, **api_endpoint("draw", self.draw, parameters)),
-            attach(self.controls.prompt.submit, self.draw, set(parameters.values()), outputs, **JOB),
+            attach(panel.buttons.run.click, self.draw, drawn, outputs, **JOB),
+            attach(self.controls.prompt.submit, self.draw, drawn, outputs, **JOB),
             attach(panel.dropped.redraw.click, self.redraw, {panel.dropped.metadata, *common}, outputs, **JOB),
             attach(tokens.draw_on.click, self.draw_on, patch, outputs, **JOB),
             attach(tokens.draw_with.click, self.draw_with, patch, outputs, **JOB),

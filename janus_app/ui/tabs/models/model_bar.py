@@ -19,7 +19,7 @@ from janus_app.types import PRECISIONS, Event
 from janus_app.ui.common.actions import halt
 from janus_app.ui.common.html import message, messages
 from janus_app.ui.common.jobs import KNOWN_STAGES, watch
-from janus_app.ui.context import JOB, QUICK, PageContext, Updates, Values, api_endpoint, attach
+from janus_app.ui.context import JOB, QUICK, PageContext, Updates, Values, attach
 from janus_app.ui.tabs.models import files_panel, machine_panel
 from janus_app.ui.tabs.models.files_panel import FilesHandlers
 from janus_app.ui.tabs.models.machine_panel import Choice, MachineHandlers, resolve
@@ -56,7 +56,7 @@ class ModelBar:
 
     @property
     def outputs(self) -> list[Any]:
-        """What a load or unload may change. Programs read the answers of /load in this order."""
+        """What a load or unload may change."""
         return [self.work, self.load, self.pause, self.cancel, self.unload, self.variant]
 
 
@@ -160,20 +160,11 @@ class ModelHandlers:
 
     def load(self, values: Values, request: gr.Request) -> Iterator[Updates]:
         name, device, precision = (values[c] for c in vars(self.bar.choice).values())
-        yield from self._run(lambda: self._load(name, device, precision), name, request)
-
-    def _load(self, name: str | None, device: str, precision: str) -> Iterator[Event]:
-        """Load a model; download it first if needed, which leaves the session free for other jobs."""
-        session, variant = self.page.session, resolve(self.page, name)
-        if not cached(self.page, variant):
-            if self.page.shared:
-                raise AppError("shared_page_download")
-            session.plan_load(variant, device).choose(precision)  # raises before the download if it cannot fit
-            yield from session.hub.fetch(variant)
-        yield from session.load(self.page.catalog.name_of(variant), device=device, precision=precision)
+        yield from self._run(lambda: loading(self.page, name, device, precision), name, request)
 
     def unload(self, values: Values, request: gr.Request) -> Iterator[Updates]:
-        yield from self._run(self.page.session.unload, values[self.bar.variant], request)
+        page = self.page
+        yield from self._run(lambda: page.limited(page.session.unload()), values[self.bar.variant], request)
 
     def _run(self, start: Callable[[], Iterator[Event]], name: str | None, request: gr.Request) -> Iterator[Updates]:
         """The progress of a load or unload, then the bar as it is now."""
@@ -234,15 +225,29 @@ def wire(handlers: ModelHandlers, demo: gr.Blocks) -> None:
     for event in (chosen.then, variant.change):
         attach(event, handlers.choose, {variant}, described, **QUICK)
     attach(gr.Timer(TICK_SECONDS).tick, handlers.tick, {bar.shown}, {bar.state, bar.shown, bar.seen}, **QUICK)
-    parameters = dict(zip(("model", "device", "precision"), vars(bar.choice).values(), strict=True))
-    loading = bar.load.click(outputs=bar.outputs, **api_endpoint("load", handlers.load, parameters))
+    load = attach(bar.load.click, handlers.load, set(vars(bar.choice).values()), bar.outputs, **JOB)
     unloading = attach(bar.unload.click, handlers.unload, {variant}, bar.outputs, **JOB)
-    attach(loading.then, handlers.describe_files, {variant}, files, **QUICK)
+    attach(load.then, handlers.describe_files, {variant}, files, **QUICK)
     for end in files_panel.wire(handlers.files):
         attach(end.then, handlers.files_changed, {variant}, {bar.load, variant}, **QUICK)
     for button, handler in ((bar.pause, handlers.paused), (bar.cancel, handlers.cancelled)):
-        end = attach(halt(button.click, [loading, unloading]).then, handler, {variant}, bar.outputs, **QUICK)
+        end = attach(halt(button.click, [load, unloading]).then, handler, {variant}, bar.outputs, **QUICK)
         attach(end.then, handlers.describe_files, {variant}, files, **QUICK)
+
+
+def loading(page: PageContext, name: str | None, device: str, precision: str) -> Iterator[Event]:
+    """Load a model; download it first if needed, which leaves the session free for other jobs."""
+    return page.limited(_loading(page, name, device, precision))
+
+
+def _loading(page: PageContext, name: str | None, device: str, precision: str) -> Iterator[Event]:
+    session, variant = page.session, resolve(page, name)
+    if not cached(page, variant):
+        if page.shared:
+            raise AppError("shared_page_download")
+        session.plan_load(variant, device).choose(precision)  # raises before the download if it cannot fit
+        yield from session.hub.fetch(variant)
+    yield from session.load(page.catalog.name_of(variant), device=device, precision=precision)
 
 
 def load_label(page: PageContext, variant: Variant, language: str) -> dict[str, Any]:
