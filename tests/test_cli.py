@@ -204,7 +204,7 @@ def test_flow_model_edits_by_the_method_that_fits_the_options(
     assert typed["source_prompt"] == "a cat" == read_metadata(typed["file"]).source_prompt
     assert "The model sees:" in err and described["source_prompt"] and painted["source_prompt"] == ""
     assert main([*same, "--method", "variation"]) == 1
-    assert "cannot edit by 'variation'" in capsys.readouterr().err
+    assert "no edit method variation" in capsys.readouterr().err
     assert main(["generate", "--from", typed["file"]]) == 2
     assert "result of an edit" in capsys.readouterr().err
 
