@@ -120,6 +120,8 @@ def test_editor_takes_no_stroke_until_its_next_picture_is_there(visit: Any, serv
     draw(page, "a red circle", 1, 4_300)
     wait_done(page)
     held: list[Any] = []
+    uploads: list[Any] = []
+    page.on("request", lambda request: uploads.append(request) if request.url.endswith("/upload") else None)
     # The editor fetches its picture more than once.
     page.route("**/*_4300.png", lambda route: route.continue_() if "released" in held else held.append(route))
     page.click("#draw-to-edit")
@@ -128,6 +130,9 @@ def test_editor_takes_no_stroke_until_its_next_picture_is_there(visit: Any, serv
     box = page.locator("#edit-editor canvas").first.bounding_box()
     page.mouse.click(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
     canvas = into_editor(page, lambda: release(held))
+    for _ in range(3):
+        page.wait_for_event("request", lambda request: request.url.endswith("/run/predict"))
+    assert len(uploads) <= 1, "the picture is uploaded again and again"
     paint(page, canvas)
     page.click("#edit-run")
     wait_done(page, "edit")
