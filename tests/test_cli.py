@@ -293,6 +293,7 @@ def test_models_check_matches_the_real_checkpoints(capsys: pytest.CaptureFixture
         "deepseek-ai/Janus-Pro-1B": (868, 14, 2_089_297_547),
         "deepseek-ai/Janus-Pro-7B": (922, 14, 7_420_434_059),
         "deepseek-ai/JanusFlow-1.3B": (822, 13, 2_130_021_367),  # with the autoencoder it draws with
+        "Skywork/UniPic2-Metaquery-9B": (2273, 0, 11_749_159_779),
     }
 
 
