@@ -112,7 +112,7 @@ def test_instruction_training_leaves_other_methods_and_drawing_unchanged(
 ) -> None:
     assert list(usual.capabilities.edit_methods) == ["region", "variation"]
     assert list(model.capabilities.edit_methods) == ["instruct", "region", "variation"]
-    with pytest.raises(AppError, match="cannot edit by 'instruct'"):
+    with pytest.raises(AppError, match="no edit method instruct"):
         usual.edit(EditRequest(WORDS, picture, method="instruct"))
     mask = Image.new("L", picture.size, 0)
     ImageDraw.Draw(mask).rectangle((0, 0, 40, 40), fill=255)

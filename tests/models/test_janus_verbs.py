@@ -168,7 +168,7 @@ def test_an_empty_mask_is_refused(model: JanusModel) -> None:
         EditRequest("A house.", picture)
     with pytest.raises(AppError, match="picture's size"):
         EditRequest("A house.", picture, Image.new("L", (50, 96)))
-    with pytest.raises(AppError, match="cannot edit by"):
+    with pytest.raises(AppError, match="no edit method"):
         model.edit(EditRequest("A house.", picture, method="magic"))
 
 

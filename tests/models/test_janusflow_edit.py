@@ -62,7 +62,7 @@ def pixels(model: Model, request: EditRequest | GenerateRequest, number: int = 0
 
 def test_capabilities_list_the_edit_methods(model: Model) -> None:
     assert tuple(model.capabilities.edit_methods) == METHODS
-    with pytest.raises(AppError, match="cannot edit by 'region'"):
+    with pytest.raises(AppError, match="no edit method region"):
         model.edit(request_for("region"))
 
 
