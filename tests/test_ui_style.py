@@ -3,10 +3,19 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator
+import inspect
+import re
+import textwrap
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+
+from janus_app.hub import Hub
+from janus_app.registry.catalog import load_catalog
+from janus_app.runtime.session import ModelSession
+from janus_app.ui.app import build
 
 UI = Path(__file__).parent.parent / "janus_app" / "ui"
 FILES = sorted(UI.rglob("*.py"))
@@ -42,3 +51,22 @@ def test_skipped_outputs_are_left_out_of_dicts(file: Path) -> None:
 def test_skips_by_place_are_found(source: str) -> None:
     assert list(skips_by_place(ast.parse(source)))
     assert not list(skips_by_place(ast.parse("x = gr.skip()")))
+
+
+def notifies(handler: Callable[..., Any]) -> bool:
+    """Whether a handler, or a method of the same object that it calls, shows a notice of Gradio's."""
+    source = textwrap.dedent(inspect.getsource(handler))
+    if re.search(r"\bgr\.(Info|Warning)\(", source):
+        return True
+    owner = getattr(handler, "__self__", None)
+    names = set(re.findall(r"\bself\.(\w+)\(", source)) - {getattr(handler, "__name__", "")}
+    methods = [getattr(type(owner), name, None) for name in names] if owner is not None else []
+    return any(inspect.isfunction(method) and notifies(method.__get__(owner)) for method in methods)
+
+
+def test_handlers_that_show_a_notice_are_queued(tmp_path: Path) -> None:
+    demo = build(ModelSession(load_catalog(), Hub()), load_catalog(), outputs=tmp_path, data=tmp_path / "data")
+    attached = [event for event in demo.fns.values() if inspect.isroutine(event.fn)]
+    told = {event.name: event.queue for event in attached if event.fn and notifies(event.fn)}
+    assert {"again", "vary", "prepare", "rename", "mark", "back"} <= told.keys()
+    assert [name for name, queued in told.items() if not queued] == []

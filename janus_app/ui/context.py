@@ -37,6 +37,8 @@ PRIVATE: dict[str, Any] = {"api_visibility": "private", "api_name": "page"}
 # Jobs draw their own progress line; Gradio's overlay would flicker over it ten times a second.
 JOB: dict[str, Any] = {**PRIVATE, "show_progress": "hidden", "concurrency_limit": None}
 QUICK: dict[str, Any] = {**PRIVATE, "show_progress": "hidden", "queue": False}
+# Handlers that call gr.Info or gr.Warning: Gradio shows them of queued events alone.
+NOTIFYING = JOB
 EXAMPLES = 4
 
 

@@ -18,7 +18,7 @@ from janus_app.outputs.metadata import ImageMetadata, request_of
 from janus_app.registry.checkpoint_folder import folder_of_file, weights_alone
 from janus_app.ui.common.controls import foreign_line
 from janus_app.ui.common.html import message
-from janus_app.ui.context import JOB, QUICK, PageContext, Updates, Values, attach
+from janus_app.ui.context import NOTIFYING, QUICK, PageContext, Updates, Values, attach
 from janus_app.ui.picture_links import Places
 from janus_app.ui.tabs.edit.tab import EditTab
 
@@ -101,8 +101,7 @@ def build(page: PageContext, places: Places) -> None:
     handlers = DropHandlers(page, places, anywhere)
     chat, editing = places.chat, places.editing
     outputs: set[Any] = {*places.drawing.settings, *editing.settings, chat.box, places.tabs, anywhere}
-    # In the queue, because Gradio shows gr.Info and gr.Warning of no other event.
-    attach(anywhere.upload, handlers.on_page, {anywhere, chat.box}, outputs, **JOB)
+    attach(anywhere.upload, handlers.on_page, {anywhere, chat.box}, outputs, **NOTIFYING)
     settings = editing.panels.settings
     attach(
         settings.drop.change, handlers.on_edit_tab, {settings.drop}, {settings.drop_note, *editing.settings}, **QUICK

@@ -12,7 +12,7 @@ from janus_app.errors import AppError
 from janus_app.outputs.metadata import parameters, request_of
 from janus_app.ui.common.actions import COPY, Actions, BrowserDownload, PictureSource, download, halt, press
 from janus_app.ui.common.results import newest_first
-from janus_app.ui.context import QUICK, PageContext, Updates, Values, attach
+from janus_app.ui.context import NOTIFYING, QUICK, PageContext, Updates, Values, attach
 from janus_app.ui.tabs.chat.tab import ChatTab
 from janus_app.ui.tabs.draw.tab import DrawTab
 from janus_app.ui.tabs.edit.tab import EditTab
@@ -128,11 +128,11 @@ def link(page: PageContext, row: Actions, source: PictureSource, places: Places)
 
     redraws: tuple[tuple[gr.Button, Callable[..., Updates]], ...] = ((row.again, links.again), (row.vary, links.vary))
     for button, restore in redraws:
-        attach(button.click, restore, picture, {*drawing.settings, places.tabs}, **QUICK).then(**press("draw-run"))
+        attach(button.click, restore, picture, {*drawing.settings, places.tabs}, **NOTIFYING).then(**press("draw-run"))
     right = drawing.right
     inspecting: set[Any] = {*right.results.all, right.tokens.frame, places.tabs}
     looking = attach(row.tokens.click, links.show_tokens, {right.results.items, *picture}, inspecting, **QUICK)
     looking.then(**press("tokens-look"))
 
     download(page, row.save.click, lambda values: source.pick(values).shown, picture, browser)
-    attach(row.copy.click, links.copy, picture, browser.text, **QUICK).then(None, browser.text, None, js=COPY)
+    attach(row.copy.click, links.copy, picture, browser.text, **NOTIFYING).then(None, browser.text, None, js=COPY)

@@ -12,7 +12,7 @@ from gradio.components import Component
 
 from janus_app.errors import AppError
 from janus_app.ui.common.saved_images import SavedImage
-from janus_app.ui.context import PRIVATE, QUICK, PageContext, Updates, Values
+from janus_app.ui.context import NOTIFYING, PRIVATE, PageContext, Updates, Values
 
 # Functions of assets/page.js. PRESS waits until the button with that id is enabled, SETTLED until stopped jobs end.
 PRESS = "() => window.janus.press({id})"
@@ -96,7 +96,7 @@ def download(
             gr.Warning(error.text(page.language(request)))
             return {browser.file: None}
 
-    trigger(prepare, inputs, browser.file, **QUICK).then(None, browser.file, None, js=DOWNLOAD)
+    trigger(prepare, inputs, browser.file, **NOTIFYING).then(None, browser.file, None, js=DOWNLOAD)
 
 
 def halt(trigger: Callable[..., Any], jobs: list[Any]) -> Any:

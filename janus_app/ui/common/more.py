@@ -12,7 +12,7 @@ from janus_app.errors import AppError
 from janus_app.ui.common.actions import COPY, DOWNLOAD, BrowserDownload, PictureSource
 from janus_app.ui.common.alt_text import described
 from janus_app.ui.common.html import message
-from janus_app.ui.context import JOB, QUICK, PageContext, Updates, Values, attach
+from janus_app.ui.context import JOB, NOTIFYING, QUICK, PageContext, Updates, Values, attach
 from janus_app.workflows.export import KINDS, Kind, export
 from janus_app.workflows.upscale import FACTORS, upscale
 
@@ -59,7 +59,7 @@ def more(page: PageContext, tab: str, source: PictureSource, browser: BrowserDow
         done.then(None, browser.file, None, js=DOWNLOAD)
     for kind, button in zip(KINDS, exports, strict=True):
         done = attach(
-            button.click, _exporter(page, source, kind, text, browser), source.inputs, {text, browser.text}, **QUICK
+            button.click, _exporter(page, source, kind, text, browser), source.inputs, {text, browser.text}, **NOTIFYING
         )
         done.then(None, browser.text, None, js=COPY)
     return attach(write_alt.click, describe, source.inputs, note, **JOB)

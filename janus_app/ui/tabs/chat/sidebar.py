@@ -13,7 +13,7 @@ from janus_app.outputs.conversation_export import export
 from janus_app.outputs.conversations import Conversation, Conversations
 from janus_app.ui.common.actions import BrowserDownload, download
 from janus_app.ui.common.html import message
-from janus_app.ui.context import QUICK, PageContext, Updates, Values, attach
+from janus_app.ui.context import NOTIFYING, QUICK, PageContext, Updates, Values, attach
 from janus_app.ui.tabs.chat.panels import Sidebar
 
 LISTED = 20  # conversations listed at once
@@ -107,7 +107,7 @@ def wire(handlers: SidebarHandlers, browser: BrowserDownload) -> None:
     attach(side.search.change, handlers.search, outputs, {side.limit, *listed}, **QUICK)
     attach(side.more.click, handlers.more, {side.limit, *outputs}, {side.limit, *listed}, **QUICK)
     for event in (side.name.submit, side.name.blur):
-        attach(event, handlers.rename, {side.name, side.limit, *outputs}, listed, **QUICK)
+        attach(event, handlers.rename, {side.name, side.limit, *outputs}, listed, **NOTIFYING)
     attach(side.delete.click, handlers.ask_delete, None, {side.sure, side.question}, **QUICK)
     attach(side.delete_no.click, handlers.keep, None, {side.sure}, **QUICK)
     download(handlers.page, side.markdown.click, handlers.exporter("md"), {handlers.conversation}, browser)

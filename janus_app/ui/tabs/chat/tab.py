@@ -15,6 +15,7 @@ from janus_app.ui.common.actions import Actions, BrowserDownload, PictureSource,
 from janus_app.ui.common.html import empty, message
 from janus_app.ui.context import (
     JOB,
+    NOTIFYING,
     QUICK,
     PageContext,
     Updates,
@@ -191,8 +192,8 @@ def wire_sidebar(
         return handlers.opened(new_conversation(), language)
 
     opening, deleting = halt(side.rows.input, answers), halt(side.delete_yes.click, answers)
-    opened = attach(opening.then, open_stored, {side.rows, panel.conversation}, panel.outputs, **QUICK)
-    deleted = attach(deleting.then, delete, {panel.conversation}, panel.outputs, **QUICK)
+    opened = attach(opening.then, open_stored, {side.rows, panel.conversation}, panel.outputs, **NOTIFYING)
+    deleted = attach(deleting.then, delete, {panel.conversation}, panel.outputs, **NOTIFYING)
     inputs = {side.search, side.limit, panel.conversation}
     for event in (*(end.then for end in (*ends, opened, deleted)), demo.load):
         attach(event, listed.listing, inputs, side.listed, **QUICK)

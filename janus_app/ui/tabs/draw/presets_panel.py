@@ -13,7 +13,7 @@ from janus_app.outputs.user_presets import Preset
 from janus_app.registry.types import Variant
 from janus_app.ui.common.controls import RequestControls
 from janus_app.ui.common.html import message
-from janus_app.ui.context import QUICK, PageContext, Updates, Values, attach
+from janus_app.ui.context import NOTIFYING, QUICK, PageContext, Updates, Values, attach
 from janus_app.workflows.presets import built_in, complete, styled, styles, writes_prompts
 
 NAMES = {"fast": "preset_fast", "balanced": "preset_balanced", "careful": "preset_careful"}
@@ -87,7 +87,7 @@ def wire(page: PageContext, presets: PresetsPanel, variant: gr.Dropdown, control
         return {controls.prompt: styled(values[controls.prompt] or "", style, page.language(request))}
 
     knobs = set(controls.by_setting.values())
-    attach(presets.preset.input, choose_preset, {presets.preset, variant}, knobs, **QUICK)
+    attach(presets.preset.input, choose_preset, {presets.preset, variant}, knobs, **NOTIFYING)
     attach(presets.style.input, choose_style, {controls.prompt, presets.style}, controls.prompt, **QUICK)
 
 

@@ -11,7 +11,7 @@ from janus_app.errors import AppError
 from janus_app.outputs.image_io import open_picture
 from janus_app.ui.common.html import message
 from janus_app.ui.common.saved_images import SavedImage
-from janus_app.ui.context import QUICK, PageContext, Updates, Values, attach
+from janus_app.ui.context import NOTIFYING, QUICK, PageContext, Updates, Values, attach
 from janus_app.ui.tabs.edit.editor import for_editor
 from janus_app.ui.tabs.edit.panels import EditPanels
 from janus_app.ui.tabs.edit.undo import Tree, tree_html
@@ -113,7 +113,7 @@ class UndoHandlers:
             attach(edit.then, self.advance, {source.tree, self.panels.settings.go_on}, self.outputs, **QUICK)
         selected = {*self.outputs, right.compare, right.results.chosen, right.results.detail}
         attach(source.strip.select, self.select, {source.tree, right.results.items}, selected, **QUICK)
-        attach(source.back.click, self.back, {source.tree}, self.outputs, **QUICK)
+        attach(source.back.click, self.back, {source.tree}, self.outputs, **NOTIFYING)
         attach(source.clear.click, self.clear, None, self.tree_outputs, **QUICK)
         given = {source.given, source.note, *self.outputs}
         attach(source.given.upload, self.take, {source.given, source.tree}, given, **QUICK)

@@ -16,7 +16,7 @@ from janus_app.ui.common.detail import detail_html
 from janus_app.ui.common.html import empty, message
 from janus_app.ui.common.more import more
 from janus_app.ui.common.saved_images import SavedImage
-from janus_app.ui.context import QUICK, PageContext, Updates, Values, attach
+from janus_app.ui.context import NOTIFYING, QUICK, PageContext, Updates, Values, attach
 from janus_app.ui.tabs.history.panels import SPANS, Filters, Listing, Opened, OpenedPanel, opened_panel, paging
 from janus_app.ui.tabs.history.panels import filters as build_filters
 from janus_app.ui.tabs.history.panels import listing as build_listing
@@ -183,11 +183,11 @@ def wire(handlers: HistoryHandlers, tab: gr.Tab, browser: BrowserDownload) -> No
         attach(event, handlers.from_start, filters.all, listing.all, **QUICK)
     attach(listing.newer.click, handlers.newer, here, listing.all, **QUICK)
     attach(listing.older.click, handlers.older, here, listing.all, **QUICK)
-    opened = attach(listing.gallery.select, handlers.open, {listing.names}, panel.all, **QUICK)
+    opened = attach(listing.gallery.select, handlers.open, {listing.names}, panel.all, **NOTIFYING)
     opened.then(None, None, None, js=SCROLL_TO_OPENED)
     change = {panel.opened, *here}, panel.all | listing.all
-    attach(panel.star.click, handlers.mark, *change, **QUICK)
+    attach(panel.star.click, handlers.mark, *change, **NOTIFYING)
     attach(panel.delete.click, handlers.ask_delete, {panel.opened}, {panel.sure, panel.question}, **QUICK)
     attach(panel.delete_no.click, handlers.keep, None, {panel.sure}, **QUICK)
-    attach(panel.delete_yes.click, handlers.delete, *change, **QUICK)
+    attach(panel.delete_yes.click, handlers.delete, *change, **NOTIFYING)
     download(handlers.page, listing.download.click, handlers.pack, filters.all, browser)
