@@ -127,6 +127,8 @@ def test_the_record_draws_the_picture_again_in_its_size() -> None:
     record = metadata_of(first.pictures[0], first.provenance)
     assert (record.settings["width"], record.settings["height"], record.settings["steps"]) == (64, 32, 2)
     assert session.result(request_of(record)).pictures[0].image.tobytes() == first.pictures[0].image.tobytes()
+    enlarged = replace(record, size=(256, 128))  # an upscaled copy
+    assert request_of(enlarged).size == (64, 32) and "--size=64x32" in export(enlarged, "cli")
     assert "--size=64x32" in export(record, "cli") and "size=(64, 32)" in export(record, "python")
     assert '"width": 64, "height": 32' in export(record, "curl", "http://127.0.0.1:7860")
 
@@ -183,6 +185,7 @@ def change(file: Path, **fields: Any) -> None:
         ("transformer/config.json", {"_class_name": "FluxTransformer2DModel"}, "denoiser_unknown"),
         ("vae/config.json", {"_class_name": "AutoencoderDC"}, "autoencoder_class_wrong"),
         ("transformer/config.json", {"num_layers": 2}, "weights_tensor_unknown"),
+        ("scheduler/scheduler_config.json", {"use_dynamic_shifting": True}, "component_unusable"),
     ],
 )
 def test_parts_of_another_model_are_refused_by_name(folder: Path, file: str, fields: dict[str, Any], code: str) -> None:

@@ -149,6 +149,12 @@ def _from_xmp(packet: object) -> str | None:
     return unescape(record) if begin and end else None
 
 
+def drawn_size(metadata: ImageMetadata) -> tuple[int, int] | None:
+    """(width, height) that was asked for, None where the model draws in one size. An upscaled copy is larger."""
+    width, height = (metadata.settings.get(side) for side in ("width", "height"))
+    return (int(width), int(height)) if isinstance(width, int) and isinstance(height, int) else None
+
+
 def request_of(metadata: ImageMetadata) -> GenerateRequest:
     """The request that draws the picture again, from its image tokens where it has some.
 
@@ -163,7 +169,7 @@ def request_of(metadata: ImageMetadata) -> GenerateRequest:
         seed=metadata.seed,
         image_tokens=metadata.image_tokens,
         turbo=settings.get("turbo") is True,
-        size=metadata.size if "width" in settings else None,
+        size=drawn_size(metadata),
         guidance_interval=(low, high),  # type: ignore[arg-type]  # the request checks all of these
         **known,  # type: ignore[arg-type]
     )

@@ -7,7 +7,7 @@ import shlex
 from typing import Any, Literal
 
 from janus_app.errors import AppError
-from janus_app.outputs.metadata import INTERVAL_ENDS, WHOLE_INTERVAL, ImageMetadata
+from janus_app.outputs.metadata import INTERVAL_ENDS, WHOLE_INTERVAL, ImageMetadata, drawn_size
 from janus_app.types import EDIT_SETTINGS
 
 Kind = Literal["cli", "python", "curl"]
@@ -110,8 +110,8 @@ def _fields(record: ImageMetadata) -> dict[str, Any]:
     if isinstance(method := record.settings.get("method"), str):
         fields["method"] = method
     fields |= {name: record.settings[name] for name in SETTINGS if name in record.settings}
-    if "width" in record.settings:  # of a model that draws in several sizes
-        fields["size"] = record.size
+    if (size := drawn_size(record)) is not None:
+        fields["size"] = size
     return fields
 
 

@@ -25,6 +25,10 @@ class Denoiser:
         self.rows = 0  # of guidance
         self._velocity: Callable[[Tensor, Tensor], Tensor]
 
+    def release(self) -> None:
+        """Let go of the conditioning, and of the memory of CUDA graphs."""
+        self._velocity = _unconditioned
+
     @torch.inference_mode()
     def set_conditioning(self, captions: Tensor, pooled: Tensor, reference: Tensor | None = None) -> None:
         """captions [rows, N, C]; pooled [rows, P]; reference: latents [n, 16, h, w] of the picture to change."""
@@ -40,6 +44,10 @@ class Denoiser:
     def __call__(self, latents: Tensor, time: Tensor) -> Tensor:
         """Velocities [rows, n, 16, h, w] before guidance, for latents [n, 16, h, w] at one time, 1000 (noise) to 0."""
         return self._velocity(latents, time.to(latents.device)).unflatten(0, (self.rows, -1))
+
+
+def _unconditioned(latents: Tensor, time: Tensor) -> Tensor:
+    raise AssertionError("set_conditioning comes first")
 
 
 def _velocity(

@@ -137,6 +137,7 @@ class UniPic2Model:
             yield Progress("draw", done, total, "steps")
             previews = self.autoencoder.preview(step.predicted)
             yield Preview((*(picture.image for picture in before), *previews, *blanks), done, total)
+        self.denoiser.release()  # before the decoder needs memory
         drawn = []
         for i in range(count):
             yield Progress("decode", len(before) + i, request.count, "pictures")
