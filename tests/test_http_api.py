@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import aclosing, closing
+from contextlib import aclosing, closing, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -96,7 +96,8 @@ def test_models_lists_what_is_on_disk_and_says_which_one_is_loaded(http: httpx.C
     assert {"tiny-a", "tiny-b", "janus-embedded"} <= found.keys()
     assert "janus-pro-7b" not in found
     assert found["tiny-a"]["janus_app"]["loaded"] and found["tiny-a"]["janus_app"]["edit_methods"]
-    assert http.get("/v1/models/tiny-b").json()["object"] == "model"
+    for name in ("tiny-b", "%20Tiny-B%20", "tiny-a%20"):
+        assert http.get(f"/v1/models/{name}").json()["object"] == "model"
 
 
 def test_the_same_seed_gives_the_same_png_by_the_page_and_the_api(
@@ -226,7 +227,7 @@ def test_a_request_loads_another_model_and_draws_with_it_alone(page: Served, htt
         ({"size": "0x0"}, 400, "api_size_malformed", "size"),
         ({"response_format": "gif"}, 400, "api_field_wrong", "response_format"),
         ({"guidance": 1e9}, 400, "number_out_of_range", "guidance"),
-        ({"seed": 2**60}, 400, "integer_out_of_range", "seed"),
+        ({"seed": 2**60}, 400, "seed_too_large", "seed"),
     ],
 )
 def test_bad_requests_are_refused_in_openais_shape(
@@ -402,10 +403,30 @@ def test_a_picture_drawn_in_the_chat_is_the_one_of_the_same_seed(http: httpx.Cli
         ({"messages": [{"role": "user", "content": [{"type": "input_audio"}]}]}, "api_unsupported"),
         ({"max_tokens": 0}, "api_field_wrong"),
         ({"temperature": 9}, "number_out_of_range"),
+        ({"temperature": 1e999}, "api_field_wrong"),
+        ({"stop": list("abcde")}, "api_stops_too_many"),
+        ({"stop": "a" * 501}, "api_stops_too_many"),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": "x"}] * 17}]},
+            "api_pictures_too_many",
+        ),
+        (
+            {"messages": [{"role": "user", "content": "/draw"}, {"role": "system", "content": "Be brief."}]},
+            "draw_command_empty",
+        ),
     ],
 )
 def test_bad_chats_are_refused(http: httpx.Client, fields: dict[str, Any], code: str) -> None:
-    assert error_of(chat(http, **fields), 400)["code"] == code
+    body = {"messages": [{"role": "user", "content": "What is it?"}], "model": "tiny-a"} | fields
+    content = json.dumps(body)  # unlike httpx, it writes infinity
+    assert error_of(http.post("/v1/chat/completions", content=content), 400)["code"] == code
+
+
+def test_more_pictures_than_a_request_may_have_are_refused_before_they_are_decoded(http: httpx.Client) -> None:
+    as_json = http.post("/v1/images/edits", json={"prompt": PROMPT, "image": ["x"] * 17})
+    as_form = http.post("/v1/images/edits", files=[("prompt", (None, PROMPT)), *[("image[]", (None, "x"))] * 17])
+    for answer in (as_json, as_form):
+        assert error_of(answer, 400)["code"] == "api_pictures_too_many"
 
 
 def test_messages_of_known_programs_are_read(http: httpx.Client) -> None:
@@ -442,6 +463,8 @@ def test_a1111_clients_choose_a_model_and_see_errors(page: Served, http: httpx.C
     for name in ("tiny-b", "tiny-a"):
         assert http.post("/sdapi/v1/options", json={"sd_model_checkpoint": name}).status_code == 200
         assert http.get("/sdapi/v1/options").json()["sd_model_checkpoint"] == page.session.state.variant_id == name
+    unread = '{"prompt": "x", "override_settings": {"sd_model_checkpoint": 5, "eta": NaN}}'
+    assert "override_settings" not in http.post("/sdapi/v1/txt2img", content=unread).json()["parameters"]
     refused = http.post("/sdapi/v1/options", json={"sd_model_checkpoint": "janus-pro-7b"})
     assert refused.status_code == 409 and "Janus-Pro" in refused.json()["detail"]
     assert {"tiny-a", "tiny-b"} <= {row["title"] for row in http.get("/sdapi/v1/sd-models").json()}
@@ -490,14 +513,21 @@ def test_only_a_page_of_this_machine_alone_has_an_api_without_a_key(
     access, made = api_access("", host, share, login, proxied)
     assert (access.trusting and not access.key) == is_open
     assert bool(made) == share and access.key == made
-    assert api_access("given", host, share, login, proxied)[0].key == "given"
+    assert api_access(" given\n", host, share, login, proxied)[0].key == "given"
 
 
 @pytest.mark.parametrize(
     ("sent", "status"),
-    [("Bearer key", 200), ("Basic YW55Ym9keTprZXk=", 200), ("Bearer wrong", 401), ("Basic !", 401), ("", 401)],
+    [
+        ("Bearer key", 200),
+        ("Basic YW55Ym9keTprZXk=", 200),
+        ("Bearer wrong", 401),
+        ("Basic !", 401),
+        ("", 401),
+        (b"Basic \xe9", 401),
+    ],
 )
-def test_a_key_is_asked_for_on_every_route(page: Served, tmp_path: Path, sent: str, status: int) -> None:
+def test_a_key_is_asked_for_on_every_route(page: Served, tmp_path: Path, sent: str | bytes, status: int) -> None:
     async def ask() -> None:
         async with asgi(ApiContext(page.session, OutputStore(tmp_path)), Access("key")) as client:
             for route in ("/v1/models", "/sdapi/v1/options"):
@@ -517,6 +547,16 @@ def test_without_a_key_an_api_that_others_can_reach_says_how_to_turn_it_on(page:
     assert "--api-key" in error_of(asyncio.run(ask()), 403)["message"]
 
 
+@pytest.mark.parametrize("name", ["Forwarded", "Via", "X-Forwarded-For", "X-Forwarded-Host", "X-Real-IP"])
+def test_without_a_key_a_request_through_a_proxy_is_refused(page: Served, tmp_path: Path, name: str) -> None:
+    async def ask(access: Access, **more: str) -> httpx.Response:
+        async with asgi(ApiContext(page.session, OutputStore(tmp_path)), access) as client:
+            return await client.get("/v1/models", headers={name: "203.0.113.9"} | more)
+
+    assert error_of(asyncio.run(ask(Access(trusting=True))), 403)["code"] == "api_needs_key"
+    assert asyncio.run(ask(Access("key"), authorization="Bearer key")).status_code == 200
+
+
 def test_a_full_line_is_answered_with_when_to_come_back(page: Served, tmp_path: Path) -> None:
     context = ApiContext(page.session, OutputStore(tmp_path), line=threading.BoundedSemaphore(1))
     context.line.acquire()
@@ -524,6 +564,8 @@ def test_a_full_line_is_answered_with_when_to_come_back(page: Served, tmp_path: 
     async def ask() -> tuple[httpx.Response, httpx.Response]:
         async with asgi(context, Access(trusting=True)) as client:
             body = {"prompt": PROMPT, "model": "tiny-a"}
+            loading = await client.post("/sdapi/v1/options", json={"sd_model_checkpoint": "tiny-b"})
+            assert loading.status_code == 429
             full = await client.post("/v1/images/generations", json=body | {"stream": True})
             context.line.release()
             return full, await client.post("/v1/images/generations", json=body)
@@ -594,7 +636,14 @@ def test_a_public_address_is_fetched_and_a_redirect_into_the_network_is_not(
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             inside = self.path == "/redirect"
-            self.send_response(302 if inside else 200)
+            if self.path.startswith("/slow"):
+                self.wfile.write(b"HTTP/1.1 200 OK\r\n" + (b"\r\n" if self.path == "/slow_body" else b"x-long: "))
+                with suppress(OSError):  # until the client has gone
+                    while True:
+                        self.wfile.write(b"x")
+                        time.sleep(0.02)
+                return
+            self.send_response(302 if inside else 304 if self.path == "/304" else 200)
             if inside:
                 self.send_header("location", f"http://127.0.0.1:{server.server_port}/picture")
             self.end_headers()
@@ -610,7 +659,10 @@ def test_a_public_address_is_fetched_and_a_redirect_into_the_network_is_not(
         threading.Thread(target=server.serve_forever, daemon=True).start()
         base = f"http://example.org:{server.server_port}"
         assert fetch(f"{base}/picture") == drawn
-        for path, code in (("redirect", "api_url_private"), ("endless", "api_url_unreadable")):
+        for path in ("redirect", "endless", "304", "slow_body", "slow_header"):
+            if path.startswith("slow"):
+                monkeypatch.setattr(fetch_module, "SECONDS", 0.5)
+            code = "api_url_private" if path == "redirect" else "api_url_unreadable"
             with pytest.raises(AppError) as refused:
                 fetch(f"{base}/{path}")
             assert refused.value.code == code

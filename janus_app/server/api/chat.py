@@ -19,7 +19,7 @@ from janus_app.runtime.loader import LoadedModel
 from janus_app.server.api.context import ApiContext, EventStream, sse
 from janus_app.server.api.errors import FieldError
 from janus_app.server.api.images import base64_of
-from janus_app.server.api.inputs import open_text
+from janus_app.server.api.inputs import check_count, open_text
 from janus_app.server.api.schemas import ChatBody, ChatMessage, json_body
 from janus_app.server.bridge import until_gone
 from janus_app.types import (
@@ -73,7 +73,9 @@ class StopFilter:
             self.stopped = True
             given, self.held = self.held[: min(ends)], ""
             return given
-        keep = max((n for stop in self.stops for n in range(1, len(stop)) if self.held.endswith(stop[:n])), default=0)
+        longest = len(self.held) + 1
+        begun = (n for stop in self.stops for n in range(1, min(len(stop), longest)) if self.held.endswith(stop[:n]))
+        keep = max(begun, default=0)
         given, self.held = self.held[: len(self.held) - keep], self.held[len(self.held) - keep :]
         return given
 
@@ -183,6 +185,7 @@ def _turns(messages: list[ChatMessage], fetch_images: bool) -> tuple[Turn, ...]:
     """The conversation as a model reads it. What a system says comes before the first question: the models know no
     such role.
     """
+    check_count(sum(len(_urls(message)) for message in messages))
     system, turns = [], list[Turn]()
     for message in messages:
         text, images = _content(message, fetch_images)
@@ -205,12 +208,16 @@ def _text(message: ChatMessage) -> str:
     return "\n".join(part.text or "" for part in message.content or () if part.type in TEXTS)
 
 
+def _urls(message: ChatMessage) -> list[str]:
+    parts = [] if isinstance(message.content, str) else message.content or []
+    return [part.url for part in [*parts, *(message.images or ())] if part.type in PICTURES]
+
+
 def _content(message: ChatMessage, fetch_images: bool) -> tuple[str, tuple[Image, ...]]:
     parts = [] if isinstance(message.content, str) else message.content or []
     if other := {part.type for part in parts} - TEXTS - PICTURES:
         raise FieldError(Message("api_unsupported", field=", ".join(sorted(other))[:100]), "messages")
-    urls = [part.url for part in [*parts, *(message.images or ())] if part.type in PICTURES]
-    return _text(message), tuple(open_text(url, fetch_images) for url in urls)
+    return _text(message), tuple(open_text(url, fetch_images) for url in _urls(message))
 
 
 def _drawing(body: ChatBody, turns: tuple[Turn, ...]) -> tuple[str, str] | None:
@@ -218,7 +225,8 @@ def _drawing(body: ChatBody, turns: tuple[Turn, ...]) -> tuple[str, str] | None:
     last = turns[-1] if turns else None
     if last is None or last.role != "user":
         return None
-    text = _text(body.messages[-1])  # without what the system said
+    # Without what the system said, which can also be the very last message.
+    text = _text(next(message for message in reversed(body.messages) if message.role == "user"))
     found = command(text)
     if found is None and "image" in (body.modalities or ()):
         found = ("edit" if last.images else "draw", text)

@@ -8,9 +8,9 @@ import secrets
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import aclosing, nullcontext
+from contextlib import aclosing, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -56,8 +56,10 @@ class ApiContext:
     def variant(self, name: str | None) -> Variant | None:
         """The variant that a client calls `name`, None for the loaded one. Never a folder. Raises AppError."""
         loaded = self.session.variant
-        if not name or (loaded is not None and name.lower() == loaded.id):
-            return None if not name else loaded
+        if not name:
+            return None
+        if loaded is not None and name.strip().lower() == loaded.id:
+            return loaded
         catalog = self.session.catalog
         if name.strip().lower() not in catalog:
             raise AppError("api_model_unknown", given=repr(name[:200]), known=", ".join(self.models()))
@@ -81,19 +83,25 @@ class ApiContext:
                 found[name] = variant
         return found
 
-    async def events(self, request: Request, variant: Variant | None, make: Make) -> AsyncGenerator[Event, None]:
-        """The events of the job that `make` asks for; a place in the line for as long as it lasts. Raises AppError."""
+    @contextmanager
+    def place(self, request: Request) -> Iterator[None]:
+        """A place in the line for the time of the block. Raises AppError if none is free."""
         if not self.line.acquire(blocking=False):
             raise AppError("api_line_full", count=MAX_JOBS)
         try:
             visitor = f"api {request.client.host if request.client else ''}"
             with self.limiter.slot(visitor) if self.limiter else nullcontext():
-                job = self.session.run_on(variant, make)
-                async with aclosing(steps(job, self.workers)) as events:
-                    async for event in events:
-                        yield event
+                yield
         finally:
             self.line.release()
+
+    async def events(self, request: Request, variant: Variant | None, make: Make) -> AsyncGenerator[Event, None]:
+        """The events of the job that `make` asks for; a place in the line for as long as it lasts. Raises AppError."""
+        with self.place(request):
+            job = self.session.run_on(variant, make)
+            async with aclosing(steps(job, self.workers)) as events:
+                async for event in events:
+                    yield event
 
     async def finished(self, request: Request, variant: Variant | None, make: Make) -> Finished:
         """The end of a job. Raises AppError, and ClientGone if the client leaves."""

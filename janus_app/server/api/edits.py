@@ -18,7 +18,7 @@ from janus_app.registry.types import Variant
 from janus_app.runtime.loader import LoadedModel
 from janus_app.server.api.gate import MAX_BODY
 from janus_app.server.api.images import Images
-from janus_app.server.api.inputs import MAX_PICTURES, picture_bytes
+from janus_app.server.api.inputs import MAX_PICTURES, check_count, picture_bytes
 from janus_app.server.api.schemas import EditBody, json_object
 from janus_app.types import EditRequest
 from janus_app.workflows.settings import check_takes_mask, edit_settings, usual_edit_method
@@ -64,27 +64,31 @@ class Edits:
     async def _sent(self, request: Request) -> Sent:
         """What a request holds. Raises AppError where it holds no picture, or something else in its place."""
         fields: dict[str, Any] = {}
-        pictures: list[bytes] = []
-        mask: bytes | None = None
+        given: list[Any] = []
+        mask: Any = None
         if request.headers.get("content-type", "").startswith("multipart/form-data"):
             async with request.form(max_files=MAX_PICTURES + 1, max_fields=100, max_part_size=MAX_BODY) as form:
                 for name, value in form.multi_items():
                     if name in PICTURES:
-                        pictures.append(await self._bytes(value))
+                        given.append(value)
                     elif name == "mask":
-                        mask = await self._bytes(value)
+                        mask = value
                     else:
                         fields[name] = value
-        else:
-            fields = await json_object(request)
-            for name in PICTURES:
-                given = fields.pop(name, None)
-                pictures += [await self._bytes(one) for one in (given if isinstance(given, list) else [given]) if one]
-            if given := fields.pop("mask", None):
-                mask = await self._bytes(given)
-        if not pictures:
+                return await self._read(fields, given, mask)
+        fields = await json_object(request)
+        for name in PICTURES:
+            value = fields.pop(name, None)
+            given += [one for one in (value if isinstance(value, list) else [value]) if one]
+        return await self._read(fields, given, fields.pop("mask", None) or None)
+
+    async def _read(self, fields: dict[str, Any], given: list[Any], mask: Any) -> Sent:
+        if not given:
             raise AppError("edit_image_missing")
-        return Sent(fields, pictures, mask or None)
+        check_count(len(given))
+        pictures = [await self._bytes(one) for one in given]
+        content = None if mask is None else await self._bytes(mask)
+        return Sent(fields, pictures, content or None)
 
     async def _bytes(self, value: Any) -> bytes:
         if isinstance(value, UploadFile):

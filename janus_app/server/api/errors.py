@@ -33,6 +33,7 @@ FIELD_REASONS = {
     "int_from_float": "api_field_not_whole",
     "float_type": "api_field_not_number",
     "float_parsing": "api_field_not_number",
+    "finite_number": "api_field_not_number",
     "bool_type": "api_field_not_boolean",
     "bool_parsing": "api_field_not_boolean",
 }

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import secrets
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,6 +16,7 @@ from janus_app.server.security import answers_one_person
 
 PREFIXES = ("/v1", "/sdapi")
 FILES = "/v1/images/files/"  # names that cannot be guessed; a browser sends no key for the pictures of a chat
+FORWARDED = ("forwarded", "via", "x-real-ip")  # what proxies add to a request, beside X-Forwarded-*
 MAX_BODY = 30_000_000  # bytes
 
 
@@ -33,7 +33,8 @@ class Access:
             if not self._has_key(headers):
                 raise AppError("api_key_wrong")
             return
-        if not self.trusting:
+        # A proxy that the app was not told of may pass on what others send.
+        if not self.trusting or any(name in FORWARDED or name.startswith("x-forwarded-") for name in headers):
             raise AppError("api_needs_key")
         origin = headers.get("origin")
         if origin is not None and urlsplit(origin).netloc != headers.get("host"):
@@ -44,7 +45,7 @@ class Access:
         if scheme.lower() == "basic":  # what clients of the Stable Diffusion web UI send: any user, the key as password
             try:
                 value = base64.b64decode(value.strip()).decode().partition(":")[2]
-            except (binascii.Error, UnicodeDecodeError):
+            except ValueError:  # not base64, not ASCII, not UTF-8
                 return False
         elif scheme.lower() != "bearer":
             return False
@@ -57,6 +58,7 @@ def api_access(given: str, host: str, share: bool, has_login: bool, proxied: boo
     Without a key it is on where only this machine can reach it. A login of the page would be worth nothing beside an
     open API, so there it needs a key too.
     """
+    given = given.strip()  # clients cannot send the rest: HTTP takes it off a header
     made = secrets.token_urlsafe(18) if share and not given else ""
     trusting = not has_login and answers_one_person(host, share, False, proxied)
     return Access(given or made, trusting), made

@@ -108,11 +108,6 @@ class Images:
         return Response(await self.context.threaded(encoded, picture, body), media_type=f"image/{media}")
 
 
-def _is_due(preview: Preview, number: int, wanted: int) -> bool:
-    """Whether it can be the partial picture `number` of `wanted`: they divide the work into equal parts."""
-    return preview.done * (wanted + 1) >= preview.total * number
-
-
 def _image_event(kind: str, content: str, image: Image, body: ImageBody, facts: dict[str, Any]) -> str:
     data = {"type": kind, "b64_json": content, "created_at": int(time.time()), **described(image, body), **facts}
     return sse(data, kind)

@@ -11,7 +11,7 @@ from janus_app.errors import AppError
 from janus_app.outputs.image_io import open_picture
 from janus_app.server.api.fetch import fetch
 
-MAX_PICTURES = 16
+MAX_PICTURES = 16  # of a request
 
 
 def picture_bytes(text: str, fetch_images: bool) -> bytes:
@@ -30,6 +30,12 @@ def picture_bytes(text: str, fetch_images: bool) -> bytes:
     if not content:
         raise AppError("api_picture_not_base64")
     return content
+
+
+def check_count(count: int) -> None:
+    """Raises AppError for more pictures than a request may have; called before they are decoded."""
+    if count > MAX_PICTURES:
+        raise AppError("api_pictures_too_many", count=count, most=MAX_PICTURES)
 
 
 def open_text(text: str, fetch_images: bool) -> Image:

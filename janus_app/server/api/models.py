@@ -48,7 +48,8 @@ class Models:
     async def one(self, request: Request) -> JSONResponse:
         name = request.path_params["name"]
         found = await self.context.threaded(self.context.models)
-        if name.lower() not in found:
+        variant = found.get(name.strip().lower())
+        if variant is None:
             variant = await self.context.threaded(self.context.variant, name)
             await self.context.threaded(self.context.require_files, variant)
-        return JSONResponse(_row(found[name.lower()], self.context))
+        return JSONResponse(_row(variant, self.context))

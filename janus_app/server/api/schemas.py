@@ -6,7 +6,7 @@ import json
 import re
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field
 from starlette.requests import Request
 
 from janus_app.errors import AppError
@@ -14,6 +14,8 @@ from janus_app.types import EDIT_SETTINGS, MAX_NEW_TOKENS, SOLVERS
 from janus_app.workflows.settings import random_seed
 
 B = TypeVar("B", bound=BaseModel)
+MAX_STOPS = 4
+MAX_STOP_LENGTH = 500  # characters
 _SIZE = re.compile(r"auto|[1-9]\d{0,4}x[1-9]\d{0,4}")
 
 
@@ -29,6 +31,13 @@ def _method(text: Any) -> Any:
     return text
 
 
+def _stops(given: Any) -> Any:
+    stops = [given] if isinstance(given, str) else given or []
+    if len(stops) > MAX_STOPS or any(len(stop) > MAX_STOP_LENGTH for stop in stops):
+        raise ValueError(AppError("api_stops_too_many", most=MAX_STOPS, length=MAX_STOP_LENGTH))
+    return given
+
+
 def _own_names(*names: str) -> Any:
     return Field(None, validation_alias=AliasChoices(*names))
 
@@ -36,7 +45,7 @@ def _own_names(*names: str) -> Any:
 class Body(BaseModel):
     """Fields that all routes of /v1 read."""
 
-    model_config = ConfigDict(extra="ignore", populate_by_name=True)
+    model_config = ConfigDict(extra="ignore", populate_by_name=True, allow_inf_nan=False)
 
     model: str | None = None
     seed: int | None = None
@@ -116,7 +125,7 @@ class ChatBody(Body):
     top_p: Annotated[float | None, BeforeValidator(lambda p: 0.01 if p in (0, 0.0) else p)] = None
     max_tokens: Annotated[int | None, Field(ge=1)] = None
     max_completion_tokens: Annotated[int | None, Field(ge=1)] = None
-    stop: str | list[str] | None = None
+    stop: Annotated[str | list[str] | None, AfterValidator(_stops)] = None
     stream_options: dict[str, Any] | None = None
     modalities: list[str] | None = None
     n: int | None = None
@@ -140,7 +149,7 @@ class ChatBody(Body):
 class WebuiBody(BaseModel):
     """sdapi/v1/txt2img. What this app has no use for is ignored, as its clients send many fields at their defaults."""
 
-    model_config = ConfigDict(extra="ignore")
+    model_config = ConfigDict(extra="ignore", allow_inf_nan=False)
 
     prompt: str
     negative_prompt: str | None = ""

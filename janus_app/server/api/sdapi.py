@@ -41,16 +41,16 @@ class Webui:
 
     async def set_options(self, request: Request) -> Response:
         """Load the model that is named; other options are ignored."""
-        name = (await json_object(request)).get("sd_model_checkpoint")
-        variant = await self.context.threaded(self.context.variant, name if isinstance(name, str) else None)
+        variant = await self._named(await json_object(request))
         if variant is not None and variant.id != self.context.session.state.variant_id:
             await self.context.threaded(self.context.require_files, variant)
 
             async def load() -> None:
-                job = self.context.session.load(self.context.session.catalog.name_of(variant))
-                async with aclosing(steps(job, self.context.workers)) as events:
-                    async for _ in events:
-                        pass
+                with self.context.place(request):
+                    job = self.context.session.load(self.context.session.catalog.name_of(variant))
+                    async with aclosing(steps(job, self.context.workers)) as events:
+                        async for _ in events:
+                            pass
 
             await until_gone(request.receive, load())
         return JSONResponse(None)
@@ -126,7 +126,7 @@ class Webui:
         return picture, open_mask(content, picture.size)
 
     async def _answer(self, request: Request, body: WebuiBody, make: Make, check: Callable[[Variant], Any]) -> Response:
-        variant = await self.context.threaded(self.context.variant, body.override_settings.get("sd_model_checkpoint"))
+        variant = await self._named(body.override_settings)
         check(self.context.expected(variant))
         task = asyncio.ensure_future(self.context.finished(request, variant, make))
         self.running.add(task)
@@ -138,6 +138,13 @@ class Webui:
         if task.cancelled():
             raise AppError("api_interrupted")
         return JSONResponse(await self.context.threaded(self._whole, body, task.result()))
+
+    async def _named(self, options: dict[str, Any]) -> Variant | None:
+        name = options.get("sd_model_checkpoint")
+        found: Variant | None = await self.context.threaded(
+            self.context.variant, name if isinstance(name, str) else None
+        )
+        return found
 
     def _whole(self, body: WebuiBody, finished: Finished) -> dict[str, Any]:
         saved = self.context.store.save(finished)
@@ -159,6 +166,6 @@ class Webui:
             "infotexts": [parameters(record) for record in records],
             "job_timestamp": first.created,
         }
-        sent = body.model_dump(exclude={"init_images", "mask"})
+        sent = body.model_dump(exclude={"init_images", "mask", "override_settings"})
         pictures = [base64.b64encode(stored.file.read_bytes()).decode() for stored in saved]
         return {"images": pictures, "parameters": sent, "info": json.dumps(info, ensure_ascii=False)}
