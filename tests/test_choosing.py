@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import pytest
 
@@ -64,7 +64,7 @@ def brought(tmp_path: Path, session: Recorder) -> Variant:
 
 
 def loading(page: PageContext, name: str) -> Iterator[Event]:
-    return model_bar.ModelHandlers(page, cast("Any", None), cast("Any", None))._load(name, "cpu", "auto")
+    return model_bar.loading(page, name, "cpu", "auto")
 
 
 def test_visitor_of_a_shared_page_cannot_start_the_download_of_components(
