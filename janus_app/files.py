@@ -34,7 +34,10 @@ def typed_path(text: str | Path) -> Path:
         if len(plain) > 1 and plain[0] == opening and plain[-1] == closing:
             plain = plain[1:-1].strip()
     if plain[:7].lower() == "file://":
-        parts = urlsplit(plain.replace("?", "%3F").replace("#", "%23"))
+        try:
+            parts = urlsplit(plain.replace("?", "%3F").replace("#", "%23"))
+        except ValueError:  # a bracket that is not closed
+            return Path(plain)
         host = "" if parts.netloc.lower() in ("", "localhost") else f"//{parts.netloc}"
         plain = host + (url2pathname(parts.path))
     return Path(plain)
@@ -104,6 +107,16 @@ def os_errors_as_app_errors(what: Message, folder: Path) -> Iterator[None]:
             raise AppError("write_disk_full", what=what, folder=folder) from error
         reason = error.strerror or str(error)
         raise AppError("write_failed", what=what, folder=folder, reason=reason) from error
+
+
+@contextmanager
+def read_errors_as_app_errors(path: Path) -> Iterator[None]:
+    """Turn an OSError while files of a model at `path` are read into an AppError that names the file."""
+    try:
+        yield
+    except OSError as error:
+        name = error.filename if isinstance(error.filename, str) else path
+        raise AppError("model_file_unreadable", path=name, reason=error.strerror or error) from error
 
 
 def write_atomically(path: Path, content: bytes, keep_existing: bool = False) -> Path:

@@ -67,6 +67,7 @@ def test_typed_path_loses_its_quotes_and_file_scheme(tmp_path: Path) -> None:
     pasted = (f'"{file}"', f"'{file}'", f"  “{file}” ", uri, uri.replace("file:///", "file://localhost/"), f'"{uri}"')
     assert {typed_path(text) for text in (*pasted, str(file), file)} == {file}
     assert typed_path("file:///a#b?c%3Fd.png") == Path("/a#b?c?d.png")
+    assert typed_path("file://[x") == Path("file://[x")
     assert typed_path("~/it's.png") == Path("~/it's.png") and typed_path("") == Path("")
 
 

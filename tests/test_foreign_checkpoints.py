@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import io
 import json
+import os
 import shutil
+import sys
+import types
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -25,6 +29,7 @@ from janus_app.runtime.fit import plan_load
 from janus_app.runtime.loader import load
 from janus_app.runtime.own_models import add_own_model
 from janus_app.runtime.session import ModelSession
+from janus_app.runtime.tensor_files import read_header
 from janus_app.types import Notice, result_of
 from tests.conftest import GOLDEN, loaded
 from tests.metaquery_golden import GOLDEN as METAQUERY
@@ -282,6 +287,48 @@ def test_missing_shard_is_named(checkpoint: Path) -> None:
     shards(checkpoint, weights_of(checkpoint), "m-00001-of-00002.safetensors", "m-00002-of-00002.safetensors")
     (checkpoint / "m-00001-of-00002.safetensors").unlink()
     assert refusal(checkpoint) == "weights_shard_missing"
+
+
+def test_huge_number_of_shards_in_a_name_takes_no_memory(checkpoint: Path) -> None:
+    (checkpoint / "model.safetensors").rename(checkpoint / "x-1-of-999999999999999999999.safetensors")
+    assert refusal(checkpoint) == "weights_shard_missing"
+
+
+@pytest.mark.parametrize("module", ["pathlib", "pathlib._local"])
+def test_path_in_a_pickle_of_any_python_is_read(checkpoint: Path, module: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    class PosixPath:
+        def __reduce__(self) -> tuple[type, tuple[str, ...]]:
+            return PosixPath, ("runs", "1")
+
+    PosixPath.__module__, PosixPath.__qualname__ = module, "PosixPath"
+    weights, content = weights_of(checkpoint), io.BytesIO()
+    with monkeypatch.context() as patched:
+        place = types.ModuleType(module)
+        place.PosixPath = PosixPath  # type: ignore[attr-defined]
+        patched.setitem(sys.modules, module, place)
+        torch.save({"state_dict": weights, "folder": PosixPath()}, content)
+    (checkpoint / "pytorch_model.bin").write_bytes(content.getvalue())
+    assert set(read_header(checkpoint / "pytorch_model.bin").tensors) == set(weights)
+
+
+def test_folder_that_cannot_be_read_is_refused_as_such(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    listed = Path.iterdir
+
+    def denied(path: Path) -> Any:
+        if path == checkpoint:
+            raise PermissionError(13, "Permission denied", str(path))
+        return listed(path)
+
+    monkeypatch.setattr(Path, "iterdir", denied)
+    assert refusal(checkpoint) == "model_file_unreadable"
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes here")
+def test_pipe_is_not_opened(checkpoint: Path) -> None:
+    os.mkfifo(checkpoint / "pipe")
+    assert refusal(checkpoint / "pipe") == "file_of_unknown_kind"
+    (checkpoint / "model.safetensors").unlink()
+    assert refusal(checkpoint) == "checkpoint_without_weights"
 
 
 def test_two_whole_models_in_one_folder_are_refused_but_not_a_model_and_its_part(checkpoint: Path) -> None:

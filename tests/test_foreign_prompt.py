@@ -10,6 +10,7 @@ import pytest
 from PIL import Image, PngImagePlugin
 
 from janus_app.errors import AppError
+from janus_app.outputs import foreign_prompt
 from janus_app.outputs.foreign_prompt import COMFY_UI, WEB_UI, ForeignPrompt, read_foreign
 
 SETTINGS = "Steps: 20, Sampler: Euler a, CFG scale: 7, Seed: 42, Size: 512x512, Model: v1-5, Version: v1.9.4"
@@ -116,6 +117,24 @@ def test_prompt_of_comfy_ui_is_found_through_its_graph(nodes: dict[str, Any], ne
 
 def test_prompt_of_comfy_ui_is_found_on_its_screen_where_nothing_ran() -> None:
     assert read_foreign(png(workflow=json.dumps(SCREEN))) == ForeignPrompt(COMFY_UI, "two green frogs", "blur", 10)
+
+
+def test_graph_of_many_samplers_and_long_chains_is_given_up_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    size, looked = 3000, 0
+    nodes = {f"s{i}": {"inputs": {"seed": 1, "positive": ["0", 0], "negative": ["0", 0]}} for i in range(size)}
+    nodes |= {str(i): {"inputs": {"text": [str(i + 1), 0]}} for i in range(size)}
+    first = foreign_prompt._first
+
+    def counted(inputs: Any, keys: tuple[str, ...]) -> Any:
+        nonlocal looked
+        looked += 1
+        assert looked < 400_000
+        return first(inputs, keys)
+
+    monkeypatch.setattr(foreign_prompt, "_first", counted)
+    with pytest.raises(AppError) as refused:
+        read_foreign(png(prompt=json.dumps(nodes)))
+    assert refused.value.code == "record_missing"
 
 
 ENDLESS = graph(

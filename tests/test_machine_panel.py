@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 from janus_app.errors import Message
 from janus_app.hub import Hub
 from janus_app.registry.catalog import load_catalog
-from janus_app.runtime import fit, selftest
+from janus_app.runtime import doctor, fit, selftest
 from janus_app.runtime.devices import Memory
 from janus_app.runtime.doctor import Finding
 from janus_app.runtime.selftest import result
@@ -97,6 +98,23 @@ def test_selftest_shows_each_line_and_ends_with_a_report_to_copy(
     assert "Ceilings" in report and report.endswith("left out.") and last[panel.report]["visible"]
     *_, refused = handlers.selftest({device: "cuda:7"}, None)  # type: ignore[arg-type]
     assert "message error" in refused[panel.work] and refused[panel.selftest]["interactive"]
+
+
+def test_buttons_come_back_after_a_bug(page: PageContext, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_: object, **__: object) -> Iterator[Finding]:
+        yield Finding("OK", "first", Message("a & b"))
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(doctor, "examine", fails)
+    monkeypatch.setattr(selftest, "examine", fails)
+    handlers, _ = panel_of(page)
+    panel = handlers.panel
+    *_, last = handlers.examine(None)  # type: ignore[arg-type]
+    assert last[panel.check]["interactive"] and "ZeroDivisionError" in last[panel.findings]
+    assert "finding ok" in last[panel.findings]
+    *_, last = handlers.selftest({handlers.choice.device: "cpu"}, None)  # type: ignore[arg-type]
+    assert last[panel.check]["interactive"] and last[panel.selftest]["interactive"]
+    assert "ZeroDivisionError" in last[panel.work]
 
 
 def test_selftest_waits_for_the_running_job_and_frees_its_place_when_stopped(page: PageContext) -> None:

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from janus_app.runtime import quantization
+
 pytest.importorskip("bitsandbytes", reason="bitsandbytes is not installed here")
 
 KERNELS = "def get_kernel(repo, **_):\n    print('fetched', repo)\n    raise RuntimeError\n"
@@ -47,3 +49,13 @@ def test_bitsandbytes_fetches_no_code_from_the_hub_for_this_app(tmp_path: Path) 
     assert run.returncode == 0, run.stderr[-2000:]
     hub = "fetched kernels-community"
     assert run.stdout.split("\n") == ["loaded", f"{hub}/bitsandbytes-mps", f"{hub}/quantization-bitsandbytes", ""]
+
+
+def test_second_import_hides_no_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    quantization.import_bitsandbytes()
+
+    def hidden(name: str) -> None:
+        raise AssertionError(name)
+
+    monkeypatch.setattr(quantization, "_not_importable", hidden)
+    assert quantization.import_bitsandbytes().__name__ == "bitsandbytes"

@@ -19,10 +19,12 @@ from janus_app.hub import Hub
 from janus_app.models.unipic2.family import FAMILY
 from janus_app.outputs.metadata import metadata_of, request_of
 from janus_app.registry.catalog import load_catalog
+from janus_app.registry.checkpoint_folder import variant_of_folder
 from janus_app.runtime.fit import plan_load
 from janus_app.runtime.session import ModelSession
 from janus_app.types import EditRequest, Finished, GenerateRequest, Preview, Progress, Request, drain
 from janus_app.workflows.export import export
+from tests.conftest import GOLDEN as JANUS
 from tests.conftest import loaded
 from tests.test_unipic2_parity import GOLDEN, model
 
@@ -164,6 +166,25 @@ def test_the_parts_are_found_where_the_published_layouts_have_them(folder: Path,
         (folder.parent / "flash").mkdir()
         folder = folder.rename(folder.parent / "flash" / "UniPic2-Metaquery").parent
     assert finish(GenerateRequest("a fox", steps=1, size=(32, 32)), loaded(folder).model).pictures
+
+
+def test_a_folder_of_several_models_is_no_checkpoint(folder: Path) -> None:
+    outer = folder.parent / "models"
+    outer.mkdir()
+    folder = folder.rename(outer / "UniPic2")
+    (outer / "Qwen").mkdir()  # a part of a model
+    (outer / "Qwen" / "config.json").write_text('{"model_type": "qwen2_5_vl"}')
+    alone = variant_of_folder(outer)
+    (outer / "Qwen" / "model.safetensors").write_bytes(bytes(10_000))
+    assert variant_of_folder(outer).parameters == alone.parameters > 0
+    shutil.copytree(JANUS / "janus_1_3b" / "checkpoint", outer / "Janus")
+    with pytest.raises(AppError, match=r"Janus, Qwen, UniPic2") as refused:
+        variant_of_folder(outer)
+    assert refused.value.code == "checkpoint_folders_inside"
+    shutil.rmtree(outer / "Janus")
+    shutil.copytree(folder, outer / "another")
+    with pytest.raises(AppError, match=r"Qwen, UniPic2, another"):
+        variant_of_folder(outer)
 
 
 def test_a_missing_language_model_is_named_with_the_place_to_put_it(folder: Path) -> None:

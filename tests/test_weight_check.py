@@ -20,6 +20,7 @@ from janus_app.hub import Hub
 from janus_app.models.common.weight_check import picture_problem, tokens_problem
 from janus_app.registry.catalog import load_catalog
 from janus_app.runtime import weight_check
+from janus_app.runtime.fit import plan_load
 from janus_app.runtime.session import ModelSession
 from janus_app.runtime.weight_check import WeightCheck, answer_problem, check
 from janus_app.types import Event, Notice, Progress, result_of
@@ -110,6 +111,26 @@ def test_outcome_is_kept_for_files_and_precision_and_can_be_made_again(folder: P
     assert "check" in stages(second.load(str(folder), "cpu", "bf16"))
     (folder / "model.safetensors").touch()  # other files, as far as one can see without reading them
     assert "check" in stages(second.load(str(folder), "cpu"))
+
+
+def test_weights_in_subfolders_and_components_are_told_apart(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    part, beside = folder / "transformer" / "weights.bin", folder.parent / "components" / "owner" / "x" / "a.bin"
+    fetched = folder.parent / "fetched" / "a.bin"
+    variant = load_catalog().resolve(str(folder))
+    options = plan_load(variant, folder, "cpu", components={"mllm": fetched.parent})
+    plan, keys = options.choose("fp32"), []
+    for file in (part, beside, fetched):
+        file.parent.mkdir(parents=True)
+        keys.append(weight_check.key_of(plan))
+        file.write_bytes(b"weights")
+    keys.append(weight_check.key_of(plan))
+    assert len(set(keys)) == 4
+
+    def vanished(plan: object) -> str:
+        raise FileNotFoundError
+
+    monkeypatch.setattr(weight_check, "key_of", vanished)
+    assert weight_check.WeightChecks().find(plan) is None
 
 
 @pytest.mark.parametrize("text", ["", "[]", '{"schema": 1, "checks": {"KEY": {"problems": [{"code": "gone"}]}}}'])

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from janus_app.errors import AppError
+from janus_app.files import read_json
 from janus_app.models.common.tensor_kinds import contain_all, other_architecture_of
 from janus_app.models.family import Family
 
@@ -32,11 +33,28 @@ def get_family(name: str) -> Family:
 
 
 def find_config(folder: Path) -> Path | None:
-    """The file of a checkpoint in `folder`, or in a subfolder, that says what the checkpoint is; None = not there."""
+    """The file of a checkpoint in `folder`, or in a subfolder, that says what the checkpoint is; None = not there.
+
+    None too where several subfolders are checkpoints; a part of a model, such as its language model, is none.
+    """
     names = dict.fromkeys(get_family(name).config_file for name in FAMILIES)
     direct = [folder / name for name in names]
-    nested = [file for name in names if "/" in name for file in sorted(folder.glob(f"*/{name}"))]
-    return next((file for file in (*direct, *nested) if file.is_file()), None)
+    if found := next((file for file in direct if file.is_file()), None):
+        return found
+    nested = [file for name in names if "/" in name for file in folder.glob(f"*/{name}") if file.is_file()]
+    if len(nested) != 1:
+        return None
+    own = nested[0].relative_to(folder).parts[0]
+    beside = [path / "config.json" for path in folder.iterdir() if path.name != own]
+    return None if any(map(_is_checkpoint, beside)) else nested[0]
+
+
+def _is_checkpoint(config: Path) -> bool:
+    """Whether a config.json is there and of a family."""
+    try:
+        return config.is_file() and detect_family(read_json(config, 1_000_000)) is not None
+    except (AppError, OSError):
+        return False
 
 
 def architecture_of(names: Iterable[str]) -> str | None:

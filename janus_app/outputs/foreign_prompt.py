@@ -10,8 +10,10 @@ from __future__ import annotations
 import json
 import re
 import warnings
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 from PIL import Image
@@ -23,6 +25,8 @@ from janus_app.types import MAX_SEED
 
 WEB_UI, COMFY_UI = "Stable Diffusion web UI", "ComfyUI"
 MAX_CHARACTERS = 4_000_000  # graphs of ComfyUI are long
+# Of a graph that is made to take long: samplers that are tried, nodes and inputs looked at behind each, links in a row.
+MAX_SAMPLERS, MAX_NODES, MAX_INPUTS, MAX_LINKS = 20, 300, 100, 20
 EXIF_FOLDER, USER_COMMENT = 0x8769, 0x9286
 EXIF_TEXTS = (0x010E, 0x010F, 0x0110)  # ImageDescription, Make, Model: where ComfyUI puts its JSON
 SETTINGS_LINE = re.compile(r"(?:^|, ?)(?:Steps|Seed|Sampler): ?[^,\n]+(?:,|$)")
@@ -137,7 +141,7 @@ def _comfy_ui(text: str) -> ForeignPrompt | None:
     samplers = [node for node, inputs in graph.items() if _steered(inputs) or _first(inputs, TEXTS[:3])]
     # The node that draws has a seed; others only pass a prompt on, or load a model.
     samplers.sort(key=lambda node: (not _steered(graph[node]), not any(key in graph[node] for key in SEEDS[:3])))
-    for node in samplers:
+    for node in samplers[:MAX_SAMPLERS]:
         seed = _value(graph, node, SEEDS, int)
         if found := _found(COMFY_UI, _words(graph, node, "positive"), _words(graph, node, "negative"), seed):
             return found
@@ -181,7 +185,7 @@ def _is_link(value: Any) -> bool:
 def _value(graph: Graph, node: str, keys: tuple[str, ...], kind: type) -> Any:
     """The first value of that kind among the inputs, also where a link brings it."""
     seen: set[str] = set()
-    while node in graph and node not in seen:
+    while node in graph and node not in seen and len(seen) <= MAX_LINKS:
         seen.add(node)
         value = _first(graph[node], keys)
         if not _is_link(value):
@@ -194,17 +198,18 @@ def _words(graph: Graph, sampler: str, role: str) -> str | None:
     """The text that steers a sampler: its own for "positive", or that of the first text node behind its input."""
     inputs = graph[sampler]
     keys = STEERED if role == "positive" else ("negative", "guider")
-    waiting = [str(inputs[key][0]) for key in keys if _is_link(inputs.get(key))]
+    waiting = deque(str(inputs[key][0]) for key in keys if _is_link(inputs.get(key)))
     if not waiting:
         return _value(graph, sampler, TEXTS if role == "positive" else ("negative_prompt", "negative"), str)
     seen = {sampler}
-    while waiting:
-        node = waiting.pop(0)
+    while waiting and len(seen) <= MAX_NODES:
+        node = waiting.popleft()
         if node in seen or node not in graph:
             continue
         seen.add(node)
         inputs = graph[node]
-        behind = [role] if _is_link(inputs.get(role)) else list(inputs)  # nodes that take both pass each on by itself
+        # Nodes that take both pass each on by itself.
+        behind = [role] if _is_link(inputs.get(role)) else list(islice(inputs, MAX_INPUTS))
         text = None if behind == [role] else _value(graph, node, TEXTS, str)
         if text is not None:
             return str(text)

@@ -10,7 +10,7 @@ from typing import Any
 
 from janus_app.errors import AppError, Message
 from janus_app.file_kinds import is_pickle, other_model_format, tensor_header, what_it_is
-from janus_app.files import read_json
+from janus_app.files import read_errors_as_app_errors, read_json
 from janus_app.models.common.tensor_kinds import refuse_changed_layers
 from janus_app.models.common.weight_files import WEIGHT_SUFFIXES, find_weights, is_adapter_file, weight_candidates
 from janus_app.models.family import CheckpointFacts
@@ -28,24 +28,31 @@ def variant_of_path(path: Path, known: Iterable[Variant] = ()) -> Variant:
 
     Raises AppError, which says what the file or folder is, where it is no checkpoint of a known family.
     """
-    return variant_of_folder(path if path.is_dir() else folder_of_file(path), known)
+    with read_errors_as_app_errors(path):
+        folder = path if path.is_dir() else folder_of_file(path)
+    return variant_of_folder(folder, known)
 
 
 def variant_of_folder(folder: Path, known: Iterable[Variant] = ()) -> Variant:
     """Describe the checkpoint in `folder` (original layout), or in the only folder inside it that has one.
 
     Repositories that its config.json names are fetched as the variants `known` say. Raises AppError where the folder
-    holds no checkpoint of a known family.
+    holds no checkpoint of a known family, or cannot be read.
     """
+    with read_errors_as_app_errors(folder):
+        return _described(folder, known)
+
+
+def _described(folder: Path, known: Iterable[Variant]) -> Variant:
     if refused := what_folder_is(folder):
         raise refused
     if (inside := _checkpoint_inside(folder)) != folder:
-        return variant_of_folder(inside, known)
+        return _described(inside, known)
     config = _read_config(folder)
     _refuse_quantized(folder, config)
     family = detect_family(config)
     facts = family.describe(folder, config)
-    weights = _weights(folder, nested=family.config_file != CONFIG)
+    weights = _weights(folder, family.config_file)
     folder = folder.resolve()
     name = re.sub(r"[^a-z0-9._-]+", "-", folder.name.lower()).strip("-") or "checkpoint"
     return Variant(
@@ -101,6 +108,8 @@ def _known_components(facts: CheckpointFacts, known: Iterable[Variant]) -> dict[
 def folder_of_file(file: Path) -> Path:
     """The checkpoint folder that a file is part of. Raises AppError, which says what it is, where it is of none."""
     folder = file.parent
+    if file.exists() and not file.is_file():  # a pipe, which may never end
+        raise AppError("file_of_unknown_kind", file=file.name)
     if file.name == CONFIG or file.name.endswith(".index.json"):
         return folder
     if refused := what_it_is(file):
@@ -145,10 +154,12 @@ def what_folder_is(folder: Path) -> AppError | None:
     return None
 
 
-def _weights(folder: Path, nested: bool) -> Sequence[Path]:
-    """The weight files of a checkpoint, `nested` ones in the folders of its parts. Raises AppError for none."""
-    if nested:
-        found: Sequence[Path] = [path for path in folder.glob("**/*") if path.suffix in WEIGHT_SUFFIXES]
+def _weights(folder: Path, config_file: str) -> Sequence[Path]:
+    """The weight files of a checkpoint: where `config_file` is in the folder of a part, those in the folders of its
+    parts. Raises AppError for none."""
+    if (config := find_config(folder)) is not None and (depth := config_file.count("/")):
+        root = config.parents[depth]  # the folders beside it are not of this checkpoint
+        found: Sequence[Path] = [path for path in root.glob("**/*") if path.suffix in WEIGHT_SUFFIXES]
     else:
         try:
             found = find_weights(folder).files

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
@@ -24,6 +25,7 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 OUTLIER_THRESHOLD = 6.0  # LLM.int8(): activation columns beyond this stay in 16 bit
 PACKED_ROWS = 32  # rows that bitsandbytes packs together on a CPU with AVX512-BF16; it fails on others
 NF4_BLOCK = 64  # weights that share one float32 scale
+_IMPORTING = threading.RLock()  # while it is held, a package may seem absent
 
 
 def plain_dtype(precision: str, device: torch.device) -> torch.dtype:
@@ -83,8 +85,12 @@ def import_bitsandbytes() -> ModuleType:
     processor with AVX512-BF16, and at the first product on an Apple GPU. Its own code computes the same.
     """
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it warns about optional kernels and its own casts
-    with _not_importable("kernels"):
-        import bitsandbytes
+    with _IMPORTING:
+        if "bitsandbytes" in sys.modules:
+            import bitsandbytes
+        else:
+            with _not_importable("kernels"):
+                import bitsandbytes
     if apple := sys.modules.get("bitsandbytes.backends.mps.ops"):
         apple._kernel_load_failed = True  # type: ignore[attr-defined]  # what it notes where `kernels` is missing
     return bitsandbytes
@@ -98,7 +104,7 @@ def _not_importable(name: str) -> Iterator[None]:
     try:
         yield
     finally:
-        del sys.modules[name]
+        sys.modules.pop(name, None)
         if before is not missing:
             sys.modules[name] = before  # type: ignore[assignment]
 

@@ -31,8 +31,12 @@ _TABLES = (
 _SCALAR = np.float32(0).__reduce__()[0]
 _PLAIN_DATA: list[Any] = [
     argparse.Namespace,
-    pathlib.PosixPath,
-    pathlib.PurePosixPath,
+    # Python 3.13 calls their module pathlib._local, and no PosixPath can be made on Windows.
+    *(
+        (pathlib.PurePosixPath, f"{module}.{name}")
+        for module in ("pathlib", "pathlib._local")
+        for name in ("PosixPath", "PurePosixPath")
+    ),
     np.dtype,
     *((_SCALAR, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")),
     *{type(np.dtype(code)) for code in "?bBhHiIlLqQefd"},

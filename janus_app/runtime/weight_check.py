@@ -17,7 +17,7 @@ import os
 import re
 import time
 from collections import Counter
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 from janus_app.errors import AppError, Message, is_out_of_memory, message_table
 from janus_app.files import file_lock, read_json, write_atomically
+from janus_app.models.common.components import component_places
 from janus_app.models.registry import get_family
 from janus_app.paths import ASSETS, data_folder
 from janus_app.registry.types import Variant
@@ -175,10 +176,10 @@ class WeightChecks:
         self.file = (folder or data_folder()) / FILE
 
     def find(self, plan: LoadPlan) -> WeightCheck | None:
-        entry = self._all().get(key_of(plan))
         try:
+            entry = self._all().get(key_of(plan))
             return WeightCheck(tuple(map(_decode, entry["problems"])), bool(entry["complete"])) if entry else None
-        except (AttributeError, KeyError, TypeError):
+        except (AttributeError, KeyError, TypeError, OSError):
             return None
 
     def keep(self, plan: LoadPlan, outcome: WeightCheck) -> None:
@@ -204,15 +205,25 @@ def key_of(plan: LoadPlan) -> str:
 
     variant, main = plan.variant, plan.placement.main
     if variant.repo:
-        parts = [f"{variant.repo}@{variant.revision}", *(f"{p.repo}@{p.revision}" for p in variant.components.values())]
-        files = " ".join(parts)
+        repos = [f"{variant.repo}@{variant.revision}", *(f"{p.repo}@{p.revision}" for p in variant.components.values())]
+        files = " ".join(repos)
     else:
         assert plan.folder is not None
-        stats = [(path.name, path.stat()) for path in sorted(plan.folder.iterdir()) if path.is_file()]
-        facts = [(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats]
+        parts = [plan.components[role] for role in sorted(plan.components)]
+        facts = [_facts(place, place.rglob("*")) for place in (plan.folder, *parts)]
+        beside = component_places(plan.folder)[1]  # may be any folder of that name, so it is not searched further
+        facts.append(_facts(beside, (path for depth in ("*/*", "*/*/*") for path in beside.glob(depth))))
         files = hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:32]
     device = torch.cuda.get_device_name(main) if main.type == "cuda" else main.type
     return f"{files} | {device}{f' {plan.placement.name}' if plan.placement.spread else ''} | {plan.precision}"
+
+
+def _facts(folder: Path, paths: Iterable[Path]) -> list[tuple[str, int, int]]:
+    """Name, size and time of the files among `paths`, without hidden ones. Raises OSError."""
+    names = {path.relative_to(folder): path for path in paths if path.is_file()}
+    shown = sorted(name for name in names if not any(part.startswith(".") for part in name.parts))
+    stats = [(name.as_posix(), names[name].stat()) for name in shown]
+    return [(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats]
 
 
 def _encode(message: Message) -> dict[str, Any]:

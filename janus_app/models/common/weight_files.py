@@ -8,7 +8,7 @@ from pathlib import Path
 
 from janus_app.errors import AppError
 from janus_app.file_kinds import is_weights, other_model_format, what_it_is
-from janus_app.files import read_weight_map
+from janus_app.files import read_errors_as_app_errors, read_weight_map
 
 WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".ckpt")
 _ADAPTER = "adapter_"
@@ -36,8 +36,13 @@ def find_weights(folder: Path, stem: str = "") -> WeightFiles:
 
     `stem` is their usual name without suffix, by default "model" (safetensors) or "pytorch_model" (pickles). Without
     files of that name the only set of weights is taken, whatever it is called. Raises AppError where there is none, a
-    part is missing, or an index names a file outside the folder.
+    part is missing, the folder cannot be read, or an index names a file outside it.
     """
+    with read_errors_as_app_errors(folder):
+        return _found_weights(folder, stem)
+
+
+def _found_weights(folder: Path, stem: str) -> WeightFiles:
     usual = {"safetensors": stem or "model", "bin": stem or "pytorch_model"}
     for suffix, single in usual.items():
         one = folder / f"{single}.{suffix}"
@@ -87,8 +92,9 @@ def _set_of_shards(folder: Path, files: list[Path]) -> WeightFiles | None:
         return None
     ((_, count), parts) = next(iter(sets.items()))
     first = 0 if 0 in parts else 1  # some tools count from 0
-    if lacking := sorted(set(range(first, first + count)) - parts.keys()):
-        raise AppError("weights_shard_missing", folder=folder, number=lacking[0], count=count)
+    lacking = next((number for number in range(first, first + count) if number not in parts), None)
+    if lacking is not None:
+        raise AppError("weights_shard_missing", folder=folder, number=lacking, count=count)
     return WeightFiles(tuple(parts[number] for number in sorted(parts)), usual=False)
 
 
@@ -103,6 +109,8 @@ def _listed(index: Path) -> tuple[Path, ...]:
 def _without_weights(folder: Path, usual: dict[str, str]) -> AppError:
     """The refusal of a folder without weights: what it contains in their place, if that is known."""
     for path in sorted(folder.iterdir()):
+        if not path.is_file() and not path.is_dir():  # a pipe, which may never end
+            continue
         if other_model_format(path) or path.name.endswith((".crdownload", ".part", ".incomplete", ".aria2")):
             if refused := what_it_is(path) if path.is_file() else None:
                 return refused

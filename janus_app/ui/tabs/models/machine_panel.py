@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing
@@ -23,6 +24,7 @@ from janus_app.ui.context import JOB, QUICK, PageContext, Updates, Values, attac
 if TYPE_CHECKING:
     from janus_app.runtime.doctor import Finding
 
+logger = logging.getLogger(__name__)
 IDLE_MINUTES = (0, 5, 15, 60)  # 0 = never
 
 
@@ -123,12 +125,16 @@ class MachineHandlers:
         panel, language = self.panel, self.page.language(request)
         busy = message(self.page.texts.say("doctor_at_work", language))
         found: list[Finding] = []
+        failed = ""
         yield {panel.findings: busy, panel.report: gr.update(visible=False), panel.check: gr.update(interactive=False)}
-        for finding in examine(Path("outputs"), port=None, hub=self.page.session.hub):
-            found.append(finding)
-            yield {panel.findings: findings_html(found, language) + busy}
+        try:
+            for finding in examine(Path("outputs"), port=None, hub=self.page.session.hub):
+                found.append(finding)
+                yield {panel.findings: findings_html(found, language) + busy}
+        except Exception as error:
+            failed = message(self._reason(error, language), "error")
         yield {
-            panel.findings: findings_html(found, language),
+            panel.findings: findings_html(found, language) + failed,
             panel.report: gr.update(value=as_text(found, language), visible=True),
             panel.check: gr.update(interactive=True),
         }
@@ -155,8 +161,8 @@ class MachineHandlers:
                     if time.monotonic() - last >= 1 / FRAMES_PER_SECOND:
                         yield {panel.work: line, panel.findings: findings_html(found, language)}
                         last = time.monotonic()
-        except AppError as error:
-            yield {**self._testing(running=False), panel.work: message(error.text(language), "error")}
+        except Exception as error:
+            yield {**self._testing(running=False), panel.work: message(self._reason(error, language), "error")}
             return
         end = verdict(found).text(language)
         yield {
@@ -165,6 +171,13 @@ class MachineHandlers:
             panel.findings: findings_html(found, language),
             panel.report: gr.update(value=f"{as_text(found, language)}\n{end}", visible=True),
         }
+
+    def _reason(self, error: Exception, language: str) -> str:
+        """What a user reads of a failure. A bug is logged with its traceback."""
+        if isinstance(error, AppError):
+            return error.text(language)
+        logger.error("a job of the machine panel failed", exc_info=error)
+        return self.page.texts.say("error_bug", language, kind=type(error).__name__)
 
     def _testing(self, running: bool) -> Updates:
         panel = self.panel
