@@ -11,7 +11,7 @@ import shlex
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing, closing, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -23,6 +23,7 @@ import numpy as np
 import pytest
 from gradio_client import Client
 from PIL import Image
+from starlette.requests import Request
 
 from janus_app.cli import main
 from janus_app.errors import AppError
@@ -31,7 +32,7 @@ from janus_app.outputs.store import OutputStore
 from janus_app.server.api import fetch as fetch_module
 from janus_app.server.api.app import api_app
 from janus_app.server.api.chat import StopFilter
-from janus_app.server.api.context import ApiContext
+from janus_app.server.api.context import ApiContext, EventStream
 from janus_app.server.api.fetch import fetch
 from janus_app.server.api.gate import Access, ApiGate, api_access
 from janus_app.server.bridge import steps
@@ -173,6 +174,40 @@ def test_a_client_that_leaves_frees_the_model_within_a_step(
     wait_until(lambda: page.session.state.phase == "ready" and page.session.state.queue == 0)
     assert not any(isinstance(event, Finished) for event in seen)
     assert len(list(page.outputs.glob("*.png"))) == saved
+
+
+@pytest.mark.parametrize("leaves", [True, False])
+def test_a_stream_says_that_it_works_during_a_long_step(monkeypatch: pytest.MonkeyPatch, leaves: bool) -> None:
+    monkeypatch.setattr("janus_app.server.api.context.PING_SECONDS", 0.01)
+    sent, ended = [], []
+
+    async def ask() -> None:
+        pinged = asyncio.Event()
+
+        async def step() -> AsyncGenerator[str, None]:
+            try:
+                await (asyncio.Event() if leaves else pinged).wait()
+                yield "data: 1\n\n"
+            finally:
+                await asyncio.sleep(0)
+                ended.append(True)
+
+        async def receive() -> Any:
+            await (pinged if leaves else asyncio.Event()).wait()
+            return {"type": "http.disconnect"}
+
+        async def send(message: Any) -> None:
+            sent.append(message.get("body", b""))
+            if sent[-1].startswith(b": working"):
+                pinged.set()
+
+        scope = {"type": "http", "headers": []}
+        async with asyncio.timeout(30):
+            await EventStream(Request(scope), step())(scope, receive, send)
+
+    asyncio.run(ask())
+    assert b": working\n\n" in sent and ended == [True]
+    assert (b"data: 1\n\n" in sent) != leaves
 
 
 def test_a_cancelled_task_closes_its_job_after_the_running_step() -> None:

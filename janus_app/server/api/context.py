@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import secrets
@@ -160,9 +161,9 @@ class EventStream(Response):
             if limit.cancelled_caught:
                 raise ClientGone
 
-        async with aclosing(self.parts) as parts:
+        async with aclosing(self.parts) as parts, aclosing(_with_silence(parts)) as heard:
             try:
-                async for text in parts:
+                async for text in heard:
                     if text or time.monotonic() - last > PING_SECONDS:
                         await write(text or ": working\n\n")
                         last = time.monotonic()
@@ -175,6 +176,29 @@ class EventStream(Response):
                     return
                 await write(event_of(failure, language))
             await write("", more=False)
+
+
+async def _with_silence(parts: AsyncGenerator[str, None]) -> AsyncGenerator[str, None]:
+    """The parts, and "" whenever none came for PING_SECONDS. Nobody else may read `parts` before this is closed."""
+    coming: asyncio.Task[str | None] | None = None
+
+    async def part() -> str | None:
+        return await anext(parts, None)
+
+    try:
+        while True:
+            coming = asyncio.create_task(part())
+            while not (await asyncio.wait([coming], timeout=PING_SECONDS))[0]:
+                yield ""
+            if (text := coming.result()) is None:
+                return
+            yield text
+    finally:
+        if coming is not None and not coming.done():
+            coming.cancel()  # `parts` cannot be closed while it runs
+            await asyncio.wait([coming])
+            if not coming.cancelled():
+                coming.exception()  # seen, though nobody is told
 
 
 def sse(data: dict[str, Any] | str, name: str = "") -> str:
