@@ -36,7 +36,7 @@ from janus_app.server.api.context import ApiContext, EventStream
 from janus_app.server.api.fetch import fetch
 from janus_app.server.api.gate import Access, ApiGate, api_access
 from janus_app.server.bridge import steps
-from janus_app.types import Event, Finished, Progress
+from janus_app.types import Event, Finished, Preview, Progress
 from tests.page_client import draw, gallery_of
 from tests.page_server import GOLDEN, Served, serve
 
@@ -136,12 +136,12 @@ def test_requests_of_known_programs_get_their_picture(http: httpx.Client, body: 
 
 
 def test_a_stream_sends_partial_pictures_and_then_the_finished_one(http: httpx.Client) -> None:
-    body = {"prompt": PROMPT, "model": "tiny-a", "seed": 7, "stream": True, "partial_images": 5}
+    body = {"prompt": PROMPT, "model": "tiny-a", "seed": 7, "stream": True, "partial_images": 100}
     with http.stream("POST", "/v1/images/generations", json=body) as response:
         assert response.headers["content-type"].startswith("text/event-stream")
         found = list(events(response))
     kinds = [event["type"].removeprefix("image_generation.") for event in found]
-    assert 2 <= len(kinds) <= 6 and kinds == ["partial_image"] * (len(kinds) - 1) + ["completed"]
+    assert len(kinds) >= 2 and kinds == ["partial_image"] * (len(kinds) - 1) + ["completed"]
     assert [event["partial_image_index"] for event in found[:-1]] == list(range(len(found) - 1))
     assert picture(found[-1]).tobytes() == picture(generate(http)["data"][0]).tobytes()
     assert picture(found[0]).tobytes() != picture(found[-1]).tobytes()
@@ -153,6 +153,7 @@ def test_a_client_that_leaves_frees_the_model_within_a_step(
     page: Served, http: httpx.Client, stream: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[Event] = []
+    left = threading.Event()
     paced = page.session._paced
 
     def recorded(job: Any) -> Iterator[Event]:
@@ -160,9 +161,12 @@ def test_a_client_that_leaves_frees_the_model_within_a_step(
             for event in job_events:
                 seen.append(event)
                 yield event
+                if any(isinstance(earlier, Preview) for earlier in seen):
+                    assert left.wait(30)
 
     monkeypatch.setattr(page.session, "_paced", recorded)
-    body = {"prompt": PROMPT, "model": "tiny-a", "n": 16, "stream": stream, "partial_images": 5}
+    # So many that already the first preview is due: on a busy machine few others are drawn.
+    body = {"prompt": PROMPT, "model": "tiny-a", "n": 16, "stream": stream, "partial_images": 100}
     saved = len(list(page.outputs.glob("*.png")))
     if stream:
         with http.stream("POST", "/v1/images/generations", json=body) as response:
@@ -171,6 +175,7 @@ def test_a_client_that_leaves_frees_the_model_within_a_step(
     else:
         with pytest.raises(httpx.ReadTimeout):
             http.post("/v1/images/generations", json=body, timeout=0.3)
+    left.set()
     wait_until(lambda: page.session.state.phase == "ready" and page.session.state.queue == 0)
     assert not any(isinstance(event, Finished) for event in seen)
     assert len(list(page.outputs.glob("*.png"))) == saved
