@@ -24,6 +24,7 @@ from janus_app.registry.catalog import load_catalog
 from janus_app.registry.types import Variant
 from janus_app.runtime.session import ModelSession
 from janus_app.types import GenerateRequest, Notice, drain
+from janus_app.ui.assets import script
 from janus_app.ui.common.saved_images import SavedImages
 from janus_app.ui.common.welcome import KEYS, STEPS, foot_html, tour_html
 from janus_app.ui.context import PageContext
@@ -258,7 +259,7 @@ def test_page_offers_built_in_and_user_presets(page: PageContext) -> None:
 def test_key_list_and_tour_match_the_page_script(page: PageContext, language: str) -> None:
     foot, tour = foot_html(page, language), tour_html(page, language)
     assert foot.count("<kbd>") == len(KEYS) and tour.count("<p") == len(STEPS) and tour.count("<p hidden>") == 3
-    script = (Path(__file__).parent.parent / "assets" / "page.js").read_text("utf-8")
-    script = script[script.index("const acts") : script.index("const tabs")]
+    lines = script()
+    lines = lines[lines.index("const acts") : lines.index("const tabs")]
     acts = set(re.findall(r'data-janus="(\w+)"', foot + tour))
-    assert acts == set(re.findall(r"^    (\w+): \(\) =>", script, re.MULTILINE))
+    assert acts == set(re.findall(r"^  (\w+): \(\) =>", lines, re.MULTILINE))

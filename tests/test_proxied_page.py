@@ -29,7 +29,7 @@ def sub_page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
 def check_page(address: str, folder: Path) -> None:
     """The page, its script and style, an upload, a streamed drawing and the download of a picture work at `address`."""
     home = httpx.get(f"{address}/", trust_env=False)
-    assert home.status_code == 200 and "PROMPTS" in home.text  # page.js is part of the page
+    assert home.status_code == 200 and "PROMPTS" in home.text  # assets/page is part of the page
     assert f'"root":"{address}"' in home.text.replace('": "', '":"')
     for link in re.findall(r'(?:src|href)="(\.?/?[^":]*\.(?:js|css))"', home.text):
         assert httpx.get(f"{address}/{link.lstrip('./')}", trust_env=False).status_code == 200, link

@@ -18,7 +18,7 @@ from janus_app.hub.proxies import page_environment
 from janus_app.outputs.image_io import MAX_PIXELS
 from janus_app.outputs.library import library
 from janus_app.outputs.store import OutputStore
-from janus_app.paths import ASSETS, data_folder
+from janus_app.paths import data_folder
 from janus_app.registry.catalog import Catalog
 from janus_app.runtime.session import ModelSession
 from janus_app.server.api.app import api_app
@@ -38,6 +38,7 @@ from janus_app.server.security import (
     sub_path,
 )
 from janus_app.ui import dropped_files, endpoints
+from janus_app.ui.assets import script, styles
 from janus_app.ui.common import actions, welcome
 from janus_app.ui.common.html import message
 from janus_app.ui.common.invitation import invitation, printed_invitation
@@ -235,8 +236,8 @@ def _launch_options(lang: str) -> dict[str, Any]:
         "footer_links": [],
         "i18n": Texts(lang).browser_table(),
         "theme": theme(),
-        "css_paths": [ASSETS / "style.css"],
-        "head": f"<script>{(ASSETS / 'page.js').read_text(encoding='utf-8')}</script>",
+        "css_paths": styles(),
+        "head": f"<script>{script()}</script>",
     }
 
 

@@ -22,7 +22,7 @@ from janus_app.ui.context import NOTIFYING, QUICK, PageContext, Updates, Values,
 from janus_app.ui.picture_links import Places
 from janus_app.ui.tabs.edit.tab import EditTab
 
-BEGINNING = 1_000_000  # bytes of a file too large for an upload that assets/page.js sends
+BEGINNING = 1_000_000  # bytes of a file too large for an upload that assets/page/ sends
 
 
 @dataclass(frozen=True)
@@ -89,14 +89,14 @@ def _model_instead(file: Path) -> AppError | None:
     try:
         folder_of_file(file)
     except AppError as refused:
-        # assets/page.js sends only the beginning of a large file
+        # assets/page/ sends only the beginning of a large file
         cut = refused.code.startswith("weights_cut") and file.stat().st_size == BEGINNING
         return weights_alone(file) if cut else refused
     return None
 
 
 def build(page: PageContext, places: Places) -> None:
-    """Build the page's hidden place for dropped files, which assets/page.js fills, and attach the handlers."""
+    """Build the page's hidden place for dropped files, which assets/page/ fills, and attach the handlers."""
     anywhere = gr.File(elem_id="page-drop", elem_classes="unseen", label="page-drop")
     handlers = DropHandlers(page, places, anywhere)
     chat, editing = places.chat, places.editing

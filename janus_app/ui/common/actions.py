@@ -14,7 +14,7 @@ from janus_app.errors import AppError
 from janus_app.ui.common.saved_images import SavedImage
 from janus_app.ui.context import NOTIFYING, PRIVATE, PageContext, Updates, Values
 
-# Functions of assets/page.js. PRESS waits until the button with that id is enabled, SETTLED until stopped jobs end.
+# Functions of assets/page/. PRESS waits until the button with that id is enabled, SETTLED until stopped jobs end.
 PRESS = "() => window.janus.press({id})"
 DOWNLOAD = "(file) => window.janus.download(file)"
 COPY = "(text) => window.janus.copy(text)"

@@ -27,7 +27,7 @@ def alt_of(image: SavedImage) -> str:
 
 
 def alts_html(gallery_items: list[SavedImage]) -> str:
-    """The alternative texts of a gallery's pictures by file name, hidden; assets/page.js sets them on the pictures.
+    """The alternative texts of a gallery's pictures by file name, hidden; assets/page/ sets them on the pictures.
 
     Gradio's gallery has only captions, which it shows.
     """

@@ -1,4 +1,4 @@
-"""The tour at the top of the page, the sheet of keyboard shortcuts, and the footer. assets/page.js handles them."""
+"""The tour at the top of the page, the sheet of keyboard shortcuts, and the footer. assets/page/ handles them."""
 
 from __future__ import annotations
 

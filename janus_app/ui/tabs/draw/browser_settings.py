@@ -12,7 +12,7 @@ from janus_app.ui.context import QUICK, PageContext, Updates, Values, attach
 from janus_app.ui.tabs.draw.presets_panel import preset_updates
 from janus_app.workflows.presets import complete
 
-KEY = "janus-studio"  # in the browser's storage; assets/page.js deletes it
+KEY = "janus-studio"  # in the browser's storage; assets/page/ deletes it
 # Gradio encrypts the value with a secret that by default is new at each start, which would lose the settings. A fixed
 # one protects nothing, and nothing needs protection: the values are slider positions in the visitor's own browser.
 SECRET = "janus-studio-settings"

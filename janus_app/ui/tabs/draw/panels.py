@@ -99,7 +99,7 @@ def build_input_panel(page: PageContext) -> InputPanel:
 def build_results_panel(page: PageContext, browser: BrowserDownload) -> ResultsPanel:
     label = page.texts.label
     output = job_output("draw")
-    # style.css hides it while it is empty: Gradio ignores updates of `visible` in a tab that was never opened.
+    # assets/style/ hides it while it is empty: Gradio ignores updates of `visible` in a tab that was never opened.
     gallery = gr.Gallery(
         label=label("pictures"),
         show_label=False,

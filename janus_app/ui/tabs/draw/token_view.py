@@ -62,7 +62,7 @@ def build(page: PageContext) -> TokenView:
     with gr.Accordion(label("token_view"), open=False, elem_id="tokens") as frame:
         look = gr.Button(label("token_look"), size="sm", elem_id="tokens-look", min_width=60)
         status = gr.HTML(elem_id="tokens-status", padding=False)
-        with gr.Column(elem_classes="tokens"):  # style.css shows it when there is a map
+        with gr.Column(elem_classes="tokens"):  # assets/style/ shows it when there is a map
             measure = gr.Radio(list(MEASURES), value="entropy", label=label("token_measure"), elem_id="tokens-measure")
             picture = gr.Image(
                 label=label("token_map"),

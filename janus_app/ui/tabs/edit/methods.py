@@ -53,7 +53,7 @@ def method_updates(
     if line and "mask" in used:
         note = message(f"{say('paint_first', language)} {line}")
     else:
-        note = message(line, "note unpainted")  # style.css hides the brush
+        note = message(line, "note unpainted")  # assets/style/ hides the brush
     return {
         panels.method.note: note,
         controls.prompt: gr.update(

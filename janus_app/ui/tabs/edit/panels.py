@@ -89,7 +89,7 @@ class EditPanels:
 def build_source_panel(page: PageContext) -> SourcePanel:
     label = page.texts.label
     editor = picture_editor(label)
-    given = gr.File(elem_id="edit-given", elem_classes="unseen", label="edit-given")  # filled by assets/page.js
+    given = gr.File(elem_id="edit-given", elem_classes="unseen", label="edit-given")  # filled by assets/page/
     note = gr.HTML(elem_id="edit-editor-note", padding=False)
     strip = gr.HTML(elem_id="edit-undo", padding=False, js_on_load=STEP_CLICKED)
     with gr.Row(visible=False, elem_classes="actions", elem_id="edit-undo-row") as undo_row:
@@ -195,7 +195,7 @@ def build_results_panel(page: PageContext) -> ResultsPanel:
         visible="hidden",
         elem_id="edit-gallery",
     )
-    with gr.Column(elem_classes="chosen"):  # style.css shows it when the gallery is visible
+    with gr.Column(elem_classes="chosen"):  # assets/style/ shows it when the gallery is visible
         detail = gr.HTML(elem_id="edit-detail", padding=False)
         results = ResultGallery(gallery, detail, action_row(page, "edit"), gr.State([]), gr.State(0))
         reuse = gr.Button(label("reuse_seed"), size="sm", elem_id="edit-reuse", min_width=60)

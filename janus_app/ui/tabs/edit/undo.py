@@ -152,7 +152,7 @@ def _thumbnail(picture: Image.Image) -> str:
 def tree_html(tree: Tree, say: Say, language: str, sent: str = "") -> str:
     """The tree as nested lists of buttons; the script of the strip (panels.py) reports which one was clicked.
 
-    `sent` is the file of a picture on its way to the editor; assets/page.js waits for it.
+    `sent` is the file of a picture on its way to the editor; assets/page/ waits for it.
     """
     if not tree.steps:
         return ""

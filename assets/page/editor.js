@@ -1,0 +1,16 @@
+// A stroke painted while the next picture is on its way to the editor would be lost when it arrives, so the editor takes
+// none until then (assets/style/). The strip of the edit tab names the picture that the server sent last; Gradio's editor
+// replaces its sprite when it is there. Without that sprite, after an update of Gradio, nothing is held back.
+let sent = "";
+const awaitPicture = async () => {
+  const latest = document.querySelector("#edit-undo [data-sent]")?.dataset.sent, editor = window.editor;
+  if (!latest || latest === sent || !editor) return;
+  sent = latest;
+  const before = editor.background_image, started = Date.now();
+  document.body.classList.add("arriving");
+  while (sent === latest && editor.background_image === before && Date.now() - started < 30_000) await wait(50);
+  if (sent !== latest) return; // a later picture is awaited
+  document.body.classList.remove("arriving");
+  window.janus.shown();
+};
+onChange(awaitPicture);

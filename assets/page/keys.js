@@ -1,0 +1,84 @@
+// Keyboard shortcuts: Ctrl+Enter runs the open tab, Escape stops it. Buttons are found by their element id.
+const RUNS = ["draw-run", "edit-run", "compare-run", "grid-run"];
+const STOPS = ["draw-stop", "edit-stop", "compare-stop", "grid-stop", "model-cancel"];
+
+document.addEventListener("keydown", (event) => {
+  if (event.isComposing) return; // the Enter that ends a word of an input method is not a command
+  if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) {
+    if (press([inBox("submit-button"), ...RUNS.map(button)])) {
+      event.preventDefault();
+      event.stopPropagation();
+    }
+  } else if (event.key === "Escape") {
+    press([inBox("stop-button"), ...STOPS.map(button)]);
+  }
+}, true);
+
+// Single-character shortcuts, unless the user is typing or has switched them off; buttons of the footer and the tour.
+const PROMPTS = ["draw-prompt", "edit-prompt", "compare-prompt", "chat-box", "history-words"];
+const sheet = () => document.getElementById("keys-sheet");
+const tour = () => document.getElementById("tour-card");
+const steps = () => [...tour().querySelectorAll("p")];
+const showStep = (number) => {
+  steps().forEach((step, index) => { step.hidden = index !== number; });
+  tour().querySelector("[data-janus=next]").hidden = number === steps().length - 1;
+  tour().hidden = false;
+};
+const dark = (on) => document.body.classList.toggle("dark", on);
+const acts = {
+  keys: () => sheet().showModal(),
+  close: () => sheet().close(),
+  theme: () => {
+    const on = !document.body.classList.contains("dark");
+    dark(on);
+    store.set("janus-theme", on ? "dark" : "light");
+  },
+  tour: () => {
+    showStep(0);
+    tour().scrollIntoView({ block: "nearest" });
+  },
+  next: () => showStep(steps().findIndex((step) => !step.hidden) + 1),
+  enough: () => {
+    tour().hidden = true;
+    store.set("janus-tour", "done");
+  },
+  forget: () => {
+    for (const key of Object.keys(localStorage)) if (key.startsWith("janus-")) localStorage.removeItem(key);
+    location.reload();
+  },
+};
+document.addEventListener("click", (event) => {
+  const act = event.target.closest?.("[data-janus]")?.dataset.janus;
+  if (act) acts[act]();
+  if (event.target.id === "keys-single") store.set("janus-keys", event.target.checked ? "on" : "off");
+});
+const tabs = () => [...(document.querySelectorAll("#tabs > .tab-wrapper [role=tab]"))].filter(visible);
+const singles = {
+  "?": acts.keys,
+  "/": () => PROMPTS.map((id) => document.querySelector(`#${id} textarea, #${id} input`)).find(visible)?.focus(),
+  r: () => press([button("draw-surprise")]),
+  d: acts.theme,
+};
+document.addEventListener("keydown", (event) => {
+  const typing = event.target.closest?.("input:not([type=checkbox]), textarea, select, [contenteditable=true]");
+  if (typing || event.ctrlKey || event.metaKey || event.altKey || event.isComposing) return;
+  if (sheet()?.open || store.get("janus-keys") === "off") return;
+  const tab = /^[1-9]$/.test(event.key) && tabs()[Number(event.key) - 1];
+  const act = tab ? () => tab.click() : singles[event.key.toLowerCase()];
+  if (!act) return;
+  event.preventDefault();
+  act();
+});
+const initialize = () => { // the tour and the sheet once each, as soon as Gradio has built them
+  if (tour() && !tour().dataset.initialized) {
+    tour().dataset.initialized = "yes";
+    if (store.get("janus-tour") !== "done") showStep(0);
+  }
+  if (sheet() && !sheet().dataset.initialized) {
+    sheet().dataset.initialized = "yes";
+    document.getElementById("keys-single").checked = store.get("janus-keys") !== "off";
+    const theme = store.get("janus-theme");
+    if (theme && !new URLSearchParams(location.search).has("__theme")) dark(theme === "dark");
+  }
+};
+onChange(initialize);

@@ -1,0 +1,19 @@
+"""The page's own styles and scripts: one file each for an idea, in assets/style and assets/page."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from janus_app.paths import ASSETS
+
+
+def styles() -> list[Path]:
+    """The style sheets in the order they apply: the base first, what small screens change last."""
+    files = sorted((ASSETS / "style").glob("*.css"))
+    return sorted(files, key=lambda file: (file.stem != "base", file.stem == "narrow"))
+
+
+def script() -> str:
+    """All scripts as one function, so that they share names with each other but not with Gradio's."""
+    files = sorted((ASSETS / "page").glob("*.js"), key=lambda file: (file.stem != "basics", file.stem))
+    return "(() => {\n" + "\n".join(file.read_text(encoding="utf-8") for file in files) + "})();\n"
