@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -94,7 +95,7 @@ class Served:
     """A running page: its address, its session, and the folders of its pictures and conversations."""
 
     url: str
-    session: ModelSession
+    session: PacedSession
     outputs: Path
     data: Path
     demo: Any
@@ -105,6 +106,20 @@ class PacedSession(ModelSession):
 
     pace = 0.0  # seconds
 
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._open = threading.Event()
+        self._open.set()
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Inside, no job gets past its first token: a test can look as long as it likes."""
+        self._open.clear()
+        try:
+            yield
+        finally:
+            self._open.set()
+
     def run(self, request: Request) -> Iterator[Event]:
         yield from self._paced(super().run(request))
 
@@ -112,9 +127,12 @@ class PacedSession(ModelSession):
         yield from self._paced(super().run_on(*args))
 
     def _paced(self, job: Any) -> Iterator[Event]:
+        tokens = 0
         with closing(job) as events:
             for event in events:
                 if isinstance(event, TextDelta) or (isinstance(event, Progress) and event.stage == "draw"):
+                    tokens += 1
+                    assert tokens == 1 or self._open.wait(60), "a test held a job and did not let it go"
                     time.sleep(self.pace)
                 yield event
 

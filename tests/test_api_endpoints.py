@@ -138,12 +138,14 @@ def test_folder_that_cannot_be_written_raises_after_a_drawing(page: Served, clie
         kept.rename(page.outputs)
 
 
-def test_job_stops_when_its_client_leaves(page: Served) -> None:
+def test_job_stops_when_its_client_leaves(page: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(page.session, "pace", 0.1)
     asked = {"prompt": "never finished", "count": 16, "new_seed": False, "seed": 99_000}
     endpoint = f"{page.url}/gradio_api/call/v2/draw"
-    job = httpx.post(endpoint, json=asked).json()["event_id"]
-    with httpx.stream("GET", f"{endpoint}/{job}") as events:
-        assert any("generating" in line for line in events.iter_lines()) and page.session.state.phase == "busy"
+    with page.session.held():
+        job = httpx.post(endpoint, json=asked).json()["event_id"]
+        with httpx.stream("GET", f"{endpoint}/{job}") as events:
+            assert any("generating" in line for line in events.iter_lines()) and page.session.state.phase == "busy"
     end = time.monotonic() + 30
     while page.session.state.phase == "busy":
         assert time.monotonic() < end, "the job goes on without a client"

@@ -515,11 +515,12 @@ def test_a1111_clients_choose_a_model_and_see_errors(page: Served, http: httpx.C
 @pytest.mark.usefixtures("slow")
 def test_interrupt_ends_the_jobs_of_a1111_clients_alone(page: Served, http: httpx.Client) -> None:
     with ThreadPoolExecutor(2) as pool:
-        job = pool.submit(http.post, "/sdapi/v1/txt2img", json={"prompt": PROMPT, "batch_size": 16})
-        wait_until(lambda: page.session.state.phase == "busy")
-        other = pool.submit(http.post, "/v1/images/generations", json={"prompt": PROMPT})
-        wait_until(lambda: page.session.state.queue == 1)
-        http.post("/sdapi/v1/interrupt")
+        with page.session.held():
+            job = pool.submit(http.post, "/sdapi/v1/txt2img", json={"prompt": PROMPT, "batch_size": 16})
+            wait_until(lambda: page.session.state.phase == "busy")
+            other = pool.submit(http.post, "/v1/images/generations", json={"prompt": PROMPT})
+            wait_until(lambda: page.session.state.queue == 1)
+            http.post("/sdapi/v1/interrupt")
         assert job.result().status_code == 409 and job.result().json()["error"] == "api_interrupted"
         assert other.result().status_code == 200
 

@@ -127,9 +127,11 @@ def test_bad_question_is_returned_to_the_box_with_a_sentence(client: Client, tmp
 
 def test_second_visitor_waits_and_each_gets_their_own_seeds(page: Served) -> None:
     one, two = Client(page.url, verbose=False), Client(page.url, verbose=False)
-    first = draw(one, prompt="one", count=16, seed=1000)
-    wait_for(lambda: page.session.state.phase == "busy")
-    second = draw(two, prompt="two", count=2, seed=5000)
+    with page.session.held():
+        first = draw(one, prompt="one", count=16, seed=1000)
+        wait_for(lambda: page.session.state.phase == "busy")
+        second = draw(two, prompt="two", count=2, seed=5000)
+        wait_for(lambda: page.session.state.queue == 1 and second.outputs())
     first.result(timeout=120)
     second.result(timeout=120)
     assert "You are next in line" in outputs_text(second) or "number" in outputs_text(second)
@@ -139,13 +141,17 @@ def test_second_visitor_waits_and_each_gets_their_own_seeds(page: Served) -> Non
     assert [(r.prompt, r.seed) for r in theirs] == [("two", 5000), ("two", 5001)]
 
 
-def test_cancelled_job_frees_the_session_and_saves_nothing(page: Served, client: Client) -> None:
+def test_cancelled_job_frees_the_session_and_saves_nothing(
+    page: Served, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
     before = set(page.outputs.glob("*.png"))
-    job = draw(client, count=16, seed=77_000, prompt="never finished")
-    wait_for(
-        lambda: page.session.state.phase == "busy" and job.outputs()
-    )  # a client can cancel a job only after its first answer
-    job.cancel()
+    monkeypatch.setattr(page.session, "pace", 0.1)
+    with page.session.held():
+        job = draw(client, count=16, seed=77_000, prompt="never finished")
+        wait_for(
+            lambda: page.session.state.phase == "busy" and job.outputs()
+        )  # a client can cancel a job only after its first answer
+        job.cancel()
     wait_for(lambda: page.session.state.phase == "ready" and page.session.state.queue == 0)
     again = draw(client, count=1, seed=3)
     again.result(timeout=60)
@@ -153,13 +159,14 @@ def test_cancelled_job_frees_the_session_and_saves_nothing(page: Served, client:
 
 
 def test_cancelled_waiting_job_leaves_the_queue(page: Served, client: Client) -> None:
-    first = draw(client, count=16, seed=88_000)
-    wait_for(lambda: page.session.state.phase == "busy")
-    second = draw(Client(page.url, verbose=False), count=1, seed=89_000)
-    wait_for(lambda: page.session.state.queue == 1 and second.outputs())
-    second.cancel()
-    wait_for(lambda: page.session.state.queue == 0)
-    assert not first.done(), "the running job continues"
+    with page.session.held():
+        first = draw(client, count=16, seed=88_000)
+        wait_for(lambda: page.session.state.phase == "busy")
+        second = draw(Client(page.url, verbose=False), count=1, seed=89_000)
+        wait_for(lambda: page.session.state.queue == 1 and second.outputs())
+        second.cancel()
+        wait_for(lambda: page.session.state.queue == 0)
+        assert not first.done(), "the running job continues"
     first.result(timeout=60)
     assert not list(page.outputs.glob("*_89000.png")) and len(list(page.outputs.glob("*_880[01]?.png"))) == 16
 

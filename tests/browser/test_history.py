@@ -88,7 +88,7 @@ def test_conversation_and_picture_survive_a_restart(enter: Any, tmp_path: Path) 
         assert page.locator("#chat-bot .bot.message").last.inner_text() == answer
 
         # Stop a drawing in the chat; the conversation is kept.
-        first.session.pace = 0.2  # type: ignore[attr-defined]
+        first.session.pace = 0.2
         page.fill("#chat-box textarea", "/draw never finished")
         page.keyboard.press("Control+Enter")
         page.wait_for_selector("#chat-status .easel img")
