@@ -19,7 +19,8 @@ from janus_app.types import Event, GenerateRequest, Progress, drain
 from janus_app.ui.common.saved_images import SavedImages
 from janus_app.ui.context import PageContext
 from janus_app.ui.i18n import Texts
-from janus_app.ui.tabs.models import model_bar
+from janus_app.ui.tabs.models import model_drawer
+from janus_app.ui.tabs.models.model_list import cached, list_html, own_html, place_of
 from tests.conftest import GOLDEN
 
 ASK = GenerateRequest("a red cat", seed=3)
@@ -64,7 +65,7 @@ def brought(tmp_path: Path, session: Recorder) -> Variant:
 
 
 def loading(page: PageContext, name: str) -> Iterator[Event]:
-    return model_bar.loading(page, name, "cpu", "auto")
+    return model_drawer.loading(page, name, "cpu", "auto")
 
 
 def test_visitor_of_a_shared_page_cannot_start_the_download_of_components(
@@ -79,14 +80,10 @@ def test_visitor_of_a_shared_page_cannot_start_the_download_of_components(
     assert refused.value.code == "no_model_loaded" and not session.asked
 
 
-def test_choice_and_button_say_that_components_are_to_be_downloaded(
-    session: Recorder, brought: Variant, tmp_path: Path
-) -> None:
+def test_list_says_of_each_model_what_the_disk_says(session: Recorder, brought: Variant, tmp_path: Path) -> None:
     page = page_of(session, tmp_path)
-    shown = {name: title for title, name in model_bar.variant_choices(page, "en")}
-    assert shown[brought.id].endswith("to download")
-    assert shown["janus-embedded"].endswith("on this computer")
-    assert model_bar.load_label(page, brought, "en")["value"] == "Download and load"
+    assert place_of(page, brought) == "download", "its components are to be downloaded"
+    assert place_of(page, session.catalog["janus-embedded"]) == "ready"
     folder = tmp_path / "registered"
     folder.mkdir()
     names = {role: part.repo for role, part in session.catalog["metaquery-l"].components.items()}
@@ -94,13 +91,15 @@ def test_choice_and_button_say_that_components_are_to_be_downloaded(
     (folder / "config.json").write_text(json.dumps(config))
     registered = replace(brought, id="registered", folder=folder, components={}, user_supplied=False)
     session.catalog.include(registered)
-    assert not model_bar.cached(page, registered), "its config.json names components that are not here"
-    empty = replace(brought, id="empty", folder=tmp_path / "empty")
+    assert not cached(page, registered), "its config.json names components that are not here"
+    empty = replace(brought, id="empty", title="Empty folder", folder=tmp_path / "empty")
     session.catalog.include(empty)
-    shown = {name: title for title, name in model_bar.variant_choices(page, "en")}
-    assert shown["registered"].endswith("to download")
-    assert shown["empty"].endswith("not on this computer")
-    assert model_bar.load_label(page, empty, "en")["value"] == "Load"
+    assert place_of(page, registered) == "download" and place_of(page, empty) == "own"
+    ready, download = list_html(page, "en").split("<h3>Download</h3>")
+    assert 'data-model="janus-embedded"' in ready and 'data-model="registered"' in download
+    assert "Empty folder" not in ready + download and "Empty folder" in own_html(page, "en")
+    shared = list_html(replace(page, shared=True), "en")
+    assert "janus-embedded" in shared and "Download" not in shared
 
 
 def test_job_loads_the_folder_whose_path_was_typed(session: Recorder, tmp_path: Path) -> None:

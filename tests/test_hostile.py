@@ -171,7 +171,7 @@ def test_loads_and_comparisons_of_a_shared_page_take_slots_too(tmp_path: Path, m
         sides = {"side_a_model": "tiny-a", "side_b_model": "tiny-b", "compare_prompt": "a"}
         for refused in (
             act(visitor, "compare-run", **sides),
-            act(visitor, "model-load", model_variant="tiny-b"),
+            act(visitor, "model-list", model_variant="tiny-b"),
             act(visitor, "model-unload"),
             visitor.submit(model="tiny-b", api_name="/load"),
         ):

@@ -78,7 +78,7 @@ def test_findings_are_escaped() -> None:
 def panel_of(page: PageContext) -> tuple[MachineHandlers, gr.Blocks]:
     with gr.Blocks() as demo:
         choice = Choice(*(gr.Dropdown(["cpu"], value="cpu") for _ in range(3)))
-        handlers = MachineHandlers(page, machine_panel.build(page), choice)
+        handlers = MachineHandlers(page, machine_panel.build(page, gr.HTML()), choice)
         machine_panel.wire(handlers, demo)
     return handlers, demo
 

@@ -179,14 +179,14 @@ def wait_for(condition: Any, seconds: float = 20) -> None:
 
 
 def test_variant_is_switched_and_an_unknown_one_refused(page: Served, client: Client) -> None:
-    job = act(client, "model-load", model_variant="tiny-b", model_device="cpu")
+    job = act(client, "model-list", model_variant="tiny-b", model_device="cpu")
     job.result(timeout=60)
     assert page.session.state.variant_id == "tiny-b"
-    job = act(client, "model-load", model_variant="tiny-zzz", model_device="cpu")
+    job = act(client, "model-list", model_variant="tiny-zzz", model_device="cpu")
     job.result(timeout=60)
     assert "no model called" in outputs_text(job)
     assert page.session.state.variant_id == "tiny-b", "an unknown name must not unload the model"
-    job = act(client, "model-load", model_variant="tiny-a", model_device="cuda:99")
+    job = act(client, "model-list", model_variant="tiny-a", model_device="cuda:99")
     job.result(timeout=60)
     assert "message error" in outputs_text(job)
     drain(page.session.load("tiny-a", device="cpu"))
@@ -194,7 +194,7 @@ def test_variant_is_switched_and_an_unknown_one_refused(page: Served, client: Cl
 
 def test_flow_model_draws_reproducibly_by_its_own_settings(page: Served, client: Client) -> None:
     pytest.importorskip("diffusers")
-    act(client, "model-load", model_variant="tiny-flow", model_device="cpu").result(timeout=120)
+    act(client, "model-list", model_variant="tiny-flow", model_device="cpu").result(timeout=120)
     assert page.session.state.variant_id == "tiny-flow"
     late = {"steps": 4, "start": 0.25}
     try:

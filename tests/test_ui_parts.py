@@ -29,7 +29,7 @@ from janus_app.ui.i18n import FOLDER, Texts, match_language
 from janus_app.ui.tabs.chat.reply import save
 from janus_app.ui.tabs.chat.transcript import command, turns
 from janus_app.ui.tabs.edit.editor import picture_and_mask
-from janus_app.ui.tabs.models import model_bar
+from janus_app.ui.tabs.models import model_drawer
 
 
 @pytest.mark.parametrize(
@@ -101,7 +101,7 @@ def test_manifest_texts_are_translated_for_every_built_in_model() -> None:
         for field in fields:
             own = translated[model].get(field, "")
             assert bool(row.get(field)) == bool(re.search(r"[\u4e00-\u9fff]", own)), (model, field)
-    assert translated.keys() - rows.keys() == {model_bar.FOLDER}
+    assert translated.keys() - rows.keys() == {model_drawer.FOLDER}
 
 
 @pytest.mark.parametrize("language", ["en", "zh-CN"])
@@ -111,9 +111,9 @@ def test_about_line_translates_built_in_models_and_leaves_user_rows(language: st
     built_in = catalog["janus-pro-1b"]
     mine = replace(built_in, id="mine", status="As I typed it.")
     catalog.include(mine)
-    html = model_bar.about_html(page, built_in, language)
+    html = model_drawer.about_html(page, built_in, language)
     assert (escape(built_in.status) in html) == (language == "en")
-    assert "As I typed it." in model_bar.about_html(page, mine, language)
+    assert "As I typed it." in model_drawer.about_html(page, mine, language)
 
 
 def test_every_string_of_the_page_exists_and_is_used() -> None:
@@ -128,6 +128,8 @@ def test_every_string_of_the_page_exists_and_is_used() -> None:
         "stage_",
         "state_",
         "doing_",
+        "does_",
+        "models_",
         "setting_",
         "method_",
         "solver_",

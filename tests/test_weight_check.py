@@ -29,7 +29,7 @@ from janus_app.ui.context import PageContext
 from janus_app.ui.i18n import Texts
 from janus_app.ui.tabs.models import files_panel
 from janus_app.ui.tabs.models.files_panel import FilesHandlers
-from janus_app.ui.tabs.models.model_bar import state_html
+from janus_app.ui.tabs.models.model_line import checked_line, state_html
 from tests.conftest import GOLDEN, loaded
 
 METAQUERY = GOLDEN.parent / "metaquery" / "ckpt_llavaov_sana"
@@ -191,7 +191,7 @@ def test_model_bar_says_checked_or_what_looked_wrong(folder: Path, tmp_path: Pat
     list(mine.load("janus-embedded", "cpu"))
     assert "message warning" not in state_html(page, language)
     list(mine.check_weights())
-    assert ("checked on this machine" if language == "en" else "已在本机检查") in state_html(page, language)
+    assert ("checked on this machine" if language == "en" else "已在本机检查") in checked_line(page, language)
 
 
 def test_model_manager_checks_again_and_loads_the_model_first(folder: Path, tmp_path: Path) -> None:

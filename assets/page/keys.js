@@ -10,7 +10,8 @@ document.addEventListener("keydown", (event) => {
       event.stopPropagation();
     }
   } else if (event.key === "Escape") {
-    press([inBox("stop-button"), ...STOPS.map(button)]);
+    if (drawerOpen()) toggleDrawer();
+    else press([inBox("stop-button"), ...STOPS.map(button)]);
   }
 }, true);
 
@@ -26,6 +27,7 @@ const showStep = (number) => {
 };
 const dark = (on) => document.body.classList.toggle("dark", on);
 const acts = {
+  drawer: () => toggleDrawer(),
   keys: () => sheet().showModal(),
   close: () => sheet().close(),
   theme: () => {

@@ -38,7 +38,7 @@ from janus_app.server.security import (
     sub_path,
 )
 from janus_app.ui import dropped_files, endpoints
-from janus_app.ui.assets import script, styles
+from janus_app.ui.assets import FAVICON, mark, script, styles
 from janus_app.ui.common import actions, welcome
 from janus_app.ui.common.html import message
 from janus_app.ui.common.invitation import invitation, printed_invitation
@@ -52,7 +52,8 @@ from janus_app.ui.tabs.draw import browser_settings
 from janus_app.ui.tabs.draw import tab as draw_tab
 from janus_app.ui.tabs.edit import tab as edit_tab
 from janus_app.ui.tabs.history import tab as history_tab
-from janus_app.ui.tabs.models import model_bar
+from janus_app.ui.tabs.models import model_drawer, model_line
+from janus_app.ui.tabs.models.model_line import ModelLine
 from janus_app.ui.theme import theme
 
 MAX_UPLOAD = "20mb"
@@ -65,7 +66,8 @@ MAX_QUEUE = 200  # jobs in Gradio's own queue before it refuses more
 class Frame:
     """The parts of the page around the tabs."""
 
-    tagline: gr.HTML
+    line: ModelLine
+    help: gr.HTML
     banner: gr.HTML
     tour: gr.HTML
 
@@ -92,30 +94,32 @@ def build(
         session, catalog, Texts(lang), SavedImages(outputs, serving_folder()), share, saved, limiter or VisitorLimiter()
     )
     with gr.Blocks(title="Janus Studio", analytics_enabled=False, delete_cache=(3_600, UPLOAD_SECONDS)) as demo:
-        frame = _header()
-        _tabs(page, demo)
-        footer = gr.HTML("", padding=False, elem_id="keys")
+        frame = _header(page)
+        _tabs(page, demo, frame.line)
+        footer = gr.HTML("", padding=False, elem_id="foot")
 
         def opened(request: gr.Request) -> dict[Component, str]:
             language = page.language(request)
             return {
-                frame.tagline: page.texts.say("tagline", language),
+                frame.help: welcome.help_html(page, language),
                 frame.banner: _banner(page, demo, language),
                 frame.tour: welcome.tour_html(page, language),
                 footer: welcome.foot_html(page, language),
             }
 
-        demo.load(opened, None, [frame.tagline, frame.banner, frame.tour, footer], **QUICK)
+        demo.load(opened, None, [frame.help, frame.banner, frame.tour, footer], **QUICK)
     demo.queue(max_size=MAX_QUEUE, default_concurrency_limit=20)
     return demo
 
 
-def _header() -> Frame:
-    with gr.Row(elem_id="masthead"):
-        gr.HTML("<h1>Janus Studio</h1>", padding=False, elem_id="brand")
-        tagline = gr.HTML("", padding=False, elem_id="tagline")
+def _header(page: PageContext) -> Frame:
+    """The bar at the top: the name, the line about the model, and buttons for the theme and the help."""
+    with gr.Row(elem_id="topbar"):
+        gr.HTML(f"<h1>{mark()}<span>Janus Studio</span></h1>", padding=False, elem_id="brand")
+        line = model_line.build(page)
+        buttons = gr.HTML("", padding=False, elem_id="help")
     banner = gr.HTML("", padding=False, elem_id="banner")
-    return Frame(tagline, banner, gr.HTML("", padding=False, elem_id="tour"))
+    return Frame(line, buttons, banner, gr.HTML("", padding=False, elem_id="tour"))
 
 
 def _banner(page: PageContext, demo: gr.Blocks, language: str) -> str:
@@ -126,31 +130,32 @@ def _banner(page: PageContext, demo: gr.Blocks, language: str) -> str:
     return message(say("share_failed", language), "warning") if page.shared and demo.is_running else ""
 
 
-def _tabs(page: PageContext, demo: gr.Blocks) -> None:
-    """The model bar and the tabs, and the buttons that carry a picture from one tab to another."""
+def _tabs(page: PageContext, demo: gr.Blocks, line: ModelLine) -> None:
+    """The drawer of the model and the tabs, and the buttons that carry a picture from one tab to another."""
     label = page.texts.label
-    bar = model_bar.build(page, demo)
+    drawer = model_drawer.build(page, demo, line)
+    variant, seen = drawer.variant, line.seen
     browser, stored = actions.browser_download(), browser_settings.browser_state()
     with gr.Tabs(elem_id="tabs") as tabs:
-        with gr.Tab(label("tab_chat"), id="chat", elem_id="tab-chat"):
-            chat = chat_tab.build(page, bar.variant, bar.seen, demo, browser)
         with gr.Tab(label("tab_draw"), id="draw", elem_id="tab-draw"):
-            drawing = draw_tab.build(page, bar.variant, bar.seen, demo, browser, stored)
+            drawing = draw_tab.build(page, variant, seen, demo, browser, stored)
         with gr.Tab(label("tab_edit"), id="edit", elem_id="tab-edit"):
-            editing = edit_tab.build(page, bar.variant, bar.seen, demo)
+            editing = edit_tab.build(page, variant, seen, demo)
+        with gr.Tab(label("tab_chat"), id="chat", elem_id="tab-chat"):
+            chat = chat_tab.build(page, variant, seen, demo, browser)
         places = Places(drawing, chat, editing, tabs, browser)
         if page.library:
             with gr.Tab(label("tab_history"), id="history", elem_id="tab-history") as tab:
                 history = history_tab.build(page, page.library.gallery, tab, browser)
             link(page, history.row, history.source, places)
         with gr.Tab(label("tab_compare"), id="compare", elem_id="tab-compare") as tab:
-            pair = compare_tab.build(page, bar.variant, bar.seen, demo, tab, drawing)
+            pair = compare_tab.build(page, variant, seen, demo, tab, drawing)
     for row, source in ((chat.row, chat.source), (pair.row, pair.source)):
         link(page, row, source, places)
     for results in (drawing.right.results, editing.panels.right.results):
         link(page, results.row, results.source, places)
     dropped_files.build(page, places)
-    endpoints.build(page, bar.choice, chat, drawing)
+    endpoints.build(page, drawer.choice, chat, drawing)
 
 
 def launch(
@@ -238,6 +243,7 @@ def _launch_options(lang: str) -> dict[str, Any]:
         "theme": theme(),
         "css_paths": styles(),
         "head": f"<script>{script()}</script>",
+        "favicon_path": FAVICON,
     }
 
 

@@ -6,6 +6,13 @@ from pathlib import Path
 
 from janus_app.paths import ASSETS
 
+FAVICON = ASSETS / "mark.svg"
+
+
+def mark() -> str:
+    """The mark of the app as SVG to stand in a line of text."""
+    return FAVICON.read_text(encoding="utf-8")
+
 
 def styles() -> list[Path]:
     """The style sheets in the order they apply: the base first, what small screens change last."""

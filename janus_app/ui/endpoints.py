@@ -28,7 +28,8 @@ from janus_app.ui.tabs.chat.reply import Replies
 from janus_app.ui.tabs.chat.tab import ChatTab
 from janus_app.ui.tabs.chat.transcript import question
 from janus_app.ui.tabs.draw.tab import DrawTab
-from janus_app.ui.tabs.models.model_bar import Choice, loading
+from janus_app.ui.tabs.models.machine_panel import Choice
+from janus_app.ui.tabs.models.model_drawer import loading
 
 Answers = Generator[Updates, None, None]
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+TABS = ("draw", "edit", "chat", "history", "compare")
 PATIENCE = 90  # seconds until a condition is given up; the browser and the page share two cores in CI
 
 # The outcome of the tab's job as [kind, text], null while it runs. A message is an outcome once: SEEN marks it.
@@ -87,8 +88,9 @@ def wait_ended(page: Any, kind: str, tab: str = "draw") -> str:
     return text
 
 
-def go(page: Any, tab: int) -> None:
-    page.get_by_role("tab").nth(tab).click()
+def go(page: Any, tab: str) -> None:
+    """Open a tab by its name."""
+    page.click(f"#tab-{tab}-button")
 
 
 def set_number(page: Any, place: str, value: float) -> None:
@@ -136,10 +138,22 @@ def choose_branch(page: Any, index: int) -> None:
     page.get_by_role("option").nth(index).click()
 
 
+def open_drawer(page: Any) -> None:
+    """Open the drawer of the model, unless it is open."""
+    if not page.locator("#model-drawer.open").count():
+        page.click("#model-change")
+    page.wait_for_selector("#model-drawer.open")
+    settle(page)
+
+
 def choose(page: Any, title: str) -> None:
-    """Choose a variant in the dropdown of models."""
-    page.locator("#model-variant input").click()
-    page.get_by_role("option", name=title).click()
+    """Choose a model in the drawer, which loads it, and wait until it is loaded."""
+    open_drawer(page)
+    page.locator("#model-list button", has_text=title).click()
+    page.wait_for_selector(f".state-line.ready:has-text('{title}')")
+    page.wait_for_selector(f"#model-list li.now:has-text('{title}')")
+    page.click("#model-head [data-janus=drawer]")
+    page.wait_for_selector("#model-drawer:not(.open)")
 
 
 def newest(folder: Path) -> Path:

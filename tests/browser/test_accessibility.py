@@ -59,7 +59,7 @@ def test_reduced_motion_stops_animations(visit: Any) -> None:
 
 def test_alternative_text_is_the_prompt_until_the_model_describes_the_picture(visit: Any, served: Served) -> None:
     page = visit()
-    go(page, 1)
+    go(page, "draw")
     draw(page, "a purple hill", 2, 8_300)
     wait_done(page)
     alts = "[...document.querySelectorAll('#draw-gallery img')].map(picture => picture.alt)"
@@ -73,7 +73,7 @@ def test_alternative_text_is_the_prompt_until_the_model_describes_the_picture(vi
     assert words.strip()
     page.wait_for_function(f"words => {alts}.includes(words)", arg=words)
     assert page.evaluate(f"{alts}.includes('a purple hill')"), "the other picture keeps its prompt"
-    go(page, 3)
+    go(page, "history")
     page.fill("#history-words input, #history-words textarea", "8300")
     page.wait_for_selector("#history-count:has-text('1 to 1')")
     page.locator("#history-gallery button").first.click()
@@ -120,7 +120,7 @@ def test_stopped_job_restarts_at_first_press_over_a_slow_connection(visit: Any) 
     page.reload()
     page.wait_for_selector(".state-line.ready")
     page.evaluate(WATCH)
-    go(page, 1)
+    go(page, "draw")
     draw(page, "a green square", 4, 9_100)
     page.wait_for_selector("#draw-easel img")
     page.keyboard.press("Escape")

@@ -14,7 +14,7 @@ from tests.browser.steps import UNNAMED, go, set_number, settle, wait_done, wait
 from tests.page_server import Served
 
 pytestmark = pytest.mark.browser
-COMPARE = 4
+COMPARE = "compare"
 
 
 def pick(page: Any, place: str, name: str) -> None:
@@ -80,7 +80,7 @@ def test_browser_remembers_settings_theme_and_tour(visit: Any, served: Served) -
     assert "2 of 4" in page.inner_text("#tour-card")
     page.click("[data-janus=enough]")
     page.locator("h1").click()
-    page.keyboard.press("2")
+    page.keyboard.press("1")
     page.wait_for_selector("#draw-run:visible")
     page.keyboard.press("r")
     page.wait_for_function("document.querySelector('#draw-prompt textarea')?.value.length > 10")
@@ -115,14 +115,14 @@ def test_browser_remembers_settings_theme_and_tour(visit: Any, served: Served) -
     page.wait_for_function(f"document.body.classList.contains('dark') !== {json.dumps(dark)}")
     assert page.locator("#tour-card:visible").count() == 0
     page.locator("h1").click()
-    page.keyboard.press("2")
+    page.keyboard.press("1")
     page.locator("#draw-settings > .label-wrap").click()
     page.wait_for_function("document.querySelector('#draw-temperature input[type=number]')?.value == '0.7'")
     page.wait_for_function("document.querySelector('#draw-count input[type=number]')?.value == '1'")
     page.click("[data-janus=keys]")
     page.click("[data-janus=forget]")
     page.wait_for_selector("#tour-card:visible")
-    go(page, 1)
+    go(page, "draw")
     page.locator("#draw-settings > .label-wrap").click()
     page.wait_for_selector(".state-line.ready")
     page.wait_for_function("document.querySelector('#draw-temperature input[type=number]')?.value == '1'")

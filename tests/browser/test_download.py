@@ -106,9 +106,13 @@ def visit(browser: Any, app: App, **options: Any) -> Any:
     page.set_default_timeout(120_000)
     page.goto(app.url)
     page.wait_for_selector(".state-line")
-    page.locator("#model-variant input").click()
-    page.get_by_role("option", name="Tiny Janus").click()
+    steps.open_drawer(page)
     return page
+
+
+def get(page: Any) -> None:
+    """Click the button of Tiny Janus, which downloads and loads it."""
+    page.locator("#model-list li:has-text('Tiny Janus') button").click()
 
 
 def shot(page: Any, name: str) -> None:
@@ -122,7 +126,7 @@ def kept(folder: Path) -> int:
 
 
 def until(condition: Any, page: Any) -> None:
-    steps.until(condition, page, lambda: f"timed out; the bar shows: {page.inner_text('#model-bar')}")
+    steps.until(condition, page, lambda: f"timed out; the drawer shows: {page.inner_text('#model-drawer')}")
 
 
 def test_download_resumes_after_pause_and_kill(
@@ -131,24 +135,24 @@ def test_download_resumes_after_pause_and_kill(
     hub.fault(WEIGHTS, Fault(times=10_000, pause=0.3, step=1 << 20))
     started.append(App(tmp_path, hub.endpoint))
     page = visit(browser, started[-1])
-    page.wait_for_selector("#model-load:has-text('Download and load')")
-    page.click("#model-load")
-    page.wait_for_selector("#model-pause:visible")
+    page.wait_for_selector("#model-list button:has-text('Download 103 MB')")
+    get(page)
+    page.wait_for_selector("#model-cancel:has-text('Pause')")
     until(lambda: kept(tmp_path) > 20_000_000, page)
     line = page.inner_text("#model-work")
     assert re.search(r"Downloading · [\d.]+( MB)? of 103 MB · [\d.]+ [kM]B/s · .* left · pytorch_model\.bin", line), (
         line
     )
-    page.click("#model-pause")
-    page.wait_for_selector("#model-work:has-text('Paused.')")
-    page.wait_for_selector("#model-load:has-text('Resume download')")
+    page.click("#model-cancel")
+    page.wait_for_selector("#model-work:has-text('are downloaded and kept')")
+    page.wait_for_selector("#model-list button:has-text('Resume')")
     paused = kept(tmp_path)
-    assert re.search(r"Paused\. \d+( MB)? of 103 MB are downloaded and kept", page.inner_text("#model-work"))
+    assert re.search(r"\d+( MB)? of 103 MB are downloaded and kept", page.inner_text("#model-work"))
     page.get_by_text("Files on this machine").click()
     page.wait_for_selector("#files-facts:has-text('is partly downloaded')")
     assert kept(tmp_path) == paused, "the download continues while paused"
 
-    page.click("#model-load")  # resume, then kill the app
+    get(page)  # resume, then kill the app
     until(lambda: kept(tmp_path) > paused + 10_000_000, page)
     started[-1].kill()
     COUNTS.kills += 1
@@ -158,10 +162,10 @@ def test_download_resumes_after_pause_and_kill(
     before = len(hub.requests)
     started.append(App(tmp_path, hub.endpoint))
     page = visit(browser, started[-1])
-    page.wait_for_selector("#model-load:has-text('Resume download')")
+    page.wait_for_selector("#model-list button:has-text('Resume')")
     page.get_by_text("Files on this machine").click()
     page.wait_for_selector("#files-facts:has-text('is partly downloaded')")
-    page.click("#model-load")
+    get(page)
     until(lambda: kept(tmp_path) > left + 5_000_000, page)
     shot(page, "download-resumed")
     hub.clear_faults()
@@ -178,7 +182,7 @@ def test_files_panel_verifies_converts_and_deletes(
 ) -> None:
     started.append(App(tmp_path, small.endpoint))
     page = visit(browser, started[-1])
-    page.click("#model-load")
+    get(page)
     page.wait_for_selector(".state-line.ready:has-text('Tiny Janus')")
     blob = next((tmp_path / "home").rglob(sha256(small.files[WEIGHTS])))
     page.get_by_text("Files on this machine").click()
@@ -198,7 +202,7 @@ def test_files_panel_verifies_converts_and_deletes(
     page.click("#files-really")
     page.wait_for_selector("#files-work:has-text('was deleted')")
     assert not blob.exists() and not list((tmp_path / "home").rglob("*.safetensors"))
-    page.wait_for_selector("#model-load:has-text('Download and load')")
+    page.wait_for_selector("#model-list button:has-text('Download')")
 
 
 def test_download_fits_a_phone_and_is_all_chinese(
@@ -207,24 +211,24 @@ def test_download_fits_a_phone_and_is_all_chinese(
     hub.fault(WEIGHTS, Fault(times=10_000, pause=0.6, step=1 << 20))
     started.append(App(tmp_path, hub.endpoint))
     page = visit(browser, started[-1], locale="zh-CN", viewport={"width": 390, "height": 844})
-    page.wait_for_selector("#model-load:has-text('下载并加载')")
-    page.click("#model-load")
+    page.wait_for_selector("#model-list button:has-text('下载 103 MB')")
+    get(page)
     until(lambda: kept(tmp_path) > 5_000_000, page)
     page.get_by_text("本机文件").click()
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
     line = page.inner_text("#model-work")
     assert "正在下载" in line and "个文件" in line and not re.search(r"\b(?:of|files|done|left)\b", line), line
     shot(page, "download-phone-zh")
-    page.click("#model-pause")
-    page.wait_for_selector("#model-work:has-text('已暂停')")
-    page.wait_for_selector("#model-load:has-text('继续下载')")
+    page.click("#model-cancel")
+    page.wait_for_selector("#model-work:has-text('会保留')")
+    page.wait_for_selector("#model-list button:has-text('继续下载')")
     hub.clear_faults()
     hub.fault("*", Fault(times=99, status=403, code="GatedRepo"))
-    page.click("#model-load")
+    get(page)
     page.wait_for_selector("#model-work .message.error:has-text('同意')")
     hub.clear_faults()
     page.fill("#files-folder textarea, #files-folder input", str(tmp_path / "nothing"))
     page.click("#files-take")
     page.wait_for_selector("#files-work .message.error:has-text('没有')")
-    english = re.findall(r"[A-Za-z]{4,} [A-Za-z]{2,} [A-Za-z]{2,}", page.inner_text("#model-bar"))
+    english = re.findall(r"[A-Za-z]{4,} [A-Za-z]{2,} [A-Za-z]{2,}", page.inner_text("#model-drawer"))
     assert not english, english

@@ -35,8 +35,6 @@ def wait_here(page: Any, number: int) -> None:
 
 def load(page: Any, served: Served, title: str, name: str) -> None:
     choose(page, title)
-    page.click("#model-load")
-    page.wait_for_function(f"document.querySelector('#model-state').innerText.includes('{title}')")
     assert served.session.state.variant_id == name
 
 
@@ -62,7 +60,7 @@ def test_three_families_edit_and_every_picture_stays_in_the_tree(
 
     # Janus: a painted region. The result becomes the next picture to edit.
     load(page, served, "Janus embedded", "janus-embedded")
-    go(page, 2)
+    go(page, "edit")
     canvas = into_editor(page, lambda: page.set_input_files("#edit-editor input[type=file]", str(START)))
     assert "Paint over the part" in page.inner_text("#edit-method-note")
     page.locator("#edit-editor button[aria-label=Brush]").click()
@@ -116,7 +114,7 @@ def test_three_families_edit_and_every_picture_stays_in_the_tree(
 
 def test_editor_takes_no_stroke_until_its_next_picture_is_there(visit: Any, served: Served) -> None:
     page = visit()
-    go(page, 1)
+    go(page, "draw")
     draw(page, "a red circle", 1, 4_300)
     wait_done(page)
     held: list[Any] = []
@@ -147,7 +145,7 @@ def release(held: list[Any]) -> None:
 
 def test_editor_takes_every_picture_that_the_chat_takes(visit: Any, served: Served, tmp_path: Path) -> None:
     page = visit()
-    go(page, 2)
+    go(page, "edit")
     rotated = Image.Exif()
     rotated[0x0112] = 6
     files = {"two.tif": "TIFF", "cmyk.jpg": "JPEG", "pearl.jp2": "JPEG2000", "no-name": "PNG", "turned.webp": "WEBP"}

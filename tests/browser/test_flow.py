@@ -38,12 +38,10 @@ def test_flow_model_draws_edits_and_chats(visit: Any, served: Served) -> None:
     page = visit()
     page.set_default_timeout(90_000)
     choose(page, TITLE)
-    page.click("#model-load")
-    page.wait_for_function(f"document.querySelector('#model-state').innerText.includes('{TITLE}')")
     assert served.session.state.variant_id == ID
 
     # The draw tab has steps and a solver in place of the temperature.
-    go(page, 1)
+    go(page, "draw")
     page.locator("#draw-settings button").first.click()
     page.wait_for_selector("#draw-steps:visible")
     # The page sets the controls once more when it learns, within a second, which model is loaded.
@@ -90,6 +88,6 @@ def test_flow_model_draws_edits_and_chats(visit: Any, served: Served) -> None:
     _, record = edit(page, served, "Image to image", "a blue house")
     assert record.settings["method"] == "image to image" and record.settings["strength"] == 0.6
 
-    go(page, 0)
+    go(page, "chat")
     assert answer(page, "What is this?", 1)
     drain(served.session.load("tiny-a", device="cpu"))

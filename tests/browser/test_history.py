@@ -103,7 +103,7 @@ def test_conversation_and_picture_survive_a_restart(enter: Any, tmp_path: Path) 
         assert answer in page.inner_text("#chat-bot")
 
         # The picture is in the history too; deleting it there keeps the copy in the conversation.
-        go(page, 3)
+        go(page, "history")
         loaded(page, "#history-gallery")
         page.locator("#history-gallery .thumbnail-item").first.click()
         page.wait_for_selector("#history-detail dt")
@@ -114,7 +114,7 @@ def test_conversation_and_picture_survive_a_restart(enter: Any, tmp_path: Path) 
         assert read_metadata(next(second.data.glob("conversations/*/pictures/*.png"))).prompt == "a red circle"
 
         # Deleting the conversation asks for confirmation.
-        go(page, 0)
+        go(page, "chat")
         page.click("#chat-delete")
         page.click("#chat-delete-no")
         page.wait_for_selector("#chat-delete-yes", state="hidden")
@@ -136,7 +136,7 @@ def test_history_picture_can_be_marked_saved_discussed_and_redrawn(enter: Any, t
     with serve(tmp_path) as served:
         kept = keep_drawn(served, "a red circle", 5)
         page = enter(served)
-        go(page, 3)
+        go(page, "history")
         loaded(page, "#history-gallery")
         page.fill("#history-words input", "blue")
         page.wait_for_selector("#history-blank .empty:has-text('Nothing fits')")
@@ -156,7 +156,7 @@ def test_history_picture_can_be_marked_saved_discussed_and_redrawn(enter: Any, t
         wait_done(page)
         (again,) = set(served.outputs.glob("*.png")) - {kept}
         assert read_metadata(again).image_tokens == read_metadata(kept).image_tokens
-        go(page, 3)
+        go(page, "history")
         page.wait_for_selector("#history-count:has-text('1 to 2 of 2')")
 
         page.click("#history-ask")
@@ -187,7 +187,7 @@ def test_shared_page_hides_what_other_visitors_made(
         for page in (one, two):
             assert page.get_by_role("tab", name="History").count() == 0
             assert page.locator("#chat-side").count() == 0, "the list of conversations is shown"
-            for tab in range(3):
+            for tab in ("chat", "draw", "edit"):
                 go(page, tab)
                 settle(page)
                 assert "secret" not in page.inner_text("body")
@@ -221,7 +221,7 @@ def test_dropped_picture_restores_its_settings(visit: Any, served: Served, tmp_p
     page.wait_for_selector("#draw-prompt:visible")
     page.wait_for_function("document.querySelector('#draw-prompt textarea')?.value === 'two green frogs'")
     page.wait_for_function("document.querySelector('#draw-seed input')?.value === '42'")
-    go(page, 2)
+    go(page, "edit")
     page.get_by_role("button", name="Settings from a saved picture").last.click()
     page.set_input_files("#edit-drop input[type=file]", str(foreign))
     page.wait_for_selector("#edit-drop-note .message.done:has-text('seed 42')")

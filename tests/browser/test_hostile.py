@@ -78,7 +78,7 @@ def test_text_from_outside_is_never_run(visit: Any, served: Served, evil_file: A
     loaded(page, "#chat-bot .bot")
     assert_nothing_ran(page, "a picture drawn in the chat, its alternative text")
 
-    go(page, 1)
+    go(page, "draw")
     draw(page, EVIL, 1, 6)
     wait_done(page)
     assert_nothing_ran(page, "a drawing")
@@ -89,7 +89,7 @@ def test_text_from_outside_is_never_run(visit: Any, served: Served, evil_file: A
     page.wait_for_selector("#edit-editor canvas")
     assert_nothing_ran(page, "the editor")
 
-    go(page, 3)
+    go(page, "history")
     page.wait_for_selector("#history-gallery img")
     page.fill("#history-words input, #history-words textarea", "666")
     page.wait_for_selector("#history-count:has-text('of 1')")

@@ -12,6 +12,7 @@ from PIL import Image, ImageChops
 from janus_app.outputs.metadata import read_metadata
 from janus_app.types import drain
 from tests.browser.steps import (
+    TABS,
     UNNAMED,
     answer,
     captions,
@@ -20,6 +21,7 @@ from tests.browser.steps import (
     go,
     into_editor,
     newest,
+    open_drawer,
     paint,
     set_number,
     settle,
@@ -51,7 +53,7 @@ def test_chat_draw_cancel_edit_restore_and_switch_in_one_session(
     assert used[1] > used[0]
 
     # Draw two pictures and watch them grow.
-    go(page, 1)
+    go(page, "draw")
     draw(page, "a red circle", 2, 1234)
     wait_done(page)
     assert page.evaluate("window.seen.sheets.size") >= 4, "no rows appeared"
@@ -83,7 +85,7 @@ def test_chat_draw_cancel_edit_restore_and_switch_in_one_session(
     original = next(served.outputs.glob("*_1234.png"))
 
     # Restore the settings from the saved file, and draw it again bit for bit from its tokens.
-    go(page, 1)
+    go(page, "draw")
     page.fill("#draw-prompt textarea", "something else")
     page.get_by_role("button", name="Settings from a saved picture").click()
     page.set_input_files("#draw-drop input[type=file]", str(original))
@@ -98,8 +100,6 @@ def test_chat_draw_cancel_edit_restore_and_switch_in_one_session(
 
     # Switch the variant: settings and examples follow.
     choose(page, "Tiny B")
-    page.click("#model-load")
-    page.wait_for_function("document.querySelector('#model-state').innerText.includes('Tiny B')")
     page.wait_for_selector("#draw-example-0:has-text('Tiny B')")
     assert served.session.state.variant_id == "tiny-b"
     drain(served.session.load("tiny-a", device="cpu"))
@@ -108,7 +108,7 @@ def test_chat_draw_cancel_edit_restore_and_switch_in_one_session(
 def test_two_browser_tabs_wait_for_each_other_and_do_not_mix(visit: Any, served: Served) -> None:
     one, two = visit(), visit()
     for page in (one, two):
-        go(page, 1)
+        go(page, "draw")
     draw(one, "first visitor", 16, 40_000)
     one.wait_for_selector("#draw-stop:visible")
     draw(two, "second visitor", 2, 50_000)
@@ -122,7 +122,7 @@ def test_two_browser_tabs_wait_for_each_other_and_do_not_mix(visit: Any, served:
 
 def test_bad_input_gives_a_sentence_and_the_page_still_works(visit: Any, tmp_path: Path) -> None:
     page = visit()
-    go(page, 1)
+    go(page, "draw")
     draw(page, "   ", 1, 5)
     assert "empty" in wait_ended(page, "error")
     page.get_by_role("button", name="Settings from a saved picture").click()
@@ -133,7 +133,7 @@ def test_bad_input_gives_a_sentence_and_the_page_still_works(visit: Any, tmp_pat
     draw(page, "<b>bold</b> circle", 1, 5)
     wait_done(page)
     assert page.locator("#draw-detail b").count() == 0
-    go(page, 2)
+    go(page, "edit")
     page.fill("#edit-prompt textarea", "a blue star")
     page.click("#edit-run")
     assert "no picture to edit" in wait_ended(page, "error", "edit")
@@ -141,18 +141,17 @@ def test_bad_input_gives_a_sentence_and_the_page_still_works(visit: Any, tmp_pat
 
 def test_chinese_browser_gets_chinese(visit: Any) -> None:
     page = visit(locale="zh-CN")
-    go(page, 1)
+    go(page, "draw")
     page.wait_for_selector("#draw-run:has-text('开始绘画')")
     assert page.evaluate("document.documentElement.lang") == "zh-CN"
-    for tab in range(5):
+    for tab in TABS:
         go(page, tab)
         settle(page)
         english = re.findall(
             r"\b(?:Draw|Edit|Load|Stop|Settings|Seed|Prompt|Model|Chat|Upload)\b", page.inner_text("body")
         )
         assert not english, english
-    draw_tab = page.get_by_role("tab").nth(1)
-    draw_tab.click()
+    go(page, "draw")
     draw(page, " ", 1, 1)
     page.wait_for_selector("#draw-notes .message.error:has-text('请先输入')")
 
@@ -160,7 +159,7 @@ def test_chinese_browser_gets_chinese(visit: Any) -> None:
 @pytest.mark.parametrize("theme", ["light", "dark"])
 def test_page_fits_a_phone_and_every_control_has_a_name(visit: Any, theme: str) -> None:
     page = visit(f"?__theme={theme}", viewport={"width": 390, "height": 844})
-    for tab in range(5):
+    for tab in TABS:
         go(page, tab)
         settle(page)
         assert page.evaluate("document.documentElement.scrollWidth") <= 390
@@ -169,6 +168,7 @@ def test_page_fits_a_phone_and_every_control_has_a_name(visit: Any, theme: str) 
 
 def test_selftest_shows_its_lines_and_stops_on_request(visit: Any) -> None:
     page = visit()
+    open_drawer(page)
     page.click("#model-machine button")
     page.click("#machine-selftest")
     page.wait_for_selector("#machine-findings .finding.ok >> nth=1")  # the machine, the ceilings

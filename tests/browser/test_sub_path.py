@@ -44,7 +44,7 @@ def test_page_is_fully_usable_behind_nginx_under_a_sub_path(browser: Any, tmp_pa
         assert page.evaluate("window.seen.answers.size") >= 3, "the answer did not stream"
         loaded(page, "#chat-bot .user")
 
-        go(page, 1)
+        go(page, "draw")
         draw(page, "a red circle", 2, 70)
         wait_done(page)
         assert page.evaluate("window.seen.sheets.size") >= 2, "no rows appeared"
@@ -54,7 +54,7 @@ def test_page_is_fully_usable_behind_nginx_under_a_sub_path(browser: Any, tmp_pa
 
         into_editor(page, lambda: page.click("#draw-to-edit"))
 
-        go(page, 3)
+        go(page, "history")
         loaded(page, "#history-gallery")
         page.locator("#history-gallery .thumbnail-item").first.click()
         page.wait_for_selector("#history-detail dt")

@@ -22,7 +22,7 @@ def newest(served: Served) -> Any:
 
 
 def draw_two(page: Any) -> None:
-    go(page, 1)
+    go(page, "draw")
     page.fill("#draw-prompt textarea", "a small red house")
     page.fill("#draw-count input[type=number]", "2")
     page.click("#draw-run")
@@ -93,7 +93,7 @@ def test_flow_picture_has_no_token_view_and_says_why(visit: Any, served: Served)
         replace(METADATA, verb="generate", prompt="flowing", image_tokens=()),
     )  # fmt: skip
     page = visit()
-    go(page, 3)
+    go(page, "history")
     page.fill("#history-words input", "flowing")
     page.wait_for_selector("#history-count:has-text('1 to 1')")
     page.locator("#history-gallery .thumbnail-item").first.click()

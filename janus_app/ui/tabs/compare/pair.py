@@ -33,7 +33,7 @@ from janus_app.ui.context import (
     whole_number,
 )
 from janus_app.ui.tabs.compare.shared import SharedParts
-from janus_app.ui.tabs.models.model_bar import cached
+from janus_app.ui.tabs.models.model_list import cached
 from janus_app.workflows.compare import DrawnSide, Side, checked_sides, draw_sides, vote_key
 
 SLIDERS = ("guidance", "temperature", "steps")

@@ -60,9 +60,9 @@ class MachinePanel:
         return {self.findings, self.report, self.check, self.selftest, self.stop, self.work}
 
 
-def build(page: PageContext) -> MachinePanel:
+def build(page: PageContext, fit: gr.HTML) -> MachinePanel:
+    """`fit` says whether the choice fits; it stands beside the dropdowns."""
     label = page.texts.label
-    fit = gr.HTML(elem_id="model-fit", padding=False)
     with gr.Accordion(label("machine"), open=False, elem_id="model-machine", visible=not page.shared):
         idle = gr.Dropdown(
             [str(minutes) for minutes in IDLE_MINUTES],

@@ -1,0 +1,279 @@
+"""The drawer of the model: the list to choose from, device and precision, its licence and files, and this machine.
+
+Choosing a model loads it. Every browser tab shows the model that is loaded, whichever tab loaded it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from html import escape
+from typing import Any
+
+import gradio as gr
+
+from janus_app.errors import AppError
+from janus_app.formatting import share_text
+from janus_app.registry.types import Variant
+from janus_app.types import PRECISIONS, Event
+from janus_app.ui.common.actions import halt
+from janus_app.ui.common.html import message, messages
+from janus_app.ui.common.jobs import watch
+from janus_app.ui.context import JOB, QUICK, PageContext, Updates, Values, attach
+from janus_app.ui.tabs.models import files_panel, machine_panel
+from janus_app.ui.tabs.models.files_panel import FilesHandlers
+from janus_app.ui.tabs.models.machine_panel import Choice, MachineHandlers, resolve
+from janus_app.ui.tabs.models.model_line import ModelLine, checked_line, state_html
+from janus_app.ui.tabs.models.model_list import CHOSEN, ON_CLICK, cached, list_html, own_html
+
+TICK_SECONDS = 1.0
+WIDTH = 420
+FOLDER = "(folder)"  # translates the texts of a checkpoint folder that is in no list
+HEAD = (
+    '<div class="drawer-head"><h2>{title}</h2>'
+    '<button type="button" class="icon" data-janus="drawer" aria-label="{close}">✕</button></div>'
+)
+
+
+@dataclass(frozen=True)
+class ModelDrawer:
+    """The parts of the drawer. `choice.variant` is hidden: it holds the name of the model that is loaded."""
+
+    choice: Choice
+    head: gr.HTML
+    listed: gr.HTML
+    own: gr.HTML
+    folder: gr.Textbox
+    use: gr.Button
+    unload: gr.Button
+    about: gr.HTML
+
+    @property
+    def variant(self) -> gr.Dropdown:
+        return self.choice.variant
+
+
+def build(page: PageContext, demo: gr.Blocks, line: ModelLine) -> ModelDrawer:
+    """Build the drawer and connect it with the line about the model."""
+    label = page.texts.label
+    with gr.Sidebar(open=False, position="right", width=WIDTH, elem_id="model-drawer"):
+        head = gr.HTML(elem_id="model-head", padding=False)
+        listed = gr.HTML(elem_id="model-list", padding=False, js_on_load=ON_CLICK)
+        with gr.Accordion(label("models_own"), open=False, elem_id="model-own", visible=not page.shared):
+            own = gr.HTML(elem_id="model-own-list", padding=False)
+            folder = gr.Textbox(label=label("own_folder"), info=label("own_folder_info"), elem_id="model-folder")
+            use = gr.Button(label("own_use"), size="sm", elem_id="model-use")
+        with gr.Accordion(label("model_place"), open=False, elem_id="model-place"):
+            choice = _choice(page)
+            fit = gr.HTML(elem_id="model-fit", padding=False)
+            unload = gr.Button(label("unload"), size="sm", elem_id="model-unload")
+        about = gr.HTML(elem_id="model-about", padding=False)
+        files = files_panel.build(page)
+        machine = machine_panel.build(page, fit)
+    drawer = ModelDrawer(choice, head, listed, own, folder, use, unload, about)
+    machine_panel.wire(MachineHandlers(page, machine, choice), demo)
+    wire(ModelHandlers(page, line, drawer, FilesHandlers(page, files, drawer.variant)), demo)
+    return drawer
+
+
+def _choice(page: PageContext) -> Choice:
+    label = page.texts.label
+    variant = gr.Dropdown(
+        choices=[(v.title, v.id) for v in page.catalog.values()],
+        value=page.variant(None).id,
+        label=label("model"),
+        elem_id="model-variant",
+        allow_custom_value=not page.shared,
+        visible="hidden",
+    )
+    device = gr.Dropdown(
+        ["auto"],  # the machine panel adds the others
+        value="auto",
+        label=label("device"),
+        allow_custom_value=not page.shared,
+        elem_id="model-device",
+    )
+    precision = gr.Dropdown(["auto", *PRECISIONS], value="auto", label=label("precision"), elem_id="model-precision")
+    return Choice(variant, device, precision)
+
+
+@dataclass(frozen=True, eq=False)
+class ModelHandlers:
+    page: PageContext
+    line: ModelLine
+    drawer: ModelDrawer
+    files: FilesHandlers
+
+    @property
+    def outputs(self) -> set[Any]:
+        """What a load or unload may change."""
+        line, drawer = self.line, self.drawer
+        return {line.work, line.cancel, line.state, line.shown, line.seen, drawer.variant, drawer.listed, drawer.own}
+
+    def opened(self, request: gr.Request) -> Updates:
+        language = self.page.language(request)
+        say = self.page.texts.say
+        head = HEAD.format(title=escape(say("model", language)), close=escape(say("close", language), quote=True))
+        return {self.drawer.head: head, **self._state(language), **self.now(language)}
+
+    def tick(self, values: Values, request: gr.Request) -> Updates:
+        """The state, where it changed, and the loaded model, where another browser tab loaded it."""
+        language = self.page.language(request)
+        updates = self._state(language)
+        if updates[self.line.shown] == values[self.line.shown]:
+            return gr.skip()
+        loaded = self.page.loaded_variant()
+        if (loaded.id if loaded else "") != values[self.line.seen]:
+            updates |= self.now(language)
+        return updates
+
+    def _state(self, language: str) -> Updates:
+        html = state_html(self.page, language)
+        return {self.line.state: html, self.line.shown: html}
+
+    def now(self, language: str) -> Updates:
+        """The list and the hidden name of the model as they are: the loaded one, where one is loaded."""
+        drawer, loaded = self.drawer, self.page.loaded_variant()
+        updates: Updates = {
+            drawer.listed: list_html(self.page, language),
+            drawer.own: own_html(self.page, language),
+            self.line.seen: loaded.id if loaded else "",
+        }
+        if loaded is not None:
+            names = [(v.title, v.id) for v in self.page.catalog.values()]
+            if loaded.id not in self.page.catalog:  # a folder; its id is a name only while it is loaded
+                names.append((loaded.title, self._name(loaded)))
+            updates[drawer.variant] = gr.update(value=self._name(loaded), choices=names)
+        return updates
+
+    def _name(self, loaded: Variant) -> str:
+        return loaded.id if self.page.shared else self.page.catalog.name_of(loaded)
+
+    def describe(self, values: Values, request: gr.Request) -> Updates:
+        """What is known about the loaded model, and its files."""
+        language = self.page.language(request)
+        try:
+            variant = resolve(self.page, values[self.drawer.variant])
+        except AppError as error:
+            return {self.drawer.about: message(error.text(language), "error")}
+        return {
+            self.drawer.about: about_html(self.page, variant, language)
+            + message(checked_line(self.page, language), "done"),
+            **self.files.describe(variant, language),
+        }
+
+    def choose(self, values: Values, request: gr.Request) -> Iterator[Updates]:
+        """Load the model that was clicked in the list, in the precision that fits."""
+        choice = self.drawer.choice
+        yield from self._load(values[choice.variant], values[choice.device], "auto", request)
+
+    def use(self, values: Values, request: gr.Request) -> Iterator[Updates]:
+        """Load the folder whose path was typed."""
+        yield from self._load(values[self.drawer.folder], values[self.drawer.choice.device], "auto", request)
+
+    def again(self, values: Values, request: gr.Request) -> Iterator[Updates]:
+        """Load the model again on another device or in another precision."""
+        name, device, precision = (values[part] for part in vars(self.drawer.choice).values())
+        yield from self._load(name, device, precision, request)
+
+    def _load(self, name: str | None, device: str, precision: str, request: gr.Request) -> Iterator[Updates]:
+        yield from self._run(lambda: loading(self.page, name, device, precision), name, request)
+
+    def unload(self, values: Values, request: gr.Request) -> Iterator[Updates]:
+        page = self.page
+        yield from self._run(lambda: page.limited(page.session.unload()), values[self.drawer.variant], request)
+
+    def _run(self, start: Callable[[], Iterator[Event]], name: str | None, request: gr.Request) -> Iterator[Updates]:
+        """The progress of a load or unload, then the line and the drawer as they are now."""
+        language, line, say = self.page.language(request), self.line, self.page.texts.say
+        yield {line.work: message(say("starting", language)), line.cancel: gr.update(visible=True)}
+        frame = None
+        for frame in watch(start, self.page.texts, language):
+            downloading = frame.progress is not None and frame.progress.stage == "download"
+            # What is downloaded is kept, so there the button pauses. It is in every frame: a busy browser may miss one.
+            button = gr.update(visible=True, value=say("pause" if downloading else "cancel", language))
+            yield {line.work: frame.status + messages(frame.notices), line.cancel: button}
+        end = messages(frame.notices) + message(frame.error, "error") if frame else ""
+        yield self._ended(language, end)
+
+    def _ended(self, language: str, end: str) -> Updates:
+        """No load is running any more; `end` (HTML) says how it ended."""
+        cancel = gr.update(visible=False, value=self.page.texts.say("cancel", language))
+        return {self.line.work: end, self.line.cancel: cancel, **self._state(language), **self.now(language)}
+
+    def cancelled(self, values: Values, request: gr.Request) -> Updates:
+        language = self.page.language(request)
+        return self._ended(language, message(interrupted_line(self.page, values[self.drawer.variant], language)))
+
+    def files_changed(self, request: gr.Request) -> Updates:
+        return self.now(self.page.language(request))
+
+
+def wire(handlers: ModelHandlers, demo: gr.Blocks) -> None:
+    """Connect the events of the line and the drawer."""
+    line, drawer, files = handlers.line, handlers.drawer, handlers.files.panel.described
+    choice, outputs, named = drawer.choice, handlers.outputs, {drawer.listed, drawer.own, drawer.variant, line.seen}
+    opening = {drawer.head, line.state, line.shown, *named}
+    opened = attach(demo.load, handlers.opened, None, opening, **QUICK)
+    for event in (opened.then, drawer.variant.change):
+        attach(event, handlers.describe, {drawer.variant}, {drawer.about, *files}, **QUICK)
+    ticked = {line.state, line.shown, *named}
+    attach(gr.Timer(TICK_SECONDS).tick, handlers.tick, {line.shown, line.seen}, ticked, **QUICK)
+    placed = {choice.variant, choice.device}
+    jobs = [
+        attach(drawer.listed.click, handlers.choose, placed, outputs, js=CHOSEN, **JOB),
+        attach(drawer.unload.click, handlers.unload, {drawer.variant}, outputs, **JOB),
+        *(attach(part.input, handlers.again, choice.all, outputs, **JOB) for part in (choice.device, choice.precision)),
+    ]
+    if not handlers.page.shared:
+        attach_folder = {drawer.folder, choice.device}
+        moments = (drawer.use.click, drawer.folder.submit)
+        jobs += [attach(moment, handlers.use, attach_folder, outputs, **JOB) for moment in moments]
+    stopped = halt(line.cancel.click, jobs).then
+    for job in [*jobs, attach(stopped, handlers.cancelled, {drawer.variant}, outputs, js=CHOSEN, **QUICK)]:
+        attach(job.then, handlers.describe, {drawer.variant}, {drawer.about, *files}, **QUICK)
+    for end in files_panel.wire(handlers.files):
+        attach(end.then, handlers.files_changed, None, named, **QUICK)
+
+
+def loading(page: PageContext, name: str | None, device: str, precision: str) -> Iterator[Event]:
+    """Load a model; download it first if needed, which leaves the session free for other jobs."""
+    return page.limited(_loading(page, name, device, precision))
+
+
+def _loading(page: PageContext, name: str | None, device: str, precision: str) -> Iterator[Event]:
+    session, variant = page.session, resolve(page, name)
+    if not cached(page, variant):
+        if page.shared:
+            raise AppError("shared_page_download")
+        session.plan_load(variant, device).choose(precision)  # raises before the download if it cannot fit
+        yield from session.hub.fetch(variant)
+    yield from session.load(page.catalog.name_of(variant), device=device, precision=precision)
+
+
+def interrupted_line(page: PageContext, name: str | None, language: str) -> str:
+    """That a load was stopped, and how much of a download is on disk."""
+    line = page.texts.say("load_stopped", language)
+    try:
+        status = page.session.hub.status(resolve(page, name))
+    except AppError:
+        return line
+    if status.complete or not status.on_disk:
+        return line
+    done, total = share_text(status.on_disk, status.total)
+    return page.texts.say("load_kept", language, done=done, total=total)
+
+
+def about_html(page: PageContext, variant: Variant, language: str) -> str:
+    """What is known about the chosen variant, and its licences."""
+    say = page.texts.say
+
+    def text(field: str) -> str:
+        model = variant.id if variant.id in page.catalog else FOLDER
+        return page.texts.variant_text(model, field, getattr(variant, field), language)
+
+    status = f"<p>{escape(text('status'))}</p>" if variant.status else ""
+    licence = say("licence", language, code=text("code_licence"), weights=text("weights_licence"))
+    extra = " ".join(filter(None, (text("licence_note"), text("notes"))))
+    detail = f"<p>{escape(extra)}</p>" if extra else ""
+    return f'<div class="about">{status}<details><summary>{escape(licence)}</summary>{detail}</details></div>'

@@ -1,0 +1,89 @@
+"""The one line about the model in the bar at the top: what is loaded, what it does, and the memory of this program."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from html import escape
+
+import gradio as gr
+
+from janus_app.errors import Message
+from janus_app.formatting import size_text
+from janus_app.runtime.session import SessionState
+from janus_app.ui.common.html import message
+from janus_app.ui.common.jobs import KNOWN_STAGES
+from janus_app.ui.context import PageContext
+
+
+@dataclass(frozen=True)
+class ModelLine:
+    """The parts of the line.
+
+    `seen` holds the id of the loaded variant as this browser tab last saw it. It is a hidden textbox, because changes
+    of a State outside the queue fire no event. `shown` holds the state, so that an unchanged one is not sent again.
+    `work` shows a load that this browser tab started, and how it ended.
+    """
+
+    state: gr.HTML
+    work: gr.HTML
+    change: gr.Button
+    cancel: gr.Button
+    seen: gr.Textbox
+    shown: gr.State
+
+
+def build(page: PageContext) -> ModelLine:
+    label = page.texts.label
+    with gr.Row(elem_id="model-line"):
+        state = gr.HTML(elem_id="model-state", padding=False)
+        work = gr.HTML(elem_id="model-work", padding=False)
+        cancel = gr.Button(label("cancel"), size="sm", elem_id="model-cancel", min_width=0, visible=False)
+        change = gr.Button(label("model_change"), size="sm", elem_id="model-change", min_width=0)
+        seen = gr.Textbox("", visible="hidden", elem_id="model-seen", label="model-seen")
+    return ModelLine(state, work, change, cancel, seen, gr.State(""))
+
+
+def state_html(page: PageContext, language: str) -> str:
+    """What is loaded, what it does, and how much memory the program takes."""
+    state, say = page.session.state, page.texts.say
+    parts = []
+    if state.phase == "empty":
+        unloaded = say("state_resting", language, title=state.idle_unloaded) if state.idle_unloaded else ""
+        parts.append(escape(unloaded or say("state_empty", language)))
+    else:
+        doing = _doing(page, state, language) or say(f"state_{state.phase}", language)
+        parts += [f"<strong>{escape(state.title)}</strong>"] if state.title else []
+        parts.append(f'<span class="doing">{escape(doing)}</span>')
+        if state.memory_used is not None:
+            where = say("memory_of", language, precision=state.precision, device=state.device)
+            size = size_text(state.memory_used)
+            parts.append(f'<span class="memory" title="{escape(where, quote=True)}">{escape(size)}</span>')
+    if state.queue:
+        parts.append(escape(say("waiting", language, count=state.queue)))
+    line = f'<div class="state-line {escape(state.phase)}"><span class="dot"></span>{"<i>·</i>".join(parts)}</div>'
+    checked = state.weight_check
+    wrong = checked.message(state.title).text(language) if checked is not None and checked.problems else ""
+    silence = state.silence.text(language) if state.silence else ""
+    warnings = message(wrong, "warning") + message(silence, "warning")
+    return line + (f'<div class="hanging">{warnings}</div>' if warnings else "")
+
+
+def _doing(page: PageContext, state: SessionState, language: str) -> str:
+    """What the running job does: its verb, or the stage of a load with its share done."""
+    say, progress = page.texts.say, state.progress
+    if state.verb:
+        return say(f"doing_{state.verb}", language)
+    if progress is None:
+        return ""
+    stage = say(f"stage_{progress.stage}", language) if progress.stage in KNOWN_STAGES else progress.stage
+    share = f" {progress.done * 100 // progress.total} %" if progress.total else ""
+    detail = progress.detail.text(language) if isinstance(progress.detail, Message) else progress.detail
+    return f"{stage}{share} {detail}".strip()
+
+
+def checked_line(page: PageContext, language: str) -> str:
+    """That the weights of the loaded model were checked on this machine and look right; empty without a check."""
+    checked = page.session.state.weight_check
+    if checked is None or checked.problems:
+        return ""
+    return page.texts.say("state_checked" if checked.complete else "state_checked_partly", language)

@@ -1,0 +1,95 @@
+"""The list of models in groups: those ready to use, those to download, and those whose files the user must bring."""
+
+from __future__ import annotations
+
+import contextlib
+from html import escape
+from typing import Literal
+
+from janus_app.errors import AppError
+from janus_app.formatting import size_text
+from janus_app.registry.types import Variant
+from janus_app.ui.context import PageContext
+
+Place = Literal["ready", "download", "resume", "own"]
+
+# Runs in the browser: a click on a row, or on its button, chooses that row's model.
+ON_CLICK = """element.addEventListener("click", (event) => {
+  const row = event.target.closest("[data-model]");
+  if (row && !row.disabled) { window.janus.model = row.dataset.model; trigger("click"); }
+})"""
+CHOSEN = "(model, ...rest) => [window.janus.model ?? model, ...rest]"
+
+
+def place_of(page: PageContext, row: Variant) -> Place:
+    """Where the files of a variant are: what the disk says, not what its row promises."""
+    variant = as_loaded(page, row)
+    status = page.session.hub.status(variant)
+    if status.complete:
+        return "ready"
+    if variant.is_local and "config.json" in status.missing:  # its weights cannot be downloaded
+        return "own"
+    return "resume" if (status.unfinished if variant.is_local else status.on_disk) else "download"
+
+
+def cached(page: PageContext, variant: Variant) -> bool:
+    """Whether loading needs no download."""
+    return place_of(page, variant) == "ready"
+
+
+def as_loaded(page: PageContext, variant: Variant) -> Variant:
+    """The row with the components that its folder's config.json names; the row itself where that is unreadable."""
+    with contextlib.suppress(AppError):
+        return page.resolve(page.catalog.name_of(variant))
+    return variant
+
+
+def list_html(page: PageContext, language: str) -> str:
+    """The groups that can be chosen from. A shared page has no downloads."""
+    groups: dict[str, list[str]] = {"ready": [], "download": []}
+    for variant in page.catalog.values():
+        place = place_of(page, variant)
+        if place == "ready":
+            groups["ready"].append(_row(page, variant, place, language))
+        elif place != "own" and not page.shared:
+            groups["download"].append(_row(page, variant, place, language))
+    return "".join(_group(page, f"models_{name}", rows, language) for name, rows in groups.items() if rows)
+
+
+def own_html(page: PageContext, language: str) -> str:
+    """The models whose files the user must bring, each with the folder they belong in."""
+
+    def item(variant: Variant) -> str:
+        hint = page.texts.say("models_bring", language, folder=_short(variant))
+        return f"<li><div><b>{escape(variant.title)}</b><span>{escape(hint)}</span></div></li>"
+
+    items = "".join(item(variant) for variant in page.catalog.values() if place_of(page, variant) == "own")
+    return f'<ul class="models">{items}</ul>' if items else ""
+
+
+def _short(variant: Variant) -> str:
+    return "/".join(variant.folder.parts[-2:]) if variant.folder else ""
+
+
+def _group(page: PageContext, key: str, rows: list[str], language: str) -> str:
+    return f'<h3>{escape(page.texts.say(key, language))}</h3><ul class="models">{"".join(rows)}</ul>'
+
+
+def _row(page: PageContext, variant: Variant, place: Place, language: str) -> str:
+    """A variant: its title and what it can do, and a button that says what choosing it does."""
+    say, loaded = page.texts.say, page.loaded_variant()
+    now = loaded is not None and loaded.id == variant.id
+    does = " · ".join(say(f"does_{verb}", language) for verb in variant.verbs)
+    about = f"{does} · {variant.size[0]} × {variant.size[1]}"
+    text = f"<b>{escape(variant.title)}</b><span>{escape(about)}</span>"
+    model = escape(variant.id, quote=True)
+    if now:
+        return (
+            f'<li class="now" aria-current="true"><div>{text}</div><em>{escape(say("model_now", language))}</em></li>'
+        )
+    if place == "ready":
+        use = escape(say("model_use", language))
+        return f'<li><button type="button" data-model="{model}"><span>{text}</span><em>{use}</em></button></li>'
+    size = size_text(as_loaded(page, variant).download_bytes)
+    act = escape(say("model_resume" if place == "resume" else "model_download", language, size=size))
+    return f'<li><div>{text}</div><button type="button" class="get" data-model="{model}">{act}</button></li>'
