@@ -148,10 +148,9 @@ def test_cancelled_job_frees_the_session_and_saves_nothing(
     monkeypatch.setattr(page.session, "pace", 0.1)
     with page.session.held():
         job = draw(client, count=16, seed=77_000, prompt="never finished")
-        wait_for(
-            lambda: page.session.state.phase == "busy" and job.outputs()
-        )  # a client can cancel a job only after its first answer
-        job.cancel()
+        wait_for(lambda: page.session.state.phase == "busy" and job.outputs())
+        act(client, "draw-stop").result(timeout=60)
+    assert "Stopped" in str(job.result(timeout=60)) + outputs_text(job)
     wait_for(lambda: page.session.state.phase == "ready" and page.session.state.queue == 0)
     again = draw(client, count=1, seed=3)
     again.result(timeout=60)
@@ -162,9 +161,10 @@ def test_cancelled_waiting_job_leaves_the_queue(page: Served, client: Client) ->
     with page.session.held():
         first = draw(client, count=16, seed=88_000)
         wait_for(lambda: page.session.state.phase == "busy")
-        second = draw(Client(page.url, verbose=False), count=1, seed=89_000)
+        other = Client(page.url, verbose=False)
+        second = draw(other, count=1, seed=89_000)
         wait_for(lambda: page.session.state.queue == 1 and second.outputs())
-        second.cancel()
+        act(other, "draw-stop").result(timeout=60)
         wait_for(lambda: page.session.state.queue == 0)
         assert not first.done(), "the running job continues"
     first.result(timeout=60)

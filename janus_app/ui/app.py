@@ -39,7 +39,7 @@ from janus_app.server.security import (
 )
 from janus_app.ui import dropped_files, endpoints
 from janus_app.ui.assets import FAVICON, mark, script, styles
-from janus_app.ui.common import actions, welcome
+from janus_app.ui.common import actions, browser_tab, welcome
 from janus_app.ui.common.html import message
 from janus_app.ui.common.invitation import invitation, printed_invitation
 from janus_app.ui.common.saved_images import SavedImages
@@ -136,9 +136,10 @@ def _tabs(page: PageContext, demo: gr.Blocks, line: ModelLine) -> None:
     drawer = model_drawer.build(page, demo, line)
     variant, seen = drawer.variant, line.seen
     browser, stored = actions.browser_download(), browser_settings.browser_state()
+    joined = browser_tab.join(page, demo)
     with gr.Tabs(elem_id="tabs") as tabs:
         with gr.Tab(label("tab_draw"), id="draw", elem_id="tab-draw"):
-            drawing = draw_tab.build(page, variant, seen, demo, browser, stored)
+            drawing = draw_tab.build(page, variant, seen, joined, browser, stored)
         with gr.Tab(label("tab_edit"), id="edit", elem_id="tab-edit"):
             editing = edit_tab.build(page, variant, seen, demo)
         with gr.Tab(label("tab_chat"), id="chat", elem_id="tab-chat"):

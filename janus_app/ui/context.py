@@ -23,6 +23,7 @@ from janus_app.registry.types import Variant
 from janus_app.runtime.session import ModelSession
 from janus_app.server.security import VisitorLimiter, visitor
 from janus_app.types import Event, Request, Setting
+from janus_app.ui.common.running import Runs
 from janus_app.ui.common.saved_images import SavedImages
 from janus_app.ui.i18n import Texts
 from janus_app.workflows.settings import random_seed
@@ -72,6 +73,7 @@ class PageContext:
     shared: bool = False
     library: Library | None = None
     limiter: VisitorLimiter = field(default_factory=VisitorLimiter)
+    runs: Runs = field(default_factory=Runs)
 
     def language(self, request: gr.Request | None) -> str:
         return self.texts.language(request)

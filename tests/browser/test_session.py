@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from PIL import Image, ImageChops
 
 from janus_app.outputs.metadata import read_metadata
 from janus_app.types import drain
+from tests.browser.conftest import WATCH
 from tests.browser.steps import (
     TABS,
     UNNAMED,
@@ -178,3 +180,60 @@ def test_selftest_shows_its_lines_and_stops_on_request(visit: Any) -> None:
     page.wait_for_selector("#machine-selftest:enabled")
     page.wait_for_selector("#machine-stop", state="hidden")
     assert page.locator("#machine-findings .finding").count() >= 2, "what was found stays"
+
+
+def test_drawing_survives_a_refresh_with_its_prompt_and_gallery_and_can_be_stopped_after(
+    visit: Any, served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page, other = visit(), visit()
+    for each in (page, other):
+        go(each, 1)
+    draw(page, "drawn before", 1, 31_000)
+    wait_done(page)
+    go_on = hold(served, monkeypatch)
+    draw(page, "still drawing", 2, 32_000)
+    page.wait_for_selector("#draw-stop:visible")
+    page.fill("#draw-prompt textarea", "not sent yet")
+
+    reopened(page)
+    page.wait_for_selector("#draw-stop:visible")
+    page.wait_for_selector("#draw-easel *")
+    assert captions(page) == ["seed 31000"]
+    assert page.input_value("#draw-prompt textarea") == "not sent yet"
+    reopened(other)
+    assert not captions(other) and not other.locator("#draw-stop").is_visible(), "another tab joined the job"
+    go_on.set()
+    wait_done(page)
+    assert captions(page) == ["seed 32000", "seed 32001", "seed 31000"]
+
+    # A refresh after the job shows its pictures; after another refresh, Stop ends the next one.
+    go_on = hold(served, monkeypatch)
+    draw(page, "never finished", 1, 33_000)
+    page.wait_for_selector("#draw-stop:visible")
+    reopened(page)
+    page.click("#draw-stop")
+    go_on.set()
+    wait_ended(page, "stopped")
+    assert captions(page) == ["seed 32000", "seed 32001", "seed 31000"]
+    assert not list(served.outputs.glob("*_33000.png"))
+
+
+def hold(served: Served, monkeypatch: pytest.MonkeyPatch) -> threading.Event:
+    """Hold all drawings in a step, until the event that is returned is set."""
+    go_on, paced = threading.Event(), type(served.session)._paced
+
+    def held(session: Any, job: Any) -> Any:
+        for number, event in enumerate(paced(session, job)):
+            assert number < 3 or go_on.wait(90)
+            yield event
+
+    monkeypatch.setattr(type(served.session), "_paced", held)
+    return go_on
+
+
+def reopened(page: Any) -> None:
+    page.reload()
+    page.wait_for_selector(".state-line.ready")
+    page.evaluate(WATCH)
+    go(page, 1)
+    page.wait_for_selector("#draw-run:visible, #draw-stop:visible")

@@ -3,29 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 
 from janus_app.errors import AppError
-from janus_app.types import EditRequest, GenerateRequest
 from janus_app.ui.common.html import blank_preview_grid, message, messages, preview_grid
 from janus_app.ui.common.jobs import watch
+from janus_app.ui.common.running import Drawing, Place, Stopped, View, until
 from janus_app.ui.common.saved_images import SavedImage
 from janus_app.ui.context import PageContext
 
 PREVIEW_QUALITY = 82  # of a JPEG
 SHARED_QUALITY = 60  # of a shared page, where the bandwidth of the tunnel is the limit
-
-Drawing = GenerateRequest | EditRequest
-
-
-@dataclass(frozen=True)
-class View:
-    """What to show now. `preview_grid` is None where it stays as it is; `saved` is given once, at the end."""
-
-    preview_grid: str | None
-    status: str
-    notes: str = ""
-    saved: tuple[SavedImage, ...] | None = None
 
 
 def preview_quality(page: PageContext) -> int:
@@ -38,21 +25,44 @@ def draw(page: PageContext, selected: str | None, make: Callable[[], Drawing], l
 
     Bad settings, full disks and bugs end in a view with a sentence, never in an exception.
     """
-    say = page.texts.say
-    # The request is built twice, which costs nothing: here to know its seeds, and inside the watched job, whose
-    # frames turn a refusal into a sentence.
     try:
         request = make()
     except AppError as error:
         yield View(None, "", message(error.text(language), "error"))
         return
+    yield from _views(page, selected, request, language, lambda: False)
+
+
+def draw_on(
+    page: PageContext, place: Place, selected: str | None, make: Callable[[], Drawing], language: str
+) -> Iterator[View]:
+    """Like `draw`, but the job goes on where the browser tab is closed or refreshed; it belongs to a `place` of it."""
+    try:
+        request = make()
+        run = page.runs.new(place, request, watched=page.shared)
+    except AppError as error:
+        yield View(None, "", message(error.text(language), "error"))
+        return
+
+    def failed(error: Exception) -> View:
+        return View("", "", message(page.texts.say("error_bug", language, kind=type(error).__name__), "error"))
+
+    run.start(lambda stopped: _views(page, selected, request, language, stopped), failed)
+    yield from run.follow()
+
+
+def _views(
+    page: PageContext, selected: str | None, request: Drawing, language: str, stopped: Stopped
+) -> Iterator[View]:
+    say = page.texts.say
     captions = [say("seed_is", language, seed=request.seed + i) for i in range(request.count)]
     alt = [say("alt_preview", language, number=i + 1) for i in range(request.count)]
     state = page.session.state
     size = state.capabilities.size if state.capabilities else page.variant(selected).size
     yield View(blank_preview_grid(request.count, size, captions), message(say("starting", language)))
     quality = preview_quality(page)
-    for frame in watch(lambda: page.job(selected, request), page.texts, language):
+    notes = ""
+    for frame in watch(lambda: until(stopped, page.job(selected, request)), page.texts, language):
         notes = messages(frame.notices)
         if frame.error:
             yield View("", "", notes + message(frame.error, "error"))
@@ -73,3 +83,4 @@ def draw(page: PageContext, selected: str | None, make: Callable[[], Drawing], l
         done = say("drawn_in", language, count=len(saved), seconds=f"{frame.finished.compute_seconds:.1f}")
         yield View("", message(done, "done"), notes, tuple(saved))
         return
+    yield View(None, message(say("draw_stopped", language)), notes)

@@ -17,10 +17,13 @@ from janus_app.registry.types import Variant
 from janus_app.types import GenerateRequest
 from janus_app.ui.common.actions import BrowserDownload, halt
 from janus_app.ui.common.alt_text import alts_html
+from janus_app.ui.common.browser_tab import restore_draft
 from janus_app.ui.common.controls import foreign_line
-from janus_app.ui.common.drawing import draw
+from janus_app.ui.common.drawing import View, draw_on
 from janus_app.ui.common.html import empty, message
-from janus_app.ui.common.results import newest_first
+from janus_app.ui.common.results import MAX_GALLERY_ITEMS, newest_first
+from janus_app.ui.common.running import pictures_of
+from janus_app.ui.common.saved_images import SavedImage
 from janus_app.ui.context import (
     JOB,
     QUICK,
@@ -68,11 +71,14 @@ def build(
     page: PageContext,
     variant: gr.Dropdown,
     model_changed: gr.Textbox,
-    demo: gr.Blocks,
+    joined: Any,
     browser: BrowserDownload,
     stored: gr.BrowserState,
 ) -> DrawTab:
-    """Build the tab. `model_changed` changes when this browser tab learns of another loaded model."""
+    """Build the tab. `model_changed` changes when this browser tab learns of another loaded model.
+
+    `joined` is the event after which the page knows what this browser tab drew before it was opened anew.
+    """
     with gr.Row(elem_classes="two-columns"):
         with gr.Column(scale=4, min_width=300):
             panel = build_input_panel(page)
@@ -80,7 +86,7 @@ def build(
             right = build_results_panel(page, browser)
     tab = DrawTab(panel, right)
     handlers = DrawHandlers(page, tab, variant)
-    handlers.wire_jobs()
+    handlers.wire_jobs(joined)
     handlers.wire_pictures()
     controls = panel.controls
     presets_panel.wire(page, panel.presets, variant, controls)
@@ -98,7 +104,8 @@ def build(
         panel.size.width,
         panel.size.height,
     }
-    for moment in (demo.load, model_changed.change):
+    restore_draft(joined, controls.prompt)
+    for moment in (joined.then, model_changed.change):
         inputs = {variant, right.results.items}
         restore_settings(attach(moment, handlers.refresh, inputs, {*outputs, *panel.presets.all}, **QUICK))
     return tab
@@ -152,11 +159,24 @@ class DrawHandlers:
         """Run the request that `make` builds, and put its pictures before the others of the gallery."""
         language = self.page.language(request)
         yield {**self.output.cleared(), **(started or {}), **self.panel.buttons.updates(running=True)}
-        for view in draw(self.page, values[self.variant], make, language):
+        views = draw_on(self.page, "draw", values[self.variant], make, language)
+        yield from self._follow(views, values[self.results.items], language)
+
+    def rejoin(self, values: Values, request: gr.Request) -> Iterator[Updates]:
+        """What this browser tab showed before it was opened anew: its pictures, and the job that still runs."""
+        language, runs = self.page.language(request), self.page.runs.of("draw")
+        items = pictures_of(runs)[:MAX_GALLERY_ITEMS]
+        if items:
+            yield {self.output.preview_grid: "", **self.results.show(self.page, items, 0, language)}
+        if runs and not runs[-1].ended:
+            yield {self.controls.seed: runs[-1].request.seed, **self.panel.buttons.updates(running=True)}
+            yield from self._follow(runs[-1].follow(), items, language)
+
+    def _follow(self, views: Iterator[View], items: list[SavedImage], language: str) -> Iterator[Updates]:
+        for view in views:
             updates = self.output.updates(view)
             if view.saved:
-                items = newest_first(values[self.results.items], view.saved)
-                updates |= self.results.show(self.page, items, 0, language)
+                updates |= self.results.show(self.page, newest_first(items, view.saved), 0, language)
             yield updates
         yield self.panel.buttons.updates(running=False)
 
@@ -167,7 +187,14 @@ class DrawHandlers:
             updates = results.show(page, ordered, 0, language) if ordered else {}
             yield {self.output.status: line, **updates}
 
+    def stop(self) -> None:
+        """Stop the drawing; its own last view says so."""
+        self.page.runs.stop("draw")
+
     def stopped(self, request: gr.Request) -> Updates:
+        """What to show once a job that no run holds is stopped."""
+        if any(not run.ended for run in self.page.runs.of("draw")):
+            return gr.skip()
         line = message(self.page.texts.say("draw_stopped", self.page.language(request)))
         return {self.output.status: line, **self.panel.buttons.updates(running=False)}
 
@@ -221,12 +248,12 @@ class DrawHandlers:
             **panel.size.variant_updates(now),
             **panel.presets.variant_updates(page, now, language),
         }
-        if not values[self.results.items]:
+        if not values[self.results.items] and not page.runs.of("draw"):
             title = page.texts.say("draw_empty_title", language)
             updates[self.output.preview_grid] = empty(title, draw_hint(page.texts, now, language))
         return updates
 
-    def wire_jobs(self) -> None:
+    def wire_jobs(self, joined: Any) -> None:
         panel, output, results, tokens = self.panel, self.output, self.results, self.tokens
         outputs = [
             output.preview_grid, output.status, output.notes, results.gallery, results.items, results.chosen,
@@ -238,15 +265,14 @@ class DrawHandlers:
         helper = PromptHandlers(
             self.page, panel.helper, self.controls.prompt, self.variant, output.status, panel.buttons
         )
-        jobs = [
-            attach(panel.buttons.run.click, self.draw, drawn, outputs, **JOB),
-            attach(self.controls.prompt.submit, self.draw, drawn, outputs, **JOB),
-            attach(panel.dropped.redraw.click, self.redraw, {panel.dropped.metadata, *common}, outputs, **JOB),
-            attach(tokens.draw_on.click, self.draw_on, patch, outputs, **JOB),
-            attach(tokens.draw_with.click, self.draw_with, patch, outputs, **JOB),
-            helper.wire(),
-        ]
-        halt(panel.buttons.stop.click, jobs).then(self.stopped, None, outputs, **QUICK)
+        attach(panel.buttons.run.click, self.draw, drawn, outputs, **JOB)
+        attach(self.controls.prompt.submit, self.draw, drawn, outputs, **JOB)
+        attach(panel.dropped.redraw.click, self.redraw, {panel.dropped.metadata, *common}, outputs, **JOB)
+        attach(tokens.draw_on.click, self.draw_on, patch, outputs, **JOB)
+        attach(tokens.draw_with.click, self.draw_with, patch, outputs, **JOB)
+        attach(joined.then, self.rejoin, common, outputs, **JOB)
+        attach(panel.buttons.stop.click, self.stop, None, None, **QUICK)
+        halt(panel.buttons.stop.click, [helper.wire()]).then(self.stopped, None, outputs, **QUICK)
         attach(self.right.rank.click, self.rank, {results.chosen, *common}, {output.status, *results.all}, **JOB)
 
     def wire_pictures(self) -> None:

@@ -1,0 +1,198 @@
+"""Drawing jobs that do not end with the browser tab that started them.
+
+A run advances its job in a thread of its own and keeps the latest view. Handlers only follow it: a closed or refreshed
+tab looks away, and the tab that is opened in its place finds the run again and follows it further. On a shared page
+nobody holds the machine without looking: a run that nobody followed for PATIENCE seconds is stopped there.
+
+A browser tab is known by its Gradio session, which is new at each opening, and by a key that the browser keeps until
+the tab is closed. Each opening takes over what the tab with the old key had, and gets a new key, so a duplicated tab
+does not mix with the first.
+"""
+
+from __future__ import annotations
+
+import contextvars
+import logging
+import secrets
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Literal, cast
+
+from janus_app.errors import AppError
+from janus_app.server.security import visitor
+from janus_app.types import EditRequest, Event, GenerateRequest
+from janus_app.ui.common.saved_images import SavedImage
+
+PATIENCE = 60.0  # seconds that an unwatched run goes on on a shared page
+LOOK_SECONDS = 1.0  # a follower gets a view at least this often, so that Gradio notices a closed tab
+MAX_RUNNING = 60  # runs of all tabs together that wait or draw
+MAX_TABS = 200  # browser tabs that are remembered
+MAX_RUNS = 30  # runs that are remembered of each place of a tab
+
+Place = Literal["draw", "edit"]
+Drawing = GenerateRequest | EditRequest
+Stopped = Callable[[], bool]  # whether a job shall end at its next step
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class View:
+    """What to show now. `preview_grid` is None where it stays as it is; `saved` is given once, at the end."""
+
+    preview_grid: str | None
+    status: str
+    notes: str = ""
+    saved: tuple[SavedImage, ...] | None = None
+
+
+class Run:
+    """One drawing job. `saved` are its finished pictures, none until it ends."""
+
+    def __init__(self, request: Drawing, patience: float | None) -> None:
+        self.request = request
+        self.saved: tuple[SavedImage, ...] = ()
+        self.ended = False
+        self._patience = patience
+        self._view, self._views = View(None, ""), 0
+        self._grid: str | None = None
+        self._grid_at = 0  # the number of the view that brought the latest preview grid
+        self._changed = threading.Condition()
+        self._stop = threading.Event()
+        self._looked = time.monotonic()
+
+    def start(self, views: Callable[[Stopped], Iterator[View]], failed: Callable[[Exception], View]) -> None:
+        """Advance the job in a thread. `failed` gives the last view where `views` raises, which is a bug."""
+        advance = contextvars.copy_context().run  # the job counts as the visitor's
+        threading.Thread(target=advance, args=(self._advance, views, failed), daemon=True, name="drawing").start()
+
+    def stop(self) -> None:
+        """End the job within one step."""
+        self._stop.set()
+
+    def follow(self) -> Iterator[View]:
+        """The latest view as often as it changes, until the last one. Closing the iterator leaves the job alone."""
+        seen = 0
+        while True:
+            with self._changed:
+                if not self.ended and self._views == seen:
+                    self._changed.wait(LOOK_SECONDS)
+                self._looked = time.monotonic()
+                fresh, ended = self._views > seen, self.ended
+                view = replace(
+                    self._view,
+                    preview_grid=self._grid if self._grid_at > seen else None,
+                    saved=self._view.saved if fresh else None,
+                )
+                seen = self._views
+            if fresh or not ended:
+                yield view
+            if ended:
+                return
+
+    def _advance(self, views: Callable[[Stopped], Iterator[View]], failed: Callable[[Exception], View]) -> None:
+        try:
+            for view in views(self._stopped):
+                self._show(view)
+        except Exception as error:
+            logger.exception("a drawing failed")
+            self._show(failed(error))
+        finally:
+            with self._changed:
+                self.ended = True
+                self._changed.notify_all()
+
+    def _stopped(self) -> bool:
+        alone = self._patience is not None and time.monotonic() - self._looked > self._patience
+        return alone or self._stop.is_set()
+
+    def _show(self, view: View) -> None:
+        with self._changed:
+            self._view = view
+            self._views += 1
+            if view.preview_grid is not None:
+                self._grid, self._grid_at = view.preview_grid, self._views
+            self.saved = view.saved or ()
+            self._changed.notify_all()
+
+
+@dataclass
+class _BrowserTab:
+    runs: dict[Place, list[Run]] = field(default_factory=dict)
+
+    def copy(self) -> _BrowserTab:
+        return _BrowserTab({place: list(runs) for place, runs in self.runs.items()})
+
+
+class Runs:
+    """The runs of all browser tabs; the tab meant is the one whose request is being handled."""
+
+    def __init__(self) -> None:
+        self._by_session: OrderedDict[str, _BrowserTab] = OrderedDict()
+        self._by_key: OrderedDict[str, _BrowserTab] = OrderedDict()
+        self._alive: list[Run] = []
+        self._lock = threading.Lock()
+
+    def new(self, place: Place, request: Drawing, watched: bool) -> Run:
+        """A run for the tab to start; `watched`: it is stopped when nobody follows it. Raises AppError if too many."""
+        with self._lock:
+            self._alive = [run for run in self._alive if not run.ended]
+            if len(self._alive) >= MAX_RUNNING:
+                raise AppError("page_jobs_full")
+            run = Run(request, PATIENCE if watched else None)
+            self._alive.append(run)
+            runs = self._tab().runs
+            runs[place] = [*runs.get(place, []), run][-MAX_RUNS:]
+        return run
+
+    def of(self, place: Place) -> list[Run]:
+        """The tab's runs, the first one first."""
+        with self._lock:
+            return list(self._tab().runs.get(place, []))
+
+    def stop(self, place: Place) -> bool:
+        """Stop what the tab draws in a place. False if it draws nothing there."""
+        running = [run for run in self.of(place) if not run.ended]
+        for run in running:
+            run.stop()
+        return bool(running)
+
+    def join(self, key: str) -> str:
+        """Take over the runs of the tab that had `key`, if there was one. Returns the key for the next opening."""
+        new = secrets.token_urlsafe(16)
+        with self._lock:
+            tab = self._by_key[key].copy() if key in self._by_key else self._tab()
+            self._remember(self._by_session, visitor(), tab)
+            self._remember(self._by_key, new, tab)
+        return new
+
+    def _tab(self) -> _BrowserTab:
+        tab = self._by_session.get(visitor()) or _BrowserTab()
+        self._remember(self._by_session, visitor(), tab)
+        return tab
+
+    @staticmethod
+    def _remember(tabs: OrderedDict[str, _BrowserTab], name: str, tab: _BrowserTab) -> None:
+        if name:  # "" outside of a request
+            tabs[name] = tab
+            tabs.move_to_end(name)
+            while len(tabs) > MAX_TABS:
+                tabs.popitem(last=False)
+
+
+def until(stopped: Stopped, events: Iterator[Event]) -> Iterator[Event]:
+    """`events` until `stopped` says so; then they are closed."""
+    with closing(cast(Generator[Event], events)):
+        for event in events:
+            if stopped():
+                return
+            yield event
+
+
+def pictures_of(runs: list[Run]) -> list[SavedImage]:
+    """The pictures of runs, the newest run first, without those whose copy for the page is deleted by now."""
+    return [picture for run in reversed(runs) for picture in run.saved if Path(picture.shown).exists()]

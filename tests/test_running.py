@@ -1,0 +1,181 @@
+"""Drawing jobs that go on without their browser tab, with a real session and tiny checkpoints of random weights."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from gradio.context import LocalContext
+
+from janus_app.hub import Hub
+from janus_app.registry.catalog import load_catalog
+from janus_app.runtime.session import ModelSession
+from janus_app.types import Event, GenerateRequest, Progress, Request, drain
+from janus_app.ui.common import running
+from janus_app.ui.common.drawing import draw_on
+from janus_app.ui.common.running import Runs, pictures_of
+from janus_app.ui.common.saved_images import SavedImages
+from janus_app.ui.context import PageContext
+from janus_app.ui.i18n import Texts
+from tests.page_server import GOLDEN
+
+
+class HeldSession(ModelSession):
+    """A session whose drawings wait in their fifth step until the test lets them go on."""
+
+    reached: threading.Event
+    go: threading.Event
+    ended: threading.Event
+
+    def run(self, request: Request) -> Iterator[Event]:
+        steps = 0
+        try:
+            for event in super().run(request):
+                steps += isinstance(event, Progress)
+                if steps == 5:
+                    self.reached.set()
+                    assert self.go.wait(60)
+                yield event
+        finally:
+            self.ended.set()
+
+
+@pytest.fixture(scope="module")
+def session() -> HeldSession:
+    session = HeldSession(load_catalog(), Hub())
+    drain(session.load(str(GOLDEN / "janus_pro_1b" / "checkpoint"), device="cpu"))
+    return session
+
+
+@pytest.fixture
+def page(session: HeldSession, tmp_path: Path) -> PageContext:
+    session.reached, session.go, session.ended = threading.Event(), threading.Event(), threading.Event()
+    return PageContext(session, session.catalog, Texts("en"), SavedImages(tmp_path / "outputs", tmp_path / "served"))
+
+
+@contextmanager
+def visitor(name: str) -> Iterator[None]:
+    """The requests of a browser tab's opening, whose Gradio session is `name`."""
+    token = LocalContext.request.set(SimpleNamespace(session_hash=name))  # type: ignore[arg-type]
+    try:
+        yield
+    finally:
+        LocalContext.request.reset(token)
+
+
+def start(page: PageContext, seed: int = 7) -> Any:
+    """Start a drawing and look at its first view; returns the views."""
+    views: Any = draw_on(page, "draw", None, lambda: GenerateRequest("a red circle", count=2, seed=seed), "en")
+    next(views)
+    return views
+
+
+def wait_for(condition: Callable[[], Any]) -> None:
+    end = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < end, "the condition was not met"
+        time.sleep(0.01)
+
+
+def test_a_drawing_goes_on_without_its_tab_and_is_found_by_the_next_opening(
+    page: PageContext, session: HeldSession
+) -> None:
+    with visitor("first"):
+        key = page.runs.join("")
+        views = start(page)
+    assert session.reached.wait(60)
+    views.close()  # what Gradio does when the tab is closed or refreshed
+    with visitor("second"):
+        next_key = page.runs.join(key)
+        (run,) = page.runs.of("draw")
+        follower = run.follow()
+        shown = next(follower)
+        assert not run.ended and shown.preview_grid and not shown.saved, "the latest previews, though seen before"
+        session.go.set()
+        *_, last = follower
+        assert last.saved and [picture.metadata.seed for picture in last.saved] == [7, 8]
+        assert "Done: 2" in last.status and len(list(page.images.outputs.glob("*.png"))) == 2
+    with visitor("third"):
+        assert page.runs.join(next_key) not in (key, next_key, "")
+        assert pictures_of(page.runs.of("draw")) == list(last.saved)
+
+
+def test_only_the_key_of_a_tab_finds_its_runs_and_a_duplicated_tab_does_not_mix(
+    page: PageContext, session: HeldSession
+) -> None:
+    session.go.set()
+    with visitor("one"):
+        key = page.runs.join("")
+        assert [view.saved is not None for view in start(page)][-1]
+    for name, given in (("other", ""), ("guess", "one"), ("wrong", key[:-1] + "?")):
+        with visitor(name):
+            page.runs.join(given)
+            assert not page.runs.of("draw")
+    with visitor("duplicate"):
+        page.runs.join(key)
+        list(start(page, seed=20))
+        assert [run.request.seed for run in page.runs.of("draw")] == [7, 20]
+    with visitor("one"):
+        assert [run.request.seed for run in page.runs.of("draw")] == [7]
+
+
+def test_stop_after_joining_ends_the_job_within_a_step_and_says_so(page: PageContext, session: HeldSession) -> None:
+    with visitor("first"):
+        key = page.runs.join("")
+        start(page).close()
+    assert session.reached.wait(60)
+    with visitor("second"):
+        page.runs.join(key)
+        assert page.runs.stop("draw") and not page.runs.stop("edit")
+        session.go.set()
+        (run,) = page.runs.of("draw")
+        *_, last = run.follow()
+        assert "Stopped" in last.status and last.saved is None and not page.runs.stop("draw")
+    assert session.ended.is_set() and session.state.phase == "ready" and not session.state.queue
+    assert not list(page.images.outputs.glob("*.png"))
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_unwatched_drawing_is_stopped_on_a_shared_page_alone(
+    page: PageContext, session: HeldSession, shared: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(running, "PATIENCE", 0.0)
+    page = PageContext(session, session.catalog, page.texts, page.images, shared=shared)
+    with visitor("gone"):
+        start(page).close()
+        session.go.set()
+        (run,) = page.runs.of("draw")
+        wait_for(lambda: run.ended)
+    assert len(run.saved) == (0 if shared else 2)
+
+
+def test_too_many_jobs_and_bugs_end_in_a_sentence(
+    page: PageContext, session: HeldSession, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    session.go.set()
+    with visitor("one"):
+        with monkeypatch.context() as patched:
+            patched.setattr(SavedImages, "keep", lambda *given: 1 / 0)
+            *_, last = start(page)
+            assert "message error" in last.notes and "ZeroDivisionError" in last.notes
+        monkeypatch.setattr(running, "MAX_RUNNING", 0)
+        (last,) = draw_on(page, "draw", None, lambda: GenerateRequest("a"), "en")
+        assert "Too many jobs" in last.notes + last.status
+
+
+def test_tabs_are_remembered_in_a_bounded_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(running, "MAX_TABS", 3)
+    runs = Runs()
+    for number in range(10):
+        with visitor(str(number)):
+            runs.join("")
+            for _ in range(40):
+                runs.new("draw", GenerateRequest("a"), watched=False).ended = True
+            assert len(runs.of("draw")) == running.MAX_RUNS
+    assert len(runs._by_key) == len(runs._by_session) == 3
