@@ -12,6 +12,7 @@ from PIL import Image, ImageChops
 
 from janus_app.outputs.metadata import read_metadata
 from janus_app.types import drain
+from janus_app.ui.common.running import Run
 from tests.browser.conftest import WATCH
 from tests.browser.steps import (
     TABS,
@@ -211,8 +212,9 @@ def test_drawing_survives_a_refresh_with_its_prompt_and_gallery_and_can_be_stopp
     draw(page, "never finished", 1, 33_000)
     page.wait_for_selector("#draw-stop:visible")
     reopened(page)
+    stop = Run.stop
+    monkeypatch.setattr(Run, "stop", lambda run: (stop(run), go_on.set()))
     page.click("#draw-stop")
-    go_on.set()
     wait_ended(page, "stopped")
     assert captions(page) == ["seed 32000", "seed 32001", "seed 31000"]
     assert not list(served.outputs.glob("*_33000.png"))
@@ -233,7 +235,7 @@ def hold(served: Served, monkeypatch: pytest.MonkeyPatch) -> threading.Event:
 
 def reopened(page: Any) -> None:
     page.reload()
-    page.wait_for_selector(".state-line.ready")
+    page.wait_for_selector(".state-line")
     page.evaluate(WATCH)
     go(page, 1)
     page.wait_for_selector("#draw-run:visible, #draw-stop:visible")
