@@ -188,54 +188,38 @@ def test_drawing_survives_a_refresh_with_its_prompt_and_gallery_and_can_be_stopp
 ) -> None:
     page, other = visit(), visit()
     for each in (page, other):
-        go(each, 1)
+        go(each, "draw")
     draw(page, "drawn before", 1, 31_000)
     wait_done(page)
-    go_on = hold(served, monkeypatch)
-    draw(page, "still drawing", 2, 32_000)
-    page.wait_for_selector("#draw-stop:visible")
-    page.fill("#draw-prompt textarea", "not sent yet")
-
-    reopened(page)
-    page.wait_for_selector("#draw-stop:visible")
-    page.wait_for_selector("#draw-easel *")
-    assert captions(page) == ["seed 31000"]
-    assert page.input_value("#draw-prompt textarea") == "not sent yet"
-    reopened(other)
-    assert not captions(other) and not other.locator("#draw-stop").is_visible(), "another tab joined the job"
-    go_on.set()
+    with served.session.held():
+        draw(page, "still drawing", 2, 32_000)
+        page.wait_for_selector("#draw-stop:visible")
+        page.fill("#draw-prompt textarea", "not sent yet")
+        reopen(page)
+        page.wait_for_selector("#draw-stop:visible")
+        page.wait_for_selector("#draw-easel .easel")
+        assert captions(page) == ["seed 31000"]
+        assert page.input_value("#draw-prompt textarea") == "not sent yet"
+        reopen(other)
+        assert not captions(other) and not other.locator("#draw-stop").is_visible(), "another tab joined the job"
     wait_done(page)
     assert captions(page) == ["seed 32000", "seed 32001", "seed 31000"]
 
-    # A refresh after the job shows its pictures; after another refresh, Stop ends the next one.
-    go_on = hold(served, monkeypatch)
-    draw(page, "never finished", 1, 33_000)
-    page.wait_for_selector("#draw-stop:visible")
-    reopened(page)
-    stop = Run.stop
-    monkeypatch.setattr(Run, "stop", lambda run: (stop(run), go_on.set()))
-    page.click("#draw-stop")
+    # A refresh shows what was drawn, and Stop ends a job that was joined again.
+    stop, stopped = Run.stop, threading.Event()
+    monkeypatch.setattr(Run, "stop", lambda run: (stop(run), stopped.set()))
+    with served.session.held():
+        draw(page, "never finished", 1, 33_000)
+        page.wait_for_selector("#draw-stop:visible")
+        reopen(page)
+        page.click("#draw-stop")
+        assert stopped.wait(60)
     wait_ended(page, "stopped")
     assert captions(page) == ["seed 32000", "seed 32001", "seed 31000"]
     assert not list(served.outputs.glob("*_33000.png"))
 
 
-def hold(served: Served, monkeypatch: pytest.MonkeyPatch) -> threading.Event:
-    """Hold all drawings in a step, until the event that is returned is set."""
-    go_on, paced = threading.Event(), type(served.session)._paced
-
-    def held(session: Any, job: Any) -> Any:
-        for number, event in enumerate(paced(session, job)):
-            assert number < 3 or go_on.wait(90)
-            yield event
-
-    monkeypatch.setattr(type(served.session), "_paced", held)
-    return go_on
-
-
-def reopened(page: Any) -> None:
+def reopen(page: Any) -> None:
     page.reload()
-    page.wait_for_selector(".state-line")
-    page.evaluate(WATCH)
-    go(page, 1)
     page.wait_for_selector("#draw-run:visible, #draw-stop:visible")
+    page.evaluate(WATCH)
