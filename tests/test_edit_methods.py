@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import gradio as gr
@@ -18,13 +19,8 @@ from janus_app.ui.context import PageContext
 from janus_app.ui.i18n import Texts
 from janus_app.ui.tabs.edit.editor import more_pictures
 from janus_app.ui.tabs.edit.methods import method_outputs, method_updates, variant_outputs, variant_updates
-from janus_app.ui.tabs.edit.panels import (
-    EditPanels,
-    build_method_panel,
-    build_results_panel,
-    build_settings_panel,
-    build_source_panel,
-)
+from janus_app.ui.tabs.edit.panels import EditPanels, build_panels
+from janus_app.ui.tabs.edit.ways import WAYS, methods_of, missing_way, offers, sounds_like_an_instruction, way_of
 from tests.conftest import GOLDEN
 
 CHECKPOINTS = {
@@ -42,9 +38,7 @@ def page_with(family: str, tmp_path: Path) -> PageContext:
 
 def panels_of(page: PageContext) -> EditPanels:
     with gr.Blocks():
-        return EditPanels(
-            build_source_panel(page), build_method_panel(page), build_settings_panel(page), build_results_panel(page)
-        )
+        return build_panels(page)
 
 
 @pytest.mark.parametrize("family", CHECKPOINTS)
@@ -76,7 +70,7 @@ def test_visible_controls_are_those_the_method_reads(family: str, tmp_path: Path
             assert updates[panels.method.source_box]["visible"] is False
             assert updates[flow.solver]["visible"] is False
             if language == "zh-CN":
-                assert not any("a" <= c <= "z" for c in note.split(">")[1].split("<")[0]), note
+                assert not re.search("[a-z]", re.sub("<[^>]*>", "", note)), note
 
 
 @pytest.mark.parametrize("family", CHECKPOINTS)
@@ -87,10 +81,62 @@ def test_variant_offers_its_methods_with_the_controls_of_the_first(family: str, 
     assert updates.keys() == variant_outputs(panels)
     assert updates[panels.settings.buttons.run]["interactive"]
     methods = updates[panels.method.method]
-    assert methods["visible"] == (len(CHECKPOINTS[family][1]) > 1)
+    assert [way_of(name) for _, name in methods["choices"]] == list(WAYS)
+    assert CHECKPOINTS[family][1] <= {name for _, name in methods["choices"]}
     first = method_updates(page, panels, None, methods["value"], "en")
     strength, shown = updates[panels.settings.strength], first[panels.settings.strength]
     assert strength["visible"] == shown["visible"] and strength["info"] == shown["info"]
+
+
+@pytest.mark.parametrize("family", CHECKPOINTS)
+def test_way_that_the_model_lacks_is_offered_with_a_model_that_has_it(family: str, tmp_path: Path) -> None:
+    page = page_with(family, tmp_path)
+    panels = panels_of(page)
+    loaded = page.session.state.capabilities
+    assert loaded
+    for way, methods in WAYS.items():
+        updates = method_updates(page, panels, None, methods[0], "en")
+        able = set(methods) & set(loaded.edit_methods)
+        switch, run = updates[panels.method.switch], updates[panels.settings.buttons.run]
+        if methods[0] in able:
+            assert (switch["visible"], run["visible"], updates[panels.method.offer]) == ("hidden", True, "")
+            continue
+        if able:
+            continue
+        found = offers(page, way)
+        assert [offer.ready for offer in found] == sorted((offer.ready for offer in found), reverse=True)
+        assert found[0].ready and switch["value"] == f"Switch to {found[0].variant.title}"
+        assert (switch["visible"], switch["variant"], run["visible"]) == (True, "primary", False)
+        for offer in found[1:4]:
+            assert offer.ready or f"{offer.variant.title} ({offer.size} to download)" in updates[panels.method.offer]
+        example = updates[panels.settings.controls.prompt]["value"]
+        assert sounds_like_an_instruction(example) == (way == "words"), "the box holds an example of the chosen way"
+
+
+def test_instruction_where_a_description_is_asked_for_is_offered_a_model_that_follows_it() -> None:
+    for text in ("make the cat blue", "Please remove the house", "把猫变成蓝色", "去掉房子", "天空改成夜晚"):
+        assert sounds_like_an_instruction(text), text
+        assert missing_way("region", ("region", "variation"), text) == "words"
+        assert missing_way("instruct", ("instruct",), text) == ""
+    for text in ("a blue cat on a chair", "two frogs left of a house", "一只蓝色的猫", "", None):
+        assert missing_way("region", ("region", "variation"), text) == ""
+    assert missing_way("instruct", ("region",), "") == "words"
+
+
+def test_families_name_the_edit_methods_that_their_models_have(tmp_path: Path) -> None:
+    for family in CHECKPOINTS:
+        page = page_with(family, tmp_path)
+        state = page.session.state
+        assert state.capabilities and tuple(state.capabilities.edit_methods) == methods_of(page.variant(None))
+
+
+@pytest.mark.parametrize("language", ["en", "zh-CN"])
+def test_explanation_of_a_way_asks_for_what_the_box_asks_for(language: str) -> None:
+    say = Texts().say
+    described = {"en": "escribe", "zh-CN": "描述"}[language]
+    for way, methods in WAYS.items():
+        asks = say("edit_instruction" if "instruct" in methods else "edit_prompt_hint", language)
+        assert (described in say(f"way_{way}_do", language)) == (described in asks) == ("instruct" not in methods)
 
 
 def test_further_pictures_keep_their_order(tmp_path: Path) -> None:

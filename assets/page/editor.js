@@ -14,3 +14,11 @@ const awaitPicture = async () => {
   window.janus.shown();
 };
 onChange(awaitPicture);
+
+// On a small screen the stage may be out of sight when the drawing begins.
+let drawing = false;
+onChange(() => {
+  const begins = Boolean(document.querySelector("#edit-easel .easel"));
+  if (begins && !drawing) document.getElementById("edit-stage").scrollIntoView({ block: "nearest" });
+  drawing = begins;
+});

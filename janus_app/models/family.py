@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from janus_app.errors import Message
-from janus_app.types import Event, Model, Setting
+from janus_app.types import EditMethod, Event, Model, Setting
 
 if TYPE_CHECKING:
     from torch import nn
@@ -113,6 +113,8 @@ class Family:
     which stays in float32 where the rest is in float16 or on a CPU. offload_prefix: decoder layers that may be placed
     on several devices, "" where none may.
 
+    edit_methods: those of a checkpoint that names none, its usual one first.
+
     job_peak: cache and work of a job beside the weights, for pictures of a side in pixels. check_drawing: draw a little
     with a loaded model and return what looks wrong with it, as of weights that are damaged; None where nothing does.
     """
@@ -133,6 +135,7 @@ class Family:
     unused_prefixes: tuple[str, ...] = ()
     offload_prefix: str = ""
     solvers: tuple[str, ...] = ()
+    edit_methods: tuple[EditMethod, ...] = ()
     weight_sources: Callable[[Any, Mapping[str, Any], Path, Parts | None], Sequence[WeightSource]] = _own_weights
     explain_mismatch: Callable[[Any, str, bool], Message | None] = _no_explanation
     tied: Callable[[Mapping[str, Any]], Mapping[str, str]] = _nothing_tied

@@ -93,6 +93,13 @@ def go(page: Any, tab: str) -> None:
     page.click(f"#tab-{tab}-button")
 
 
+def open_settings(page: Any, tab: str) -> None:
+    """Open the drawer of settings of a tab, unless it is open."""
+    if not page.locator(f"#{tab}-settings > .label-wrap.open").count():
+        page.click(f"#{tab}-settings > .label-wrap")
+    settle(page)
+
+
 def set_number(page: Any, place: str, value: float) -> None:
     box = page.locator(f"{place} input[type=number]")
     box.fill(str(value))

@@ -10,7 +10,18 @@ from PIL import Image
 
 from janus_app.outputs.metadata import ImageMetadata, read_metadata
 from janus_app.types import drain
-from tests.browser.steps import choose, draw, go, into_editor, newest, paint, set_number, until, wait_done
+from tests.browser.steps import (
+    choose,
+    draw,
+    go,
+    into_editor,
+    newest,
+    open_settings,
+    paint,
+    set_number,
+    until,
+    wait_done,
+)
 from tests.page_server import Served
 
 pytestmark = pytest.mark.browser
@@ -72,12 +83,12 @@ def test_three_families_edit_and_every_picture_stays_in_the_tree(
 
     # JanusFlow: two descriptions; the first is the prompt of the picture. The tree survives the switch.
     load(page, served, "JanusFlow embedded", "janusflow-embedded")
-    page.locator("#edit-method label", has_text="Two descriptions").click()
+    page.locator("#edit-method label", has_text="What two prompts differ in").click()
     page.wait_for_selector("#edit-source-prompt:visible")
     assert page.input_value("#edit-source-prompt textarea") == "a red cat to the left of a blue house"
     assert "Paint" not in page.inner_text("#edit-method-note")
     assert not page.locator("#edit-editor button[aria-label=Brush]").is_visible()
-    page.locator("#edit-settings button").first.click()
+    open_settings(page, "edit")
     set_number(page, "#edit-steps", 3)
     record = edit(page, served, "a red cat to the left of a green house")
     assert (record.settings["method"], record.source_prompt) == ("flowedit", "a red cat to the left of a blue house")

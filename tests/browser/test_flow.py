@@ -11,7 +11,19 @@ from PIL import Image
 
 from janus_app.outputs.metadata import ImageMetadata, read_metadata
 from janus_app.types import drain
-from tests.browser.steps import answer, choose, draw, go, into_editor, newest, paint, set_number, wait_done, wait_quiet
+from tests.browser.steps import (
+    answer,
+    choose,
+    draw,
+    go,
+    into_editor,
+    newest,
+    open_settings,
+    paint,
+    set_number,
+    wait_done,
+    wait_quiet,
+)
 from tests.page_server import Served
 
 pytestmark = pytest.mark.browser
@@ -61,31 +73,32 @@ def test_flow_model_draws_edits_and_chats(visit: Any, served: Served) -> None:
     canvas = into_editor(page, lambda: page.click("#draw-to-edit"))
     page.wait_for_function("document.querySelector('#edit-source-prompt textarea').value == 'a red house'")
     assert not page.locator(BRUSH).is_visible()
+    open_settings(page, "edit")
     page.locator("#edit-go-on input").uncheck()  # all edits below start from the same picture
-    page.locator("#edit-settings button").first.click()
     set_number(page, "#edit-steps", STEPS)
     assert not page.locator("#edit-solver").is_visible() and page.locator("#edit-strength").is_visible()
-    _, record = edit(page, served, "Two descriptions", "a blue house")
+    _, record = edit(page, served, "What two prompts differ in", "a blue house")
     assert record.settings["method"] == "flowedit" and record.source_prompt == "a red house"
     assert "solver" not in record.settings
 
     # If it is empty, the model describes the picture, and the page says so.
     page.fill("#edit-source-prompt textarea", "")
-    _, record = edit(page, served, "Two descriptions", "a blue house")
+    _, record = edit(page, served, "What two prompts differ in", "a blue house")
     assert record.source_prompt and "The model sees:" in page.inner_text("#edit-notes")
 
     # A painted part: all other pixels stay the same.
-    page.locator("#edit-method label", has_text="Painted part").click()
+    page.locator("#edit-method label", has_text="A part I paint").click()
     page.wait_for_selector("#edit-solver:visible")
     assert not page.locator("#edit-source-prompt").is_visible() and not page.locator("#edit-strength").is_visible()
+    page.locator("#edit-view label", has_text="Edit further").click()
     page.locator(BRUSH).click()
     paint(page, canvas)
-    file, record = edit(page, served, "Painted part", "a blue house")
+    file, record = edit(page, served, "A part I paint", "a blue house")
     assert record.settings["method"] == "masked" and "strength" not in record.settings
     changed = (np.asarray(Image.open(file)) != np.asarray(Image.open(original))).any(-1)
     assert 0 < changed.mean() < 0.5, "only the painted part was drawn anew"
 
-    _, record = edit(page, served, "Image to image", "a blue house")
+    _, record = edit(page, served, "All of it, a little", "a blue house")
     assert record.settings["method"] == "image to image" and record.settings["strength"] == 0.6
 
     go(page, "chat")

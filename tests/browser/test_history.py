@@ -15,7 +15,7 @@ from janus_app.outputs.metadata import read_metadata
 from janus_app.outputs.store import OutputStore, save_png
 from janus_app.types import Finished, GenerateRequest, drain
 from tests.browser.conftest import WATCH
-from tests.browser.steps import choose_branch, go, say, settle, wait_done
+from tests.browser.steps import choose_branch, go, open_settings, say, settle, wait_done
 from tests.page_server import Served, serve
 from tests.samples import METADATA
 
@@ -205,10 +205,10 @@ def test_dropped_picture_restores_its_settings(visit: Any, served: Served, tmp_p
     drop(page, edited)
     page.wait_for_selector("#edit-prompt:visible")
     page.wait_for_function("document.querySelector('#edit-prompt textarea').value === 'a blue star'")
+    open_settings(page, "edit")
     page.wait_for_selector("#edit-strength:visible")
     assert page.input_value("#edit-seed input") == "77"
     assert page.input_value("#edit-strength input[type=number]") == "0.35"
-    page.locator("#edit-settings > .label-wrap").click()
     assert page.input_value("#edit-guidance input[type=number]") == "3.5"
 
     # A picture of another program fills in the draw tab; in the edit tab's own drop area it fills in that.

@@ -25,6 +25,7 @@ from tests.browser.steps import (
     into_editor,
     newest,
     open_drawer,
+    open_settings,
     paint,
     set_number,
     settle,
@@ -76,6 +77,7 @@ def test_chat_draw_cancel_edit_restore_and_switch_in_one_session(
 
     # Send the first picture to the editor, paint, draw the region anew.
     paint(page, into_editor(page, lambda: page.click("#draw-to-edit")))
+    open_settings(page, "edit")
     set_number(page, "#edit-count", 8)
     page.click("#edit-run")
     wait_done(page, "edit")
@@ -138,6 +140,9 @@ def test_bad_input_gives_a_sentence_and_the_page_still_works(visit: Any, tmp_pat
     assert page.locator("#draw-detail b").count() == 0
     go(page, "edit")
     page.fill("#edit-prompt textarea", "a blue star")
+    page.click("#edit-run")
+    assert "Nothing is painted" in wait_ended(page, "error", "edit")
+    page.click("#edit-editor button[aria-label='Clear canvas']")
     page.click("#edit-run")
     assert "no picture to edit" in wait_ended(page, "error", "edit")
 

@@ -119,6 +119,7 @@ FAMILY = Family(
     id="janus",
     title="Janus",
     drawing="tokens",
+    edit_methods=("region", "variation"),
     detect=detect,
     describe=describe,
     read_config=read_config,

@@ -118,6 +118,7 @@ FAMILY = Family(
     id="janusflow",
     title="JanusFlow",
     drawing="flow",
+    edit_methods=("flowedit", "masked", "image to image"),
     detect=detect,
     describe=describe,
     read_config=read_config,

@@ -102,6 +102,7 @@ FAMILY = Family(
     id="metaquery",
     title="MetaQuery",
     drawing="diffusion",
+    edit_methods=("instruct",),
     detect=detect,
     describe=describe,
     read_config=read_config,

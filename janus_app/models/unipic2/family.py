@@ -111,6 +111,7 @@ FAMILY = Family(
     id="unipic2",
     title="UniPic2",
     drawing="diffusion",
+    edit_methods=("instruct",),
     config_file="conditioner/config.json",
     detect=detect,
     describe=describe,

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from html import escape
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -10,13 +12,18 @@ from PIL import Image, ImageChops, ImageOps
 
 from janus_app.errors import AppError
 from janus_app.outputs.image_io import open_picture
+from janus_app.paths import ASSETS
+from janus_app.ui.common.html import data_uri
 
 BRUSH = "rgba(255, 64, 129, 0.6)"
+EXAMPLES = ASSETS / "examples"
+FIRST_EXAMPLE = "frogs_and_house"  # the picture to try with
 MIN_PAINTED_ALPHA = 8  # below it a pixel belongs to the soft rim of the brush and does not count as painted
 
 
 def picture_editor(label: Callable[[str], Any]) -> gr.ImageEditor:
     return gr.ImageEditor(
+        for_editor(str(example_file(FIRST_EXAMPLE))),
         label=label("picture_to_edit"),
         type="pil",
         image_mode="RGBA",
@@ -27,13 +34,36 @@ def picture_editor(label: Callable[[str], Any]) -> gr.ImageEditor:
         buttons=[],
         format="png",
         elem_id="edit-editor",
-        height=430,
+        height=520,
         canvas_size=(384, 384),
         placeholder=label("editor_hint"),
     )
 
 
-def for_editor(path: str) -> dict[str, Any]:
+def example_names() -> list[str]:
+    """The example pictures, the one that the editor opens with first."""
+    return sorted((file.stem for file in EXAMPLES.glob("*.png")), key=lambda name: (name != FIRST_EXAMPLE, name))
+
+
+def example_file(name: str) -> Path:
+    return EXAMPLES / f"{name}.png"
+
+
+def start_html(page_says: Callable[[str], str], last_drawn: bool) -> str:
+    """Pictures to start with: the last one drawn, where the page keeps them, and examples."""
+    last = f'<button type="button" class="last" data-start="">{escape(page_says("start_last"))}</button>'
+    examples = "".join(
+        f'<button type="button" data-start="{name}" title="{escape(page_says("start_example"), quote=True)} {number}" '
+        f'aria-label="{escape(page_says("start_example"), quote=True)} {number}">'
+        f'<img src="{data_uri(Image.open(example_file(name)), quality=85)}" alt=""></button>'
+        for number, name in enumerate(example_names(), 1)
+    )
+    return (
+        f'<div class="start"><span>{escape(page_says("start_hint"))}</span>{last if last_drawn else ""}{examples}</div>'
+    )
+
+
+def for_editor(path: str) -> Any:
     """The value of the editor for a served picture with nothing painted on it."""
     return {"background": path, "layers": [], "composite": None}
 

@@ -1,4 +1,4 @@
-"""Which controls of the edit tab are visible: by the edit method, and by the variant that offers the methods."""
+"""Which controls of the edit tab are visible: by what should change, and by the model that can do it."""
 
 from __future__ import annotations
 
@@ -8,12 +8,14 @@ from typing import Any
 import gradio as gr
 from gradio.components import Component
 
+from janus_app.errors import Message
 from janus_app.models.registry import get_family
 from janus_app.types import EDIT_SETTINGS
 from janus_app.ui.common.controls import INTERVAL
 from janus_app.ui.common.html import message
 from janus_app.ui.context import PageContext, Updates, example_updates, slider_update
 from janus_app.ui.tabs.edit.panels import EditPanels
+from janus_app.ui.tabs.edit.ways import WAYS, Offer, available, method_for, missing_way, offers, way_of
 
 INSTRUCT = "instruct"
 
@@ -30,42 +32,45 @@ def method_outputs(panels: EditPanels) -> set[Any]:
     return {
         panels.method.note, panels.method.source_box, panels.source.more, controls.prompt, controls.temperature,
         settings.strength, settings.image_guidance, flow.steps, flow.solver, flow.start, flow.end,
+        *settings.examples, *offer_outputs(panels),
     }  # fmt: skip
 
 
 def method_updates(
-    page: PageContext, panels: EditPanels, selected: str | None, method: str | None, language: str
+    page: PageContext, panels: EditPanels, selected: str | None, method: str | None, language: str, text: str = ""
 ) -> Updates:
-    """The note about an edit method, and the controls it reads."""
+    """What to do for an edit method, the controls it reads, and a model to switch to where it needs another one.
+
+    `text` is what the user wrote so far; a box that is empty or holds an example gets the first example of the method.
+    """
     now, able = page.variant(selected), page.session.state.capabilities
     say, named = page.texts.say, page.texts.named
     used, known, instruct = settings_of(method), now.settings.keys(), method == INSTRUCT
-    description = able.edit_methods.get(method or "") if able else None
-    line = description.text(language) if description else ""
-    max_pictures = able.edit_pictures if able and instruct else 1
+    max_pictures = able.edit_pictures if able and method in able.edit_methods and instruct else 1
     settings, controls = panels.settings, panels.settings.controls
     flow = controls.flow
+    asked = "edit_instruction" if instruct else "edit_after" if "source_prompt" in used else "edit_prompt"
+
+    examples = examples_of(page, selected, method, language)
+    given: dict[str, Any] = {}
+    if examples and text not in examples and (not text.strip() or is_example(page, text)):
+        text = examples[0]
+        given = {"value": text}
 
     def visible(name: str, setting: str = "") -> dict[str, Any]:
         """A setting of the variant is visible before a model is loaded, and then where the method reads it."""
         return gr.update(visible=(setting or name) in known and (method is None or name in used))
 
-    if line and "mask" in used:
-        note = message(f"{say('paint_first', language)} {line}")
-    else:
-        note = message(line, "note unpainted")  # assets/style/ hides the brush
     return {
-        panels.method.note: note,
-        controls.prompt: gr.update(
-            label=say("edit_instruction" if instruct else "edit_prompt", language),
-            placeholder=say("edit_instruction_hint" if instruct else "edit_prompt_hint", language),
-        ),
+        panels.method.note: note_html(page, method, language),
+        controls.prompt: gr.update(label=say(asked, language), placeholder=say(f"{asked}_hint", language), **given),
+        **example_updates(settings.examples, examples),
         panels.source.more: gr.update(
             visible=max_pictures > 1, label=say("more_pictures", language, most=max_pictures - 1)
         ),
         panels.method.source_box: gr.update(visible="source_prompt" in used),
         settings.strength: gr.update(
-            visible="strength" in used, info=named("strength", method or "variation", language)
+            visible="strength" in used and "strength" in known, info=named("strength", method or "variation", language)
         ),
         settings.image_guidance: gr.update(
             visible="image_guidance" in used and "image_guidance" in known,
@@ -76,28 +81,119 @@ def method_updates(
         flow.solver: gr.update(visible=bool(now.solvers) and (method is None or "solver" in used)),
         flow.start: visible("guidance_interval", INTERVAL[0]),
         flow.end: visible("guidance_interval", INTERVAL[1]),
+        **offer_updates(page, panels, selected, method, text, language),
     }
 
 
-def variant_updates(page: PageContext, panels: EditPanels, selected: str | None, language: str) -> Updates:
-    """The methods, controls and examples of the variant shown; the controls are those of its first method."""
+def note_html(page: PageContext, method: str | None, language: str) -> str:
+    """What to do for an edit method in one line, and on demand how the loaded model does it."""
+    if not method:
+        return message(page.texts.say("edit_no_way", language), "note unpainted")
+    line, able = page.texts.say(f"way_{way_of(method)}_do", language), page.session.state.capabilities
+    description: Message | None = able.edit_methods.get(method) if able else None
+    more = ""
+    if description:
+        summary = escape(page.texts.say("way_more", language))
+        more = f"<details><summary>{summary}</summary><p>{escape(description.text(language))}</p></details>"
+    painted = "painted" if "mask" in settings_of(method) else "unpainted"  # assets/style/ hides the brush
+    return f'<div class="way {painted}"><p>{escape(line)}</p>{more}</div>'
+
+
+def offer_outputs(panels: EditPanels) -> set[Any]:
+    """The components of `offer_updates`."""
+    return {panels.method.offer, panels.method.switch, panels.settings.buttons.run}
+
+
+def offer_updates(
+    page: PageContext, panels: EditPanels, selected: str | None, method: str | None, text: str, language: str
+) -> Updates:
+    """A model that can do what the user wants where the loaded one cannot, and the button that switches to it.
+
+    Where the chosen way needs it, that button takes the place of the one that runs.
+    """
+    methods = available(page, selected)
+    possible = method in methods
+    line, button = _offer(page, page.variant(selected).title, methods, method, text, language)
+    hidden = gr.update(visible="hidden")
+    switch = gr.update(value=button, visible=True, variant="secondary" if possible else "primary") if button else hidden
+    run = gr.update(visible=possible or not button, interactive=possible)
+    return {panels.method.offer: line, panels.method.switch: switch, panels.settings.buttons.run: run}
+
+
+def _offer(
+    page: PageContext, title: str, methods: tuple[str, ...], method: str | None, text: str, language: str
+) -> tuple[str, str]:
+    """What is offered (HTML) and the label of its button, both empty where the chosen method does what is wanted."""
+    say, way = page.texts.say, missing_way(method, methods, text)
+    if not way:
+        return "", ""
+    if method_for(way, methods):
+        line = say("offer_way", language, way=say(f"way_{way}", language))
+        return message(line), say("offer_use_way", language)
+    found = offers(page, way)
+    if not found:
+        return ("", "") if method in methods else (message(say("offer_none", language, title=title), "warning"), "")
+    first, *others = found
+    key = "offer_instruction" if method in methods else "offer_model"
+    line = say(key, language, title=title, other=first.variant.title)
+    if others:
+        line += " " + say("offer_others", language, titles=", ".join(_named(page, one, language) for one in others[:3]))
+    key = "offer_switch" if first.ready else "offer_get"
+    return message(line), say(key, language, title=first.variant.title, size=first.size)
+
+
+def _named(page: PageContext, offer: Offer, language: str) -> str:
+    if offer.ready:
+        return offer.variant.title
+    return page.texts.say("offer_sized", language, title=offer.variant.title, size=offer.size)
+
+
+def choices(page: PageContext, methods: tuple[str, ...], language: str) -> list[tuple[str, str]]:
+    """(answer to "What should change?", edit method) of each way: the model's method where it has one."""
+    return [
+        (page.texts.say(f"way_{way}", language), method_for(way, methods) or candidates[0])
+        for way, candidates in WAYS.items()
+    ]
+
+
+def variant_updates(
+    page: PageContext,
+    panels: EditPanels,
+    selected: str | None,
+    language: str,
+    current: str | None = None,
+    text: str = "",
+) -> Updates:
+    """The ways, controls and examples of the variant shown.
+
+    `current` is the method chosen so far: its way is kept where the variant has it, else its usual method is taken.
+    """
     settings = panels.settings
-    now, state = page.variant(selected), page.session.state
-    methods = state.capabilities.edit_methods if state.capabilities else {}
-    names = [(page.texts.named("method", name, language), name) for name in methods]
-    first = next(iter(methods), None)
+    now, methods = page.variant(selected), available(page, selected)
+    method = method_for(way_of(current), methods) or next(iter(methods), None)
     ranges = settings.controls.variant_updates(page, now, language)
     del ranges[settings.controls.count]  # one result unless the user wants more, whatever the variant
     ranges[settings.strength] = slider_update(now.settings.get("strength"))
     ranges[settings.image_guidance] = slider_update(now.settings.get("image_guidance"))
-    shown = method_updates(page, panels, selected, first, language)
+    shown = method_updates(page, panels, selected, method, language, text)
     return {
-        settings.buttons.run: gr.update(interactive="edit" in now.verbs),
-        panels.method.method: gr.update(choices=names, value=first, visible=len(names) > 1),
-        **example_updates(settings.examples, now.prompts("edit", language)),
+        panels.method.method: gr.update(choices=choices(page, methods, language), value=method),
         **ranges,
         **{component: merged(ranges.get(component), update) for component, update in shown.items()},
     }
+
+
+def examples_of(page: PageContext, selected: str | None, method: str | None, language: str) -> tuple[str, ...]:
+    """What could be written for an edit method: the examples of the variant shown, or of one that has the method."""
+    if method in available(page, selected):
+        return page.variant(selected).prompts("edit", language)
+    found = offers(page, way_of(method))
+    return found[0].variant.prompts("edit", language) if found else ()
+
+
+def is_example(page: PageContext, text: str) -> bool:
+    """Whether a text is one of the examples of edits, of any variant."""
+    return any(text in by_verb.get("edit", ()) for row in page.catalog.values() for by_verb in row.examples.values())
 
 
 def merged(earlier: Any, later: Any) -> Any:
@@ -108,22 +204,4 @@ def merged(earlier: Any, later: Any) -> Any:
 def variant_outputs(panels: EditPanels) -> set[Component]:
     """The components of `variant_updates`."""
     settings = panels.settings
-    return {
-        settings.buttons.run,
-        panels.method.method,
-        *settings.examples,
-        settings.controls.guidance,
-        *method_outputs(panels),
-    }
-
-
-def about_html(page: PageContext, selected: str | None, language: str) -> str:
-    """What editing is, which variants can edit, and a warning where the variant shown cannot."""
-    say, now = page.texts.say, page.variant(selected)
-    titles = ", ".join(variant.title for variant in page.catalog.values() if "edit" in variant.verbs)
-    cannot = "" if "edit" in now.verbs else message(say("edit_cannot", language, title=now.title), "warning")
-    return (
-        f'<div class="about-edit"><p>{escape(say("edit_about", language))}</p>'
-        f"<details><summary>{escape(say('edit_who_title', language))}</summary>"
-        f"<p>{escape(say('edit_who', language, titles=titles))}</p></details>{cannot}</div>"
-    )
+    return {panels.method.method, settings.controls.guidance, *method_outputs(panels)}

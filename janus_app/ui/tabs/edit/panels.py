@@ -1,4 +1,4 @@
-"""The components of the edit tab: on the left the picture and how to change it, on the right the results."""
+"""The components of the edit tab: the canvas, beside it what should change and how, and the results below."""
 
 from __future__ import annotations
 
@@ -18,27 +18,29 @@ from janus_app.ui.common.controls import (
     saved_picture,
     seed_row,
 )
-from janus_app.ui.common.results import JobOutput, ResultGallery, job_output
+from janus_app.ui.common.results import JobOutput, ResultGallery
 from janus_app.ui.context import PageContext
 from janus_app.ui.tabs.edit.editor import picture_editor
 from janus_app.ui.tabs.edit.undo import Tree
 
-STEP_CLICKED = """element.addEventListener("click", (event) => {
-  const button = event.target.closest("[data-step]");
-  if (button) trigger("select", { step: Number(button.dataset.step) });
+CLICKED = """element.addEventListener("click", (event) => {
+  const button = event.target.closest("[data-step], [data-start]");
+  if (button) trigger("select", { ...button.dataset });
 });"""
+CANVAS, COMPARISON = "canvas", "comparison"  # what the stage shows while nothing is drawn
 
 
 @dataclass(frozen=True)
 class SourcePanel:
-    """The picture to edit, the tree of the session's pictures (`tree` holds a Tree), and further pictures.
+    """The picture to edit, pictures to start with, and the session's pictures (`tree` holds a Tree).
 
-    `given` is the file that the user put into the editor, `note` what is wrong with it.
+    `given` is the file that the user put into the editor, `note` what is wrong with it, `more` further pictures.
     """
 
     editor: gr.ImageEditor
     given: gr.File
     note: gr.HTML
+    start: gr.HTML
     tree: gr.State
     strip: gr.HTML
     undo_row: gr.Row
@@ -49,10 +51,15 @@ class SourcePanel:
 
 @dataclass(frozen=True)
 class MethodPanel:
-    """The edit method, what it does, and for methods that read it the description of the picture as it is."""
+    """What should change (an edit method), how that is done, and a model to switch to where it needs another one.
+
+    `source_prompt` describes the picture as it is, for methods that read it.
+    """
 
     method: gr.Radio
     note: gr.HTML
+    offer: gr.HTML
+    switch: gr.Button
     source_box: gr.Column
     source_prompt: gr.Textbox
     describe: gr.Button
@@ -72,7 +79,10 @@ class SettingsPanel:
 
 @dataclass(frozen=True)
 class ResultsPanel:
+    """`view` is what the stage shows: CANVAS or COMPARISON."""
+
     output: JobOutput
+    view: gr.Radio
     compare: gr.ImageSlider
     results: ResultGallery
     reuse: gr.Button
@@ -86,17 +96,79 @@ class EditPanels:
     right: ResultsPanel
 
 
-def build_source_panel(page: PageContext) -> SourcePanel:
+def build_panels(page: PageContext) -> EditPanels:
+    """assets/style/edit.css lays the editor, the comparison and the previews over one another on the stage."""
     label = page.texts.label
-    editor = picture_editor(label)
-    given = gr.File(elem_id="edit-given", elem_classes="unseen", label="edit-given")  # filled by assets/page/
-    note = gr.HTML(elem_id="edit-editor-note", padding=False)
-    strip = gr.HTML(elem_id="edit-undo", padding=False, js_on_load=STEP_CLICKED)
-    with gr.Row(visible=False, elem_classes="actions", elem_id="edit-undo-row") as undo_row:
-        back = gr.Button(label("undo_back"), size="sm", elem_id="edit-undo-back", min_width=60)
-        clear = gr.Button(label("undo_reset"), size="sm", elem_id="edit-undo-reset", min_width=60)
-    more = gr.Gallery(
-        label=label("more_pictures"),
+    with gr.Row(elem_id="edit-desk", equal_height=False):
+        with gr.Column(elem_id="edit-left", scale=1, min_width=300):
+            with gr.Column(elem_id="edit-stage"):
+                editor = picture_editor(label)
+                compare = _comparison(page)
+                previews = gr.HTML(elem_id="edit-easel", padding=False)
+            view = gr.Radio(
+                [(label("view_compare"), COMPARISON), (label("view_canvas"), CANVAS)],
+                value=CANVAS,
+                show_label=False,
+                label=label("view"),
+                elem_id="edit-view",
+                visible="hidden",
+            )
+            given = gr.File(elem_id="edit-given", elem_classes="unseen", label="edit-given")  # filled by assets/page/
+            note = gr.HTML(elem_id="edit-editor-note", padding=False)
+            start = gr.HTML(elem_id="edit-start", padding=False, js_on_load=CLICKED)
+            strip, undo_row, back, clear = _history(page)
+        with gr.Column(elem_id="edit-panel", scale=0, min_width=340):
+            method = _method(page)
+            with gr.Column(elem_id="edit-bar"):
+                prompt = gr.Textbox(
+                    label=label("edit_prompt"),
+                    placeholder=label("edit_prompt_hint"),
+                    lines=2,
+                    max_lines=5,
+                    elem_id="edit-prompt",
+                )
+                buttons = run_buttons(label, "edit", "edit")
+                status, notes = (
+                    gr.HTML(elem_id="edit-status", padding=False),
+                    gr.HTML(elem_id="edit-notes", padding=False),
+                )
+            examples = example_buttons("edit")
+            more = _more_pictures(page)
+            settings = _settings(page, prompt, examples, buttons)
+    source = SourcePanel(editor, given, note, start, gr.State(Tree()), strip, undo_row, back, clear, more)
+    results, reuse = _results(page)
+    return EditPanels(
+        source, method, settings, ResultsPanel(JobOutput(status, notes, previews), view, compare, results, reuse)
+    )
+
+
+def _comparison(page: PageContext) -> gr.ImageSlider:
+    # "hidden" instead of False: in a tab opened by a button, Gradio never builds components that were left out.
+    return gr.ImageSlider(
+        label=page.texts.label("before_after"),
+        show_label=False,
+        type="filepath",
+        interactive=False,
+        visible="hidden",
+        buttons=["fullscreen"],
+        slider_position=50,
+        elem_id="edit-compare",
+    )
+
+
+def _history(page: PageContext) -> tuple[gr.HTML, gr.Row, gr.Button, gr.Button]:
+    """The strip of the session's pictures, and its buttons in a row: undo, clear."""
+    label = page.texts.label
+    strip = gr.HTML(elem_id="edit-undo", padding=False, js_on_load=CLICKED)
+    with gr.Row(visible=False, elem_classes="actions", elem_id="edit-undo-row") as row:
+        back = gr.Button(label("undo"), size="sm", elem_id="edit-undo-back", min_width=60)
+        clear = gr.Button(label("clear"), size="sm", elem_id="edit-undo-reset", min_width=60)
+    return strip, row, back, clear
+
+
+def _more_pictures(page: PageContext) -> gr.Gallery:
+    return gr.Gallery(
+        label=page.texts.label("more_pictures"),
         type="filepath",
         sources=["upload", "clipboard"],
         columns=4,
@@ -107,47 +179,43 @@ def build_source_panel(page: PageContext) -> SourcePanel:
         visible=False,
         elem_id="edit-more",
     )
-    return SourcePanel(editor, given, note, gr.State(Tree()), strip, undo_row, back, clear, more)
 
 
-def build_method_panel(page: PageContext) -> MethodPanel:
+def _method(page: PageContext) -> MethodPanel:
     label = page.texts.label
-    method = gr.Radio([], label=label("method"), elem_id="edit-method")
+    method = gr.Radio([], label=label("what_changes"), elem_id="edit-method")
     note = gr.HTML(elem_id="edit-method-note", padding=False)
+    offer = gr.HTML(elem_id="edit-offer", padding=False)
+    switch = gr.Button("", visible="hidden", elem_id="edit-switch")
     with gr.Column(visible=False, elem_id="edit-source") as source_box:
         source_prompt = gr.Textbox(
             label=label("source_prompt"),
             info=label("source_prompt_info"),
             lines=2,
-            max_lines=6,
+            max_lines=5,
             elem_id="edit-source-prompt",
         )
         describe = gr.Button(label("describe_for_me"), size="sm", elem_id="edit-source-describe", min_width=120)
-    return MethodPanel(method, note, source_box, source_prompt, describe)
+    return MethodPanel(method, note, offer, switch, source_box, source_prompt, describe)
 
 
-def build_settings_panel(page: PageContext) -> SettingsPanel:
+def _settings(page: PageContext, prompt: gr.Textbox, examples: list[gr.Button], buttons: RunButtons) -> SettingsPanel:
+    """The drawer of settings; assets/page/ remembers whether it is open."""
     label = page.texts.label
-    prompt = gr.Textbox(
-        label=label("edit_prompt"), placeholder=label("edit_prompt_hint"), lines=2, max_lines=6, elem_id="edit-prompt"
-    )
-    examples = example_buttons("edit")
-    with gr.Row(elem_classes="run-row"):
-        buttons = run_buttons(label, "edit", "edit")
-    go_on = gr.Checkbox(True, label=label("go_on"), elem_id="edit-go-on")
-    count = gr.Slider(1, 16, 1, step=1, label=label("count"), elem_id="edit-count")
-    strength = gr.Slider(
-        0.05,
-        1,
-        0.6,
-        step=0.05,
-        label=label("strength"),
-        info=label("strength_variation"),
-        visible=False,
-        elem_id="edit-strength",
-    )
-    seed, new_seed = seed_row(label, "edit")
-    with gr.Accordion(label("settings"), open=False, elem_id="edit-settings"):
+    with gr.Accordion(label("settings"), open=False, elem_id="edit-settings", elem_classes="remembered-drawer"):
+        strength = gr.Slider(
+            0.05,
+            1,
+            0.6,
+            step=0.05,
+            label=label("strength"),
+            info=label("strength_variation"),
+            visible=False,
+            elem_id="edit-strength",
+        )
+        go_on = gr.Checkbox(True, label=label("go_on"), elem_id="edit-go-on")
+        count = gr.Slider(1, 16, 1, step=1, label=label("count"), elem_id="edit-count")
+        seed, new_seed = seed_row(label, "edit")
         guidance, temperature = sampling_sliders(label, "edit")
         image_guidance = gr.Slider(
             1,
@@ -161,42 +229,31 @@ def build_settings_panel(page: PageContext) -> SettingsPanel:
         )
         flow = flow_controls(label, "edit")
         negative = negative_box(label, "edit")
-    with gr.Accordion(label("from_png"), open=False, elem_id="edit-from"):
-        drop, drop_note = saved_picture(label, "edit")
+        with gr.Accordion(label("from_png"), open=False, elem_id="edit-from"):
+            drop, drop_note = saved_picture(label, "edit")
     controls = RequestControls(prompt, negative, count, seed, new_seed, guidance, temperature, flow)
     return SettingsPanel(controls, strength, image_guidance, examples, buttons, go_on, drop, drop_note)
 
 
-def build_results_panel(page: PageContext) -> ResultsPanel:
+def _results(page: PageContext) -> tuple[ResultGallery, gr.Button]:
     label = page.texts.label
-    output = job_output("edit")
-    # "hidden" instead of False: in a tab opened by a button, Gradio never builds components that were left out.
-    compare = gr.ImageSlider(
-        label=label("before_after"),
-        show_label=False,
-        type="filepath",
-        interactive=False,
-        visible="hidden",
-        buttons=["fullscreen"],
-        slider_position=50,
-        elem_id="edit-compare",
-    )
-    gallery = gr.Gallery(
-        label=label("edited"),
-        show_label=False,
-        fit_columns=False,
-        columns=4,
-        height="auto",
-        object_fit="contain",
-        format="png",
-        allow_preview=False,
-        buttons=["download_all"],
-        interactive=False,
-        visible="hidden",
-        elem_id="edit-gallery",
-    )
-    with gr.Column(elem_classes="chosen"):  # assets/style/ shows it when the gallery is visible
-        detail = gr.HTML(elem_id="edit-detail", padding=False)
-        results = ResultGallery(gallery, detail, action_row(page, "edit"), gr.State([]), gr.State(0))
-        reuse = gr.Button(label("reuse_seed"), size="sm", elem_id="edit-reuse", min_width=60)
-    return ResultsPanel(output, compare, results, reuse)
+    with gr.Column(elem_id="edit-results", elem_classes="results"):
+        gallery = gr.Gallery(
+            label=label("edited"),
+            show_label=False,
+            fit_columns=False,
+            columns=6,
+            height="auto",
+            object_fit="contain",
+            format="png",
+            allow_preview=False,
+            buttons=["download_all"],
+            interactive=False,
+            visible="hidden",
+            elem_id="edit-gallery",
+        )
+        with gr.Column(elem_classes="chosen"):  # assets/style/ shows it when the gallery is visible
+            detail = gr.HTML(elem_id="edit-detail", padding=False)
+            results = ResultGallery(gallery, detail, action_row(page, "edit"), gr.State([]), gr.State(0))
+            reuse = gr.Button(label("reuse_seed"), size="sm", elem_id="edit-reuse", min_width=60)
+    return results, reuse

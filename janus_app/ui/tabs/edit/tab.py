@@ -1,4 +1,4 @@
-"""The edit tab: a picture, an edit method and the settings of that method; then before and after, compared."""
+"""The edit tab: a picture, what should change about it, and the result beside it."""
 
 from __future__ import annotations
 
@@ -12,28 +12,15 @@ from gradio.components import Component
 from janus_app.types import DESCRIBE, ChatRequest, EditRequest, Turn
 from janus_app.ui.common.actions import halt
 from janus_app.ui.common.drawing import draw
-from janus_app.ui.common.html import empty, message, messages
+from janus_app.ui.common.html import message, messages
 from janus_app.ui.common.jobs import watch
 from janus_app.ui.common.results import newest_first
 from janus_app.ui.context import JOB, QUICK, PageContext, Updates, Values, attach, first_seed, number
 from janus_app.ui.tabs.edit.editor import more_pictures, picture_and_mask
-from janus_app.ui.tabs.edit.methods import (
-    INSTRUCT,
-    about_html,
-    method_outputs,
-    method_updates,
-    settings_of,
-    variant_outputs,
-    variant_updates,
-)
-from janus_app.ui.tabs.edit.panels import (
-    EditPanels,
-    build_method_panel,
-    build_results_panel,
-    build_settings_panel,
-    build_source_panel,
-)
+from janus_app.ui.tabs.edit.methods import INSTRUCT, settings_of
+from janus_app.ui.tabs.edit.panels import CANVAS, COMPARISON, EditPanels, build_panels
 from janus_app.ui.tabs.edit.undo_panel import UndoHandlers, compared
+from janus_app.ui.tabs.edit.ways_panel import WayHandlers
 
 MAX_DESCRIPTION_TOKENS = 120
 
@@ -53,21 +40,12 @@ class EditTab:
 
 def build(page: PageContext, variant: gr.Dropdown, model_changed: gr.Textbox, demo: gr.Blocks) -> EditTab:
     """Build the tab. `model_changed` changes when this browser tab learns of another loaded model."""
-    about = gr.HTML(elem_id="edit-about", padding=False)
-    with gr.Row(elem_classes="two-columns"):
-        with gr.Column(scale=5, min_width=300):
-            source = build_source_panel(page)
-            method = build_method_panel(page)
-            settings = build_settings_panel(page)
-        with gr.Column(scale=6, min_width=320, elem_classes="results"):
-            panels = EditPanels(source, method, settings, build_results_panel(page))
-    handlers = EditHandlers(page, panels, variant, about)
-    undo = UndoHandlers(page, panels)
+    panels = build_panels(page)
+    handlers, undo = EditHandlers(page, panels, variant), UndoHandlers(page, panels)
     undo.wire(handlers.wire_jobs())
     handlers.wire_controls()
-    outputs = {about, panels.right.output.preview_grid, *variant_outputs(panels)}
-    for moment in (demo.load, model_changed.change):
-        attach(moment, handlers.refresh, {variant, panels.right.results.items}, outputs, **QUICK)
+    ways = WayHandlers(page, panels, variant)
+    ways.wire(model_changed, demo)
     return EditTab(panels, undo)
 
 
@@ -76,13 +54,13 @@ class EditHandlers:
     page: PageContext
     panels: EditPanels
     variant: gr.Dropdown
-    about: gr.HTML
 
     def edit(self, values: Values, request: gr.Request) -> Iterator[Updates]:
         page, language = self.page, self.page.language(request)
         settings, right, source = self.panels.settings, self.panels.right, self.panels.source
         seed = first_seed(values[settings.controls.new_seed], values[settings.controls.seed])
         yield {**right.output.cleared(), settings.controls.seed: seed, **settings.buttons.updates(running=True)}
+        shown = CANVAS  # where nothing comes of it, the picture to mend or to paint on
         for view in draw(page, values[self.variant], lambda: self.request(values, seed), language):
             updates = right.output.updates(view)
             if view.saved:
@@ -94,8 +72,10 @@ class EditHandlers:
                     right.compare: gr.update(value=compared(tree, items[0]), visible=True),
                     source.tree: tree,
                 }
+                shown = COMPARISON
             yield updates
-        yield settings.buttons.updates(running=False)
+        stage = gr.update(value=shown, visible=True) if shown == COMPARISON else shown
+        yield {right.view: stage, **settings.buttons.updates(running=False)}
 
     def request(self, values: Values, seed: Any) -> EditRequest:
         """The request of the controls. Raises AppError for values out of range."""
@@ -141,21 +121,7 @@ class EditHandlers:
         index = min(int(event.index), len(items) - 1)
         before_after = compared(values[self.panels.source.tree], items[index])
         chosen = right.results.choose(self.page, items, index, self.page.language(request))
-        return {**chosen, right.compare: gr.update(value=before_after)}
-
-    def choose_method(self, values: Values, request: gr.Request) -> Updates:
-        method, language = values[self.panels.method.method], self.page.language(request)
-        return method_updates(self.page, self.panels, values[self.variant], method, language)
-
-    def refresh(self, values: Values, request: gr.Request) -> Updates:
-        """The methods, controls and examples of the variant whose settings the page shows."""
-        page, language, selected = self.page, self.page.language(request), values[self.variant]
-        updates = variant_updates(page, self.panels, selected, language)
-        updates[self.about] = about_html(page, selected, language)
-        if not values[self.panels.right.results.items]:
-            title, hint = page.texts.say("edit_empty_title", language), page.texts.say("edit_empty", language)
-            updates[self.panels.right.output.preview_grid] = empty(title, hint)
-        return updates
+        return {**chosen, right.compare: gr.update(value=before_after), right.view: COMPARISON}
 
     def wire_jobs(self) -> list[Any]:
         """Attach the jobs and the stop button. Returns the events of jobs that add results."""
@@ -171,7 +137,8 @@ class EditHandlers:
         }  # fmt: skip
         buttons = {settings.buttons.run, settings.buttons.stop}
         outputs = {
-            *right.output.all, *right.results.all, right.compare, source.tree, settings.controls.seed, *buttons,
+            *right.output.all, *right.results.all, right.compare, right.view, source.tree, settings.controls.seed,
+            *buttons,
         }  # fmt: skip
         edits = [
             attach(settings.buttons.run.click, self.edit, inputs, outputs, **JOB),
@@ -184,16 +151,9 @@ class EditHandlers:
         return edits
 
     def wire_controls(self) -> None:
-        method, settings, right = self.panels.method, self.panels.settings, self.panels.right
+        settings, right = self.panels.settings, self.panels.right
         controls, results = settings.controls, right.results
-        attach(
-            method.method.change,
-            self.choose_method,
-            {method.method, self.variant},
-            method_outputs(self.panels),
-            **QUICK,
-        )
-        chosen = {results.chosen, results.detail, right.compare}
+        chosen = {results.chosen, results.detail, right.compare, right.view}
         attach(results.gallery.select, self.choose, {results.items, self.panels.source.tree}, chosen, **QUICK)
         reuse_seed = results.reuse_seed(controls.seed, controls.new_seed)
         attach(right.reuse.click, reuse_seed, results.source.inputs, {controls.seed, controls.new_seed}, **QUICK)

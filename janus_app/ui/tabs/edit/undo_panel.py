@@ -9,11 +9,12 @@ from gradio.blocks import Block
 
 from janus_app.errors import AppError
 from janus_app.outputs.image_io import open_picture
+from janus_app.outputs.metadata import read_metadata
 from janus_app.ui.common.html import message
 from janus_app.ui.common.saved_images import SavedImage
 from janus_app.ui.context import NOTIFYING, QUICK, PageContext, Updates, Values, attach
-from janus_app.ui.tabs.edit.editor import for_editor
-from janus_app.ui.tabs.edit.panels import EditPanels
+from janus_app.ui.tabs.edit.editor import example_file, example_names, for_editor
+from janus_app.ui.tabs.edit.panels import CANVAS, EditPanels
 from janus_app.ui.tabs.edit.undo import Tree, tree_html
 
 
@@ -63,7 +64,7 @@ class UndoHandlers:
         right, step = self.panels.right, tree[int(event.step)]
         moved, items = self.moved(tree, step.number, request), values[self.panels.right.results.items]
         if step.saved is None or step.saved not in items:
-            return moved
+            return {**moved, right.view: CANVAS}
         chosen = right.results.choose(self.page, items, items.index(step.saved), self.page.language(request))
         before_after = gr.update(value=compared(tree, step.saved), visible=True)
         return {**moved, **chosen, right.compare: before_after}
@@ -74,7 +75,27 @@ class UndoHandlers:
         if parent is None:
             gr.Info(self.page.texts.say("undo_top", self.page.language(request)))
             return gr.skip()
-        return self.moved(tree, parent, request)
+        return {**self.moved(tree, parent, request), self.panels.right.view: CANVAS}
+
+    def start(self, values: Values, request: gr.Request, event: gr.EventData) -> Updates:
+        """One of the pictures to start with: an example, or the last picture that was drawn."""
+        tree: Tree = values[self.panels.source.tree]
+        if name := event.start:
+            if name not in example_names():  # the browser named it
+                return gr.skip()
+            tree, number = tree.with_given(open_picture(example_file(name)), self.page.images)
+            return {**self.moved(tree, number, request), self.panels.source.note: ""}
+        gallery = self.page.library.gallery if self.page.library else None
+        drawn = gallery.find() if gallery else []
+        if not gallery or not drawn:
+            gr.Info(self.page.texts.say("start_nothing_drawn", self.page.language(request)))
+            return gr.skip()
+        try:
+            file = gallery.path(drawn[0].name)
+            picture = SavedImage(file, self.page.images.serve_again(file), read_metadata(file))
+        except AppError as error:
+            return {self.panels.source.note: message(error.text(self.page.language(request)), "error")}
+        return {**self.receive(tree, picture, request), self.panels.source.note: ""}
 
     def receive(self, tree: Tree, image: SavedImage, request: gr.Request) -> Updates:
         """A picture from another tab, or a result, into the editor with its description."""
@@ -111,9 +132,10 @@ class UndoHandlers:
         source, right = self.panels.source, self.panels.right
         for edit in edits:
             attach(edit.then, self.advance, {source.tree, self.panels.settings.go_on}, self.outputs, **QUICK)
-        selected = {*self.outputs, right.compare, right.results.chosen, right.results.detail}
+        selected = {*self.outputs, right.view, right.compare, right.results.chosen, right.results.detail}
         attach(source.strip.select, self.select, {source.tree, right.results.items}, selected, **QUICK)
-        attach(source.back.click, self.back, {source.tree}, self.outputs, **NOTIFYING)
+        attach(source.back.click, self.back, {source.tree}, {*self.outputs, right.view}, **NOTIFYING)
+        attach(source.start.select, self.start, {source.tree}, {*self.outputs, source.note}, **NOTIFYING)
         attach(source.clear.click, self.clear, None, self.tree_outputs, **QUICK)
         given = {source.given, source.note, *self.outputs}
         attach(source.given.upload, self.take, {source.given, source.tree}, given, **QUICK)

@@ -1,0 +1,108 @@
+"""The handlers of "What should change?": they show what a way needs, and switch to a model that can do it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import gradio as gr
+
+from janus_app.ui.common.actions import halt
+from janus_app.ui.common.html import message, messages
+from janus_app.ui.common.jobs import watch
+from janus_app.ui.context import JOB, QUICK, PageContext, Updates, Values, attach
+from janus_app.ui.tabs.edit.editor import start_html
+from janus_app.ui.tabs.edit.methods import (
+    method_outputs,
+    method_updates,
+    offer_outputs,
+    offer_updates,
+    variant_outputs,
+    variant_updates,
+)
+from janus_app.ui.tabs.edit.panels import EditPanels
+from janus_app.ui.tabs.edit.ways import WAYS, available, method_for, missing_way, offers
+from janus_app.ui.tabs.models.model_bar import loading
+
+
+@dataclass(frozen=True)
+class WayHandlers:
+    page: PageContext
+    panels: EditPanels
+    variant: gr.Dropdown
+
+    def opened(self, values: Values, request: gr.Request) -> Updates:
+        page, language = self.page, self.page.language(request)
+        start = start_html(lambda key: page.texts.say(key, language), last_drawn=page.library is not None)
+        return {**self.refresh(values, request), self.panels.source.start: start}
+
+    def refresh(self, values: Values, request: gr.Request) -> Updates:
+        """The ways, controls and examples of the variant whose settings the page shows."""
+        method, text = values[self.panels.method.method], values[self.panels.settings.controls.prompt] or ""
+        language = self.page.language(request)
+        return variant_updates(self.page, self.panels, values[self.variant], language, method, text)
+
+    def choose(self, values: Values, request: gr.Request) -> Updates:
+        method, text = values[self.panels.method.method], values[self.panels.settings.controls.prompt] or ""
+        language = self.page.language(request)
+        return method_updates(self.page, self.panels, values[self.variant], method, language, text)
+
+    def write(self, values: Values, request: gr.Request) -> Updates:
+        """The user writes: an instruction is offered a model that follows one."""
+        method, text = values[self.panels.method.method], values[self.panels.settings.controls.prompt] or ""
+        language = self.page.language(request)
+        return offer_updates(self.page, self.panels, values[self.variant], method, text, language)
+
+    def switch(self, values: Values, request: gr.Request) -> Iterator[Updates]:
+        """Choose the way that was offered, with the model that can do it."""
+        page, panels, language = self.page, self.panels, self.page.language(request)
+        method, text = values[panels.method.method], values[panels.settings.controls.prompt] or ""
+        methods, output = available(page, values[self.variant]), panels.right.output
+        way = missing_way(method, methods, text)
+        found = offers(page, way)
+        if own := method_for(way, methods):
+            yield {panels.method.method: own}
+        if own or not found:
+            return
+        name, buttons = page.catalog.name_of(found[0].variant), panels.settings.buttons
+        starting = message(page.texts.say("starting", language))
+        hidden = gr.update(visible="hidden")
+        yield {output.status: starting, output.notes: "", panels.method.switch: hidden, **buttons.updates(running=True)}
+        error = ""
+        for frame in watch(lambda: loading(page, name, "auto", "auto"), page.texts, language):
+            error = frame.error
+            yield {output.status: frame.status, output.notes: messages(frame.notices) + message(error, "error")}
+        yield {output.status: "", **buttons.updates(running=False)}
+        if error:
+            yield offer_updates(page, panels, values[self.variant], method, text, language)
+        else:
+            chosen = variant_updates(page, panels, None, language, WAYS[way][0], text)
+            yield {self.variant: found[0].variant.id, **chosen}
+
+    def stopped(self, values: Values, request: gr.Request) -> Updates:
+        line = message(self.page.texts.say("load_stopped", self.page.language(request)))
+        buttons = self.panels.settings.buttons.updates(running=False)
+        return {**buttons, **self.write(values, request), self.panels.right.output.status: line}
+
+    def wire(self, model_changed: gr.Textbox, demo: gr.Blocks) -> None:
+        panels = self.panels
+        method, buttons = panels.method, panels.settings.buttons
+        inputs = {self.variant, method.method, panels.settings.controls.prompt}
+        outputs = variant_outputs(panels)
+        attach(demo.load, self.opened, inputs, {*outputs, panels.source.start}, **QUICK)
+        attach(model_changed.change, self.refresh, inputs, outputs, **QUICK)
+        attach(method.method.change, self.choose, inputs, method_outputs(panels), **QUICK)
+        attach(
+            panels.settings.controls.prompt.input,
+            self.write,
+            inputs,
+            offer_outputs(panels),
+            trigger_mode="always_last",
+            **QUICK,
+        )
+        shown = {panels.right.output.status, panels.right.output.notes, buttons.stop}
+        switching = attach(method.switch.click, self.switch, inputs, {*outputs, *shown, self.variant}, **JOB)
+        end = halt(buttons.stop.click, [switching])
+        attach(
+            end.then, self.stopped, inputs, {*offer_outputs(panels), buttons.stop, panels.right.output.status}, **QUICK
+        )
