@@ -16,9 +16,9 @@ const awaitPicture = async () => {
 onChange(awaitPicture);
 
 // On a small screen the stage may be out of sight when the drawing begins.
-let drawing = false;
+let editing = false;
 onChange(() => {
   const begins = Boolean(document.querySelector("#edit-easel .easel"));
-  if (begins && !drawing) document.getElementById("edit-stage").scrollIntoView({ block: "nearest" });
-  drawing = begins;
+  if (begins && !editing) document.getElementById("edit-stage").scrollIntoView({ block: "nearest" });
+  editing = begins;
 });

@@ -22,7 +22,7 @@ from janus_app.ui.tabs.edit.methods import (
 )
 from janus_app.ui.tabs.edit.panels import EditPanels
 from janus_app.ui.tabs.edit.ways import WAYS, available, method_for, missing_way, offers
-from janus_app.ui.tabs.models.model_bar import loading
+from janus_app.ui.tabs.models.model_drawer import loading
 
 
 @dataclass(frozen=True)
@@ -76,8 +76,7 @@ class WayHandlers:
         if error:
             yield offer_updates(page, panels, values[self.variant], method, text, language)
         else:
-            chosen = variant_updates(page, panels, None, language, WAYS[way][0], text)
-            yield {self.variant: found[0].variant.id, **chosen}
+            yield variant_updates(page, panels, None, language, WAYS[way][0], text)
 
     def stopped(self, values: Values, request: gr.Request) -> Updates:
         line = message(self.page.texts.say("load_stopped", self.page.language(request)))
@@ -101,7 +100,7 @@ class WayHandlers:
             **QUICK,
         )
         shown = {panels.right.output.status, panels.right.output.notes, buttons.stop}
-        switching = attach(method.switch.click, self.switch, inputs, {*outputs, *shown, self.variant}, **JOB)
+        switching = attach(method.switch.click, self.switch, inputs, {*outputs, *shown}, **JOB)
         end = halt(buttons.stop.click, [switching])
         attach(
             end.then, self.stopped, inputs, {*offer_outputs(panels), buttons.stop, panels.right.output.status}, **QUICK
