@@ -42,6 +42,7 @@ from janus_app.ui.assets import FAVICON, mark, script, styles
 from janus_app.ui.common import actions, browser_tab, welcome
 from janus_app.ui.common.html import message
 from janus_app.ui.common.invitation import invitation, printed_invitation
+from janus_app.ui.common.pictures import lightbox
 from janus_app.ui.common.saved_images import SavedImages
 from janus_app.ui.context import QUICK, PageContext
 from janus_app.ui.i18n import Texts
@@ -153,8 +154,9 @@ def _tabs(page: PageContext, demo: gr.Blocks, line: ModelLine) -> None:
             pair = compare_tab.build(page, variant, seen, demo, tab, drawing)
     for row, source in ((chat.row, chat.source), (pair.row, pair.source)):
         link(page, row, source, places)
-    for results in (drawing.right.results, editing.panels.right.results):
+    for results in (drawing.right.wall, editing.panels.right.results):
         link(page, results.row, results.source, places)
+    lightbox.build(page, demo)
     dropped_files.build(page, places)
     endpoints.build(page, drawer.choice, chat, drawing)
 

@@ -11,7 +11,7 @@ import gradio as gr
 from janus_app.errors import AppError
 from janus_app.outputs.metadata import parameters, request_of
 from janus_app.ui.common.actions import COPY, Actions, BrowserDownload, PictureSource, download, halt, press
-from janus_app.ui.common.results import newest_first
+from janus_app.ui.common.pictures import newest_first
 from janus_app.ui.context import NOTIFYING, QUICK, PageContext, Updates, Values, attach
 from janus_app.ui.tabs.chat.tab import ChatTab
 from janus_app.ui.tabs.draw.tab import DrawTab
@@ -97,10 +97,10 @@ class PictureLinks:
     def show_tokens(self, values: Values, request: gr.Request) -> Updates:
         """The picture in the gallery of the draw tab, and the token view open."""
         right, image = self.places.drawing.right, self.source.pick(values)
-        items = values[right.results.items]
+        items = values[right.wall.items]
         if image not in items:
             items = newest_first(items, (image,))
-        updates = right.results.show(self.page, items, items.index(image), self.page.language(request))
+        updates = right.wall.show(self.page, items, items.index(image), self.page.language(request))
         return {**updates, right.tokens.frame: gr.update(open=True), **self.open("draw")}
 
     def copy(self, values: Values, request: gr.Request) -> Updates:
@@ -130,8 +130,8 @@ def link(page: PageContext, row: Actions, source: PictureSource, places: Places)
     for button, restore in redraws:
         attach(button.click, restore, picture, {*drawing.settings, places.tabs}, **NOTIFYING).then(**press("draw-run"))
     right = drawing.right
-    inspecting: set[Any] = {*right.results.all, right.tokens.frame, places.tabs}
-    looking = attach(row.tokens.click, links.show_tokens, {right.results.items, *picture}, inspecting, **QUICK)
+    inspecting: set[Any] = {*right.wall.all, right.tokens.frame, places.tabs}
+    looking = attach(row.tokens.click, links.show_tokens, {right.wall.items, *picture}, inspecting, **QUICK)
     looking.then(**press("tokens-look"))
 
     download(page, row.save.click, lambda values: source.pick(values).shown, picture, browser)

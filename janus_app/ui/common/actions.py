@@ -23,38 +23,48 @@ SETTLED = "() => window.janus.settled()"
 
 @dataclass(frozen=True)
 class Actions:
-    """The buttons under a picture."""
+    """The verbs under a picture: four buttons with icons, and the rest in `menu`, which "..." opens."""
 
-    describe: gr.Button
-    ask: gr.Button
-    use: gr.Button
     edit: gr.Button
+    ask: gr.Button
     vary: gr.Button
+    save: gr.Button
+    menu: gr.Column
+    describe: gr.Button
+    use: gr.Button
     again: gr.Button
     tokens: gr.Button
-    save: gr.Button
     copy: gr.Button
 
 
+def menu_button(page: PageContext, key: str, name: str) -> gr.Button:
+    """A line of the menu in whose column this is called; `name` is the element id."""
+    return gr.Button(page.texts.label(key), size="sm", elem_id=name, min_width=0)
+
+
 def action_row(page: PageContext, tab: str) -> Actions:
-    """The buttons in a row; `tab` is the prefix of their element ids. `picture_links.py` attaches what each does."""
+    """The verbs in a row; `tab` is the prefix of their element ids. `picture_links.py` attaches what each does."""
     label = page.texts.label
 
-    def button(text: Any, name: str) -> gr.Button:
-        return gr.Button(text, size="sm", elem_id=f"{tab}-{name}", min_width=60)
+    def verb(key: str, name: str, icon: str) -> gr.Button:
+        return gr.Button(label(key), size="sm", elem_id=f"{tab}-{name}", elem_classes=f"icon {icon}", min_width=0)
 
-    with gr.Row(elem_classes="actions"):
-        return Actions(
-            describe=button(label("act_describe"), "describe"),
-            ask=button(label("act_ask"), "ask"),
-            use=button(label("use_in_chat"), "to-chat"),
-            edit=button(label("edit_this"), "to-edit"),
-            vary=button(label("act_vary"), "vary"),
-            again=button(label("act_again"), "again"),
-            tokens=button(label("act_tokens"), "tokens"),
-            save=button(label("act_save"), "save"),
-            copy=button(label("act_copy"), "copy"),
-        )
+    with gr.Row(elem_classes="verbs", elem_id=f"{tab}-verbs"):
+        edit, ask = verb("act_edit", "to-edit", "icon-edit"), verb("act_ask", "ask", "icon-ask")
+        vary, save = verb("act_vary", "vary", "icon-vary"), verb("act_save", "save", "icon-save")
+        gr.Button(label("act_more"), size="sm", elem_id=f"{tab}-menu-open", elem_classes="icon dots", min_width=0)
+        with gr.Column(elem_classes="menu", elem_id=f"{tab}-menu", min_width=0) as menu:  # assets/page/ opens it
+            rest = [
+                menu_button(page, key, f"{tab}-{name}")
+                for key, name in (
+                    ("act_describe", "describe"),
+                    ("use_in_chat", "to-chat"),
+                    ("act_again", "again"),
+                    ("act_tokens", "tokens"),
+                    ("act_copy", "copy"),
+                )
+            ]
+    return Actions(edit, ask, vary, save, menu, *rest)
 
 
 @dataclass(frozen=True)

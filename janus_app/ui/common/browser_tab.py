@@ -23,6 +23,6 @@ def join(page: PageContext, demo: gr.Blocks) -> Any:
     return joined
 
 
-def restore_draft(joined: Any, box: gr.Textbox) -> None:
-    """Put what was typed into `box` before the page was opened anew back into it."""
-    joined.then(None, box, box, js=DRAFT.format(id=box.elem_id))
+def restore_draft(joined: Any, box: gr.Textbox) -> Any:
+    """Put what was typed into `box` before the page was opened anew back into it. Returns the event after that."""
+    return joined.then(None, box, box, js=DRAFT.format(id=box.elem_id))

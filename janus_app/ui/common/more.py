@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
+from gradio.components import Component
 
 from janus_app.errors import AppError
-from janus_app.ui.common.actions import COPY, DOWNLOAD, BrowserDownload, PictureSource
+from janus_app.ui.common.actions import COPY, DOWNLOAD, Actions, BrowserDownload, PictureSource, menu_button
 from janus_app.ui.common.alt_text import described
 from janus_app.ui.common.html import message
 from janus_app.ui.context import JOB, NOTIFYING, QUICK, PageContext, Updates, Values, attach
@@ -19,35 +21,53 @@ from janus_app.workflows.upscale import FACTORS, upscale
 Handler = Callable[[Values, gr.Request], Updates]
 
 
-def more(page: PageContext, tab: str, source: PictureSource, browser: BrowserDownload) -> Any:
-    """A closed accordion for the picture of `source`; `tab` is the prefix of the element ids.
+@dataclass(frozen=True)
+class More:
+    """`note` says what became of a larger copy, `text` holds an exported run; both are about the chosen picture.
 
-    Returns the event after which the picture may have another description.
+    `described` is the event after which the picture may have another description.
+    """
+
+    note: gr.HTML
+    text: gr.Textbox
+    described: Any
+
+    @property
+    def all(self) -> set[Component]:
+        return {self.note, self.text}
+
+    def cleared(self) -> Updates:
+        """For another picture."""
+        return {self.note: "", self.text: gr.update(value="", visible=False)}
+
+
+def more(page: PageContext, tab: str, row: Actions, source: PictureSource, browser: BrowserDownload) -> More:
+    """Add lines to the menu of `row`, for the picture of `source`, and build here what shows their results.
+
+    `tab` is the prefix of the element ids.
     """
     label = page.texts.label
-    with gr.Accordion(label("more"), open=False, elem_id=f"{tab}-more"):
-        with gr.Row(elem_classes="actions"):
-            larger = [
-                gr.Button(label(key), size="sm", elem_id=f"{tab}-upscale-{factor}", min_width=60)
-                for factor, key in zip(FACTORS, ("upscale_2", "upscale_4"), strict=True)
-            ]
-            write_alt = gr.Button(label("alt_write"), size="sm", elem_id=f"{tab}-alt-write", min_width=60)
-        note = gr.HTML(elem_id=f"{tab}-upscaled", padding=False)
-        with gr.Row(elem_classes="actions"):
-            exports = [
-                gr.Button(label(key), size="sm", elem_id=f"{tab}-export-{kind}", min_width=60)
-                for kind, key in zip(KINDS, ("export_cli", "export_python", "export_curl"), strict=True)
-            ]
-        text = gr.Textbox(
-            label=label("export_text"),
-            info=label("export_info"),
-            lines=4,
-            max_lines=14,
-            interactive=True,  # a disabled box cannot be reached by keyboard
-            visible=False,
-            elem_id=f"{tab}-export",
-            elem_classes="code",
-        )
+    with row.menu:
+        larger = [
+            menu_button(page, key, f"{tab}-upscale-{factor}")
+            for factor, key in zip(FACTORS, ("upscale_2", "upscale_4"), strict=True)
+        ]
+        exports = [
+            menu_button(page, key, f"{tab}-export-{kind}")
+            for kind, key in zip(KINDS, ("export_cli", "export_python", "export_curl"), strict=True)
+        ]
+        write_alt = menu_button(page, "alt_write", f"{tab}-alt-write")
+    note = gr.HTML(elem_id=f"{tab}-upscaled", padding=False)
+    text = gr.Textbox(
+        label=label("export_text"),
+        info=label("export_info"),
+        lines=4,
+        max_lines=14,
+        interactive=True,  # a disabled box cannot be reached by keyboard
+        visible=False,
+        elem_id=f"{tab}-export",
+        elem_classes="code",
+    )
 
     def describe(values: Values, request: gr.Request) -> Iterator[Updates]:
         for line in described(page, source.pick(values), page.language(request)):
@@ -62,7 +82,7 @@ def more(page: PageContext, tab: str, source: PictureSource, browser: BrowserDow
             button.click, _exporter(page, source, kind, text, browser), source.inputs, {text, browser.text}, **NOTIFYING
         )
         done.then(None, browser.text, None, js=COPY)
-    return attach(write_alt.click, describe, source.inputs, note, **JOB)
+    return More(note, text, attach(write_alt.click, describe, source.inputs, note, **JOB))
 
 
 def _enlarger(

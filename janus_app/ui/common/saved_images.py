@@ -27,12 +27,16 @@ UNREADABLE = "#b8b4ae"  # the colour of the thumbnail of a picture that cannot b
 
 @dataclass(frozen=True)
 class SavedImage:
-    """A saved picture: the user's file, the copy the page shows, its metadata, and its score where it was ranked."""
+    """A saved picture: the user's file, the copy the page shows, its metadata, and its score where it was ranked.
+
+    An `example` was drawn for the page; it is no file of the user.
+    """
 
     file: Path
     shown: str
     metadata: ImageMetadata
     score: float | None = None
+    example: bool = False
 
 
 @dataclass(frozen=True)

@@ -1,13 +1,12 @@
-"""The components of the draw tab: on the left what to draw and how, on the right the pictures."""
+"""The components of the draw tab: the canvas with the prompt beneath it, the drawer of settings, and the pictures."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import gradio as gr
 
-from janus_app.ui.common.actions import BrowserDownload, action_row
+from janus_app.ui.common.actions import BrowserDownload, menu_button
 from janus_app.ui.common.controls import (
     RequestControls,
     RunButtons,
@@ -21,8 +20,9 @@ from janus_app.ui.common.controls import (
     seed_row,
     size_controls,
 )
-from janus_app.ui.common.more import more
-from janus_app.ui.common.results import JobOutput, ResultGallery, job_output
+from janus_app.ui.common.more import More, more
+from janus_app.ui.common.pictures import PictureWall, picture_wall
+from janus_app.ui.common.results import JobOutput
 from janus_app.ui.context import PageContext
 from janus_app.ui.tabs.draw.presets_panel import PresetsPanel, SavePanel, build_presets_panel, build_save_panel
 from janus_app.ui.tabs.draw.prompt_helper import PromptHelper, build_buttons, build_panel
@@ -42,6 +42,8 @@ class DroppedPicture:
 
 @dataclass(frozen=True)
 class InputPanel:
+    """`offered` holds the prompt that the page filled in, which gives way to that of another model."""
+
     controls: RequestControls
     turbo: gr.Checkbox
     size: SizeControls
@@ -52,72 +54,104 @@ class InputPanel:
     saving: SavePanel | None
     last_seed: gr.Button
     dropped: DroppedPicture
+    offered: gr.State
 
 
 @dataclass(frozen=True)
-class ResultsPanel:
-    """`described` is the event after which the chosen picture may have another description."""
+class PicturesPanel:
+    """`output` and `wall` share the canvas; `more` and `tokens` are about the chosen picture."""
 
     output: JobOutput
-    results: ResultGallery
+    wall: PictureWall
+    more: More
     reuse: gr.Button
     rank: gr.Button
     tokens: TokenView
-    described: Any
-    alt_texts: gr.HTML
 
 
-def build_input_panel(page: PageContext) -> InputPanel:
+@dataclass(frozen=True)
+class Canvas:
+    output: JobOutput
+    wall: PictureWall
+    prompt: gr.Textbox
+    examples: list[gr.Button]
+    buttons: RunButtons
+    helper: PromptHelper
+
+
+def build_canvas(page: PageContext) -> Canvas:
+    """What fills the window: the stage, and the prompt beneath it."""
     label = page.texts.label
-    prompt = gr.Textbox(
-        label=label("prompt"), placeholder=label("prompt_hint"), lines=3, max_lines=8, elem_id="draw-prompt"
-    )
-    examples = example_buttons("draw")
-    with gr.Row(elem_classes="run-row"):
-        buttons = run_buttons(label, "draw", "draw", scale=2)
-        helping = build_buttons(page)
-    helper = build_panel(page, *helping)
-    count = gr.Slider(1, 16, 4, step=1, label=label("count"), elem_id="draw-count")
-    seed, new_seed = seed_row(label, "draw")
-    size = size_controls(label, "draw")
-    with gr.Accordion(label("settings"), open=False, elem_id="draw-settings"):
+    with gr.Column(elem_id="draw-canvas"):
+        with gr.Column(elem_id="draw-stage"):
+            easel = gr.HTML(elem_id="draw-easel", padding=False)
+            wall = picture_wall(page, "draw")
+            status = gr.HTML(elem_id="draw-status", padding=False)
+        with gr.Column(elem_id="draw-bar"):
+            notes = gr.HTML(elem_id="draw-notes", padding=False)
+            with gr.Row(elem_classes="prompt-row"):
+                prompt = gr.Textbox(
+                    label=label("prompt"),
+                    show_label=False,
+                    placeholder=label("prompt_hint"),
+                    lines=2,
+                    max_lines=5,
+                    scale=6,
+                    min_width=160,
+                    elem_id="draw-prompt",
+                )
+                buttons = run_buttons(label, "draw", "draw", scale=0)
+                gr.Button(
+                    label("settings"),
+                    elem_id="draw-drawer-open",
+                    elem_classes="icon icon-settings",
+                    min_width=0,
+                    scale=0,
+                )
+            with gr.Row(elem_classes="chips-row"):
+                helping = build_buttons(page)
+                examples = example_buttons("draw")
+            helper = build_panel(page, *helping)
+    return Canvas(JobOutput(status, notes, easel), wall, prompt, examples, buttons, helper)
+
+
+def build_pictures(page: PageContext, canvas: Canvas, browser: BrowserDownload) -> PicturesPanel:
+    """Below the canvas: what is known of the chosen picture, and all pictures in runs."""
+    wall = canvas.wall
+    with wall.row.menu:
+        reuse = menu_button(page, "reuse_seed", "draw-reuse")
+        rank = menu_button(page, "rank", "draw-rank")
+    with gr.Column(elem_id="draw-below"):
+        further = more(page, "draw", wall.row, wall.source, browser)
+        tokens = build_token_view(page)
+        wall.build_details(page, "draw")
+        wall.build_runs()
+    return PicturesPanel(canvas.output, wall, further, reuse, rank, tokens)
+
+
+def build_drawer(page: PageContext, canvas: Canvas) -> InputPanel:
+    """How to draw. assets/page/ opens and closes it, and remembers which."""
+    label = page.texts.label
+    with gr.Column(elem_id="draw-drawer", min_width=0):
+        with gr.Row(elem_classes="drawer-head"):
+            gr.Markdown(label("settings"), elem_classes="drawer-title")
+            gr.Button(label("close"), elem_id="draw-drawer-close", elem_classes="icon icon-close", min_width=0, scale=0)
+        count = gr.Slider(1, 16, 4, step=1, label=label("count"), elem_id="draw-count")
+        seed, new_seed = seed_row(label, "draw")
+        last_seed = gr.Button(label("last_seed"), size="sm", elem_id="draw-last-seed", min_width=60)
+        size = size_controls(label, "draw")
         presets = build_presets_panel(page)
         guidance, temperature = sampling_sliders(label, "draw")
         flow = flow_controls(label, "draw")
         negative = negative_box(label, "draw")
         turbo = gr.Checkbox(False, label=label("turbo"), info=label("turbo_info"), elem_id="draw-turbo")
-        last_seed = gr.Button(label("last_seed"), size="sm", elem_id="draw-last-seed", min_width=60)
         saving = build_save_panel(page) if page.library else None
-    with gr.Accordion(label("from_png"), open=False, elem_id="draw-from"):
-        file, note = saved_picture(label, "draw")
-        redraw = gr.Button(label("redraw_tokens"), size="sm", visible=False, elem_id="draw-exact")
-    controls = RequestControls(prompt, negative, count, seed, new_seed, guidance, temperature, flow)
+        with gr.Accordion(label("from_png"), open=False, elem_id="draw-from"):
+            file, note = saved_picture(label, "draw")
+            redraw = gr.Button(label("redraw_tokens"), size="sm", visible=False, elem_id="draw-exact")
+    controls = RequestControls(canvas.prompt, negative, count, seed, new_seed, guidance, temperature, flow)
     dropped = DroppedPicture(file, note, redraw, gr.State(None))
-    return InputPanel(controls, turbo, size, examples, buttons, helper, presets, saving, last_seed, dropped)
-
-
-def build_results_panel(page: PageContext, browser: BrowserDownload) -> ResultsPanel:
-    label = page.texts.label
-    output = job_output("draw")
-    # assets/style/ hides it while it is empty: Gradio ignores updates of `visible` in a tab that was never opened.
-    gallery = gr.Gallery(
-        label=label("pictures"),
-        show_label=False,
-        columns=4,
-        height="auto",
-        object_fit="contain",
-        format="png",
-        buttons=["download", "download_all", "fullscreen"],
-        interactive=False,
-        elem_id="draw-gallery",
-    )
-    with gr.Column(elem_classes="chosen"):  # visible when the gallery is
-        detail = gr.HTML(elem_id="draw-detail", padding=False)
-        results = ResultGallery(gallery, detail, action_row(page, "draw"), gr.State([]), gr.State(0))
-        with gr.Row(elem_classes="actions"):
-            reuse = gr.Button(label("reuse_seed"), size="sm", elem_id="draw-reuse", min_width=60)
-            rank = gr.Button(label("rank"), size="sm", elem_id="draw-rank", min_width=60)
-        tokens = build_token_view(page)
-        described = more(page, "draw", results.source, browser)
-    alt_texts = gr.HTML(elem_id="draw-alts", elem_classes="unseen", padding=False)
-    return ResultsPanel(output, results, reuse, rank, tokens, described, alt_texts)
+    return InputPanel(
+        controls, turbo, size, canvas.examples, canvas.buttons, canvas.helper, presets, saving, last_seed, dropped,
+        gr.State(""),
+    )  # fmt: skip

@@ -53,8 +53,8 @@ class PromptHelper:
 def build_buttons(page: PageContext) -> tuple[gr.Button, gr.Button]:
     label = page.texts.label
     return (
-        gr.Button(label("surprise"), elem_id="draw-surprise", min_width=100, scale=1),
-        gr.Button(label("expand"), elem_id="draw-expand", min_width=90, scale=1),
+        gr.Button(label("surprise"), size="sm", elem_id="draw-surprise", elem_classes="icon icon-dice", min_width=0),
+        gr.Button(label("expand"), size="sm", elem_id="draw-expand", elem_classes="icon icon-expand", min_width=0),
     )
 
 

@@ -16,12 +16,11 @@ from janus_app.outputs.metadata import ImageMetadata, request_of
 from janus_app.registry.types import Variant
 from janus_app.types import GenerateRequest
 from janus_app.ui.common.actions import BrowserDownload, halt
-from janus_app.ui.common.alt_text import alts_html
 from janus_app.ui.common.browser_tab import restore_draft
 from janus_app.ui.common.controls import foreign_line
 from janus_app.ui.common.drawing import View, draw_on
 from janus_app.ui.common.html import empty, message
-from janus_app.ui.common.results import MAX_GALLERY_ITEMS, newest_first
+from janus_app.ui.common.pictures import MAX_ITEMS, newest_first
 from janus_app.ui.common.running import pictures_of
 from janus_app.ui.common.saved_images import SavedImage
 from janus_app.ui.context import (
@@ -38,7 +37,8 @@ from janus_app.ui.context import (
 )
 from janus_app.ui.i18n import Texts
 from janus_app.ui.tabs.draw import browser_settings, presets_panel
-from janus_app.ui.tabs.draw.panels import InputPanel, ResultsPanel, build_input_panel, build_results_panel
+from janus_app.ui.tabs.draw.examples import example
+from janus_app.ui.tabs.draw.panels import InputPanel, PicturesPanel, build_canvas, build_drawer, build_pictures
 from janus_app.ui.tabs.draw.prompt_helper import PromptHandlers
 from janus_app.ui.tabs.draw.ranking import ranked
 from janus_app.ui.tabs.draw.token_view import Inspected, TokenHandlers
@@ -48,7 +48,7 @@ from janus_app.workflows.token_heatmap import continued_request
 @dataclass(frozen=True)
 class DrawTab:
     panel: InputPanel
-    right: ResultsPanel
+    right: PicturesPanel
 
     @property
     def settings(self) -> set[Component]:
@@ -79,11 +79,11 @@ def build(
 
     `joined` is the event after which the page knows what this browser tab drew before it was opened anew.
     """
-    with gr.Row(elem_classes="two-columns"):
-        with gr.Column(scale=4, min_width=300):
-            panel = build_input_panel(page)
-        with gr.Column(scale=7, min_width=320, elem_classes="results"):
-            right = build_results_panel(page, browser)
+    with gr.Row(elem_id="draw-layout"):
+        with gr.Column(elem_id="draw-main", min_width=0):
+            canvas = build_canvas(page)
+            right = build_pictures(page, canvas, browser)
+        panel = build_drawer(page, canvas)
     tab = DrawTab(panel, right)
     handlers = DrawHandlers(page, tab, variant)
     handlers.wire_jobs(joined)
@@ -92,21 +92,23 @@ def build(
     presets_panel.wire(page, panel.presets, variant, controls)
     if panel.saving:
         presets_panel.wire_saving(page, panel.saving, panel.presets, variant, controls)
-    TokenHandlers(page, right.tokens, right.results, variant).wire()
+    TokenHandlers(page, right.tokens, right.wall, variant).wire()
     runs: list[Callable[..., Any]] = [panel.buttons.run.click, controls.prompt.submit]
     restore_settings = browser_settings.wire(page, stored, variant, controls, runs)
     outputs = {
-        right.output.preview_grid,
         panel.buttons.run,
         *panel.examples,
         *controls.by_setting.values(),
+        controls.prompt,
+        panel.offered,
         panel.turbo,
         panel.size.width,
         panel.size.height,
+        *right.wall.all,
     }
-    restore_draft(joined, controls.prompt)
-    for moment in (joined.then, model_changed.change):
-        inputs = {variant, right.results.items}
+    drafted = restore_draft(joined, controls.prompt)
+    for moment in (drafted.then, model_changed.change):
+        inputs = {variant, right.wall.items, controls.prompt, panel.offered}
         restore_settings(attach(moment, handlers.refresh, inputs, {*outputs, *panel.presets.all}, **QUICK))
     return tab
 
@@ -115,7 +117,7 @@ class DrawHandlers:
     def __init__(self, page: PageContext, tab: DrawTab, variant: gr.Dropdown) -> None:
         self.page, self.variant = page, variant
         self.panel, self.controls = tab.panel, tab.panel.controls
-        self.output, self.results, self.tokens = tab.right.output, tab.right.results, tab.right.tokens
+        self.output, self.wall, self.tokens = tab.right.output, tab.right.wall, tab.right.tokens
         self.right, self.tab = tab.right, tab
 
     def draw(self, values: Values, request: gr.Request) -> Iterator[Updates]:
@@ -158,16 +160,17 @@ class DrawHandlers:
     ) -> Iterator[Updates]:
         """Run the request that `make` builds, and put its pictures before the others of the gallery."""
         language = self.page.language(request)
-        yield {**self.output.cleared(), **(started or {}), **self.panel.buttons.updates(running=True)}
+        running = self.panel.buttons.updates(running=True)
+        yield {**self.output.cleared(), **self.right.more.cleared(), **(started or {}), **running}
         views = draw_on(self.page, "draw", values[self.variant], make, language)
-        yield from self._follow(views, values[self.results.items], language)
+        yield from self._follow(views, values[self.wall.items], language)
 
     def rejoin(self, values: Values, request: gr.Request) -> Iterator[Updates]:
         """What this browser tab showed before it was opened anew: its pictures, and the job that still runs."""
         language, runs = self.page.language(request), self.page.runs.of("draw")
-        items = pictures_of(runs)[:MAX_GALLERY_ITEMS]
+        items = pictures_of(runs)[:MAX_ITEMS]
         if items:
-            yield {self.output.preview_grid: "", **self.results.show(self.page, items, 0, language)}
+            yield {self.output.preview_grid: "", **self.wall.show(self.page, items, 0, language)}
         if runs and not runs[-1].ended:
             yield {self.controls.seed: runs[-1].request.seed, **self.panel.buttons.updates(running=True)}
             yield from self._follow(runs[-1].follow(), items, language)
@@ -176,15 +179,15 @@ class DrawHandlers:
         for view in views:
             updates = self.output.updates(view)
             if view.saved:
-                updates |= self.results.show(self.page, newest_first(items, view.saved), 0, language)
+                updates |= self.wall.show(self.page, newest_first(items, view.saved), 0, language)
             yield updates
         yield self.panel.buttons.updates(running=False)
 
     def rank(self, values: Values, request: gr.Request) -> Iterator[Updates]:
-        page, results, language = self.page, self.results, self.page.language(request)
-        items, index = values[results.items], values[results.chosen]
+        page, wall, language = self.page, self.wall, self.page.language(request)
+        items, index = values[wall.items], values[wall.chosen]
         for line, ordered in ranked(page, items, index, values[self.variant], language):
-            updates = results.show(page, ordered, 0, language) if ordered else {}
+            updates = wall.show(page, ordered, 0, language) if ordered else {}
             yield {self.output.status: line, **updates}
 
     def stop(self) -> None:
@@ -198,20 +201,17 @@ class DrawHandlers:
         line = message(self.page.texts.say("draw_stopped", self.page.language(request)))
         return {self.output.status: line, **self.panel.buttons.updates(running=False)}
 
-    def choose(self, values: Values, request: gr.Request, event: gr.SelectData) -> Updates:
-        items = values[self.results.items]
-        return self.results.choose(self.page, items, int(event.index), self.page.language(request))
-
-    def list_alt_texts(self, values: Values) -> Updates:
-        return {self.right.alt_texts: alts_html(values[self.results.items])}
+    def chosen(self, values: Values) -> Updates:
+        """Another picture is chosen: what the page said about the last one, and a stopped drawing, leave the canvas."""
+        further, idle = self.right.more.cleared(), 'class="progress"' not in (values[self.output.status] or "")
+        return {**further, **({self.output.preview_grid: "", self.output.status: ""} if idle else {})}
 
     def show_description(self, values: Values, request: gr.Request) -> Updates:
-        items, index = values[self.results.items], values[self.results.chosen]
-        chosen = self.results.choose(self.page, items, index, self.page.language(request))
-        return {**chosen, **self.list_alt_texts(values)}
+        items, index = values[self.wall.items], values[self.wall.chosen]
+        return self.wall.show(self.page, items, index, self.page.language(request))
 
     def use_last_seed(self, values: Values) -> Updates:
-        items = values[self.results.items]
+        items = values[self.wall.items]
         seed = items[0].metadata.seed if items else values[self.controls.seed]
         return {self.controls.seed: seed, self.controls.new_seed: False}
 
@@ -240,26 +240,36 @@ class DrawHandlers:
         """The controls, presets and examples of the variant whose settings the page shows."""
         page, panel, language = self.page, self.panel, self.page.language(request)
         now = page.variant(values[self.variant])
-        updates: Updates = {
+        return {
             panel.buttons.run: gr.update(interactive="generate" in now.verbs),
             **example_updates(panel.examples, now.prompts("generate", language)),
             **self.controls.variant_updates(page, now, language),
             panel.turbo: gr.update(visible=get_family(now.family).drawing == "tokens"),
             **panel.size.variant_updates(now),
             **panel.presets.variant_updates(page, now, language),
+            **self._begin(values, now, language),
         }
-        if not values[self.results.items] and not page.runs.of("draw"):
-            title = page.texts.say("draw_empty_title", language)
-            updates[self.output.preview_grid] = empty(title, draw_hint(page.texts, now, language))
-        return updates
+
+    def _begin(self, values: Values, now: Variant, language: str) -> Updates:
+        """A prompt to begin with, and on the canvas what this model draws from it, or what to do."""
+        page, wall = self.page, self.wall
+        image = example(page, now, language)
+        words = image.metadata.prompt if image else next(iter(now.prompts("generate", language)), "")
+        updates: Updates = {}
+        if (values[self.controls.prompt] or "") in ("", values[self.panel.offered]):
+            updates = {self.controls.prompt: words, self.panel.offered: words}
+        if any(not item.example for item in values[wall.items]) or page.runs.of("draw"):
+            return updates  # pictures of this browser tab are there, or on their way
+        if image:
+            return {**updates, **wall.show(page, [image], 0, language)}
+        hint = empty(page.texts.say("draw_empty_title", language), draw_hint(page.texts, now, language))
+        return {**updates, wall.picture: hint, wall.items: [], wall.chosen: 0, wall.detail: "", wall.runs: ""}
 
     def wire_jobs(self, joined: Any) -> None:
-        panel, output, results, tokens = self.panel, self.output, self.results, self.tokens
-        outputs = [
-            output.preview_grid, output.status, output.notes, results.gallery, results.items, results.chosen,
-            results.detail, self.controls.seed, panel.buttons.run, panel.buttons.stop,
-        ]  # fmt: skip
-        common: set[Component] = {self.variant, results.items}
+        panel, output, wall, tokens = self.panel, self.output, self.wall, self.tokens
+        more = self.right.more.all
+        outputs = {*output.all, *wall.all, *more, self.controls.seed, panel.buttons.run, panel.buttons.stop}
+        common: set[Component] = {self.variant, wall.items}
         drawn = {*self.tab.settings, *common}
         patch = {tokens.inspected, tokens.patch, tokens.token, *common}
         helper = PromptHandlers(
@@ -273,23 +283,23 @@ class DrawHandlers:
         attach(joined.then, self.rejoin, common, outputs, **JOB)
         attach(panel.buttons.stop.click, self.stop, None, None, **QUICK)
         halt(panel.buttons.stop.click, [helper.wire()]).then(self.stopped, None, outputs, **QUICK)
-        attach(self.right.rank.click, self.rank, {results.chosen, *common}, {output.status, *results.all}, **JOB)
+        attach(self.right.rank.click, self.rank, {wall.chosen, *common}, {output.status, *wall.all}, **JOB)
 
     def wire_pictures(self) -> None:
-        panel, controls, results, alt_texts = self.panel, self.controls, self.results, self.right.alt_texts
+        panel, controls, wall, right = self.panel, self.controls, self.wall, self.right
         seeds = {controls.seed, controls.new_seed}
-        attach(results.gallery.select, self.choose, {results.items}, {results.chosen, results.detail}, **QUICK)
-        attach(results.gallery.change, self.list_alt_texts, {results.items}, alt_texts, **QUICK)
-        described = {results.chosen, results.detail, alt_texts}
-        attach(self.right.described.then, self.show_description, results.source.inputs, described, **QUICK)
-        reuse_seed = results.reuse_seed(controls.seed, controls.new_seed)
-        attach(self.right.reuse.click, reuse_seed, results.source.inputs, seeds, **QUICK)
-        attach(panel.last_seed.click, self.use_last_seed, {results.items, controls.seed}, seeds, **QUICK)
+        cleared = {self.output.status, self.output.preview_grid, *right.more.all}
+        for picked in wall.wire(self.page):
+            attach(picked.then, self.chosen, {self.output.status}, cleared, **QUICK)
+        attach(right.more.described.then, self.show_description, wall.source.inputs, wall.all, **QUICK)
+        reuse_seed = wall.reuse_seed(controls.seed, controls.new_seed)
+        attach(right.reuse.click, reuse_seed, wall.source.inputs, seeds, **QUICK)
+        attach(panel.last_seed.click, self.use_last_seed, {wall.items, controls.seed}, seeds, **QUICK)
         dropped = panel.dropped
         read = {dropped.note, dropped.redraw, dropped.metadata, *self.tab.settings}
         attach(dropped.file.change, self.read_dropped, {dropped.file}, read, **QUICK)
-        for example in panel.examples:
-            attach(example.click, lambda text: text, example, controls.prompt, **QUICK)
+        for chip in panel.examples:
+            attach(chip.click, lambda text: text, chip, controls.prompt, **QUICK)
 
 
 def draw_hint(texts: Texts, variant: Variant, language: str) -> str:

@@ -20,7 +20,7 @@ from janus_app.types import Inspection, SwapRequest
 from janus_app.ui.common.actions import press
 from janus_app.ui.common.html import facts, message, messages
 from janus_app.ui.common.jobs import watch
-from janus_app.ui.common.results import ResultGallery
+from janus_app.ui.common.pictures import PictureWall
 from janus_app.ui.context import JOB, QUICK, PageContext, Updates, Values, attach, whole_number
 from janus_app.workflows.token_heatmap import MEASURES, RAMP, heatmap, inspection_request, patch_side
 
@@ -113,15 +113,15 @@ class TokenHandlers:
 
     page: PageContext
     view: TokenView
-    results: ResultGallery
+    wall: PictureWall
     variant: gr.Dropdown
 
     def inspect(self, values: Values, request: gr.Request) -> Iterator[Updates]:
         page, view, language = self.page, self.view, self.page.language(request)
-        if not values[self.results.items]:
+        if not values[self.wall.items]:
             yield {view.status: message(page.texts.say("token_none", language), "warning")}
             return
-        record = self.results.chosen_picture(values).metadata
+        record = self.wall.chosen_picture(values).metadata
         selected = values[self.variant]
         for frame in watch(lambda: page.job(selected, inspection_request(record, ALTERNATIVES)), page.texts, language):
             if frame.error:
@@ -223,7 +223,7 @@ class TokenHandlers:
         inspecting = attach(
             view.look.click,
             self.inspect,
-            {*self.results.source.inputs, self.variant},
+            {*self.wall.source.inputs, self.variant},
             {*everything, view.heading},
             **JOB,
         )

@@ -1,0 +1,51 @@
+"""Draw assets/drawn/ anew: the picture that the draw tab shows before anything is drawn, for each embedded model.
+
+    python docs/make_examples.py
+
+The seeds are fixed, so the pictures change only when the weights do. Look at each: it must show its prompt.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+EXAMPLES = (  # variant, language, prompt, seed
+    ("janus-embedded", "en", "two green frogs to the left of a red house", 2),
+    ("janus-embedded", "zh-CN", "红色的房子左边有两只绿色的青蛙", 2),
+    ("janusflow-embedded", "en", "a purple umbrella in the sky", 1),
+    ("janusflow-embedded", "zh-CN", "一颗粉色的爱心，浅蓝色背景", 1),
+    ("metaquery-embedded", "en", "a purple umbrella in the sky", 1),
+    ("metaquery-embedded", "zh-CN", "一颗粉色的爱心，浅蓝色背景", 1),
+)
+
+
+def main() -> None:
+    from janus_app.hub import Hub
+    from janus_app.outputs.metadata import metadata_of
+    from janus_app.outputs.store import save_picture
+    from janus_app.registry.catalog import load_catalog
+    from janus_app.runtime.session import ModelSession
+    from janus_app.types import Finished, GenerateRequest, drain
+    from janus_app.workflows.settings import drawing_settings
+
+    catalog = load_catalog()
+    session = ModelSession(catalog, Hub())
+    for name, language, prompt, seed in EXAMPLES:
+        if session.state.variant_id != name:
+            drain(session.load(name, device="cpu"))
+        request = GenerateRequest(prompt=prompt, **drawing_settings({"seed": seed}, catalog[name]))
+        (finished,) = (event for event in session.run(request) if isinstance(event, Finished))
+        assert finished.provenance is not None
+        (picture,) = finished.pictures
+        file = ROOT / "assets" / "drawn" / f"{name}.{language}.png"
+        file.unlink(missing_ok=True)
+        save_picture(file, picture.image, metadata_of(picture, finished.provenance))
+        print(file.relative_to(ROOT))
+
+
+if __name__ == "__main__":
+    main()

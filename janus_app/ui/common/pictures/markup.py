@@ -1,0 +1,103 @@
+"""The HTML of pictures. Everything that comes from outside is escaped here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from html import escape
+from urllib.parse import quote
+
+from janus_app.outputs.metadata import ImageMetadata
+from janus_app.ui.common.alt_text import alt_of
+from janus_app.ui.common.saved_images import THUMBNAIL_SIDE, SavedImage
+from janus_app.ui.context import PageContext
+
+ROOT = "page-root:"  # stands for the address of the page, which the browser knows
+# The template of a gr.HTML with pictures. Gradio evaluates it in the browser.
+ADDRESSED = "${(value || '').replaceAll('" + ROOT + "', (window.gradio_config?.root ?? '').replace(/\\/$/, ''))}"
+# The script of a gr.HTML with pictures: it reports the number of the picture that was clicked.
+PICKED = """element.addEventListener("click", (event) => {
+  const picture = event.target.closest("[data-picture]");
+  if (picture) trigger("select", { picture: Number(picture.dataset.picture) });
+});"""
+
+
+def address(file: str) -> str:
+    """The address of a file in the served folder, for a component with the template ADDRESSED."""
+    return f"{ROOT}/gradio_api/file={quote(file)}"
+
+
+def runs(items: Sequence[ImageMetadata], ranked: Sequence[bool] = ()) -> list[tuple[int, int]]:
+    """Where each run of `items` begins and ends: neighbours that one job could have drawn.
+
+    Those have the same model, words and settings, and consecutive seeds; `ranked` pictures are not in that order any
+    more, so for them the words alone decide.
+    """
+    starts = [0] if items else []
+    for place in range(1, len(items)):
+        one, other = items[place - 1], items[place]
+        together = _asked(one) == _asked(other) and abs(one.seed - other.seed) == 1
+        if ranked and ranked[place - 1] and ranked[place]:
+            together = one.prompt == other.prompt
+        if not together:
+            starts.append(place)
+    return list(zip(starts, [*starts[1:], len(items)], strict=True))
+
+
+def _asked(record: ImageMetadata) -> tuple[object, ...]:
+    settings = sorted((name, str(value)) for name, value in record.settings.items())
+    return record.model, record.verb, record.prompt, record.negative, record.source_prompt, settings
+
+
+def tile(
+    number: int,
+    thumbnail: str,
+    full: str,
+    alt: str,
+    size: tuple[int, int],
+    *,
+    line: str = "",
+    current: bool = False,
+    mark: str = "",
+) -> str:
+    """A small picture that can be chosen.
+
+    `thumbnail` and `full` are addresses, `size` is (width, height) of the whole picture in pixels, `line` stands below
+    it, and `mark` ("★") before that.
+    """
+    here = ' aria-current="true"' if current else ""
+    words = f'<span class="line">{escape(f"{mark} {line}".strip())}</span>' if line or mark else ""
+    return (
+        f'<li><button type="button" class="tile" data-picture="{number}" data-full="{escape(full, quote=True)}" '
+        f'data-width="{size[0]}" data-height="{size[1]}" title="{escape(line, quote=True)}"{here}>'
+        f'<img src="{escape(thumbnail, quote=True)}" alt="{escape(alt, quote=True)}" width="{size[0]}" '
+        f'height="{size[1]}" loading="lazy" decoding="async"></button>{words}</li>'
+    )
+
+
+def tiles(
+    page: PageContext, items: Sequence[SavedImage], first: int, chosen: int, caption: Callable[[SavedImage], str]
+) -> str:
+    """`items`, whose first has the number `first`, as tiles in a list."""
+    parts = []
+    for number, item in enumerate(items, first):
+        size = item.metadata.size
+        small = item.shown if max(size) <= THUMBNAIL_SIDE else page.images.thumbnail(item.file)
+        where = address(small), address(item.shown)
+        parts.append(tile(number, *where, alt_of(item), size, line=caption(item), current=number == chosen))
+    return f'<ol class="tiles">{"".join(parts)}</ol>'
+
+
+def run_heading(prompt: str, about: str) -> str:
+    return f'<h3 class="run-heading"><span>{escape(prompt)}</span><small>{escape(about)}</small></h3>'
+
+
+def large(number: int, image: SavedImage, label: str, line: str) -> str:
+    """The chosen picture. A click on it opens the lightbox."""
+    width, height = image.metadata.size
+    return (
+        f'<figure class="large"><button type="button" data-enlarge data-picture="{number}" '
+        f'data-full="{escape(address(image.shown), quote=True)}" data-width="{width}" data-height="{height}" '
+        f'title="{escape(label, quote=True)}"><img src="{escape(address(image.shown), quote=True)}" '
+        f'alt="{escape(alt_of(image), quote=True)}" width="{width}" height="{height}"></button>'
+        f"<figcaption>{escape(line)}</figcaption></figure>"
+    )
