@@ -1,19 +1,19 @@
 // The drawer of settings in the draw tab. The browser remembers whether it is open; on a phone it begins closed.
-const drawer = (open, keep = true) => {
+const showDrawer = (open, keep = true) => {
   document.documentElement.classList.toggle("drawer-open", open);
   button("draw-drawer-open")?.setAttribute("aria-expanded", String(open));
   if (keep) store.set("janus-drawer", open ? "open" : "closed");
 };
-const isOpen = () => document.documentElement.classList.contains("drawer-open");
+const isDrawerOpen = () => document.documentElement.classList.contains("drawer-open");
 document.addEventListener("click", (event) => {
-  if (event.target.closest?.("#draw-drawer-open")) drawer(!isOpen());
+  if (event.target.closest?.("#draw-drawer-open")) showDrawer(!isDrawerOpen());
   if (event.target.closest?.("#draw-drawer-close")) {
-    drawer(false);
+    showDrawer(false);
     button("draw-drawer-open")?.focus();
   }
 });
-drawer(innerWidth > 900 && store.get("janus-drawer") === "open", false);
+showDrawer(innerWidth > 900 && store.get("janus-drawer") === "open", false);
 onChange(() => {
   const opener = button("draw-drawer-open");
-  if (opener && !opener.hasAttribute("aria-expanded")) opener.setAttribute("aria-expanded", String(isOpen()));
+  if (opener && !opener.hasAttribute("aria-expanded")) opener.setAttribute("aria-expanded", String(isDrawerOpen()));
 });

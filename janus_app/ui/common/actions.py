@@ -47,12 +47,12 @@ def action_row(page: PageContext, tab: str) -> Actions:
     label = page.texts.label
 
     def verb(key: str, name: str, icon: str) -> gr.Button:
-        return gr.Button(label(key), size="sm", elem_id=f"{tab}-{name}", elem_classes=f"icon {icon}", min_width=0)
+        return gr.Button(label(key), size="sm", elem_id=f"{tab}-{name}", elem_classes=f"glyph {icon}", min_width=0)
 
     with gr.Row(elem_classes="verbs", elem_id=f"{tab}-verbs"):
         edit, ask = verb("act_edit", "to-edit", "icon-edit"), verb("act_ask", "ask", "icon-ask")
         vary, save = verb("act_vary", "vary", "icon-vary"), verb("act_save", "save", "icon-save")
-        gr.Button(label("act_more"), size="sm", elem_id=f"{tab}-menu-open", elem_classes="icon dots", min_width=0)
+        gr.Button(label("act_more"), size="sm", elem_id=f"{tab}-menu-open", elem_classes="glyph dots", min_width=0)
         with gr.Column(elem_classes="menu", elem_id=f"{tab}-menu", min_width=0) as menu:  # assets/page/ opens it
             rest = [
                 menu_button(page, key, f"{tab}-{name}")

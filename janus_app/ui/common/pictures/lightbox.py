@@ -24,7 +24,7 @@ def lightbox_html(page: PageContext, language: str) -> str:
         name = escape(page.texts.say(key, language), quote=True)
         label = name if words else ""
         return (
-            f'<button type="button" data-box="{act}" class="icon {icon}" aria-label="{name}" title="{name}">'
+            f'<button type="button" data-box="{act}" class="glyph {icon}" aria-label="{name}" title="{name}">'
             f"{label}</button>"
         )
 

@@ -104,7 +104,7 @@ def build_canvas(page: PageContext) -> Canvas:
                 gr.Button(
                     label("settings"),
                     elem_id="draw-drawer-open",
-                    elem_classes="icon icon-settings",
+                    elem_classes="glyph icon-settings",
                     min_width=0,
                     scale=0,
                 )
@@ -135,7 +135,9 @@ def build_drawer(page: PageContext, canvas: Canvas) -> InputPanel:
     with gr.Column(elem_id="draw-drawer", min_width=0):
         with gr.Row(elem_classes="drawer-head"):
             gr.Markdown(label("settings"), elem_classes="drawer-title")
-            gr.Button(label("close"), elem_id="draw-drawer-close", elem_classes="icon icon-close", min_width=0, scale=0)
+            gr.Button(
+                label("close"), elem_id="draw-drawer-close", elem_classes="glyph icon-close", min_width=0, scale=0
+            )
         count = gr.Slider(1, 16, 4, step=1, label=label("count"), elem_id="draw-count")
         seed, new_seed = seed_row(label, "draw")
         last_seed = gr.Button(label("last_seed"), size="sm", elem_id="draw-last-seed", min_width=60)

@@ -53,8 +53,8 @@ class PromptHelper:
 def build_buttons(page: PageContext) -> tuple[gr.Button, gr.Button]:
     label = page.texts.label
     return (
-        gr.Button(label("surprise"), size="sm", elem_id="draw-surprise", elem_classes="icon icon-dice", min_width=0),
-        gr.Button(label("expand"), size="sm", elem_id="draw-expand", elem_classes="icon icon-expand", min_width=0),
+        gr.Button(label("surprise"), size="sm", elem_id="draw-surprise", elem_classes="glyph icon-dice", min_width=0),
+        gr.Button(label("expand"), size="sm", elem_id="draw-expand", elem_classes="glyph icon-expand", min_width=0),
     )
 
 
