@@ -24,6 +24,6 @@ be served under a sub-path: `address(file)` is the address of a served file in s
 from __future__ import annotations
 
 from janus_app.ui.common.pictures.markup import ADDRESSED, PICKED, address, tile
-from janus_app.ui.common.pictures.wall import PictureWall, newest_first, picture_wall
+from janus_app.ui.common.pictures.wall import MAX_ITEMS, PictureWall, newest_first, picture_wall
 
-__all__ = ["ADDRESSED", "PICKED", "PictureWall", "address", "newest_first", "picture_wall", "tile"]
+__all__ = ["ADDRESSED", "MAX_ITEMS", "PICKED", "PictureWall", "address", "newest_first", "picture_wall", "tile"]
