@@ -1,6 +1,7 @@
-"""Draw docs/screenshot*.png anew: the page in a real Chromium over the embedded model.
+"""Take docs/screenshot*.png anew: the page in a real Chromium over the embedded models.
 
-    python docs/make_screenshots.py [--model ID_OR_FOLDER]
+    python docs/make_screenshots.py                 the published ones
+    python docs/make_screenshots.py --all FOLDER    every tab at three widths, two themes and two languages, to look at
 
 Needs Chromium and requirements-dev.txt. The seeds are fixed, so the pictures change only when page or weights do.
 """
@@ -12,6 +13,8 @@ import shutil
 import socket
 import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,26 +23,42 @@ sys.path.insert(0, str(ROOT))
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-sync", "--no-first-run"]
-DESK = {"width": 1280, "height": 900}
-SHOTS = (  # file, options of the browser, query
-    ("screenshot", {"viewport": DESK}, ""),
-    ("screenshot-dark", {"viewport": DESK}, "?__theme=dark"),
-    ("screenshot-zh", {"viewport": DESK, "locale": "zh-CN"}, ""),
-    ("screenshot-phone", {"viewport": {"width": 390, "height": 844}}, ""),
-)
+WIDTHS = {1440: 900, 1024: 768, 390: 844}  # width: height
+TABS = ("draw", "edit", "chat", "history", "compare")
+PATIENCE = 600_000  # milliseconds
+# Nothing fades or moves any more, and every picture in the window is there.
+STILL = """async () => {
+  const frame = () => new Promise((next) => requestAnimationFrame(next));
+  const moving = () => document.getAnimations().some((a) => a.playState === "running"
+    && Number.isFinite(a.effect.getComputedTiming().endTime));
+  const coming = () => [...document.images].some((i) => !i.complete && i.loading !== "lazy");
+  do { await frame(); await frame(); } while (moving() || coming());
+}"""
+EDITOR_SECONDS = 2  # the editor fits its picture into its frame without saying when it is done
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", help="a variant's id or a checkpoint folder; default: the embedded one")
+    parser.add_argument("--all", metavar="FOLDER", type=Path, help="a folder for the whole page, instead of docs/")
+    parser.add_argument("--tabs", nargs="+", choices=TABS, default=TABS, help="with --all: these tabs only")
+    parser.add_argument("--languages", nargs="+", choices=("en-US", "zh-CN"), default=("en-US", "zh-CN"))
     args = parser.parse_args()
     chromium = next((path for name in NAMES if (path := shutil.which(name))), None)
     if chromium is None:
         print("No Chromium was found. Install one (Debian, Ubuntu: apt-get install chromium) and try again.")
         return 1
+    with page_server() as address, browser_at(chromium) as browser:
+        if args.all:
+            args.all.mkdir(parents=True, exist_ok=True)
+            take_all(browser, address, args.all, args.tabs, args.languages)
+        else:
+            take_published(browser, address)
+    return 0
 
-    from playwright.sync_api import sync_playwright
 
+@contextmanager
+def page_server() -> Iterator[str]:
+    """The page's address, with the embedded model loaded and nothing drawn yet."""
     from janus_app.hub import Hub
     from janus_app.registry.catalog import load_catalog
     from janus_app.runtime.session import ModelSession
@@ -48,98 +67,152 @@ def main() -> int:
 
     catalog = load_catalog()
     session = ModelSession(catalog, Hub())
-    drain(session.load(args.model or catalog.default().id, device="cpu"))
+    drain(session.load(catalog.default().id, device="cpu"))
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    with tempfile.TemporaryDirectory() as outputs, sync_playwright() as playwright:
-        demo = launch(session, catalog, port=port, outputs=Path(outputs), prevent_thread_lock=True)
-        browser = playwright.chromium.launch(executable_path=chromium, args=FLAGS)
-        for name, options, query in SHOTS:
-            page = browser.new_context(**options).new_page()
-            page.add_init_script("localStorage.setItem('janus-tour', 'done')")
-            page.goto(f"http://127.0.0.1:{port}/{query}")
-            page.wait_for_selector(".state-line.ready")
-            draw(page)
-            page.screenshot(path=ROOT / "docs" / f"{name}.png", full_page=name.endswith("phone"))
-            print(f"docs/{name}.png")
-            for other, show in OTHERS.items() if name == "screenshot" else ():
-                show(page)
-                page.evaluate("window.scrollTo(0, 0)")
-                page.wait_for_timeout(1_000)
-                page.screenshot(path=ROOT / "docs" / f"screenshot-{other}.png", full_page=True)
-                print(f"docs/screenshot-{other}.png")
-        browser.close()
+    with tempfile.TemporaryDirectory() as folder:
+        saved, kept = Path(folder) / "outputs", Path(folder) / "data"
+        demo = launch(session, catalog, port=port, outputs=saved, data=kept, prevent_thread_lock=True)
+        yield f"http://127.0.0.1:{port}/"
         demo.close()
-    return 0
+
+
+@contextmanager
+def browser_at(chromium: str) -> Iterator[Any]:
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=FLAGS)
+        yield browser
+        browser.close()
+
+
+def visit(browser: Any, address: str, theme: str = "light", width: int = 1440, language: str = "en-US") -> Any:
+    """The page in a fresh browser profile, without the welcome."""
+    size = {"width": width, "height": WIDTHS[width]}
+    page = browser.new_context(viewport=size, locale=language, reduced_motion="reduce").new_page()
+    page.set_default_timeout(PATIENCE)
+    page.add_init_script("localStorage.setItem('janus-tour', 'done')")
+    page.goto(f"{address}?__theme={theme}")
+    page.wait_for_selector(".state-line.ready")
+    page.wait_for_selector("#draw-run:visible")
+    return page
+
+
+def shoot(page: Any, file: Path, whole: bool = False) -> None:
+    page.evaluate("document.activeElement?.blur()")
+    page.mouse.move(0, 0)
+    page.evaluate(STILL)
+    page.screenshot(path=file, full_page=whole)
+    print(file)
+
+
+def go(page: Any, tab: str) -> None:
+    page.click(f"#tab-{tab}-button")
+    page.evaluate("window.scrollTo(0, 0)")
+    if tab == "edit":
+        page.wait_for_selector("#edit-editor canvas")
+        page.wait_for_timeout(1_000 * EDITOR_SECONDS)
+
+
+def take_all(browser: Any, address: str, folder: Path, tabs: tuple[str, ...], languages: tuple[str, ...]) -> None:
+    """Every tab as it opens, and after something was done in it."""
+    for language in languages:
+        for theme in ("light", "dark"):
+            page = visit(browser, address, theme, language=language)
+            for state in ("opened", "used"):
+                if state == "used":
+                    for tab, act in ACTS.items():
+                        if tab in tabs:
+                            act(page)
+                for width, height in WIDTHS.items():
+                    page.set_viewport_size({"width": width, "height": height})
+                    for tab in tabs:
+                        go(page, tab)
+                        shoot(page, folder / f"{tab}-{state}-{width}-{theme}-{language[:2]}.png")
+                page.set_viewport_size({"width": 1440, "height": 900})
+            page.context.close()
+
+
+def take_published(browser: Any, address: str) -> None:
+    for name, theme, width, language in (
+        ("screenshot", "light", 1440, "en-US"),
+        ("screenshot-dark", "dark", 1440, "en-US"),
+        ("screenshot-zh", "light", 1440, "zh-CN"),
+        ("screenshot-phone", "light", 390, "en-US"),
+    ):
+        page = visit(browser, address, theme, width, language)
+        draw(page)
+        page.evaluate("window.scrollTo(0, 0)")
+        shoot(page, ROOT / "docs" / f"{name}.png")
+        if name == "screenshot":
+            for other, act in (("edit", edit), ("chat", chat), ("compare", compare), ("tokens", tokens)):
+                act(page)
+                page.evaluate("window.scrollTo(0, 0)")
+                shoot(page, ROOT / "docs" / f"screenshot-{other}.png", whole=other in ("tokens", "compare"))
+        page.context.close()
+
+
+def fixed_seed(page: Any, tab: str, seed: int) -> None:
+    """Set the seed in a tab's settings; a closed drawer is opened for it and closed again."""
+    opener = {"draw": "#draw-drawer-open", "edit": "#edit-settings > .label-wrap"}.get(tab)
+    if opener:
+        page.click(opener)
+    page.locator(f"#{tab}-fresh input").uncheck()
+    page.fill(f"#{tab}-seed input", str(seed))
+    page.press(f"#{tab}-seed input", "Tab")
+    if opener:
+        page.click("#draw-drawer-close" if tab == "draw" else opener)
 
 
 def draw(page: Any) -> None:
-    """Draw the variant's first example, four at once, with a fixed seed."""
-    page.get_by_role("tab").nth(1).click()
-    examples = page.locator("#draw-examples button:visible")
-    examples.first.wait_for()
-    examples.first.click()
-    count = page.locator("#draw-count input[type=number]")
-    count.fill("4")
-    count.press("Tab")
-    page.locator("#draw-fresh input").uncheck()
-    page.fill("#draw-seed input", "2")
-    page.wait_for_timeout(500)
+    """Draw the first example, four at once."""
+    go(page, "draw")
+    fixed_seed(page, "draw", 2)
     page.click("#draw-run")
-    page.wait_for_selector("#draw-status .message.done", timeout=600_000)
-    page.wait_for_timeout(1_000)
-    page.evaluate("window.scrollTo(0, 0)")
-
-
-def chat(page: Any) -> None:
-    """Ask about the picture just drawn."""
-    page.click("#draw-to-chat")
-    examples = page.locator("#chat-examples button:visible")
-    examples.first.click()
-    page.wait_for_timeout(1_000)
-    page.click("#chat-box .submit-button")
-    page.wait_for_selector("#chat-context .meter", timeout=600_000)
-
-
-def tokens(page: Any) -> None:
-    """Look into the picture just drawn."""
-    page.get_by_role("tab").nth(1).click()
-    page.click("#draw-tokens")
-    page.wait_for_selector("#tokens-others .caption-label", timeout=600_000)
+    page.wait_for_selector("#draw-status .message.done")
 
 
 def edit(page: Any) -> None:
-    """Paint over a part of the picture just drawn, and draw that part anew."""
-    page.click("#draw-to-edit")
-    canvas = page.locator("#edit-editor canvas").first
-    canvas.wait_for()
-    page.wait_for_timeout(3_000)  # the editor fits the picture into its frame, without saying when it is done
-    page.locator("#edit-editor button[aria-label=Brush]").click()
-    box = canvas.bounding_box()
-    left, top = box["x"] + box["width"] * 0.3, box["y"] + box["height"] * 0.3
-    page.mouse.move(left, top)
-    page.mouse.down()
-    for row in range(8):
-        page.mouse.move(left + (80 if row % 2 else 0), top + 10 * row, steps=4)
-    page.mouse.up()
-    page.locator("#edit-fresh input").uncheck()
-    page.fill("#edit-seed input", "5")
+    """Say what to change: the page offers the model that follows instructions."""
+    go(page, "edit")
+    page.locator("#edit-method label").first.click()
+    page.wait_for_selector("#edit-switch:visible")
+    page.click("#edit-switch")
+    page.wait_for_selector("#edit-run:visible")
+    fixed_seed(page, "edit", 5)
     page.click("#edit-run")
-    page.wait_for_selector("#edit-status .message.done", timeout=600_000)
+    page.wait_for_selector("#edit-status .message.done")
     page.wait_for_selector("#edit-compare img")
 
 
+def chat(page: Any) -> None:
+    """Ask about the picture that was drawn."""
+    go(page, "draw")
+    page.click("#draw-ask")
+    page.locator("#chat-examples button:visible").first.click()
+    page.wait_for_selector("#chat-box .submit-button:enabled")
+    page.click("#chat-box .submit-button")
+    page.wait_for_selector("#chat-context .meter")
+
+
 def compare(page: Any) -> None:
-    """The two embedded models against each other, before the vote."""
-    page.get_by_role("tab").nth(4).click()
-    page.locator("#compare-fresh input").uncheck()
-    page.fill("#compare-seed input", "3")
+    """The two sides, before the vote."""
+    go(page, "compare")
+    fixed_seed(page, "compare", 3)
     page.click("#compare-run")
-    page.wait_for_selector("#compare-votes:visible", timeout=600_000)
+    page.wait_for_selector("#compare-votes:visible")
 
 
-OTHERS = {"chat": chat, "tokens": tokens, "edit": edit, "compare": compare}  # in this order: each goes on from the last
+def tokens(page: Any) -> None:
+    """Look into the picture that was drawn."""
+    go(page, "draw")
+    page.click("#draw-tokens")
+    page.wait_for_selector("#tokens-others .caption-label")
+
+
+ACTS = {"draw": draw, "edit": edit, "chat": chat, "compare": compare}  # in this order: each goes on from the last
 
 
 if __name__ == "__main__":

@@ -83,7 +83,7 @@ def test_three_families_edit_and_every_picture_stays_in_the_tree(
 
     # JanusFlow: two descriptions; the first is the prompt of the picture. The tree survives the switch.
     load(page, served, "JanusFlow embedded", "janusflow-embedded")
-    page.locator("#edit-method label", has_text="What two prompts differ in").click()
+    page.locator("#edit-method label", has_text="Before/after prompts").click()
     page.wait_for_selector("#edit-source-prompt:visible")
     assert page.input_value("#edit-source-prompt textarea") == "a red cat to the left of a blue house"
     assert "Paint" not in page.inner_text("#edit-method-note")

@@ -77,13 +77,13 @@ def test_flow_model_draws_edits_and_chats(visit: Any, served: Served) -> None:
     page.locator("#edit-go-on input").uncheck()  # all edits below start from the same picture
     set_number(page, "#edit-steps", STEPS)
     assert not page.locator("#edit-solver").is_visible() and page.locator("#edit-strength").is_visible()
-    _, record = edit(page, served, "What two prompts differ in", "a blue house")
+    _, record = edit(page, served, "Before/after prompts", "a blue house")
     assert record.settings["method"] == "flowedit" and record.source_prompt == "a red house"
     assert "solver" not in record.settings
 
     # If it is empty, the model describes the picture, and the page says so.
     page.fill("#edit-source-prompt textarea", "")
-    _, record = edit(page, served, "What two prompts differ in", "a blue house")
+    _, record = edit(page, served, "Before/after prompts", "a blue house")
     assert record.source_prompt and "The model sees:" in page.inner_text("#edit-notes")
 
     # A painted part: all other pixels stay the same.

@@ -16,7 +16,6 @@ from janus_app.ui.common.running import Run
 from tests.browser.conftest import WATCH
 from tests.browser.steps import (
     TABS,
-    UNNAMED,
     answer,
     captions,
     choose,
@@ -162,16 +161,6 @@ def test_chinese_browser_gets_chinese(visit: Any) -> None:
     go(page, "draw")
     draw(page, " ", 1, 1)
     page.wait_for_selector("#draw-notes .message.error:has-text('请先输入')")
-
-
-@pytest.mark.parametrize("theme", ["light", "dark"])
-def test_page_fits_a_phone_and_every_control_has_a_name(visit: Any, theme: str) -> None:
-    page = visit(f"?__theme={theme}", viewport={"width": 390, "height": 844})
-    for tab in TABS:
-        go(page, tab)
-        settle(page)
-        assert page.evaluate("document.documentElement.scrollWidth") <= 390
-        assert page.evaluate(UNNAMED) == []
 
 
 def test_selftest_shows_its_lines_and_stops_on_request(visit: Any) -> None:

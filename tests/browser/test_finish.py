@@ -1,0 +1,100 @@
+"""The finish of the page: nothing jumps, errors are seen, the keyboard reaches everything, a phone has room."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tests.browser.steps import TABS, UNNAMED, go, open_drawer, settle, until, wait_ended
+from tests.page_server import Served
+
+pytestmark = pytest.mark.browser
+
+# The sum of all layout shifts so far that the user did not cause, as the browser itself measures them.
+SHIFT = """() => new Promise((give) => {
+  let sum = 0;
+  new PerformanceObserver((list) => {
+    for (const entry of list.getEntries()) if (!entry.hadRecentInput) sum += entry.value;
+  }).observe({ type: "layout-shift", buffered: true });
+  setTimeout(() => give(sum), 200);
+})"""
+# Controls in sight that are less than 44 pixels high; a checkbox or radio button is as high as its label.
+SMALL = """() => [...document.querySelectorAll("button, [role=tab], select, summary, input:not([type=file]), textarea")]
+  .filter((e) => e.checkVisibility({ visibilityProperty: true, opacityProperty: true }) && !e.disabled)
+  .map((e) => (["checkbox", "radio"].includes(e.type) && e.closest("label")) || e)
+  .filter((e) => !e.closest("#edit-editor") && e.getBoundingClientRect().height < 43.5)
+  .map((e) => `${Math.round(e.getBoundingClientRect().height)} ${e.closest("[id]")?.id} ${e.outerHTML.slice(0, 90)}`)"""
+FOCUS = """() => {
+  const now = document.activeElement, box = now.getBoundingClientRect();
+  return [now === document.body, now.closest("[id]")?.id, box.bottom > 0 && box.top < innerHeight];
+}"""
+MAX_PRESSES = 60  # of the Tab key until a control must be reached
+
+
+def in_view(page: Any, place: str) -> bool:
+    """Whether an element is inside the window, and not behind the bar at the top."""
+    box = page.locator(place).first.bounding_box()
+    return bool(box and box["y"] >= 0 and box["y"] + box["height"] <= page.viewport_size["height"])
+
+
+def reach(page: Any, where: str) -> None:
+    """Press Tab until the focus is inside `where`; it is always in sight and never lost."""
+    for _ in range(MAX_PRESSES):
+        page.keyboard.press("Tab")
+        lost, name, seen = page.evaluate(FOCUS)
+        assert not lost, f"the focus is lost on the way to {where}"
+        if page.evaluate("where => !!document.activeElement?.closest(where)", where):
+            assert seen, f"the focus in {where} is out of sight: {name}"
+            return
+    raise AssertionError(f"{MAX_PRESSES} presses of Tab do not reach {where}")
+
+
+def test_nothing_jumps_and_the_keyboard_reaches_each_tab(visit: Any) -> None:
+    page = visit()
+    page.wait_for_selector("#draw-run:visible")
+    settle(page)
+    assert page.evaluate(SHIFT) < 0.1
+    for tab, places in {
+        "draw": ("#draw-prompt", "#draw-run"),
+        "edit": ("#edit-editor", "#edit-method", "#edit-prompt", "#edit-run", "#edit-settings"),
+        "chat": ("#chat-box",),
+        "compare": ("#compare-prompt", "#compare-run"),
+    }.items():
+        page.locator(f"#tab-{tab}-button").focus()
+        page.keyboard.press("Enter")
+        page.wait_for_selector(f"#tab-{tab}-button[aria-selected=true]")
+        settle(page)
+        for place in places:
+            reach(page, place)
+    open_drawer(page)
+    page.keyboard.press("Escape")
+    page.wait_for_selector("#model-drawer:not(.open)")
+    until(lambda: not page.evaluate(FOCUS)[0], page, lambda: "closing the drawer loses the focus")
+
+
+def test_error_is_beside_its_button_and_in_view(visit: Any, served: Served) -> None:
+    page = visit(viewport={"width": 1024, "height": 560})
+    for tab, run in (("draw", "draw-run"), ("edit", "edit-run"), ("compare", "compare-run")):
+        go(page, tab)
+        settle(page)
+        if tab != "edit":  # its method needs strokes, and there are none
+            page.fill(f"#{tab}-prompt textarea", " ")
+        page.click(f"#{run}")
+        wait_ended(page, "error", tab)
+        error = f"#{tab}-notes .message.error"
+        until(lambda error=error: in_view(page, error), page, lambda tab=tab: f"the error of {tab} is out of sight")
+        button, told = (page.locator(place).bounding_box() for place in (f"#{run}", error))
+        distance = max(told["y"] - button["y"] - button["height"], button["y"] - told["y"] - told["height"])
+        assert distance < 120, f"the error of {tab} is {distance} pixels from its button"
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_page_fits_a_phone_with_room_for_fingers_and_every_control_has_a_name(visit: Any, theme: str) -> None:
+    page = visit(f"?__theme={theme}", viewport={"width": 390, "height": 844})
+    for tab in TABS:
+        go(page, tab)
+        settle(page)
+        assert page.evaluate("document.documentElement.scrollWidth") <= 390, tab
+        assert page.evaluate(UNNAMED) == [], tab
+        assert page.evaluate(SMALL) == [], tab
