@@ -14,6 +14,7 @@ from janus_app.hub import Hub
 from janus_app.registry.catalog import load_catalog
 from janus_app.runtime.session import ModelSession
 from janus_app.types import EDIT_SETTINGS, drain
+from janus_app.ui.common.actions import browser_download
 from janus_app.ui.common.saved_images import SavedImages
 from janus_app.ui.context import PageContext
 from janus_app.ui.i18n import Texts
@@ -38,7 +39,7 @@ def page_with(family: str, tmp_path: Path) -> PageContext:
 
 def panels_of(page: PageContext) -> EditPanels:
     with gr.Blocks():
-        return build_panels(page)
+        return build_panels(page, browser_download())
 
 
 @pytest.mark.parametrize("family", CHECKPOINTS)

@@ -142,7 +142,7 @@ def _tabs(page: PageContext, demo: gr.Blocks, line: ModelLine) -> None:
         with gr.Tab(label("tab_draw"), id="draw", elem_id="tab-draw"):
             drawing = draw_tab.build(page, variant, seen, joined, browser, stored)
         with gr.Tab(label("tab_edit"), id="edit", elem_id="tab-edit"):
-            editing = edit_tab.build(page, variant, seen, demo)
+            editing = edit_tab.build(page, variant, seen, demo, browser)
         with gr.Tab(label("tab_chat"), id="chat", elem_id="tab-chat"):
             chat = chat_tab.build(page, variant, seen, demo, browser)
         places = Places(drawing, chat, editing, tabs, browser)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import gradio as gr
 
-from janus_app.ui.common.actions import action_row
+from janus_app.ui.common.actions import BrowserDownload, menu_button
 from janus_app.ui.common.controls import (
     RequestControls,
     RunButtons,
@@ -18,7 +18,9 @@ from janus_app.ui.common.controls import (
     saved_picture,
     seed_row,
 )
-from janus_app.ui.common.results import JobOutput, ResultGallery
+from janus_app.ui.common.more import More, more
+from janus_app.ui.common.pictures import PictureWall, picture_wall
+from janus_app.ui.common.results import JobOutput
 from janus_app.ui.context import PageContext
 from janus_app.ui.tabs.edit.editor import picture_editor
 from janus_app.ui.tabs.edit.undo import Tree
@@ -84,8 +86,9 @@ class ResultsPanel:
     output: JobOutput
     view: gr.Radio
     compare: gr.ImageSlider
-    results: ResultGallery
+    results: PictureWall
     reuse: gr.Button
+    more: More
 
 
 @dataclass(frozen=True)
@@ -96,7 +99,7 @@ class EditPanels:
     right: ResultsPanel
 
 
-def build_panels(page: PageContext) -> EditPanels:
+def build_panels(page: PageContext, browser: BrowserDownload) -> EditPanels:
     """assets/style/edit.css lays the editor, the comparison and the previews over one another on the stage."""
     label = page.texts.label
     with gr.Row(elem_id="edit-desk", equal_height=False):
@@ -105,14 +108,16 @@ def build_panels(page: PageContext) -> EditPanels:
                 editor = picture_editor(label)
                 compare = _comparison(page)
                 previews = gr.HTML(elem_id="edit-easel", padding=False)
-            view = gr.Radio(
-                [(label("view_compare"), COMPARISON), (label("view_canvas"), CANVAS)],
-                value=CANVAS,
-                show_label=False,
-                label=label("view"),
-                elem_id="edit-view",
-                visible="hidden",
-            )
+            with gr.Row(elem_id="edit-beneath"):
+                view = gr.Radio(
+                    [(label("view_compare"), COMPARISON), (label("view_canvas"), CANVAS)],
+                    value=CANVAS,
+                    show_label=False,
+                    label=label("view"),
+                    elem_id="edit-view",
+                    visible="hidden",
+                )
+                wall = picture_wall(page, "edit")
             given = gr.File(elem_id="edit-given", elem_classes="unseen", label="edit-given")  # filled by assets/page/
             note = gr.HTML(elem_id="edit-editor-note", padding=False)
             start = gr.HTML(elem_id="edit-start", padding=False, js_on_load=CLICKED)
@@ -133,13 +138,17 @@ def build_panels(page: PageContext) -> EditPanels:
                     gr.HTML(elem_id="edit-notes", padding=False),
                 )
             examples = example_buttons("edit")
-            more = _more_pictures(page)
+            further = _more_pictures(page)
             settings = _settings(page, prompt, examples, buttons)
-    source = SourcePanel(editor, given, note, start, gr.State(Tree()), strip, undo_row, back, clear, more)
-    results, reuse = _results(page)
-    return EditPanels(
-        source, method, settings, ResultsPanel(JobOutput(status, notes, previews), view, compare, results, reuse)
-    )
+    source = SourcePanel(editor, given, note, start, gr.State(Tree()), strip, undo_row, back, clear, further)
+    with wall.row.menu:
+        reuse = menu_button(page, "reuse_seed", "edit-reuse")
+    with gr.Column(elem_id="edit-results"):
+        lines = more(page, "edit", wall.row, wall.source, browser)
+        wall.build_details(page, "edit")
+        wall.build_runs()
+    output = JobOutput(status, notes, previews)
+    return EditPanels(source, method, settings, ResultsPanel(output, view, compare, wall, reuse, lines))
 
 
 def _comparison(page: PageContext) -> gr.ImageSlider:
@@ -233,27 +242,3 @@ def _settings(page: PageContext, prompt: gr.Textbox, examples: list[gr.Button], 
             drop, drop_note = saved_picture(label, "edit")
     controls = RequestControls(prompt, negative, count, seed, new_seed, guidance, temperature, flow)
     return SettingsPanel(controls, strength, image_guidance, examples, buttons, go_on, drop, drop_note)
-
-
-def _results(page: PageContext) -> tuple[ResultGallery, gr.Button]:
-    label = page.texts.label
-    with gr.Column(elem_id="edit-results", elem_classes="results"):
-        gallery = gr.Gallery(
-            label=label("edited"),
-            show_label=False,
-            fit_columns=False,
-            columns=6,
-            height="auto",
-            object_fit="contain",
-            format="png",
-            allow_preview=False,
-            buttons=["download_all"],
-            interactive=False,
-            visible="hidden",
-            elem_id="edit-gallery",
-        )
-        with gr.Column(elem_classes="chosen"):  # assets/style/ shows it when the gallery is visible
-            detail = gr.HTML(elem_id="edit-detail", padding=False)
-            results = ResultGallery(gallery, detail, action_row(page, "edit"), gr.State([]), gr.State(0))
-            reuse = gr.Button(label("reuse_seed"), size="sm", elem_id="edit-reuse", min_width=60)
-    return results, reuse

@@ -10,11 +10,11 @@ import gradio as gr
 from gradio.components import Component
 
 from janus_app.types import DESCRIBE, ChatRequest, EditRequest, Turn
-from janus_app.ui.common.actions import halt
+from janus_app.ui.common.actions import BrowserDownload, halt
 from janus_app.ui.common.drawing import draw
 from janus_app.ui.common.html import message, messages
 from janus_app.ui.common.jobs import watch
-from janus_app.ui.common.results import newest_first
+from janus_app.ui.common.pictures import newest_first
 from janus_app.ui.context import JOB, QUICK, PageContext, Updates, Values, attach, first_seed, number
 from janus_app.ui.tabs.edit.editor import more_pictures, picture_and_mask
 from janus_app.ui.tabs.edit.methods import INSTRUCT, settings_of
@@ -38,9 +38,11 @@ class EditTab:
         return {*settings.controls.all, *own}
 
 
-def build(page: PageContext, variant: gr.Dropdown, model_changed: gr.Textbox, demo: gr.Blocks) -> EditTab:
+def build(
+    page: PageContext, variant: gr.Dropdown, model_changed: gr.Textbox, demo: gr.Blocks, browser: BrowserDownload
+) -> EditTab:
     """Build the tab. `model_changed` changes when this browser tab learns of another loaded model."""
-    panels = build_panels(page)
+    panels = build_panels(page, browser)
     handlers, undo = EditHandlers(page, panels, variant), UndoHandlers(page, panels)
     undo.wire(handlers.wire_jobs())
     handlers.wire_controls()
@@ -59,7 +61,12 @@ class EditHandlers:
         page, language = self.page, self.page.language(request)
         settings, right, source = self.panels.settings, self.panels.right, self.panels.source
         seed = first_seed(values[settings.controls.new_seed], values[settings.controls.seed])
-        yield {**right.output.cleared(), settings.controls.seed: seed, **settings.buttons.updates(running=True)}
+        yield {
+            **right.output.cleared(),
+            **right.more.cleared(),
+            settings.controls.seed: seed,
+            **settings.buttons.updates(running=True),
+        }
         shown = CANVAS  # where nothing comes of it, the picture to mend or to paint on
         for view in draw(page, values[self.variant], lambda: self.request(values, seed), language):
             updates = right.output.updates(view)
@@ -115,13 +122,19 @@ class EditHandlers:
         line = message(self.page.texts.say("draw_stopped", self.page.language(request)))
         return {self.panels.right.output.status: line, **self.panels.settings.buttons.updates(running=False)}
 
-    def choose(self, values: Values, request: gr.Request, event: gr.SelectData) -> Updates:
+    def compare(self, values: Values) -> Updates:
+        """The chosen result beside the picture it was made from."""
         right = self.panels.right
-        items = values[right.results.items]
-        index = min(int(event.index), len(items) - 1)
-        before_after = compared(values[self.panels.source.tree], items[index])
-        chosen = right.results.choose(self.page, items, index, self.page.language(request))
-        return {**chosen, right.compare: gr.update(value=before_after), right.view: COMPARISON}
+        if not values[right.results.items]:
+            return gr.skip()
+        before_after = compared(values[self.panels.source.tree], right.results.chosen_picture(values))
+        return {right.compare: gr.update(value=before_after), right.view: COMPARISON, **right.more.cleared()}
+
+    def describe_again(self, values: Values, request: gr.Request) -> Updates:
+        """The chosen picture with the description that it has by now."""
+        results = self.panels.right.results
+        items, index = values[results.items], values[results.chosen]
+        return results.show(self.page, items, index, self.page.language(request))
 
     def wire_jobs(self) -> list[Any]:
         """Attach the jobs and the stop button. Returns the events of jobs that add results."""
@@ -137,8 +150,8 @@ class EditHandlers:
         }  # fmt: skip
         buttons = {settings.buttons.run, settings.buttons.stop}
         outputs = {
-            *right.output.all, *right.results.all, right.compare, right.view, source.tree, settings.controls.seed,
-            *buttons,
+            *right.output.all, *right.more.all, *right.results.all, right.compare, right.view, source.tree,
+            settings.controls.seed, *buttons,
         }  # fmt: skip
         edits = [
             attach(settings.buttons.run.click, self.edit, inputs, outputs, **JOB),
@@ -153,8 +166,10 @@ class EditHandlers:
     def wire_controls(self) -> None:
         settings, right = self.panels.settings, self.panels.right
         controls, results = settings.controls, right.results
-        chosen = {results.chosen, results.detail, right.compare, right.view}
-        attach(results.gallery.select, self.choose, {results.items, self.panels.source.tree}, chosen, **QUICK)
+        inputs = {*results.source.inputs, self.panels.source.tree}
+        for picked in results.wire(self.page):
+            attach(picked.then, self.compare, inputs, {right.compare, right.view, *right.more.all}, **QUICK)
+        attach(right.more.described.then, self.describe_again, results.source.inputs, results.all, **QUICK)
         reuse_seed = results.reuse_seed(controls.seed, controls.new_seed)
         attach(right.reuse.click, reuse_seed, results.source.inputs, {controls.seed, controls.new_seed}, **QUICK)
         for example in settings.examples:

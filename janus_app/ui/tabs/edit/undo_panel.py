@@ -132,7 +132,7 @@ class UndoHandlers:
         source, right = self.panels.source, self.panels.right
         for edit in edits:
             attach(edit.then, self.advance, {source.tree, self.panels.settings.go_on}, self.outputs, **QUICK)
-        selected = {*self.outputs, right.view, right.compare, right.results.chosen, right.results.detail}
+        selected = {*self.outputs, right.view, right.compare, *right.results.choosing}
         attach(source.strip.select, self.select, {source.tree, right.results.items}, selected, **QUICK)
         attach(source.back.click, self.back, {source.tree}, {*self.outputs, right.view}, **NOTIFYING)
         attach(source.start.select, self.start, {source.tree}, {*self.outputs, source.note}, **NOTIFYING)
