@@ -93,7 +93,7 @@ def visit(browser: Any, address: str, theme: str = "light", width: int = 1440, l
     size = {"width": width, "height": WIDTHS[width]}
     page = browser.new_context(viewport=size, locale=language, reduced_motion="reduce").new_page()
     page.set_default_timeout(PATIENCE)
-    page.add_init_script("localStorage.setItem('janus-tour', 'done')")
+    page.add_init_script("localStorage.setItem('janus-welcome', 'done')")
     page.goto(f"{address}?__theme={theme}")
     page.wait_for_selector(".state-line.ready")
     page.wait_for_selector("#draw-run:visible")

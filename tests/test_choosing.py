@@ -1,8 +1,9 @@
-"""A name in the page's dropdown becomes the loaded model, and nothing is downloaded where it must not be."""
+"""A name in the page's list becomes the loaded model, and nothing is downloaded where it must not be."""
 
 from __future__ import annotations
 
 import json
+import socket
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -15,12 +16,13 @@ from janus_app.hub import Hub
 from janus_app.registry.catalog import load_catalog
 from janus_app.registry.types import Variant
 from janus_app.runtime.session import ModelSession
-from janus_app.types import Event, GenerateRequest, Progress, drain
+from janus_app.types import Event, GenerateRequest, Notice, Progress, drain
 from janus_app.ui.common.saved_images import SavedImages
 from janus_app.ui.context import PageContext
 from janus_app.ui.i18n import Texts
 from janus_app.ui.tabs.models import model_drawer
-from janus_app.ui.tabs.models.model_list import cached, list_html, own_html, place_of
+from janus_app.ui.tabs.models.model_list import Fit, cached, fits, list_html, own_html, place_of, starters
+from janus_app.ui.tabs.models.welcome import welcome_html
 from tests.conftest import GOLDEN
 
 ASK = GenerateRequest("a red cat", seed=3)
@@ -95,10 +97,10 @@ def test_list_says_of_each_model_what_the_disk_says(session: Recorder, brought: 
     empty = replace(brought, id="empty", title="Empty folder", folder=tmp_path / "empty")
     session.catalog.include(empty)
     assert place_of(page, registered) == "download" and place_of(page, empty) == "own"
-    ready, download = list_html(page, "en").split("<h3>Download</h3>")
+    ready, download = list_html(page, "en", {}).split("<h3>Download</h3>")
     assert 'data-model="janus-embedded"' in ready and 'data-model="registered"' in download
     assert "Empty folder" not in ready + download and "Empty folder" in own_html(page, "en")
-    shared = list_html(replace(page, shared=True), "en")
+    shared = list_html(replace(page, shared=True), "en", {})
     assert "janus-embedded" in shared and "Download" not in shared
 
 
@@ -134,3 +136,41 @@ def test_a_page_that_opens_later_knows_the_loaded_folder_by_its_name(tmp_path: P
     assert loaded.id not in session.catalog and page.resolve(loaded.id) is loaded
     with pytest.raises(AppError):
         page.resolve("folder-of-nobody")
+
+
+def test_list_and_welcome_say_what_fits_and_offer_the_smallest_that_does(session: Recorder, tmp_path: Path) -> None:
+    page, here = page_of(session, tmp_path), Fit("fp32", True, 10**9, 10**10)
+    large = Fit("", True, 16_000_000_000, 8_000_000_000)
+    judged = {"janus-pro-1b": large, "janusflow-1.3b": here, "janus-pro-7b": replace(here, best="int8", first=False)}
+    html = list_html(page, "en", judged)
+    assert "Too large: needs 16 GB, 8.0 GB free" in html and 'data-model="janus-pro-1b"' not in html
+    assert "fits this machine as int8" in html and 'data-model="janus-pro-7b"' in html
+    card = welcome_html(page, "en", judged)
+    assert "For real pictures get JanusFlow-1.3B (4.4 GB, fits this machine)" in card
+    assert 'data-model="janusflow-1.3b">Download 4.4 GB<' in card
+    first = [variant.id for variant in starters(page)][:3]
+    assert first == ["janus-pro-1b", "janus-1.3b", "janusflow-1.3b"]
+    assert "data-model" not in welcome_html(replace(page, shared=True), "en", judged)
+    ((name, fit),) = fits(page, [page.catalog["janus-pro-1b"], page.catalog["janus-embedded"]])
+    assert name == "janus-pro-1b" and fit.need > 1e9, "what is here already needs no word"
+
+
+def test_download_without_a_network_ends_at_once_with_what_to_do(session: Recorder, tmp_path: Path) -> None:
+    with socket.socket() as closed:  # bound, but nobody answers there
+        closed.bind(("127.0.0.1", 0))
+        session.hub = Hub(tmp_path, f"http://127.0.0.1:{closed.getsockname()[1]}", offline=False)
+        events = loading(page_of(session, tmp_path), "janus-pro-1b")
+        with pytest.raises(AppError, match=r"Nothing was downloaded: 127\.0\.0\.1 cannot be reached") as refused:
+            for event in events:
+                assert isinstance(event, Progress) and event.stage == "connect", event
+    assert refused.value.code == "download_unreachable" and not session.asked
+
+
+def test_result_of_another_model_than_the_chosen_one_says_so(tmp_path: Path) -> None:
+    """Another browser tab loaded it, and this one does not know yet."""
+    session = ModelSession(load_catalog(), Hub())
+    drain(session.load("janus-embedded", "cpu"))
+    page = page_of(session, tmp_path)
+    for chosen, told in (("janusflow-embedded", ["another_model_loaded"]), ("janus-embedded", []), (None, [])):
+        job = page.job(chosen, replace(ASK, count=1))
+        assert [event.message.code for event in job if isinstance(event, Notice)] == told

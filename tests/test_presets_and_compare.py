@@ -25,13 +25,14 @@ from janus_app.registry.types import Variant
 from janus_app.runtime.session import ModelSession
 from janus_app.types import GenerateRequest, Notice, drain
 from janus_app.ui.assets import script
+from janus_app.ui.common.help import KEYS, help_html
 from janus_app.ui.common.saved_images import SavedImages
-from janus_app.ui.common.welcome import KEYS, STEPS, help_html, tour_html
 from janus_app.ui.context import PageContext
 from janus_app.ui.i18n import Texts
 from janus_app.ui.tabs.compare import pair
 from janus_app.ui.tabs.draw.presets_panel import choices, settings_of
 from janus_app.ui.tabs.models.model_drawer import HEAD
+from janus_app.ui.tabs.models.welcome import welcome_html
 from janus_app.workflows.compare import DrawnSide, Side, checked_sides, draw_sides, vote_key
 from janus_app.workflows.presets import (
     NAMES,
@@ -257,10 +258,10 @@ def test_page_offers_built_in_and_user_presets(page: PageContext) -> None:
 
 
 @pytest.mark.parametrize("language", ["en", "zh-CN"])
-def test_key_list_and_tour_match_the_page_script(page: PageContext, language: str) -> None:
-    foot, tour = help_html(page, language), tour_html(page, language)
-    assert foot.count("<kbd>") == len(KEYS) and tour.count("<p") == len(STEPS) and tour.count("<p hidden>") == 3
+def test_key_list_and_buttons_match_the_page_script(page: PageContext, language: str) -> None:
+    help, card = help_html(page, language), welcome_html(page, language, {})
+    assert help.count("<kbd>") == len(KEYS)
     lines = script()
     lines = lines[lines.index("const acts") : lines.index("const tabs")]
-    acts = set(re.findall(r'data-janus="(\w+)"', foot + tour + HEAD))
+    acts = set(re.findall(r'data-janus="(\w+)"', help + card + HEAD))
     assert acts == set(re.findall(r"^  (\w+): \(\) =>", lines, re.MULTILINE))

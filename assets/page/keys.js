@@ -15,16 +15,11 @@ document.addEventListener("keydown", (event) => {
   }
 }, true);
 
-// Single-character shortcuts, unless the user is typing or has switched them off; buttons of the footer and the tour.
+// Single-character shortcuts, unless the user is typing or has switched them off; buttons of the help and the welcome card.
 const PROMPTS = ["draw-prompt", "edit-prompt", "compare-prompt", "chat-box", "history-words"];
 const sheet = () => document.getElementById("keys-sheet");
-const tour = () => document.getElementById("tour-card");
-const steps = () => [...tour().querySelectorAll("p")];
-const showStep = (number) => {
-  steps().forEach((step, index) => { step.hidden = index !== number; });
-  tour().querySelector("[data-janus=next]").hidden = number === steps().length - 1;
-  tour().hidden = false;
-};
+const welcome = (on) => document.documentElement.classList.toggle("welcomed", !on);
+if (store.get("janus-welcome") === "done") welcome(false);
 const dark = (on) => document.body.classList.toggle("dark", on);
 const acts = {
   drawer: () => toggleDrawer(),
@@ -35,14 +30,14 @@ const acts = {
     dark(on);
     store.set("janus-theme", on ? "dark" : "light");
   },
-  tour: () => {
-    showStep(0);
-    tour().scrollIntoView({ block: "nearest" });
+  welcome: () => {
+    welcome(true);
+    sheet().close();
   },
-  next: () => showStep(steps().findIndex((step) => !step.hidden) + 1),
-  enough: () => {
-    tour().hidden = true;
-    store.set("janus-tour", "done");
+  welcomed: () => {
+    welcome(false);
+    store.set("janus-welcome", "done");
+    opened()?.[1].focus();
   },
   forget: () => {
     for (const key of Object.keys(localStorage)) if (key.startsWith("janus-")) localStorage.removeItem(key);
@@ -71,11 +66,7 @@ document.addEventListener("keydown", (event) => {
   event.preventDefault();
   act();
 });
-const initialize = () => { // the tour and the sheet once each, as soon as Gradio has built them
-  if (tour() && !tour().dataset.initialized) {
-    tour().dataset.initialized = "yes";
-    if (store.get("janus-tour") !== "done") showStep(0);
-  }
+const initialize = () => { // the sheet, as soon as Gradio has built it
   if (sheet() && !sheet().dataset.initialized) {
     sheet().dataset.initialized = "yes";
     document.getElementById("keys-single").checked = store.get("janus-keys") !== "off";

@@ -1,10 +1,10 @@
 // The address names the open tab (#draw), so that a refresh, back and forward keep it; the drawer of the model.
 const names = () => [...document.querySelectorAll("#tabs > .tab-wrapper [role=tab]")]
   .map((tab) => [tab.id.replace(/^tab-|-button$/g, ""), tab]);
-const opened = () => names().find(([, tab]) => tab.getAttribute("aria-selected") === "true")?.[0];
+const opened = () => names().find(([, tab]) => tab.getAttribute("aria-selected") === "true");
 let followed = ""; // the tab that the address was last made to name
 const follow = () => { // the address follows the tab, however it was opened
-  const now = opened();
+  const now = opened()?.[0];
   if (!now || now === followed) return;
   const wanted = followed ? "" : location.hash.slice(1); // at first the tab follows the address
   const [, tab] = names().find(([name]) => name === wanted && name !== now) || [];
@@ -19,7 +19,7 @@ const follow = () => { // the address follows the tab, however it was opened
 };
 const goBack = () => {
   const [name, tab] = names().find(([name]) => name === location.hash.slice(1)) || [];
-  if (!tab || name === opened()) return;
+  if (!tab || name === opened()?.[0]) return;
   followed = name;
   tab.click();
 };
@@ -29,10 +29,13 @@ onChange(follow);
 
 const drawer = () => document.getElementById("model-drawer");
 const drawerOpen = () => Boolean(drawer()?.classList.contains("open"));
-const toggleDrawer = () => {
-  const opening = !drawerOpen();
+const toggleDrawer = async () => {
+  const opening = !drawerOpen(), target = () => (opening ? drawer().querySelector("[data-janus=drawer]") : button("model-change"));
   drawer().querySelector(".toggle-button").click();
-  setTimeout(() => (opening ? drawer().querySelector("[data-janus=drawer]") : button("model-change")).focus(), 50);
+  for (let tries = 0; tries < 40 && document.activeElement !== target(); tries += 1) {
+    await wait(30); // until it has begun to move, which makes its buttons visible
+    target()?.focus();
+  }
 };
 document.addEventListener("click", (event) => {
   if (event.target.closest?.("#model-change")) toggleDrawer();

@@ -166,6 +166,20 @@ def device_memory(device: torch.device) -> Memory:
     return Memory(min(limit.free, machine.available), limit.total)
 
 
+def program_memory(device: torch.device) -> int:
+    """Bytes of a device's memory that this program holds: all of it, libraries included, in main memory; on a card
+    what PyTorch has taken."""
+    if device.type == "cuda":
+        return torch.cuda.memory_reserved(device)
+    if device.type == "xpu":
+        return torch.xpu.memory_reserved(device)
+    if device.type == "mps":
+        return torch.mps.driver_allocated_memory()
+    import psutil
+
+    return int(psutil.Process().memory_info().rss)
+
+
 def container_limit(root: Path = CGROUP) -> Memory | None:
     """The memory limit of this process's container (Linux control groups, version 2 or 1), or None without one.
 

@@ -22,8 +22,8 @@ from urllib.parse import urlsplit
 from janus_app.errors import AppError, Message
 from janus_app.formatting import size_text
 from janus_app.hub import Hub
-from janus_app.hub.errors import proxy_refusal, server_error, unreachable
-from janus_app.hub.proxies import NO_PROXY, check_endpoint, effective, open_client, proxy_of, proxy_variables
+from janus_app.hub.probe import host_of, hub_problem
+from janus_app.hub.proxies import NO_PROXY, effective, proxy_of, proxy_variables
 from janus_app.registry.catalog import load_catalog
 from janus_app.runtime.findings import Finding, as_text, without_home
 from janus_app.runtime.gpus import Card, Driver, GpuFacts, gpu_findings, triton_finding
@@ -264,13 +264,13 @@ def _models(hub: Hub) -> Iterator[Finding]:
         elif variant.is_local and variant.id == catalog.default().id:
             yield Finding("FAIL", variant.id, Message("doctor_embedded_missing"), Message("doctor_restore_weights"))
         elif variant.is_local:
-            yield Finding("OK", variant.id, Message("doctor_model_absent"))
+            yield Finding("SKIP", variant.id, Message("doctor_model_absent"))
         else:
             left = size_text(status.total - status.on_disk)
             detail = Message("doctor_model_not_downloaded", left=left)
             if status.on_disk:
                 detail = Message("doctor_model_partial", done=size_text(status.on_disk), left=left)
-            yield Finding("OK", variant.id, detail)
+            yield Finding("SKIP", variant.id, detail)
 
 
 def _disk(outputs: Path, cache: Path) -> Iterator[Finding]:
@@ -303,31 +303,16 @@ def hub_findings(hub: Hub, timeout: float) -> Iterator[Finding]:
     if hub.offline:
         yield Finding("OK", "Hub", Message("doctor_hub_offline"))
         return
-    from huggingface_hub import get_session
-
+    proxied = proxy_of(hub.endpoint) is not None
     try:
-        check_endpoint(hub.endpoint)
-        client = open_client(get_session)
+        problem = hub_problem(hub.endpoint, timeout)
     except AppError as error:
         yield Finding("WARN", "Hub", error.message, Message("doctor_hub_not_asked"))
         return
-    host = urlsplit(hub.endpoint).hostname or "?"
-    problem: Message | None = None
-    proxied = proxy_of(hub.endpoint) is not None
-    try:
-        answer = client.head(hub.endpoint, timeout=timeout)  # any answer of the server is a good one
-        if proxied and answer.status_code == 407:
-            answer.raise_for_status()
-        if proxied and answer.status_code >= 500:
-            problem = server_error(hub.endpoint, answer.status_code)
-    except Exception as error:  # the client's own types, OSError, ValueError
-        problem = Message("doctor_hub_unreachable", host=host)
-        if proxied:
-            problem = proxy_refusal(hub.endpoint, error) or unreachable(hub.endpoint, error)
     if problem:
         yield Finding("WARN", "Hub", problem, Message("doctor_hub_not_asked" if proxied else "doctor_set_proxy"))
     else:
-        yield Finding("OK", "Hub", Message("doctor_hub_answers", host=host))
+        yield Finding("OK", "Hub", Message("doctor_hub_answers", host=host_of(hub.endpoint)))
 
 
 def proxy_findings(hub: Hub) -> Iterator[Finding]:

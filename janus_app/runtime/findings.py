@@ -15,7 +15,7 @@ Level = Literal["OK", "WARN", "FAIL", "SKIP"]
 @dataclass(frozen=True)
 class Finding:
     """The result of one check. FAIL = the app cannot work without it; WARN = one of its features will not work;
-    SKIP = not tried."""
+    SKIP = not tried, or not there and not needed."""
 
     level: Level
     what: str | Message

@@ -67,11 +67,11 @@ _QUIET_BYTES = 1e9  # a model whose weights are smaller is loaded without a noti
 class SessionState:
     """What a session holds and does.
 
-    `verb` and `progress` tell what the running job does ("" and None without one). Memory is that of the model's
-    device, in bytes, None where no model is loaded. `queue` is the number of waiting jobs. `silence` explains why the
-    running job has sent no event for a while. `idle_unloaded` is the title of a model that was unloaded because nobody
-    used it; the next job loads it again. `weight_check` is what a check of the loaded model's weights found on this
-    machine, None where there was none.
+    `verb` and `progress` tell what the running job does ("" and None without one). `memory` is what this program
+    holds of the memory of the model's device, in bytes, None where no model is loaded. `queue` is the number of
+    waiting jobs. `silence` explains why the running job has sent no event for a while. `idle_unloaded` is the title
+    of a model that was unloaded because nobody used it; the next job loads it again. `weight_check` is what a check
+    of the loaded model's weights found on this machine, None where there was none.
     """
 
     variant_id: str | None = None
@@ -82,8 +82,7 @@ class SessionState:
     verb: str = ""
     progress: Progress | None = None
     capabilities: Capabilities | None = None
-    memory_used: int | None = None
-    memory_total: int | None = None
+    memory: int | None = None
     queue: int = 0
     silence: Message | None = None
     idle_unloaded: str = ""
@@ -153,9 +152,9 @@ class ModelSession:
         )
         if loaded is None:
             return state
-        from janus_app.runtime.devices import device_memory
+        from janus_app.runtime.devices import program_memory
 
-        plan, memory = loaded.plan, device_memory(loaded.plan.placement.main)
+        plan = loaded.plan
         return replace(
             state,
             variant_id=plan.variant.id,
@@ -163,8 +162,7 @@ class ModelSession:
             precision=plan.precision,
             device=plan.placement.name,
             capabilities=loaded.model.capabilities,
-            memory_used=memory.total - memory.free,
-            memory_total=memory.total,
+            memory=program_memory(plan.placement.main),
             weight_check=self._weight_check,
         )
 

@@ -39,7 +39,8 @@ from janus_app.server.security import (
 )
 from janus_app.ui import dropped_files, endpoints
 from janus_app.ui.assets import FAVICON, mark, script, styles
-from janus_app.ui.common import actions, browser_tab, welcome
+from janus_app.ui.common import actions, browser_tab
+from janus_app.ui.common.help import foot_html, help_html
 from janus_app.ui.common.html import message
 from janus_app.ui.common.invitation import invitation, printed_invitation
 from janus_app.ui.common.pictures import lightbox
@@ -55,6 +56,7 @@ from janus_app.ui.tabs.edit import tab as edit_tab
 from janus_app.ui.tabs.history import tab as history_tab
 from janus_app.ui.tabs.models import model_drawer, model_line
 from janus_app.ui.tabs.models.model_line import ModelLine
+from janus_app.ui.tabs.models.model_list import ON_CLICK
 from janus_app.ui.theme import theme
 
 MAX_UPLOAD = "20mb"
@@ -70,7 +72,7 @@ class Frame:
     line: ModelLine
     help: gr.HTML
     banner: gr.HTML
-    tour: gr.HTML
+    welcome: gr.HTML
 
 
 def build(
@@ -96,19 +98,18 @@ def build(
     )
     with gr.Blocks(title="Janus Studio", analytics_enabled=False, delete_cache=(3_600, UPLOAD_SECONDS)) as demo:
         frame = _header(page)
-        _tabs(page, demo, frame.line)
+        _tabs(page, demo, frame)
         footer = gr.HTML("", padding=False, elem_id="foot")
 
         def opened(request: gr.Request) -> dict[Component, str]:
             language = page.language(request)
             return {
-                frame.help: welcome.help_html(page, language),
+                frame.help: help_html(page, language),
                 frame.banner: _banner(page, demo, language),
-                frame.tour: welcome.tour_html(page, language),
-                footer: welcome.foot_html(page, language),
+                footer: foot_html(page, language),
             }
 
-        demo.load(opened, None, [frame.help, frame.banner, frame.tour, footer], **QUICK)
+        demo.load(opened, None, [frame.help, frame.banner, footer], **QUICK)
     demo.queue(max_size=MAX_QUEUE, default_concurrency_limit=20)
     return demo
 
@@ -120,7 +121,7 @@ def _header(page: PageContext) -> Frame:
         line = model_line.build(page)
         buttons = gr.HTML("", padding=False, elem_id="help")
     banner = gr.HTML("", padding=False, elem_id="banner")
-    return Frame(line, buttons, banner, gr.HTML("", padding=False, elem_id="tour"))
+    return Frame(line, buttons, banner, gr.HTML("", padding=False, elem_id="welcome", js_on_load=ON_CLICK))
 
 
 def _banner(page: PageContext, demo: gr.Blocks, language: str) -> str:
@@ -131,11 +132,11 @@ def _banner(page: PageContext, demo: gr.Blocks, language: str) -> str:
     return message(say("share_failed", language), "warning") if page.shared and demo.is_running else ""
 
 
-def _tabs(page: PageContext, demo: gr.Blocks, line: ModelLine) -> None:
+def _tabs(page: PageContext, demo: gr.Blocks, frame: Frame) -> None:
     """The drawer of the model and the tabs, and the buttons that carry a picture from one tab to another."""
     label = page.texts.label
-    drawer = model_drawer.build(page, demo, line)
-    variant, seen = drawer.variant, line.seen
+    drawer = model_drawer.build(page, demo, frame.line, frame.welcome)
+    variant, seen = drawer.variant, frame.line.seen
     browser, stored = actions.browser_download(), browser_settings.browser_state()
     joined = browser_tab.join(page, demo)
     with gr.Tabs(elem_id="tabs") as tabs:

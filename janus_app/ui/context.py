@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence, Set
-from contextlib import nullcontext
+from contextlib import closing, nullcontext, suppress
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -22,7 +22,7 @@ from janus_app.registry.catalog import Catalog
 from janus_app.registry.types import Variant
 from janus_app.runtime.session import ModelSession
 from janus_app.server.security import VisitorLimiter, visitor
-from janus_app.types import Event, Request, Setting
+from janus_app.types import Event, Notice, Request, Setting, Started
 from janus_app.ui.common.running import Runs
 from janus_app.ui.common.saved_images import SavedImages
 from janus_app.ui.i18n import Texts
@@ -100,7 +100,10 @@ class PageContext:
         return self.catalog.resolve(name or "")
 
     def job(self, selected: str | None, request: Request) -> Iterator[Event]:
-        """Run `request`. Where no model is loaded, first load the selected variant if that needs no download."""
+        """Run `request`. Where no model is loaded, first load the selected variant if that needs no download.
+
+        Where another one than the selected is loaded, as another browser tab may have done a moment ago, it says so.
+        """
         return self.limited(self._job(selected, request))
 
     def _job(self, selected: str | None, request: Request) -> Iterator[Event]:
@@ -109,7 +112,21 @@ class PageContext:
             if not self.session.hub.status(variant).complete:
                 raise AppError("no_model_loaded")
             yield from self.session.load(self.catalog.name_of(variant))
-        yield from self.session.run(request)
+        told = False
+        with closing(self.session.run(request)) as events:
+            for event in events:
+                if isinstance(event, Started) and not told:  # now its turn has come, and the model is known
+                    told = True
+                    yield from self._other_model(selected)
+                yield event
+
+    def _other_model(self, selected: str | None) -> Iterator[Event]:
+        loaded = self.loaded_variant()
+        if selected and loaded is not None and selected not in (loaded.id, self.catalog.name_of(loaded)):
+            with suppress(AppError):  # a name that is gone by now
+                wanted = self.resolve(selected)
+                if (wanted.id, wanted.folder) != (loaded.id, loaded.folder):
+                    yield Notice(Message("another_model_loaded", title=loaded.title, wanted=wanted.title))
 
     def limited(self, job: Iterator[T]) -> Iterator[T]:
         """Run `job`. On a shared page each visitor may run a few at a time; one too many raises AppError."""

@@ -160,7 +160,7 @@ def choose(page: Any, title: str) -> None:
     page.wait_for_selector(f".state-line.ready:has-text('{title}')")
     page.wait_for_selector(f"#model-list li.now:has-text('{title}')")
     page.click("#model-head [data-janus=drawer]")
-    page.wait_for_selector("#model-drawer:not(.open)")
+    page.wait_for_selector("#model-drawer", state="hidden")
 
 
 def newest(folder: Path) -> Path:

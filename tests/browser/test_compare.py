@@ -73,12 +73,10 @@ def test_blind_pair_is_revealed_by_vote_and_grid_saves_its_sheet(visit: Any, ser
     assert page.evaluate(UNNAMED) == []
 
 
-def test_browser_remembers_settings_theme_and_tour(visit: Any, served: Served) -> None:
+def test_browser_remembers_settings_theme_and_closed_welcome(visit: Any, served: Served) -> None:
     page = visit()
-    page.wait_for_selector("#tour-card:visible")
-    page.click("[data-janus=next]")
-    assert "2 of 4" in page.inner_text("#tour-card")
-    page.click("[data-janus=enough]")
+    page.click("#welcome-card [data-janus=welcomed]")
+    page.wait_for_selector("#welcome", state="hidden")
     page.locator("h1").click()
     page.keyboard.press("1")
     page.wait_for_selector("#draw-run:visible")
@@ -113,7 +111,7 @@ def test_browser_remembers_settings_theme_and_tour(visit: Any, served: Served) -
     page.reload()
     page.wait_for_selector(".state-line.ready")
     page.wait_for_function(f"document.body.classList.contains('dark') !== {json.dumps(dark)}")
-    assert page.locator("#tour-card:visible").count() == 0
+    assert not page.is_visible("#welcome")
     page.locator("h1").click()
     page.keyboard.press("1")
     page.locator("#draw-settings > .label-wrap").click()
@@ -121,7 +119,7 @@ def test_browser_remembers_settings_theme_and_tour(visit: Any, served: Served) -
     page.wait_for_function("document.querySelector('#draw-count input[type=number]')?.value == '1'")
     page.click("[data-janus=keys]")
     page.click("[data-janus=forget]")
-    page.wait_for_selector("#tour-card:visible")
+    page.wait_for_selector("#welcome-card:visible")
     go(page, "draw")
     page.locator("#draw-settings > .label-wrap").click()
     page.wait_for_selector(".state-line.ready")

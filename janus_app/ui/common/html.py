@@ -19,7 +19,7 @@ def message(text: str, kind: str = "note") -> str:
 
 
 def messages(texts: Sequence[str], kind: str = "note") -> str:
-    return "".join(message(text, kind) for text in texts)
+    return "\n".join(message(text, kind) for text in texts)
 
 
 def bar(line: str, share: float | None, label: str) -> str:

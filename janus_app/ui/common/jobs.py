@@ -25,6 +25,7 @@ from janus_app.ui.i18n import Texts
 FRAMES_PER_SECOND = 10
 WAITING_SECONDS = 1.0  # between unchanged frames of a waiting job; a stopped job leaves the queue at the next one
 KNOWN_STAGES = (
+    "connect",
     "download",
     "verify",
     "import",
@@ -170,7 +171,9 @@ def progress_html(event: Progress, speed: Speed, texts: Texts, language: str) ->
     stage = texts.say(f"stage_{event.stage}", language) if event.stage in KNOWN_STAGES else event.stage
     rate = speed.update(event.stage, event.done)
     parts = [stage]
-    if event.unit in ("bytes", "B"):
+    if event.unit in ("bytes", "B") and not (event.done or event.total):  # how much there is to do is not known yet
+        rate = 0.0
+    elif event.unit in ("bytes", "B"):
         rate = event.rate  # measured by the download, which knows what an earlier attempt left
         done, total = share_text(event.done, event.total)
         parts.append(texts.say("amount_of", language, done=done, total=total) if event.total else size_text(event.done))

@@ -238,6 +238,6 @@ def findings_html(found: Sequence[Finding], language: str) -> str:
     rows = []
     for finding in found:
         level, what, detail, remedy = map(escape, finding.texts(language).values())
-        remedy = f"<p>{remedy}</p>" if remedy else ""
+        remedy = f" <p>{remedy}</p>" if remedy else ""  # the space is for those who hear or copy it
         rows.append(f'<li class="finding {level.lower()}"><b>{level}</b> <strong>{what}</strong> {detail}{remedy}</li>')
     return f'<ul class="findings">{"".join(rows)}</ul>'

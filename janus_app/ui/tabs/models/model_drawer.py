@@ -6,7 +6,7 @@ Choosing a model loads it. Every browser tab shows the model that is loaded, whi
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from html import escape
 from typing import Any
 
@@ -14,6 +14,7 @@ import gradio as gr
 
 from janus_app.errors import AppError
 from janus_app.formatting import share_text
+from janus_app.hub.probe import reach
 from janus_app.registry.types import Variant
 from janus_app.types import PRECISIONS, Event
 from janus_app.ui.common.actions import halt
@@ -24,7 +25,8 @@ from janus_app.ui.tabs.models import files_panel, machine_panel
 from janus_app.ui.tabs.models.files_panel import FilesHandlers
 from janus_app.ui.tabs.models.machine_panel import Choice, MachineHandlers, resolve
 from janus_app.ui.tabs.models.model_line import ModelLine, checked_line, state_html
-from janus_app.ui.tabs.models.model_list import CHOSEN, ON_CLICK, cached, list_html, own_html
+from janus_app.ui.tabs.models.model_list import CHOSEN, ON_CLICK, Fit, cached, fits, list_html, own_html, starters
+from janus_app.ui.tabs.models.welcome import welcome_html
 
 TICK_SECONDS = 1.0
 WIDTH = 420
@@ -39,7 +41,9 @@ HEAD = (
 class ModelDrawer:
     """The parts of the drawer. `choice.variant` is hidden: it holds the name of the model that is loaded."""
 
+    frame: gr.Sidebar
     choice: Choice
+    welcome: gr.HTML
     head: gr.HTML
     listed: gr.HTML
     own: gr.HTML
@@ -53,10 +57,10 @@ class ModelDrawer:
         return self.choice.variant
 
 
-def build(page: PageContext, demo: gr.Blocks, line: ModelLine) -> ModelDrawer:
-    """Build the drawer and connect it with the line about the model."""
+def build(page: PageContext, demo: gr.Blocks, line: ModelLine, welcome: gr.HTML) -> ModelDrawer:
+    """Build the drawer and connect it with the line about the model and the welcome, which offers one too."""
     label = page.texts.label
-    with gr.Sidebar(open=False, position="right", width=WIDTH, elem_id="model-drawer"):
+    with gr.Sidebar(open=False, position="right", width=WIDTH, elem_id="model-drawer") as frame:
         head = gr.HTML(elem_id="model-head", padding=False)
         listed = gr.HTML(elem_id="model-list", padding=False, js_on_load=ON_CLICK)
         with gr.Accordion(label("models_own"), open=False, elem_id="model-own", visible=not page.shared):
@@ -70,7 +74,7 @@ def build(page: PageContext, demo: gr.Blocks, line: ModelLine) -> ModelDrawer:
         about = gr.HTML(elem_id="model-about", padding=False)
         files = files_panel.build(page)
         machine = machine_panel.build(page, fit)
-    drawer = ModelDrawer(choice, head, listed, own, folder, use, unload, about)
+    drawer = ModelDrawer(frame, choice, welcome, head, listed, own, folder, use, unload, about)
     machine_panel.wire(MachineHandlers(page, machine, choice), demo)
     wire(ModelHandlers(page, line, drawer, FilesHandlers(page, files, drawer.variant)), demo)
     return drawer
@@ -103,6 +107,7 @@ class ModelHandlers:
     line: ModelLine
     drawer: ModelDrawer
     files: FilesHandlers
+    judged: dict[str, Fit] = field(default_factory=dict)  # what the fit advisor said last, for every visitor
 
     @property
     def outputs(self) -> set[Any]:
@@ -114,7 +119,26 @@ class ModelHandlers:
         language = self.page.language(request)
         say = self.page.texts.say
         head = HEAD.format(title=escape(say("model", language)), close=escape(say("close", language), quote=True))
-        return {self.drawer.head: head, **self._state(language), **self.now(language)}
+        welcome = welcome_html(self.page, language, self.judged)
+        return {
+            self.drawer.head: head,
+            self.drawer.welcome: welcome,
+            **self._state(language),
+            **self.now(language),
+        }
+
+    def suggest(self, request: gr.Request) -> Updates:
+        """The welcome with the first model that fits. It asks the fit advisor about no other: the page is just open."""
+        for name, fit in fits(self.page, starters(self.page)):
+            self.judged[name] = fit
+            if fit.best:
+                break
+        return {self.drawer.welcome: welcome_html(self.page, self.page.language(request), self.judged)}
+
+    def judge(self, request: gr.Request) -> Updates:
+        """The list with the fit advisor's word on each model, as memory is free now."""
+        self.judged.update(fits(self.page, self.page.catalog.values()))
+        return {self.drawer.listed: list_html(self.page, self.page.language(request), self.judged)}
 
     def tick(self, values: Values, request: gr.Request) -> Updates:
         """The state, where it changed, and the loaded model, where another browser tab loaded it."""
@@ -135,7 +159,7 @@ class ModelHandlers:
         """The list and the hidden name of the model as they are: the loaded one, where one is loaded."""
         drawer, loaded = self.drawer, self.page.loaded_variant()
         updates: Updates = {
-            drawer.listed: list_html(self.page, language),
+            drawer.listed: list_html(self.page, language, self.judged),
             drawer.own: own_html(self.page, language),
             self.line.seen: loaded.id if loaded else "",
         }
@@ -213,15 +237,20 @@ def wire(handlers: ModelHandlers, demo: gr.Blocks) -> None:
     """Connect the events of the line and the drawer."""
     line, drawer, files = handlers.line, handlers.drawer, handlers.files.panel.described
     choice, outputs, named = drawer.choice, handlers.outputs, {drawer.listed, drawer.own, drawer.variant, line.seen}
-    opening = {drawer.head, line.state, line.shown, *named}
+    opening = {drawer.head, drawer.welcome, line.state, line.shown, *named}
     opened = attach(demo.load, handlers.opened, None, opening, **QUICK)
     for event in (opened.then, drawer.variant.change):
         attach(event, handlers.describe, {drawer.variant}, {drawer.about, *files}, **QUICK)
+    attach(opened.then, handlers.suggest, None, {drawer.welcome}, **QUICK)
+    attach(drawer.frame.expand, handlers.judge, None, {drawer.listed}, **QUICK)
     ticked = {line.state, line.shown, *named}
     attach(gr.Timer(TICK_SECONDS).tick, handlers.tick, {line.shown, line.seen}, ticked, **QUICK)
     placed = {choice.variant, choice.device}
     jobs = [
-        attach(drawer.listed.click, handlers.choose, placed, outputs, js=CHOSEN, **JOB),
+        *(
+            attach(part.click, handlers.choose, placed, outputs, js=CHOSEN, **JOB)
+            for part in (drawer.listed, drawer.welcome)
+        ),
         attach(drawer.unload.click, handlers.unload, {drawer.variant}, outputs, **JOB),
         *(attach(part.input, handlers.again, choice.all, outputs, **JOB) for part in (choice.device, choice.precision)),
     ]
@@ -247,6 +276,8 @@ def _loading(page: PageContext, name: str | None, device: str, precision: str) -
         if page.shared:
             raise AppError("shared_page_download")
         session.plan_load(variant, device).choose(precision)  # raises before the download if it cannot fit
+        if not session.hub.offline:  # the fetch says what that means
+            yield from reach(session.hub.endpoint)
         yield from session.hub.fetch(variant)
     yield from session.load(page.catalog.name_of(variant), device=device, precision=precision)
 

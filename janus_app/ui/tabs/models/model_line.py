@@ -54,9 +54,9 @@ def state_html(page: PageContext, language: str) -> str:
         doing = _doing(page, state, language) or say(f"state_{state.phase}", language)
         parts += [f"<strong>{escape(state.title)}</strong>"] if state.title else []
         parts.append(f'<span class="doing">{escape(doing)}</span>')
-        if state.memory_used is not None:
+        if state.memory is not None:
             where = say("memory_of", language, precision=state.precision, device=state.device)
-            size = size_text(state.memory_used)
+            size = size_text(state.memory)
             parts.append(f'<span class="memory" title="{escape(where, quote=True)}">{escape(size)}</span>')
     if state.queue:
         parts.append(escape(say("waiting", language, count=state.queue)))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from html import escape
 from typing import Literal
 
@@ -44,15 +46,59 @@ def as_loaded(page: PageContext, variant: Variant) -> Variant:
     return variant
 
 
-def list_html(page: PageContext, language: str) -> str:
+@dataclass(frozen=True)
+class Fit:
+    """The fit advisor's word on a model that is not here yet. `best` is the precision it recommends, "" for none."""
+
+    best: str
+    first: bool
+    need: int
+    free: int
+
+
+def fits(page: PageContext, variants: Iterable[Variant]) -> Iterator[tuple[str, Fit]]:
+    """The fit advisor's word on those that can be downloaded, with their ids. The first of a family takes seconds."""
+    for variant in variants:
+        if not page.shared and place_of(page, variant) in ("download", "resume"):
+            with contextlib.suppress(AppError):
+                yield variant.id, _fit(page, variant)
+
+
+def starters(page: PageContext) -> list[Variant]:
+    """The models that draw, as a beginner may want them: the smallest first, of near equals the newest."""
+    able = [variant for variant in page.catalog.values() if "generate" in variant.verbs and not variant.is_local]
+    return sorted(able, key=lambda variant: (round(variant.download_bytes, -8), -able.index(variant)))
+
+
+def _fit(page: PageContext, variant: Variant) -> Fit:
+    options = page.session.plan_load(as_loaded(page, variant))
+    best = options.best
+    plan = best or min(options.plans, key=lambda plan: plan.need.total)
+    return Fit(best.precision if best else "", best is options.plans[0], plan.need.total, plan.free)
+
+
+def fit_line(page: PageContext, fit: Fit | None, language: str) -> str:
+    """Whether a model fits this machine, in a few words; empty before that is known."""
+    if fit is None:
+        return ""
+    if not fit.best:
+        need, free = size_text(fit.need), size_text(max(0, fit.free))
+        return page.texts.say("models_too_large", language, need=need, free=free)
+    return page.texts.say("models_fit" if fit.first else "models_fit_as", language, precision=fit.best)
+
+
+def list_html(page: PageContext, language: str, judged: Mapping[str, Fit]) -> str:
     """The groups that can be chosen from. A shared page has no downloads."""
     groups: dict[str, list[str]] = {"ready": [], "download": []}
-    for variant in page.catalog.values():
-        place = place_of(page, variant)
+    rows, loaded = list(page.catalog.values()), page.loaded_variant()
+    if loaded is not None and loaded.id not in page.catalog:  # a folder that was typed, or named at the start
+        rows.insert(0, loaded)
+    for variant in rows:
+        place = "ready" if variant is loaded else place_of(page, variant)
         if place == "ready":
-            groups["ready"].append(_row(page, variant, place, language))
+            groups["ready"].append(_row(page, variant, place, language, judged.get(variant.id)))
         elif place != "own" and not page.shared:
-            groups["download"].append(_row(page, variant, place, language))
+            groups["download"].append(_row(page, variant, place, language, judged.get(variant.id)))
     return "".join(_group(page, f"models_{name}", rows, language) for name, rows in groups.items() if rows)
 
 
@@ -75,13 +121,13 @@ def _group(page: PageContext, key: str, rows: list[str], language: str) -> str:
     return f'<h3>{escape(page.texts.say(key, language))}</h3><ul class="models">{"".join(rows)}</ul>'
 
 
-def _row(page: PageContext, variant: Variant, place: Place, language: str) -> str:
+def _row(page: PageContext, variant: Variant, place: Place, language: str, fit: Fit | None) -> str:
     """A variant: its title and what it can do, and a button that says what choosing it does."""
     say, loaded = page.texts.say, page.loaded_variant()
     now = loaded is not None and loaded.id == variant.id
     does = " · ".join(say(f"does_{verb}", language) for verb in variant.verbs)
     about = f"{does} · {variant.size[0]} × {variant.size[1]}"
-    text = f"<b>{escape(variant.title)}</b><span>{escape(about)}</span>"
+    text = f"<b>{escape(variant.title)}</b> <span>{escape(about)}</span>"
     model = escape(variant.id, quote=True)
     if now:
         return (
@@ -90,6 +136,9 @@ def _row(page: PageContext, variant: Variant, place: Place, language: str) -> st
     if place == "ready":
         use = escape(say("model_use", language))
         return f'<li><button type="button" data-model="{model}"><span>{text}</span><em>{use}</em></button></li>'
+    text += f" <span>{escape(fit_line(page, fit, language))}</span>"
+    if fit is not None and not fit.best:
+        return f'<li class="large"><div>{text}</div></li>'
     size = size_text(as_loaded(page, variant).download_bytes)
     act = escape(say("model_resume" if place == "resume" else "model_download", language, size=size))
-    return f'<li><div>{text}</div><button type="button" class="get" data-model="{model}">{act}</button></li>'
+    return f'<li><div>{text}</div> <button type="button" class="get" data-model="{model}">{act}</button></li>'

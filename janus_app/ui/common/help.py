@@ -1,4 +1,4 @@
-"""The tour at the top of the page, the help with its sheet of shortcuts, and the footer. assets/page/ handles them."""
+"""The help with its sheet of keyboard shortcuts, and the footer. assets/page/ handles them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ KEYS = (
     ("R", "key_surprise"),
     ("D", "key_theme"),
 )
-STEPS = ("tour_draw", "tour_row", "tour_models", "tour_keys")
 
 
 def foot_html(page: PageContext, language: str) -> str:
@@ -40,23 +39,6 @@ def help_html(page: PageContext, language: str) -> str:
         f'<label><input type="checkbox" id="keys-single" checked> {say("keys_single")}</label>'
         f'<p class="remembered">{say("remembered")}</p>'
         f'<p class="foot-buttons"><button type="button" data-janus="forget">{say("forget")}</button>'
-        f'<button type="button" data-janus="tour">{say("tour_again")}</button>'
+        f'<button type="button" data-janus="welcome">{say("welcome_again")}</button>'
         f'<button type="button" data-janus="close" autofocus>{say("close")}</button></p></dialog>'
-    )
-
-
-def tour_html(page: PageContext, language: str) -> str:
-    """Four short steps in a strip that covers nothing and does not come back once it is closed."""
-
-    def say(key: str, **values: object) -> str:
-        return escape(page.texts.say(key, language, **values))
-
-    steps = ""
-    for number, key in enumerate(STEPS, 1):
-        place = say("tour_step", number=number, total=len(STEPS))
-        steps += f"<p{'' if number == 1 else ' hidden'}><b>{place}</b> {say(key)}</p>"
-    return (
-        f'<section id="tour-card" aria-label="{say("tour_title")}" hidden><div aria-live="polite">{steps}</div>'
-        f'<div class="foot-buttons"><button type="button" data-janus="next">{say("tour_next")}</button>'
-        f'<button type="button" data-janus="enough">{say("tour_close")}</button></div></section>'
     )
