@@ -25,7 +25,7 @@ SEEN = "tab => document.querySelectorAll(`#${tab}-notes .message, #${tab}-status
 SEEN += ".forEach((line) => { line.dataset.seen = 'yes'; })"
 # Visible controls a screen reader could not name.
 UNNAMED = """() => [...document.querySelectorAll("button, input, textarea, select, [role=slider]")].filter((e) => {
-  if (!e.checkVisibility() || e.type === "hidden" || e.type === "file") return false;
+  if (!e.checkVisibility({visibilityProperty: true}) || e.type === "hidden" || e.type === "file") return false;
   const labelled = e.labels?.length && [...e.labels].some((l) => l.innerText.trim());
   const by = e.getAttribute("aria-labelledby");
   const named = e.getAttribute("aria-label")?.trim() || e.title || (by && document.getElementById(by));
