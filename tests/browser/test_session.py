@@ -43,6 +43,7 @@ def test_chat_draw_cancel_edit_restore_and_switch_in_one_session(
     page = visit()
 
     # Chat about two pictures over two turns; the answer streams and the context fills.
+    go(page, "chat")
     page.set_input_files("#chat-box input[type=file]", pictures)
     page.wait_for_function(
         "document.querySelectorAll('#chat-box .thumbnail-item, #chat-box .thumbnail-image').length >= 2"
