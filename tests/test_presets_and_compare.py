@@ -240,7 +240,7 @@ def test_blind_pair_reveals_nothing_before_the_vote(page: PageContext, session: 
         assert Path(comparison.files[0]).read_bytes() == prints[comparison.left].file.read_bytes()
         updates = show(comparison, "en")
         assert updates[results.revealed] == "" and updates[results.votes]["visible"]
-        assert "Janus" not in str(updates[results.gallery]["value"])
+        assert "Janus" not in str(updates[results.pictures])
     assert places == {0, 1}, "the order is always the same"
     revealed = show(replace(comparison, blind=False, tally=Tally("a", "b", 2, 1)), "en")[results.revealed]
     assert "temperature 0.2" in revealed and "A 2 · B 1" in revealed

@@ -77,6 +77,26 @@ def axes_of(variant: Variant) -> tuple[str, ...]:
     return tuple(name for name in AXES if name in usable)
 
 
+def starting_values(variant: Variant, name: str) -> str:
+    """Values to begin with along the axis `name`: around the variant's own value, and within its range.
+
+    Far from it a model draws junk: 3 is a usual guidance for one, and ruins the pictures of another.
+    """
+    if name == "solver":
+        return ", ".join(variant.solvers)
+    row = variant.settings.get(name)
+    if row is None:
+        return EXAMPLES.get(name, "")
+    if name in WHOLE:
+        values = [round(row.default / 2), round(row.default), round(row.default * 2)]
+    else:
+        step = max(row.step, round(row.default / 5 / row.step) * row.step)
+        first = row.default - step if row.default - step >= row.low else row.default
+        values = [first, first + step, first + 2 * step]
+    inside = sorted({min(max(value, row.low), row.high) for value in values})
+    return ", ".join(value_text(round(value, 6)) for value in inside)
+
+
 def parse_axis(text: str) -> Axis:
     """Read "guidance=1,3,5", "seed=1..4", "solver=euler,ab2" or "prompt=a red cat | a blue dog".
 

@@ -95,6 +95,10 @@ def go(page: Any, tab: str) -> None:
 
 def open_settings(page: Any, tab: str) -> None:
     """Open the drawer of settings of a tab, unless it is open."""
+    if tab == "draw":
+        if not page.locator("html.drawer-open").count():
+            page.click("#draw-drawer-open")
+        return
     if not page.locator(f"#{tab}-settings > .label-wrap.open").count():
         page.click(f"#{tab}-settings > .label-wrap")
     settle(page)
@@ -108,16 +112,26 @@ def set_number(page: Any, place: str, value: float) -> None:
 
 def draw(page: Any, prompt: str, count: int, seed: int) -> None:
     """Fill in the draw tab and press the shortcut that runs it."""
+    open_settings(page, "draw")
     page.fill("#draw-prompt textarea", prompt)
     set_number(page, "#draw-count", count)
     page.locator("#draw-fresh input").uncheck()
     set_number(page, "#draw-seed", seed)
+    if page.viewport_size["width"] <= 900:  # there the drawer covers the prompt
+        page.click("#draw-drawer-close")
     page.locator("#draw-prompt textarea").focus()
     page.keyboard.press("Control+Enter")
 
 
 def captions(page: Any) -> list[str]:
-    return [text.strip() for text in page.locator("#draw-gallery .caption-label").all_inner_texts()]
+    """The lines under the pictures of the newest run in the draw tab."""
+    return [text.strip() for text in page.locator("#draw-runs .run >> nth=0 >> .line").all_inner_texts()]
+
+
+def menu(page: Any, tab: str, act: str) -> None:
+    """Choose a line of the menu "..." of the tab's picture."""
+    page.click(f"#{tab}-menu-open")
+    page.click(f"#{tab}-{act}")
 
 
 def answer(page: Any, question: str, number: int) -> str:

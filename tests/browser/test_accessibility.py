@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from tests.browser.conftest import WATCH
-from tests.browser.steps import draw, go, settle, wait_done
+from tests.browser.steps import draw, go, menu, settle, wait_done
 from tests.page_server import Served
 
 pytestmark = pytest.mark.browser
@@ -62,10 +62,9 @@ def test_alternative_text_is_the_prompt_until_the_model_describes_the_picture(vi
     go(page, "draw")
     draw(page, "a purple hill", 2, 8_300)
     wait_done(page)
-    alts = "[...document.querySelectorAll('#draw-gallery img')].map(picture => picture.alt)"
+    alts = "[...document.querySelectorAll('#draw-runs img')].map(picture => picture.alt)"
     page.wait_for_function(f"{alts}.length && {alts}.every(alt => alt === 'a purple hill')")
-    page.locator("#draw-more > .label-wrap").click()
-    page.click("#draw-alt-write")
+    menu(page, "draw", "alt-write")
     page.wait_for_selector("#draw-upscaled .message")
     page.wait_for_selector("#draw-upscaled .message.done")
     (file,) = served.outputs.glob(".descriptions/*_8300.txt")
@@ -76,7 +75,7 @@ def test_alternative_text_is_the_prompt_until_the_model_describes_the_picture(vi
     go(page, "history")
     page.fill("#history-words input, #history-words textarea", "8300")
     page.wait_for_selector("#history-count:has-text('1 to 1')")
-    page.locator("#history-gallery button").first.click()
+    page.locator("#history-runs .tile").first.click()
     page.wait_for_function("words => document.querySelector('#history-picture img')?.alt === words", arg=words)
 
 
@@ -102,9 +101,9 @@ def test_drawing_and_stopping_work_by_keyboard_alone(visit: Any) -> None:
     page.wait_for_selector("#draw-easel img")
     page.keyboard.press("Escape")
     page.wait_for_selector("#draw-run:visible")
-    assert not page.locator("#draw-gallery img").count()
+    assert not page.locator("#draw-runs img").count()
     page.keyboard.press("Control+Enter")
-    page.wait_for_selector("#draw-gallery img")
+    page.wait_for_selector("#draw-runs img")
 
 
 SLOW = """const plain = window.fetch;
@@ -129,4 +128,4 @@ def test_stopped_job_restarts_at_first_press_over_a_slow_connection(visit: Any) 
     stopped = page.inner_text("#draw-status")
     assert "Stopped" in stopped and page.evaluate("window.seen.status").pop() == stopped.strip()
     page.keyboard.press("Control+Enter")
-    page.wait_for_selector("#draw-gallery img")
+    page.wait_for_selector("#draw-runs img")

@@ -10,7 +10,7 @@ from PIL import Image
 
 from janus_app.outputs.metadata import read_metadata
 from janus_app.workflows.grid import CHUNK
-from tests.browser.steps import UNNAMED, go, set_number, settle, wait_done, wait_quiet
+from tests.browser.steps import UNNAMED, go, menu, open_settings, set_number, settle, wait_done, wait_quiet
 from tests.page_server import Served
 
 pytestmark = pytest.mark.browser
@@ -35,7 +35,7 @@ def test_blind_pair_is_revealed_by_vote_and_grid_saves_its_sheet(visit: Any, ser
     page.locator("#compare-prompt textarea").focus()
     page.keyboard.press("Control+Enter")
     page.wait_for_selector("#compare-votes:visible")
-    captions = page.locator("#compare-gallery .caption-label").all_inner_texts()
+    captions = page.locator("#compare-pictures figcaption").all_inner_texts()
     assert [text.strip() for text in captions] == ["left", "right"]
     assert "Tiny" not in page.inner_text("#compare-sides"), "the sides are revealed before the vote"
     assert page.locator("#compare-copy:visible").count() == 0, "the copied settings would reveal the side"
@@ -43,9 +43,11 @@ def test_blind_pair_is_revealed_by_vote_and_grid_saves_its_sheet(visit: Any, ser
     page.wait_for_selector("#compare-told dl")
     revealed = page.inner_text("#compare-told")
     assert "Tiny A" in revealed and "Tiny B" in revealed and page.locator("#compare-votes:visible").count() == 0
-    page.locator("#compare-gallery button:has(img)").nth(1).click()
+    page.locator("#compare-pictures button").nth(1).click()  # chosen, and as large as the window
+    page.wait_for_selector("#lightbox p:has-text('2 / 2')")
+    page.keyboard.press("Escape")
     page.wait_for_selector("#compare-whose:has-text('right')")
-    page.click("#compare-to-chat")
+    menu(page, "compare", "to-chat")
     page.wait_for_selector("#chat-box .thumbnail-item, #chat-box .thumbnail-image")
     go(page, COMPARE)
     (pair,) = json.loads((served.data / "votes.json").read_text())["pairs"]
@@ -82,7 +84,7 @@ def test_browser_remembers_settings_theme_and_closed_welcome(visit: Any, served:
     page.wait_for_selector("#draw-run:visible")
     page.keyboard.press("r")
     page.wait_for_function("document.querySelector('#draw-prompt textarea')?.value.length > 10")
-    page.locator("#draw-settings > .label-wrap").click()
+    open_settings(page, "draw")
     pick(page, "#draw-style", "pencil drawing")
     page.wait_for_function("document.querySelector('#draw-prompt textarea')?.value.startsWith('pencil drawing of')")
     pick(page, "#draw-preset", "careful")
@@ -92,12 +94,11 @@ def test_browser_remembers_settings_theme_and_closed_welcome(visit: Any, served:
     wait_done(page)
     page.click("#draw-last-seed")
     page.wait_for_function("!document.querySelector('#draw-fresh input').checked")
-    page.locator("#draw-more > .label-wrap").click()
-    page.click("#draw-upscale-2")
+    menu(page, "draw", "upscale-2")
     page.wait_for_selector("#draw-upscaled .message.done")
     (copy,) = served.outputs.glob("*_x2.png")
     assert Image.open(copy).size == (192, 192) and read_metadata(copy).settings["upscaled"] == 2
-    page.click("#draw-export-curl")
+    menu(page, "draw", "export-curl")
     page.wait_for_function("document.querySelector('#draw-export textarea')?.value.includes('/call/v2/draw')")
     assert served.url in page.input_value("#draw-export textarea")
 
@@ -114,14 +115,13 @@ def test_browser_remembers_settings_theme_and_closed_welcome(visit: Any, served:
     assert not page.is_visible("#welcome")
     page.locator("h1").click()
     page.keyboard.press("1")
-    page.locator("#draw-settings > .label-wrap").click()
+    assert page.locator("#draw-drawer:visible").count(), "the drawer is not as it was left"
     page.wait_for_function("document.querySelector('#draw-temperature input[type=number]')?.value == '0.7'")
     page.wait_for_function("document.querySelector('#draw-count input[type=number]')?.value == '1'")
     page.click("[data-janus=keys]")
     page.click("[data-janus=forget]")
     page.wait_for_selector("#welcome-card:visible")
     go(page, "draw")
-    page.locator("#draw-settings > .label-wrap").click()
     page.wait_for_selector(".state-line.ready")
     page.wait_for_function("document.querySelector('#draw-temperature input[type=number]')?.value == '1'")
 

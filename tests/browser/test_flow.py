@@ -54,7 +54,7 @@ def test_flow_model_draws_edits_and_chats(visit: Any, served: Served) -> None:
 
     # The draw tab has steps and a solver in place of the temperature.
     go(page, "draw")
-    page.locator("#draw-settings button").first.click()
+    open_settings(page, "draw")
     page.wait_for_selector("#draw-steps:visible")
     # The page sets the controls once more when it learns, within a second, which model is loaded.
     page.wait_for_function(f"document.querySelector('#model-seen textarea, #model-seen input').value == '{ID}'")

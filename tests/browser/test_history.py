@@ -15,7 +15,7 @@ from janus_app.outputs.metadata import read_metadata
 from janus_app.outputs.store import OutputStore, save_png
 from janus_app.types import Finished, GenerateRequest, drain
 from tests.browser.conftest import WATCH
-from tests.browser.steps import choose_branch, go, open_settings, say, settle, wait_done
+from tests.browser.steps import choose_branch, go, menu, open_settings, say, settle, wait_done
 from tests.page_server import Served, serve
 from tests.samples import METADATA
 
@@ -104,9 +104,9 @@ def test_conversation_and_picture_survive_a_restart(enter: Any, tmp_path: Path) 
 
         # The picture is in the history too; deleting it there keeps the copy in the conversation.
         go(page, "history")
-        loaded(page, "#history-gallery")
-        page.locator("#history-gallery .thumbnail-item").first.click()
-        page.wait_for_selector("#history-detail dt")
+        loaded(page, "#history-runs")
+        page.locator("#history-runs .tile").first.click()
+        loaded(page, "#history-picture")
         page.click("#history-delete")
         page.click("#history-delete-yes")
         page.wait_for_selector("#history-blank .empty")
@@ -137,22 +137,21 @@ def test_history_picture_can_be_marked_saved_discussed_and_redrawn(enter: Any, t
         kept = keep_drawn(served, "a red circle", 5)
         page = enter(served)
         go(page, "history")
-        loaded(page, "#history-gallery")
+        loaded(page, "#history-runs")
         page.fill("#history-words input", "blue")
         page.wait_for_selector("#history-blank .empty:has-text('Nothing fits')")
         page.fill("#history-words input", "RED circle")
-        page.locator("#history-gallery .thumbnail-item").first.focus()
+        page.locator("#history-runs .tile").first.focus()
         page.keyboard.press("Enter")
-        page.wait_for_selector("#history-detail dt")
         loaded(page, "#history-picture")
         page.click("#history-star")
-        page.wait_for_selector("#history-gallery .caption-label:has-text('★')")
+        page.wait_for_selector("#history-runs .line:has-text('★')")
         with page.expect_download() as saved:
             page.click("#history-save")
         assert saved.value.suggested_filename == kept.name
         assert Path(saved.value.path()).read_bytes() == kept.read_bytes(), "the download differs from the saved file"
 
-        page.click("#history-again")
+        menu(page, "history", "again")
         wait_done(page)
         (again,) = set(served.outputs.glob("*.png")) - {kept}
         assert read_metadata(again).image_tokens == read_metadata(kept).image_tokens

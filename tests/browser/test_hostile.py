@@ -11,7 +11,7 @@ from PIL import Image
 
 from janus_app.outputs.conversations import ChatMessage, Conversations, new_conversation, new_id
 from janus_app.outputs.store import output_path, save_png
-from tests.browser.steps import draw, go, wait_done, wait_quiet
+from tests.browser.steps import draw, go, menu, wait_done, wait_quiet
 from tests.browser.test_compare import COMPARE, pick
 from tests.browser.test_history import drop, loaded
 from tests.page_server import Served
@@ -82,7 +82,7 @@ def test_text_from_outside_is_never_run(visit: Any, served: Served, evil_file: A
     draw(page, EVIL, 1, 6)
     wait_done(page)
     assert_nothing_ran(page, "a drawing")
-    page.click("#draw-tokens")
+    menu(page, "draw", "tokens")
     page.wait_for_selector("#tokens-map img")
     assert_nothing_ran(page, "the token view")
     page.click("#draw-to-edit")
@@ -90,14 +90,15 @@ def test_text_from_outside_is_never_run(visit: Any, served: Served, evil_file: A
     assert_nothing_ran(page, "the editor")
 
     go(page, "history")
-    page.wait_for_selector("#history-gallery img")
+    page.wait_for_selector("#history-runs img")
     page.fill("#history-words input, #history-words textarea", "666")
     page.wait_for_selector("#history-count:has-text('of 1')")
-    page.locator("#history-gallery button").first.click()
+    page.locator("#history-runs .tile").first.click()
+    page.wait_for_selector("#history-picture img")
+    page.click("#history-details > .label-wrap")
     page.wait_for_selector("#history-detail dd")
     assert_nothing_ran(page, "the history and a record in words")
-    page.locator("#history-more > .label-wrap").click()
-    page.click("#history-export-cli")
+    menu(page, "history", "export-cli")
     page.wait_for_selector("#history-export textarea")
     assert_nothing_ran(page, "an export")
     drop(page, evil_file)

@@ -92,7 +92,8 @@ def test_chat_draw_cancel_edit_restore_and_switch_in_one_session(
     # Restore the settings from the saved file, and draw it again bit for bit from its tokens.
     go(page, "draw")
     page.fill("#draw-prompt textarea", "something else")
-    page.get_by_role("button", name="Settings from a saved picture").click()
+    open_settings(page, "draw")
+    page.locator("#draw-from > .label-wrap").click()
     page.set_input_files("#draw-drop input[type=file]", str(original))
     page.wait_for_selector("#draw-drop-note .message.done")
     assert page.input_value("#draw-prompt textarea") == "a red circle"
@@ -130,7 +131,8 @@ def test_bad_input_gives_a_sentence_and_the_page_still_works(visit: Any, tmp_pat
     go(page, "draw")
     draw(page, "   ", 1, 5)
     assert "empty" in wait_ended(page, "error")
-    page.get_by_role("button", name="Settings from a saved picture").click()
+    open_settings(page, "draw")
+    page.locator("#draw-from > .label-wrap").click()
     foreign = tmp_path / "foreign.png"
     Image.new("RGB", (20, 20)).save(foreign)
     page.set_input_files("#draw-drop input[type=file]", str(foreign))

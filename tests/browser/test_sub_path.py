@@ -49,15 +49,15 @@ def test_page_is_fully_usable_behind_nginx_under_a_sub_path(browser: Any, tmp_pa
         wait_done(page)
         assert page.evaluate("window.seen.sheets.size") >= 2, "no rows appeared"
         assert captions(page) == ["seed 70", "seed 71"]
-        loaded(page, "#draw-gallery")
+        loaded(page, "#draw-picture")
         drawn = newest(served.outputs)
 
         into_editor(page, lambda: page.click("#draw-to-edit"))
 
         go(page, "history")
-        loaded(page, "#history-gallery")
-        page.locator("#history-gallery .thumbnail-item").first.click()
-        page.wait_for_selector("#history-detail dt")
+        loaded(page, "#history-runs")
+        page.locator("#history-runs .tile").first.click()
+        loaded(page, "#history-picture")
         with page.expect_download() as saved:
             page.click("#history-save")
         assert Path(saved.value.path()).read_bytes() == drawn.read_bytes()

@@ -10,7 +10,7 @@ from PIL import Image
 
 from janus_app.outputs.metadata import read_metadata
 from janus_app.outputs.store import save_png
-from tests.browser.steps import go, wait_done
+from tests.browser.steps import go, menu, open_settings, set_number, wait_done
 from tests.page_server import Served
 from tests.samples import METADATA
 
@@ -24,14 +24,16 @@ def newest(served: Served) -> Any:
 def draw_two(page: Any) -> None:
     go(page, "draw")
     page.fill("#draw-prompt textarea", "a small red house")
-    page.fill("#draw-count input[type=number]", "2")
+    open_settings(page, "draw")
+    set_number(page, "#draw-count", 2)
+    page.click("#draw-drawer-close")
     page.click("#draw-run")
     wait_done(page)
 
 
 def inspect(page: Any) -> None:
     """Press the picture's button, which opens the view."""
-    page.click("#draw-tokens")
+    menu(page, "draw", "tokens")
     page.wait_for_function("document.querySelector('#tokens-map img')?.naturalWidth >= 576")
     page.wait_for_selector("#tokens-others .caption-label")
 
@@ -39,7 +41,9 @@ def inspect(page: Any) -> None:
 def test_picture_is_inspected_and_continued_from_a_patch(visit: Any, served: Served) -> None:
     page = visit()
     draw_two(page)
-    page.click("#draw-gallery .thumbnail-item >> nth=1")
+    page.click("#draw-runs .tile >> nth=1")
+    page.wait_for_selector("#draw-picture .tile[aria-current=true] >> nth=0")
+    page.click("#draw-details > .label-wrap")
     before = newest(served)
     seed = page.inner_text("#draw-detail dl >> text=/^\\d+$/")
     inspect(page)
@@ -79,9 +83,9 @@ def test_picture_is_inspected_and_continued_from_a_patch(visit: Any, served: Ser
 def test_pictures_are_ranked_and_none_is_removed(visit: Any, served: Served) -> None:
     page = visit(locale="zh-CN", viewport={"width": 390, "height": 844})
     draw_two(page)
-    page.click("#draw-rank")
-    page.wait_for_selector("#draw-gallery .caption-label:has-text('符合')")
-    assert page.locator("#draw-gallery .caption-label").count() == 2
+    menu(page, "draw", "rank")
+    page.wait_for_selector("#draw-runs .line:has-text('符合')")
+    assert page.locator("#draw-runs .run .tile").count() == 2
     inspect(page)
     assert "比特" in page.inner_text("#tokens-legend")
     assert page.evaluate("document.documentElement.scrollWidth") <= 390, "the page is wider than the phone"
@@ -96,9 +100,9 @@ def test_flow_picture_has_no_token_view_and_says_why(visit: Any, served: Served)
     go(page, "history")
     page.fill("#history-words input", "flowing")
     page.wait_for_selector("#history-count:has-text('1 to 1')")
-    page.locator("#history-gallery .thumbnail-item").first.click()
-    page.wait_for_selector("#history-detail dt")
-    page.click("#history-tokens")
+    page.locator("#history-runs .tile").first.click()
+    page.wait_for_selector("#history-picture img")
+    menu(page, "history", "tokens")
     page.wait_for_selector("#tokens-status .message.error:has-text('token by token')")
-    page.wait_for_selector("#draw-gallery img")  # in a tab that was not opened before
+    page.wait_for_selector("#draw-picture img")  # in a tab that was not opened before
     (served.outputs / "flow.png").unlink()

@@ -16,6 +16,7 @@ from janus_app.models.common import prompts
 from janus_app.models.common.batching import draw_in_batches
 from janus_app.models.common.chat import VisionChatMixin
 from janus_app.models.common.image_processor import BLANK, fit_square, masked_cells, to_picture
+from janus_app.models.common.preview_pace import PreviewPace
 from janus_app.models.common.tokenizer import IMAGE_BEGIN, IMAGE_END, PAD
 from janus_app.models.janus import edit
 from janus_app.models.janus.draw import SamplingRule, decode_tokens, draw_tokens
@@ -157,7 +158,7 @@ class JanusModel(VisionChatMixin):
         unknown_up_to = (known < 0).cumsum(0).tolist()
         steps, waiting = unknown_up_to[-1], request.count - len(before) - count
         blank = Image.new("RGB", (self.side, self.side), BLANK)
-        tokens, last_preview, cost, previews = known.repeat(count, 1), 0.0, 0.0, True
+        tokens, pace, previews = known.repeat(count, 1), PreviewPace(), True
         drawing: Iterator[tuple[int, Tensor]]
         first = int((known < 0).nonzero()[0])
         if request.turbo and window_size(len(rows) * count, self.network.device) > 1:
@@ -169,8 +170,7 @@ class JanusModel(VisionChatMixin):
             yield Progress("draw", len(before) * steps + unknown_up_to[cell] * count, request.count * steps, "tokens")
             now, more = time.perf_counter(), (cell + 1) // self.grid > finished
             finished = (cell + 1) // self.grid
-            # A preview costs a decode, so it may take at most a fifth of the time, and ten a second are enough.
-            if previews and more and now - last_preview > max(0.1, 4 * cost):
+            if previews and more and pace.due(now):
                 try:
                     parts = self._preview(tokens, known, cell)
                 except Exception as error:  # losing a preview is better than losing the picture
@@ -179,8 +179,7 @@ class JanusModel(VisionChatMixin):
                     previews = False
                     yield Notice(Message("previews_without_memory"))
                     continue
-                last_preview = time.perf_counter()
-                cost = last_preview - now
+                pace.took(now, time.perf_counter())
                 images = (*(p.image for p in before), *parts, *[blank] * waiting)
                 yield Preview(images, len(before) * steps + unknown_up_to[cell] * count, request.count * steps)
         pixels = decode_tokens(self.network, tokens)

@@ -21,16 +21,20 @@ from janus_app.ui.common.jobs import watch
 from janus_app.ui.context import JOB, QUICK, PageContext, Updates, Values, first_seed, number, whole_number
 from janus_app.ui.tabs.compare.shared import SharedParts
 from janus_app.ui.tabs.draw.tab import DrawTab
-from janus_app.workflows.grid import AXES, Cell, Plan, axes_of, axis_of, draw_grid, plan_grid, save_sheet, value_text
+from janus_app.workflows.grid import (
+    AXES,
+    Cell,
+    Plan,
+    axes_of,
+    axis_of,
+    draw_grid,
+    plan_grid,
+    save_sheet,
+    starting_values,
+    value_text,
+)
 
 THUMBNAIL = 150  # pixels of a picture's longer side in the growing table; the sheet has the native size
-EXAMPLES = {
-    "guidance": "1, 3, 5",
-    "temperature": "0.4, 1",
-    "steps": "5, 10, 20",
-    "seed": "1..3",
-    "solver": "euler, ab2",
-}
 
 
 @dataclass(frozen=True)
@@ -43,10 +47,17 @@ class GridControls:
     run: gr.Button
     stop: gr.Button
 
+    offered: gr.State  # what the page filled in along x, y, which gives way to the values of another model
+
     @property
     def refreshed(self) -> list[Any]:
         """The keys of `GridHandlers.refresh`."""
-        return [self.x, self.y, self.about, self.run]
+        return [self.x, self.y, self.x_values, self.y_values, self.offered, self.about, self.run]
+
+    @property
+    def axes(self) -> set[Any]:
+        """The inputs of `GridHandlers.refresh`, besides the model."""
+        return {self.x, self.y, self.x_values, self.y_values, self.offered}
 
 
 @dataclass(frozen=True)
@@ -75,13 +86,13 @@ def controls(page: PageContext) -> GridControls:
             )
         return setting, box
 
-    x, x_values = axis("x", "grid_x", list(AXES), "guidance", EXAMPLES["guidance"])
+    x, x_values = axis("x", "grid_x", list(AXES), "guidance", "")
     y, y_values = axis("y", "grid_y", ["", *AXES], "", "")
     about = gr.HTML(elem_id="grid-about", padding=False)
     with gr.Row(elem_classes="run-row"):
         run = gr.Button(label("grid_draw"), variant="primary", elem_id="grid-run", min_width=120)
         stop = gr.Button(label("stop"), variant="stop", elem_id="grid-stop", min_width=120, visible=False)
-    return GridControls(x, x_values, y, y_values, about, run, stop)
+    return GridControls(x, x_values, y, y_values, about, run, stop, gr.State(("", "")))
 
 
 def results(page: PageContext) -> GridResults:
@@ -191,16 +202,37 @@ class GridHandlers:
         line = message(self.page.texts.say("grid_stopped", self.page.language(request)))
         return {**self.shared.ended(line), **self._buttons(running=False)}
 
-    def refresh(self, selected: str | None, language: str) -> Updates:
-        """The settings of the model at hand."""
-        say, variant, controls = self.page.texts.say, self.page.variant(selected), self.controls
-        choices = [(say(name, language), name) for name in axes_of(variant)]
-        return {
+    def refresh(self, data: Values, language: str) -> Updates:
+        """The settings of the model at hand, with values that suit it where the page filled in the last ones."""
+        say, variant, controls = self.page.texts.say, self.page.variant(data[self.variant]), self.controls
+        names = axes_of(variant)
+        choices = [(say(name, language), name) for name in names]
+        updates: Updates = {
             controls.x: gr.update(choices=choices),
             controls.y: gr.update(choices=[(say("grid_none", language), ""), *choices]),
             controls.about: f'<p class="about">{escape(say("grid_about", language))}</p>',
             controls.run: gr.update(interactive="generate" in variant.verbs),
         }
+        offered = list(data[controls.offered])
+        for place, (axis, box) in enumerate(self.axes):
+            name, now = data[axis] or "", data[box] or ""
+            if now == offered[place] and name in names:
+                offered[place] = starting_values(variant, name)
+                updates[box] = offered[place]
+        return {**updates, controls.offered: tuple(offered)}
+
+    @property
+    def axes(self) -> tuple[tuple[gr.Dropdown, gr.Textbox], ...]:
+        controls = self.controls
+        return (controls.x, controls.x_values), (controls.y, controls.y_values)
+
+    def choose_axis(self, data: Values, place: int) -> Updates:
+        """Values for a newly chosen setting; an axis of prompts begins with the prompt."""
+        axis, box = self.axes[place]
+        name, offered = data[axis] or "", list(data[self.controls.offered])
+        offered[place] = starting_values(self.page.variant(data[self.variant]), name) if name else ""
+        words = data[self.shared.prompt] or ""
+        return {box: offered[place] or (words if name == "prompt" else ""), self.controls.offered: tuple(offered)}
 
 
 def wire(
@@ -218,9 +250,13 @@ def wire(
     outputs = [*shared.outputs, results.table, results.sheet, controls.run, controls.stop]
     job = controls.run.click(handlers.run, inputs, outputs, **JOB)
     halt(controls.stop.click, [job]).then(handlers.stopped, None, outputs, **QUICK)
-    for axis, values in ((controls.x, controls.x_values), (controls.y, controls.y_values)):
-        # A newly chosen setting gets values to begin with; an axis of prompts begins with the prompt.
-        axis.input(lambda name, prompt: EXAMPLES.get(name or "", prompt or ""), [axis, shared.prompt], values, **QUICK)
+    for place, (axis, box) in enumerate(handlers.axes):
+
+        def choose_axis(data: Values, place: int = place) -> Updates:
+            return handlers.choose_axis(data, place)
+
+        chosen = {axis, variant, shared.prompt, controls.offered}
+        axis.input(choose_axis, chosen, [box, controls.offered], **QUICK)
     return handlers
 
 

@@ -20,6 +20,7 @@ from janus_app.ui.common.detail import settings_line
 from janus_app.ui.common.drawing import preview_quality
 from janus_app.ui.common.html import facts, message, messages, preview_grid
 from janus_app.ui.common.jobs import watch
+from janus_app.ui.common.pictures import ADDRESSED, PICKED, address
 from janus_app.ui.common.saved_images import SavedImage
 from janus_app.ui.context import (
     JOB,
@@ -90,7 +91,7 @@ class PairControls:
 class PairResults:
     """The two pictures, the vote, and what is shown after it. `chosen` is 0 for the left picture, 1 for the right."""
 
-    gallery: gr.Gallery
+    pictures: gr.HTML
     votes: gr.Row
     left: gr.Button
     equal: gr.Button
@@ -106,7 +107,7 @@ class PairResults:
     @property
     def outputs(self) -> list[Any]:
         """The keys of `PairHandlers.show`."""
-        pictures = [self.gallery, self.votes, self.revealed, self.slider]
+        pictures = [self.pictures, self.votes, self.revealed, self.slider]
         return [*pictures, self.actions, self.chosen_line, self.comparison, self.chosen]
 
     @property
@@ -145,10 +146,7 @@ def _side_controls(page: PageContext, side: str) -> SideControls:
 
 def results(page: PageContext) -> PairResults:
     label = page.texts.label
-    gallery = gr.Gallery(
-        label=label("pictures"), show_label=False, columns=2, height="auto", object_fit="contain", format="png",
-        buttons=["fullscreen"], interactive=False, elem_id="compare-gallery",
-    )  # fmt: skip
+    pictures = gr.HTML(elem_id="compare-pictures", html_template=ADDRESSED, js_on_load=PICKED)
     with gr.Row(elem_classes="actions votes", visible=False, elem_id="compare-votes") as votes:
         left = gr.Button(label("vote_left"), elem_id="vote-left", min_width=90)
         equal = gr.Button(label("vote_equal"), elem_id="vote-equal", min_width=90)
@@ -163,7 +161,7 @@ def results(page: PageContext) -> PairResults:
         chosen_line = gr.HTML(elem_id="compare-whose", padding=False)
         row = action_row(page, "compare")
     return PairResults(
-        gallery, votes, left, equal, right, revealed, slider, actions, chosen_line, row, gr.State(None), gr.State(0)
+        pictures, votes, left, equal, right, revealed, slider, actions, chosen_line, row, gr.State(None), gr.State(0)
     )
 
 
@@ -278,7 +276,7 @@ class PairHandlers:
         else:
             captions = [now.at(right).metadata.title for right in (False, True)]
         return {
-            results.gallery: gr.update(value=list(zip(now.files, captions, strict=True)), selected_index=None),
+            results.pictures: pair_html(now, captions, say("enlarge", language)),
             results.votes: gr.update(visible=now.blind),
             results.revealed: "" if now.blind else revealed_html(self.page, now, language),
             results.slider: gr.update(value=now.files),
@@ -288,8 +286,8 @@ class PairHandlers:
             results.chosen: 0,
         }
 
-    def choose(self, request: gr.Request, event: gr.SelectData) -> Updates:
-        chosen = min(int(event.index), 1)
+    def choose(self, request: gr.Request, event: gr.EventData) -> Updates:
+        chosen = min(int(event.picture), 1)
         return {
             self.results.chosen: chosen,
             self.results.chosen_line: self._chosen_line(chosen, self.page.language(request)),
@@ -346,7 +344,7 @@ def wire(page: PageContext, shared: SharedParts, controls: PairControls, results
         (results.right, handlers.vote_right),
     ):
         button.click(vote, {results.comparison}, [*results.outputs, shared.status, shared.notes], **QUICK)
-    results.gallery.select(handlers.choose, None, [results.chosen, results.chosen_line], **QUICK)
+    results.pictures.select(handlers.choose, None, [results.chosen, results.chosen_line], **QUICK)
     for side in controls.sides:
 
         def choose_model(data: Values, request: gr.Request, side: SideControls = side) -> Updates:
@@ -375,6 +373,21 @@ def arranged(
         for image, place in zip(pair, ("left", "right"), strict=True)
     ]
     return Comparison(images, names, left, True, (files[0], files[1]), tally)
+
+
+def pair_html(now: Comparison, captions: list[str], label: str) -> str:
+    """The two pictures as large as they fit. A click chooses one for the verbs and shows it in the lightbox."""
+    width, height = now.at(False).metadata.size
+    figures = ""
+    for place, (file, line) in enumerate(zip(now.files, captions, strict=True)):
+        source = escape(address(file), quote=True)
+        figures += (
+            f'<figure><button type="button" data-enlarge data-picture="{place}" data-full="{source}" '
+            f'data-width="{width}" data-height="{height}" title="{escape(label, quote=True)}">'
+            f'<img src="{source}" alt="{escape(line, quote=True)}" width="{width}" height="{height}"></button>'
+            f"<figcaption>{escape(line)}</figcaption></figure>"
+        )
+    return f'<div class="pair">{figures}</div>'
 
 
 def chosen_image(now: Comparison | None, chosen: int) -> SavedImage:

@@ -49,13 +49,13 @@ def build(
         updates = {
             prompt: data[prompt] or data[drawn_prompt] or "",
             **pairs.refresh(data, data[variant]),
-            **grids.refresh(data[variant], language),
+            **grids.refresh(data, language),
         }
         if not data[status]:  # nothing was drawn here yet
             updates[preview] = empty(say("compare_empty_title", language), say("compare_empty", language))
         return updates
 
-    inputs: set[Any] = {variant, prompt, drawn_prompt, status, *pair_controls.models}
+    inputs: set[Any] = {variant, prompt, drawn_prompt, status, *pair_controls.models, *grid_controls.axes}
     outputs = [prompt, preview, *pair_controls.models, *grid_controls.refreshed]
     for event in (tab.select, demo.load, seen.change):
         event(opened, inputs, outputs, **QUICK)

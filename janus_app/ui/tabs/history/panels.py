@@ -10,6 +10,7 @@ import gradio as gr
 
 from janus_app.outputs.gallery import GalleryQuery
 from janus_app.ui.common.actions import Actions, PictureSource, action_row
+from janus_app.ui.common.pictures import ADDRESSED, PICKED
 from janus_app.ui.common.saved_images import SavedImage
 from janus_app.ui.context import PageContext, Updates, Values
 
@@ -72,14 +73,14 @@ class Listing:
     older: gr.Button
     download: gr.Button
     blank: gr.HTML
-    gallery: gr.Gallery
+    runs: gr.HTML
     names: gr.State
     first: gr.State
 
     @property
     def all(self) -> set[Any]:
         parts = {self.count, self.newer, self.older, self.download, self.blank}
-        return {*parts, self.gallery, self.names, self.first}
+        return {*parts, self.runs, self.names, self.first}
 
 
 def paging(page: PageContext) -> tuple[gr.HTML, gr.Button, gr.Button, gr.Button]:
@@ -97,20 +98,8 @@ def paging(page: PageContext) -> tuple[gr.HTML, gr.Button, gr.Button, gr.Button]
 def listing(page: PageContext, paging: tuple[gr.HTML, gr.Button, gr.Button, gr.Button]) -> Listing:
     with gr.Column(scale=6, min_width=300, elem_classes="results"):
         blank = gr.HTML(elem_id="history-blank", padding=False)
-        gallery = gr.Gallery(
-            label=page.texts.label("pictures"),
-            show_label=False,
-            columns=6,
-            fit_columns=False,
-            height="auto",
-            object_fit="cover",
-            allow_preview=False,
-            buttons=[],
-            interactive=False,
-            visible=False,
-            elem_id="history-gallery",
-        )
-    return Listing(*paging, blank, gallery, gr.State([]), gr.State(0))
+        runs = gr.HTML(elem_id="history-runs", html_template=ADDRESSED, js_on_load=PICKED)
+    return Listing(*paging, blank, runs, gr.State([]), gr.State(0))
 
 
 @dataclass(frozen=True)
@@ -127,7 +116,7 @@ class OpenedPanel:
     """The opened picture. `opened` holds an Opened or None; `sure` asks before a picture is deleted."""
 
     panel: gr.Column
-    picture: gr.Image
+    picture: gr.HTML
     row: Actions
     star: gr.Button
     delete: gr.Button
@@ -149,7 +138,7 @@ class OpenedPanel:
     def closed(self) -> Updates:
         return {
             self.panel: gr.update(visible=False),
-            self.picture: None,
+            self.picture: "",
             self.opened: None,
             self.detail: "",
             self.sure: gr.update(visible=False),
@@ -163,15 +152,7 @@ def opened_panel(page: PageContext, panel: gr.Column) -> OpenedPanel:
     def button(key: str, name: str, variant: Any = "secondary") -> gr.Button:
         return gr.Button(label(key), size="sm", variant=variant, elem_id=f"history-{name}", min_width=60)
 
-    picture = gr.Image(
-        label=label("picture"),
-        show_label=False,
-        type="filepath",
-        interactive=False,
-        buttons=["fullscreen"],
-        height=340,
-        elem_id="history-picture",
-    )
+    picture = gr.HTML(elem_id="history-picture", html_template=ADDRESSED)
     row = action_row(page, "history")
     with gr.Row(elem_classes="actions"):
         star, delete = button("star_on", "star"), button("delete", "delete")
@@ -179,5 +160,6 @@ def opened_panel(page: PageContext, panel: gr.Column) -> OpenedPanel:
         question = gr.HTML(elem_id="history-sure", padding=False)
         with gr.Row(elem_classes="actions"):
             yes, no = button("delete_yes", "delete-yes", "stop"), button("delete_no", "delete-no")
-    detail = gr.HTML(elem_id="history-detail", padding=False)
+    with gr.Accordion(label("details"), open=False, elem_id="history-details", elem_classes="quiet"):
+        detail = gr.HTML(elem_id="history-detail", padding=False)
     return OpenedPanel(panel, picture, row, star, delete, sure, question, yes, no, detail, gr.State(None))

@@ -8,13 +8,15 @@ from pathlib import Path
 import gradio as gr
 
 from janus_app.errors import AppError
+from janus_app.outputs.descriptions import description
 from janus_app.outputs.gallery import Gallery, GalleryItem
 from janus_app.outputs.metadata import read_metadata
 from janus_app.ui.common.actions import BrowserDownload, download
-from janus_app.ui.common.alt_text import alt_of
 from janus_app.ui.common.detail import detail_html
 from janus_app.ui.common.html import empty, message
-from janus_app.ui.common.more import more
+from janus_app.ui.common.more import More, more
+from janus_app.ui.common.pictures import address, tile
+from janus_app.ui.common.pictures.markup import large, run_heading, runs
 from janus_app.ui.common.saved_images import SavedImage
 from janus_app.ui.context import NOTIFYING, QUICK, PageContext, Updates, Values, attach
 from janus_app.ui.tabs.history.panels import SPANS, Filters, Listing, Opened, OpenedPanel, opened_panel, paging
@@ -69,10 +71,9 @@ class HistoryHandlers:
         items = self.found(values)
         first = min(first, max(0, (len(items) - 1) // PAGE_SIZE * PAGE_SIZE))
         shown = items[first : first + PAGE_SIZE]
-        thumbnails = [(self._thumbnail(item), f"{STAR * item.favourite}{item.metadata.prompt}") for item in shown]
         line = say("found", language, low=first + 1, high=first + len(shown), total=len(items)) if shown else ""
         return {
-            listing.gallery: gr.update(value=thumbnails, visible=bool(shown), selected_index=None),
+            listing.runs: self._runs(shown),
             listing.names: [item.name for item in shown],
             listing.first: first,
             listing.count: message(line, "done"),
@@ -82,18 +83,36 @@ class HistoryHandlers:
             listing.blank: "" if shown else self._blank(language),
         }
 
-    def _thumbnail(self, item: GalleryItem) -> str:
-        return self.page.images.thumbnail(self.gallery.folder / item.name)
+    def _runs(self, shown: list[GalleryItem]) -> str:
+        """The pictures in runs, each under its prompt."""
+        sections = []
+        for first, end in runs([item.metadata for item in shown]):
+            record = shown[first].metadata
+            tiles = "".join(self._tile(number, shown[number]) for number in range(first, end))
+            heading = run_heading(record.prompt, f"{record.title} · {record.created[:10]}")
+            sections.append(f'<section class="run">{heading}<ol class="tiles">{tiles}</ol></section>')
+        return f'<div class="runs">{"".join(sections)}</div>' if sections else ""
+
+    def _tile(self, number: int, item: GalleryItem) -> str:
+        images, file, record = self.page.images, self.gallery.folder / item.name, item.metadata
+        small = images.thumbnail(file)
+        try:
+            whole = images.serve_again(file)
+        except (AppError, OSError):  # gone or unreadable: its grey thumbnail says so
+            whole = small
+        words = description(file) or record.prompt
+        mark = STAR * item.favourite
+        return tile(number, address(small), address(whole), words, record.size, line=f"{mark}{record.seed}")
 
     def _blank(self, language: str) -> str:
         say = self.page.texts.say
         hint = "history_none_found" if self.gallery.find() else "history_empty"
         return empty(say("history_empty_title", language), say(hint, language))
 
-    def open(self, values: Values, request: gr.Request, event: gr.SelectData) -> Updates:
+    def open(self, values: Values, request: gr.Request, event: gr.EventData) -> Updates:
         names, language = values[self.listing.names], self.page.language(request)
         try:
-            return self._show(names[min(int(event.index), len(names) - 1)], language)
+            return self._show(names[min(int(event.picture), len(names) - 1)], language)
         except AppError as error:
             gr.Warning(error.text(language))
             return self.panel.closed()
@@ -113,7 +132,7 @@ class HistoryHandlers:
 
     def _describe(self, image: SavedImage, language: str) -> Updates:
         return {
-            self.panel.picture: gr.update(value=image.shown, alt_text=alt_of(image)),
+            self.panel.picture: large(0, image, self.page.texts.say("enlarge", language), image.metadata.prompt),
             self.panel.detail: detail_html(self.page, image, language),
         }
 
@@ -167,12 +186,12 @@ def build(page: PageContext, gallery: Gallery, tab: gr.Tab, browser: BrowserDown
             panel = opened_panel(page, column)
             further = more(page, "history", panel.row, panel.source, browser)
     handlers = HistoryHandlers(page, gallery, filters, listing, panel)
-    wire(handlers, tab, browser)
+    wire(handlers, tab, browser, further)
     attach(further.described.then, handlers.described, {panel.opened}, {panel.picture, panel.detail}, **QUICK)
     return panel
 
 
-def wire(handlers: HistoryHandlers, tab: gr.Tab, browser: BrowserDownload) -> None:
+def wire(handlers: HistoryHandlers, tab: gr.Tab, browser: BrowserDownload, further: More) -> None:
     """Connect the events of the tab."""
     filters, listing, panel = handlers.filters, handlers.listing, handlers.panel
     here = {listing.first, *filters.all}
@@ -183,8 +202,9 @@ def wire(handlers: HistoryHandlers, tab: gr.Tab, browser: BrowserDownload) -> No
         attach(event, handlers.from_start, filters.all, listing.all, **QUICK)
     attach(listing.newer.click, handlers.newer, here, listing.all, **QUICK)
     attach(listing.older.click, handlers.older, here, listing.all, **QUICK)
-    opened = attach(listing.gallery.select, handlers.open, {listing.names}, panel.all, **NOTIFYING)
+    opened = attach(listing.runs.select, handlers.open, {listing.names}, panel.all, **NOTIFYING)
     opened.then(None, None, None, js=SCROLL_TO_OPENED)
+    attach(opened.then, further.cleared, None, further.all, **QUICK)
     change = {panel.opened, *here}, panel.all | listing.all
     attach(panel.star.click, handlers.mark, *change, **NOTIFYING)
     attach(panel.delete.click, handlers.ask_delete, {panel.opened}, {panel.sure, panel.question}, **QUICK)
