@@ -19,7 +19,18 @@ from janus_app.registry.catalog import load_catalog
 from janus_app.runtime.session import ModelSession
 from janus_app.types import Event, GenerateRequest, Progress, drain
 from janus_app.workflows.contact_sheet import contact_sheet
-from janus_app.workflows.grid import CHUNK, MAX_CELLS, Axis, Cell, axes_of, draw_grid, parse_axis, plan_grid
+from janus_app.workflows.grid import (
+    CHUNK,
+    MAX_CELLS,
+    Axis,
+    Cell,
+    axes_of,
+    axis_of,
+    draw_grid,
+    parse_axis,
+    plan_grid,
+    starting_values,
+)
 from tests.page_server import FLOW_ROW, GOLDEN
 
 BASE = GenerateRequest("a red cat", seed=5, count=4)
@@ -152,3 +163,29 @@ def test_grid_command_saves_each_picture_and_the_sheet(tmp_path: Path, capsys: p
         read_metadata(lines[-1]["sheet"])  # a collage is not drawn again
     assert main(["grid", "--x", "guidance=1", "--prompt", "a cat", "--count", "2"]) == 2
     assert "Each cell of a grid has one picture" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("model", "name", "values"),
+    [
+        ("janus-embedded", "guidance", "1, 1.5, 2"),
+        ("janus-embedded", "temperature", "0.3, 0.4, 0.5"),
+        ("janusflow-embedded", "guidance", "1, 1.5, 2"),
+        ("janusflow-embedded", "steps", "5, 10, 20"),
+        ("janusflow-embedded", "solver", "euler, heun, ab2"),
+        ("janus-pro-1b", "guidance", "4, 5, 6"),
+        ("janus-pro-1b", "seed", "1..4"),
+    ],
+)
+def test_grid_begins_near_the_models_own_values(model: str, name: str, values: str) -> None:
+    variant = load_catalog()[model]
+    assert starting_values(variant, name) == values
+    axis_of(name, values)
+
+
+def test_every_value_a_grid_begins_with_is_one_the_model_takes() -> None:
+    for variant in load_catalog().values():
+        for name in axes_of(variant):
+            row = variant.settings.get(name)
+            for value in axis_of(name, text).values if (text := starting_values(variant, name)) else ():
+                assert row is None or row.low <= float(value) <= row.high

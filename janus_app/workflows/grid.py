@@ -87,6 +87,7 @@ def starting_values(variant: Variant, name: str) -> str:
     row = variant.settings.get(name)
     if row is None:
         return EXAMPLES.get(name, "")
+    values: list[float]
     if name in WHOLE:
         values = [round(row.default / 2), round(row.default), round(row.default * 2)]
     else:

@@ -255,7 +255,7 @@ def wire(
         def choose_axis(data: Values, place: int = place) -> Updates:
             return handlers.choose_axis(data, place)
 
-        chosen = {axis, variant, shared.prompt, controls.offered}
+        chosen: set[Any] = {axis, variant, shared.prompt, controls.offered}
         axis.input(choose_axis, chosen, [box, controls.offered], **QUICK)
     return handlers
 

@@ -171,7 +171,9 @@ class DrawHandlers:
         items = pictures_of(runs)[:MAX_ITEMS]
         if items:
             yield {self.output.preview_grid: "", **self.wall.show(self.page, items, 0, language)}
-        if runs and not runs[-1].ended:
+        if not runs:
+            yield gr.skip()  # of a generator that yields nothing, Gradio empties all outputs
+        elif not runs[-1].ended:
             yield {self.controls.seed: runs[-1].request.seed, **self.panel.buttons.updates(running=True)}
             yield from self._follow(runs[-1].follow(), items, language)
 
