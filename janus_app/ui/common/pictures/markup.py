@@ -95,8 +95,8 @@ def large(number: int, image: SavedImage, label: str, line: str) -> str:
     """The chosen picture. A click on it opens the lightbox."""
     width, height = image.metadata.size
     return (
-        f'<figure class="large" style="--ratio:{width / height:.4f}"><button type="button" data-enlarge data-picture="{number}" '
-        f'data-full="{escape(address(image.shown), quote=True)}" data-width="{width}" data-height="{height}" '
+        f'<figure class="large" style="--ratio:{width / height:.4f}"><button type="button" data-enlarge '
+        f'data-picture="{number}" data-full="{escape(address(image.shown), quote=True)}" data-width="{width}" data-height="{height}" '
         f'title="{escape(label, quote=True)}"><img src="{escape(address(image.shown), quote=True)}" '
         f'alt="{escape(alt_of(image), quote=True)}" width="{width}" height="{height}"></button>'
         f"<figcaption>{escape(line)}</figcaption></figure>"
