@@ -93,11 +93,11 @@ def run_heading(prompt: str, about: str) -> str:
 
 def large(number: int, image: SavedImage, label: str, line: str) -> str:
     """The chosen picture. A click on it opens the lightbox."""
-    width, height = image.metadata.size
+    (width, height), source = image.metadata.size, escape(address(image.shown), quote=True)
     return (
         f'<figure class="large" style="--ratio:{width / height:.4f}"><button type="button" data-enlarge '
-        f'data-picture="{number}" data-full="{escape(address(image.shown), quote=True)}" data-width="{width}" data-height="{height}" '
-        f'title="{escape(label, quote=True)}"><img src="{escape(address(image.shown), quote=True)}" '
+        f'data-picture="{number}" data-full="{source}" data-width="{width}" data-height="{height}" '
+        f'title="{escape(label, quote=True)}"><img src="{source}" '
         f'alt="{escape(alt_of(image), quote=True)}" width="{width}" height="{height}"></button>'
         f"<figcaption>{escape(line)}</figcaption></figure>"
     )

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import gradio as gr
@@ -73,7 +75,7 @@ class HistoryHandlers:
         shown = items[first : first + PAGE_SIZE]
         line = say("found", language, low=first + 1, high=first + len(shown), total=len(items)) if shown else ""
         return {
-            listing.runs: self._runs(shown),
+            listing.runs: self._runs(shown, language),
             listing.names: [item.name for item in shown],
             listing.first: first,
             listing.count: message(line, "done"),
@@ -83,17 +85,18 @@ class HistoryHandlers:
             listing.blank: "" if shown else self._blank(language),
         }
 
-    def _runs(self, shown: list[GalleryItem]) -> str:
+    def _runs(self, shown: list[GalleryItem], language: str) -> str:
         """The pictures in runs, each under its prompt."""
         sections = []
+        seed = partial(self.page.texts.say, "seed_is", language)
         for first, end in runs([item.metadata for item in shown]):
             record = shown[first].metadata
-            tiles = "".join(self._tile(number, shown[number]) for number in range(first, end))
+            tiles = "".join(self._tile(number, shown[number], seed) for number in range(first, end))
             heading = run_heading(record.prompt, f"{record.title} · {record.created[:10]}")
             sections.append(f'<section class="run">{heading}<ol class="tiles">{tiles}</ol></section>')
         return f'<div class="runs">{"".join(sections)}</div>' if sections else ""
 
-    def _tile(self, number: int, item: GalleryItem) -> str:
+    def _tile(self, number: int, item: GalleryItem, seed: Callable[..., str]) -> str:
         images, file, record = self.page.images, self.gallery.folder / item.name, item.metadata
         small = images.thumbnail(file)
         try:
@@ -102,7 +105,7 @@ class HistoryHandlers:
             whole = small
         words = description(file) or record.prompt
         mark = STAR * item.favourite
-        return tile(number, address(small), address(whole), words, record.size, line=f"{mark}{record.seed}")
+        return tile(number, address(small), address(whole), words, record.size, line=mark + seed(seed=record.seed))
 
     def _blank(self, language: str) -> str:
         say = self.page.texts.say
