@@ -30,6 +30,12 @@ document.addEventListener("click", (event) => {
   if (tile.closest(".runs")) panel.querySelector("[id$=-picture]")?.scrollIntoView({ block: "nearest", behavior: "smooth" });
 });
 
+// What is drawn comes into view when it begins, wherever on the page that was asked for.
+const BEGINS = "#draw-run, #draw-exact, #tokens-draw-on, #tokens-draw-with";
+document.addEventListener("click", (event) => {
+  if (event.target.closest?.(BEGINS)) document.getElementById("draw-stage").scrollIntoView({ block: "nearest", behavior: "smooth" });
+});
+
 // The lightbox: a picture as large as the window, the arrow keys, its own pixels, and the four verbs.
 const lightbox = () => document.getElementById("lightbox");
 let album = [], shownAt = 0, albumTab = "";

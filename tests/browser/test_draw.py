@@ -1,0 +1,76 @@
+"""The draw tab: picture first, runs that never mix, the lightbox, and the same on a phone."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tests.browser.steps import captions, draw, go, wait_done
+from tests.page_server import Served
+
+pytestmark = pytest.mark.browser
+
+# Visible buttons of the draw tab that a finger would miss. Gradio's reset arrows are 22 px high and have a slider beside.
+SMALL = """() => [...document.querySelectorAll("#draw-stage button, #draw-bar button")]
+  .filter((e) => e.checkVisibility() && !e.classList.contains("tile") && e.getBoundingClientRect().height < 44)
+  .map((e) => e.id || e.innerText)"""
+LARGE = "document.querySelector('#draw-picture .large img')"
+
+
+def headings(page: Any) -> list[str]:
+    return [text.strip() for text in page.locator("#draw-runs .run-heading span").all_inner_texts()]
+
+
+def in_view(page: Any, *places: str) -> bool:
+    height = page.viewport_size["height"]
+    boxes = [page.locator(place).bounding_box() for place in places]
+    return all(box["y"] >= 0 and box["y"] + box["height"] <= height for box in boxes)
+
+
+def test_runs_stay_apart_and_the_chosen_picture_is_large(visit: Any, served: Served) -> None:
+    page = visit(viewport={"width": 1024, "height": 768})
+    go(page, "draw")
+    page.wait_for_function("document.querySelector('#draw-prompt textarea').value === 'a Tiny A circle'")
+    page.wait_for_selector("#draw-picture .empty")
+    assert in_view(page, "#draw-stage", "#draw-prompt", "#draw-run"), "one must scroll to see picture and prompt"
+    draw(page, "a red circle", 2, 610)
+    wait_done(page)
+    draw(page, "a blue star", 1, 620)
+    wait_done(page)
+    page.wait_for_function(f"{LARGE}.src.includes('_620')")
+    assert headings(page) == ["a blue star", "a red circle"] and captions(page) == ["seed 620"]
+    assert in_view(page, "#draw-stage", "#draw-verbs", "#draw-run")
+
+    # Another picture: it is large, and what was said of the last job is gone.
+    page.click("#draw-runs .tile >> nth=1")
+    page.wait_for_function(f"{LARGE}.src.includes('_610')")
+    page.wait_for_function("!document.querySelector('#draw-status').innerText.trim()")
+    assert page.locator("#draw-picture .tile").count() == 2, "the strip beside it shows its run"
+
+    # The lightbox goes through all runs; the picture it shows is the chosen one when it closes.
+    page.click("#draw-picture [data-enlarge]")
+    page.wait_for_selector("#lightbox p:has-text('96 × 96 · 2 / 3')")
+    page.keyboard.press("ArrowRight")
+    page.wait_for_selector("#lightbox p:has-text('3 / 3')")
+    page.click("#lightbox [data-box=native]")
+    page.wait_for_function("document.querySelector('#lightbox .view img').getBoundingClientRect().width === 96")
+    page.keyboard.press("Escape")
+    page.wait_for_selector("#lightbox", state="hidden")
+    page.wait_for_function(f"{LARGE}.src.includes('_611')")
+    assert page.evaluate("document.activeElement !== document.body"), "the focus is lost"
+
+
+def test_prompt_stays_at_hand_on_a_phone(visit: Any) -> None:
+    page = visit(viewport={"width": 390, "height": 844}, has_touch=True)
+    go(page, "draw")
+    draw(page, "a green square", 2, 630)
+    wait_done(page)
+    page.wait_for_function(f"{LARGE}.src.includes('_630')")
+    page.evaluate("window.scrollTo(0, document.body.scrollHeight)")
+    assert in_view(page, "#draw-prompt", "#draw-run"), "the prompt is scrolled away"
+    page.click("#draw-run")  # the page goes to what is drawn now
+    page.wait_for_function("document.querySelector('#draw-stage').getBoundingClientRect().top >= 0")
+    wait_done(page)
+    assert page.evaluate(SMALL) == []
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
