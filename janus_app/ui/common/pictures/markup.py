@@ -32,7 +32,9 @@ def runs(items: Sequence[ImageMetadata], ranked: Sequence[bool] = ()) -> list[tu
     Those have the same model, words and settings, and consecutive seeds; `ranked` pictures are not in that order any
     more, so for them the words alone decide.
     """
-    starts = [0] if items else []
+    if not items:
+        return []
+    starts = [0]
     for place in range(1, len(items)):
         one, other = items[place - 1], items[place]
         together = _asked(one) == _asked(other) and abs(one.seed - other.seed) == 1
