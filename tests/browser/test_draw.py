@@ -11,7 +11,7 @@ from tests.page_server import Served
 
 pytestmark = pytest.mark.browser
 
-# Visible buttons of the draw tab that a finger would miss. Gradio's reset arrows are 22 px high and have a slider beside.
+# Visible buttons of the canvas and its bar that a finger would miss.
 SMALL = """() => [...document.querySelectorAll("#draw-stage button, #draw-bar button")]
   .filter((e) => e.checkVisibility() && !e.classList.contains("tile") && e.getBoundingClientRect().height < 44)
   .map((e) => e.id || e.innerText)"""
