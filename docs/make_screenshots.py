@@ -208,6 +208,7 @@ def compare(page: Any) -> None:
 def tokens(page: Any) -> None:
     """Look into the picture that was drawn."""
     go(page, "draw")
+    page.click("#draw-menu-open")
     page.click("#draw-tokens")
     page.wait_for_selector("#tokens-others .caption-label")
 

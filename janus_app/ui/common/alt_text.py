@@ -7,7 +7,6 @@ description is saved beside it. It may be wrong, and the page says so.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from html import escape
 
 from janus_app.errors import AppError
 from janus_app.outputs.descriptions import describe, description
@@ -24,17 +23,6 @@ MAX_DESCRIPTION_TOKENS = 120
 def alt_of(image: SavedImage) -> str:
     """The picture's alternative text."""
     return description(image.file) or image.metadata.prompt
-
-
-def alts_html(gallery_items: list[SavedImage]) -> str:
-    """The alternative texts of a gallery's pictures by file name, hidden; assets/page/ sets them on the pictures.
-
-    Gradio's gallery has only captions, which it shows.
-    """
-    return "".join(
-        f'<i hidden data-picture="{escape(p.file.name, quote=True)}" data-alt="{escape(alt_of(p), quote=True)}"></i>'
-        for p in gallery_items
-    )
 
 
 def described(page: PageContext, image: SavedImage, language: str) -> Iterator[str]:
