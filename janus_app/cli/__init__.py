@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 
 from janus_app.cli import (
     chat,
+    convert,
     doctor,
     edit,
     export,
@@ -39,6 +40,7 @@ COMMANDS = {
     "inspect": inspect,
     "grid": grid,
     "export": export,
+    "convert": convert,
     "upscale": upscale,
     "fit": fit,
     "doctor": doctor,
