@@ -38,6 +38,7 @@ FORBIDDEN = {  # packages that a layer must not import, wherever in the file the
     "runtime": {"gradio"},
     "outputs": {"torch", "gradio"},
     "workflows": {"torch", "gradio"},
+    "server": {"torch", "gradio"},
     "ui": {"torch", "transformers", "diffusers"},
     "cli": {"gradio"},
 }
@@ -139,7 +140,8 @@ def modules_loaded_by(statement: str) -> set[str]:
 def test_the_light_layers_import_no_torch() -> None:
     modules = modules_loaded_by(
         "import janus_app, janus_app.types, janus_app.registry.catalog, janus_app.hub, janus_app.runtime.session, "
-        "janus_app.outputs.metadata, janus_app.models.registry, janus_app.cli"
+        "janus_app.outputs.metadata, janus_app.models.registry, janus_app.cli, janus_app.server.api.app, "
+        "janus_app.server.mcp.entrances"
     )
     assert not {"torch", "gradio", "transformers"} & modules
 

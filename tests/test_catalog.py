@@ -257,7 +257,7 @@ def test_folder_is_described_from_its_config(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("config", "reason"),
     [
-        (CONFIG | {"model_type": "janus"}, "transformers library"),
+        (CONFIG | {"model_type": "janus"}, "text_config"),
         (CONFIG | {"model_type": "llama"}, "'llama', which this app does not support"),
         (
             CONFIG | {"vision_config": {"params": {"image_size": 10**9}}},

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import re
+import runpy
 import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-import torch
 
 from janus_app.cli import main
 from janus_app.registry.catalog import load_catalog
-from janus_app.registry.types import Variant
-from janus_app.runtime.fit import running_peak, usual_job, weight_bytes
 
 ROOT = Path(__file__).parent.parent
 READMES = [ROOT / "README.md", ROOT / "README.zh-CN.md"]
@@ -73,23 +71,13 @@ def test_both_languages_show_the_same_commands() -> None:
     assert plain[0] == plain[1]
 
 
-def memory_on_a_gpu(variant: Variant, precision: str) -> float:
-    """Bytes for one picture on a CUDA GPU as the fit advisor counts them, with its reserve."""
-    peak = running_peak(variant, precision, torch.device("cuda"), usual_job(variant))
-    return weight_bytes(variant, precision, device="cuda") + peak.cache + peak.work + 1.25e9
-
-
 @LANGUAGES
-def test_the_model_table_matches_the_manifest(readme: Path) -> None:
+def test_the_model_table_is_the_one_that_its_command_writes(readme: Path) -> None:
+    program = runpy.run_path(str(ROOT / "docs" / "make_model_table.py"))
+    (language,) = (tongue for tongue, file in program["READMES"].items() if file == readme)
     text = readme.read_text("utf-8")
-    for variant in load_catalog().values():
-        title = variant.title.split(" (")[0]
-        (row,) = re.findall(rf"^\| {re.escape(title)}[^|]*\|.*$", text, flags=re.M)
-        assert f"{variant.size[0]} x {variant.size[1]}" in row
-        if variant.repo:
-            needs = " / ".join(f"{memory_on_a_gpu(variant, p) / 1e9:.1f}" for p in ("bf16", "int8", "nf4"))
-            assert f"| {needs} GB |" in row
-            assert f"{variant.download_bytes / 1e9:.1f} GB" in row
+    assert program["with_table"](text, language) == text, "run python docs/make_model_table.py"
+    assert all(program["row"](variant, language) in text for variant in load_catalog().values())
 
 
 FEATURES = [ROOT / "docs" / "features.md", ROOT / "docs" / "features.zh-CN.md"]

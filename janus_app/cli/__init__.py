@@ -10,7 +10,22 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 
-from janus_app.cli import chat, doctor, edit, export, fit, generate, grid, inspect, models, options, selftest, upscale
+from janus_app.cli import (
+    chat,
+    convert,
+    doctor,
+    edit,
+    export,
+    fit,
+    generate,
+    grid,
+    inspect,
+    mcp,
+    models,
+    options,
+    selftest,
+    upscale,
+)
 from janus_app.cli.console import UsageError, say, silence_libraries
 from janus_app.errors import AppError, Message
 from janus_app.files import is_disk_full
@@ -25,10 +40,12 @@ COMMANDS = {
     "inspect": inspect,
     "grid": grid,
     "export": export,
+    "convert": convert,
     "upscale": upscale,
     "fit": fit,
     "doctor": doctor,
     "selftest": selftest,
+    "mcp": mcp,
 }
 BUG = 70
 

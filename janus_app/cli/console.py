@@ -8,14 +8,15 @@ import logging
 import os
 import sys
 import warnings
-from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from collections.abc import Callable, Generator, Iterable, Iterator
+from typing import Any, TypeVar
 
 from janus_app.errors import AppError, Message, system_language
 from janus_app.formatting import share_text, size_text, time_text
 from janus_app.runtime.watchdog import Watchdog, reporting_silence
 from janus_app.types import Event, Finished, Notice, Progress, Queued, TextDelta
 
+T = TypeVar("T")
 NO_LOG = logging.NullHandler()
 
 
@@ -95,6 +96,17 @@ def follow(
                 bars.clear()
                 on_result(event)
     return finished
+
+
+def follow_to_result(work: Generator[Event, None, T]) -> T:
+    """Run the generator to its end, showing its progress, and return what it returns."""
+    found: list[T] = []
+
+    def events() -> Generator[Event, None, None]:
+        found.append((yield from work))
+
+    follow(events())
+    return found[0]
 
 
 class _Bars:

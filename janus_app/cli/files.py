@@ -4,19 +4,15 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Generator
-from typing import TypeVar
+from collections.abc import Callable
 
 from janus_app.cli.common import open_session
-from janus_app.cli.console import UsageError, clean, emit, follow, localized, say, usage_errors
+from janus_app.cli.console import UsageError, clean, emit, follow_to_result, localized, say, usage_errors
 from janus_app.errors import Message
 from janus_app.files import typed_path
 from janus_app.formatting import size_text
 from janus_app.registry.types import Variant
 from janus_app.runtime.session import ModelSession
-from janus_app.types import Event
-
-T = TypeVar("T")
 
 
 def files(args: argparse.Namespace) -> int:
@@ -43,7 +39,7 @@ def _variant(session: ModelSession, name: str) -> Variant:
 
 def _download(session: ModelSession, args: argparse.Namespace) -> int:
     variant = _variant(session, args.name)
-    folder = _result(session.hub.fetch(variant))
+    folder = follow_to_result(session.hub.fetch(variant))
     message = Message("model_complete", title=variant.title, folder=folder)
     _print(args, {"model": variant.id, "folder": str(folder)}, message)
     if session.hub.status(variant).convertible:
@@ -53,7 +49,7 @@ def _download(session: ModelSession, args: argparse.Namespace) -> int:
 
 def _verify(session: ModelSession, args: argparse.Namespace) -> int:
     variant = _variant(session, args.name)
-    _result(session.hub.verify(variant))
+    follow_to_result(session.hub.verify(variant))
     size = session.hub.status(variant).on_disk
     _print(args, {"model": variant.id, "bytes": size}, Message("model_verified", title=variant.title))
     return 0
@@ -85,14 +81,14 @@ def _import(session: ModelSession, args: argparse.Namespace) -> int:
         from janus_app.runtime.own_models import add_own_model
 
         with usage_errors():
-            variant = _result(add_own_model(session.hub, folder, args.own))
+            variant = follow_to_result(add_own_model(session.hub, folder, args.own))
         message = Message("model_registered", title=variant.title, name=variant.id, folder=variant.folder)
         _print(args, {"model": variant.id, "folder": str(variant.folder)}, message)
         return 0
     if not args.model:
         raise UsageError("models_import_needs_model")
     variant = _variant(session, args.model)
-    done = _result(session.hub.import_folder(variant, folder, copy=args.copy))
+    done = follow_to_result(session.hub.import_folder(variant, folder, copy=args.copy))
     found = {"model": variant.id, "folder": str(done.folder), "compared": done.compared, "unknown": list(done.unknown)}
     _print(args, found | {"linked": done.linked}, done.message(variant))
     return 0
@@ -102,7 +98,7 @@ def _convert(session: ModelSession, args: argparse.Namespace) -> int:
     from janus_app.runtime.convert import convert_variant
 
     variant = _variant(session, args.name)
-    folder = _result(convert_variant(session.hub, variant))
+    folder = follow_to_result(convert_variant(session.hub, variant))
     message = Message("model_converted", title=variant.title, folder=folder)
     _print(args, {"model": variant.id, "folder": str(folder)}, message)
     return 0
@@ -115,17 +111,6 @@ ACTIONS: dict[str, Callable[[ModelSession, argparse.Namespace], int]] = {
     "import": _import,
     "convert": _convert,
 }
-
-
-def _result(work: Generator[Event, None, T]) -> T:
-    """Run the generator to its end, showing its progress, and return what it returns."""
-    found: list[T] = []
-
-    def events() -> Generator[Event, None, None]:
-        found.append((yield from work))
-
-    follow(events())
-    return found[0]
 
 
 def _print(args: argparse.Namespace, result: dict[str, object], message: Message) -> None:

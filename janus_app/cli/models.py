@@ -129,9 +129,11 @@ def check(facts: Mapping[str, Any]) -> Check:
     from janus_app.models.registry import detect_family
     from janus_app.runtime.loader import expected_tensors
 
-    listed = {name: tuple(shape) for name, shape in facts["tensors"].items()}
+    family = detect_family(facts["config"])
+    named = {family.network_name(facts["config"], name): shape for name, shape in facts["tensors"].items()}
+    listed = {name: tuple(shape) for name, shape in named.items()}
     ours = expected_tensors(facts["config"])
-    prefixes = detect_family(facts["config"]).unused_prefixes
+    prefixes = family.unused_prefixes
     unused = {name for name in listed.keys() - ours.keys() if name.startswith(prefixes)}
     both = listed.keys() & ours.keys()
     wrong = sorted(name for name in both if listed[name] != tuple(ours[name]))

@@ -5,7 +5,7 @@ A family is one folder, models/<family>/, whose family.py exports a `FAMILY`, an
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
@@ -14,7 +14,7 @@ from janus_app.errors import Message
 from janus_app.types import EditMethod, Event, Model, Setting
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
     from janus_app.models.common.memory import BytesPerElement, Job, Peak
 
@@ -55,6 +55,19 @@ class WeightSource:
     only: str = ""
 
 
+@dataclass(frozen=True)
+class Layout:
+    """A layout that a checkpoint can be saved in.
+
+    tensors: from tensors by their names in the network to those of a file, in any order. files: from the folder of the
+    checkpoint to what the JSON files of the copy contain, by name; the folder's other small files are copied. Raises
+    AppError for a checkpoint that the layout cannot describe.
+    """
+
+    tensors: Callable[[Iterable[tuple[str, Tensor]]], Iterator[tuple[str, Tensor]]]
+    files: Callable[[Path], Mapping[str, Mapping[str, Any]]]
+
+
 class Pipeline(Protocol):
     """Makes the model around a network whose weights are in place, with the other files of its folder.
 
@@ -77,6 +90,10 @@ def _own_weights(
     network: nn.Module, config: Mapping[str, Any], folder: Path, parts: Parts | None
 ) -> list[WeightSource]:
     return [WeightSource(folder)]
+
+
+def _same_name(config: Mapping[str, Any], name: str) -> str:
+    return name
 
 
 def _nothing_tied(config: Mapping[str, Any]) -> Mapping[str, str]:
@@ -103,6 +120,7 @@ class Family:
     all components under keys of their own; raises AppError where a file is missing or broken. build: the network on the
     current default device, from what `read_config` returned; raises AppError for a config of another family.
 
+    network_name: from a config, how a tensor of such a checkpoint is called in the network; several layouts differ.
     weight_sources: where the network's tensors are read from, in order. marks: parts of tensor names that together
     only this family has. unused_prefixes: tensors that checkpoints hold and inference does not use, by their names in
     the network. tied: tensor that a checkpoint may leave out -> the one that it equals. explain_mismatch: what a person
@@ -114,6 +132,7 @@ class Family:
     on several devices, "" where none may.
 
     edit_methods: those of a checkpoint that names none, its usual one first.
+    layouts: those that a checkpoint can be saved in, by name; empty where copies cannot be made.
 
     job_peak: cache and work of a job beside the weights, for pictures of a side in pixels. check_drawing: draw a little
     with a loaded model and return what looks wrong with it, as of weights that are damaged; None where nothing does.
@@ -136,9 +155,11 @@ class Family:
     offload_prefix: str = ""
     solvers: tuple[str, ...] = ()
     edit_methods: tuple[EditMethod, ...] = ()
+    network_name: Callable[[Mapping[str, Any], str], str] = _same_name
     weight_sources: Callable[[Any, Mapping[str, Any], Path, Parts | None], Sequence[WeightSource]] = _own_weights
     explain_mismatch: Callable[[Any, str, bool], Message | None] = _no_explanation
     tied: Callable[[Mapping[str, Any]], Mapping[str, str]] = _nothing_tied
+    layouts: Callable[[], Mapping[str, Layout]] = dict
     check_drawing: Callable[[Any], Generator[Event, None, Message | None]] = _check_picture
 
     def meta_network(self, config: Mapping[str, Any]) -> nn.Module:

@@ -13,12 +13,15 @@ from janus_app.nn.fast.linear import Linear
 
 @dataclass(frozen=True)
 class VisionConfig:
+    """separate_qkv: the checkpoint has q, k and v as three linears, and no first axis of the position table."""
+
     image_size: int
     width: int
     layers: int
     heads: int
     patch_size: int
     mlp_ratio: float
+    separate_qkv: bool = False
 
     @property
     def patches(self) -> int:
@@ -26,11 +29,24 @@ class VisionConfig:
 
 
 class _Attention(nn.Module):
-    def __init__(self, width: int, heads: int) -> None:
+    def __init__(self, width: int, heads: int, *, separate: bool) -> None:
         super().__init__()
         self.heads = heads
-        self.qkv = Linear(width, 3 * width)
+        if separate:
+            self.q, self.k, self.v = (Linear(width, width) for _ in range(3))
+        else:
+            self.qkv = Linear(width, 3 * width)
         self.proj = Linear(width, width)
+
+    def join(self) -> None:
+        """Make one linear of q, k and v, once their weights are there."""
+        if not hasattr(self, "q"):
+            return
+        parts, width = (self.q, self.k, self.v), self.proj.in_features
+        self.qkv = Linear(width, 3 * width, device="meta")
+        self.qkv.weight = nn.Parameter(torch.cat([part.weight for part in parts]), requires_grad=False)
+        self.qkv.bias = nn.Parameter(torch.cat([part.bias for part in parts]), requires_grad=False)
+        del self.q, self.k, self.v
 
     def forward(self, x: Tensor) -> Tensor:
         rows, tokens, width = x.shape
@@ -53,7 +69,7 @@ class _Block(nn.Module):
     def __init__(self, config: VisionConfig) -> None:
         super().__init__()
         self.norm1 = nn.LayerNorm(config.width, eps=1e-6)
-        self.attn = _Attention(config.width, config.heads)
+        self.attn = _Attention(config.width, config.heads, separate=config.separate_qkv)
         self.norm2 = nn.LayerNorm(config.width, eps=1e-6)
         self.mlp = _MLP(config.width, int(config.width * config.mlp_ratio))
 
@@ -73,9 +89,15 @@ class SigLIP(nn.Module):
         super().__init__()
         self.config = config
         self.patch_embed = _PatchEmbed(config)
-        self.pos_embed = nn.Parameter(torch.empty(1, config.patches, config.width))
+        table = (config.patches, config.width)
+        self.pos_embed = nn.Parameter(torch.empty(table if config.separate_qkv else (1, *table)))
         self.blocks = nn.ModuleList(_Block(config) for _ in range(config.layers))
         self.norm = nn.LayerNorm(config.width, eps=1e-6)
+
+    def join_qkv(self) -> None:
+        for module in self.modules():
+            if isinstance(module, _Attention):
+                module.join()
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Pixels [n, 3, S, S] in -1..1 to features [n, patches, width]."""

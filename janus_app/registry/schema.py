@@ -33,6 +33,7 @@ SettingName = Literal[
     "width",  # of a drawing, for models that draw in several sizes
     "height",
 ]
+Verified = Literal["measured", "reference", "prompts", "layout"]
 # Defaults that the file itself cannot say, so the fields' types do not allow them.
 ABSENT: Any = None
 NONE_LISTED: Any = ()
@@ -210,6 +211,7 @@ class Row(_Part):
     examples: Annotated[dict[str, PromptsOfVerbs], Must("row_must_map_languages")] = {}
     roles: Annotated[Literal["words", "tokens"], Must("row_must_be_one_of", ("words", "tokens"))] = NO_TEXT
     yours: Annotated[bool, Must("row_must_be_yours")] = False
+    verified: Annotated[Verified, Must("row_must_be_one_of", Verified)] = NO_TEXT
     status: Text = ""
     notes: Text = ""
 

@@ -48,6 +48,7 @@ class Variant:
     solvers         those of types.SOLVERS that a flow model offers, its default first; empty for other models
     components      further repositories by name ("vae"), which are fetched with it
     user_supplied   the weights cannot be downloaded: the user puts them into `folder`
+    verified        what was done here to check it, in a word; weights_manifest.yaml explains the words
     edit_methods    what it was trained for, where that is not what its family usually offers
     """
 
@@ -75,6 +76,7 @@ class Variant:
     components: Mapping[str, Component] = field(default_factory=dict, hash=False)
     user_supplied: bool = False
     edit_methods: tuple[str, ...] = ()
+    verified: str = ""
 
     @property
     def is_local(self) -> bool:

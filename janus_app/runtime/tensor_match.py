@@ -85,8 +85,9 @@ def match_tensors(
     if ignored:
         yield Notice(Message("weights_buffers_ignored", count=ignored))
     present = {name for part in parts for name in part.names.values()}
-    # Tools that save shared memory once keep whichever name comes first.
-    tied = dict((one, other) if one in present else (other, one) for other, one in family.tied(config).items())
+    # Tools that save shared memory once keep whichever name comes first. Where both are there, both are read.
+    pairs = [pair for pair in family.tied(config).items() if not present.issuperset(pair)]
+    tied = dict((one, other) if one in present else (other, one) for other, one in pairs)
     left_out = set(tied.values()) - present
     if left_out:
         yield Notice(Message("weights_head_tied", name=", ".join(sorted(left_out))))

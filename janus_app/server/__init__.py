@@ -1,9 +1,1 @@
-"""Access over HTTP."""
-
-import os
-
-from janus_app.hub.proxies import page_environment
-
-os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
-with page_environment():  # its import creates HTTP clients, which a proxy variable can make impossible
-    import gradio as gradio
+"""Access over HTTP, and the interfaces for other programs. Never imports Gradio."""

@@ -19,8 +19,6 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from gradio.context import LocalContext
-
 from janus_app.errors import AppError, Message, match_language
 
 ALL_INTERFACES = ("0.0.0.0", "::", "")
@@ -203,12 +201,6 @@ class VisitorLimiter:
             with self._lock:
                 self._jobs[visitor] -= 1
                 self._jobs += Counter()  # drops visitors without jobs
-
-
-def visitor() -> str:
-    """The session of the browser tab or API client whose request is being handled, "" outside of a request."""
-    request = LocalContext.request.get(None)
-    return str(getattr(request, "session_hash", None) or "")
 
 
 def answers_one_person(host: str, share: bool, has_login: bool, proxied: bool = False) -> bool:

@@ -1,3 +1,9 @@
 """The page: Gradio widgets over the studio. Never imports torch."""
 
-from janus_app import server as server  # imports Gradio, whatever the proxy variables say
+import os
+
+from janus_app.hub.proxies import page_environment
+
+os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
+with page_environment():  # its import creates HTTP clients, which a proxy variable can make impossible
+    import gradio as gradio

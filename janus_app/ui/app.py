@@ -11,6 +11,7 @@ from urllib.parse import urljoin, urlsplit
 import gradio as gr
 from gradio.components import Component
 from PIL import Image
+from starlette.applications import Starlette
 from starlette.middleware import Middleware
 
 from janus_app.errors import AppError, Message, system_language
@@ -211,9 +212,7 @@ def launch(
                 inbrowser=open_browser,
                 root_path=path,
                 **_launch_options(lang),
-                app_kwargs=_app_options(
-                    host_rules(host, share, names), path, Middleware(ApiGate, api=api, access=access)
-                ),
+                app_kwargs=_app_options(host_rules(host, share, names), path, api, access),
             )
     except OSError as error:
         raise AppError("page_address_unusable", host=host, port=port, reason=error) from None
@@ -251,11 +250,16 @@ def _launch_options(lang: str) -> dict[str, Any]:
     }
 
 
-def _app_options(rules: dict[str, Any], path: str, api: Middleware) -> dict[str, Any]:
+def _app_options(rules: dict[str, Any], path: str, api: Starlette, access: Access) -> dict[str, Any]:
     """The arguments of Gradio's FastAPI application."""
-    sub_path = Middleware(SubPath, path=urlsplit(path).path)
-    middleware = [Middleware(HostGuard, **rules), sub_path, api, Middleware(QuietLogin)]
-    return {"middleware": middleware, "docs_url": None, "redoc_url": None, "openapi_url": None}
+    sub_path, gate = Middleware(SubPath, path=urlsplit(path).path), Middleware(ApiGate, api=api, access=access)
+    return {
+        "middleware": [Middleware(HostGuard, **rules), sub_path, gate, Middleware(QuietLogin)],
+        "lifespan": lambda _: api.router.lifespan_context(api),
+        "docs_url": None,
+        "redoc_url": None,
+        "openapi_url": None,
+    }
 
 
 def _print_addresses(demo: gr.Blocks, share: bool, login: tuple[str, str] | None, private: bool) -> None:

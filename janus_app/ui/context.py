@@ -15,13 +15,14 @@ from typing import Any, TypeVar
 
 import gradio as gr
 from gradio.blocks import Block
+from gradio.context import LocalContext
 
 from janus_app.errors import AppError, Message
 from janus_app.outputs.library import Library
 from janus_app.registry.catalog import Catalog
 from janus_app.registry.types import Variant
 from janus_app.runtime.session import ModelSession
-from janus_app.server.security import VisitorLimiter, visitor
+from janus_app.server.security import VisitorLimiter
 from janus_app.types import Event, Notice, Request, Setting, Started
 from janus_app.ui.common.running import Runs
 from janus_app.ui.common.saved_images import SavedImages
@@ -55,6 +56,12 @@ def attach(
     Gradio itself takes sets, but its type stubs do not allow them as outputs.
     """
     return event(handler, inputs, outputs, **options)
+
+
+def visitor() -> str:
+    """The session of the browser tab or API client whose request is being handled, "" outside of a request."""
+    request = LocalContext.request.get(None)
+    return str(getattr(request, "session_hash", None) or "")
 
 
 @dataclass(frozen=True)

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parent.parent.parent
+
+
+def is_idle(url: str) -> bool:
+    """Whether no job runs or waits."""
+    state = json.load(urllib.request.urlopen(f"{url}/sdapi/v1/progress"))["state"]
+    return state["job_count"] == 0
 
 
 @pytest.fixture(scope="session")

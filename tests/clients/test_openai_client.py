@@ -5,10 +5,8 @@ from __future__ import annotations
 import asyncio
 import base64
 import io
-import json
 import re
 import time
-import urllib.request
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +14,8 @@ import openai
 import pytest
 from openai.types import ImagesResponse
 from PIL import Image
+
+from tests.clients.conftest import is_idle
 
 PROMPT = "a red circle"
 QUESTION: list[Any] = [{"role": "user", "content": "What is it?"}]
@@ -28,11 +28,6 @@ def client(url: str) -> openai.OpenAI:
 
 def pixels(picture: Any) -> bytes:
     return Image.open(io.BytesIO(base64.b64decode(picture.b64_json))).tobytes()
-
-
-def is_idle(url: str) -> bool:
-    state = json.load(urllib.request.urlopen(f"{url}/sdapi/v1/progress"))["state"]
-    return state["job_count"] == 0
 
 
 def test_models_and_pictures_are_what_the_package_expects(client: openai.OpenAI) -> None:

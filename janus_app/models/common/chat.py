@@ -169,8 +169,11 @@ class VisionChatMixin:
         added: Sequence[str] = (),
     ) -> None:
         self.tokenizer = Tokenizer(folder / "tokenizer.json", (BOS, EOS, IMAGE, *special), added)
-        self.processor = parse_processor(read_json(folder / "preprocessor_config.json"))
         processor = read_json(folder / "processor_config.json")
+        # transformers 5 writes both files as one.
+        own = processor.get("image_processor")
+        pictures = own if isinstance(own, dict) else read_json(folder / "preprocessor_config.json")
+        self.processor = parse_processor(pictures)
         self.style = parse_style(processor, roles)
         if self.tokenizer.size > language.vocab_size:
             raise AppError("tokenizer_too_large")

@@ -171,8 +171,9 @@ def parse_processor(raw: Mapping[str, Any]) -> ImageProcessor:
     if not all(len(v) == 3 and all(isinstance(x, (int, float)) for x in v) for v in (mean, std)) or 0 in std:
         raise AppError("preprocessor_mean_unusable")
     grey = tuple(int(x * 255) for x in mean)
+    size = fields_at(raw, "size").whole("height") if isinstance(raw.get("size"), Mapping) else None
     return ImageProcessor(
-        size=fields.whole("image_size"),
+        size=fields.whole("image_size", size),
         min_size=fields.whole("min_size", 14),
         background=(grey[0], grey[1], grey[2]),
         mean=(mean[0], mean[1], mean[2]),

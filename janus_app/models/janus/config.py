@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from janus_app.errors import AppError
@@ -15,6 +15,7 @@ from janus_app.models.common.config_sections import (
     section_params,
     vision_config,
 )
+from janus_app.models.janus.transformers_layout import MODEL_TYPE, original_config
 from janus_app.nn.llama import DecoderConfig
 from janus_app.nn.siglip import VisionConfig
 from janus_app.nn.vq_model import VQConfig
@@ -29,17 +30,17 @@ class JanusConfig:
 
 
 def parse_config(raw: Mapping[str, Any]) -> JanusConfig:
-    """config.json of Janus or Janus-Pro. Raises AppError for another architecture or an absurd number."""
-    if (raw.get("model_type") or "multi_modality") != "multi_modality":
+    """config.json of Janus or Janus-Pro, in either layout. Raises AppError for another one or an absurd number."""
+    raw = original_config(raw)
+    if (raw.get("model_type") or "multi_modality") not in ("multi_modality", MODEL_TYPE):
         raise AppError("config_model_type_wrong", given=str(raw.get("model_type"))[:60], wanted="multi_modality")
     if "vision_gen_enc_config" in raw or "gen_vision_config" not in raw:
         raise AppError("checkpoint_not_janus")
     refuse_other_projectors(raw, "aligner_config", "gen_aligner_config")
     refuse_other_kinds(raw, "gen_head_config", "vision_head", {})
     head = Fields("gen_head_config.params", section_params(raw, "gen_head_config"))
-    return JanusConfig(
-        language_config(raw), vision_config(raw, "vision_config"), _vq(raw), head.whole("image_token_embed")
-    )
+    vision = replace(vision_config(raw, "vision_config"), separate_qkv=raw.get("model_type") == MODEL_TYPE)
+    return JanusConfig(language_config(raw), vision, _vq(raw), head.whole("image_token_embed"))
 
 
 def _vq(raw: Mapping[str, Any]) -> VQConfig:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Generator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from janus_app.errors import AppError, Message
+from janus_app.errors import Message
 from janus_app.files import read_json
 from janus_app.models.common.config import fields_at
 from janus_app.models.common.config_sections import explain_vocabulary, tied_head
 from janus_app.models.common.settings import CHAT, COUNT, STRENGTH, guidance
-from janus_app.models.family import CheckpointFacts, Family, Parts
+from janus_app.models.family import CheckpointFacts, Family, Layout, Parts, WeightSource
+from janus_app.models.janus.transformers_layout import MODEL_TYPE, original_config, our_name
 from janus_app.types import Event, Model, Setting
 
 if TYPE_CHECKING:
@@ -36,16 +38,14 @@ def detect(config: Mapping[str, Any]) -> bool:
     """Janus and its flow relative call themselves by the same model_type; this one has a VQ model."""
     if config.get("model_type") is None:
         return "gen_vision_config" in config and "language_config" in config
-    return config.get("model_type") == "janus" or (
+    return config.get("model_type") == MODEL_TYPE or (
         config.get("model_type") == "multi_modality" and "vision_gen_enc_config" not in config
     )
 
 
 def describe(folder: Path, config: Mapping[str, Any]) -> CheckpointFacts:
     """The facts of a checkpoint. Janus-4o and Janus-1.3B have configs like the others, so their names tell them."""
-    if config.get("model_type") == "janus":
-        raise AppError("checkpoint_transformers_layout", folder=folder)
-    facts = janus_facts(folder, config, "vision_config", SETTINGS)
+    facts = janus_facts(folder, original_config(config), "vision_config", SETTINGS)
     if not _is_copy_of(folder, "janus4o"):
         return facts
     return CheckpointFacts(facts.size, facts.context, _JANUS_4O_SETTINGS, _JANUS_4O_METHODS, facts.roles)
@@ -75,7 +75,23 @@ def _is_copy_of(folder: Path, name: str) -> bool:
 
 
 def read_config(folder: Path, parts: Parts | None = None) -> dict[str, Any]:
-    return read_json(folder / "config.json")
+    return dict(original_config(read_json(folder / "config.json")))
+
+
+def network_name(config: Mapping[str, Any], name: str) -> str:
+    return our_name(name) if config.get("model_type") == MODEL_TYPE else name
+
+
+def weight_sources(
+    network: nn.Module, config: Mapping[str, Any], folder: Path, parts: Parts | None
+) -> list[WeightSource]:
+    return [WeightSource(folder, remap_key=partial(network_name, config))]
+
+
+def layouts() -> Mapping[str, Layout]:
+    from janus_app.models.janus.layouts import LAYOUTS
+
+    return LAYOUTS
 
 
 def build(config: Mapping[str, Any]) -> nn.Module:
@@ -126,6 +142,9 @@ FAMILY = Family(
     build=build,
     job_peak=job_peak,
     pipeline=pipeline,
+    network_name=network_name,
+    weight_sources=weight_sources,
+    layouts=layouts,
     tied=tied_head,
     explain_mismatch=explain_vocabulary,
     check_drawing=check_drawing,

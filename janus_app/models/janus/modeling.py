@@ -73,10 +73,11 @@ class JanusNetwork(nn.Module):
         return self.gen_embed.weight.dtype
 
     def arrange(self) -> None:
-        """Fuse and pack linears, once the weights are loaded; see `LlamaModel.fuse` and `pack_linears`.
+        """Join, fuse and pack linears, once the weights are loaded; see `LlamaModel.fuse` and `pack_linears`.
 
         The head of the words, the largest matrix of all, is left as it is: for a moment it would be there twice.
         """
+        self.vision_model.vision_tower.join_qkv()
         self.language_model.model.fuse()
         pack_linears(self.language_model.model, self.gen_head, self.gen_aligner)
 

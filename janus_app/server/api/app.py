@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.exceptions import ExceptionMiddleware
+from starlette.requests import Request
+from starlette.responses import Response
 from starlette.routing import Route
 
+from janus_app.errors import AppError
+from janus_app.server import mcp
 from janus_app.server.api import errors
 from janus_app.server.api.chat import Chat
 from janus_app.server.api.context import ApiContext
@@ -19,8 +25,21 @@ from janus_app.server.api.sdapi import Webui
 ABSENT = ("upscalers", "latent-upscale-modes", "sd-vae", "loras")  # clients ask for them before they draw
 
 
+def mcp_entrance(context: ApiContext) -> Any:
+    """What serves /mcp, None where the package is missing."""
+    if not mcp.is_installed():
+        return None
+    from janus_app.server.mcp.entrances import http
+
+    return http(context)
+
+
+async def no_mcp(request: Request) -> Response:
+    raise AppError("mcp_package_missing")
+
+
 def api_app(context: ApiContext) -> Starlette:
-    """The application behind /v1 and /sdapi. `ApiGate` decides who reaches it."""
+    """The application behind /v1, /sdapi and /mcp; the last needs its lifespan. `ApiGate` decides who reaches it."""
     models, images, chat, webui = Models(context), Images(context), Chat(context), Webui(context)
     edits = Edits(images)
     routes = [
@@ -36,17 +55,17 @@ def api_app(context: ApiContext) -> Starlette:
         Route("/sdapi/v1/sd-models", webui.models),
         Route("/sdapi/v1/samplers", webui.samplers),
         Route("/sdapi/v1/schedulers", webui.schedulers),
-        *(
-            Route(f"/sdapi/v1/{name}", webui.nothing)
-            for name in ("upscalers", "latent-upscale-modes", "sd-vae", "loras")
-        ),
+        *(Route(f"/sdapi/v1/{name}", webui.nothing) for name in ABSENT),
         Route("/sdapi/v1/progress", webui.progress),
         Route("/sdapi/v1/interrupt", webui.interrupt, methods=["POST"]),
         Route("/sdapi/v1/txt2img", webui.txt2img, methods=["POST"]),
         Route("/sdapi/v1/img2img", webui.img2img, methods=["POST"]),
     ]
+    tools = mcp_entrance(context)
+    routes.append(Route("/mcp", tools.asgi_app if tools else no_mcp, methods=["GET", "POST", "DELETE"]))
     return Starlette(
         routes=routes,
+        lifespan=(lambda _: tools.run()) if tools else None,
         # As a middleware it also answers bugs, which Starlette itself would raise again.
         middleware=[Middleware(ExceptionMiddleware, handlers={Exception: errors.handle})],
         exception_handlers={HTTPException: errors.handle},

@@ -6,7 +6,7 @@ import time
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 from PIL.Image import Image
@@ -15,7 +15,6 @@ from starlette.responses import JSONResponse, Response
 
 from janus_app.errors import AppError, Message
 from janus_app.registry.types import Variant
-from janus_app.runtime.loader import LoadedModel
 from janus_app.server.api.context import ApiContext, EventStream, sse
 from janus_app.server.api.errors import FieldError
 from janus_app.server.api.images import base64_of
@@ -36,6 +35,9 @@ from janus_app.types import (
 from janus_app.types import Request as JobRequest
 from janus_app.workflows.commands import command
 from janus_app.workflows.settings import chat_settings, drawing_settings, edit_settings, usual_edit_method
+
+if TYPE_CHECKING:
+    from janus_app.runtime.loader import LoadedModel
 
 TEXTS = frozenset({"text", "input_text"})  # types of the parts of a message
 PICTURES = frozenset({"image_url", "input_image"})

@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import anyio
 from starlette.requests import Request
@@ -24,19 +24,21 @@ from janus_app import types
 from janus_app.errors import AppError
 from janus_app.outputs.store import OutputStore
 from janus_app.registry.types import Variant
-from janus_app.runtime.loader import LoadedModel
 from janus_app.runtime.session import ModelSession
 from janus_app.server.api.errors import as_app_error, error_response, event_of, language_of
 from janus_app.server.bridge import ClientGone, steps, until_gone
 from janus_app.server.security import VisitorLimiter
 from janus_app.types import Event, Finished
 
+if TYPE_CHECKING:
+    from janus_app.runtime.loader import LoadedModel
+
 MAX_JOBS = 64  # waiting or running
 MAX_FILES = 1_000  # pictures that can be fetched by their URL
 PING_SECONDS = 15.0  # a proxy closes a connection that is silent for a minute
 STALL_SECONDS = 60.0  # a client that reads nothing for so long has lost its job
 
-Make = Callable[[LoadedModel], types.Request]
+Make = Callable[["LoadedModel"], types.Request]
 
 
 @dataclass(frozen=True)
@@ -85,18 +87,21 @@ class ApiContext:
         return found
 
     @contextmanager
-    def place(self, request: Request) -> Iterator[None]:
-        """A place in the line for the time of the block. Raises AppError if none is free."""
+    def place(self, request: Request | None) -> Iterator[None]:
+        """A place in the line for the time of the block; a `request` of None came over no network.
+
+        Raises AppError if none is free.
+        """
         if not self.line.acquire(blocking=False):
             raise AppError("api_line_full", count=MAX_JOBS)
         try:
-            visitor = f"api {request.client.host if request.client else ''}"
+            visitor = f"api {request.client.host if request and request.client else ''}"
             with self.limiter.slot(visitor) if self.limiter else nullcontext():
                 yield
         finally:
             self.line.release()
 
-    async def events(self, request: Request, variant: Variant | None, make: Make) -> AsyncGenerator[Event, None]:
+    async def events(self, request: Request | None, variant: Variant | None, make: Make) -> AsyncGenerator[Event, None]:
         """The events of the job that `make` asks for; a place in the line for as long as it lasts. Raises AppError."""
         with self.place(request):
             job = self.session.run_on(variant, make)

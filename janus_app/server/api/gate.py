@@ -14,7 +14,7 @@ from janus_app.errors import AppError, match_language
 from janus_app.server.api.errors import error_response
 from janus_app.server.security import answers_one_person
 
-PREFIXES = ("/v1", "/sdapi")
+PREFIXES = ("/v1", "/sdapi", "/mcp")
 FILES = "/v1/images/files/"  # names that cannot be guessed; a browser sends no key for the pictures of a chat
 FORWARDED = ("forwarded", "via", "x-real-ip")  # what proxies add to a request, beside X-Forwarded-*
 MAX_BODY = 30_000_000  # bytes

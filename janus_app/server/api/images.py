@@ -33,13 +33,17 @@ class Images:
 
     async def generations(self, request: Request) -> Response:
         body = await json_body(request, ImageBody)
-        variant = await self.context.threaded(self.context.variant, body.model)
+        return await self.answer(request, body, *await self.context.threaded(self.drawing, body))
 
-        def drawing(on: Variant) -> GenerateRequest:
+    def drawing(self, body: ImageBody) -> tuple[Variant | None, Make]:
+        """The variant that was asked for, and what builds the request for it. Raises AppError before a job waits."""
+        variant = self.context.variant(body.model)
+
+        def make(on: Variant) -> GenerateRequest:
             return GenerateRequest(body.prompt, **drawing_settings(body.given(), on))
 
-        drawing(self.context.expected(variant))  # refused before it waits in the line
-        return await self.answer(request, body, variant, lambda loaded: drawing(loaded.plan.variant))
+        make(self.context.expected(variant))
+        return variant, lambda loaded: make(loaded.plan.variant)
 
     async def answer(
         self, request: Request, body: ImageBody, variant: Variant | None, make: Make, name: str = "image_generation"

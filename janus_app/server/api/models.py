@@ -12,7 +12,7 @@ from janus_app.registry.types import Variant
 from janus_app.server.api.context import ApiContext
 
 
-def _row(variant: Variant, context: ApiContext) -> dict[str, Any]:
+def model_row(variant: Variant, context: ApiContext) -> dict[str, Any]:
     state = context.session.state
     loaded = state.variant_id == variant.id
     facts: dict[str, Any] = {
@@ -43,7 +43,7 @@ class Models:
 
     async def listed(self, request: Request) -> JSONResponse:
         found = await self.context.threaded(self.context.models)
-        return JSONResponse({"object": "list", "data": [_row(v, self.context) for v in found.values()]})
+        return JSONResponse({"object": "list", "data": [model_row(v, self.context) for v in found.values()]})
 
     async def one(self, request: Request) -> JSONResponse:
         name = request.path_params["name"]
@@ -52,4 +52,4 @@ class Models:
         if variant is None:
             variant = await self.context.threaded(self.context.variant, name)
             await self.context.threaded(self.context.require_files, variant)
-        return JSONResponse(_row(variant, self.context))
+        return JSONResponse(model_row(variant, self.context))

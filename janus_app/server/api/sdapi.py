@@ -8,7 +8,7 @@ import json
 from collections.abc import Callable
 from contextlib import aclosing
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from PIL import ImageOps
 from PIL.Image import Image
@@ -19,13 +19,15 @@ from janus_app.errors import AppError
 from janus_app.outputs.image_io import open_mask, open_picture
 from janus_app.outputs.metadata import parameters
 from janus_app.registry.types import Variant
-from janus_app.runtime.loader import LoadedModel
 from janus_app.server.api.context import ApiContext, Make
 from janus_app.server.api.inputs import open_text, picture_bytes
 from janus_app.server.api.schemas import WebuiBody, WebuiEditBody, json_body, json_object
 from janus_app.server.bridge import steps, until_gone
 from janus_app.types import SOLVERS, EditRequest, Finished, GenerateRequest
 from janus_app.workflows.settings import drawing_settings, edit_settings, usual_edit_method
+
+if TYPE_CHECKING:
+    from janus_app.runtime.loader import LoadedModel
 
 
 @dataclass(frozen=True)

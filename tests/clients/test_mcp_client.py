@@ -1,0 +1,151 @@
+"""The mcp package as a host's client, over HTTP and over the stdin and stdout of a process that it starts."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import io
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mcp import Client, StdioServerParameters, stdio_client
+from mcp_types import CallToolResult, ImageContent, TextContent
+from PIL import Image
+
+from tests.clients.conftest import ROOT, is_idle
+
+PROMPT = "a red circle"
+TOOLS = ["draw", "edit", "describe", "rank", "models"]
+ERAS = ["2026-07-28", "legacy"]
+
+
+def at(url: str, era: str = "auto") -> Client:
+    return Client(f"{url}/mcp", mode=era)
+
+
+def over_stdio(folder: Path, *options: str) -> Client:
+    python = os.environ.get("JANUS_APP_PYTHON", sys.executable)
+    return Client(
+        stdio_client(
+            StdioServerParameters(
+                command=python, args=["-m", "janus_app", "mcp", "--out", str(folder), *options], cwd=ROOT
+            )
+        )
+    )
+
+
+def images(result: CallToolResult) -> list[Image.Image]:
+    found = [part for part in result.content if isinstance(part, ImageContent)]
+    return [Image.open(io.BytesIO(base64.b64decode(part.data))) for part in found]
+
+
+def text(result: CallToolResult) -> str:
+    return "\n".join(part.text for part in result.content if isinstance(part, TextContent))
+
+
+def data_uri(image: Image.Image) -> str:
+    content = io.BytesIO()
+    image.save(content, "PNG")
+    return f"data:image/png;base64,{base64.b64encode(content.getvalue()).decode()}"
+
+
+def test_the_tools_are_listed_with_their_fields_and_marks(url: str) -> None:
+    async def ask() -> Any:
+        async with at(url) as client:
+            return await client.list_tools()
+
+    tools = {tool.name: tool for tool in asyncio.run(ask()).tools}
+    assert list(tools) == TOOLS
+    assert [tool.annotations.read_only_hint for tool in tools.values()] == [False, False, True, True, True]
+    assert tools["edit"].input_schema["required"] == ["prompt", "image"]
+    assert all(field["description"] for tool in tools.values() for field in tool.input_schema["properties"].values())
+
+
+@pytest.mark.parametrize("era", ERAS)
+def test_a_drawing_reports_its_rows_and_an_edit_takes_the_picture(url: str, era: str) -> None:
+    seen = []
+
+    async def progress(done: float, total: float | None, message: str | None) -> None:
+        seen.append((done, total))
+
+    async def ask() -> tuple[CallToolResult, CallToolResult, CallToolResult, CallToolResult]:
+        async with at(url, era) as client:
+            given = {"prompt": PROMPT, "model": "tiny-a", "seed": 7, "n": 2}
+            drawn = await client.call_tool("draw", given, progress_callback=progress)
+            one, two = images(drawn)
+            edited = await client.call_tool("edit", {"prompt": "blue", "image": data_uri(one), "model": "tiny-a"})
+            told = await client.call_tool("describe", {"image": data_uri(one), "model": "tiny-a"})
+            ranked = await client.call_tool("rank", {"prompt": PROMPT, "images": [data_uri(one), data_uri(two)]})
+            return drawn, edited, told, ranked
+
+    drawn, edited, told, ranked = asyncio.run(ask())
+    assert not any(result.is_error for result in (drawn, edited, told, ranked)), (drawn, edited, told, ranked)
+    assert [image.size for image in images(drawn)] == [(96, 96)] * 2 and "seed 8" in text(drawn)
+    rows = [(done, total) for done, total in seen if total]
+    assert rows == [(row, 6) for row in range(1, 7)]  # 96 pixels of 16-pixel tokens
+    assert [done for done, _ in seen] == sorted({done for done, _ in seen})
+    assert len(images(edited)) == 1 and text(told)
+    assert len(json.loads(ranked.content[0].text)["scores"]) == 2
+
+
+@pytest.mark.parametrize("era", ERAS)
+def test_a_cancelled_call_frees_the_model(url: str, era: str) -> None:
+    async def ask() -> None:
+        async with at(url, era) as client:
+            begun = asyncio.Event()
+
+            async def progress(done: float, total: float | None, message: str | None) -> None:
+                begun.set()
+
+            given = {"prompt": PROMPT, "model": "tiny-a", "n": 16}
+            task = asyncio.create_task(client.call_tool("draw", given, progress_callback=progress))
+            await begun.wait()
+            task.cancel()
+            async with asyncio.timeout(30):
+                while not await asyncio.to_thread(is_idle, url):
+                    await asyncio.sleep(0.02)
+
+    asyncio.run(ask())
+
+
+@pytest.mark.parametrize(
+    ("tool", "given", "words"),
+    [
+        ("describe", {"image": "/etc/passwd"}, "paths and file names are not opened"),
+        ("describe", {"image": "data:image/png;base64,AAAA"}, "not a picture"),
+        ("describe", {"image": "http://127.0.0.1/a.png"}, "web addresses"),
+        ("draw", {"prompt": PROMPT, "n": 0}, "1 to 16"),
+        ("draw", {"prompt": PROMPT, "n": 999}, "1 to 16"),
+        ("draw", {"prompt": PROMPT, "size": "0x0"}, "not a size"),
+        ("draw", {"prompt": PROMPT, "model": "../tiny-a"}, "no model called"),
+        ("draw", {"prompt": PROMPT, "model": "janus-pro-7b"}, "not on this computer"),
+        ("draw", {}, "prompt: it is missing"),
+        ("rank", {"prompt": PROMPT, "images": []}, "no pictures"),
+        ("rank", {"prompt": PROMPT, "images": ["x"] * 17}, "at most 16"),
+    ],
+)
+def test_what_cannot_be_done_is_told_to_the_model_that_asked(
+    url: str, tool: str, given: dict[str, Any], words: str
+) -> None:
+    async def ask() -> CallToolResult:
+        async with at(url) as client:
+            return await client.call_tool(tool, given)
+
+    result = asyncio.run(ask())
+    assert result.is_error and words in text(result), text(result)
+
+
+def test_over_stdio_the_embedded_model_draws(tmp_path: Path) -> None:
+    async def ask() -> tuple[CallToolResult, CallToolResult]:
+        async with over_stdio(tmp_path) as client:
+            models = await client.call_tool("models", {})
+            return models, await client.call_tool("draw", {"prompt": PROMPT, "seed": 7, "temperature": 1})
+
+    models, drawn = asyncio.run(ask())
+    assert "janus-embedded" in [row["id"] for row in json.loads(text(models))]
+    (picture,) = tmp_path.glob("*.png")
+    assert images(drawn)[0].tobytes() == Image.open(picture).tobytes()

@@ -1,0 +1,73 @@
+"""The MCP tools without a host: what they answer, and what is said where the package is missing. tests/clients has the
+real clients."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import io
+import sys
+from pathlib import Path
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
+
+import httpx
+import pytest
+from mcp_types import ImageContent, TextContent
+from PIL import Image
+
+from janus_app.cli import main
+from janus_app.hub import Hub
+from janus_app.outputs.metadata import read_metadata
+from janus_app.outputs.store import OutputStore
+from janus_app.registry.catalog import load_catalog
+from janus_app.runtime.session import ModelSession, provenance_of
+from janus_app.server.api.app import api_app
+from janus_app.server.api.context import ApiContext
+from janus_app.server.mcp import answers
+from janus_app.types import Finished, GenerateRequest, Picture
+
+
+@pytest.fixture
+def context(tmp_path: Path) -> ApiContext:
+    return ApiContext(ModelSession(load_catalog(), Hub()), OutputStore(tmp_path))
+
+
+@pytest.mark.parametrize("most", [answers.INLINE, 30_000])
+def test_a_large_answer_has_smaller_pictures_and_links_to_the_saved_ones(
+    context: ApiContext, monkeypatch: pytest.MonkeyPatch, most: int
+) -> None:
+    monkeypatch.setattr(answers, "INLINE", most)
+    noise = Image.effect_noise((256, 256), 80).convert("RGB")
+    provenance = provenance_of(load_catalog().default(), "fp32", "cpu", GenerateRequest("noise"))
+    found = answers.pictures(
+        context, None, Finished(pictures=(Picture(noise, 7), Picture(noise, 8)), provenance=provenance), "en"
+    )
+    pictures = [part for part in found if isinstance(part, ImageContent)]
+    lines = [part.text for part in found if isinstance(part, TextContent)]
+    assert len(pictures) == len(lines) == 2 and "seed 8" in lines[1]
+    assert sum(len(part.data) for part in pictures) <= most
+    content = base64.b64decode(pictures[1].data)
+    if most > 30_000:
+        assert pictures[1].mime_type == "image/png" and read_metadata(content).seed == 8
+        return
+    assert pictures[1].mime_type == Image.open(io.BytesIO(content)).get_format_mimetype() == "image/jpeg"
+    saved = Path(url2pathname(urlsplit(lines[1].split()[-1]).path))
+    assert Image.open(saved).tobytes() == noise.tobytes()
+
+
+def test_without_the_package_the_app_says_what_to_install(
+    context: ApiContext, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "mcp_types", None)
+
+    async def ask() -> httpx.Response:
+        transport = httpx.ASGITransport(api_app(context))
+        async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
+            return await client.post("/mcp", json={})
+
+    answer = asyncio.run(ask())
+    assert answer.status_code == 501 and "requirements-mcp.txt" in answer.json()["error"]["message"]
+    assert main(["mcp"]) == 1
+    out, err = capsys.readouterr()
+    assert not out and "requirements-mcp.txt" in err
