@@ -15,7 +15,6 @@ from typing import Any, TypeVar
 
 import gradio as gr
 from gradio.blocks import Block
-from gradio.context import LocalContext
 
 from janus_app.errors import AppError, Message
 from janus_app.outputs.library import Library
@@ -26,6 +25,7 @@ from janus_app.server.security import VisitorLimiter
 from janus_app.types import Event, Notice, Request, Setting, Started
 from janus_app.ui.common.running import Runs
 from janus_app.ui.common.saved_images import SavedImages
+from janus_app.ui.common.visitor import visitor
 from janus_app.ui.i18n import Texts
 from janus_app.workflows.settings import random_seed
 
@@ -56,12 +56,6 @@ def attach(
     Gradio itself takes sets, but its type stubs do not allow them as outputs.
     """
     return event(handler, inputs, outputs, **options)
-
-
-def visitor() -> str:
-    """The session of the browser tab or API client whose request is being handled, "" outside of a request."""
-    request = LocalContext.request.get(None)
-    return str(getattr(request, "session_hash", None) or "")
 
 
 @dataclass(frozen=True)

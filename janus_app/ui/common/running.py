@@ -24,9 +24,9 @@ from pathlib import Path
 from typing import Literal, cast
 
 from janus_app.errors import AppError
-from janus_app.server.security import visitor
 from janus_app.types import EditRequest, Event, GenerateRequest
 from janus_app.ui.common.saved_images import SavedImage
+from janus_app.ui.common.visitor import visitor
 
 PATIENCE = 60.0  # seconds that an unwatched run goes on on a shared page
 LOOK_SECONDS = 1.0  # a follower gets a view at least this often, so that Gradio notices a closed tab
