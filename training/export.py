@@ -18,6 +18,7 @@ from training.joint import HEAD
 from training.joint import config as network_config
 from training.picture_tokenizer import CONFIG as VQ
 from training.trainer import load_state
+from training.vocabulary import write as write_vocabulary
 from training.world import N_TILES, SIDE, tile_factors
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
@@ -121,6 +122,7 @@ def export(joint_folder: Path, picture_file: Path, out: Path) -> None:
     joint, pictures = load_state(joint_folder / "joint.pt")["model"], load_state(picture_file)["model"]
     vocabulary = joint["net.language_model.lm_head.weight"].shape[0]
     write_folder(out, tensors(joint, pictures), config(vocabulary), joint_folder)
+    write_vocabulary(out)
 
 
 def write_folder(out: Path, weights: dict[str, Tensor], config: dict[str, Any], tokenizer: Path) -> None:

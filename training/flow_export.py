@@ -21,6 +21,7 @@ from training.flow import config as flow_config
 from training.flow_vae import config as vae_config
 from training.text_tokenizer import SPECIALS
 from training.trainer import load_state
+from training.vocabulary import write as write_vocabulary
 
 VAE_WEIGHTS = "diffusion_pytorch_model.safetensors"
 
@@ -88,6 +89,7 @@ def export(flow_folder: Path, vae_file: Path, out: Path) -> None:
     begin = next(token["id"] for token in added if token["content"] == SPECIALS[3])
     vocabulary = flow["net.language_model.lm_head.weight"].shape[0]
     write_folder(out, tensors(flow, begin), config(vocabulary), flow_folder)
+    write_vocabulary(out)
 
 
 def main() -> None:

@@ -29,6 +29,7 @@ from training.metaquery_vae import CHANNELS
 from training.metaquery_vae import config as vae_config
 from training.text_tokenizer import SPECIALS
 from training.trainer import load_state
+from training.vocabulary import write as write_vocabulary
 from training.world import GRID, SIDE, TILE
 
 BOS, EOS, PAD, BOI, IMAGE, _, USER, ASSISTANT, EOI = SPECIALS
@@ -230,6 +231,7 @@ def export(run: Path, vae_file: Path, out: Path) -> None:
     }
     for file, fields in files.items():
         file.write_text(json.dumps(fields, indent=2, ensure_ascii=False) + "\n", "utf-8")
+    write_vocabulary(out, edits=True)
     size = sum(f.stat().st_size for f in out.rglob("*") if f.is_file())
     print(f"{out}: {size / 1e6:.1f} MB")
 

@@ -18,11 +18,13 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from importlib import metadata
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeVar
 
 from janus_app.errors import AppError, LoadOutOfMemory, Message, is_out_of_memory
 from janus_app.files import typed_path
 from janus_app.hub import Hub
+from janus_app.models.common.vocabulary import vocabulary_of
 from janus_app.registry.catalog import Catalog
 from janus_app.registry.types import Variant
 from janus_app.runtime import malloc, weight_check
@@ -354,6 +356,8 @@ class ModelSession:
         self._phase, self._verb = "busy", verb
         try:
             yield Started(provenance)
+            if notice := words_unknown(plan.variant, plan.folder, request):
+                yield Notice(notice)
             with closing(under_device(plan.placement.main, events())) as job:
                 for event in job:
                     yield replace(event, provenance=provenance) if isinstance(event, Finished) else event
@@ -443,6 +447,12 @@ def _answer(loaded: LoadedModel, request: Request) -> tuple[Verb, Callable[[], E
     if isinstance(request, InspectRequest):
         return "generate", lambda: model.inspect(request)
     return "generate", lambda: model.swap(request)
+
+
+def words_unknown(variant: Variant, folder: Path | None, request: Request) -> Message | None:
+    """Which words of a drawing's prompt the model in `folder` does not know, where its vocabulary is there."""
+    vocabulary = vocabulary_of(folder) if isinstance(request, GenerateRequest | EditRequest) else None
+    return vocabulary.notice(request.prompt, variant.title) if vocabulary else None  # type: ignore[union-attr]
 
 
 def provenance_of(variant: Variant, precision: str, device: str, request: Request) -> Provenance:

@@ -21,14 +21,14 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from janus_app import types
-from janus_app.errors import AppError
+from janus_app.errors import AppError, Message
 from janus_app.outputs.store import OutputStore
 from janus_app.registry.types import Variant
 from janus_app.runtime.session import ModelSession
 from janus_app.server.api.errors import as_app_error, error_response, event_of, language_of
 from janus_app.server.bridge import ClientGone, steps, until_gone
 from janus_app.server.security import VisitorLimiter
-from janus_app.types import Event, Finished
+from janus_app.types import Event, Finished, Notice
 
 if TYPE_CHECKING:
     from janus_app.runtime.loader import LoadedModel
@@ -109,14 +109,18 @@ class ApiContext:
                 async for event in events:
                     yield event
 
-    async def finished(self, request: Request, variant: Variant | None, make: Make) -> Finished:
-        """The end of a job. Raises AppError, and ClientGone if the client leaves."""
+    async def finished(
+        self, request: Request, variant: Variant | None, make: Make, notices: list[Message] | None = None
+    ) -> Finished:
+        """The end of a job; its notices join `notices`. Raises AppError, and ClientGone if the client leaves."""
 
         async def work() -> Finished:
             last: Event | None = None
             async with aclosing(self.events(request, variant, make)) as events:
                 async for event in events:
                     last = event
+                    if notices is not None and isinstance(event, Notice):
+                        notices.append(event.message)
             assert isinstance(last, Finished)
             return last
 

@@ -14,7 +14,7 @@ from PIL.Image import Image
 from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, Response
 
-from janus_app.errors import AppError
+from janus_app.errors import AppError, Message
 from janus_app.outputs.image_io import open_picture
 from janus_app.outputs.store import StoredImage
 from janus_app.registry.types import Variant
@@ -51,10 +51,12 @@ class Images:
         """Draw, and answer with pictures; `name` is the first part of a stream's event names."""
         if body.stream:
             return EventStream(request, self._stream(request, body, variant, make, name))
-        finished = await self.context.finished(request, variant, make)
-        return JSONResponse(await self.context.threaded(self.whole, request, body, finished))
+        notices: list[Message] = []
+        finished = await self.context.finished(request, variant, make, notices)
+        said = [notice.text(language_of(request)) for notice in notices]
+        return JSONResponse(await self.context.threaded(self.whole, request, body, finished, said))
 
-    def whole(self, request: Request, body: ImageBody, finished: Finished) -> dict[str, Any]:
+    def whole(self, request: Request, body: ImageBody, finished: Finished, notices: list[str]) -> dict[str, Any]:
         """The pictures of a job as an answer that is not a stream. They are saved like all pictures of the app."""
         saved = self.context.store.save(finished)
         data = []
@@ -67,7 +69,7 @@ class Images:
             data.append(item)
         provenance = finished.provenance
         assert provenance is not None
-        facts = {"model": provenance.variant_id, "seconds": round(finished.compute_seconds, 3)}
+        facts = {"model": provenance.variant_id, "seconds": round(finished.compute_seconds, 3), "notices": notices}
         return {"created": int(time.time()), "data": data, **described(saved[0].image, body), "janus_app": facts}
 
     async def _stream(

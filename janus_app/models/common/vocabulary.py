@@ -1,0 +1,92 @@
+"""The words that a small model knows, where a file `vocabulary.json` in its folder lists them.
+
+    {"phrases": ["on white"], "words": ["a", "frog", "frogs"], "terms": ["一只", "青蛙"],
+     "things": {"en": ["frog"], "zh-CN": ["青蛙"]}}
+
+`words` are those of languages that separate them, in lower case; `phrases` are known even where their words are not.
+Chinese does not separate words: `terms` are taken out of a sentence, the longest first, and what is left is unknown.
+`things` are proposed in place of unknown words.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+from functools import lru_cache
+from pathlib import Path
+
+from janus_app.errors import AppError, Message
+from janus_app.files import read_json
+
+FILE = "vocabulary.json"
+MAX_UNKNOWN = 6  # words that a sentence names
+ALTERNATIVES = 4
+_HAN = re.compile("[㐀-鿿]+")
+_WORD = re.compile(r"\d+|[^\W\d_]+(?:['’][^\W\d_]+)?")
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    phrases: frozenset[str]
+    words: frozenset[str]
+    terms: frozenset[str]
+    things: Mapping[str, tuple[str, ...]]
+
+    def unknown(self, text: str) -> tuple[str, ...]:
+        """The words of a text that are not in it, each once, in the order they come."""
+        text = text.lower()
+        for phrase in self.phrases:
+            text = re.sub(rf"\b{re.escape(phrase)}\b", " ", text)
+        latin = (w for w in _WORD.findall(_HAN.sub(" ", text)) if not any(f in self.words for f in _forms(w)))
+        return tuple(dict.fromkeys((*latin, *self._unknown_han(text))))
+
+    def _unknown_han(self, text: str) -> Iterator[str]:
+        known = re.compile("|".join(map(re.escape, sorted(self.terms, key=len, reverse=True))) or "$")
+        for run in _HAN.findall(text):
+            yield from filter(None, known.split(run))
+
+    def notice(self, text: str, title: str) -> Message | None:
+        """What to say about a text for the model `title`: which words it does not know, and what to try instead."""
+        unknown = self.unknown(text)
+        if not unknown:
+            return None
+        language = "zh-CN" if _HAN.search(text) and "zh-CN" in self.things else "en"
+        things = self.things.get(language, ())
+        close = [match for word in unknown for match in get_close_matches(word, things, 1, 0.75)]
+        spread = things[:: max(1, len(things) // ALTERNATIVES)]
+        between = "、" if language == "zh-CN" else ", "
+        return Message(
+            "words_unknown",
+            title=title,
+            words=between.join(unknown[:MAX_UNKNOWN]),
+            known=between.join(list(dict.fromkeys((*close, *spread)))[:ALTERNATIVES]),
+        )
+
+
+def _forms(word: str) -> Iterator[str]:
+    """A word as written, and without the endings of English plurals and of the possessive."""
+    yield word
+    word = re.sub("['’]s$", "", word)
+    yield word
+    yield re.sub("ies$", "y", word)
+    yield word.removesuffix("s")
+    yield word.removesuffix("es")
+
+
+def vocabulary_of(folder: Path | None) -> Vocabulary | None:
+    """The vocabulary in a model's folder; None where there is none, or none that can be read."""
+    file = folder / FILE if folder else None
+    return _read(file, file.stat().st_mtime_ns) if file and file.is_file() else None
+
+
+@lru_cache(maxsize=8)
+def _read(file: Path, changed: int) -> Vocabulary | None:
+    try:
+        found = read_json(file)
+        listed = {key: frozenset(map(str, found.get(key, ()))) for key in ("phrases", "words", "terms")}
+        things = {str(language): tuple(map(str, names)) for language, names in found.get("things", {}).items()}
+    except (AppError, OSError, ValueError, AttributeError, TypeError):
+        return None
+    return Vocabulary(**listed, things=things)
