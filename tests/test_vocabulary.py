@@ -9,6 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from benchmarks.asked import asked
+from benchmarks.faithful import checks
+from benchmarks.judge import look
 from janus_app.errors import Message
 from janus_app.models.common.vocabulary import FILE, Vocabulary, vocabulary_of
 from janus_app.registry.catalog import load_catalog
@@ -16,6 +19,8 @@ from janus_app.runtime.session import words_unknown
 from janus_app.types import ChatRequest, Finished, GenerateRequest, Turn, drain
 from janus_app.workflows.settings import drawing_settings
 from tests.conftest import loaded
+from training.captions import caption
+from training.scenes import plan
 from training.vocabulary import sentences, vocabulary
 
 EMBEDDED = [v for v in load_catalog().values() if v.id.endswith("-embedded")]
