@@ -1,6 +1,8 @@
 // Called at the end of Python handlers (janus_app/ui/common/actions.py): press a button once it is enabled, download a
 // file, copy a text.
 window.janus = {
+  conversations: (...list) => conversations(...list), // chat.js
+  pressChosen: () => button(`chat-${chosenAct}`)?.click(),
   shown: () => {}, // the picture in the editor is there
   settled: async () => {
     do await wait(30); while (stopping);

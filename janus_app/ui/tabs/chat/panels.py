@@ -12,6 +12,7 @@ from janus_app.types import MAX_PROMPT_CHARACTERS
 from janus_app.ui.common.actions import Actions, action_row
 from janus_app.ui.common.controls import example_buttons
 from janus_app.ui.context import PageContext
+from janus_app.ui.tabs.chat.bubbles import icon
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ def settings(page: PageContext) -> ChatSettings:
     def slider(elem_id: str, name: str, info: str, low: float, high: float, value: float, step: float) -> gr.Slider:
         return gr.Slider(low, high, value, step=step, label=label(name), info=label(info), elem_id=elem_id)
 
-    with gr.Accordion(label("settings"), open=False, elem_id="chat-settings"):
+    with gr.Accordion(label("settings_chat"), open=False, elem_id="chat-settings"):
         with gr.Row():
             temperature = slider("chat-temperature", "chat_temperature", "chat_temperature_info", 0, 2, 0.1, 0.05)
             top_p = slider("chat-top-p", "top_p", "top_p_info", 0.05, 1, 0.95, 0.05)
@@ -45,124 +46,129 @@ def settings(page: PageContext) -> ChatSettings:
     return ChatSettings(temperature, top_p, length, seed)
 
 
+# Shows and hides the list of conversations. assets/page/chat.js gives it its name.
+SIDE_BUTTON = (
+    '<button type="button" data-chat-side aria-expanded="true" aria-controls="chat-side">'
+    + icon("M4 5h16v14H4zM9.5 5v14")
+    + "</button>"
+)
+# Events of what stands in messages and beside the box; assets/page/chat.js calls these.
+ACTS = """window.janus.chat = { files: () => trigger("files"), picture: (key) => trigger("picture", { key }) };"""
+# Events of the list of conversations, each with the id of one; "discard" deletes the one on view.
+LIST = 'window.janus.conversations(element, trigger); // "open", "rename", "export", "remove", "discard"'
+
+
 @dataclass(frozen=True)
 class ChatPanel:
-    """The conversation and what belongs to it. `conversation` holds a Conversation."""
+    """The conversation and what belongs to it. `conversation` holds a Conversation, `chosen` the key of a picture."""
 
     bot: gr.Chatbot
+    new: gr.Button
+    starters: gr.Column  # visible while nothing was said
+    sample: gr.HTML
     examples: tuple[gr.Button, ...]
-    box: gr.MultimodalTextbox
-    status: gr.HTML
     notes: gr.HTML
+    sight: gr.HTML
+    whole: gr.Checkbox
+    box: gr.MultimodalTextbox
     context: gr.HTML
     branch: gr.Dropdown
-    picture: gr.Column  # visible if the conversation has a picture
-    row: Actions
-    retry: gr.Button
-    clear: gr.Button
     settings: ChatSettings
+    acts: gr.HTML
+    row: Actions
+    chosen: gr.State
     conversation: gr.State
 
     @property
     def outputs(self) -> list[Any]:
         """Whatever an answer may change."""
-        first = [self.bot, self.conversation, self.box, self.status, self.notes, self.context]
-        return [*first, self.retry, self.clear, self.branch, self.picture]
+        first = [self.bot, self.conversation, self.box, self.notes, self.context]
+        return [*first, self.starters, self.sight, self.whole, self.branch]
 
 
 def chat_panel(page: PageContext, conversation: gr.State) -> ChatPanel:
     label = page.texts.label
+    with gr.Row(elem_id="chat-top"):
+        if page.library:
+            gr.HTML(SIDE_BUTTON, elem_id="chat-side-button", padding=False)
+        branch = gr.Dropdown(
+            [], label=label("branch"), show_label=False, container=False, visible=False, elem_id="chat-branch"
+        )
+        answering = settings(page)
+        new = gr.Button(label("new_chat"), size="sm", elem_id="chat-new", min_width=60)
     bot = gr.Chatbot(
         label=label("conversation"),
         show_label=False,
         elem_id="chat-bot",
-        height="max(280px, calc(100vh - 540px))",
+        height="100%",
         layout="bubble",
-        buttons=["copy", "copy_all"],
+        buttons=["copy"],
         editable="user",
         feedback_options=None,
         allow_tags=False,
         placeholder="",
     )
-    examples = tuple(example_buttons("chat"))
-    box = gr.MultimodalTextbox(
-        label=label("question"),
-        show_label=False,
-        placeholder=label("question_hint"),
-        file_count="multiple",
-        sources=["upload"],  # of any name: `open_picture` looks at the content
-        elem_id="chat-box",
-        max_plain_text_length=MAX_PROMPT_CHARACTERS + 1,
-        max_lines=8,
-    )
-    status, notes, context = (gr.HTML(elem_id=f"chat-{name}", padding=False) for name in ("status", "notes", "context"))
-    branch = gr.Dropdown([], label=label("branch"), info=label("branch_info"), visible=False, elem_id="chat-branch")
-    with gr.Column(visible=False, elem_id="chat-picture", elem_classes="beside") as picture:
-        gr.Markdown(label("chat_picture"))
+    with gr.Column(elem_id="chat-foot"):
+        with gr.Column(elem_id="chat-starters") as starters:
+            sample = gr.HTML(elem_id="chat-sample", padding=False)
+            examples = tuple(example_buttons("chat"))
+        notes = gr.HTML(elem_id="chat-notes", padding=False)
+        with gr.Row(elem_id="chat-looks"):
+            sight = gr.HTML(elem_id="chat-sight", padding=False)
+            whole = gr.Checkbox(
+                False, label=label("sight_whole"), visible=False, container=False, elem_id="chat-whole", min_width=60
+            )
+        box = gr.MultimodalTextbox(
+            label=label("question"),
+            show_label=False,
+            placeholder=label("question_hint"),
+            file_count="multiple",
+            sources=["upload"],  # of any name: `open_picture` looks at the content
+            elem_id="chat-box",
+            max_plain_text_length=MAX_PROMPT_CHARACTERS + 1,
+            max_lines=8,
+        )
+        context = gr.HTML(elem_id="chat-context", padding=False)
+    acts = gr.HTML("", elem_id="chat-acts", elem_classes="unseen", js_on_load=ACTS)
+    with gr.Column(elem_classes="unseen"):  # the buttons in the messages press these
         row = action_row(page, "chat")
-    with gr.Row(elem_classes="actions"):
-        retry = gr.Button(label("retry"), size="sm", elem_id="chat-retry", min_width=90)
-        clear = gr.Button(label("new_chat"), size="sm", elem_id="chat-clear", min_width=90)
-    return ChatPanel(
-        bot, examples, box, status, notes, context, branch, picture, row, retry, clear, settings(page), conversation
-    )
+    chosen = gr.State("")
+    parts = (bot, new, starters, sample, examples, notes, sight, whole, box, context, branch, answering, acts, row)
+    return ChatPanel(*parts, chosen, conversation)
 
 
 @dataclass(frozen=True)
 class Sidebar:
-    """The saved conversations. `limit` holds how many are listed, `current` is about the open one."""
+    """The saved conversations. `limit` holds how many are listed."""
 
+    new: gr.Button
     search: gr.Textbox
-    rows: gr.Radio
+    rows: gr.HTML
     note: gr.HTML
     more: gr.Button
-    current: gr.Column
-    name: gr.Textbox
-    markdown: gr.Button
-    json: gr.Button
-    delete: gr.Button
-    sure: gr.Column
-    question: gr.HTML
-    delete_yes: gr.Button
-    delete_no: gr.Button
     limit: gr.State
+    wanted: gr.State  # the id of the conversation to open
 
     @property
     def listed(self) -> set[Any]:
         """The keys of `SidebarHandlers.listing`."""
-        return {self.rows, self.note, self.more, self.current, self.name, self.sure}
+        return {self.rows, self.note, self.more}
 
 
 def sidebar(page: PageContext, limit: int) -> Sidebar:
     label = page.texts.label
-
-    def button(key: str, name: str, variant: Any = "secondary", visible: bool = True) -> gr.Button:
-        return gr.Button(label(key), size="sm", variant=variant, visible=visible, elem_id=f"chat-{name}", min_width=60)
-
-    with gr.Accordion(label("conversations"), open=True, elem_id="chat-list-panel"):
-        search = gr.Textbox(
-            label=label("search_conversations"),
-            show_label=False,
-            placeholder=label("search_conversations"),
-            elem_id="chat-search",
-            max_lines=1,
-        )
-        rows = gr.Radio([], label=label("conversations"), show_label=False, elem_id="chat-list", container=False)
-        note = gr.HTML(elem_id="chat-list-note", padding=False)
-        more = button("show_more", "more", visible=False)
-        with gr.Column(visible=False, elem_id="chat-this", elem_classes="chat-this") as current:
-            name = gr.Textbox(
-                label=label("conversation_name"), elem_id="chat-name", max_lines=1, info=label("conversation_name_info")
-            )
-            with gr.Row(elem_classes="actions"):
-                markdown, json = button("export_md", "export-md"), button("export_json", "export-json")
-                delete = button("delete", "delete")
-            with gr.Column(visible=False, elem_classes="sure") as sure:
-                question = gr.HTML(elem_id="chat-sure", padding=False)
-                with gr.Row(elem_classes="actions"):
-                    yes, no = button("delete_yes", "delete-yes", "stop"), button("delete_no", "delete-no")
-    parts = (search, rows, note, more, current, name, markdown, json, delete, sure, question, yes, no)
-    return Sidebar(*parts, gr.State(limit))
+    new = gr.Button(label("new_chat"), size="sm", elem_id="chat-clear", min_width=60)
+    search = gr.Textbox(
+        label=label("search_conversations"),
+        show_label=False,
+        placeholder=label("search_conversations"),
+        elem_id="chat-search",
+        max_lines=1,
+    )
+    note = gr.HTML(elem_id="chat-list-note", padding=False)
+    rows = gr.HTML(elem_id="chat-list", padding=False, js_on_load=LIST)
+    more = gr.Button(label("show_more"), size="sm", visible=False, elem_id="chat-more", min_width=60)
+    return Sidebar(new, search, rows, note, more, gr.State(limit), gr.State(""))
 
 
 def new_conversation_state() -> gr.State:

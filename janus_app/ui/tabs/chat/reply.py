@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
@@ -17,13 +17,22 @@ from janus_app.ui.common.drawing import draw
 from janus_app.ui.common.html import message, messages, meter
 from janus_app.ui.common.jobs import Frame, watch
 from janus_app.ui.context import PageContext, Updates, Values, number, whole_number
+from janus_app.ui.tabs.chat.bubbles import sight_html, working
 from janus_app.ui.tabs.chat.panels import ChatPanel
-from janus_app.ui.tabs.chat.transcript import as_history, drawing_request, edit_request, pictures_of, turns
+from janus_app.ui.tabs.chat.transcript import (
+    as_history,
+    drawing_request,
+    edit_request,
+    question,
+    sight,
+    something_left_out,
+    turns,
+)
 from janus_app.workflows.commands import command
 
 logger = logging.getLogger(__name__)
 
-# Updates that hold the panel's conversation hold some of the answer; if none do, the question was refused.
+# Updates that hold another conversation hold some of the answer; if none do, the question was refused.
 Answer = Generator[Updates, None, None]
 
 
@@ -36,25 +45,23 @@ class Replies:
     variant: gr.Dropdown
 
     def reply(
-        self, before: Conversation, question: ChatMessage, values: Values, language: str, restore: bool = True
+        self, before: Conversation, asked: ChatMessage, values: Values, language: str, restore: bool = True
     ) -> Iterator[Updates]:
-        """Answer `question`, which joins `before` in its place. If it is refused, `before` is shown again.
+        """Answer `asked`, which joins `before` in its place. If it is refused, `before` is shown again.
 
         `restore` puts a refused question back into the message box, so that nothing typed is lost.
         """
         page, panel = self.page, self.panel
-        conversation = (before if before.id else new_conversation()).with_message(question)
+        conversation = (before if before.id else new_conversation()).with_message(asked)
         yield {
-            panel.bot: as_history(conversation, page, language, waiting=True),
-            panel.conversation: conversation,
+            **self._show(conversation, language, working(page, "", language)),
             panel.box: gr.MultimodalTextbox(value=EMPTY, submit_btn=False, stop_btn=True),
-            panel.status: message(page.texts.say("reading", language)),
             panel.notes: "",
-            **self.buttons(enabled=False),
+            panel.starters: gr.update(visible=False),
         }
         last, trouble = conversation, ""
         everything: Updates = {}
-        work = self._picture if command(question.text) else self._text
+        work = self._picture if command(asked.text) else self._text
         try:
             with closing(work(conversation, values, language)) as answer:
                 for updates in answer:
@@ -65,23 +72,18 @@ class Replies:
             if last is not conversation:
                 trouble = save(page, last, language)
         if last is conversation:
-            back: dict[str, Any] = {"text": question.text, "files": list(question.pictures)}
+            back: dict[str, Any] = {"text": asked.text, "files": list(asked.pictures)}
             box = gr.MultimodalTextbox(value=back, submit_btn=True, stop_btn=False) if restore else idle_box()
-            yield {
-                panel.bot: as_history(before, page, language),
-                panel.conversation: before,
-                panel.box: box,
-                **self.buttons(enabled=True),
-            }
+            yield {**self._show(before, language), panel.box: box, **self.around(before, values, language)}
             return
         if trouble:
             everything[panel.notes] = trouble
         # A busy browser may miss an update, so the last one repeats them all.
         yield {
             **everything,
+            **self._show(last, language),
             panel.box: idle_box(),
-            **self.buttons(enabled=True),
-            **self.around(last, language),
+            **self.around(last, values, language),
         }
 
     def request(self, conversation: Conversation, values: Values) -> ChatRequest | GenerateRequest | EditRequest:
@@ -94,7 +96,7 @@ class Replies:
             return edit_request(words, conversation, variant, self.page.session.state.capabilities)
         settings = self.panel.settings
         return ChatRequest(
-            turns=turns(conversation),
+            turns=turns(conversation, bool(values.get(self.panel.whole))),
             temperature=number(values[settings.temperature], "input_temperature"),
             top_p=number(values[settings.top_p], "input_top_p"),
             seed=whole_number(values[settings.seed], "input_seed"),
@@ -110,25 +112,21 @@ class Replies:
 
         frame, answer = Frame(), ChatMessage(new_id(), conversation.head, "assistant", "")
         for frame in watch(start, page.texts, language):
-            notes = messages(frame.notices)
+            tail = working(page, frame.status, language)
+            told: Updates = {panel.notes: messages(frame.notices)}
             if not frame.text:
-                status = frame.status or message(page.texts.say("reading", language))
-                yield {panel.status: status, panel.notes: notes}
+                yield {**self._show(conversation, language, tail), **told}
                 continue
             loaded = page.loaded_variant()
             answer = ChatMessage(
                 answer.id, conversation.head, "assistant", frame.text, model=loaded.title if loaded else ""
             )
-            yield {
-                **self._show(conversation.with_message(answer), language),
-                panel.status: frame.status,
-                panel.notes: notes,
-            }
+            yield {**self._show(conversation.with_message(answer), language, tail), **told}
         if frame.error:
-            yield {panel.status: "", panel.notes: messages(frame.notices) + message(frame.error, "error")}
+            yield {panel.notes: messages(frame.notices) + message(frame.error, "error")}
         if frame.finished:
             if not frame.text:  # the model had nothing to say, which is an answer too
-                yield {**self._show(conversation.with_message(answer), language), panel.status: ""}
+                yield self._show(conversation.with_message(answer), language)
             yield {panel.context: context_html(page, frame.finished.usage, language)}
 
     def _picture(self, conversation: Conversation, values: Values, language: str) -> Answer:
@@ -137,7 +135,7 @@ class Replies:
         try:
             request = self.request(conversation, values)
         except AppError as error:
-            yield {panel.status: "", panel.notes: message(error.text(language), "error")}
+            yield {panel.notes: message(error.text(language), "error")}
             return
         assert isinstance(request, GenerateRequest | EditRequest)
         about, capabilities = "", page.session.state.capabilities
@@ -146,37 +144,43 @@ class Replies:
         preview = ""
         for view in draw(page, selected, lambda: request, language):
             preview = preview if view.preview_grid is None else view.preview_grid
+            told: Updates = {panel.notes: about + view.notes}
             if not view.saved:
-                yield {panel.status: preview + view.status, panel.notes: about + view.notes}
+                yield {**self._show(conversation, language, working(page, preview + view.status, language)), **told}
                 continue
             pictures = tuple(image.shown for image in view.saved)
             answer = ChatMessage(new_id(), conversation.head, "assistant", "", pictures, view.saved[0].metadata.title)
-            updates = self._show(conversation.with_message(answer), language)
-            yield {**updates, panel.status: view.status, panel.notes: about + view.notes}
+            yield {**self._show(conversation.with_message(answer), language), **told}
 
-    def _show(self, conversation: Conversation, language: str) -> Updates:
+    def _show(self, conversation: Conversation, language: str, tail: str = "") -> Updates:
         return {
-            self.panel.bot: as_history(conversation, self.page, language),
+            self.panel.bot: as_history(conversation, self.page, language, tail),
             self.panel.conversation: conversation,
         }
 
-    def show(self, conversation: Conversation, language: str) -> Updates:
-        """The conversation, ready for the next message."""
+    def show(self, conversation: Conversation, values: Values, language: str, tail: str = "") -> Updates:
+        """The conversation, ready for the next message. `tail` is HTML at the end of the last answer."""
         return {
-            **self._show(conversation, language),
+            **self._show(conversation, language, tail),
             self.panel.box: idle_box(),
-            **self.buttons(enabled=True),
-            **self.around(conversation, language),
+            **self.around(conversation, values, language),
         }
 
-    def buttons(self, enabled: bool) -> Updates:
-        return dict.fromkeys((self.panel.retry, self.panel.clear), gr.update(interactive=enabled))
-
-    def around(self, conversation: Conversation, language: str) -> Updates:
-        """The choice of branches, and the row of buttons for the latest picture."""
+    def around(self, conversation: Conversation, values: Values, language: str) -> Updates:
+        """What stands around the messages: examples for a start, what the model will see, the choice of branches."""
+        panel = self.panel
         return {
-            self.panel.branch: branch_update(self.page, conversation, language),
-            self.panel.picture: gr.update(visible=bool(pictures_of(conversation))),
+            panel.starters: gr.update(visible=not conversation.path),
+            panel.branch: branch_update(self.page, conversation, language),
+            **self.looking(conversation, (), bool(values.get(panel.whole)), language),
+        }
+
+    def looking(self, conversation: Conversation, files: Sequence[str], whole: bool, language: str) -> Updates:
+        """Which pictures the model will see with a question that has `files`."""
+        asked = conversation.with_message(question(conversation, "?", tuple(files)))
+        return {
+            self.panel.sight: sight_html(self.page, sight(conversation, files, whole), language),
+            self.panel.whole: gr.update(value=whole, visible=something_left_out(asked)),
         }
 
 

@@ -5,15 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
+from html import escape
 from typing import Any
 
 import gradio as gr
 
 from janus_app.errors import AppError
 from janus_app.outputs.conversations import Conversation, new_conversation, new_id
-from janus_app.ui.common.actions import Actions, BrowserDownload, PictureSource, halt
-from janus_app.ui.common.html import empty, message
+from janus_app.outputs.image_io import open_picture
+from janus_app.paths import ASSETS
+from janus_app.ui.common.actions import Actions, BrowserDownload, PictureSource, halt, press
+from janus_app.ui.common.html import empty, messages
 from janus_app.ui.context import (
+    EXAMPLES,
     JOB,
     NOTIFYING,
     QUICK,
@@ -25,10 +29,15 @@ from janus_app.ui.context import (
     slider_update,
 )
 from janus_app.ui.tabs.chat import sidebar
-from janus_app.ui.tabs.chat.panels import ChatPanel, chat_panel, new_conversation_state
+from janus_app.ui.tabs.chat.bubbles import address, stopped
+from janus_app.ui.tabs.chat.panels import ChatPanel, Sidebar, chat_panel, new_conversation_state
 from janus_app.ui.tabs.chat.panels import sidebar as build_sidebar
 from janus_app.ui.tabs.chat.reply import EMPTY, Replies, save
-from janus_app.ui.tabs.chat.transcript import latest_picture, question
+from janus_app.ui.tabs.chat.transcript import picture, question
+from janus_app.workflows.commands import command
+
+SAMPLE = ASSETS / "examples" / "frogs_and_house.png"
+PRESS_CHOSEN = "() => window.janus.pressChosen()"
 
 
 @dataclass(frozen=True)
@@ -79,18 +88,48 @@ class ChatHandlers:
 
     def stopped(self, values: Values, request: gr.Request) -> Updates:
         language = self.page.language(request)
-        line = message(self.page.texts.say("stopped", language))
-        return {**self.replies.show(values[self.panel.conversation], language), self.panel.status: line}
+        return self.replies.show(values[self.panel.conversation], values, language, stopped(self.page, language))
 
     def cleared(self, request: gr.Request) -> Updates:
         return self.opened(new_conversation(), self.page.language(request))
+
+    def start(self, values: Values, text: str, request: gr.Request) -> Updates:
+        """An example in the message box; a question about pictures gets one if there is none yet."""
+        files = (values[self.panel.box] or {}).get("files") or []
+        if not files and not command(text):
+            files = [self.page.images.serve_again(SAMPLE)]
+        return {self.panel.box: {"text": text, "files": files}}
+
+    def files_changed(self, values: Values, request: gr.Request) -> Updates:
+        """Pictures joined or left the message box: what is none leaves it again, with a sentence beside the box."""
+        panel, language, box = self.panel, self.page.language(request), values[self.panel.box] or {}
+        good, wrong = [], []
+        for file in box.get("files") or []:
+            try:
+                open_picture(file)
+                good.append(file)
+            except AppError as error:
+                wrong.append(error.text(language))
+        updates = self.replies.looking(values[panel.conversation], good, bool(values[panel.whole]), language)
+        if wrong:
+            updates |= {panel.box: {"text": box.get("text") or "", "files": good}}
+            updates |= {panel.notes: messages(wrong, "error")}
+        return updates
+
+    def looks_changed(self, values: Values, request: gr.Request) -> Updates:
+        """The model shall read the whole conversation, or only what was said since the newest picture."""
+        files = (values[self.panel.box] or {}).get("files") or []
+        whole = bool(values[self.panel.whole])
+        return self.replies.looking(values[self.panel.conversation], files, whole, self.page.language(request))
+
+    def choose_picture(self, event: gr.EventData) -> Updates:
+        return {self.panel.chosen: str(event.key)}
 
     def opened(self, conversation: Conversation, language: str, keep_box: bool = False) -> Updates:
         """`conversation` has just been opened. `keep_box` keeps what is typed in the message box."""
         panel = self.panel
         updates: Updates = {
-            **self.replies.show(conversation, language),
-            panel.status: "",
+            **self.replies.show(conversation, {}, language),
             panel.notes: "",
             panel.context: "",
         }
@@ -112,11 +151,18 @@ class ChatHandlers:
         variant = self.page.variant(values[self.variant])
         hint = say("chat_empty" if "chat" in variant.verbs else "chat_cannot", language, title=variant.title)
         sliders = self.panel.settings.sliders
+        asked, drawn = variant.prompts("chat", language)[: EXAMPLES - 1], variant.prompts("generate", language)[:1]
+        commands = tuple(say("draw_command", language, prompt=prompt) for prompt in drawn)
         return {
             self.panel.bot: gr.update(placeholder=empty(say("chat_empty_title", language), hint)),
-            **example_updates([*self.panel.examples], variant.prompts("chat", language)),
+            self.panel.sample: self._sample_html(language) if asked else "",
+            **example_updates([*self.panel.examples], (*asked, *commands)),
             **{slider: slider_update(variant.settings.get(name)) for name, slider in sliders.items()},
         }
+
+    def _sample_html(self, language: str) -> str:
+        address_, alt = address(self.page.images.serve_again(SAMPLE)), self.page.texts.say("sample_alt", language)
+        return f'<img src="{escape(address_, quote=True)}" alt="{escape(alt, quote=True)}">'
 
 
 def build(
@@ -127,42 +173,49 @@ def build(
     side = None
     with gr.Row(elem_classes="chat-row"):
         if page.library:
-            with gr.Column(scale=0, min_width=230, elem_id="chat-side"):
+            with gr.Column(scale=0, min_width=0, elem_id="chat-side"):
                 side = build_sidebar(page, sidebar.LISTED)
         with gr.Column(elem_classes="chat-column"):
             panel = chat_panel(page, conversation)
     handlers = ChatHandlers(page, panel, variant, Replies(page, panel, variant))
-    answers, ends = wire(handlers)
+    answers, ends = wire(handlers, side)
     events: list[Callable[..., Any]] = [demo.load, seen.change]
     for event in events:
         settings = panel.settings.sliders.values()
-        attach(event, handlers.refresh, {variant}, {panel.bot, *panel.examples, *settings}, **QUICK)
+        attach(event, handlers.refresh, {variant}, {panel.bot, panel.sample, *panel.examples, *settings}, **QUICK)
     if side and page.library:
         listed = sidebar.SidebarHandlers(page, page.library.conversations, side, conversation)
         sidebar.wire(listed, browser)
         wire_sidebar(handlers, listed, answers, ends, demo)
-    source = PictureSource({conversation}, lambda values: latest_picture(values[conversation]))
+    source = PictureSource({conversation, panel.chosen}, lambda v: picture(v[conversation], v[panel.chosen]))
     return ChatTab(panel, handlers.replies, answers, panel.outputs, handlers.cleared, panel.row, source)
 
 
-def wire(handlers: ChatHandlers) -> tuple[list[Any], list[Any]]:
+def wire(handlers: ChatHandlers, side: Sidebar | None) -> tuple[list[Any], list[Any]]:
     """Connect the events of the conversation; returns the jobs that answer, and the events at their ends."""
     panel = handlers.panel
-    inputs, outputs = {panel.conversation, handlers.variant, *vars(panel.settings).values()}, panel.outputs
+    shown = {panel.conversation, panel.whole}
+    inputs, outputs = {*shown, handlers.variant, *vars(panel.settings).values()}, panel.outputs
     answers: list[Any] = [
         attach(panel.box.submit, handlers.ask, {panel.box, *inputs}, outputs, **JOB),
-        attach(panel.retry.click, handlers.retry, inputs, outputs, **JOB),
         attach(panel.bot.retry, handlers.retry, inputs, outputs, **JOB),
         attach(panel.bot.edit, handlers.edit, inputs, outputs, **JOB),
     ]
-    stopped = attach(halt(panel.box.stop, answers).then, handlers.stopped, {panel.conversation}, outputs, **QUICK)
-    clear = halt(partial(gr.on, [panel.clear.click, panel.bot.clear]), answers)
-    cleared = attach(clear.then, handlers.cleared, None, outputs, **QUICK)
-    branching = {panel.branch, panel.conversation}
-    attach(panel.branch.input, handlers.choose_branch, branching, outputs, **QUICK)
+    stopping = attach(halt(panel.box.stop, answers).then, handlers.stopped, shown, outputs, **QUICK)
+    news = [panel.new.click, *([side.new.click] if side else [])]
+    cleared = attach(halt(partial(gr.on, news), answers).then, handlers.cleared, None, outputs, **QUICK)
+    attach(panel.branch.input, handlers.choose_branch, {panel.branch, panel.conversation}, outputs, **QUICK)
+    looks = {panel.sight, panel.whole}
+    attach(panel.acts.files, handlers.files_changed, {panel.box, *shown}, {panel.box, panel.notes, *looks}, **QUICK)
+    attach(panel.whole.input, handlers.looks_changed, {panel.box, *shown}, looks, **QUICK)
+    attach(panel.acts.picture, handlers.choose_picture, None, {panel.chosen}, **QUICK).then(None, js=PRESS_CHOSEN)
     for example in panel.examples:
-        example.click(_with_text, [example, panel.box], panel.box, **QUICK)
-    return answers, [*answers, stopped, cleared]
+
+        def start(values: Values, request: gr.Request, example: gr.Button = example) -> Updates:
+            return handlers.start(values, values[example], request)
+
+        attach(example.click, start, {example, panel.box}, {panel.box}, **QUICK).then(**press("chat-box"))
+    return answers, [*answers, stopping, cleared]
 
 
 def wire_sidebar(
@@ -174,10 +227,13 @@ def wire_sidebar(
     """
     page, panel, side = handlers.page, handlers.panel, listed.side
 
+    def want(event: gr.EventData) -> Updates:  # chained events are not told what was clicked
+        return {side.wanted: str(event.id)}
+
     def open_stored(values: Values, request: gr.Request) -> Updates:
         language = page.language(request)
         try:
-            return handlers.opened(listed.open(values[side.rows] or ""), language, keep_box=True)
+            return handlers.opened(listed.open(values[side.wanted]), language, keep_box=True)
         except AppError as error:
             gr.Warning(error.text(language))
             return handlers.opened(values[panel.conversation], language, keep_box=True)
@@ -191,14 +247,10 @@ def wire_sidebar(
             return gr.skip()
         return handlers.opened(new_conversation(), language)
 
-    opening, deleting = halt(side.rows.input, answers), halt(side.delete_yes.click, answers)
-    opened = attach(opening.then, open_stored, {side.rows, panel.conversation}, panel.outputs, **NOTIFYING)
+    wanted = attach(side.rows.open, want, None, {side.wanted}, **QUICK)
+    opening, deleting = halt(wanted.then, answers), halt(side.rows.discard, answers)
+    opened = attach(opening.then, open_stored, {side.wanted, panel.conversation}, panel.outputs, **NOTIFYING)
     deleted = attach(deleting.then, delete, {panel.conversation}, panel.outputs, **NOTIFYING)
     inputs = {side.search, side.limit, panel.conversation}
     for event in (*(end.then for end in (*ends, opened, deleted)), demo.load):
         attach(event, listed.listing, inputs, side.listed, **QUICK)
-
-
-def _with_text(text: str, box: dict[str, Any] | None) -> dict[str, Any]:
-    """The words of an example in the message box, beside the pictures that are already there."""
-    return {"text": text, "files": (box or {}).get("files") or []}

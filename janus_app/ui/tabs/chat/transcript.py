@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from janus_app.registry.types import Variant
 from janus_app.types import EDIT_SETTINGS, Capabilities, EditRequest, GenerateRequest, Turn
 from janus_app.ui.common.saved_images import SavedImage
 from janus_app.ui.context import PageContext, random_seed
+from janus_app.ui.tabs.chat.bubbles import html_part, pictures_part
 from janus_app.workflows.commands import command
 
 NO_METADATA = ImageMetadata("", "", "", "", "", "", "", "", "generate", "", "", 0, (1, 1), "")
@@ -25,50 +27,82 @@ def question(conversation: Conversation, text: str, files: tuple[str, ...]) -> C
     return ChatMessage(new_id(), conversation.head, "user", text, files)
 
 
-def as_history(
-    conversation: Conversation, page: PageContext, language: str, waiting: bool = False
-) -> list[dict[str, Any]]:
+def as_history(conversation: Conversation, page: PageContext, language: str, tail: str = "") -> list[dict[str, Any]]:
     """The shown branch as the messages of a gr.Chatbot; pictures come before the text, as the model reads them.
 
-    `waiting` adds an empty answer.
+    `tail` is HTML at the end of the answer that is being written.
     """
     say = page.texts.say
     history: list[dict[str, Any]] = []
     drawn = ""
     for message in conversation.path:
         content: list[Any] = []
-        for number, path in enumerate(message.pictures):
-            alt = drawn if message.role == "assistant" and drawn else say("alt_given", language, number=number + 1)
-            there = Path(path).is_file()
-            content.append({"path": path, "alt_text": alt} if there else say("picture_lost", language))
+        alts = [
+            drawn if message.role == "assistant" and drawn else say("alt_given", language, number=number + 1)
+            for number in range(len(message.pictures))
+        ]
+        if message.pictures:
+            keys = (f"{message.id}:{number}" for number in range(len(message.pictures)))
+            content.append(pictures_part(page, [*zip(keys, message.pictures, alts, strict=True)], language))
         if message.text:
             content.append(message.text)
         if message.role == "user":
             parsed = command(message.text)
             drawn = shortened(parsed[1], 200) if parsed else ""
         history.append({"role": message.role, "content": content or ["…"]})
-    if waiting:
-        history.append({"role": "assistant", "content": ["…"]})
+    if tail:
+        if not history or history[-1]["role"] == "user":
+            history.append({"role": "assistant", "content": []})
+        history[-1]["content"].append(html_part(tail))
     return history
 
 
-def turns(conversation: Conversation) -> tuple[Turn, ...]:
-    """What the model reads. Commands are left out; the pictures they made join the next question.
+def since_newest_picture(path: tuple[ChatMessage, ...]) -> tuple[ChatMessage, ...]:
+    """The messages from the newest pictures on; all of them where there is no picture.
 
-    In training, pictures occur in messages of the user only. Raises AppError for a picture that cannot be opened.
+    Small models mix up what they see and what was said about an earlier picture: three frogs in a photo and three
+    drawn ones became six.
     """
-    found: list[Turn] = []
+    newest = max((index for index, message in enumerate(path) if message.pictures), default=0)
+    return path[newest:]
+
+
+def read_by_model(conversation: Conversation, whole: bool) -> list[tuple[str, str, tuple[str, ...]]]:
+    """Role, text and picture files of the turns that the model reads: since the newest picture, or the `whole` branch.
+
+    Commands are left out; the pictures they made join the next question: in training, pictures occur in messages of
+    the user only.
+    """
+    found: list[tuple[str, str, tuple[str, ...]]] = []
     carried: list[str] = []
-    for message in conversation.path:
+    for message in conversation.path if whole else since_newest_picture(conversation.path):
         if (message.role == "user" and command(message.text)) or (message.role == "assistant" and message.pictures):
             carried += message.pictures
         elif message.role == "user":
-            paths = (*carried[-MAX_CARRIED:], *message.pictures)
-            found.append(Turn("user", message.text, tuple(_opened(path) for path in paths)))
+            found.append(("user", message.text, (*carried[-MAX_CARRIED:], *message.pictures)))
             carried = []
-        else:
-            found.append(Turn("assistant", message.text))
-    return tuple(found)
+        elif found:  # never an answer first, whose question was left out
+            found.append(("assistant", message.text, ()))
+    return found
+
+
+def turns(conversation: Conversation, whole: bool = False) -> tuple[Turn, ...]:
+    """What the model reads (`read_by_model`). Raises AppError for a picture that cannot be opened."""
+    return tuple(
+        Turn(role, text, tuple(map(_opened, paths)))  # type: ignore[arg-type]
+        for role, text, paths in read_by_model(conversation, whole)
+    )
+
+
+def sight(conversation: Conversation, files: Sequence[str], whole: bool) -> list[str]:
+    """The picture files that the model would see with a question that has these files."""
+    asked = conversation.with_message(question(conversation, "?", tuple(files)))
+    return [path for _, _, paths in read_by_model(asked, whole) for path in paths]
+
+
+def something_left_out(conversation: Conversation) -> bool:
+    """Whether the model reads less than the whole branch."""
+    return read_by_model(conversation, True) != read_by_model(conversation, False)
 
 
 def pictures_of(conversation: Conversation) -> list[str]:
@@ -76,19 +110,19 @@ def pictures_of(conversation: Conversation) -> list[str]:
     return [path for message in conversation.path for path in message.pictures if Path(path).is_file()]
 
 
-def latest_picture(conversation: Conversation) -> SavedImage:
-    """The last picture of the shown branch. An uploaded one has no metadata; then its settings are empty.
+def picture(conversation: Conversation, key: str) -> SavedImage:
+    """The picture with a key of `as_history`. An uploaded one has no metadata; then its settings are empty.
 
     Raises AppError if there is none.
     """
-    pictures = pictures_of(conversation)
-    if not pictures:
+    found = {f"{m.id}:{n}": path for m in conversation.path for n, path in enumerate(m.pictures)}
+    if key not in found or not Path(found[key]).is_file():
         raise AppError("conversation_without_picture")
     try:
-        record = read_metadata(pictures[-1])
+        record = read_metadata(found[key])
     except AppError:
         record = NO_METADATA
-    return SavedImage(Path(pictures[-1]), pictures[-1], record)
+    return SavedImage(Path(found[key]), found[key], record)
 
 
 def _opened(path: str) -> Image:

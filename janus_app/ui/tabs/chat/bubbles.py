@@ -1,0 +1,83 @@
+"""What the messages of the chat contain besides text: pictures with their buttons, and the state of the running job.
+
+A gr.Chatbot shows components inside its messages; these are gr.HTML. assets/page/chat.js handles what is clicked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from html import escape
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import gradio as gr
+
+from janus_app.ui.common.html import message
+from janus_app.ui.context import PageContext
+
+# Built once: inside a handler Gradio makes no complete component.
+_PROPS = gr.HTML("", padding=False, js_on_load=None, render=False).get_config()
+# Name of a button in the hidden row of actions, text, and the path of its icon.
+ACTIONS = (
+    ("to-edit", "edit_this", "M4 20h4L19 9l-4-4L4 16zM13.5 6.5l4 4"),
+    ("ask", "act_ask", "M4 5h16v11H9l-5 4z"),
+    ("vary", "act_vary", "M4 12a8 8 0 0 1 14-5l2 2M20 4v5h-5M20 12a8 8 0 0 1-14 5l-2-2M4 20v-5h5"),
+    ("save", "act_save", "M12 4v11M7 11l5 5 5-5M5 20h14"),
+)
+
+
+def html_part(html: str) -> dict[str, Any]:
+    """HTML as a part of a message's content."""
+    props = {**_PROPS, "value": html}
+    return {"type": "component", "component": "html", "value": html, "constructor_args": {}, "props": props}
+
+
+def address(path: str) -> str:
+    """Where the page serves the file, relative to the page."""
+    return "gradio_api/file=" + quote(path)
+
+
+def icon(path: str) -> str:
+    return f'<svg viewBox="0 0 24 24" aria-hidden="true"><path d="{path}"/></svg>'
+
+
+def pictures_part(page: PageContext, pictures: Sequence[tuple[str, str, str]], language: str) -> dict[str, Any]:
+    """Pictures of one message, as (key, path, alternative text), each with its buttons."""
+    say = page.texts.say
+    figures = ""
+    for key, path, alt in pictures:
+        if not Path(path).is_file():
+            figures += message(say("picture_lost", language), "note")
+            continue
+        buttons = "".join(
+            f'<button type="button" data-chat-act="{name}" data-key="{escape(key, quote=True)}">{icon(shape)}'
+            f"<span>{escape(say(text, language))}</span></button>"
+            for name, text, shape in ACTIONS
+        )
+        figures += (
+            f'<figure class="chat-picture"><img src="{escape(address(path), quote=True)}" '
+            f'alt="{escape(alt, quote=True)}"><figcaption>{buttons}</figcaption></figure>'
+        )
+    return html_part(f'<div class="chat-pictures n{min(len(pictures), 2)}">{figures}</div>')
+
+
+def working(page: PageContext, inside: str, language: str) -> str:
+    """The state of the running job, and a button that stops it. `inside` is HTML; "" says that the model reads."""
+    inside = inside or message(page.texts.say("reading", language))
+    stop = escape(page.texts.say("stop", language))
+    return f'<div id="chat-status" class="working">{inside}<button type="button" data-chat-stop>{stop}</button></div>'
+
+
+def stopped(page: PageContext, language: str) -> str:
+    return f'<div id="chat-status">{message(page.texts.say("stopped", language))}</div>'
+
+
+def sight_html(page: PageContext, pictures: Sequence[str], language: str) -> str:
+    """The pictures that the model sees with the next question."""
+    shown = [path for path in pictures if Path(path).is_file()]
+    if not shown:
+        return ""
+    small = "".join(f'<img src="{escape(address(path), quote=True)}" alt="">' for path in shown)
+    line = page.texts.say("sight_one" if len(shown) == 1 else "sight_several", language, count=len(shown))
+    return f'<div class="sight">{small}<span>{escape(line)}</span></div>'
