@@ -6,6 +6,7 @@ A gr.Chatbot shows components inside its messages; these are gr.HTML. assets/pag
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -13,11 +14,16 @@ from urllib.parse import quote
 
 import gradio as gr
 
+from janus_app.errors import AppError
+from janus_app.outputs.image_io import open_picture
 from janus_app.ui.common.html import message
 from janus_app.ui.context import PageContext
 
+ROOT = "page-root:"  # stands for the address of the page, which the browser knows
+# The template of a gr.HTML with pictures. Gradio evaluates it in the browser.
+ADDRESSED = "${(value || '').replaceAll('" + ROOT + "', (window.gradio_config?.root ?? '').replace(/\\/$/, ''))}"
 # Built once: inside a handler Gradio makes no complete component.
-_PROPS = gr.HTML("", padding=False, js_on_load=None, render=False).get_config()
+_PROPS = gr.HTML("", padding=False, html_template=ADDRESSED, js_on_load=None, render=False).get_config()
 # Name of a button in the hidden row of actions, text, and the path of its icon.
 ACTIONS = (
     ("to-edit", "edit_this", "M4 20h4L19 9l-4-4L4 16zM13.5 6.5l4 4"),
@@ -34,12 +40,21 @@ def html_part(html: str) -> dict[str, Any]:
 
 
 def address(path: str) -> str:
-    """Where the page serves the file, relative to the page."""
-    return "gradio_api/file=" + quote(path)
+    """Where the page serves the file, for a gr.HTML with the template ADDRESSED."""
+    return f"{ROOT}/gradio_api/file={quote(path)}"
+
+
+@lru_cache(maxsize=1024)
+def size_of(path: str) -> tuple[int, int]:
+    """Width and height, so that the page need not move when the picture arrives; a square where it cannot be read."""
+    try:
+        return open_picture(path).size
+    except AppError:
+        return (1, 1)
 
 
 def icon(path: str) -> str:
-    return f'<svg viewBox="0 0 24 24" aria-hidden="true"><path d="{path}"/></svg>'
+    return f'<svg class="line-icon" viewBox="0 0 24 24" aria-hidden="true"><path d="{path}"/></svg>'
 
 
 def pictures_part(page: PageContext, pictures: Sequence[tuple[str, str, str]], language: str) -> dict[str, Any]:
@@ -55,9 +70,12 @@ def pictures_part(page: PageContext, pictures: Sequence[tuple[str, str, str]], l
             f"<span>{escape(say(text, language))}</span></button>"
             for name, text, shape in ACTIONS
         )
+        (width, height), source = size_of(path), escape(address(path), quote=True)
         figures += (
-            f'<figure class="chat-picture"><img src="{escape(address(path), quote=True)}" '
-            f'alt="{escape(alt, quote=True)}"><figcaption>{buttons}</figcaption></figure>'
+            f'<figure class="chat-picture"><button type="button" class="look" data-enlarge data-full="{source}" '
+            f'data-width="{width}" data-height="{height}" data-key="{escape(key, quote=True)}">'
+            f'<img src="{source}" alt="{escape(alt, quote=True)}" width="{width}" height="{height}"></button>'
+            f"<figcaption>{buttons}</figcaption></figure>"
         )
     return html_part(f'<div class="chat-pictures n{min(len(pictures), 2)}">{figures}</div>')
 

@@ -12,7 +12,7 @@ from janus_app.types import MAX_PROMPT_CHARACTERS
 from janus_app.ui.common.actions import Actions, action_row
 from janus_app.ui.common.controls import example_buttons
 from janus_app.ui.context import PageContext
-from janus_app.ui.tabs.chat.bubbles import icon
+from janus_app.ui.tabs.chat.bubbles import ADDRESSED, icon
 
 
 @dataclass(frozen=True)
@@ -110,11 +110,11 @@ def chat_panel(page: PageContext, conversation: gr.State) -> ChatPanel:
     )
     with gr.Column(elem_id="chat-foot"):
         with gr.Column(elem_id="chat-starters") as starters:
-            sample = gr.HTML(elem_id="chat-sample", padding=False)
+            sample = gr.HTML(elem_id="chat-sample", padding=False, html_template=ADDRESSED)
             examples = tuple(example_buttons("chat"))
         notes = gr.HTML(elem_id="chat-notes", padding=False)
         with gr.Row(elem_id="chat-looks"):
-            sight = gr.HTML(elem_id="chat-sight", padding=False)
+            sight = gr.HTML(elem_id="chat-sight", padding=False, html_template=ADDRESSED)
             whole = gr.Checkbox(
                 False, label=label("sight_whole"), visible=False, container=False, elem_id="chat-whole", min_width=60
             )
