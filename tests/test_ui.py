@@ -41,12 +41,12 @@ def test_picture_drawn_in_chat_can_be_discussed_and_edited(page: Served, client:
     words = context_used(ask(client, "What is it?").result(timeout=60))
     client.reset_session()
     drawn = ask(client, "/draw a red circle").result(timeout=60)
-    assert [part["type"] for part in drawn[0][1]["content"]] == ["file"]
+    assert [part["type"] for part in drawn[0][1]["content"]] == ["component"]
     asked = ask(client, "What is it?").result(timeout=60)
     assert [turn["role"] for turn in asked[0]] == ["user", "assistant"] * 2
     assert context_used(asked) > words + 30, "the drawn picture is part of the question"
     edited = ask(client, "/edit a blue circle").result(timeout=60)
-    assert [part["type"] for part in edited[0][5]["content"]] == ["file"]
+    assert [part["type"] for part in edited[0][5]["content"]] == ["component"]
     assert "Keeps the top" in json.dumps(edited), "the note of the edit method is shown"
     newest = max(page.outputs.glob("*.png"), key=lambda file: file.stat().st_mtime_ns)
     record = read_metadata(newest)
@@ -68,7 +68,18 @@ def test_picture_drawn_in_chat_can_be_discussed_and_edited(page: Served, client:
 def test_command_that_fails_is_returned_to_the_box_with_a_sentence(client: Client, text: str, sentence: str) -> None:
     job = ask(client, text)
     job.result(timeout=30)
-    assert sentence in outputs_text(job) and text in json.dumps(job.outputs()[-1])
+    last = json.dumps(job.outputs()[-1])
+    assert sentence in outputs_text(job) and text in last
+    assert "chat-status" not in last, "the state of a refused job stays on view"
+
+
+def test_file_that_is_no_picture_leaves_the_message_box_with_a_sentence(client: Client, tmp_path: Path) -> None:
+    (tmp_path / "fake.png").write_text("not a picture")
+    Image.new("RGB", (40, 30), "red").save(tmp_path / "red.png")
+    files = [handle_file(str(tmp_path / name)) for name in ("fake.png", "red.png")]
+    box, notes, sight, _ = act(client, "chat-acts", "files", chat_box={"text": "What is it?", "files": files}).result(30)
+    assert box["value"]["text"] == "What is it?" and len(box["value"]["files"]) == 1
+    assert "fake.png" in notes and "message error" in notes and sight.count("<img") == 1
 
 
 def test_picture_of_a_batch_can_be_drawn_alone(page: Served, client: Client) -> None:
@@ -85,9 +96,11 @@ def test_answers_stream_and_report_the_used_context(client: Client, tmp_path: Pa
     job = ask(client, "What is it?", [handle_file(str(picture)), handle_file(str(picture))])
     final = job.result(timeout=60)
     assert len(job.outputs()) >= 3, "the answer did not stream"
+    assert "chat-status" in json.dumps(job.outputs()[:-1]) and "chat-status" not in json.dumps(final)
     talk = final[0]
     assert [turn["role"] for turn in talk] == ["user", "assistant"]
-    assert [part["type"] for part in talk[0]["content"]] == ["file", "file", "text"]
+    assert [part["type"] for part in talk[0]["content"]] == ["component", "text"]
+    assert json.dumps(talk[0]["content"][0]).count("<img") == 2
     assert re.search(r"\d+ of 512 tokens used", json.dumps(final))
 
 

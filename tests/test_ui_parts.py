@@ -27,7 +27,7 @@ from janus_app.ui.common import jobs
 from janus_app.ui.common.html import message
 from janus_app.ui.i18n import FOLDER, Texts, match_language
 from janus_app.ui.tabs.chat.reply import save
-from janus_app.ui.tabs.chat.transcript import command, turns
+from janus_app.ui.tabs.chat.transcript import command, sight, turns
 from janus_app.ui.tabs.edit.editor import picture_and_mask
 from janus_app.ui.tabs.models import model_drawer
 
@@ -62,7 +62,11 @@ def test_only_questions_carry_pictures_to_the_model(tmp_path: Path) -> None:
         ("user", "Which is best?", ()),
     ):
         talk = talk.with_message(ChatMessage(new_id(), talk.head, role, text, tuple(shown)))  # type: ignore[arg-type]
-    first, answer, last = turns(talk)
+    (question,) = turns(talk)
+    assert [image.getpixel((0, 0)) for image in question.images] == [(255, 192, 203)], "it is about the newest picture"
+    assert sight(talk.at(talk.path[-2].id), (), whole=False) == [files[4]], "what the page says that the model will see"
+    assert sight(talk.at(talk.path[-2].id), files[:2], whole=False) == files[:2], "or the pictures of the question"
+    first, answer, last = turns(talk, whole=True)
     assert (first.text, answer.text, last.text) == ("hello", "hi", "Which is best?")
     assert len(first.images) == 1 and not answer.images
     assert [image.getpixel((0, 0)) for image in last.images] == [

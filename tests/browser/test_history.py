@@ -74,10 +74,11 @@ def test_conversation_and_picture_survive_a_restart(enter: Any, tmp_path: Path) 
         answer = page.locator("#chat-bot .bot.message").last.inner_text()
 
         # Name the conversation; edit a message, which starts a branch.
-        page.wait_for_selector("#chat-name input, #chat-name textarea")
-        page.locator("#chat-name input, #chat-name textarea").fill("The circle")
+        page.click("#chat-list li[aria-current] .dots")
+        page.click("#chat-menu [data-act=rename]")
+        page.fill("#chat-list input.row", "The circle")
         page.keyboard.press("Enter")
-        page.wait_for_selector("#chat-list label:has-text('The circle')")
+        page.wait_for_selector("#chat-list li:has-text('The circle')")
         page.locator("#chat-bot button[aria-label=Edit]").last.click()
         page.locator("#chat-bot textarea").fill("And its colour?")
         page.locator("#chat-bot button[aria-label=Submit]").click()
@@ -94,11 +95,12 @@ def test_conversation_and_picture_survive_a_restart(enter: Any, tmp_path: Path) 
         page.wait_for_selector("#chat-status .easel img")
         page.keyboard.press("Escape")
         page.wait_for_selector("#chat-status:has-text('Stopped')")
+        assert page.locator("#chat-bot .working, #chat-bot [role=progressbar]").count() == 0
         assert len(list(first.outputs.glob("*.png"))) == 1
 
     with serve(tmp_path) as second:
         page = enter(second)
-        page.locator("#chat-list label", has_text="The circle").click()
+        page.locator("#chat-list button.row", has_text="The circle").click()
         loaded(page, "#chat-bot .bot")
         assert answer in page.inner_text("#chat-bot")
 
@@ -115,11 +117,11 @@ def test_conversation_and_picture_survive_a_restart(enter: Any, tmp_path: Path) 
 
         # Deleting the conversation asks for confirmation.
         go(page, "chat")
-        page.click("#chat-delete")
-        page.click("#chat-delete-no")
-        page.wait_for_selector("#chat-delete-yes", state="hidden")
-        page.click("#chat-delete")
-        page.click("#chat-delete-yes")
+        for act in ("no", "yes"):
+            page.click("#chat-list li:has-text('The circle') .dots")
+            page.click("#chat-menu [data-act=delete]")
+            page.click(f"#chat-menu [data-act={act}]")
+            page.wait_for_selector("#chat-menu", state="hidden")
         page.wait_for_function("!document.querySelector('#chat-list').innerText.includes('The circle')")
         assert stored(second) == []
 
@@ -161,7 +163,7 @@ def test_history_picture_can_be_marked_saved_discussed_and_redrawn(enter: Any, t
         page.click("#history-ask")
         page.wait_for_selector("#chat-box .thumbnail-item, #chat-box .thumbnail-image")
         say(page, "Is it round?")
-        page.wait_for_selector("#chat-list label:has-text('Is it round?')")
+        page.wait_for_selector("#chat-list li:has-text('Is it round?')")
         assert [len(message["pictures"]) for message in stored(served)[0]["messages"]] == [1, 0]
 
 
