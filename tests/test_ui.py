@@ -77,7 +77,9 @@ def test_file_that_is_no_picture_leaves_the_message_box_with_a_sentence(client: 
     (tmp_path / "fake.png").write_text("not a picture")
     Image.new("RGB", (40, 30), "red").save(tmp_path / "red.png")
     files = [handle_file(str(tmp_path / name)) for name in ("fake.png", "red.png")]
-    box, notes, sight, _ = act(client, "chat-acts", "files", chat_box={"text": "What is it?", "files": files}).result(30)
+    box, notes, sight, _ = act(client, "chat-acts", "files", chat_box={"text": "What is it?", "files": files}).result(
+        30
+    )
     assert box["value"]["text"] == "What is it?" and len(box["value"]["files"]) == 1
     assert "fake.png" in notes and "message error" in notes and sight.count("<img") == 1
 

@@ -9,24 +9,28 @@ document.addEventListener("click", (event) => {
   if (event.target.closest?.("[data-chat-side]")) {
     showSide(!on);
     if (!narrowChat()) store.set("janus-chat-side", on ? "closed" : "open");
-  } else if (narrowChat() && on && !event.target.closest?.("#chat-side, #chat-menu")) showSide(false);
+  } else if (narrowChat() && on && !event.target.closest?.("#chat-side, #chat-list-menu")) showSide(false);
 });
 
 // The buttons in the messages press those of the hidden row of actions, once the server knows for which picture.
 let chosenAct = "";
 document.addEventListener("click", (event) => {
-  const act = event.target.closest?.("[data-chat-act]");
-  if (act) {
-    chosenAct = act.dataset.chatAct;
-    window.janus.chat.picture(act.dataset.key);
-  }
+  const from = event.target.closest?.("[data-key]");
   if (event.target.closest?.("[data-chat-stop]")) inBox("stop-button")?.click();
+  if (!from) return;
+  chosenAct = from.dataset.chatAct ?? "";
+  window.janus.chat.picture(from.dataset.key);
+  if (chosenAct !== "menu") return;
+  const menu = document.getElementById("chat-menu");
+  menu.showPopover();
+  placeMenu(menu, from);
 });
+const pressChosen = () => chosenAct !== "menu" && button(`chat-${chosenAct}`)?.click();
 
 // The list's events; `element` stays, its content is replaced by the server. One menu serves all rows.
 const conversations = (element, trigger) => {
   let at = null; // the row of the open menu
-  const menu = () => element.querySelector("#chat-menu");
+  const menu = () => element.querySelector("#chat-list-menu");
   const openMenu = (dots) => {
     at = dots.closest("li");
     menu().querySelector(".items").hidden = false;
@@ -61,7 +65,7 @@ const conversations = (element, trigger) => {
     md: () => trigger("export", { id: at.dataset.id, kind: "md" }),
     json: () => trigger("export", { id: at.dataset.id, kind: "json" }),
     yes: () => trigger(at.getAttribute("aria-current") ? "discard" : "remove", { id: at.dataset.id }),
-    no: () => at.querySelector(".dots").focus(),
+    no: () => at.querySelector(".of-row").focus(),
     delete: () => {
       menu().querySelector(".items").hidden = true;
       menu().querySelector(".sure").hidden = false;
@@ -69,7 +73,7 @@ const conversations = (element, trigger) => {
     },
   };
   element.addEventListener("click", (event) => {
-    const dots = event.target.closest(".dots"), act = event.target.closest("[data-act]")?.dataset.act;
+    const dots = event.target.closest(".of-row"), act = event.target.closest("[data-act]")?.dataset.act;
     const row = event.target.closest("button.row");
     if (dots) openMenu(dots);
     if (row) {

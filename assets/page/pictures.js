@@ -51,6 +51,7 @@ const showAt = (place) => {
     `${picture.alt} · ${width} × ${from.dataset.height} · ${shownAt + 1} / ${album.length}`;
   for (const step of lightbox().querySelectorAll(".step")) step.hidden = album.length < 2;
   if (from.classList.contains("tile")) from.click(); // it is the chosen picture now
+  if (from.dataset.key) window.janus.chat.picture(from.dataset.key);
 };
 const native = (on) => {
   lightbox().classList.toggle("native", on);

@@ -74,8 +74,8 @@ def test_conversation_and_picture_survive_a_restart(enter: Any, tmp_path: Path) 
         answer = page.locator("#chat-bot .bot.message").last.inner_text()
 
         # Name the conversation; edit a message, which starts a branch.
-        page.click("#chat-list li[aria-current] .dots")
-        page.click("#chat-menu [data-act=rename]")
+        page.click("#chat-list li[aria-current] .of-row")
+        page.click("#chat-list-menu [data-act=rename]")
         page.fill("#chat-list input.row", "The circle")
         page.keyboard.press("Enter")
         page.wait_for_selector("#chat-list li:has-text('The circle')")
@@ -118,10 +118,10 @@ def test_conversation_and_picture_survive_a_restart(enter: Any, tmp_path: Path) 
         # Deleting the conversation asks for confirmation.
         go(page, "chat")
         for act in ("no", "yes"):
-            page.click("#chat-list li:has-text('The circle') .dots")
-            page.click("#chat-menu [data-act=delete]")
-            page.click(f"#chat-menu [data-act={act}]")
-            page.wait_for_selector("#chat-menu", state="hidden")
+            page.click("#chat-list li:has-text('The circle') .of-row")
+            page.click("#chat-list-menu [data-act=delete]")
+            page.click(f"#chat-list-menu [data-act={act}]")
+            page.wait_for_selector("#chat-list-menu", state="hidden")
         page.wait_for_function("!document.querySelector('#chat-list').innerText.includes('The circle')")
         assert stored(second) == []
 

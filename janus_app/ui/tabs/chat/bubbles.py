@@ -10,38 +10,24 @@ from functools import lru_cache
 from html import escape
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 import gradio as gr
 
 from janus_app.errors import AppError
 from janus_app.outputs.image_io import open_picture
 from janus_app.ui.common.html import message
+from janus_app.ui.common.pictures import ADDRESSED, address
 from janus_app.ui.context import PageContext
 
-ROOT = "page-root:"  # stands for the address of the page, which the browser knows
-# The template of a gr.HTML with pictures. Gradio evaluates it in the browser.
-ADDRESSED = "${(value || '').replaceAll('" + ROOT + "', (window.gradio_config?.root ?? '').replace(/\\/$/, ''))}"
 # Built once: inside a handler Gradio makes no complete component.
 _PROPS = gr.HTML("", padding=False, html_template=ADDRESSED, js_on_load=None, render=False).get_config()
-# Name of a button in the hidden row of actions, text, and the path of its icon.
-ACTIONS = (
-    ("to-edit", "edit_this", "M4 20h4L19 9l-4-4L4 16zM13.5 6.5l4 4"),
-    ("ask", "act_ask", "M4 5h16v11H9l-5 4z"),
-    ("vary", "act_vary", "M4 12a8 8 0 0 1 14-5l2 2M20 4v5h-5M20 12a8 8 0 0 1-14 5l-2-2M4 20v-5h5"),
-    ("save", "act_save", "M12 4v11M7 11l5 5 5-5M5 20h14"),
-)
+VERBS = (("to-edit", "edit"), ("ask", "ask"), ("vary", "vary"), ("save", "save"))  # ids in the row of actions, names
 
 
 def html_part(html: str) -> dict[str, Any]:
     """HTML as a part of a message's content."""
     props = {**_PROPS, "value": html}
     return {"type": "component", "component": "html", "value": html, "constructor_args": {}, "props": props}
-
-
-def address(path: str) -> str:
-    """Where the page serves the file, for a gr.HTML with the template ADDRESSED."""
-    return f"{ROOT}/gradio_api/file={quote(path)}"
 
 
 @lru_cache(maxsize=1024)
@@ -65,15 +51,21 @@ def pictures_part(page: PageContext, pictures: Sequence[tuple[str, str, str]], l
         if not Path(path).is_file():
             figures += message(say("picture_lost", language), "note")
             continue
+        key = escape(key, quote=True)
         buttons = "".join(
-            f'<button type="button" data-chat-act="{name}" data-key="{escape(key, quote=True)}">{icon(shape)}'
-            f"<span>{escape(say(text, language))}</span></button>"
-            for name, text, shape in ACTIONS
+            f'<button type="button" class="glyph icon-{verb}" data-chat-act="{name}" data-key="{key}">'
+            f"{escape(say(f'act_{verb}', language))}</button>"
+            for name, verb in VERBS
+        )
+        more = escape(say("act_more", language), quote=True)
+        buttons += (
+            f'<button type="button" class="glyph dots" aria-haspopup="true" data-chat-act="menu" data-key="{key}" '
+            f'aria-label="{more}"></button>'
         )
         (width, height), source = size_of(path), escape(address(path), quote=True)
         figures += (
             f'<figure class="chat-picture"><button type="button" class="look" data-enlarge data-full="{source}" '
-            f'data-width="{width}" data-height="{height}" data-key="{escape(key, quote=True)}">'
+            f'data-width="{width}" data-height="{height}" data-key="{key}">'
             f'<img src="{source}" alt="{escape(alt, quote=True)}" width="{width}" height="{height}"></button>'
             f"<figcaption>{buttons}</figcaption></figure>"
         )

@@ -11,8 +11,9 @@ from janus_app.outputs.conversations import Conversation
 from janus_app.types import MAX_PROMPT_CHARACTERS
 from janus_app.ui.common.actions import Actions, action_row
 from janus_app.ui.common.controls import example_buttons
+from janus_app.ui.common.pictures import ADDRESSED
 from janus_app.ui.context import PageContext
-from janus_app.ui.tabs.chat.bubbles import ADDRESSED, icon
+from janus_app.ui.tabs.chat.bubbles import icon
 
 
 @dataclass(frozen=True)
@@ -130,7 +131,7 @@ def chat_panel(page: PageContext, conversation: gr.State) -> ChatPanel:
         )
         context = gr.HTML(elem_id="chat-context", padding=False)
     acts = gr.HTML("", elem_id="chat-acts", elem_classes="unseen", js_on_load=ACTS)
-    with gr.Column(elem_classes="unseen"):  # the buttons in the messages press these
+    with gr.Column(elem_classes="chat-verbs"):  # the buttons in the messages press these
         row = action_row(page, "chat")
     chosen = gr.State("")
     parts = (bot, new, starters, sample, examples, notes, sight, whole, box, context, branch, answering, acts, row)

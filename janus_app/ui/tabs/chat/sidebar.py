@@ -119,7 +119,7 @@ def list_html(page: PageContext, found: Sequence[Conversation], current: str, la
         on_view = ' aria-current="true"' if one.id == current else ""
         rows += (
             f'<li data-id="{about}"{on_view}><button type="button" class="row" title="{name}">{name}</button>'
-            f'<button type="button" class="dots" aria-haspopup="true" aria-label="{say("menu_of")} {name}">'
+            f'<button type="button" class="of-row" aria-haspopup="true" aria-label="{say("menu_of")} {name}">'
             f"{DOTS}</button></li>"
         )
     items = "".join(
@@ -129,7 +129,7 @@ def list_html(page: PageContext, found: Sequence[Conversation], current: str, la
         f'<div class="sure" hidden><p>{say("delete_conversation")}</p><button type="button" data-act="yes">'
         f'{say("delete_yes")}</button><button type="button" data-act="no">{say("delete_no")}</button></div>'
     )
-    menu = f'<div id="chat-menu" popover><div class="items">{items}</div>{sure}</div>'
+    menu = f'<div id="chat-list-menu" popover><div class="items">{items}</div>{sure}</div>'
     return f'<ul aria-label="{say("conversations")}" data-name="{say("conversation_name")}">{rows}</ul>{menu}'
 
 

@@ -16,6 +16,7 @@ from janus_app.outputs.image_io import open_picture
 from janus_app.paths import ASSETS
 from janus_app.ui.common.actions import Actions, BrowserDownload, PictureSource, halt, press
 from janus_app.ui.common.html import empty, messages
+from janus_app.ui.common.pictures import address
 from janus_app.ui.context import (
     EXAMPLES,
     JOB,
@@ -29,7 +30,7 @@ from janus_app.ui.context import (
     slider_update,
 )
 from janus_app.ui.tabs.chat import sidebar
-from janus_app.ui.tabs.chat.bubbles import address, stopped
+from janus_app.ui.tabs.chat.bubbles import stopped
 from janus_app.ui.tabs.chat.panels import ChatPanel, Sidebar, chat_panel, new_conversation_state
 from janus_app.ui.tabs.chat.panels import sidebar as build_sidebar
 from janus_app.ui.tabs.chat.reply import EMPTY, Replies, save
