@@ -206,8 +206,8 @@ def wire(handlers: ChatHandlers, side: Sidebar | None) -> tuple[list[Any], list[
     news = [panel.new.click, *([side.new.click] if side else [])]
     cleared = attach(halt(partial(gr.on, news), answers).then, handlers.cleared, None, outputs, **QUICK)
     attach(panel.branch.input, handlers.choose_branch, {panel.branch, panel.conversation}, outputs, **QUICK)
-    looks = {panel.sight, panel.whole}
-    attach(panel.acts.files, handlers.files_changed, {panel.box, *shown}, {panel.box, panel.notes, *looks}, **QUICK)
+    looks = [panel.sight, panel.whole]
+    attach(panel.acts.files, handlers.files_changed, {panel.box, *shown}, [panel.box, panel.notes, *looks], **QUICK)
     attach(panel.whole.input, handlers.looks_changed, {panel.box, *shown}, looks, **QUICK)
     attach(panel.acts.picture, handlers.choose_picture, None, {panel.chosen}, **QUICK).then(None, js=PRESS_CHOSEN)
     for example in panel.examples:
