@@ -191,9 +191,8 @@ def chat(page: Any) -> None:
     """Ask about the picture that was drawn."""
     go(page, "draw")
     page.click("#draw-ask")
-    page.locator("#chat-examples button:visible").first.click()
-    page.wait_for_selector("#chat-box .submit-button:enabled")
-    page.click("#chat-box .submit-button")
+    page.wait_for_selector("#chat-box .thumbnail-item, #chat-box .thumbnail-image")
+    page.locator("#chat-examples button:visible").first.click()  # sends it
     page.wait_for_selector("#chat-context .meter")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
@@ -83,3 +84,15 @@ def test_region_edit_changes_the_region_only() -> None:
     source = model()._encode(before).tolist()
     assert [picture.image_tokens[i] for i in kept] == [source[i] for i in kept]
     assert [picture.image_tokens[i] for i in (28, 29, 34, 35)] != [source[i] for i in (28, 29, 34, 35)]
+
+
+@pytest.mark.parametrize(
+    ("question", "letters"), [("Hello", "A-Za-z"), ("Is it bigger now?", "A-Za-z"), ("你好", "一-鿿")]
+)
+def test_answer_is_in_the_language_of_the_question(question: str, letters: str) -> None:
+    """Also to what the model was not trained for, after an edit for instance: it answered some of that in Chinese."""
+    picture = render(Scene.of(0, [Item(INDEX["car"], 1, 4)]))
+    asked = ChatRequest((Turn("user", question, (picture,)),), temperature=0, max_new_tokens=32)
+    answer = finish(model().chat(asked)).text
+    assert re.search(f"[{letters}]", answer)
+    assert not re.search("[一-鿿]" if letters == "A-Za-z" else "[A-Za-z]", answer), answer

@@ -135,6 +135,7 @@ def write_folder(out: Path, weights: dict[str, Tensor], config: dict[str, Any], 
         "config.json": config,
         "processor_config.json": {
             "add_special_token": False,
+            "answers_in_language_of_question": True,
             "ignore_id": -100,
             "image_tag": "<image_placeholder>",
             "mask_prompt": True,

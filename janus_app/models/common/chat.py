@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -34,6 +35,8 @@ from janus_app.types import (
     Usage,
 )
 
+# The letters of a language; part of a character of several tokens is decoded as U+FFFD, and English has none of those.
+CHINESE, ENGLISH = re.compile(r"[\u3000-\u9fff\uff00-\uffef\ufffd]"), re.compile(r"[A-Za-z]")
 MIN_ANSWER = 16  # tokens; a conversation that leaves less room for the answer is shortened
 
 
@@ -108,9 +111,21 @@ def merge_turns(turns: Sequence[Turn]) -> list[Turn]:
 
 @torch.inference_mode()
 def answer_tokens(
-    network: Network, prompt: Tensor, *, end: int, limit: int, temperature: float, top_p: float, seed: int
+    network: Network,
+    prompt: Tensor,
+    *,
+    end: int,
+    limit: int,
+    temperature: float,
+    top_p: float,
+    seed: int,
+    excluded: Sequence[int] = (),
 ) -> Iterator[int]:
-    """Ids of the answer to an embedded prompt [T, hidden], without the end-of-sentence id, at most `limit`."""
+    """Ids of the answer to an embedded prompt [T, hidden], without the end-of-sentence id, at most `limit`.
+
+    `excluded` ids are never chosen.
+    """
+    never = torch.tensor(excluded, dtype=torch.long, device=prompt.device)
     stream = torch.Generator("cpu").manual_seed(seed)
     hidden, cache = prefill(network, [prompt], limit)
     reader = _Reader(network, cache, hidden[:, -1])
@@ -119,6 +134,8 @@ def answer_tokens(
         read = CudaGraphRunner(reader.read, network.device, reader.state, cache.capacity, reader.step.bucket)
     for _ in range(limit):
         logits = network.language_model.lm_head(reader.hidden)
+        if excluded:
+            logits = logits.index_fill(-1, never, torch.finfo(logits.dtype).min)
         noise = sampling.exponential_noise([stream], logits.shape[-1])[0] if temperature else None
         token = sampling.sample(sampling.apply_top_p(logits, temperature, top_p), temperature, noise)
         chosen = sampling.read_token(token, logits)
@@ -175,6 +192,8 @@ class VisionChatMixin:
         pictures = own if isinstance(own, dict) else read_json(folder / "preprocessor_config.json")
         self.processor = parse_processor(pictures)
         self.style = parse_style(processor, roles)
+        # A small model answers what it was not trained for in any language. It must not for a model that translates.
+        self.keeps_language = processor.get("answers_in_language_of_question") is True
         if self.tokenizer.size > language.vocab_size:
             raise AppError("tokenizer_too_large")
         self.picture_tokens = vision.patches
@@ -200,6 +219,7 @@ class VisionChatMixin:
                 temperature=request.temperature,
                 top_p=request.top_p,
                 seed=request.seed,
+                excluded=self._other_language(request.turns[-1].text) if self.keeps_language else (),
             )
 
         return stream_answer(
@@ -209,6 +229,13 @@ class VisionChatMixin:
             encode=encode,
             answer=answer,
         )
+
+    def _other_language(self, question: str) -> Sequence[int]:
+        """The tokens of the language, of English and Chinese, in which the question is not."""
+        chinese, english = bool(CHINESE.search(question)), bool(ENGLISH.search(question))
+        if chinese == english:
+            return ()
+        return self.tokenizer.ids_with(ENGLISH if chinese else CHINESE)
 
     def rank(self, request: RankRequest) -> Events:
         """How sure the model is, from 0 to 1, that each picture shows what the prompt asks for."""

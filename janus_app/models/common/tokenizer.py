@@ -7,6 +7,7 @@ Prompts are lists of pieces: plain strings, in which a typed "<image_placeholder
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -89,6 +90,11 @@ class Tokenizer:
             if piece is not None:
                 ids += [self.id(piece.token)] * piece.times
         return ids
+
+    def ids_with(self, letters: re.Pattern[str]) -> list[int]:
+        """The ordinary tokens whose text contains a match."""
+        texts = self._fast.decode_batch([[token] for token in range(self.size)], skip_special_tokens=True)
+        return [token for token, text in enumerate(texts) if letters.search(text)]
 
     def decode(self, ids: Sequence[int]) -> str:
         return self._fast.decode(list(ids), skip_special_tokens=True)
