@@ -11,7 +11,8 @@ from typing import Any
 
 import gradio as gr
 
-from janus_app.errors import AppError
+from janus_app.errors import AppError, Message
+from janus_app.files import os_errors_as_app_errors
 from janus_app.outputs.votes import Choice, Tally
 from janus_app.types import SOLVERS, Event, GenerateRequest
 from janus_app.ui.common.actions import Actions, PictureSource, action_row, halt
@@ -199,7 +200,12 @@ class PairHandlers:
             return
         before: Comparison | None = data[self.results.comparison]
         names = (vote_key(sides[0]), vote_key(sides[1]))
-        now = arranged(page, (images[0], images[1]), names, blind, before.tally if before else None)
+        try:
+            with os_errors_as_app_errors(Message("copy_not_made"), page.images.serving):
+                now = arranged(page, (images[0], images[1]), names, blind, before.tally if before else None)
+        except AppError as error:  # the pictures themselves are saved
+            yield {**shared.refused(error.text(language)), **self._buttons(running=False)}
+            return
         line = page.texts.say("compare_judge" if blind else "compare_done", language)
         yield {
             **shared.ended(message(line, "done")),
