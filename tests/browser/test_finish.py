@@ -20,11 +20,12 @@ SHIFT = """() => new Promise((give) => {
   setTimeout(() => give(sum), 200);
 })"""
 # Controls in sight that are less than 44 pixels high. A checkbox or radio button is as high as its label; what a slider
-# sets, the number beside it sets too; the tools of the picture editor are Gradio's and would not fit beside the picture.
+# sets, the number beside it sets too; the tools of Gradio's picture editor would not fit beside the picture.
 SMALL = """() => [...document.querySelectorAll("button, [role=tab], select, summary, input, textarea")]
   .filter((e) => e.checkVisibility({ visibilityProperty: true, opacityProperty: true }) && !e.disabled)
   .filter((e) => !["file", "range"].includes(e.type) && e.tabIndex >= 0)
-  .map((e) => (["checkbox", "radio"].includes(e.type) && e.closest("label")) || e)
+  .map((e) => (["checkbox", "radio"].includes(e.type) && e.closest("label"))
+    || (e.role === "combobox" && e.closest(".wrap")) || e)
   .filter((e) => !e.closest("#edit-editor") && e.getBoundingClientRect().height < 43.5)
   .map((e) => `${Math.round(e.getBoundingClientRect().height)} ${e.closest("[id]")?.id} ${e.outerHTML.slice(0, 90)}`)"""
 FOCUS = """() => {
