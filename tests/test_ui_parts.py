@@ -139,6 +139,9 @@ def test_every_string_of_the_page_exists_and_is_used() -> None:
         "solver_",
         "strength_",
         "image_guidance_",
+        "way_",
+        "edit_after",
+        "edit_instruction",
     )
     unused = {key for key in english if not key.startswith(made) and not re.search(f"[\"']{key}[\"']", source)}
     assert not unused
