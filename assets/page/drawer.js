@@ -17,3 +17,16 @@ onChange(() => {
   const opener = button("draw-drawer-open");
   if (opener && !opener.hasAttribute("aria-expanded")) opener.setAttribute("aria-expanded", String(isDrawerOpen()));
 });
+
+// Whatever stands above the canvas, as the welcome does, takes its room from the picture: the prompt stays in view.
+let aboveCanvas = 0;
+const fitCanvas = () => {
+  const canvas = document.getElementById("draw-canvas");
+  if (!visible(canvas)) return;
+  const above = Math.round(canvas.getBoundingClientRect().top + scrollY) + 12;
+  if (above === aboveCanvas) return;
+  aboveCanvas = above;
+  document.documentElement.style.setProperty("--above-canvas", `${above}px`);
+};
+onChange(fitCanvas);
+document.addEventListener("DOMContentLoaded", () => new ResizeObserver(fitCanvas).observe(document.body));
