@@ -74,6 +74,7 @@ class Canvas:
     output: JobOutput
     wall: PictureWall
     prompt: gr.Textbox
+    unknown: gr.HTML
     examples: list[gr.Button]
     buttons: RunButtons
     helper: PromptHelper
@@ -108,11 +109,12 @@ def build_canvas(page: PageContext) -> Canvas:
                     min_width=0,
                     scale=0,
                 )
+            unknown = gr.HTML(elem_id="draw-unknown", padding=False)
             with gr.Row(elem_classes="chips-row"):
                 helping = build_buttons(page)
                 examples = example_buttons("draw")
             helper = build_panel(page, *helping)
-    return Canvas(JobOutput(status, notes, easel), wall, prompt, examples, buttons, helper)
+    return Canvas(JobOutput(status, notes, easel), wall, prompt, unknown, examples, buttons, helper)
 
 
 def build_pictures(page: PageContext, canvas: Canvas, browser: BrowserDownload) -> PicturesPanel:

@@ -15,6 +15,7 @@ from janus_app.outputs.foreign_prompt import ForeignPrompt, read_settings
 from janus_app.outputs.metadata import ImageMetadata, request_of
 from janus_app.registry.types import Variant
 from janus_app.types import GenerateRequest
+from janus_app.ui.common import unknown_words
 from janus_app.ui.common.actions import BrowserDownload, halt
 from janus_app.ui.common.browser_tab import restore_draft
 from janus_app.ui.common.controls import foreign_line
@@ -94,6 +95,7 @@ def build(
         presets_panel.wire_saving(page, panel.saving, panel.presets, variant, controls)
     TokenHandlers(page, right.tokens, right.wall, variant).wire()
     runs: list[Callable[..., Any]] = [panel.buttons.run.click, controls.prompt.submit]
+    unknown_words.wire(page, controls.prompt, canvas.unknown, model_changed, runs)
     restore_settings = browser_settings.wire(page, stored, variant, controls, runs)
     outputs = {
         panel.buttons.run,
