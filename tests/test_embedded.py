@@ -91,7 +91,7 @@ def test_region_edit_changes_the_region_only() -> None:
 )
 def test_answer_is_in_the_language_of_the_question(question: str, letters: str) -> None:
     """Also to what the model was not trained for, after an edit for instance: it answered some of that in Chinese."""
-    picture = render(Scene.of(0, [Item(INDEX["car"], 1, 4)]))
+    picture = render(Scene.of(0, [Item(INDEX["car"], 1, 3), Item(INDEX["car"], 1, 5)]))
     asked = ChatRequest((Turn("user", question, (picture,)),), temperature=0, max_new_tokens=32)
     answer = finish(model().chat(asked)).text
     assert re.search(f"[{letters}]", answer)
