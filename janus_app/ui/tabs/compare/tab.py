@@ -30,9 +30,9 @@ def build(
                     pair_controls = pair.controls(page)
                 with gr.Tab(label("compare_grid"), elem_id="compare-grid"):
                     grid_controls = grid.controls(page)
-        with gr.Column(scale=7, min_width=320, elem_classes="results"):
             status = gr.HTML(elem_id="compare-status", padding=False)
             notes = gr.HTML(elem_id="compare-notes", padding=False)
+        with gr.Column(scale=7, min_width=320, elem_classes="results"):
             preview = gr.HTML(elem_id="compare-easel", padding=False)
             with gr.Column(visible=False, elem_id="compare-sides") as pair_column:
                 pair_results = pair.results(page)
