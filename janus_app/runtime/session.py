@@ -90,6 +90,14 @@ class SessionState:
     weight_check: WeightCheck | None = None
 
 
+@dataclass(frozen=True)
+class ModelFacts:
+    """The model that is about to answer, for who makes its request."""
+
+    variant: Variant
+    capabilities: Capabilities
+
+
 class FairQueue:
     """First come, first served; the first ticket is the one whose job runs."""
 
@@ -214,7 +222,7 @@ class ModelSession:
         """Do a request with the loaded model. Raises AppError where none is loaded or it lacks the verb."""
         return self._queued(lambda: self._run(request))
 
-    def run_on(self, variant: Variant | None, make: Callable[[LoadedModel], Request]) -> Events:
+    def run_on(self, variant: Variant | None, make: Callable[[ModelFacts], Request]) -> Events:
         """Load `variant` if another model is loaded, and do the request that `make` returns for it, all in one turn.
 
         None = the loaded model, or the default one where none is loaded. Raises AppError where files of the variant are
@@ -368,7 +376,7 @@ class ModelSession:
         _free_memory()  # only here, because the error kept everything that the job had allocated
         raise AppError("job_out_of_memory")
 
-    def _run_on(self, variant: Variant | None, make: Callable[[LoadedModel], Request]) -> Events:
+    def _run_on(self, variant: Variant | None, make: Callable[[ModelFacts], Request]) -> Events:
         plan = self._loaded.plan if self._loaded else self._idle_unloaded
         wanted = variant or (plan.variant if plan else self.catalog.default())
         if plan is None or (plan.variant.id, plan.variant.folder) != (wanted.id, wanted.folder):
@@ -377,7 +385,8 @@ class ModelSession:
             yield from self._load(wanted, "auto", "auto")
         yield from self._load_again()
         assert self._loaded is not None
-        yield from self._run(make(self._loaded))
+        facts = ModelFacts(self._loaded.plan.variant, self._loaded.model.capabilities)
+        yield from self._run(make(facts))
 
     def _load_again(self) -> Events:
         """Load the model that was unloaded because nobody used it."""
