@@ -71,7 +71,8 @@ class SessionState:
     device, in bytes, None where no model is loaded. `queue` is the number of waiting jobs. `silence` explains why the
     running job has sent no event for a while. `idle_unloaded` is the title of a model that was unloaded because nobody
     used it; the next job loads it again. `weight_check` is what a check of the loaded model's weights found on this
-    machine, None where there was none.
+    machine, None where there was none. `replicas` are how many are ready and how many there can be, None where there
+    is no cluster.
     """
 
     variant_id: str | None = None
@@ -88,6 +89,7 @@ class SessionState:
     silence: Message | None = None
     idle_unloaded: str = ""
     weight_check: WeightCheck | None = None
+    replicas: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True)

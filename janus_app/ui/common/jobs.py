@@ -30,6 +30,7 @@ KNOWN_STAGES = (
     "import",
     "convert",
     "read",
+    "replicas",
     "draw",
     "write",
     "decode",

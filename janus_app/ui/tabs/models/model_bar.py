@@ -314,6 +314,9 @@ def state_html(page: PageContext, language: str) -> str:
         parts.append(escape(say(f"state_{state.phase}", language)))
         if state.precision and state.device:
             parts.append(escape(say("precision_on", language, precision=state.precision, device=state.device)))
+    if state.replicas:
+        ready, most = state.replicas
+        parts.append(escape(say("state_replicas", language, ready=ready, total=most)))
     if doing := _doing(page, state, language):
         parts.append(escape(doing))
     if state.memory_used is not None and state.memory_total:

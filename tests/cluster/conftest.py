@@ -1,0 +1,130 @@
+"""A cluster of two machines, as far as one machine can be two: a head and a member, each with its own processes.
+
+They are started with the commands of docs/cluster.md, on the loopback address, and only what they started is ended.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)  # none is written into the home of who runs the tests
+os.environ["OMP_NUM_THREADS"] = "1"
+os.environ["JANUS_APP_WEIGHT_CHECK"] = "off"
+
+from janus_app.cluster.ray_serve import RayServe
+from janus_app.cluster.session import ClusterSession
+from janus_app.hub import Hub
+from janus_app.registry.catalog import load_catalog
+from janus_app.runtime.session import ModelSession
+from janus_app.types import drain
+
+ROOT = Path(__file__).parent.parent.parent
+MODEL = str(ROOT / "tests" / "golden" / "janus" / "janus_pro_1b" / "checkpoint")
+PATIENCE = 120  # seconds: a busy machine needs a while to start its processes again
+
+
+def until(condition: Callable[[], Any]) -> None:
+    end = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+@dataclass
+class Machine:
+    """The processes of one machine of the cluster."""
+
+    process: subprocess.Popen[str]
+    known: dict[int, psutil.Process] = field(default_factory=dict)
+
+    def processes(self) -> list[psutil.Process]:
+        """All that it has started so far and that still run, also those whose parent is gone."""
+        with suppress(psutil.NoSuchProcess):
+            for child in psutil.Process(self.process.pid).children(recursive=True):
+                self.known[child.pid] = child
+        for process in list(self.known.values()):
+            with suppress(psutil.NoSuchProcess):
+                for child in process.children(recursive=True):
+                    self.known[child.pid] = child
+        return [process for process in self.known.values() if process.is_running()]
+
+    def daemon(self) -> psutil.Process:
+        return next(process for process in self.processes() if process.name() == "raylet")
+
+    def end(self) -> None:
+        self.processes()
+        self.process.terminate()
+        gone = psutil.wait_procs(self.processes(), timeout=20)
+        for process in gone[1]:
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+        self.process.wait()
+
+
+@dataclass
+class TwoMachines:
+    head: Machine
+    member: Machine
+    address: str
+
+
+def start(*arguments: str, folder: Path) -> Machine:
+    command = [sys.executable, "-m", "janus_app", "cluster", *arguments, "--block"]
+    environment = {**os.environ, "RAY_TMPDIR": str(folder)}
+    return Machine(subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, text=True))
+
+
+def port_answers(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+@pytest.fixture(scope="session")
+def machines() -> Iterator[TwoMachines]:
+    folder = Path(tempfile.mkdtemp(prefix="ray", dir="/tmp"))  # short: names of sockets have a limit
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    address = f"127.0.0.1:{port}"
+    started = [start("head", "--port", str(port), folder=folder)]
+    try:
+        until(lambda: port_answers(port))
+        started.append(start("join", address, folder=folder))
+        yield TwoMachines(*started, address)
+    finally:
+        for machine in reversed(started):
+            machine.end()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def cluster(machines: TwoMachines) -> Iterator[ClusterSession]:
+    """A session with two ready replicas, one on each machine."""
+    with closing(ClusterSession(load_catalog(), Hub(), RayServe(machines.address))) as session:
+        until(lambda: session.room == 2)
+        drain(session.load(MODEL, "cpu", "fp32"))
+        until(lambda: session.state.replicas == (2, 2))
+        yield session
+
+
+@pytest.fixture(scope="session")
+def alone() -> ModelSession:
+    """One model in this process."""
+    session = ModelSession(load_catalog(), Hub())
+    drain(session.load(MODEL, "cpu", "fp32"))
+    return session
