@@ -8,6 +8,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 
 from janus_app.cli.console import UsageError, say
 from janus_app.cluster.ray_serve import OBJECT_STORE_BYTES, SLOT, environment, require_ray
@@ -45,7 +46,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _head(args: argparse.Namespace) -> int:
     host = private_address(args.host)
-    token = _ray(["get-auth-token", "--generate"], {}).strip().splitlines()[-1]
+    token = _ray(["get-auth-token", "--generate"], {}).splitlines()[-1]
     options = ["--head", f"--node-ip-address={host}", f"--port={args.port}", "--include-dashboard=false"]
     message = Message("cluster_started", host=host, port=args.port, token=token)
     return _start(args, options, message, environment(args.replicas, host))
@@ -56,7 +57,7 @@ def _join(args: argparse.Namespace) -> int:
     if not token:
         raise UsageError("cluster_token_missing", variable=TOKEN_VARIABLE)
     options = [f"--address={args.address}"] + ([f"--node-ip-address={args.host}"] if args.host else [])
-    variables = environment(args.replicas, args.address.partition(":")[0]) | {TOKEN_VARIABLE: token}
+    variables = environment(args.replicas, args.host or "") | {TOKEN_VARIABLE: token}
     return _start(args, options, Message("cluster_joined", address=args.address), variables)
 
 
@@ -71,13 +72,7 @@ def _start(args: argparse.Namespace, options: list[str], message: Message, varia
     resources = f"--resources={json.dumps({SLOT: args.replicas})}"
     store = f"--object-store-memory={OBJECT_STORE_BYTES}"
     command = ["start", *options, resources, store, "--disable-usage-stats"]
-    if args.block:
-        print(message.text(system_language()), flush=True)
-        return subprocess.run(
-            [*RAY, *command, "--block"], env={**os.environ, **variables}, stdout=subprocess.DEVNULL
-        ).returncode
-    _ray(command, variables)
-    print(message.text(system_language()))
+    _ray([*command, *["--block"] * args.block], variables, lambda: print(message.text(system_language()), flush=True))
     return 0
 
 
@@ -92,10 +87,20 @@ def private_address(host: str) -> str:
     return host
 
 
-def _ray(arguments: list[str], variables: dict[str, str]) -> str:
-    """Run a command of Ray and return what it prints. Raises AppError with the end of that where it fails."""
-    done = subprocess.run([*RAY, *arguments], env={**os.environ, **variables}, capture_output=True, text=True)
-    if done.returncode:
-        lines = [line.strip() for line in (done.stdout + done.stderr).splitlines() if line.strip()]
-        raise AppError("cluster_command_failed", command=arguments[0], reason=lines[-1][:300] if lines else "")
-    return done.stdout
+def _ray(arguments: list[str], variables: dict[str, str], on_start: Callable[[], None] = lambda: None) -> str:
+    """Run a command of Ray and return what it prints. Raises AppError with the end of that where it fails.
+
+    `on_start` is called when Ray runs, which is before the end of a command that stays.
+    """
+    lines: list[str] = []
+    with subprocess.Popen(
+        [*RAY, *arguments], env={**os.environ, **variables}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as process:
+        assert process.stdout is not None
+        for line in filter(None, map(str.strip, process.stdout)):
+            lines.append(line)
+            if "Ray runtime started" in line:
+                on_start()
+    if process.returncode:
+        raise AppError("cluster_command_failed", command=arguments[0], reason=lines[-1][:300].rstrip(".") if lines else "")
+    return "\n".join(lines)

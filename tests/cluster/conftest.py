@@ -14,7 +14,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, suppress
+from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -76,22 +76,30 @@ class Machine:
         self.process.wait()
 
 
-@dataclass
-class TwoMachines:
-    head: Machine
-    member: Machine
-    address: str
-
-
 def start(*arguments: str, folder: Path) -> Machine:
     command = [sys.executable, "-m", "janus_app", "cluster", *arguments, "--block"]
     environment = {**os.environ, "RAY_TMPDIR": str(folder)}
-    return Machine(subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, text=True))
+    return Machine(subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True))
 
 
-def port_answers(port: int) -> bool:
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0
+def started(*arguments: str, folder: Path) -> Machine:
+    """A machine that runs. Ray gives up where its own processes take half a minute to start, and is started again."""
+    for _ in range(3):
+        machine = start(*arguments, folder=folder)
+        assert machine.process.stdout is not None
+        if machine.process.stdout.readline():  # what the command says once Ray runs
+            return machine
+        machine.end()
+    raise AssertionError(f"Ray could not start: {arguments}")
+
+
+@dataclass
+class TwoMachines:
+    """The session of a page, and the processes of the machines behind it."""
+
+    session: ClusterSession
+    head: Machine
+    member: Machine
 
 
 @pytest.fixture(scope="session")
@@ -101,25 +109,23 @@ def machines() -> Iterator[TwoMachines]:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     address = f"127.0.0.1:{port}"
-    started = [start("head", "--port", str(port), folder=folder)]
-    try:
-        until(lambda: port_answers(port))
-        started.append(start("join", address, folder=folder))
-        yield TwoMachines(*started, address)
-    finally:
-        for machine in reversed(started):
-            machine.end()
-        shutil.rmtree(folder, ignore_errors=True)
+    with ExitStack() as ends:
+        ends.callback(shutil.rmtree, folder, ignore_errors=True)
+        head = started("head", "--port", str(port), folder=folder)
+        ends.callback(head.end)
+        session = ends.enter_context(closing(ClusterSession(load_catalog(), Hub(), RayServe(address))))
+        member = started("join", address, folder=folder)
+        ends.callback(member.end)
+        until(lambda: session.room == 2)
+        yield TwoMachines(session, head, member)
 
 
 @pytest.fixture(scope="session")
-def cluster(machines: TwoMachines) -> Iterator[ClusterSession]:
-    """A session with two ready replicas, one on each machine."""
-    with closing(ClusterSession(load_catalog(), Hub(), RayServe(machines.address))) as session:
-        until(lambda: session.room == 2)
-        drain(session.load(MODEL, "cpu", "fp32"))
-        until(lambda: session.state.replicas == (2, 2))
-        yield session
+def cluster(machines: TwoMachines) -> ClusterSession:
+    """The session with two ready replicas, one on each machine."""
+    drain(machines.session.load(MODEL, "cpu", "fp32"))
+    until(lambda: machines.session.state.replicas == (2, 2))
+    return machines.session
 
 
 @pytest.fixture(scope="session")

@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
+import base64
+import io
+import json
 import os
 import signal
 import threading
+import urllib.request
 from collections.abc import Callable
+from pathlib import Path
+
+from gradio_client import Client
+from PIL import Image
 
 from janus_app.cluster.session import ClusterSession
 from janus_app.runtime.session import ModelSession
 from janus_app.types import ChatRequest, Event, Finished, GenerateRequest, Notice, Preview, Progress, Started, Turn
+from janus_app.ui.app import launch
+from janus_app.workflows.settings import drawing_settings
 from tests.cluster.conftest import TwoMachines, until
+from tests.page_server import free_port
 
 PROMPT = "A small red house."
 ROW = 6  # image tokens
@@ -80,6 +91,28 @@ def test_several_pictures_are_drawn_by_both_replicas_and_the_answer_is_the_same(
     assert pixels(events[-1]) == pixels(alone.result(request))
     assert events[-1].provenance == alone.result(request).provenance
     assert cluster.result(ASK).token_ids == alone.result(ASK).token_ids
+
+
+def test_the_page_and_the_api_draw_through_the_replicas(
+    cluster: ClusterSession, alone: ModelSession, tmp_path: Path
+) -> None:
+    port = free_port()
+    page = launch(
+        cluster, cluster.catalog, port=port, outputs=tmp_path / "out", data=tmp_path / "data", prevent_thread_lock=True
+    )
+    try:
+        client = Client(f"http://127.0.0.1:{port}", verbose=False)
+        client.predict(prompt=PROMPT, count=2, seed=7, new_seed=False, guidance=5, temperature=1, api_name="/draw")
+        body = json.dumps({"prompt": PROMPT, "n": 2, "seed": 7}).encode()
+        headers = {"content-type": "application/json"}
+        asked = urllib.request.Request(f"http://127.0.0.1:{port}/v1/images/generations", body, headers)
+        answer = json.load(urllib.request.urlopen(asked))
+    finally:
+        page.close()
+    expected = alone.result(GenerateRequest(PROMPT, **drawing_settings({"seed": 7, "count": 2}, alone.variant)))
+    saved = [Image.open(file).tobytes() for file in sorted((tmp_path / "out").rglob("*.png"))]
+    sent = [Image.open(io.BytesIO(base64.b64decode(row["b64_json"]))).tobytes() for row in answer["data"]]
+    assert sent == pixels(expected) and sorted(saved) == sorted(2 * sent)
 
 
 def test_a_job_that_is_closed_frees_its_replica_within_a_step(cluster: ClusterSession) -> None:
