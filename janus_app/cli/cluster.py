@@ -102,5 +102,7 @@ def _ray(arguments: list[str], variables: dict[str, str], on_start: Callable[[],
             if "Ray runtime started" in line:
                 on_start()
     if process.returncode:
-        raise AppError("cluster_command_failed", command=arguments[0], reason=lines[-1][:300].rstrip(".") if lines else "")
+        raise AppError(
+            "cluster_command_failed", command=arguments[0], reason=lines[-1][:300].rstrip(".") if lines else ""
+        )
     return "\n".join(lines)

@@ -1,6 +1,7 @@
 """A cluster of two machines, as far as one machine can be two: a head and a member, each with its own processes.
 
-They are started with the commands of docs/cluster.md, on the loopback address, and only what they started is ended.
+They are started with the commands of docs/cluster.md, on this machine's own address: Ray lets nobody join a head on the
+loopback address. Only what they started is ended.
 """
 
 from __future__ import annotations
@@ -93,6 +94,13 @@ def started(*arguments: str, folder: Path) -> Machine:
     raise AssertionError(f"Ray could not start: {arguments}")
 
 
+def own_address() -> str:
+    """The address that this machine has in its network."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        probe.connect(("10.255.255.255", 1))  # sends nothing
+        return str(probe.getsockname()[0])
+
+
 @dataclass
 class TwoMachines:
     """The session of a page, and the processes of the machines behind it."""
@@ -106,12 +114,13 @@ class TwoMachines:
 def machines() -> Iterator[TwoMachines]:
     folder = Path(tempfile.mkdtemp(prefix="ray", dir="/tmp"))  # short: names of sockets have a limit
     with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
+        probe.bind(("", 0))
         port = probe.getsockname()[1]
-    address = f"127.0.0.1:{port}"
+    host = own_address()
+    address = f"{host}:{port}"
     with ExitStack() as ends:
         ends.callback(shutil.rmtree, folder, ignore_errors=True)
-        head = started("head", "--port", str(port), folder=folder)
+        head = started("head", "--host", host, "--port", str(port), folder=folder)
         ends.callback(head.end)
         session = ends.enter_context(closing(ClusterSession(load_catalog(), Hub(), RayServe(address))))
         member = started("join", address, folder=folder)
