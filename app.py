@@ -7,6 +7,8 @@ import contextlib
 import os
 import sys
 import threading
+from collections.abc import Iterator
+from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
 from janus_app.cli import options, run_safely
@@ -14,7 +16,7 @@ from janus_app.cli.console import UsageError, say, usage_errors
 from janus_app.errors import AppError, Message
 
 if TYPE_CHECKING:
-    from janus_app.runtime.session import ModelSession
+    from janus_app.runtime.face import Session
 
 FIRST_PORT, PORTS = 7860, 20
 
@@ -40,36 +42,50 @@ def serve(args: argparse.Namespace) -> int:
     with usage_errors():  # before a model is loaded
         allowed_names(args.allow_host), sub_path(args.root_path)
     auth = credentials(args.auth or os.environ.get("JANUS_APP_AUTH"))
-    session = open_session()
-    variant = chosen_variant(session.catalog, args)
     if args.idle_unload is not None and not 0 < args.idle_unload < float("inf"):
         raise UsageError("cli_idle_unload_out_of_range", given=args.idle_unload)
-    session.idle_minutes = args.idle_unload
-    if args.model or args.device or args.precision:
-        load_model(session, args, variant)
-    elif variant.is_local:  # loaded while the user reads the page
-        threading.Thread(target=warm_up, args=(session, variant.id), daemon=True).start()
-    threading.Thread(target=session.run_idle_unload, name="idle", daemon=True).start()
-    from janus_app.ui.app import launch
+    with open_cluster(args.cluster) if args.cluster else nullcontext(open_session()) as session:
+        session.idle_minutes = args.idle_unload
+        variant = chosen_variant(session.catalog, args)
+        if args.model or args.device or args.precision:
+            load_model(session, args, variant)
+        elif variant.is_local:  # loaded while the user reads the page
+            threading.Thread(target=warm_up, args=(session, variant.id), daemon=True).start()
+        threading.Thread(target=session.run_idle_unload, name="idle", daemon=True).start()
+        from janus_app.ui.app import launch
 
-    launch(
-        session,
-        session.catalog,
-        host=args.host,
-        port=port,
-        share=args.share,
-        auth=auth,
-        lang=args.lang,
-        open_browser=not args.no_browser,
-        allow_hosts=args.allow_host,
-        root_path=args.root_path,
-        api_key=args.api_key or os.environ.get("JANUS_APP_API_KEY", ""),
-        fetch_images=args.fetch_images,
-    )
+        launch(
+            session,
+            session.catalog,
+            host=args.host,
+            port=port,
+            share=args.share,
+            auth=auth,
+            lang=args.lang,
+            open_browser=not args.no_browser,
+            allow_hosts=args.allow_host,
+            root_path=args.root_path,
+            api_key=args.api_key or os.environ.get("JANUS_APP_API_KEY", ""),
+            fetch_images=args.fetch_images,
+        )
     return 0
 
 
-def warm_up(session: ModelSession, name: str) -> None:
+@contextlib.contextmanager
+def open_cluster(address: str) -> Iterator[Session]:
+    """The session of a cluster, whose replicas end with the block. Raises AppError where there is none."""
+    from janus_app.cluster.ray_serve import RayServe
+    from janus_app.cluster.session import ClusterSession
+    from janus_app.hub import Hub
+    from janus_app.registry.catalog import load_catalog
+
+    with usage_errors():
+        catalog = load_catalog()
+    with contextlib.closing(ClusterSession(catalog, Hub(), RayServe(address))) as session:
+        yield session
+
+
+def warm_up(session: Session, name: str) -> None:
     """Load the default model in the background. A failure is reported when the page first needs the model."""
     from janus_app.types import drain
 

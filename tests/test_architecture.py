@@ -24,6 +24,7 @@ LAYERS = (
     ("outputs",),
     ("workflows",),
     ("server",),
+    ("cluster",),
     ("ui",),
     ("cli",),
     ("", "catalog", "records", "studio", "pictures", "models.base", "__main__"),  # the public face, and old paths
@@ -39,6 +40,7 @@ FORBIDDEN = {  # packages that a layer must not import, wherever in the file the
     "outputs": {"torch", "gradio"},
     "workflows": {"torch", "gradio"},
     "server": {"torch", "gradio"},
+    "cluster": {"torch", "gradio"},
     "ui": {"torch", "transformers", "diffusers"},
     "cli": {"gradio"},
 }

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 
 from janus_app.cli import (
     chat,
+    cluster,
     convert,
     doctor,
     edit,
@@ -46,6 +47,7 @@ COMMANDS = {
     "doctor": doctor,
     "selftest": selftest,
     "mcp": mcp,
+    "cluster": cluster,
 }
 BUG = 70
 

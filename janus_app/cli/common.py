@@ -11,6 +11,7 @@ from janus_app.outputs.metadata import ImageMetadata
 from janus_app.outputs.store import OutputStore
 from janus_app.registry.catalog import Catalog, load_catalog
 from janus_app.registry.types import Variant
+from janus_app.runtime.face import Session
 from janus_app.runtime.session import ModelSession
 from janus_app.types import EditRequest, GenerateRequest, RankRequest
 
@@ -44,7 +45,7 @@ def require_verb(variant: Variant, verb: str) -> None:
         raise UsageError("cli_verb_unsupported", title=variant.title, verb=verb, verbs=", ".join(variant.verbs))
 
 
-def load_model(session: ModelSession, args: argparse.Namespace, variant: Variant) -> None:
+def load_model(session: Session, args: argparse.Namespace, variant: Variant) -> None:
     """Load the variant as --device and --precision say, showing progress.
 
     Raises AppError; for an absent device before anything is downloaded.

@@ -147,4 +147,9 @@ def add_page(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--idle-unload", type=float, metavar="MINUTES", help="unload a model nobody used for this long (default never)"
     )
+    parser.add_argument(
+        "--cluster",
+        metavar="local:N|HOST:PORT",
+        help="draw with several models at once: N on this machine, or those of a cluster's machines (docs/cluster.md)",
+    )
     parser.add_argument("--no-browser", action="store_true", help="do not open a browser window")

@@ -73,7 +73,8 @@ class SessionState:
     holds of the memory of the model's device, in bytes, None where no model is loaded. `queue` is the number of
     waiting jobs. `silence` explains why the running job has sent no event for a while. `idle_unloaded` is the title
     of a model that was unloaded because nobody used it; the next job loads it again. `weight_check` is what a check
-    of the loaded model's weights found on this machine, None where there was none.
+    of the loaded model's weights found on this machine, None where there was none. `replicas` are how many are ready and
+    how many there can be, None where there is no cluster.
     """
 
     variant_id: str | None = None
@@ -89,6 +90,15 @@ class SessionState:
     silence: Message | None = None
     idle_unloaded: str = ""
     weight_check: WeightCheck | None = None
+    replicas: tuple[int, int] | None = None
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """The model that is about to answer, for who makes its request."""
+
+    variant: Variant
+    capabilities: Capabilities
 
 
 class FairQueue:
@@ -214,7 +224,7 @@ class ModelSession:
         """Do a request with the loaded model. Raises AppError where none is loaded or it lacks the verb."""
         return self._queued(lambda: self._run(request))
 
-    def run_on(self, variant: Variant | None, make: Callable[[LoadedModel], Request]) -> Events:
+    def run_on(self, variant: Variant | None, make: Callable[[ModelFacts], Request]) -> Events:
         """Load `variant` if another model is loaded, and do the request that `make` returns for it, all in one turn.
 
         None = the loaded model, or the default one where none is loaded. Raises AppError where files of the variant are
@@ -370,7 +380,7 @@ class ModelSession:
         _free_memory()  # only here, because the error kept everything that the job had allocated
         raise AppError("job_out_of_memory")
 
-    def _run_on(self, variant: Variant | None, make: Callable[[LoadedModel], Request]) -> Events:
+    def _run_on(self, variant: Variant | None, make: Callable[[ModelFacts], Request]) -> Events:
         plan = self._loaded.plan if self._loaded else self._idle_unloaded
         wanted = variant or (plan.variant if plan else self.catalog.default())
         if plan is None or (plan.variant.id, plan.variant.folder) != (wanted.id, wanted.folder):
@@ -379,7 +389,8 @@ class ModelSession:
             yield from self._load(wanted, "auto", "auto")
         yield from self._load_again()
         assert self._loaded is not None
-        yield from self._run(make(self._loaded))
+        facts = ModelFacts(self._loaded.plan.variant, self._loaded.model.capabilities)
+        yield from self._run(make(facts))
 
     def _load_again(self) -> Events:
         """Load the model that was unloaded because nobody used it."""

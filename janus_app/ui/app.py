@@ -21,7 +21,7 @@ from janus_app.outputs.library import library
 from janus_app.outputs.store import OutputStore
 from janus_app.paths import data_folder
 from janus_app.registry.catalog import Catalog
-from janus_app.runtime.session import ModelSession
+from janus_app.runtime.face import Session
 from janus_app.server.api.app import api_app
 from janus_app.server.api.context import ApiContext
 from janus_app.server.api.gate import Access, ApiGate, api_access
@@ -77,7 +77,7 @@ class Frame:
 
 
 def build(
-    session: ModelSession,
+    session: Session,
     catalog: Catalog,
     *,
     lang: str = "auto",
@@ -164,7 +164,7 @@ def _tabs(page: PageContext, demo: gr.Blocks, frame: Frame) -> None:
 
 
 def launch(
-    session: ModelSession,
+    session: Session,
     catalog: Catalog,
     *,
     host: str = "127.0.0.1",

@@ -20,7 +20,7 @@ from janus_app.errors import AppError, Message
 from janus_app.outputs.library import Library
 from janus_app.registry.catalog import Catalog
 from janus_app.registry.types import Variant
-from janus_app.runtime.session import ModelSession
+from janus_app.runtime.face import Session
 from janus_app.server.security import VisitorLimiter
 from janus_app.types import Event, Notice, Request, Setting, Started
 from janus_app.ui.common.running import Runs
@@ -67,7 +67,7 @@ class PageContext:
     nothing saved is listed.
     """
 
-    session: ModelSession
+    session: Session
     catalog: Catalog
     texts: Texts
     images: SavedImages

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from janus_app.errors import AppError, Message
 from janus_app.outputs.store import OutputStore, StoredImage
 from janus_app.registry.types import Variant
-from janus_app.runtime.session import ModelSession
+from janus_app.runtime.face import Session
 from janus_app.types import Event, Finished, GenerateRequest, Notice, Started
 
 
@@ -29,7 +29,7 @@ class DrawnSide:
     picture: StoredImage
 
 
-def checked_sides(session: ModelSession, sides: tuple[Side, Side]) -> tuple[Side, Side]:
+def checked_sides(session: Session, sides: tuple[Side, Side]) -> tuple[Side, Side]:
     """The sides with one picture each. Raises AppError if they are equal or a model is not on this machine."""
     one, other = (Side(side.variant, replace(side.request, count=1, image_tokens=())) for side in sides)
     if vote_key(one) == vote_key(other):
@@ -43,7 +43,7 @@ def checked_sides(session: ModelSession, sides: tuple[Side, Side]) -> tuple[Side
 
 
 def draw_sides(
-    session: ModelSession, sides: tuple[Side, Side], store: OutputStore
+    session: Session, sides: tuple[Side, Side], store: OutputStore
 ) -> Generator[Event | DrawnSide, None, list[DrawnSide]]:
     """Draw both sides, loading models as needed, and finally load the model again that was loaded before.
 

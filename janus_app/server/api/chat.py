@@ -6,7 +6,7 @@ import time
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from uuid import uuid4
 
 from PIL.Image import Image
@@ -15,6 +15,7 @@ from starlette.responses import JSONResponse, Response
 
 from janus_app.errors import AppError, Message
 from janus_app.registry.types import Variant
+from janus_app.runtime.session import ModelFacts
 from janus_app.server.api.context import ApiContext, EventStream, sse
 from janus_app.server.api.errors import FieldError
 from janus_app.server.api.images import base64_of
@@ -35,9 +36,6 @@ from janus_app.types import (
 from janus_app.types import Request as JobRequest
 from janus_app.workflows.commands import command
 from janus_app.workflows.settings import chat_settings, drawing_settings, edit_settings, usual_edit_method
-
-if TYPE_CHECKING:
-    from janus_app.runtime.loader import LoadedModel
 
 TEXTS = frozenset({"text", "input_text"})  # types of the parts of a message
 PICTURES = frozenset({"image_url", "input_image"})
@@ -92,7 +90,7 @@ class Chat:
         variant = await self.context.threaded(self.context.variant, body.model)
         make = await self.context.threaded(self._maker, body)
         make(self.context.expected(variant), None)  # refused before it waits in the line
-        parts = self._parts(request, body, variant, lambda loaded: make(loaded.plan.variant, loaded))
+        parts = self._parts(request, body, variant, lambda loaded: make(loaded.variant, loaded))
         identity = {"id": f"chatcmpl-{uuid4().hex}", "created": int(time.time())}
         if body.stream:
             return EventStream(
@@ -108,7 +106,7 @@ class Chat:
 
         return JSONResponse(_completion(await until_gone(request.receive, whole()), identity))
 
-    def _maker(self, body: ChatBody) -> Callable[[Variant, LoadedModel | None], JobRequest]:
+    def _maker(self, body: ChatBody) -> Callable[[Variant, ModelFacts | None], JobRequest]:
         """What builds the job's request: an answer, or a picture if the last message asks for one. Raises AppError."""
         turns = _turns(body.messages, self.context.fetch_images)
         drawing = _drawing(body, turns)
@@ -123,15 +121,15 @@ class Chat:
         if not pictures:
             raise AppError("conversation_without_picture")
 
-        def editing(variant: Variant, loaded: LoadedModel | None) -> EditRequest:
-            methods = loaded.model.capabilities.edit_methods if loaded else ("variation",)
+        def editing(variant: Variant, loaded: ModelFacts | None) -> EditRequest:
+            methods = loaded.capabilities.edit_methods if loaded else ("variation",)
             method = usual_edit_method(methods, False, variant.title)
             return EditRequest(prompt, pictures[-1], method=method, **edit_settings(given, variant))
 
         return editing
 
     async def _parts(
-        self, request: Request, body: ChatBody, variant: Variant | None, make: Callable[[LoadedModel], JobRequest]
+        self, request: Request, body: ChatBody, variant: Variant | None, make: Callable[[ModelFacts], JobRequest]
     ) -> AsyncGenerator[tuple[str, Answer], None]:
         """(new text, the answer so far) for each event."""
         answer, stops = Answer(), StopFilter(body.stops)

@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import anyio
 from starlette.requests import Request
@@ -24,21 +24,19 @@ from janus_app import types
 from janus_app.errors import AppError, Message
 from janus_app.outputs.store import OutputStore
 from janus_app.registry.types import Variant
-from janus_app.runtime.session import ModelSession
+from janus_app.runtime.face import Session
+from janus_app.runtime.session import ModelFacts
 from janus_app.server.api.errors import as_app_error, error_response, event_of, language_of
 from janus_app.server.bridge import ClientGone, steps, until_gone
 from janus_app.server.security import VisitorLimiter
 from janus_app.types import Event, Finished, Notice
-
-if TYPE_CHECKING:
-    from janus_app.runtime.loader import LoadedModel
 
 MAX_JOBS = 64  # waiting or running
 MAX_FILES = 1_000  # pictures that can be fetched by their URL
 PING_SECONDS = 15.0  # a proxy closes a connection that is silent for a minute
 STALL_SECONDS = 60.0  # a client that reads nothing for so long has lost its job
 
-Make = Callable[["LoadedModel"], types.Request]
+Make = Callable[[ModelFacts], types.Request]
 
 
 @dataclass(frozen=True)
@@ -47,7 +45,7 @@ class ApiContext:
     the page, or the path of it.
     """
 
-    session: ModelSession
+    session: Session
     store: OutputStore
     limiter: VisitorLimiter | None = None
     base: str = ""

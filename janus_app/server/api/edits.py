@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from PIL.Image import Image
 from starlette.datastructures import UploadFile
@@ -15,6 +15,7 @@ from janus_app.errors import AppError
 from janus_app.outputs.image_io import open_mask, open_picture
 from janus_app.outputs.metadata import read_metadata
 from janus_app.registry.types import Variant
+from janus_app.runtime.session import ModelFacts
 from janus_app.server.api.context import Make
 from janus_app.server.api.gate import MAX_BODY
 from janus_app.server.api.images import Images
@@ -22,9 +23,6 @@ from janus_app.server.api.inputs import MAX_PICTURES, check_count, picture_bytes
 from janus_app.server.api.schemas import EditBody, json_object
 from janus_app.types import EditRequest
 from janus_app.workflows.settings import check_takes_mask, edit_settings, usual_edit_method
-
-if TYPE_CHECKING:
-    from janus_app.runtime.loader import LoadedModel
 
 PICTURES = ("image", "image[]", "images", "images[]")  # one picture; several of them, as clients differ
 UNKNOWN = "a picture"  # the prompt of a variation of a picture that says nothing of itself
@@ -61,8 +59,8 @@ class Edits:
         variant, make = self.images.context.variant(body.model), edit_maker(sent, body)
         make(self.images.context.expected(variant), body.method or ("variation" if sent.mask is None else "region"))
 
-        def editing(loaded: LoadedModel) -> EditRequest:
-            on, methods = loaded.plan.variant, loaded.model.capabilities.edit_methods
+        def editing(loaded: ModelFacts) -> EditRequest:
+            on, methods = loaded.variant, loaded.capabilities.edit_methods
             return make(on, body.method or usual_edit_method(methods, sent.mask is not None, on.title))
 
         return variant, editing

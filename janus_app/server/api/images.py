@@ -43,7 +43,7 @@ class Images:
             return GenerateRequest(body.prompt, **drawing_settings(body.given(), on))
 
         make(self.context.expected(variant))
-        return variant, lambda loaded: make(loaded.plan.variant)
+        return variant, lambda loaded: make(loaded.variant)
 
     async def answer(
         self, request: Request, body: ImageBody, variant: Variant | None, make: Make, name: str = "image_generation"

@@ -8,7 +8,7 @@ import json
 from collections.abc import Callable
 from contextlib import aclosing
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from PIL import ImageOps
 from PIL.Image import Image
@@ -19,15 +19,13 @@ from janus_app.errors import AppError
 from janus_app.outputs.image_io import open_mask, open_picture
 from janus_app.outputs.metadata import parameters
 from janus_app.registry.types import Variant
+from janus_app.runtime.session import ModelFacts
 from janus_app.server.api.context import ApiContext, Make
 from janus_app.server.api.inputs import open_text, picture_bytes
 from janus_app.server.api.schemas import WebuiBody, WebuiEditBody, json_body, json_object
 from janus_app.server.bridge import steps, until_gone
 from janus_app.types import SOLVERS, EditRequest, Finished, GenerateRequest
 from janus_app.workflows.settings import drawing_settings, edit_settings, usual_edit_method
-
-if TYPE_CHECKING:
-    from janus_app.runtime.loader import LoadedModel
 
 
 @dataclass(frozen=True)
@@ -100,7 +98,7 @@ class Webui:
         def drawing(on: Variant) -> GenerateRequest:
             return GenerateRequest(body.prompt, **drawing_settings(given, on))
 
-        return await self._answer(request, body, lambda loaded: drawing(loaded.plan.variant), drawing)
+        return await self._answer(request, body, lambda loaded: drawing(loaded.variant), drawing)
 
     async def img2img(self, request: Request) -> Response:
         body = await json_body(request, WebuiEditBody)
@@ -110,8 +108,8 @@ class Webui:
         def edit(on: Variant, method: str) -> EditRequest:
             return EditRequest(body.prompt, picture, mask, method=method, **edit_settings(given, on))
 
-        def editing(loaded: LoadedModel) -> EditRequest:
-            on, methods = loaded.plan.variant, loaded.model.capabilities.edit_methods
+        def editing(loaded: ModelFacts) -> EditRequest:
+            on, methods = loaded.variant, loaded.capabilities.edit_methods
             return edit(on, usual_edit_method(methods, mask is not None, on.title))
 
         return await self._answer(request, body, editing, lambda on: edit(on, "variation"))

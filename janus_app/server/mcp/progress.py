@@ -9,7 +9,7 @@ import anyio
 from mcp.server import ServerRequestContext
 
 from janus_app.errors import Message
-from janus_app.runtime.session import ModelSession
+from janus_app.runtime.face import Session
 from janus_app.server.api.context import STALL_SECONDS
 from janus_app.server.bridge import ClientGone
 from janus_app.types import Event, Progress, Queued, TextDelta
@@ -22,7 +22,7 @@ class Meter:
     """`row` is the last one that was reported; what comes before the first one is reported as parts of it."""
 
     ctx: ServerRequestContext
-    session: ModelSession
+    session: Session
     language: str
     row: int = 0
     waits: int = 0

@@ -148,7 +148,7 @@ class Call:
                 return ChatRequest(turns, **chat_settings(given, on))
 
             make(self.context.expected(variant))
-            return variant, lambda loaded: make(loaded.plan.variant)
+            return variant, lambda loaded: make(loaded.variant)
 
         finished, notices = await self._finished(prepare)
         return [answers.text(finished.text), *notices]

@@ -31,6 +31,7 @@ KNOWN_STAGES = (
     "import",
     "convert",
     "read",
+    "replicas",
     "draw",
     "write",
     "decode",

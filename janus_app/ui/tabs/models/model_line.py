@@ -58,6 +58,9 @@ def state_html(page: PageContext, language: str) -> str:
             where = say("memory_of", language, precision=state.precision, device=state.device)
             size = size_text(state.memory)
             parts.append(f'<span class="memory" title="{escape(where, quote=True)}">{escape(size)}</span>')
+    if state.replicas:
+        ready, most = state.replicas
+        parts.append(escape(say("state_replicas", language, ready=ready, total=most)))
     if state.queue:
         parts.append(escape(say("waiting", language, count=state.queue)))
     line = f'<div class="state-line {escape(state.phase)}"><span class="dot"></span>{"<i>·</i>".join(parts)}</div>'
