@@ -73,8 +73,8 @@ class SessionState:
     holds of the memory of the model's device, in bytes, None where no model is loaded. `queue` is the number of
     waiting jobs. `silence` explains why the running job has sent no event for a while. `idle_unloaded` is the title
     of a model that was unloaded because nobody used it; the next job loads it again. `weight_check` is what a check
-    of the loaded model's weights found on this machine, None where there was none. `replicas` are how many are ready and
-    how many there can be, None where there is no cluster.
+    of the loaded model's weights found on this machine, None where there was none. `replicas` are how many are ready
+    and how many there can be, None where there is no cluster.
     """
 
     variant_id: str | None = None
