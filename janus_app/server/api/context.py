@@ -9,7 +9,7 @@ import secrets
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import AsyncGenerator, Callable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing, contextmanager, nullcontext
 from dataclasses import dataclass, field
@@ -24,6 +24,7 @@ from janus_app import types
 from janus_app.errors import AppError
 from janus_app.outputs.store import OutputStore
 from janus_app.registry.types import Variant
+from janus_app.runtime.adapters import Adapter, find_adapter
 from janus_app.runtime.face import Session
 from janus_app.runtime.session import ModelFacts
 from janus_app.server.api.errors import as_app_error, error_response, event_of, language_of
@@ -66,6 +67,13 @@ class ApiContext:
             raise AppError("api_model_unknown", given=repr(name[:200]), known=", ".join(self.models()))
         return catalog.resolve(name)
 
+    def adapters(self, names: Sequence[str] | None) -> tuple[Adapter, ...] | None:
+        """The adapters that a client names, "name=strength" each, None for those of the loaded model. Never a folder.
+
+        Raises AppError.
+        """
+        return None if names is None else tuple(find_adapter(name, paths=False) for name in names)
+
     def expected(self, variant: Variant | None) -> Variant:
         """The variant that will probably answer, for a first check of a request before it waits."""
         return variant or self.session.variant or self.session.catalog.default()
@@ -99,20 +107,28 @@ class ApiContext:
         finally:
             self.line.release()
 
-    async def events(self, request: Request | None, variant: Variant | None, make: Make) -> AsyncGenerator[Event, None]:
+    async def events(
+        self,
+        request: Request | None,
+        variant: Variant | None,
+        make: Make,
+        adapters: tuple[Adapter, ...] | None = None,
+    ) -> AsyncGenerator[Event, None]:
         """The events of the job that `make` asks for; a place in the line for as long as it lasts. Raises AppError."""
         with self.place(request):
-            job = self.session.run_on(variant, make)
+            job = self.session.run_on(variant, make, adapters)
             async with aclosing(steps(job, self.workers)) as events:
                 async for event in events:
                     yield event
 
-    async def finished(self, request: Request, variant: Variant | None, make: Make) -> Finished:
+    async def finished(
+        self, request: Request, variant: Variant | None, make: Make, adapters: tuple[Adapter, ...] | None = None
+    ) -> Finished:
         """The end of a job. Raises AppError, and ClientGone if the client leaves."""
 
         async def work() -> Finished:
             last: Event | None = None
-            async with aclosing(self.events(request, variant, make)) as events:
+            async with aclosing(self.events(request, variant, make, adapters)) as events:
                 async for event in events:
                     last = event
             assert isinstance(last, Finished)

@@ -18,6 +18,7 @@ from janus_app.errors import AppError
 from janus_app.outputs.image_io import open_picture
 from janus_app.outputs.store import StoredImage
 from janus_app.registry.types import Variant
+from janus_app.runtime.adapters import Adapter
 from janus_app.server.api.context import ApiContext, EventStream, Make, sse
 from janus_app.server.api.errors import language_of
 from janus_app.server.api.schemas import ImageBody, json_body
@@ -49,9 +50,10 @@ class Images:
         self, request: Request, body: ImageBody, variant: Variant | None, make: Make, name: str = "image_generation"
     ) -> Response:
         """Draw, and answer with pictures; `name` is the first part of a stream's event names."""
+        adapters = await self.context.threaded(self.context.adapters, body.adapters)
         if body.stream:
-            return EventStream(request, self._stream(request, body, variant, make, name))
-        finished = await self.context.finished(request, variant, make)
+            return EventStream(request, self._stream(request, body, variant, make, name, adapters))
+        finished = await self.context.finished(request, variant, make, adapters)
         return JSONResponse(await self.context.threaded(self.whole, request, body, finished))
 
     def whole(self, request: Request, body: ImageBody, finished: Finished) -> dict[str, Any]:
@@ -71,11 +73,17 @@ class Images:
         return {"created": int(time.time()), "data": data, **described(saved[0].image, body), "janus_app": facts}
 
     async def _stream(
-        self, request: Request, body: ImageBody, variant: Variant | None, make: Make, name: str
+        self,
+        request: Request,
+        body: ImageBody,
+        variant: Variant | None,
+        make: Make,
+        name: str,
+        adapters: tuple[Adapter, ...] | None,
     ) -> AsyncGenerator[str, None]:
         wanted, sent, notices = body.partial_images or 0, 0, []
         language = language_of(request)
-        async with aclosing(self.context.events(request, variant, make)) as events:
+        async with aclosing(self.context.events(request, variant, make, adapters)) as events:
             async for event in events:
                 if isinstance(event, Notice):
                     notices.append(event.message.text(language))
