@@ -122,8 +122,8 @@ def test_trained_adapter_draws_what_it_was_taught_and_nothing_at_strength_0(taug
     assert sum(a == b for a, b in zip(after, target, strict=True)) > 0.9 * len(target)
     assert sum(a == b for a, b in zip(before, target, strict=True)) < 0.7 * len(target)  # most of both is background
     off = with_adapters(EMBEDDED, Adapter("stars", taught, 0.0))
-    expected = plain.network.state_dict()
-    assert all(torch.equal(tensor, expected[name]) for name, tensor in off.network.state_dict().items())
+    expected = {name: tensor for name, tensor in plain.network.state_dict().items() if not tensor.is_meta}  # packed
+    assert all(torch.equal(off.network.state_dict()[name], tensor) for name, tensor in expected.items())
     assert drawn(off, DRAWN) == before
 
 

@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import anyio
 from starlette.requests import Request
@@ -24,13 +24,15 @@ from janus_app import types
 from janus_app.errors import AppError
 from janus_app.outputs.store import OutputStore
 from janus_app.registry.types import Variant
-from janus_app.runtime.adapters import Adapter, find_adapter
 from janus_app.runtime.face import Session
 from janus_app.runtime.session import ModelFacts
 from janus_app.server.api.errors import as_app_error, error_response, event_of, language_of
 from janus_app.server.bridge import ClientGone, steps, until_gone
 from janus_app.server.security import VisitorLimiter
 from janus_app.types import Event, Finished
+
+if TYPE_CHECKING:
+    from janus_app.runtime.adapters import Adapter
 
 MAX_JOBS = 64  # waiting or running
 MAX_FILES = 1_000  # pictures that can be fetched by their URL
@@ -72,6 +74,8 @@ class ApiContext:
 
         Raises AppError.
         """
+        from janus_app.runtime.adapters import find_adapter
+
         return None if names is None else tuple(find_adapter(name, paths=False) for name in names)
 
     def expected(self, variant: Variant | None) -> Variant:

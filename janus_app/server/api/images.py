@@ -8,7 +8,7 @@ import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from PIL.Image import Image
 from starlette.requests import Request
@@ -18,12 +18,14 @@ from janus_app.errors import AppError
 from janus_app.outputs.image_io import open_picture
 from janus_app.outputs.store import StoredImage
 from janus_app.registry.types import Variant
-from janus_app.runtime.adapters import Adapter
 from janus_app.server.api.context import ApiContext, EventStream, Make, sse
 from janus_app.server.api.errors import language_of
 from janus_app.server.api.schemas import ImageBody, json_body
 from janus_app.types import Finished, GenerateRequest, Notice, Preview
 from janus_app.workflows.settings import drawing_settings
+
+if TYPE_CHECKING:
+    from janus_app.runtime.adapters import Adapter
 
 QUALITY = 95  # of JPEG and WebP where none was asked for
 
