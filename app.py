@@ -47,7 +47,7 @@ def serve(args: argparse.Namespace) -> int:
     with open_cluster(args.cluster) if args.cluster else nullcontext(open_session()) as session:
         session.idle_minutes = args.idle_unload
         variant = chosen_variant(session.catalog, args)
-        if args.model or args.device or args.precision:
+        if args.model or args.device or args.precision or args.adapter:
             load_model(session, args, variant)
         elif variant.is_local:  # loaded while the user reads the page
             threading.Thread(target=warm_up, args=(session, variant.id), daemon=True).start()

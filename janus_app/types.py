@@ -315,7 +315,7 @@ class Provenance:
 
     `variant_id` to `revision` name the variant ("" = not known); `settings` are the names of the settings it has, among
     them "solver" where one can be chosen. `device` is a type without an index ("cuda"). `versions` maps library to
-    version.
+    version. `adapters` are those merged into the weights, "name=strength" each.
     """
 
     variant_id: str
@@ -328,6 +328,7 @@ class Provenance:
     device: str
     request: Request
     versions: Mapping[str, str] = field(hash=False)
+    adapters: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

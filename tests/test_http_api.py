@@ -39,6 +39,7 @@ from janus_app.server.bridge import steps
 from janus_app.types import Event, Finished, Preview, Progress
 from tests.page_client import draw, gallery_of
 from tests.page_server import GOLDEN, Served, serve
+from tests.test_adapters import pair, write_adapter
 
 ROOT = Path(__file__).parent.parent
 PROMPT = "a red circle"
@@ -90,6 +91,26 @@ def wait_until(condition: Callable[[], bool]) -> None:
     while not condition():
         assert time.monotonic() < end
         time.sleep(0.01)
+
+
+def test_adapters_are_named_in_a_request_and_recorded(
+    http: httpx.Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("JANUS_APP_DATA", str(tmp_path))
+    config = json.loads((GOLDEN / "janus_pro_1b" / "checkpoint" / "config.json").read_text("utf-8"))
+    side = config["language_config"]["hidden_size"]
+    folder = write_adapter(tmp_path / "adapters" / "frogs", pair(shape=(side, side)))
+    plain = generate(http)["data"][0]
+    changed = picture(generate(http, adapters=["frogs=0.5"])["data"][0])
+    assert read_metadata(changed).settings["adapters"] == "frogs=0.5"
+    kept = picture(generate(http)["data"][0])
+    assert kept.tobytes() == changed.tobytes(), "without the field, the loaded adapters stay"
+    again = picture(generate(http, adapters=[])["data"][0])
+    assert again.tobytes() == picture(plain).tobytes() != changed.tobytes()
+    assert "adapters" not in read_metadata(again).settings
+    for name in (str(folder), "../adapters/frogs", "cats"):
+        answer = http.post("/v1/images/generations", json={"prompt": PROMPT, "model": "tiny-a", "adapters": [name]})
+        assert error_of(answer, 404)["code"] == "adapter_unknown"
 
 
 def test_models_lists_what_is_on_disk_and_says_which_one_is_loaded(http: httpx.Client) -> None:

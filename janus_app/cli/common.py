@@ -50,6 +50,7 @@ def load_model(session: Session, args: argparse.Namespace, variant: Variant) -> 
 
     Raises AppError; for an absent device before anything is downloaded.
     """
+    from janus_app.runtime.adapters import find_adapter
     from janus_app.runtime.devices import resolve_device
 
     side, size = (getattr(args, name, None) for name in ("side", "size"))
@@ -61,8 +62,9 @@ def load_model(session: Session, args: argparse.Namespace, variant: Variant) -> 
     device = args.device or "auto"
     with usage_errors():
         resolve_device(device)
+        adapters = [find_adapter(text) for text in args.adapter or ()]
     name = variant.id if variant.id in session.catalog else args.model or str(variant.folder)
-    follow(session.load(name, device, args.precision or "auto"))
+    follow(session.load(name, device, args.precision or "auto", adapters))
 
 
 def draw_pictures(session: ModelSession, request: GenerateRequest | EditRequest, args: argparse.Namespace) -> int:

@@ -29,7 +29,7 @@ def run(args: argparse.Namespace) -> int:
 
     session = open_session()
     variant = chosen_variant(session.catalog, args)
-    named = args.model or args.device or args.precision
+    named = args.model or args.device or args.precision or args.adapter
     load = (lambda: load_model(session, args, variant)) if named else None
     asyncio.run(stdio(ApiContext(session, OutputStore(args.out)), load))
     return 0

@@ -53,6 +53,17 @@ def add_model(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", help=DEVICE_HELP)
     precisions = ("auto", *PRECISIONS)
     parser.add_argument("--precision", choices=precisions, help="number format of the weights (default auto)")
+    add_adapters(parser)
+
+
+def add_adapters(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--adapter",
+        metavar="NAME[=STRENGTH]",
+        action="append",
+        help="LoRA adapter to merge into the weights: a folder, or a name in the adapters folder (docs/models.md); "
+        "strength 1 where none is given; can be repeated",
+    )
 
 
 def add_json(parser: argparse.ArgumentParser) -> None:

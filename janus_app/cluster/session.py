@@ -7,7 +7,7 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
@@ -34,6 +34,7 @@ from janus_app.types import (
 )
 
 if TYPE_CHECKING:
+    from janus_app.runtime.adapters import Adapter
     from janus_app.runtime.fit import LoadOptions
 
 Item = TypeVar("Item")
@@ -153,8 +154,15 @@ class ClusterSession:
 
     # Jobs.
 
-    def load(self, name: str, device: str = "auto", precision: str = "auto") -> Events:
-        """Let every replica load `name`, once the jobs before are done. The page's machine downloads it first."""
+    def load(
+        self, name: str, device: str = "auto", precision: str = "auto", adapters: Sequence[Adapter] = ()
+    ) -> Events:
+        """Let every replica load `name`, once the jobs before are done. The page's machine downloads it first.
+
+        Raises AppError for adapters, which replicas do not take.
+        """
+        if adapters:
+            raise AppError("adapters_in_cluster")
         variant = self.catalog.resolve(name)
         return self._alone(lambda: self._load(Wanted(name, device, precision), variant))
 
@@ -168,7 +176,14 @@ class ClusterSession:
     def run(self, request: Request) -> Events:
         return self._job(self._at_home(), lambda _: request)
 
-    def run_on(self, variant: Variant | None, make: Callable[[ModelFacts], Request]) -> Events:
+    def run_on(
+        self,
+        variant: Variant | None,
+        make: Callable[[ModelFacts], Request],
+        adapters: tuple[Adapter, ...] | None = None,
+    ) -> Events:
+        if adapters:
+            raise AppError("adapters_in_cluster")
         home = self._home
         if variant is None and home is not None:
             return self._job(home, make)

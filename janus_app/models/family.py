@@ -96,6 +96,10 @@ def _same_name(config: Mapping[str, Any], name: str) -> str:
     return name
 
 
+def _adapted_tensors(layer: str) -> Sequence[str]:
+    return (f"{layer}.weight", f"language_model.{layer}.weight")
+
+
 def _nothing_tied(config: Mapping[str, Any]) -> Mapping[str, str]:
     return {}
 
@@ -132,6 +136,10 @@ class Family:
     on several devices, "" where none may.
 
     edit_methods: those of a checkpoint that names none, its usual one first.
+
+    adapted_tensors: the tensors of the network that a layer may mean that an adapter names, as trained on the whole
+    model or on its language model alone.
+
     layouts: those that a checkpoint can be saved in, by name; empty where copies cannot be made.
 
     job_peak: cache and work of a job beside the weights, for pictures of a side in pixels. check_drawing: draw a little
@@ -159,6 +167,7 @@ class Family:
     weight_sources: Callable[[Any, Mapping[str, Any], Path, Parts | None], Sequence[WeightSource]] = _own_weights
     explain_mismatch: Callable[[Any, str, bool], Message | None] = _no_explanation
     tied: Callable[[Mapping[str, Any]], Mapping[str, str]] = _nothing_tied
+    adapted_tensors: Callable[[str], Sequence[str]] = _adapted_tensors
     layouts: Callable[[], Mapping[str, Layout]] = dict
     check_drawing: Callable[[Any], Generator[Event, None, Message | None]] = _check_picture
 

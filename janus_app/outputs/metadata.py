@@ -29,6 +29,7 @@ SCHEMA = 1
 MAX_CHARACTERS = 500_000
 MAX_PROMPT_CHARACTERS = 100_000
 MAX_TOKENS = 65_536
+MAX_VALUE = 200  # characters of a setting
 MAX_TOKEN_ID = 2**20 - 1
 WHOLE_INTERVAL = (0.0, 1.0)
 INTERVAL_ENDS = (
@@ -49,7 +50,7 @@ class ImageMetadata:
     seed            draws this picture alone
     size            (width, height) in pixels
     created         ISO time with its zone
-    settings        those that were used for the picture (guidance, temperature, method ...)
+    settings        those that were used for the picture (guidance, temperature, method ..., adapters)
     versions        package -> version
     image_tokens    empty for families that draw without tokens
     source_prompt   the description that FlowEdit started from
@@ -94,7 +95,7 @@ def metadata_of(picture: Picture, provenance: Provenance) -> ImageMetadata:
         seed=picture.seed,
         size=picture.image.size,
         created=datetime.now().astimezone().isoformat(timespec="seconds"),
-        settings=_settings(picture, request, provenance.settings),
+        settings=_settings(picture, request, provenance.settings) | _adapters(provenance),
         versions=provenance.versions,
         image_tokens=picture.image_tokens,
         source_prompt=picture.source_prompt,
@@ -124,6 +125,12 @@ def _settings(picture: Picture, request: GenerateRequest | EditRequest, availabl
     if "guidance_interval" in used and request.guidance_interval != WHOLE_INTERVAL:
         settings |= dict(zip(INTERVAL_ENDS, request.guidance_interval, strict=True))
     return settings
+
+
+def _adapters(provenance: Provenance) -> dict[str, Value]:
+    """The adapters in the weights, as a setting of its own where there are some."""
+    text = ", ".join(provenance.adapters)
+    return {"adapters": text if len(text) <= MAX_VALUE else f"{text[: MAX_VALUE - 1]}…"} if text else {}
 
 
 def record_of(metadata: ImageMetadata) -> dict[str, Any]:
@@ -256,7 +263,7 @@ def _iso_time(text: str) -> str:
 
 def _bounded(value: Value) -> Value:
     if isinstance(value, str):
-        if len(value) > 200:
+        if len(value) > MAX_VALUE:
             raise PydanticCustomError("string_too_long", "too long")
         return _printable(value)
     if not (math.isfinite(value) and abs(value) <= 2**40):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from janus_app.hub import Hub
@@ -12,6 +12,7 @@ from janus_app.runtime.session import ModelFacts, SessionState
 from janus_app.types import Event, Events, Finished, Queued, Request
 
 if TYPE_CHECKING:
+    from janus_app.runtime.adapters import Adapter
     from janus_app.runtime.fit import LoadOptions
 
 Item = TypeVar("Item")
@@ -38,7 +39,9 @@ class Session(Protocol):
 
     def plan_load(self, variant: Variant, device: str = "auto") -> LoadOptions: ...
 
-    def load(self, name: str, device: str = "auto", precision: str = "auto") -> Events: ...
+    def load(
+        self, name: str, device: str = "auto", precision: str = "auto", adapters: Sequence[Adapter] = ()
+    ) -> Events: ...
 
     def unload(self) -> Events: ...
 
@@ -46,7 +49,12 @@ class Session(Protocol):
 
     def run(self, request: Request) -> Events: ...
 
-    def run_on(self, variant: Variant | None, make: Callable[[ModelFacts], Request]) -> Events: ...
+    def run_on(
+        self,
+        variant: Variant | None,
+        make: Callable[[ModelFacts], Request],
+        adapters: tuple[Adapter, ...] | None = None,
+    ) -> Events: ...
 
     def result(self, request: Request, on_event: Callable[[Event], None] | None = None) -> Finished: ...
 

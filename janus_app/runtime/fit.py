@@ -30,6 +30,7 @@ from janus_app.models.registry import find_config, get_family
 from janus_app.nn.llama import cache_dtype
 from janus_app.paths import ASSETS
 from janus_app.registry.types import Variant
+from janus_app.runtime.adapters import Adapter
 from janus_app.runtime.devices import Placement, device_memory, placements
 from janus_app.runtime.offload import layer_of
 from janus_app.runtime.quantization import (
@@ -38,6 +39,7 @@ from janus_app.runtime.quantization import (
     tensor_dtype,
     weight_sizes,
 )
+from janus_app.runtime.stored_copy import saved_precision
 from janus_app.types import PRECISIONS, QUANTIZED_PRECISIONS
 
 KNOWN_CONFIGS = ASSETS / "checkpoints"  # config.json of models that are not downloaded yet
@@ -74,7 +76,7 @@ class LoadPlan:
     `folder` holds its config.json and weights (None: not on this machine), `components` the folders of its components
     by role, `config` what the family read there (None: not readable yet). `split` maps decoder layers that are not on
     the main device to theirs, `held` counts the bytes of the weights on each device. `rank` orders the plans that
-    precision "auto" may choose; None is one it never chooses.
+    precision "auto" may choose; None is one it never chooses. `adapters` are merged into the weights.
     """
 
     variant: Variant
@@ -89,6 +91,7 @@ class LoadPlan:
     split: Mapping[int, torch.device] = field(hash=False)
     held: Mapping[str, int] = field(hash=False)
     rank: tuple[int, ...] | None
+    adapters: tuple[Adapter, ...] = ()
 
     @property
     def label(self) -> str | Message:
@@ -106,6 +109,11 @@ class LoadOptions:
 
     title: str
     plans: tuple[LoadPlan, ...]
+
+    @property
+    def precisions(self) -> list[str]:
+        """Those that the weights can be loaded in: all, or the one of a quantized copy."""
+        return [precision for precision in PRECISIONS if any(plan.precision == precision for plan in self.plans)]
 
     @property
     def best(self) -> LoadPlan | None:
@@ -141,6 +149,8 @@ class LoadOptions:
     def plan(self, precision: str) -> LoadPlan:
         """The best plan in one precision, whether it fits or not. Raises AppError for an unknown precision."""
         found = [plan for plan in self.plans if plan.precision == precision]
+        if not found and precision in PRECISIONS:
+            raise AppError("precision_of_copy", given=precision, stored=", ".join(self.precisions), title=self.title)
         if not found:
             raise AppError("precision_unknown", given=precision, known=", ".join(PRECISIONS))
         return next((plan for plan in found if plan.fits), found[0])
@@ -176,10 +186,11 @@ def plan_load(
     """
     model = _model(variant, folder, components)
     job = job or usual_job(variant)
+    stored = saved_precision(model.folder) if model.folder else ""
     plans = [
         _plan(model, precision, placement, job, freed or {})
         for placement in placements(device)
-        for precision in PRECISIONS
+        for precision in ([stored] if stored else PRECISIONS)
         if not (placement.host and precision in QUANTIZED_PRECISIONS)  # quantized layers cannot be moved for each step
     ]
     return LoadOptions(variant.title, tuple(sorted(plans, key=lambda plan: plan.rank or (9,))))

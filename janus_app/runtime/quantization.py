@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
 from types import ModuleType
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -114,6 +115,28 @@ def quantized_linear(weight: Tensor, precision: str, device: torch.device, dtype
 
     Raises AppError where bitsandbytes is absent, too old, or made for another device.
     """
+    with _library_for(precision, device) as bnb:
+        data, scales = _quantized(bnb, weight, precision, device, dtype)
+        return _linear(bnb, data, scales, (weight.shape[0], weight.shape[1]), precision, dtype)
+
+
+def quantized_weight(weight: Tensor, precision: str, device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """The numbers of a `quantized_linear` and their float32 scales, of rows (int8) or blocks (nf4). Raises AppError."""
+    with _library_for(precision, device) as bnb:
+        return _quantized(bnb, weight, precision, device, dtype)
+
+
+def stored_linear(
+    data: Tensor, scales: Tensor, shape: tuple[int, int], precision: str, device: torch.device, dtype: torch.dtype
+) -> nn.Linear:
+    """The `quantized_linear` of a weight of `shape` [out, in] that was quantized before. Raises AppError."""
+    with _library_for(precision, device) as bnb:
+        moved = data.to(device, copy=True), scales.to(device, torch.float32, copy=True)
+        return _linear(bnb, *moved, shape, precision, dtype)
+
+
+@contextmanager
+def _library_for(precision: str, device: torch.device) -> Iterator[Any]:
     try:
         bnb = import_bitsandbytes()
     except ModuleNotFoundError as error:
@@ -121,36 +144,46 @@ def quantized_linear(weight: Tensor, precision: str, device: torch.device, dtype
     except Exception as error:  # its import runs native code, which raises many things where it does not fit
         raise _unusable(precision, device, error) from error
     try:
-        return _linear(bnb, weight, precision, device, dtype)
+        yield bnb
     except (AttributeError, TypeError, NotImplementedError, AssertionError) as error:  # too old, or no kernel
         raise _unusable(precision, device, error) from error
 
 
-def _linear(bnb: object, weight: Tensor, precision: str, device: torch.device, dtype: torch.dtype) -> nn.Linear:
-    modules = bnb.nn  # type: ignore[attr-defined]
-    outer, inner = weight.shape
+def _quantized(
+    bnb: Any, weight: Tensor, precision: str, device: torch.device, dtype: torch.dtype
+) -> tuple[Tensor, Tensor]:
+    if precision == "int8":
+        eight_bit = bnb.nn.Int8Params(weight.contiguous(), requires_grad=False, has_fp16_weights=False)
+        quantized = eight_bit.to(device)  # quantizes it
+        return quantized.data, quantized.SCB
+    four_bit = bnb.nn.Params4bit(
+        weight.contiguous().to(dtype), requires_grad=False, blocksize=NF4_BLOCK, compress_statistics=False,
+        quant_type="nf4",
+    )  # fmt: skip
+    quantized = four_bit.to(device)
+    return quantized.data, quantized.quant_state.absmax
+
+
+def _linear(
+    bnb: Any, data: Tensor, scales: Tensor, shape: tuple[int, int], precision: str, dtype: torch.dtype
+) -> nn.Linear:
+    modules, (outer, inner) = bnb.nn, shape
     linear: nn.Linear
     if precision == "int8":
+        if data.device.type == "cpu":  # bitsandbytes' rows and scales; its own product is slow, see nn/fast/linear.py
+            return Int8Linear(data, scales / 127).eval()
         linear = modules.Linear8bitLt(
             inner, outer, bias=False, has_fp16_weights=False, threshold=OUTLIER_THRESHOLD, device="meta"
         )
-        eight_bit = modules.Int8Params(weight.contiguous(), requires_grad=False, has_fp16_weights=False)
-        quantized = eight_bit.to(device)  # quantizes it
-        if device.type == "cpu":  # bitsandbytes' rows and scales; its own product is slow, see nn/fast/linear.py
-            return Int8Linear(quantized.data, quantized.SCB / 127).eval()
-        linear.weight = quantized
+        linear.weight = modules.Int8Params(data, requires_grad=False, has_fp16_weights=False, CB=data, SCB=scales)
     else:
         linear = modules.Linear4bit(
             inner, outer, bias=False, compute_dtype=dtype, compress_statistics=False, quant_type="nf4", device="meta"
         )
-        four_bit = modules.Params4bit(
-            weight.contiguous().to(dtype),
-            requires_grad=False,
-            blocksize=NF4_BLOCK,
-            compress_statistics=False,
-            quant_type="nf4",
-        )
-        linear.weight = four_bit.to(device)
+        code = bnb.functional.get_4bit_type("nf4", device=data.device)
+        facts = {"quant_type": "nf4", "absmax": scales, "blocksize": NF4_BLOCK, "quant_map": code, "shape": shape}
+        facts["dtype"] = str(dtype).removeprefix("torch.")
+        linear.weight = modules.Params4bit.from_prequantized(data, facts, requires_grad=False, device=data.device)
         if inner % NF4_BLOCK or outer % PACKED_ROWS:
             linear.support_avx512bf16_for_cpu = False  # type: ignore[assignment]
     return linear.eval()

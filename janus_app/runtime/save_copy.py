@@ -6,6 +6,7 @@ The tensors stream from the old files to the new ones, so memory holds no more t
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import shutil
@@ -16,7 +17,7 @@ from typing import Any
 
 import torch
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from janus_app.errors import AppError, Message
 from janus_app.files import os_errors_as_app_errors
@@ -28,21 +29,29 @@ from janus_app.models.common.weight_files import WEIGHT_SUFFIXES
 from janus_app.models.family import Family, Layout
 from janus_app.models.registry import get_family
 from janus_app.registry.types import Variant
+from janus_app.runtime.adapters import WEIGHTS, Adapter, Changes, read_changes
+from janus_app.runtime.quantization import is_quantized, quantized_weight
+from janus_app.runtime.stored_copy import RECORD, SCALES, saved_precision
 from janus_app.runtime.tensor_files import read_tensors
 from janus_app.runtime.tensor_match import Match, match_tensors
 from janus_app.types import Notice, Progress
 from janus_app.version import __version__
 
-RECORD = "saved_copy.json"
 PART = 2_000_000_000  # bytes of tensors in one file, unless a single tensor is larger
 _SMALL_FILE = 50_000_000  # bytes; larger files beside the weights are not a part of the checkpoint
 
 
 @dataclass(frozen=True)
 class CopyOptions:
-    """How a copy differs from its checkpoint. layout: a name of `Family.layouts`, "" as the checkpoint has it."""
+    """How a copy differs from its checkpoint.
 
-    layout: str = ""
+    layout: a name of `Family.layouts`. precision: "int8" or "nf4", in the original layout alone; "" keeps the numbers.
+    adapters: merged into the weights, before they are quantized.
+    """
+
+    layout: str = "original"
+    precision: str = ""
+    adapters: tuple[Adapter, ...] = ()
 
 
 def save_copy(
@@ -54,19 +63,23 @@ def save_copy(
     removes what was written. Raises AppError.
     """
     family = get_family(variant.family)
-    layout = family.layouts().get(options.layout or "original")
+    layout = family.layouts().get(options.layout)
     if layout is None:
         known = ", ".join(family.layouts()) or "-"
         raise AppError("copy_layout_unknown", family=family.title, given=options.layout, known=known)
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise AppError("copy_target_not_empty", folder=target)
+    if options.precision and options.layout != "original":
+        raise AppError("copy_quantized_layout", layout=options.layout)
     folder = yield from hub.fetch(variant)
+    if saved_precision(folder):
+        raise AppError("copy_of_quantized_copy", folder=folder)
     files = layout.files(folder)  # refuses what the layout cannot describe before anything is written
     work = target.with_name(f"{target.name}.{os.getpid()}.part")
     with os_errors_as_app_errors(Message("copy_not_saved"), target.parent):
         try:
             work.mkdir(parents=True)
-            written = yield from _write_weights(family, folder, layout, work, part, reserve)
+            written = yield from _write_weights(family, variant, folder, layout, options, work, part, reserve)
             _write_small_files(folder, files, work)
             _write_record(variant, options, written, work)
             with contextlib.suppress(FileNotFoundError):
@@ -78,19 +91,28 @@ def save_copy(
 
 
 def _write_weights(
-    family: Family, folder: Path, layout: Layout, work: Path, part: int, reserve: int
+    family: Family,
+    variant: Variant,
+    folder: Path,
+    layout: Layout,
+    options: CopyOptions,
+    work: Path,
+    part: int,
+    reserve: int,
 ) -> Generator[Progress | Notice, None, dict[str, Any]]:
     """Write the weight files. Returns size and hash of each by its name."""
     config = family.read_config(folder, None)
     network = family.meta_network(config)
     match = yield from match_tensors(family, network, config, family.weight_sources(network, config, folder, None))
+    changes = read_changes(options.adapters, family, network, variant.title)
     total = sum(one.file.stat().st_size for one in match.parts)
     check_free_space(work, total, reserve)
     reporter = ProgressReporter(stage="convert", total=2 * total)
     yield from reporter.report(force=True)
     writer = _Writer(work, part)
-    for name, tensor in layout.tensors(_tensors(match, reporter)):
-        writer.add(name, tensor)
+    for name, tensor in layout.tensors(_tensors(match, changes, reporter)):
+        for stored, part_of_it in _stored(family, network, name, tensor, options.precision):
+            writer.add(stored, part_of_it)
         yield from reporter.report()
     facts = {}
     for file in writer.close():
@@ -102,15 +124,30 @@ def _write_weights(
     return facts
 
 
-def _tensors(match: Match, reporter: ProgressReporter) -> Iterator[tuple[str, Tensor]]:
-    """Every tensor of the network, from its file; a tied one under both of its names."""
+def _stored(
+    family: Family, network: nn.Module, name: str, tensor: Tensor, precision: str
+) -> Iterator[tuple[str, Tensor]]:
+    """A tensor as the copy stores it: a layer that becomes int8 or nf4 with its scales (`stored_copy`)."""
+    layer = name.removesuffix(".weight")
+    if name.startswith(family.quantized_prefix) and is_quantized(
+        family, name, network.get_submodule(layer if layer != name else name.rpartition(".")[0]), precision
+    ):
+        data, scales = quantized_weight(tensor, precision, torch.device("cpu"), torch.float32)
+        yield name, data
+        yield f"{layer}.{SCALES[precision]}", scales.float()
+    else:
+        yield name, tensor
+
+
+def _tensors(match: Match, changes: Changes, reporter: ProgressReporter) -> Iterator[tuple[str, Tensor]]:
+    """Every tensor of the network, from its file, with the adapters; a tied one under both of its names."""
     for one in match.parts:
         reporter.label = one.file.name
         for name, tensor in read_tensors(one.file, list(one.names)):
             ours = one.names[name]
             reporter.done += tensor.nbytes
             for target in (ours, *([match.tied[ours]] if ours in match.tied else [])):
-                yield target, tensor
+                yield target, changes.applied(target, tensor).to(tensor.dtype)
 
 
 class _Writer:
@@ -169,6 +206,16 @@ def _write_record(variant: Variant, options: CopyOptions, written: Mapping[str, 
         "from": {"model": variant.id, "repo": variant.repo, "revision": variant.revision},
         "licence": variant.weights_licence,
         "layout": options.layout,
+        "precision": options.precision,
+        "adapters": [
+            {"name": one.name, "strength": one.strength, "sha256": _sha256(one.folder / WEIGHTS)}
+            for one in options.adapters
+        ],
         "files": written,
     }
     (work / RECORD).write_text(json.dumps(record, indent=1), encoding="utf-8")
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()

@@ -13,7 +13,7 @@ import platform
 import sys
 import threading
 import time
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -53,6 +53,7 @@ from janus_app.types import (
 )
 
 if TYPE_CHECKING:
+    from janus_app.runtime.adapters import Adapter
     from janus_app.runtime.fit import LoadOptions, LoadPlan
     from janus_app.runtime.loader import LoadedModel
 
@@ -207,14 +208,16 @@ class ModelSession:
         folder = self.hub.status(variant).folder
         return plan_load(variant, folder, device, components=self.hub.part_folders(variant), freed=freed)
 
-    def load(self, name: str, device: str = "auto", precision: str = "auto") -> Events:
+    def load(
+        self, name: str, device: str = "auto", precision: str = "auto", adapters: Sequence[Adapter] = ()
+    ) -> Events:
         """Load `name` (a manifest id or a checkpoint folder) in place of the loaded model; download it where needed.
 
-        What does not fit is refused before anything is downloaded or unloaded. The files are fetched before the old
-        model is unloaded, so a failed or cancelled download keeps it.
+        `adapters` are merged into its weights. What does not fit is refused before anything is downloaded or unloaded.
+        The files are fetched before the old model is unloaded, so a failed or cancelled download keeps it.
         """
         variant = self.catalog.resolve(name)
-        return self._queued(lambda: self._load_named(name, variant, device, precision))
+        return self._queued(lambda: self._load_named(name, variant, device, precision, tuple(adapters)))
 
     def check_weights(self) -> Events:
         """Check the loaded model's weights once more, as its first load did. Raises AppError where none is loaded."""
@@ -224,13 +227,19 @@ class ModelSession:
         """Do a request with the loaded model. Raises AppError where none is loaded or it lacks the verb."""
         return self._queued(lambda: self._run(request))
 
-    def run_on(self, variant: Variant | None, make: Callable[[ModelFacts], Request]) -> Events:
+    def run_on(
+        self,
+        variant: Variant | None,
+        make: Callable[[ModelFacts], Request],
+        adapters: tuple[Adapter, ...] | None = None,
+    ) -> Events:
         """Load `variant` if another model is loaded, and do the request that `make` returns for it, all in one turn.
 
-        None = the loaded model, or the default one where none is loaded. Raises AppError where files of the variant are
+        None = the loaded model, or the default one where none is loaded. Where `adapters` are given and others are
+        merged into the loaded model, it is loaded again with them. Raises AppError where files of the variant are
         missing: nothing is downloaded.
         """
-        return self._queued(lambda: self._run_on(variant, make))
+        return self._queued(lambda: self._run_on(variant, make, adapters))
 
     def result(self, request: Request, on_event: Callable[[Event], None] | None = None) -> Finished:
         """Do a request to its end; `on_event` sees each event."""
@@ -284,14 +293,16 @@ class ModelSession:
             self._last_used = time.monotonic()
             self._queue.leave(ticket)
 
-    def _load_named(self, name: str, variant: Variant, device: str, precision: str) -> Events:
+    def _load_named(
+        self, name: str, variant: Variant, device: str, precision: str, adapters: tuple[Adapter, ...]
+    ) -> Events:
         """Load, and say where the checkpoint was found if that is not the folder that was named."""
         folder = None if variant.id in self.catalog else variant.folder
         if folder and typed_path(name).expanduser().resolve() != folder:
             yield Notice(Message("checkpoint_found_inside", given=name, folder=folder))
-        yield from self._load(variant, device, precision)
+        yield from self._load(variant, device, precision, adapters)
 
-    def _load(self, variant: Variant, device: str, precision: str) -> Events:
+    def _load(self, variant: Variant, device: str, precision: str, adapters: tuple[Adapter, ...] = ()) -> Events:
         from janus_app.runtime import loader
 
         self._phase = "loading"
@@ -304,6 +315,8 @@ class ModelSession:
             if plan.config is None or plan.folder != folder:  # now its config.json is here
                 options = self.plan_load(variant, device)
                 plan = replace(options.choose(precision), folder=folder)
+            plan = replace(plan, adapters=adapters)
+            loader.check_adapters(plan)
             self._drop()
             self._phase = "loading"
             try:
@@ -363,6 +376,7 @@ class ModelSession:
         self._check(loaded, verb, request)
         plan = loaded.plan
         provenance = provenance_of(plan.variant, plan.precision, plan.placement.name, request)
+        provenance = replace(provenance, adapters=tuple(map(str, plan.adapters)))
         self._phase, self._verb = "busy", verb
         try:
             yield Started(provenance)
@@ -380,13 +394,20 @@ class ModelSession:
         _free_memory()  # only here, because the error kept everything that the job had allocated
         raise AppError("job_out_of_memory")
 
-    def _run_on(self, variant: Variant | None, make: Callable[[ModelFacts], Request]) -> Events:
+    def _run_on(
+        self,
+        variant: Variant | None,
+        make: Callable[[ModelFacts], Request],
+        adapters: tuple[Adapter, ...] | None,
+    ) -> Events:
         plan = self._loaded.plan if self._loaded else self._idle_unloaded
         wanted = variant or (plan.variant if plan else self.catalog.default())
         if plan is None or (plan.variant.id, plan.variant.folder) != (wanted.id, wanted.folder):
             if not self.hub.status(wanted).complete:
                 raise AppError("model_not_downloaded", title=wanted.title, name=wanted.id)
-            yield from self._load(wanted, "auto", "auto")
+            yield from self._load(wanted, "auto", "auto", adapters or ())
+        elif adapters not in (None, plan.adapters):
+            yield from self._load(plan.variant, plan.placement.name, plan.precision, adapters or ())
         yield from self._load_again()
         assert self._loaded is not None
         facts = ModelFacts(self._loaded.plan.variant, self._loaded.model.capabilities)
@@ -397,7 +418,7 @@ class ModelSession:
         if self._loaded is None and self._idle_unloaded is not None:
             plan = self._idle_unloaded
             yield Notice(Message("model_loaded_again", title=plan.variant.title))
-            yield from self._load(plan.variant, plan.placement.name, plan.precision)
+            yield from self._load(plan.variant, plan.placement.name, plan.precision, plan.adapters)
 
     def _check(self, loaded: LoadedModel, verb: Verb, request: Request) -> None:
         """Raises AppError where the loaded model lacks the verb, edits fewer pictures or draws in one size alone."""

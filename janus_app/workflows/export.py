@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 from typing import Any, Literal
 
@@ -13,6 +14,7 @@ from janus_app.types import EDIT_SETTINGS
 Kind = Literal["cli", "python", "curl"]
 KINDS: tuple[Kind, ...] = ("cli", "python", "curl")
 SETTINGS = ("guidance", "image_guidance", "temperature", "strength", "steps", "solver")  # names of fields and options
+ADAPTER = r"(?<![^ ])[\w.-]+=-?[\d.]+(?![^,])"  # a name, never a path: the record may come from anybody
 PICTURE, MASK = "PICTURE.png", "MASK.png"  # placeholders: metadata do not contain the picture that was edited
 
 SCRIPT = '''\
@@ -54,6 +56,7 @@ def command_line(record: ImageMetadata) -> str:
     if "size" in fields:
         fields["size"] = "{}x{}".format(*fields["size"])
     words += [f"--{name.replace('_', '-')}={value}" for name, value in fields.items()]
+    words += [f"--adapter={name}" for name in re.findall(ADAPTER, str(record.settings.get("adapters", "")))]
     interval = _interval(record)
     if interval != WHOLE_INTERVAL:
         words += ["--guidance-interval", *(f"{end:g}" for end in interval)]

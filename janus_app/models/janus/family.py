@@ -88,6 +88,10 @@ def weight_sources(
     return [WeightSource(folder, remap_key=partial(network_name, config))]
 
 
+def adapted_tensors(layer: str) -> tuple[str, ...]:
+    return (f"{layer}.weight", f"language_model.{layer}.weight", our_name(f"{layer}.weight"))
+
+
 def layouts() -> Mapping[str, Layout]:
     from janus_app.models.janus.layouts import LAYOUTS
 
@@ -144,6 +148,7 @@ FAMILY = Family(
     pipeline=pipeline,
     network_name=network_name,
     weight_sources=weight_sources,
+    adapted_tensors=adapted_tensors,
     layouts=layouts,
     tied=tied_head,
     explain_mismatch=explain_vocabulary,

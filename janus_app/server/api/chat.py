@@ -133,7 +133,8 @@ class Chat:
     ) -> AsyncGenerator[tuple[str, Answer], None]:
         """(new text, the answer so far) for each event."""
         answer, stops = Answer(), StopFilter(body.stops)
-        async with aclosing(self.context.events(request, variant, make)) as events:
+        adapters = await self.context.threaded(self.context.adapters, body.adapters)
+        async with aclosing(self.context.events(request, variant, make, adapters)) as events:
             async for event in events:
                 new = ""
                 if isinstance(event, Started):

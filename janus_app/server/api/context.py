@@ -9,12 +9,12 @@ import secrets
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import AsyncGenerator, Callable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import anyio
 from starlette.requests import Request
@@ -30,6 +30,9 @@ from janus_app.server.api.errors import as_app_error, error_response, event_of, 
 from janus_app.server.bridge import ClientGone, steps, until_gone
 from janus_app.server.security import VisitorLimiter
 from janus_app.types import Event, Finished, Notice
+
+if TYPE_CHECKING:
+    from janus_app.runtime.adapters import Adapter
 
 MAX_JOBS = 64  # waiting or running
 MAX_FILES = 1_000  # pictures that can be fetched by their URL
@@ -66,6 +69,15 @@ class ApiContext:
             raise AppError("api_model_unknown", given=repr(name[:200]), known=", ".join(self.models()))
         return catalog.resolve(name)
 
+    def adapters(self, names: Sequence[str] | None) -> tuple[Adapter, ...] | None:
+        """The adapters that a client names, "name=strength" each, None for those of the loaded model. Never a folder.
+
+        Raises AppError.
+        """
+        from janus_app.runtime.adapters import find_adapter
+
+        return None if names is None else tuple(find_adapter(name, paths=False) for name in names)
+
     def expected(self, variant: Variant | None) -> Variant:
         """The variant that will probably answer, for a first check of a request before it waits."""
         return variant or self.session.variant or self.session.catalog.default()
@@ -99,22 +111,33 @@ class ApiContext:
         finally:
             self.line.release()
 
-    async def events(self, request: Request | None, variant: Variant | None, make: Make) -> AsyncGenerator[Event, None]:
+    async def events(
+        self,
+        request: Request | None,
+        variant: Variant | None,
+        make: Make,
+        adapters: tuple[Adapter, ...] | None = None,
+    ) -> AsyncGenerator[Event, None]:
         """The events of the job that `make` asks for; a place in the line for as long as it lasts. Raises AppError."""
         with self.place(request):
-            job = self.session.run_on(variant, make)
+            job = self.session.run_on(variant, make, adapters)
             async with aclosing(steps(job, self.workers)) as events:
                 async for event in events:
                     yield event
 
     async def finished(
-        self, request: Request, variant: Variant | None, make: Make, notices: list[Message] | None = None
+        self,
+        request: Request,
+        variant: Variant | None,
+        make: Make,
+        adapters: tuple[Adapter, ...] | None = None,
+        notices: list[Message] | None = None,
     ) -> Finished:
         """The end of a job; its notices join `notices`. Raises AppError, and ClientGone if the client leaves."""
 
         async def work() -> Finished:
             last: Event | None = None
-            async with aclosing(self.events(request, variant, make)) as events:
+            async with aclosing(self.events(request, variant, make, adapters)) as events:
                 async for event in events:
                     last = event
                     if notices is not None and isinstance(event, Notice):

@@ -8,7 +8,7 @@ import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from PIL.Image import Image
 from starlette.requests import Request
@@ -23,6 +23,9 @@ from janus_app.server.api.errors import language_of
 from janus_app.server.api.schemas import ImageBody, json_body
 from janus_app.types import Finished, GenerateRequest, Notice, Preview
 from janus_app.workflows.settings import drawing_settings
+
+if TYPE_CHECKING:
+    from janus_app.runtime.adapters import Adapter
 
 QUALITY = 95  # of JPEG and WebP where none was asked for
 
@@ -49,10 +52,11 @@ class Images:
         self, request: Request, body: ImageBody, variant: Variant | None, make: Make, name: str = "image_generation"
     ) -> Response:
         """Draw, and answer with pictures; `name` is the first part of a stream's event names."""
+        adapters = await self.context.threaded(self.context.adapters, body.adapters)
         if body.stream:
-            return EventStream(request, self._stream(request, body, variant, make, name))
+            return EventStream(request, self._stream(request, body, variant, make, name, adapters))
         notices: list[Message] = []
-        finished = await self.context.finished(request, variant, make, notices)
+        finished = await self.context.finished(request, variant, make, adapters, notices)
         said = [notice.text(language_of(request)) for notice in notices]
         return JSONResponse(await self.context.threaded(self.whole, request, body, finished, said))
 
@@ -73,11 +77,17 @@ class Images:
         return {"created": int(time.time()), "data": data, **described(saved[0].image, body), "janus_app": facts}
 
     async def _stream(
-        self, request: Request, body: ImageBody, variant: Variant | None, make: Make, name: str
+        self,
+        request: Request,
+        body: ImageBody,
+        variant: Variant | None,
+        make: Make,
+        name: str,
+        adapters: tuple[Adapter, ...] | None,
     ) -> AsyncGenerator[str, None]:
         wanted, sent, notices = body.partial_images or 0, 0, []
         language = language_of(request)
-        async with aclosing(self.context.events(request, variant, make)) as events:
+        async with aclosing(self.context.events(request, variant, make, adapters)) as events:
             async for event in events:
                 if isinstance(event, Notice):
                     notices.append(event.message.text(language))

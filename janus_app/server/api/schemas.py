@@ -15,6 +15,7 @@ from janus_app.workflows.settings import random_seed
 
 B = TypeVar("B", bound=BaseModel)
 MAX_STOPS = 4
+MAX_ADAPTERS = 8
 MAX_STOP_LENGTH = 500  # characters
 _SIZE = re.compile(r"auto|[1-9]\d{0,4}x[1-9]\d{0,4}")
 
@@ -38,6 +39,11 @@ def _stops(given: Any) -> Any:
     return given
 
 
+def _adapters(given: Any) -> Any:
+    """A form sends its names as one text, with commas."""
+    return [name.strip() for name in given.split(",") if name.strip()] if isinstance(given, str) else given
+
+
 def _own_names(*names: str) -> Any:
     return Field(None, validation_alias=AliasChoices(*names))
 
@@ -51,6 +57,7 @@ class Body(BaseModel):
     seed: int | None = None
     temperature: float | None = None
     stream: bool | None = None
+    adapters: Annotated[list[str] | None, Field(max_length=MAX_ADAPTERS), BeforeValidator(_adapters)] = None
 
     def seed_or_random(self) -> int:
         """The given seed. A request without one, or with the -1 of some clients, gets a random one that it keeps."""

@@ -217,7 +217,7 @@ def precision_choices(page: PageContext, name: str | None, device: str, language
         options = page.session.plan_load(resolve(page, name), device)
     except AppError:
         return choices + [(precision, precision) for precision in PRECISIONS]
-    for precision in PRECISIONS:
+    for precision in options.precisions:
         plan = options.plan(precision)
         line = f"{precision} · {size_text(plan.need.total)}"
         choices.append((line if plan.fits else say("too_large", language, what=line), precision))
