@@ -20,7 +20,7 @@ from janus_app.ui.common.actions import halt
 from janus_app.ui.common.html import message, messages
 from janus_app.ui.common.jobs import KNOWN_STAGES, watch
 from janus_app.ui.context import JOB, QUICK, PageContext, Updates, Values, attach
-from janus_app.ui.tabs.models import files_panel, machine_panel
+from janus_app.ui.tabs.models import connect_panel, files_panel, machine_panel
 from janus_app.ui.tabs.models.files_panel import FilesHandlers
 from janus_app.ui.tabs.models.machine_panel import Choice, MachineHandlers, resolve
 
@@ -71,6 +71,7 @@ def build(page: PageContext, demo: gr.Blocks) -> ModelBar:
         about = gr.HTML(elem_id="model-about", padding=False)
         machine = machine_panel.build(page)
         files = files_panel.build(page)
+        connect_panel.build(page)
     seen = gr.Textbox("", visible="hidden", elem_id="model-seen", label="model-seen")
     bar = ModelBar(choice, *buttons, state, work, about, seen, gr.State(""))
     machine_panel.wire(MachineHandlers(page, machine, choice), demo)
