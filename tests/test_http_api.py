@@ -654,6 +654,9 @@ def test_a_key_is_asked_for_on_every_route(page: Served, tmp_path: Path, sent: s
             for route in ("/v1/models", "/sdapi/v1/options"):
                 answer = await client.get(route, headers={"authorization": sent} if sent else {})
                 assert answer.status_code == status
+            if status == 401:
+                answer = await client.post("/mcp", headers={"authorization": sent} if sent else {}, json={})
+                assert answer.status_code == status
             foreign = {"authorization": "Bearer key", "origin": "http://evil.example"}
             assert (await client.get("/v1/models", headers=foreign)).status_code == 200  # it has the key
 
