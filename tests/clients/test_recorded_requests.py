@@ -30,7 +30,7 @@ def replayed(url: str, file: Path) -> tuple[int, bytes]:
     address = urlsplit(url)
     assert address.hostname and address.port
     head, _, body = file.read_bytes().partition(b"\r\n\r\n")
-    head = re.sub(rb"(?im)^(host: ).*$", rb"\1" + address.netloc.encode() + b"\r", head).replace(b"\r\r", b"\r")
+    head = re.sub(rb"(?im)^(host: )[^\r]*", rb"\g<1>" + address.netloc.encode(), head)
     with create_connection((address.hostname, address.port), timeout=120) as connection:
         connection.sendall(head + b"\r\n\r\n" + body)
         answer = HTTPResponse(connection)
