@@ -49,12 +49,12 @@ def first_picture(answer: dict[str, Any]) -> str:
 def test_recorded_requests_get_what_the_program_reads(url: str, file: Path) -> None:
     status, body = replayed(url, file)
     assert status == 200, body
-    if "chat" in file.stem:
+    if "-chat" in file.stem:
         lines = body.decode().split("\n\n")
         assert lines[-2] == "data: [DONE]" and all(json.loads(line[6:]) for line in lines[:-2] if line[:6] == "data: ")
         return
     answer = json.loads(body)
-    if "models" in file.stem:
+    if "-models" in file.stem:
         assert "tiny-a" in [row["id"] for row in answer["data"]]
         return
     assert Image.open(io.BytesIO(base64.b64decode(first_picture(answer)))).size == (96, 96)
