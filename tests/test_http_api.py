@@ -36,7 +36,7 @@ from janus_app.server.api.context import ApiContext, EventStream
 from janus_app.server.api.fetch import fetch
 from janus_app.server.api.gate import Access, ApiGate, api_access
 from janus_app.server.bridge import steps
-from janus_app.types import Event, Finished, Preview, Progress
+from janus_app.types import Event, Finished, Preview, Progress, drain
 from tests.page_client import draw, gallery_of
 from tests.page_server import GOLDEN, Served, serve
 from tests.test_adapters import pair, write_adapter
@@ -234,6 +234,62 @@ def test_a_stream_says_that_it_works_during_a_long_step(monkeypatch: pytest.Monk
     asyncio.run(ask())
     assert b": working\n\n" in sent and ended == [True]
     assert (b"data: 1\n\n" in sent) != leaves
+
+
+def test_clients_of_every_kind_and_the_page_wait_in_one_line(
+    page: Served, http: httpx.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ended: list[int] = []
+    paced = page.session._paced
+
+    def recorded(job: Any) -> Iterator[Event]:
+        with closing(paced(job)) as job_events:
+            for event in job_events:
+                if isinstance(event, Finished) and event.provenance:
+                    ended.append(event.provenance.request.seed)  # type: ignore[union-attr]
+                yield event
+
+    monkeypatch.setattr(page.session, "_paced", recorded)
+    ask = {"prompt": PROMPT, "seed": 1}
+    tab = Client(page.url, verbose=False)
+    held = page.session._queue.join()  # the machine is busy
+    with ThreadPoolExecutor(3) as pool:
+        pool.submit(http.post, "/v1/images/generations", json=ask)
+        wait_until(lambda: page.session.state.queue == 1)
+        drawing = draw(tab, PROMPT, seed=2, count=1)
+        wait_until(lambda: page.session.state.queue == 2)
+        pool.submit(http.post, "/sdapi/v1/txt2img", json=ask | {"seed": 3})
+        wait_until(lambda: page.session.state.queue == 3)
+        page.session._queue.leave(held)
+        drawing.result(timeout=60)
+    assert ended == [1, 2, 3]
+
+
+def test_a_request_while_a_model_loads_waits_for_it(page: Served, http: httpx.Client) -> None:
+    with closing(page.session.load("tiny-b")) as loading, ThreadPoolExecutor(1) as pool:
+        while page.session.state.phase != "loading":
+            next(loading)
+        answer = pool.submit(generate, http, model="tiny-a")
+        wait_until(lambda: page.session.state.queue == 1)
+        drain(loading)
+        assert answer.result(timeout=60)["janus_app"]["model"] == "tiny-a"
+
+
+def test_two_hundred_requests_at_once_are_answered_or_told_to_come_back(page: Served) -> None:
+    body = {"model": "tiny-a", "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 1}
+
+    async def ask() -> list[httpx.Response]:
+        unlimited = httpx.Limits(max_connections=None)
+        async with httpx.AsyncClient(base_url=page.url, timeout=60, limits=unlimited, trust_env=False) as client:
+            return await asyncio.gather(*(client.post("/v1/chat/completions", json=body) for _ in range(200)))
+
+    answers = asyncio.run(ask())
+    assert {answer.status_code for answer in answers} <= {200, 429}
+    assert sum(answer.status_code == 200 for answer in answers) >= 64  # as many as may wait
+    for answer in answers:
+        if answer.status_code == 429:
+            assert error_of(answer, 429)["code"] == "api_line_full"
+    wait_until(lambda: page.session.state.phase == "ready" and page.session.state.queue == 0)
 
 
 def test_a_cancelled_task_closes_its_job_after_the_running_step() -> None:
@@ -456,7 +512,7 @@ def test_a_picture_drawn_in_the_chat_is_the_one_of_the_same_seed(http: httpx.Cli
     ("fields", "code"),
     [
         ({"n": 2}, "api_unsupported"),
-        ({"tools": [{"type": "function"}]}, "api_unsupported"),
+        ({"tools": [{"type": "function"}], "tool_choice": "required"}, "api_unsupported"),
         ({"response_format": {"type": "json_object"}}, "api_unsupported"),
         ({"messages": []}, "api_field_wrong"),
         ({"messages": [{"role": "assistant", "content": "x"}]}, "question_missing"),
@@ -497,7 +553,10 @@ def test_messages_of_known_programs_are_read(http: httpx.Client) -> None:
         {"role": "assistant", "content": "Hi"},
         {"role": "user", "content": [{"type": "text", "text": "What can you do?"}]},
     ]
-    for fields in ({"stream": False, "max_completion_tokens": 4}, {"tools": None, "n": 1, "top_p": 0, "max_tokens": 4}):
+    for fields in (
+        {"stream": False, "max_completion_tokens": 4},
+        {"tools": [{"type": "function"}], "tool_choice": "auto", "n": 1, "top_p": 0, "max_tokens": 4},
+    ):
         assert chat(http, messages=messages, **fields).json()["choices"][0]["message"]["role"] == "assistant"
 
 
@@ -594,6 +653,9 @@ def test_a_key_is_asked_for_on_every_route(page: Served, tmp_path: Path, sent: s
         async with asgi(ApiContext(page.session, OutputStore(tmp_path)), Access("key")) as client:
             for route in ("/v1/models", "/sdapi/v1/options"):
                 answer = await client.get(route, headers={"authorization": sent} if sent else {})
+                assert answer.status_code == status
+            if status == 401:
+                answer = await client.post("/mcp", headers={"authorization": sent} if sent else {}, json={})
                 assert answer.status_code == status
             foreign = {"authorization": "Bearer key", "origin": "http://evil.example"}
             assert (await client.get("/v1/models", headers=foreign)).status_code == 200  # it has the key
@@ -729,6 +791,30 @@ def test_a_public_address_is_fetched_and_a_redirect_into_the_network_is_not(
                 fetch(f"{base}/{path}")
             assert refused.value.code == code
         server.shutdown()
+
+
+def test_several_pictures_at_web_addresses_are_fetched_at_the_same_time(
+    page: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, drawn: bytes
+) -> None:
+    both = threading.Barrier(2, timeout=30)
+
+    def fetched(url: str) -> bytes:
+        both.wait()
+        return drawn
+
+    monkeypatch.setattr("janus_app.server.api.inputs.fetch", fetched)
+    urls = ["http://example.org/1", "http://example.org/2"]
+
+    async def ask(route: str, body: dict[str, Any]) -> httpx.Response:
+        context = ApiContext(page.session, OutputStore(tmp_path), fetch_images=True)
+        async with asgi(context, Access(trusting=True)) as client:
+            return await client.post(route, json=body | {"model": "tiny-a"})
+
+    edited = asyncio.run(ask("/v1/images/edits", {"prompt": PROMPT, "images": urls}))
+    assert error_of(edited, 400)["code"] == "edit_takes_one_image"
+    parts = [{"type": "image_url", "image_url": {"url": url}} for url in urls]
+    told = asyncio.run(ask("/v1/chat/completions", {"messages": [{"role": "user", "content": parts}], "max_tokens": 1}))
+    assert told.status_code == 200, told.text
 
 
 # The docs

@@ -8,6 +8,8 @@ import base64
 import io
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
@@ -24,8 +26,9 @@ from janus_app.registry.catalog import load_catalog
 from janus_app.runtime.session import ModelSession, provenance_of
 from janus_app.server.api.app import api_app
 from janus_app.server.api.context import ApiContext
-from janus_app.server.mcp import answers
-from janus_app.types import Finished, GenerateRequest, Picture
+from janus_app.server.bridge import ClientGone
+from janus_app.server.mcp import answers, progress
+from janus_app.types import Finished, GenerateRequest, Picture, Progress
 
 
 @pytest.fixture
@@ -71,3 +74,15 @@ def test_without_the_package_the_app_says_what_to_install(
     assert main(["mcp"]) == 1
     out, err = capsys.readouterr()
     assert not out and "requirements-mcp.txt" in err
+
+
+def test_a_host_that_does_not_read_loses_its_call(context: ApiContext, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(progress, "STALL_SECONDS", 0.01)
+
+    class Deaf:
+        async def report_progress(self, *_: Any) -> None:
+            await asyncio.Event().wait()
+
+    host: Any = SimpleNamespace(session=Deaf())
+    with pytest.raises(ClientGone):
+        asyncio.run(progress.Meter(host, context.session, "en").see(Progress("draw", 1, 2)))

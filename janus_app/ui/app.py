@@ -86,6 +86,7 @@ def build(
     share: bool = False,
     private: bool = True,
     limiter: VisitorLimiter | None = None,
+    access: Access | None = None,
 ) -> gr.Blocks:
     """Build the page for `session`. Pictures are saved under `outputs` (default: ./outputs).
 
@@ -94,8 +95,9 @@ def build(
     """
     outputs = (outputs or Path("outputs")).absolute()
     saved = library(outputs, data or data_folder()) if private and not share else None
+    images = SavedImages(outputs, serving_folder())
     page = PageContext(
-        session, catalog, Texts(lang), SavedImages(outputs, serving_folder()), share, saved, limiter or VisitorLimiter()
+        session, catalog, Texts(lang), images, share, saved, limiter or VisitorLimiter(), access or Access()
     )
     with gr.Blocks(title="Janus Studio", analytics_enabled=False, delete_cache=(3_600, UPLOAD_SECONDS)) as demo:
         frame = _header(page)
@@ -198,7 +200,17 @@ def launch(
     private = answers_one_person(host, share, auth is not None, proxied)
     access, made_key = api_access(api_key, host, share, auth is not None, proxied)
     limiter = VisitorLimiter()
-    demo = build(session, catalog, lang=lang, outputs=outputs, data=data, share=share, private=private, limiter=limiter)
+    demo = build(
+        session,
+        catalog,
+        lang=lang,
+        outputs=outputs,
+        data=data,
+        share=share,
+        private=private,
+        limiter=limiter,
+        access=access,
+    )
     api = api_app(
         ApiContext(session, OutputStore(outputs or "outputs"), limiter if share else None, path, fetch_images)
     )

@@ -21,6 +21,7 @@ from janus_app.outputs.library import Library
 from janus_app.registry.catalog import Catalog
 from janus_app.registry.types import Variant
 from janus_app.runtime.face import Session
+from janus_app.server.api.gate import Access
 from janus_app.server.security import VisitorLimiter
 from janus_app.types import Event, Notice, Request, Setting, Started
 from janus_app.ui.common.running import Runs
@@ -64,7 +65,7 @@ class PageContext:
 
     `shared` means that strangers can open the page: they may neither name folders nor start downloads. `library` holds
     the pictures and conversations of the page's only user; it is None where others can open the page too, and then
-    nothing saved is listed.
+    nothing saved is listed. `access` is who may use the API.
     """
 
     session: Session
@@ -75,6 +76,7 @@ class PageContext:
     library: Library | None = None
     limiter: VisitorLimiter = field(default_factory=VisitorLimiter)
     runs: Runs = field(default_factory=Runs)
+    access: Access = field(default_factory=Access)
 
     def language(self, request: gr.Request | None) -> str:
         return self.texts.language(request)

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import urllib.request
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -21,8 +22,21 @@ def is_idle(url: str) -> bool:
     return state["job_count"] == 0
 
 
+@dataclass(frozen=True)
+class App:
+    """A running app: its address, and its texts for other programs."""
+
+    url: str
+    snippets: dict[str, str]
+
+
 @pytest.fixture(scope="session")
-def url() -> Iterator[str]:
+def url(app: App) -> str:
+    return app.url
+
+
+@pytest.fixture(scope="session")
+def app() -> Iterator[App]:
     python = os.environ.get("JANUS_APP_PYTHON", sys.executable)
     command = [python, "-m", "tests.clients.serve"]
     with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as server:
@@ -33,6 +47,6 @@ def url() -> Iterator[str]:
                     break
             else:
                 raise AssertionError("the app did not start")
-            yield line.split()[1]
+            yield App(line.split()[1], json.loads(server.stdout.readline()))
         finally:
             server.stdin.close()

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import tempfile
 from pathlib import Path
 
+from janus_app.server.snippets import snippets
 from tests.page_server import serve
 
 if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as folder, serve(Path(folder), pace=0.02) as page:
-        print(f"serving {page.url}", flush=True)
+        print(f"serving {page.url}")
+        print(json.dumps(dict(snippets(page.url, "a-key", "tiny-a", page.outputs))), flush=True)
         sys.stdin.read()

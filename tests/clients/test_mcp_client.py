@@ -7,7 +7,10 @@ import base64
 import io
 import json
 import os
+import re
+import subprocess
 import sys
+import urllib.request
 from pathlib import Path
 from typing import Any
 
@@ -139,13 +142,61 @@ def test_what_cannot_be_done_is_told_to_the_model_that_asked(
     assert result.is_error and words in text(result), text(result)
 
 
-def test_over_stdio_the_embedded_model_draws(tmp_path: Path) -> None:
-    async def ask() -> tuple[CallToolResult, CallToolResult]:
-        async with over_stdio(tmp_path) as client:
-            models = await client.call_tool("models", {})
-            return models, await client.call_tool("draw", {"prompt": PROMPT, "seed": 7, "temperature": 1})
+def test_the_example_of_the_docs_draws(url: str) -> None:
+    for page in ("api.md", "api.zh-CN.md"):
+        text = (ROOT / "docs" / page).read_text("utf-8")
+        example = re.findall(r"```py\n(.*?)```", text, flags=re.DOTALL)[-1]
+        names: dict[str, Any] = {}
+        exec(compile(example.replace("http://localhost:7860", url), page, "exec"), names)
+        assert len(images(names["result"])) == 1
 
-    models, drawn = asyncio.run(ask())
-    assert "janus-embedded" in [row["id"] for row in json.loads(text(models))]
-    (picture,) = tmp_path.glob("*.png")
-    assert images(drawn)[0].tobytes() == Image.open(picture).tobytes()
+
+# One seed, every entrance
+
+SEEDED = {"prompt": PROMPT, "seed": 7}
+CHECKPOINT = ROOT / "tests" / "golden" / "janus" / "janus_pro_1b" / "checkpoint"  # that of tiny-a
+
+
+def answer(url: str, body: dict[str, Any]) -> dict[str, Any]:
+    request = urllib.request.Request(url, json.dumps(body).encode(), {"Content-Type": "application/json"})
+    return json.load(urllib.request.urlopen(request, timeout=120))
+
+
+def by_the_page(url: str) -> bytes:
+    """The page's public endpoint, which draws as its button does."""
+    endpoint = f"{url}/gradio_api/call/v2/draw"
+    number = answer(endpoint, {**SEEDED, "count": 1, "new_seed": False})["event_id"]
+    lines = urllib.request.urlopen(f"{endpoint}/{number}", timeout=120).read().decode().splitlines()
+    (result,) = json.loads(lines[lines.index("event: complete") + 1].removeprefix("data: "))
+    return urllib.request.urlopen(result["pictures"][0]["file"]["url"]).read()
+
+
+def by_the_command_line(folder: Path) -> bytes:
+    python = os.environ.get("JANUS_APP_PYTHON", sys.executable)
+    options = ["--model", str(CHECKPOINT), "--prompt", PROMPT, "--seed", "7", "--guidance", "5", "--temperature", "1"]
+    command = [python, "-m", "janus_app", "generate", *options, "--out", str(folder / "cli.png")]
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True, timeout=120)
+    return (folder / "cli.png").read_bytes()
+
+
+def by_mcp(client: Client) -> bytes:
+    async def ask() -> CallToolResult:
+        async with client:
+            return await client.call_tool("draw", {**SEEDED, "guidance": 5, "temperature": 1})
+
+    (picture,) = (part.data for part in asyncio.run(ask()).content if isinstance(part, ImageContent))
+    return base64.b64decode(picture)
+
+
+def test_the_same_seed_gives_the_same_pixels_by_every_entrance(url: str, tmp_path: Path) -> None:
+    answer(f"{url}/sdapi/v1/options", {"sd_model_checkpoint": "tiny-a"})
+    pngs = {
+        "page": by_the_page(url),
+        "command line": by_the_command_line(tmp_path),
+        "/v1": base64.b64decode(answer(f"{url}/v1/images/generations", SEEDED)["data"][0]["b64_json"]),
+        "/sdapi": base64.b64decode(answer(f"{url}/sdapi/v1/txt2img", SEEDED)["images"][0]),
+        "/mcp": by_mcp(at(url)),
+        "mcp over stdio": by_mcp(over_stdio(tmp_path, "--model", str(CHECKPOINT))),
+    }
+    pixels = {name: Image.open(io.BytesIO(png)).tobytes() for name, png in pngs.items()}
+    assert len(set(pixels.values())) == 1, {name: hash(found) for name, found in pixels.items()}

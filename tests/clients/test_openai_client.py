@@ -104,7 +104,7 @@ def test_async_clients_share_one_line(url: str) -> None:
 
 def test_the_example_of_the_docs_draws_two_pictures(url: str) -> None:
     page = Path(__file__).parent.parent.parent / "docs" / "api.md"
-    (example,) = re.findall(r"```py\n(.*?)```", page.read_text("utf-8"), flags=re.DOTALL)
+    example, _ = re.findall(r"```py\n(.*?)```", page.read_text("utf-8"), flags=re.DOTALL)
     names: dict[str, Any] = {}
     exec(compile(example.replace("http://localhost:7860", url), page.name, "exec"), names)
     assert len(names["answer"].data) == 2

@@ -6,10 +6,10 @@ import time
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from dataclasses import dataclass, field
+from itertools import chain, islice
 from typing import Any
 from uuid import uuid4
 
-from PIL.Image import Image
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
@@ -19,7 +19,7 @@ from janus_app.runtime.session import ModelFacts
 from janus_app.server.api.context import ApiContext, EventStream, sse
 from janus_app.server.api.errors import FieldError
 from janus_app.server.api.images import base64_of
-from janus_app.server.api.inputs import check_count, open_text
+from janus_app.server.api.inputs import check_count, each, open_text
 from janus_app.server.api.schemas import ChatBody, ChatMessage, json_body
 from janus_app.server.bridge import until_gone
 from janus_app.types import (
@@ -173,7 +173,8 @@ def _was_cut(finished: Finished) -> bool:
 def _refuse_unsupported(body: ChatBody) -> None:
     wanted = {
         "n": (body.n or 1) != 1,
-        "tools": bool(body.tools) and body.tool_choice != "none",
+        # A model may answer without calling any of them; several programs offer some in every request.
+        "tool_choice": bool(body.tools) and body.tool_choice not in (None, "none", "auto"),
         "logprobs": bool(body.logprobs),
         "response_format": (body.response_format or {}).get("type", "text") != "text",
     }
@@ -186,10 +187,12 @@ def _turns(messages: list[ChatMessage], fetch_images: bool) -> tuple[Turn, ...]:
     """The conversation as a model reads it. What a system says comes before the first question: the models know no
     such role.
     """
-    check_count(sum(len(_urls(message)) for message in messages))
+    texts, urls = [_checked_text(message) for message in messages], [_urls(message) for message in messages]
+    check_count(sum(map(len, urls)))
+    pictures = iter(each(open_text, list(chain(*urls)), fetch_images))
     system, turns = [], list[Turn]()
-    for message in messages:
-        text, images = _content(message, fetch_images)
+    for message, text, own in zip(messages, texts, urls, strict=True):
+        images = tuple(islice(pictures, len(own)))
         if message.role in ("system", "developer"):
             system.append(text)
         elif message.role in ("user", "assistant"):
@@ -214,11 +217,12 @@ def _urls(message: ChatMessage) -> list[str]:
     return [part.url for part in [*parts, *(message.images or ())] if part.type in PICTURES]
 
 
-def _content(message: ChatMessage, fetch_images: bool) -> tuple[str, tuple[Image, ...]]:
+def _checked_text(message: ChatMessage) -> str:
+    """The text of a message. Raises FieldError for a message of other things, such as sound."""
     parts = [] if isinstance(message.content, str) else message.content or []
     if other := {part.type for part in parts} - TEXTS - PICTURES:
         raise FieldError(Message("api_unsupported", field=", ".join(sorted(other))[:100]), "messages")
-    return _text(message), tuple(open_text(url, fetch_images) for url in _urls(message))
+    return _text(message)
 
 
 def _drawing(body: ChatBody, turns: tuple[Turn, ...]) -> tuple[str, str] | None:

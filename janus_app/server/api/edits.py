@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -90,7 +91,7 @@ class Edits:
         if not given:
             raise AppError("edit_image_missing")
         check_count(len(given))
-        pictures = [await self._bytes(one) for one in given]
+        pictures = await asyncio.gather(*(self._bytes(one) for one in given))
         content = None if mask is None else await self._bytes(mask)
         return Sent(fields, pictures, content or None)
 

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import base64
 import binascii
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
 
 from PIL.Image import Image
 
@@ -11,6 +14,7 @@ from janus_app.errors import AppError
 from janus_app.outputs.image_io import open_picture
 from janus_app.server.api.fetch import fetch
 
+T = TypeVar("T")
 MAX_PICTURES = 16  # of a request
 
 
@@ -36,6 +40,15 @@ def check_count(count: int) -> None:
     """Raises AppError for more pictures than a request may have; called before they are decoded."""
     if count > MAX_PICTURES:
         raise AppError("api_pictures_too_many", count=count, most=MAX_PICTURES)
+
+
+def each(read: Callable[[str, bool], T], texts: Sequence[str], fetch_images: bool) -> list[T]:
+    """What `read`, one of the functions here, finds in each text, all at the same time: they may be at web addresses.
+
+    Raises AppError.
+    """
+    with ThreadPoolExecutor(max(1, len(texts)), "picture") as pool:
+        return list(pool.map(lambda text: read(text, fetch_images), texts))
 
 
 def open_text(text: str, fetch_images: bool) -> Image:

@@ -30,7 +30,7 @@ from janus_app.server.api.context import ApiContext, Make
 from janus_app.server.api.edits import Edits, Sent
 from janus_app.server.api.errors import as_app_error, language_of
 from janus_app.server.api.images import Images
-from janus_app.server.api.inputs import check_count, open_text, picture_bytes
+from janus_app.server.api.inputs import check_count, each, open_text, picture_bytes
 from janus_app.server.api.models import model_row
 from janus_app.server.api.schemas import ImageBody
 from janus_app.server.bridge import ClientGone
@@ -133,7 +133,7 @@ class Call:
         def prepare() -> tuple[Variant | None, Make]:
             given = [body.image, *(body.more_images or ())]
             check_count(len(given))
-            pictures = [picture_bytes(one, self.context.fetch_images) for one in given]
+            pictures = each(picture_bytes, given, self.context.fetch_images)
             mask = picture_bytes(body.mask, self.context.fetch_images) if body.mask else None
             return Edits(Images(self.context)).editing(Sent({}, pictures, mask), body)
 
@@ -156,7 +156,7 @@ class Call:
     async def rank(self, body: RankCall) -> Answer:
         def prepare() -> tuple[Variant | None, Make]:
             check_count(len(body.images))
-            pictures = tuple(open_text(one, self.context.fetch_images) for one in body.images)
+            pictures = tuple(each(open_text, body.images, self.context.fetch_images))
             request = RankRequest(body.prompt, pictures)
             return self.context.variant(body.model), lambda _: request
 

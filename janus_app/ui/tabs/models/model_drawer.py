@@ -21,7 +21,7 @@ from janus_app.ui.common.actions import halt
 from janus_app.ui.common.html import message, messages
 from janus_app.ui.common.jobs import watch
 from janus_app.ui.context import JOB, QUICK, PageContext, Updates, Values, attach
-from janus_app.ui.tabs.models import files_panel, machine_panel
+from janus_app.ui.tabs.models import connect_panel, files_panel, machine_panel
 from janus_app.ui.tabs.models.files_panel import FilesHandlers
 from janus_app.ui.tabs.models.machine_panel import Choice, MachineHandlers, resolve
 from janus_app.ui.tabs.models.model_line import ModelLine, checked_line, state_html
@@ -74,6 +74,7 @@ def build(page: PageContext, demo: gr.Blocks, line: ModelLine, welcome: gr.HTML)
         about = gr.HTML(elem_id="model-about", padding=False)
         files = files_panel.build(page)
         machine = machine_panel.build(page, fit)
+        connect_panel.build(page)
     drawer = ModelDrawer(frame, choice, welcome, head, listed, own, folder, use, unload, about)
     machine_panel.wire(MachineHandlers(page, machine, choice), demo)
     wire(ModelHandlers(page, line, drawer, FilesHandlers(page, files, drawer.variant)), demo)
