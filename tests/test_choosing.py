@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import gradio as gr
 import pytest
 
 from janus_app.errors import AppError
@@ -20,7 +21,7 @@ from janus_app.types import Event, GenerateRequest, Notice, Progress, drain
 from janus_app.ui.common.saved_images import SavedImages
 from janus_app.ui.context import PageContext
 from janus_app.ui.i18n import Texts
-from janus_app.ui.tabs.models import model_drawer
+from janus_app.ui.tabs.models import model_drawer, model_line
 from janus_app.ui.tabs.models.model_list import Fit, cached, fits, list_html, own_html, place_of, starters
 from janus_app.ui.tabs.models.welcome import welcome_html
 from tests.conftest import GOLDEN
@@ -174,3 +175,22 @@ def test_result_of_another_model_than_the_chosen_one_says_so(tmp_path: Path) -> 
     for chosen, told in (("janusflow-embedded", ["another_model_loaded"]), ("janus-embedded", []), (None, [])):
         job = page.job(chosen, replace(ASK, count=1))
         assert [event.message.code for event in job if isinstance(event, Notice)] == told
+
+
+def test_other_browser_tabs_show_the_model_that_one_of_them_loaded(tmp_path: Path) -> None:
+    session = ModelSession(load_catalog(), Hub())
+    page = page_of(session, tmp_path)
+    with gr.Blocks() as demo:
+        line = model_line.build(page)
+        drawer = model_drawer.build(page, demo, line, gr.HTML())
+    files: Any = None
+    handlers, shown = model_drawer.ModelHandlers(page, line, drawer, files), {line.shown: "", line.seen: ""}
+    request: Any = None
+    for name in ("janus-embedded", "janusflow-embedded"):  # as if another tab did
+        drain(session.load(name, "cpu"))
+        updates = handlers.tick(shown, request)
+        assert updates[drawer.variant]["value"] == updates[line.seen] == name
+        assert f"<strong>{session.catalog[name].title}</strong>" in updates[line.state]
+        assert updates[drawer.listed].count('aria-current="true"') == 1
+        assert f'data-model="{name}"' not in updates[drawer.listed], "the loaded one cannot be chosen again"
+        shown = {line.shown: updates[line.shown], line.seen: updates[line.seen]}

@@ -115,6 +115,14 @@ def get(page: Any) -> None:
     page.locator("#model-list li:has-text('Tiny Janus') button").click()
 
 
+def open_files(page: Any, section: str = "Files on this machine") -> None:
+    """Open the section of files and choose Tiny Janus there, which is not loaded."""
+    page.get_by_text(section, exact=True).click()
+    steps.settle(page)
+    page.locator("#files-model input").click()
+    page.get_by_role("option", name="Tiny Janus").click()
+
+
 def shot(page: Any, name: str) -> None:
     if SHOTS:
         page.screenshot(path=str(Path(SHOTS) / f"{name}.png"))
@@ -148,7 +156,7 @@ def test_download_resumes_after_pause_and_kill(
     page.wait_for_selector("#model-list button:has-text('Resume')")
     paused = kept(tmp_path)
     assert re.search(r"\d+( MB)? of 103 MB are downloaded and kept", page.inner_text("#model-work"))
-    page.get_by_text("Files on this machine").click()
+    open_files(page)
     page.wait_for_selector("#files-facts:has-text('is partly downloaded')")
     assert kept(tmp_path) == paused, "the download continues while paused"
 
@@ -163,7 +171,7 @@ def test_download_resumes_after_pause_and_kill(
     started.append(App(tmp_path, hub.endpoint))
     page = visit(browser, started[-1])
     page.wait_for_selector("#model-list button:has-text('Resume')")
-    page.get_by_text("Files on this machine").click()
+    open_files(page)
     page.wait_for_selector("#files-facts:has-text('is partly downloaded')")
     get(page)
     until(lambda: kept(tmp_path) > left + 5_000_000, page)
@@ -185,7 +193,7 @@ def test_files_panel_verifies_converts_and_deletes(
     get(page)
     page.wait_for_selector(".state-line.ready:has-text('Tiny Janus')")
     blob = next((tmp_path / "home").rglob(sha256(small.files[WEIGHTS])))
-    page.get_by_text("Files on this machine").click()
+    open_files(page)
     page.wait_for_selector("#files-facts:has-text('All hashes were verified')")
     page.click("#files-verify")
     page.wait_for_selector("#files-work:has-text('every file has the right hash')")
@@ -214,7 +222,7 @@ def test_download_fits_a_phone_and_is_all_chinese(
     page.wait_for_selector("#model-list button:has-text('下载 103 MB')")
     get(page)
     until(lambda: kept(tmp_path) > 5_000_000, page)
-    page.get_by_text("本机文件").click()
+    open_files(page, "本机文件")
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
     line = page.inner_text("#model-work")
     assert "正在下载" in line and "个文件" in line and not re.search(r"\b(?:of|files|done|left)\b", line), line

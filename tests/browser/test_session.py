@@ -31,6 +31,7 @@ from tests.browser.steps import (
     until,
     wait_done,
     wait_ended,
+    wait_quiet,
 )
 from tests.page_server import Served
 
@@ -220,3 +221,35 @@ def reopen(page: Any) -> None:
     page.reload()
     page.wait_for_selector("#draw-run:visible, #draw-stop:visible")
     page.evaluate(WATCH)
+
+
+SHIFTS = """window.shifted = 0;
+new PerformanceObserver((seen) => {
+  for (const shift of seen.getEntries()) if (!shift.hadRecentInput) window.shifted += shift.value;
+}).observe({type: "layout-shift", buffered: true});"""
+
+
+def test_address_names_the_tab_and_the_page_opens_without_jumping(visit: Any) -> None:
+    page = visit()
+    assert page.url.endswith("#draw")
+    go(page, "chat")
+    page.wait_for_function("location.hash === '#chat'")
+    page.add_init_script(SHIFTS)
+    page.reload()
+    page.wait_for_selector(".state-line.ready")
+    page.wait_for_selector("#tab-chat-button[aria-selected=true]")
+    page.go_back()
+    page.wait_for_selector("#tab-draw-button[aria-selected=true]")
+    page.go_forward()
+    page.wait_for_selector("#tab-chat-button[aria-selected=true]")
+    go(page, "draw")
+    page.reload()
+    page.wait_for_selector(".state-line.ready")
+    wait_quiet(page)
+    assert page.evaluate("window.shifted") < 0.1, "the page jumps while it opens"
+    assert page.locator("#topbar").bounding_box()["height"] == 48
+    open_drawer(page)
+    page.wait_for_function("document.querySelector('#model-drawer').contains(document.activeElement)")
+    page.keyboard.press("Escape")
+    page.wait_for_selector("#model-drawer", state="hidden")
+    page.wait_for_function("document.activeElement.id === 'model-change'")

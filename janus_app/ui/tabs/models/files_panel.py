@@ -25,8 +25,9 @@ from janus_app.ui.context import JOB, QUICK, PageContext, Updates, Values, attac
 
 @dataclass(frozen=True)
 class FilesPanel:
-    """The parts of the panel under the model bar. `sure` asks before files are deleted."""
+    """The parts of the panel in the drawer. `chosen` is the model whose files it shows; `sure` asks before a delete."""
 
+    chosen: gr.Dropdown
     facts: gr.HTML
     verify: gr.Button
     check: gr.Button
@@ -55,6 +56,8 @@ def build(page: PageContext) -> FilesPanel:
         return gr.Button(label(key), size="sm", elem_id=f"files-{name}", **options)
 
     with gr.Accordion(label("files"), open=False, elem_id="model-files", visible=not page.shared):
+        names = [(variant.title, variant.id) for variant in page.catalog.values()]
+        chosen = gr.Dropdown(names, label=label("model"), elem_id="files-model")
         facts = gr.HTML(elem_id="files-facts", padding=False)
         with gr.Row(elem_classes="files-buttons"):
             verify, check = button("verify_again", "verify"), button("check_weights", "check")
@@ -70,7 +73,9 @@ def build(page: PageContext) -> FilesPanel:
             take = button("import_chosen", "take", min_width=120)
             own = button("import_own", "own", min_width=120)
         work = gr.HTML(elem_id="files-work", padding=False)
-    return FilesPanel(facts, verify, check, convert, delete, stop, sure, question, yes, no, folder, take, own, work)
+    return FilesPanel(
+        chosen, facts, verify, check, convert, delete, stop, sure, question, yes, no, folder, take, own, work
+    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,6 +99,13 @@ class FilesHandlers:
             self.panel.delete: gr.update(interactive=not variant.is_local and status.on_disk > 0),
             self.panel.sure: gr.update(visible=False),
         }
+
+    def choose(self, values: Values, request: gr.Request) -> Updates:
+        """The files of another model, which is not loaded for it."""
+        try:
+            return self.describe(self.page.resolve(values[self.chosen]), self.page.language(request))
+        except AppError as error:
+            return {self.panel.facts: message(error.text(self.page.language(request)), "error")}
 
     def verify(self, values: Values, request: gr.Request) -> Iterator[Updates]:
         def job(variant: Variant) -> Iterator[Event]:
@@ -209,6 +221,7 @@ def wire(handlers: FilesHandlers) -> list[Any]:
         attach(panel.take.click, handlers.take, {chosen, panel.folder}, outputs, **JOB),
         attach(panel.own.click, handlers.register, {chosen, panel.folder}, outputs, **JOB),
     ]
+    attach(chosen.input, handlers.choose, {chosen}, panel.described, **QUICK)
     attach(panel.delete.click, handlers.ask_delete, {chosen}, {panel.sure, panel.question}, **QUICK)
     attach(panel.delete_no.click, handlers.keep, None, {panel.sure}, **QUICK)
     stopped = attach(halt(panel.stop.click, jobs).then, handlers.stopped, {chosen}, outputs, **QUICK)

@@ -77,7 +77,7 @@ def build(page: PageContext, demo: gr.Blocks, line: ModelLine, welcome: gr.HTML)
         connect_panel.build(page)
     drawer = ModelDrawer(frame, choice, welcome, head, listed, own, folder, use, unload, about)
     machine_panel.wire(MachineHandlers(page, machine, choice), demo)
-    wire(ModelHandlers(page, line, drawer, FilesHandlers(page, files, drawer.variant)), demo)
+    wire(ModelHandlers(page, line, drawer, FilesHandlers(page, files, files.chosen)), demo)
     return drawer
 
 
@@ -165,11 +165,15 @@ class ModelHandlers:
             self.line.seen: loaded.id if loaded else "",
         }
         if loaded is not None:
-            names = [(v.title, v.id) for v in self.page.catalog.values()]
-            if loaded.id not in self.page.catalog:  # a folder; its id is a name only while it is loaded
-                names.append((loaded.title, self._name(loaded)))
-            updates[drawer.variant] = gr.update(value=self._name(loaded), choices=names)
+            updates[drawer.variant] = gr.update(value=self._name(loaded), choices=self._names())
         return updates
+
+    def _names(self) -> list[tuple[str, str]]:
+        """(title, name) of every model, also of a loaded folder that is in no list."""
+        names, loaded = [(v.title, v.id) for v in self.page.catalog.values()], self.page.loaded_variant()
+        if loaded is not None and loaded.id not in self.page.catalog:
+            names.append((loaded.title, self._name(loaded)))
+        return names
 
     def _name(self, loaded: Variant) -> str:
         return loaded.id if self.page.shared else self.page.catalog.name_of(loaded)
@@ -184,6 +188,7 @@ class ModelHandlers:
         return {
             self.drawer.about: about_html(self.page, variant, language)
             + message(checked_line(self.page, language), "done"),
+            self.files.chosen: gr.update(value=self._name(variant), choices=self._names()),
             **self.files.describe(variant, language),
         }
 
@@ -241,7 +246,7 @@ def wire(handlers: ModelHandlers, demo: gr.Blocks) -> None:
     opening = {drawer.head, drawer.welcome, line.state, line.shown, *named}
     opened = attach(demo.load, handlers.opened, None, opening, **QUICK)
     for event in (opened.then, drawer.variant.change):
-        attach(event, handlers.describe, {drawer.variant}, {drawer.about, *files}, **QUICK)
+        attach(event, handlers.describe, {drawer.variant}, {drawer.about, handlers.files.chosen, *files}, **QUICK)
     attach(opened.then, handlers.suggest, None, {drawer.welcome}, **QUICK)
     attach(drawer.frame.expand, handlers.judge, None, {drawer.listed}, **QUICK)
     ticked = {line.state, line.shown, *named}
@@ -261,7 +266,7 @@ def wire(handlers: ModelHandlers, demo: gr.Blocks) -> None:
         jobs += [attach(moment, handlers.use, attach_folder, outputs, **JOB) for moment in moments]
     stopped = halt(line.cancel.click, jobs).then
     for job in [*jobs, attach(stopped, handlers.cancelled, {drawer.variant}, outputs, js=CHOSEN, **QUICK)]:
-        attach(job.then, handlers.describe, {drawer.variant}, {drawer.about, *files}, **QUICK)
+        attach(job.then, handlers.describe, {drawer.variant}, {drawer.about, handlers.files.chosen, *files}, **QUICK)
     for end in files_panel.wire(handlers.files):
         attach(end.then, handlers.files_changed, None, named, **QUICK)
 

@@ -126,7 +126,7 @@ def _row(page: PageContext, variant: Variant, place: Place, language: str, fit: 
     say, loaded = page.texts.say, page.loaded_variant()
     now = loaded is not None and loaded.id == variant.id
     does = " · ".join(say(f"does_{verb}", language) for verb in variant.verbs)
-    about = f"{does} · {variant.size[0]} × {variant.size[1]}"
+    about = f"{does} · {variant.size[0]}\u00a0×\u00a0{variant.size[1]}"
     text = f"<b>{escape(variant.title)}</b> <span>{escape(about)}</span>"
     model = escape(variant.id, quote=True)
     if now:
