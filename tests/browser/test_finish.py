@@ -72,7 +72,7 @@ def test_nothing_jumps_and_the_keyboard_reaches_each_tab(visit: Any) -> None:
             reach(page, place)
     open_drawer(page)
     page.keyboard.press("Escape")
-    page.wait_for_selector("#model-drawer:not(.open)")
+    page.wait_for_selector("#model-drawer:not(.open)", state="attached")
     until(lambda: not page.evaluate(FOCUS)[0], page, lambda: "closing the drawer loses the focus")
 
 
