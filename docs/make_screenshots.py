@@ -57,8 +57,8 @@ def main() -> int:
 
 
 @contextmanager
-def page_server() -> Iterator[str]:
-    """The page's address, with the embedded model loaded and nothing drawn yet."""
+def page_server(session_type: Any = None) -> Iterator[str]:
+    """The page's address, with the embedded model loaded and nothing drawn yet. `session_type`: a ModelSession's."""
     from janus_app.hub import Hub
     from janus_app.registry.catalog import load_catalog
     from janus_app.runtime.session import ModelSession
@@ -66,7 +66,7 @@ def page_server() -> Iterator[str]:
     from janus_app.ui.app import launch
 
     catalog = load_catalog()
-    session = ModelSession(catalog, Hub())
+    session = (session_type or ModelSession)(catalog, Hub())
     drain(session.load(catalog.default().id, device="cpu"))
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
