@@ -97,7 +97,14 @@ def build(
     saved = library(outputs, data or data_folder()) if private and not share else None
     images = SavedImages(outputs, serving_folder())
     page = PageContext(
-        session, catalog, Texts(lang), images, share, saved, limiter or VisitorLimiter(), access or Access()
+        session,
+        catalog,
+        Texts(lang),
+        images,
+        shared=share,
+        library=saved,
+        limiter=limiter or VisitorLimiter(),
+        access=access or Access(),
     )
     with gr.Blocks(title="Janus Studio", analytics_enabled=False, delete_cache=(3_600, UPLOAD_SECONDS)) as demo:
         frame = _header(page)
