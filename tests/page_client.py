@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import html
 import json
+import re
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 from gradio_client import Client
 
-# Places of the outputs of the draw tab's events; states are not sent.
-PREVIEW_GRID, STATUS, NOTES, GALLERY, DETAIL, SEED = range(6)
+FULL = re.compile(
+    r'class="tile" data-picture="\d+" data-full="[^"]*/gradio_api/file=([^"]*)"'
+)  # where a picture of a run is
 
 
 def act(client: Client, trigger: str, event: str = "click", **values: Any) -> Any:
@@ -45,12 +49,12 @@ def ask(client: Client, text: str, files: list[Any] | None = None) -> Any:
 
 
 def gallery_of(job: Any) -> list[Path]:
-    """The pictures of the only answer that contains the gallery."""
+    """The pictures of the only answer that contains the runs."""
     for answer in job.outputs():
-        shown = answer[GALLERY]
-        pictures = shown.get("value") if isinstance(shown, dict) else shown
-        if pictures:
-            return [Path(item["image"]) for item in pictures]
+        texts = [value.get("value") if isinstance(value, dict) else value for value in answer]
+        found = [FULL.findall(text) for text in texts if isinstance(text, str)]
+        if pictures := max(found, key=len, default=[]):
+            return [Path(unquote(html.unescape(picture))) for picture in pictures]
     raise AssertionError(f"no pictures were returned: {job.outputs()[-2:]}")
 
 

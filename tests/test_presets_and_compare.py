@@ -262,6 +262,6 @@ def test_key_list_and_buttons_match_the_page_script(page: PageContext, language:
     help, card = help_html(page, language), welcome_html(page, language, {})
     assert help.count("<kbd>") == len(KEYS)
     lines = script()
-    lines = lines[lines.index("const acts") : lines.index("const tabs")]
+    lines = lines[lines.index("\nconst acts = {") :].split("\n};")[0]
     acts = set(re.findall(r'data-janus="(\w+)"', help + card + HEAD))
     assert acts == set(re.findall(r"^  (\w+): \(\) =>", lines, re.MULTILINE))

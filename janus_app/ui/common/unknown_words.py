@@ -14,8 +14,8 @@ from janus_app.ui.context import QUICK, PageContext, Updates, Values, attach
 
 def unknown_html(page: PageContext, text: str, language: str) -> str:
     """The line, "" where the loaded model knows every word or ships no vocabulary."""
-    loaded, variant = page.session.loaded, page.variant(None)
-    vocabulary = vocabulary_of(loaded.plan.folder if loaded else variant.folder)
+    variant = page.variant(None)
+    vocabulary = vocabulary_of(variant.folder)
     notice = vocabulary.notice(text, variant.title) if vocabulary else None
     return message(notice.text(language), "note") if notice else ""
 

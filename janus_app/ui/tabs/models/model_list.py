@@ -65,9 +65,16 @@ def fits(page: PageContext, variants: Iterable[Variant]) -> Iterator[tuple[str, 
 
 
 def starters(page: PageContext) -> list[Variant]:
-    """The models that draw, as a beginner may want them: the smallest first, of near equals the newest."""
-    able = [variant for variant in page.catalog.values() if "generate" in variant.verbs and not variant.is_local]
-    return sorted(able, key=lambda variant: (round(variant.download_bytes, -8), -able.index(variant)))
+    """The models that draw, as a beginner may want them: the smallest first, of near equals the newest.
+
+    A model in several layouts, which are in brackets behind its title, comes once.
+    """
+    able: dict[str, Variant] = {}
+    for variant in page.catalog.values():
+        if "generate" in variant.verbs and not variant.is_local:
+            able.setdefault(variant.title.split(" (")[0], variant)
+    newest_first = reversed(able.values())
+    return sorted(newest_first, key=lambda variant: round(variant.download_bytes, -8))
 
 
 def _fit(page: PageContext, variant: Variant) -> Fit:
