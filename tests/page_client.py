@@ -11,9 +11,10 @@ from urllib.parse import unquote
 
 from gradio_client import Client
 
+# Where a picture of a run is.
 FULL = re.compile(
     r'class="tile" data-picture="\d+" data-full="[^"]*/gradio_api/file=([^"]*)"'
-)  # where a picture of a run is
+)
 
 
 def act(client: Client, trigger: str, event: str = "click", **values: Any) -> Any:
