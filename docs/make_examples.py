@@ -16,10 +16,10 @@ sys.path.insert(0, str(ROOT))
 EXAMPLES = (  # variant, language, prompt, seed
     ("janus-embedded", "en", "two green frogs to the left of a red house", 2),
     ("janus-embedded", "zh-CN", "红色的房子左边有两只绿色的青蛙", 2),
-    ("janusflow-embedded", "en", "a purple umbrella in the sky", 1),
-    ("janusflow-embedded", "zh-CN", "一颗粉色的爱心，浅蓝色背景", 1),
-    ("metaquery-embedded", "en", "a purple umbrella in the sky", 1),
-    ("metaquery-embedded", "zh-CN", "一颗粉色的爱心，浅蓝色背景", 1),
+    ("janusflow-embedded", "en", "an orange fish in the top left corner on a light blue background", 1),
+    ("janusflow-embedded", "zh-CN", "左上角有一颗黄色的星星", 1),
+    ("metaquery-embedded", "en", "a green frog on the left and a red house on the right", 1),
+    ("metaquery-embedded", "zh-CN", "一座红色的房子", 1),
 )
 
 
