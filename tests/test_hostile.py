@@ -197,7 +197,7 @@ def test_limiter_bounds_each_visitor_and_the_sum() -> None:
 # Paths that answer without a login: the login itself, styles and icons, liveness, and endpoints that act only on a
 # session whose secret id the caller must know.
 OPEN = re.compile(
-    r"/|/login/?|/logout|/theme.css|/favicon.ico|/robots.txt|/manifest.json|/pwa_icon/x"
+    r"/|/login/?|/logout|/theme.css|/favicon.ico|/robots.txt|/manifest.json|/pwa_icon(/x)?"
     r"|/gradio_api/(user|token|app_id|theme.css|startup-events|heartbeat/x|cancel|reset|stream/x.*|custom_component/.*)/?"
 )
 

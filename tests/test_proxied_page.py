@@ -34,7 +34,7 @@ def check_page(address: str, folder: Path) -> None:
     for link in re.findall(r'(?:src|href)="(\.?/?[^":]*\.(?:js|css))"', home.text):
         assert httpx.get(f"{address}/{link.lstrip('./')}", trust_env=False).status_code == 200, link
     config = httpx.get(f"{address}/config", trust_env=False).json()
-    assert config["root"] == address and "#masthead" in config["css"]
+    assert config["root"] == address and "#topbar" in config["css"]
     client = Client(address, verbose=False, download_files=str(folder))
     drawn = draw(client, count=1)
     drawn.result(timeout=60)

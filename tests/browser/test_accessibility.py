@@ -43,7 +43,7 @@ def test_every_tab_passes_the_wcag_rules(visit: Any, theme: str, locale: str) ->
 
 def test_wcag_check_finds_a_violation(visit: Any) -> None:
     page = visit()
-    page.evaluate("document.getElementById('chat-bot').insertAdjacentHTML('afterend', '<img src=\"data:,\">')")
+    page.evaluate("document.getElementById('brand').insertAdjacentHTML('afterend', '<img src=\"data:,\">')")
     assert [found for found in violations(page) if found.startswith("image-alt")]
 
 
