@@ -77,6 +77,7 @@ def test_chat_draw_cancel_edit_restore_and_switch_in_one_session(
     assert set(served.outputs.glob("*.png")) == before
 
     # Send the first picture to the editor, paint, draw the region anew.
+    page.click("#draw-runs [data-picture='0']")
     paint(page, into_editor(page, lambda: page.click("#draw-to-edit")))
     open_settings(page, "edit")
     set_number(page, "#edit-count", 8)
