@@ -12,9 +12,7 @@ from urllib.parse import unquote
 from gradio_client import Client
 
 # Where a picture of a run is.
-FULL = re.compile(
-    r'class="tile" data-picture="\d+" data-full="[^"]*/gradio_api/file=([^"]*)"'
-)
+FULL = re.compile(r'class="tile" data-picture="\d+" data-full="[^"]*/gradio_api/file=([^"]*)"')
 
 
 def act(client: Client, trigger: str, event: str = "click", **values: Any) -> Any:

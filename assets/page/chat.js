@@ -45,7 +45,10 @@ const conversations = (element, trigger) => {
     const name = row.querySelector(".row"), before = name.textContent;
     const field = Object.assign(document.createElement("input"), { value: before, className: "row", maxLength: 120 });
     field.setAttribute("aria-label", element.querySelector("ul").dataset.name);
+    let ended = false; // a field that leaves the page loses the focus, which would end it again
     const end = (keep) => {
+      if (ended) return;
+      ended = true;
       if (!field.isConnected) return;
       field.replaceWith(name);
       if (keep && field.value.trim() !== before) trigger("rename", { id: row.dataset.id, title: field.value });

@@ -61,11 +61,12 @@ def stored(served: Served) -> list[dict[str, Any]]:
 def test_conversation_and_picture_survive_a_restart(enter: Any, tmp_path: Path) -> None:
     with serve(tmp_path, pace=0.02) as first:
         page = enter(first)
+        go(page, "chat")
         assert "saved here" in page.inner_text("#chat-list-note")
 
         # Draw in the chat with previews, and ask about the picture.
         say(page, "/draw a red circle")
-        loaded(page, "#chat-bot .bot")
+        loaded(page, "#chat-bot .bot .chat-picture")
         assert page.evaluate("window.seen.sheets.size") >= 2, "no preview was shown"
         before = page.inner_text("#chat-context")
         say(page, "What is it?")
@@ -100,8 +101,9 @@ def test_conversation_and_picture_survive_a_restart(enter: Any, tmp_path: Path) 
 
     with serve(tmp_path) as second:
         page = enter(second)
+        go(page, "chat")
         page.locator("#chat-list button.row", has_text="The circle").click()
-        loaded(page, "#chat-bot .bot")
+        loaded(page, "#chat-bot .bot .chat-picture")
         assert answer in page.inner_text("#chat-bot")
 
         # The picture is in the history too; deleting it there keeps the copy in the conversation.
@@ -179,8 +181,9 @@ def test_shared_page_hides_what_other_visitors_made(
     with serve(tmp_path, share=True, auth=login) as served:
         one, two = enter(served, login), enter(served, login)
         one.wait_for_selector("#banner .message.warning")  # the page says that there is no tunnel, and works
+        go(one, "chat")
         say(one, "/draw my secret circle")
-        loaded(one, "#chat-bot .bot")
+        loaded(one, "#chat-bot .bot .chat-picture")
         one.reload()
         one.wait_for_selector(".state-line.ready")
         two.reload()

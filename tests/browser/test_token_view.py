@@ -47,7 +47,7 @@ def test_picture_is_inspected_and_continued_from_a_patch(visit: Any, served: Ser
     before = newest(served)
     seed = page.inner_text("#draw-detail dl >> text=/^\\d+$/")
     inspect(page)
-    assert f"Seed {seed}" in page.inner_text("#tokens-status"), "the chosen picture is inspected, not the first"
+    page.wait_for_selector(f"#tokens-status:has-text('Seed {seed}')")  # the chosen picture is inspected, not the first
     assert "bits" in page.inner_text("#tokens-legend")
 
     # A click on the map chooses the patch under it: column 3 of row 2 of the six.

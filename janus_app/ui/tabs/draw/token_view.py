@@ -175,6 +175,7 @@ class TokenHandlers:
         inspected: Inspected | None = values[view.inspected]
         place = None if inspected is None else place_of(inspected, values[view.patch])
         if inspected is None or place is None:
+            yield gr.skip()  # of a generator that yields nothing, Gradio empties all outputs, also what was just said
             return
         yield {view.status: "", view.token: None, view.draw_with: gr.update(interactive=False)}
         cell = inspected.inspection.cells[place]
