@@ -197,12 +197,12 @@ def test_drawing_survives_a_refresh_with_its_prompt_and_gallery_and_can_be_stopp
         reopen(page)
         page.wait_for_selector("#draw-stop:visible")
         page.wait_for_selector("#draw-easel .easel")
-        assert captions(page) == ["seed 31000"]
+        assert gallery(page) == [["seed 31000"]]
         assert page.input_value("#draw-prompt textarea") == "not sent yet"
         reopen(other)
-        assert not captions(other) and not other.locator("#draw-stop").is_visible(), "another tab joined the job"
+        assert not gallery(other) and not other.locator("#draw-stop").is_visible(), "another tab joined the job"
     wait_done(page)
-    assert captions(page) == ["seed 32000", "seed 32001", "seed 31000"]
+    assert gallery(page) == [["seed 32000", "seed 32001"], ["seed 31000"]]
 
     # A refresh shows what was drawn, and Stop ends a job that was joined again.
     stop, stopped = Run.stop, threading.Event()
@@ -214,8 +214,13 @@ def test_drawing_survives_a_refresh_with_its_prompt_and_gallery_and_can_be_stopp
         page.click("#draw-stop")
         assert stopped.wait(60)
     wait_ended(page, "stopped")
-    assert captions(page) == ["seed 32000", "seed 32001", "seed 31000"]
+    assert gallery(page) == [["seed 32000", "seed 32001"], ["seed 31000"]]
     assert not list(served.outputs.glob("*_33000.png"))
+
+
+def gallery(page: Any) -> list[list[str]]:
+    """The lines under the pictures of each run in the draw tab, the newest run first."""
+    return [run.locator(".line").all_inner_texts() for run in page.locator("#draw-runs .run").all()]
 
 
 def reopen(page: Any) -> None:
