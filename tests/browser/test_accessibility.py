@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from tests.browser.conftest import WATCH
-from tests.browser.steps import draw, go, menu, settle, wait_done
+from tests.browser.steps import draw, go, menu, say, settle, wait_done
 from tests.page_server import Served
 
 pytestmark = pytest.mark.browser
@@ -108,24 +108,48 @@ def test_drawing_and_stopping_work_by_keyboard_alone(visit: Any) -> None:
 
 SLOW = """const plain = window.fetch;
 window.fetch = async (...request) => {
-  if (String(request[0]).endsWith("/cancel")) await new Promise((done) => setTimeout(done, 900));
+  if (request[1]?.method === "POST") await new Promise((done) => setTimeout(done, 900));
   return plain(...request);
 }"""
 
 
-def test_stopped_job_restarts_at_first_press_over_a_slow_connection(visit: Any) -> None:
+def visit_slowly(visit: Any, served: Served, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The page over a connection on which a press reaches the server late, before jobs that are not over by then."""
+    monkeypatch.setattr(served.session, "pace", 0.2)
     page = visit()
     page.add_init_script(SLOW)
     page.reload()
     page.wait_for_selector(".state-line.ready")
     page.evaluate(WATCH)
+    return page
+
+
+def test_stopped_job_restarts_at_first_press_over_a_slow_connection(
+    visit: Any, served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = visit_slowly(visit, served, monkeypatch)
     go(page, "draw")
     draw(page, "a green square", 4, 9_100)
     page.wait_for_selector("#draw-easel img")
     page.keyboard.press("Escape")
-    page.wait_for_selector("body.ending")
+    assert page.is_visible("#draw-stop"), "the job is over before the server says so"
     page.wait_for_selector("#draw-run:visible")
     stopped = page.inner_text("#draw-status")
     assert "Stopped" in stopped and page.evaluate("window.seen.status").pop() == stopped.strip()
     page.keyboard.press("Control+Enter")
     page.wait_for_selector("#draw-runs img")
+
+
+def test_stopped_answer_is_over_when_the_server_says_so(
+    visit: Any, served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = visit_slowly(visit, served, monkeypatch)
+    go(page, "chat")
+    page.fill("#chat-box textarea", "What is a square?")
+    page.keyboard.press("Control+Enter")
+    page.wait_for_selector("#chat-status .progress")
+    page.keyboard.press("Escape")
+    page.wait_for_selector("body.ending")
+    page.wait_for_selector("#chat-status:has-text('Stopped')")
+    assert not page.locator("body.ending").count()
+    say(page, "What is a circle?")
