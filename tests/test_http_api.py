@@ -191,8 +191,8 @@ def test_a_client_that_leaves_frees_the_model_within_a_step(
     saved = len(list(page.outputs.glob("*.png")))
     if stream:
         with http.stream("POST", "/v1/images/generations", json=body) as response:
-            next(events(response))
-            assert page.session.state.phase == "busy"
+            first = next(events(response))
+            assert first["type"] == "image_generation.partial_image" and page.session.state.phase == "busy", first
     else:
         with pytest.raises(httpx.ReadTimeout):
             http.post("/v1/images/generations", json=body, timeout=0.3)

@@ -194,7 +194,7 @@ def test_download_names_a_variable_that_cannot_be_used(
     assert f"{name} is set to" in said and part in said and "secret" not in said
 
 
-@pytest.mark.parametrize("module", ["janus_app.hub", "janus_app.server.security"])
+@pytest.mark.parametrize("module", ["janus_app.hub", "janus_app.ui.app"])
 def test_libraries_send_no_usage_data(module: str) -> None:
     """Otherwise huggingface_hub asks the Hub for a list before a download, and names PyTorch in its requests."""
     code = (
