@@ -37,6 +37,7 @@ from janus_app.server.api.fetch import fetch
 from janus_app.server.api.gate import Access, ApiGate, api_access
 from janus_app.server.bridge import steps
 from janus_app.types import Event, Finished, Preview, Progress, drain
+from tests.coroutines import run
 from tests.page_client import draw, gallery_of
 from tests.page_server import GOLDEN, Served, serve
 from tests.test_adapters import pair, write_adapter
@@ -231,7 +232,7 @@ def test_a_stream_says_that_it_works_during_a_long_step(monkeypatch: pytest.Monk
         async with asyncio.timeout(30):
             await EventStream(Request(scope), step())(scope, receive, send)
 
-    asyncio.run(ask())
+    run(ask())
     assert b": working\n\n" in sent and ended == [True]
     assert (b"data: 1\n\n" in sent) != leaves
 
@@ -283,7 +284,7 @@ def test_two_hundred_requests_at_once_are_answered_or_told_to_come_back(page: Se
         async with httpx.AsyncClient(base_url=page.url, timeout=60, limits=unlimited, trust_env=False) as client:
             return await asyncio.gather(*(client.post("/v1/chat/completions", json=body) for _ in range(200)))
 
-    answers = asyncio.run(ask())
+    answers = run(ask())
     assert {answer.status_code for answer in answers} <= {200, 429}
     assert sum(answer.status_code == 200 for answer in answers) >= 64  # as many as may wait
     for answer in answers:
@@ -318,7 +319,7 @@ def test_a_cancelled_task_closes_its_job_after_the_running_step() -> None:
         go.set()
         await asyncio.wait([task])
 
-    asyncio.run(leave())
+    run(leave())
     assert closed.is_set()
 
 
@@ -660,7 +661,7 @@ def test_a_key_is_asked_for_on_every_route(page: Served, tmp_path: Path, sent: s
             foreign = {"authorization": "Bearer key", "origin": "http://evil.example"}
             assert (await client.get("/v1/models", headers=foreign)).status_code == 200  # it has the key
 
-    asyncio.run(ask())
+    run(ask())
 
 
 def test_without_a_key_an_api_that_others_can_reach_says_how_to_turn_it_on(page: Served, tmp_path: Path) -> None:
@@ -668,7 +669,7 @@ def test_without_a_key_an_api_that_others_can_reach_says_how_to_turn_it_on(page:
         async with asgi(ApiContext(page.session, OutputStore(tmp_path)), Access()) as client:
             return await client.get("/v1/models")
 
-    assert "--api-key" in error_of(asyncio.run(ask()), 403)["message"]
+    assert "--api-key" in error_of(run(ask()), 403)["message"]
 
 
 @pytest.mark.parametrize("name", ["Forwarded", "Via", "X-Forwarded-For", "X-Forwarded-Host", "X-Real-IP"])
@@ -677,8 +678,8 @@ def test_without_a_key_a_request_through_a_proxy_is_refused(page: Served, tmp_pa
         async with asgi(ApiContext(page.session, OutputStore(tmp_path)), access) as client:
             return await client.get("/v1/models", headers={name: "203.0.113.9"} | more)
 
-    assert error_of(asyncio.run(ask(Access(trusting=True))), 403)["code"] == "api_needs_key"
-    assert asyncio.run(ask(Access("key"), authorization="Bearer key")).status_code == 200
+    assert error_of(run(ask(Access(trusting=True))), 403)["code"] == "api_needs_key"
+    assert run(ask(Access("key"), authorization="Bearer key")).status_code == 200
 
 
 def test_a_full_line_is_answered_with_when_to_come_back(page: Served, tmp_path: Path) -> None:
@@ -694,7 +695,7 @@ def test_a_full_line_is_answered_with_when_to_come_back(page: Served, tmp_path: 
             context.line.release()
             return full, await client.post("/v1/images/generations", json=body)
 
-    full, after = asyncio.run(ask())
+    full, after = run(ask())
     assert error_of(full, 429)["type"] == "rate_limit_error" and int(full.headers["retry-after"]) > 0
     assert after.status_code == 200
 
@@ -722,7 +723,7 @@ def test_a_client_that_stops_reading_loses_its_job(
 
         await app(scope, receive, send)
 
-    asyncio.run(ask())
+    run(ask())
     assert page.session.state.phase == "ready" and page.session.state.queue == 0
     assert context.line.acquire(blocking=False)
 
@@ -810,10 +811,10 @@ def test_several_pictures_at_web_addresses_are_fetched_at_the_same_time(
         async with asgi(context, Access(trusting=True)) as client:
             return await client.post(route, json=body | {"model": "tiny-a"})
 
-    edited = asyncio.run(ask("/v1/images/edits", {"prompt": PROMPT, "images": urls}))
+    edited = run(ask("/v1/images/edits", {"prompt": PROMPT, "images": urls}))
     assert error_of(edited, 400)["code"] == "edit_takes_one_image"
     parts = [{"type": "image_url", "image_url": {"url": url}} for url in urls]
-    told = asyncio.run(ask("/v1/chat/completions", {"messages": [{"role": "user", "content": parts}], "max_tokens": 1}))
+    told = run(ask("/v1/chat/completions", {"messages": [{"role": "user", "content": parts}], "max_tokens": 1}))
     assert told.status_code == 200, told.text
 
 

@@ -29,6 +29,7 @@ from janus_app.server.api.context import ApiContext
 from janus_app.server.bridge import ClientGone
 from janus_app.server.mcp import answers, progress
 from janus_app.types import Finished, GenerateRequest, Picture, Progress
+from tests.coroutines import run
 
 
 @pytest.fixture
@@ -69,7 +70,7 @@ def test_without_the_package_the_app_says_what_to_install(
         async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
             return await client.post("/mcp", json={})
 
-    answer = asyncio.run(ask())
+    answer = run(ask())
     assert answer.status_code == 501 and "requirements-mcp.txt" in answer.json()["error"]["message"]
     assert main(["mcp"]) == 1
     out, err = capsys.readouterr()
@@ -85,4 +86,4 @@ def test_a_host_that_does_not_read_loses_its_call(context: ApiContext, monkeypat
 
     host: Any = SimpleNamespace(session=Deaf())
     with pytest.raises(ClientGone):
-        asyncio.run(progress.Meter(host, context.session, "en").see(Progress("draw", 1, 2)))
+        run(progress.Meter(host, context.session, "en").see(Progress("draw", 1, 2)))

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from janus_app.paths import ROOT
+from janus_app.paths import APP, ROOT
 
 NO_KEY = "unused"  # for programs that insist on a key
 
@@ -61,17 +61,17 @@ def _open_webui(url: str, key: str, model: str) -> str:
 def _llm(url: str, key: str, model: str) -> str:
     """An entry of its file extra-openai-models.yaml. It sends the key as a header, and never one of OpenAI's."""
     login = f"  headers:\n    Authorization: Bearer {key}\n" if key else ""
-    return f"- model_id: janus\n  model_name: {model}\n  api_base: {url}/v1\n  vision: true\n{login}"
+    return f"- model_id: {APP}\n  model_name: {model}\n  api_base: {url}/v1\n  vision: true\n{login}"
 
 
 def _mcp_http(url: str, key: str) -> str:
     headers = {"headers": {"Authorization": f"Bearer {key}"}} if key else {}
-    return _json({"mcpServers": {"janus": {"type": "http", "url": f"{url}/mcp", **headers}}})
+    return _json({"mcpServers": {APP: {"type": "http", "url": f"{url}/mcp", **headers}}})
 
 
 def _mcp_stdio(outputs: Path) -> str:
     start = {"command": sys.executable, "args": ["-m", "janus_app", "mcp", "--out", str(outputs)]}
-    return _json({"mcpServers": {"janus": {**start, "env": {"PYTHONPATH": str(ROOT)}}}})
+    return _json({"mcpServers": {APP: {**start, "env": {"PYTHONPATH": str(ROOT)}}}})
 
 
 def _json(data: object) -> str:

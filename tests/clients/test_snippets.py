@@ -39,7 +39,7 @@ def test_curl(app: App, tmp_path: Path) -> None:
 
 def test_llm(app: App, tmp_path: Path) -> None:
     (tmp_path / "extra-openai-models.yaml").write_text(app.snippets["llm"])
-    command = [sys.executable, "-m", "llm", "-m", "janus", "-o", "max_tokens", "4", "--no-log", "What is it?"]
+    command = [sys.executable, "-m", "llm", "-m", "janus_app", "-o", "max_tokens", "4", "--no-log", "What is it?"]
     assert run(command, tmp_path, LLM_USER_PATH=str(tmp_path)).strip()
 
 
@@ -61,7 +61,7 @@ async def tools(client: Client) -> list[str]:
 
 @pytest.mark.parametrize("name", ["mcp-http", "mcp-stdio"])
 def test_mcp_hosts(app: App, tmp_path: Path, name: str) -> None:
-    server = json.loads(app.snippets[name])["mcpServers"]["janus"]
+    server = json.loads(app.snippets[name])["mcpServers"]["janus_app"]
     if name == "mcp-http":
         http = create_mcp_http_client(headers=server["headers"])
         client = Client(streamable_http_client(server["url"], http_client=http))
