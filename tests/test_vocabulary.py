@@ -96,6 +96,22 @@ def test_unknown_words_are_found_and_inflections_are_known(text: str, unknown: s
     assert embedded("janus-embedded").unknown(text) == tuple(unknown.split())
 
 
+@pytest.mark.parametrize(
+    ("typed", "finished"),
+    [
+        ("two gr", "two "),
+        ("two green fr", "two green "),
+        ("two green frogs", "two green "),
+        ("an astron", "an astron"),
+        ("a fr ", "a fr "),
+        ("一只绿色的青", "一只绿色的"),
+        ("", ""),
+    ],
+)
+def test_a_word_that_is_being_typed_is_not_called_unknown(typed: str, finished: str) -> None:
+    assert embedded("janus-embedded").finished(typed) == finished
+
+
 def test_a_drawing_is_told_what_to_try_instead_in_the_language_of_its_prompt() -> None:
     variant = load_catalog().resolve("janus-embedded")
     english = words_unknown(variant, variant.folder, GenerateRequest("a frogg and an astronaut"))

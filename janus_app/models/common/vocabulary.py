@@ -24,6 +24,8 @@ FILE = "vocabulary.json"
 MAX_UNKNOWN = 6  # words that a sentence names
 ALTERNATIVES = 4
 _HAN = re.compile("[㐀-鿿]+")
+# The last word of a text; of Chinese, which does not separate words, each end of the text that may be one.
+_LAST = re.compile(r"(?=(?:(?<![^\W\d_])|(?<=[㐀-鿿]))([^\W\d_]+)$)")
 _WORD = re.compile(r"\d+|[^\W\d_]+(?:['’][^\W\d_]+)?")
 
 
@@ -46,6 +48,14 @@ class Vocabulary:
         known = re.compile("|".join(map(re.escape, sorted(self.terms, key=len, reverse=True))) or "$")
         for run in _HAN.findall(text):
             yield from filter(None, known.split(run))
+
+    def finished(self, text: str) -> str:
+        """A text that is being typed, without a last word that may still become one of these."""
+        known = self.words | self.terms
+        for last in _LAST.finditer(text):
+            if any(word.startswith(last[1].lower()) for word in known):
+                return text[: last.start()]
+        return text
 
     def notice(self, text: str, title: str) -> Message | None:
         """What to say about a text for the model `title`: which words it does not know, and what to try instead."""

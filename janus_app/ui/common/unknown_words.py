@@ -16,7 +16,7 @@ def unknown_html(page: PageContext, text: str, language: str) -> str:
     """The line, "" where the loaded model knows every word or ships no vocabulary."""
     variant = page.variant(None)
     vocabulary = vocabulary_of(variant.folder)
-    notice = vocabulary.notice(text, variant.title) if vocabulary else None
+    notice = vocabulary.notice(vocabulary.finished(text), variant.title) if vocabulary else None
     return message(notice.text(language), "note") if notice else ""
 
 
