@@ -24,7 +24,7 @@ from PIL import Image  # noqa: E402
 from janus_app.runtime.session import ModelSession  # noqa: E402
 from janus_app.types import Event, Progress, Request  # noqa: E402
 
-PROMPT = "two pink balloons at night"
+PROMPT = "three purple houses"
 SIZE = (720, 540)
 COLOURS = 96
 PAUSE = 0.6  # seconds after each row of image tokens

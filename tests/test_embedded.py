@@ -8,13 +8,16 @@ from functools import lru_cache
 from pathlib import Path
 from typing import cast
 
+import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
 from benchmarks.judge import look
+from janus_app.models.common.image_processor import BLANK
+from janus_app.models.common.preview_pace import PreviewPace
 from janus_app.models.janus.pipeline import JanusModel
 from janus_app.registry.catalog import load_catalog
-from janus_app.types import ChatRequest, EditRequest, Event, Finished, GenerateRequest, Turn
+from janus_app.types import ChatRequest, EditRequest, Event, Finished, GenerateRequest, Preview, Turn
 from tests.conftest import loaded
 from training.objects import BACKGROUNDS, COLOURS, INDEX
 from training.world import Item, Scene, render
@@ -55,6 +58,21 @@ def test_simple_prompts_are_mostly_drawn_right(precision: str) -> None:
             items = look(picture.image).scene.items
             right += any(i.thing == INDEX[thing] and i.colour == names[colour] for i in items)
     assert right >= 6, f"{right} of 10"
+
+
+def test_previews_look_like_the_finished_picture(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also on a dark ground, which the decoder took from tokens that were not drawn yet."""
+    monkeypatch.setattr(PreviewPace, "due", lambda self, now: True)
+    request = GenerateRequest("two pink balloons at night", seed=2, guidance=1, temperature=0.4)
+    *events, last = model().generate(request)
+    assert isinstance(last, Finished)
+    finished = np.asarray(last.pictures[0].image, dtype=float)
+    previews = [np.asarray(e.images[0], dtype=float) for e in events if isinstance(e, Preview)]
+    assert len(previews) == 6  # one for each row of tokens
+    for rows, preview in enumerate(previews, 1):
+        shown = 16 * rows  # pixels
+        assert abs(preview[:shown] - finished[:shown]).mean() < 8
+        assert (preview[shown:] == BLANK).all()
 
 
 @PRECISIONS

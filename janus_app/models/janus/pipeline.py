@@ -187,10 +187,15 @@ class JanusModel(VisionChatMixin):
 
     @torch.inference_mode()
     def _preview(self, tokens: Tensor, known: Tensor, cell: int) -> list[Image.Image]:
-        """The decoded picture so far, blank where it is not drawn yet."""
-        pending = torch.arange(len(known)) > cell
-        unknown = (pending & (known < 0)).view(self.grid, self.grid)
-        filled = tokens.clamp(min=0)
+        """The decoded picture so far, blank where it is not drawn yet.
+
+        The decoder's attention and norms see the whole picture: the rows drawn so far stand in for those to come.
+        """
+        place = torch.arange(len(known))
+        pending = (place > cell) & (known < 0)
+        drawn = (cell + 1) // self.grid * self.grid
+        filled = tokens[:, torch.where(pending, place % drawn, place)].clamp(min=0)
+        unknown = pending.view(self.grid, self.grid)
         cover = Image.fromarray(unknown.to(torch.uint8).mul(255).numpy())
         cover = cover.resize((self.side, self.side), Image.Resampling.NEAREST)
         pictures = [to_picture(pixels) for pixels in decode_tokens(self.network, filled)]
