@@ -47,10 +47,12 @@ def serve(args: argparse.Namespace) -> int:
     with open_cluster(args.cluster) if args.cluster else nullcontext(open_session()) as session:
         session.idle_minutes = args.idle_unload
         variant = chosen_variant(session.catalog, args)
+        warm = threading.Thread(target=warm_up, args=(session, variant.id), daemon=True)
         if args.model or args.device or args.precision or args.adapter:
             load_model(session, args, variant)
-        elif variant.is_local:  # loaded while the user reads the page
-            threading.Thread(target=warm_up, args=(session, variant.id), daemon=True).start()
+            opened = None
+        else:  # the page first: the imports of a model would make it wait
+            opened = warm.start if variant.is_local else None
         threading.Thread(target=session.run_idle_unload, name="idle", daemon=True).start()
         from janus_app.ui.app import launch
 
@@ -67,6 +69,7 @@ def serve(args: argparse.Namespace) -> int:
             root_path=args.root_path,
             api_key=args.api_key or os.environ.get("JANUS_APP_API_KEY", ""),
             fetch_images=args.fetch_images,
+            opened=opened,
         )
     return 0
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -188,9 +188,12 @@ def launch(
     root_path: str | None = None,
     api_key: str = "",
     fetch_images: bool = False,
+    opened: Callable[[], None] | None = None,
     prevent_thread_lock: bool = False,
 ) -> gr.Blocks:
     """Serve the page and the API until they are interrupted; with `prevent_thread_lock`, return at once.
+
+    `opened` is called when the page can be reached.
 
     A shared page always has a login: `auth`, or one that is generated and printed. `allow_hosts` are the names by which
     a proxy reaches the page, `root_path` is the sub-path it serves it under. Raises AppError if the port is in use, for
@@ -241,6 +244,8 @@ def launch(
         print(Message("page_names_hint").text(system_language()))
     _print_addresses(demo, share, generated, private)
     _print_api(demo, access, made_key)
+    if opened:
+        opened()
     if not prevent_thread_lock:
         demo.block_thread()
     return demo
