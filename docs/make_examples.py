@@ -30,14 +30,14 @@ def main() -> None:
     from janus_app.registry.catalog import load_catalog
     from janus_app.runtime.session import ModelSession
     from janus_app.types import Finished, GenerateRequest, drain
-    from janus_app.workflows.settings import drawing_settings
+    from janus_app.workflows.settings import generate_settings
 
     catalog = load_catalog()
     session = ModelSession(catalog, Hub())
     for name, language, prompt, seed in EXAMPLES:
         if session.state.variant_id != name:
             drain(session.load(name, device="cpu"))
-        request = GenerateRequest(prompt=prompt, **drawing_settings({"seed": seed}, catalog[name]))
+        request = GenerateRequest(prompt=prompt, **generate_settings({"seed": seed}, catalog[name]))
         (finished,) = (event for event in session.run(request) if isinstance(event, Finished))
         assert finished.provenance is not None
         (picture,) = finished.pictures

@@ -1,7 +1,7 @@
 """What every family answers: the requests, the events that answer them, and what a model can do.
 
     chat(ChatRequest)         -> Generator of Notice | TextDelta | Finished
-    generate(GenerateRequest) -> Generator of Notice | Progress | Preview | Finished
+    generate(GenerateRequest) -> Generator of Notice | Progress | TextDelta | Preview | Finished
     edit(EditRequest)         -> Generator of Notice | Progress | Preview | Finished
 
 Models that draw image tokens also answer `TokenView`, models that read pictures `Ranker`. A job of a session adds
@@ -107,6 +107,25 @@ class SizeRange:
 
 
 @dataclass(frozen=True)
+class Thinking:
+    """How a model was taught to think in words before or after it draws, worded as in its training.
+
+    ask: what asks for a plan, with the prompt in place of {prompt}; "" where it writes none. system: the system prompt
+    of that request. draw: the prompt of the picture, with {prompt} and {plan}; "" where the picture follows the plan in
+    the same answer. judge: what makes it judge the picture that it drew, beginning with Yes or No; again: what
+    follows the judgement before the picture is drawn again. temperature of the text; tokens: the most it writes.
+    """
+
+    ask: str = ""
+    system: str = ""
+    draw: str = ""
+    judge: str = ""
+    again: str = ""
+    temperature: float = 1.0
+    tokens: int = 512
+
+
+@dataclass(frozen=True)
 class Turn:
     """One message of a conversation. Pictures come before the text, as the models were trained."""
 
@@ -152,6 +171,9 @@ class GenerateRequest:
     from any `keep`, another seed continues differently from there. `turbo` samples the same tokens in fewer, wider
     passes (token models; docs/engine.md).
 
+    `think` lets a model that was taught to plan write a plan first: one for all pictures, sampled from the seed; or
+    judge each picture and draw it again where it finds it wrong. `plan` is a given plan, and none is written.
+
     `size` is (width, height) in pixels for models that draw in several sizes; None is the model's own.
 
     Only models that draw in steps read `steps`, `solver` (one of SOLVERS) and `guidance_interval`: guidance is applied
@@ -171,11 +193,15 @@ class GenerateRequest:
     keep: int | None = None
     turbo: bool = False
     size: tuple[int, int] | None = None
+    think: bool = False
+    plan: str = ""
 
     def __post_init__(self) -> None:
         _text("input_prompt", self.prompt)
         if self.negative:
             _text("input_negative", self.negative)
+        if self.plan:
+            _text("input_plan", self.plan)
         _integer("input_count", self.count, 1, MAX_COUNT)
         _drawing_ranges(self)
         if self.keep is not None:
@@ -268,9 +294,12 @@ class InspectRequest:
     guidance: float = 5.0
     temperature: float = 1.0
     alternatives: int = 8
+    plan: str = ""
 
     def __post_init__(self) -> None:
         _text("input_prompt", self.prompt)
+        if self.plan:
+            _text("input_plan", self.plan)
         if self.negative:
             _text("input_negative", self.negative)
         _has_tokens(self.image_tokens)
@@ -374,7 +403,7 @@ class Progress:
 
 @dataclass(frozen=True)
 class TextDelta:
-    """More text of the answer, in whole characters, and the token ids it was decoded from."""
+    """More text of the answer, or of a drawing's plan, in whole characters, and the token ids it was decoded from."""
 
     text: str
     token_ids: tuple[int, ...] = ()
@@ -393,13 +422,18 @@ class Preview:
 class Picture:
     """A finished picture in RGB at native size, the seed that draws it alone, and its image tokens (token models).
 
-    `source_prompt` is the description that FlowEdit started from, by the user or the model.
+    `source_prompt` is the description that FlowEdit started from, `plan` what it was drawn from beside the prompt, each
+    by the user or the model. `judgement` is what the model said of its first attempt; `redrawn` says that this is its
+    second.
     """
 
     image: Image
     seed: int
     image_tokens: tuple[int, ...] = ()
     source_prompt: str = ""
+    plan: str = ""
+    judgement: str = ""
+    redrawn: bool = False
 
 
 @dataclass(frozen=True)
@@ -487,7 +521,7 @@ class Capabilities:
 
     `edit_methods` maps a method's name to its description. `cell` is the side in pixels of one
     image token (0 where pictures are not tokens). `edit_pictures` is how many pictures an edit may start from. `sizes`
-    is None where `size` is the only one.
+    is None where `size` is the only one, `thinking` where the model was not taught to think in words.
     """
 
     verbs: frozenset[Verb]
@@ -497,6 +531,7 @@ class Capabilities:
     edit_methods: Mapping[str, Message] = field(default_factory=dict)
     edit_pictures: int = 1
     sizes: SizeRange | None = None
+    thinking: Thinking | None = None
 
 
 class Model(Protocol):

@@ -33,7 +33,20 @@ def test_only_three_endpoints_are_public(client: Client) -> None:
 FLAGS = {
     "/load": ["model", "device", "precision"],
     "/chat": ["temperature", "top_p", "max_new_tokens", "seed", "model"],
-    "/draw": ["prompt", "negative", "count", "guidance", "temperature", "seed", "model", "steps", "solver", "turbo"],
+    "/draw": [
+        "prompt",
+        "negative",
+        "count",
+        "guidance",
+        "temperature",
+        "seed",
+        "model",
+        "steps",
+        "solver",
+        "turbo",
+        "think",
+        "plan",
+    ],
 }
 OTHERS = {"/load": [], "/chat": ["message"], "/draw": ["new_seed", "guidance_start", "guidance_end", "width", "height"]}
 

@@ -7,10 +7,10 @@ window.janus = {
   settled: async () => {
     do await wait(30); while (stopping);
   },
-  press: async (id) => {
-    const find = () => (id === "chat-box" ? inBox("submit-button") : button(id));
+  press: async (ids) => {
+    const find = () => ids.map((id) => (id === "chat-box" ? inBox("submit-button") : button(id))).find(visible);
     await wait(200); // until the values of the previous step have reached their components
-    for (let tries = 0; tries < 400 && !(visible(find()) && !find().disabled); tries += 1) await wait(50);
+    for (let tries = 0; tries < 400 && !(find() && !find().disabled); tries += 1) await wait(50);
     press([find()]);
   },
   download: (file) => {

@@ -101,4 +101,6 @@ def _as_json(file: Path, record: ImageMetadata) -> dict[str, Any]:
         "device": record.device,
         "settings": dict(record.settings),
         "source_prompt": record.source_prompt,
+        "plan": record.plan,
+        "judgement": record.judgement,
     }

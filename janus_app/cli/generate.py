@@ -21,14 +21,14 @@ from janus_app.outputs.metadata import request_of
 from janus_app.registry.catalog import Catalog
 from janus_app.registry.types import Variant
 from janus_app.types import MAX_SEED, GenerateRequest
-from janus_app.workflows.settings import drawing_settings
+from janus_app.workflows.settings import generate_settings
 from janus_app.workflows.token_heatmap import continued_request
 
 SUMMARY = "Draw pictures from words, or draw one of ours again."
 # Given with --from, these options ask for a new picture; without them the recorded image tokens are decoded again.
 RESAMPLING = (
     "model", "prompt", "negative", "count", "guidance", "temperature", "steps", "solver", "guidance_interval", "seed",
-    "size",
+    "size", "think", "plan",
 )  # fmt: skip
 
 
@@ -51,6 +51,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--best-of", type=int, metavar="N", help="draw N pictures and let the model rank them; all are kept, best first"
     )
     options.add_drawing(parser)
+    parser.add_argument(
+        "--think",
+        action=argparse.BooleanOptionalAction,
+        help="for models that were taught to: plan in words first, or judge and draw again (default: they do)",
+    )
+    parser.add_argument("--plan", metavar="TEXT", help="draw from this plan beside the prompt; none is written")
     options.add_json(parser)
 
 
@@ -69,7 +75,7 @@ def run(args: argparse.Namespace) -> int:
     else:
         variant = chosen_variant(session.catalog, args)
         with usage_errors():
-            request = GenerateRequest(args.prompt, **drawing_settings(vars(args), variant))
+            request = GenerateRequest(args.prompt, **generate_settings(vars(args), variant))
     require_verb(variant, "generate")
     load_model(session, args, variant)
     return draw_pictures(session, request, args)
@@ -83,7 +89,7 @@ def _foreign(catalog: Catalog, args: argparse.Namespace, found: ForeignPrompt) -
     args.negative = found.negative if args.negative is None else args.negative
     args.seed = found.seed if args.seed is None else args.seed
     say(Message("prompt_of_other_program", program=found.program))
-    return variant, GenerateRequest(args.prompt or found.prompt, **drawing_settings(vars(args), variant))
+    return variant, GenerateRequest(args.prompt or found.prompt, **generate_settings(vars(args), variant))
 
 
 def _redraw(catalog: Catalog, args: argparse.Namespace) -> tuple[Variant, GenerateRequest]:
@@ -105,6 +111,8 @@ def _redraw(catalog: Catalog, args: argparse.Namespace) -> tuple[Variant, Genera
             changes = set()
         if changes:
             values = {name: getattr(args, name) for name in changes - {"model"}}
+            if "prompt" in changes or args.think is not None:
+                values.setdefault("plan", "")  # the recorded plan is of another picture, or not wanted
             request = replace(request, image_tokens=request.image_tokens if args.keep is not None else (), **values)
         request = replace(request, turbo=request.turbo or args.turbo)
     if variant.id == record.model and (variant.revision or "") != record.revision:

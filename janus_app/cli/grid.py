@@ -11,7 +11,7 @@ from janus_app.cli.console import UsageError, emit, follow, usage_errors
 from janus_app.outputs.store import OutputStore, is_picture_name
 from janus_app.types import Event, GenerateRequest
 from janus_app.workflows.grid import AXES, Cell, draw_grid, parse_axis, plan_grid, save_sheet
-from janus_app.workflows.settings import drawing_settings
+from janus_app.workflows.settings import generate_settings
 
 SUMMARY = "Draw a grid over one or two settings, and a labelled sheet of it."
 AXIS_HELP = f"a setting and its values: guidance=1,3,5, seed=1..4, 'prompt=a red cat | a blue dog' ({', '.join(AXES)})"
@@ -37,7 +37,7 @@ def run(args: argparse.Namespace) -> int:
         if is_picture_name(args.out) and not args.out.is_dir():
             raise UsageError("cli_grid_out_is_file")
         prompt = args.prompt or next((str(axis.values[0]) for axis in (x, y) if axis and axis.name == "prompt"), "")
-        plan = plan_grid(GenerateRequest(prompt, **drawing_settings(vars(args), variant)), x, y, variant)
+        plan = plan_grid(GenerateRequest(prompt, **generate_settings(vars(args), variant)), x, y, variant)
     load_model(session, args, variant)
 
     store = OutputStore(args.out)

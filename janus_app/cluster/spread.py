@@ -31,6 +31,8 @@ def split(request: Request, parts: int) -> list[Request]:
     """A request for several pictures as up to `parts` requests for some of them each, in order; others as they are."""
     if not isinstance(request, GenerateRequest | EditRequest):
         return [request]
+    if isinstance(request, GenerateRequest) and request.think and not request.plan:
+        return [request]  # all pictures share the plan
     parts = min(parts, request.count)
     sizes = [request.count // parts + (number < request.count % parts) for number in range(parts)]
     first = [sum(sizes[:number]) for number in range(parts)]

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from janus_app.errors import Message
-from janus_app.types import EditMethod, Event, Model, Setting
+from janus_app.types import EditMethod, Event, Model, Setting, Thinking
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -71,7 +71,8 @@ class Layout:
 class Pipeline(Protocol):
     """Makes the model around a network whose weights are in place, with the other files of its folder.
 
-    context: tokens to hold at most. roles and edit_methods as in CheckpointFacts.
+    context: tokens to hold at most. roles and edit_methods as in CheckpointFacts. thinking: how the weights were taught
+    to think, None where they were not; only for a family that `thinks`.
     """
 
     def __call__(
@@ -83,6 +84,7 @@ class Pipeline(Protocol):
         roles: str = "",
         edit_methods: Sequence[str] = (),
         parts: Parts | None = None,
+        thinking: Thinking | None = None,
     ) -> Model: ...
 
 
@@ -135,7 +137,8 @@ class Family:
     which stays in float32 where the rest is in float16 or on a CPU. offload_prefix: decoder layers that may be placed
     on several devices, "" where none may.
 
-    edit_methods: those of a checkpoint that names none, its usual one first.
+    edit_methods: those of a checkpoint that names none, its usual one first. thinks: whether checkpoints that were
+    taught to think in words do so here.
 
     adapted_tensors: the tensors of the network that a layer may mean that an adapter names, as trained on the whole
     model or on its language model alone.
@@ -163,6 +166,7 @@ class Family:
     offload_prefix: str = ""
     solvers: tuple[str, ...] = ()
     edit_methods: tuple[EditMethod, ...] = ()
+    thinks: bool = False
     network_name: Callable[[Mapping[str, Any], str], str] = _same_name
     weight_sources: Callable[[Any, Mapping[str, Any], Path, Parts | None], Sequence[WeightSource]] = _own_weights
     explain_mismatch: Callable[[Any, str, bool], Message | None] = _no_explanation

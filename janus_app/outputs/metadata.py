@@ -54,6 +54,8 @@ class ImageMetadata:
     versions        package -> version
     image_tokens    empty for families that draw without tokens
     source_prompt   the description that FlowEdit started from
+    plan            what it was drawn from beside the prompt
+    judgement       what the model said of its first attempt
     """
 
     app: str
@@ -74,6 +76,8 @@ class ImageMetadata:
     versions: Mapping[str, str] = field(default_factory=dict, hash=False)
     image_tokens: tuple[int, ...] = ()
     source_prompt: str = ""
+    plan: str = ""
+    judgement: str = ""
 
 
 def metadata_of(picture: Picture, provenance: Provenance) -> ImageMetadata:
@@ -99,6 +103,8 @@ def metadata_of(picture: Picture, provenance: Provenance) -> ImageMetadata:
         versions=provenance.versions,
         image_tokens=picture.image_tokens,
         source_prompt=picture.source_prompt,
+        plan=picture.plan,
+        judgement=picture.judgement,
     )
 
 
@@ -122,6 +128,8 @@ def _settings(picture: Picture, request: GenerateRequest | EditRequest, availabl
         settings |= zip(("width", "height"), picture.image.size, strict=True)
     if request.turbo and picture.image_tokens:
         settings["turbo"] = True
+    if isinstance(request, GenerateRequest) and request.think:
+        settings["think"] = True
     if "guidance_interval" in used and request.guidance_interval != WHOLE_INTERVAL:
         settings |= dict(zip(INTERVAL_ENDS, request.guidance_interval, strict=True))
     return settings
@@ -176,6 +184,8 @@ def request_of(metadata: ImageMetadata) -> GenerateRequest:
         seed=metadata.seed,
         image_tokens=metadata.image_tokens,
         turbo=settings.get("turbo") is True,
+        think=settings.get("think") is True,
+        plan=metadata.plan,
         size=drawn_size(metadata),
         guidance_interval=(low, high),  # type: ignore[arg-type]  # the request checks all of these
         **known,  # type: ignore[arg-type]
@@ -189,6 +199,7 @@ def parameters(metadata: ImageMetadata) -> str:
         lines.append(f"Negative prompt: {metadata.negative}")
     if metadata.source_prompt:
         lines.append(f"Source prompt: {metadata.source_prompt}")
+    lines += [f"{name}: {text}" for name, text in (("Plan", metadata.plan), ("Judgement", metadata.judgement)) if text]
     names = {"guidance": "CFG scale"}
     facts: dict[str, Value] = {
         "Seed": metadata.seed,
@@ -304,4 +315,6 @@ class _Record(BaseModel):
     settings: Annotated[dict[Name, Annotated[Value, AfterValidator(_bounded)]], Field(max_length=40)]
     versions: Annotated[dict[Name, Line], Field(max_length=40)]
     image_tokens: Annotated[list[Token], Field(max_length=MAX_TOKENS), AfterValidator(tuple)]
-    source_prompt: Typed = ""  # not in the first version's files
+    source_prompt: Typed = ""  # these are not in the first version's files
+    plan: Typed = ""
+    judgement: Typed = ""

@@ -12,9 +12,9 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from pydantic_core import PydanticCustomError, core_schema
 
 from janus_app.errors import Message
-from janus_app.models.registry import FAMILIES
+from janus_app.models.registry import FAMILIES, get_family
 from janus_app.registry.types import Component, File, Variant
-from janus_app.types import SOLVERS, EditMethod, Precision, Setting, Verb
+from janus_app.types import MAX_NEW_TOKENS, SOLVERS, EditMethod, Precision, Setting, Thinking, Verb
 
 # vae: an autoencoder. mllm: a language model that reads pictures. diffusion: a diffusion model.
 ComponentName = Literal["vae", "mllm", "diffusion"]
@@ -158,6 +158,25 @@ def _component(row: ComponentRow) -> Component:
     return Component(**dict(row))
 
 
+class ThinkingRow(_Part):
+    """A plan (`ask`) or a judgement (`judge` and `again`)."""
+
+    ask: str = ""
+    system: str = ""
+    draw: str = ""
+    judge: str = ""
+    again: str = ""
+    temperature: Annotated[float, Field(ge=0, le=2)] = 1.0
+    tokens: Annotated[int, Field(ge=1, le=MAX_NEW_TOKENS)] = 512
+
+
+def _thinking(row: ThinkingRow) -> Thinking:
+    plans = "{prompt}" in row.ask and not row.judge and ("{plan}" in row.draw or not row.draw)
+    if not (plans or (row.judge and row.again and not row.ask)):
+        raise ValueError
+    return Thinking(**dict(row))
+
+
 def _prompts(rows: list[str]) -> tuple[str, ...]:
     return tuple(rows)
 
@@ -170,6 +189,7 @@ AnEditMethod = Annotated[EditMethod, Must("row_must_be_one_of", EditMethod)]
 ASolver = Annotated[str, AfterValidator(_solver), Must("row_must_be_one_of", SOLVERS)]
 ASetting = Annotated[SettingRow, Must("row_must_be_setting"), AfterValidator(_setting)]
 AComponent = Annotated[ComponentRow, Must("row_must_be_component"), AfterValidator(_component)]
+AThinking = Annotated[ThinkingRow, AfterValidator(_thinking), Must("row_must_be_thinking")]
 Pixels = Annotated[int, Field(ge=8, le=8192), Must("row_must_be_pixels")]
 Prompts = Annotated[list[Text], Must("row_must_be_prompts"), AfterValidator(_prompts)]
 PromptsOfVerbs = Annotated[dict[AVerb, Prompts], Must("row_must_map_verbs")]
@@ -209,6 +229,7 @@ class Row(_Part):
         Must("row_must_be_edit_methods", EditMethod),
     ] = NONE_LISTED
     examples: Annotated[dict[str, PromptsOfVerbs], Must("row_must_map_languages")] = {}
+    thinking: AThinking = ABSENT
     roles: Annotated[Literal["words", "tokens"], Must("row_must_be_one_of", ("words", "tokens"))] = NO_TEXT
     yours: Annotated[bool, Must("row_must_be_yours")] = False
     verified: Annotated[Verified, Must("row_must_be_one_of", Verified)] = NO_TEXT
@@ -230,6 +251,12 @@ class Row(_Part):
         for needed in ("revision", "files"):
             if "repo" in fields and needed not in fields:
                 raise _unfit(Message("row_field_missing_for_repo"), needed)
+        return self
+
+    @model_validator(mode="after")
+    def _thinks_only_where_it_can(self) -> Row:
+        if self.thinking is not None and not get_family(self.family).thinks:
+            raise _unfit(Message("row_family_cannot_think", family=self.family), "thinking")
         return self
 
     def variant(self, base: Path) -> Variant:

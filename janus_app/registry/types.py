@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from janus_app.models.common.components import component_beside
-from janus_app.types import Setting
+from janus_app.types import Setting, Thinking
 
 DEFAULT_LANGUAGE = "en"
 
@@ -50,6 +50,7 @@ class Variant:
     user_supplied   the weights cannot be downloaded: the user puts them into `folder`
     verified        what was done here to check it, in a word; weights_manifest.yaml explains the words
     edit_methods    what it was trained for, where that is not what its family usually offers
+    thinking        how it was taught to think in words, None where it was not
     """
 
     id: str
@@ -77,6 +78,7 @@ class Variant:
     user_supplied: bool = False
     edit_methods: tuple[str, ...] = ()
     verified: str = ""
+    thinking: Thinking | None = None
 
     @property
     def is_local(self) -> bool:

@@ -219,6 +219,8 @@ def usual_job(variant: Variant) -> Job:
         count=int(setting("count", 1)),
         guided=setting("guidance", 5.0) != 1,
         instructed="instruct" in variant.edit_methods,
+        thought=variant.thinking.tokens if variant.thinking else 0,
+        judged=bool(variant.thinking and variant.thinking.judge),
         answer=int(setting("max_new_tokens", 512)),
     )
 

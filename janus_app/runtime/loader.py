@@ -109,6 +109,7 @@ def _load(plan: LoadPlan) -> Generator[Progress | Notice, None, LoadedModel]:
         roles=variant.roles,
         edit_methods=variant.edit_methods,
         parts=components,
+        thinking=variant.thinking,
     )
     if torch.cuda.is_available():
         torch.cuda.empty_cache()  # of the weights that were fused

@@ -100,7 +100,7 @@ def build(page: PageContext, places: Places) -> None:
     anywhere = gr.File(elem_id="page-drop", elem_classes="unseen", label="page-drop")
     handlers = DropHandlers(page, places, anywhere)
     chat, editing = places.chat, places.editing
-    outputs: set[Any] = {*places.drawing.settings, *editing.settings, chat.box, places.tabs, anywhere}
+    outputs: set[Any] = {*places.drawing.restored, *editing.settings, chat.box, places.tabs, anywhere}
     attach(anywhere.upload, handlers.on_page, {anywhere, chat.box}, outputs, **NOTIFYING)
     settings = editing.panels.settings
     attach(

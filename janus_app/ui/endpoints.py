@@ -46,7 +46,8 @@ def build(page: PageContext, choice: Choice, chat: ChatTab, drawing: DrawTab) ->
         {name: getattr(controls, name) for name in drawn}
         | {"model": model, "steps": flow.steps, "solver": flow.solver}
         | {"guidance_start": flow.start, "guidance_end": flow.end, "turbo": drawing.panel.turbo}
-        | {"width": drawing.panel.size.width, "height": drawing.panel.size.height},
+        | {"width": drawing.panel.size.width, "height": drawing.panel.size.height}
+        | {"think": drawing.panel.think, "plan": drawing.panel.plan.text},
     )
     endpoints.attach(
         "chat",
@@ -98,7 +99,8 @@ class Endpoints:
         first = first_seed(values[controls.new_seed], values[controls.seed])
 
         def job() -> Iterator[Event]:
-            return self.page.job(selected, self.drawing.request(values, first, self.page.variant(selected)))
+            variant, plan = self.page.variant(selected), values[self.drawing.panel.plan.text] or ""
+            return self.page.job(selected, self.drawing.request(values, first, variant, plan))
 
         frame = yield from self._follow(job, request)
         yield {self.result: {"pictures": list(map(as_result, self._keep(frame))), **_about(frame)}}

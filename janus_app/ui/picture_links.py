@@ -127,8 +127,9 @@ def link(page: PageContext, row: Actions, source: PictureSource, places: Places)
     attach(ready.then, links.into_editor, {editing.panels.source.tree, *picture}, editing.undo.outputs, **QUICK)
 
     redraws: tuple[tuple[gr.Button, Callable[..., Updates]], ...] = ((row.again, links.again), (row.vary, links.vary))
+    again_in = {*drawing.restored, places.tabs}
     for button, restore in redraws:
-        attach(button.click, restore, picture, {*drawing.settings, places.tabs}, **NOTIFYING).then(**press("draw-run"))
+        attach(button.click, restore, picture, again_in, **NOTIFYING).then(**press("draw-plan-run", "draw-run"))
     right = drawing.right
     inspecting: set[Any] = {*right.wall.all, right.tokens.frame, places.tabs}
     looking = attach(row.tokens.click, links.show_tokens, {right.wall.items, *picture}, inspecting, **QUICK)

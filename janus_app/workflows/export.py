@@ -55,7 +55,8 @@ def command_line(record: ImageMetadata) -> str:
         words += [f"--mask={MASK}"] if _masked(record) else []
     if "size" in fields:
         fields["size"] = "{}x{}".format(*fields["size"])
-    words += [f"--{name.replace('_', '-')}={value}" for name, value in fields.items()]
+    for name, value in fields.items():
+        words.append(f"--{name.replace('_', '-')}" + ("" if value is True else f"={value}"))
     words += [f"--adapter={name}" for name in re.findall(ADAPTER, str(record.settings.get("adapters", "")))]
     interval = _interval(record)
     if interval != WHOLE_INTERVAL:
@@ -109,6 +110,10 @@ def _fields(record: ImageMetadata) -> dict[str, Any]:
         fields["negative"] = record.negative
     if record.source_prompt:
         fields["source_prompt"] = record.source_prompt
+    if record.plan:
+        fields["plan"] = record.plan
+    elif record.settings.get("think") is True:
+        fields["think"] = True
     fields["seed"] = record.seed
     if isinstance(method := record.settings.get("method"), str):
         fields["method"] = method

@@ -43,6 +43,16 @@ def drawing_settings(given: Mapping[str, Any], variant: Variant) -> dict[str, An
     }
 
 
+def generate_settings(given: Mapping[str, Any], variant: Variant) -> dict[str, Any]:
+    """The fields of GenerateRequest, but for the prompt. A model that was taught to think does, if nothing was said."""
+    think = given.get("think")
+    return {
+        **drawing_settings(given, variant),
+        "think": variant.thinking is not None if think is None else bool(think),
+        "plan": (given.get("plan") or "").strip(),
+    }
+
+
 def _size(given: tuple[int, int] | str | None, variant: Variant) -> tuple[int, int] | None:
     """(width, height) as it was given. A text, "512x768", counts only where the variant draws in several sizes: the
     programs that send one send it to every model."""

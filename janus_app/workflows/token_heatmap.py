@@ -47,7 +47,13 @@ def inspection_request(record: ImageMetadata, alternatives: int = 8) -> InspectR
     """The request that inspects the tokens of a picture. Raises AppError where they cannot be recomputed."""
     request = _text_to_image_request(record)
     return InspectRequest(
-        request.prompt, request.image_tokens, request.negative, request.guidance, request.temperature, alternatives
+        request.prompt,
+        request.image_tokens,
+        request.negative,
+        request.guidance,
+        request.temperature,
+        alternatives,
+        request.plan,
     )
 
 
@@ -67,6 +73,8 @@ def continued_request(record: ImageMetadata, keep: int, seed: int, token: int | 
 def _text_to_image_request(record: ImageMetadata) -> GenerateRequest:
     if record.settings.get("method") == "instruct":
         raise AppError("tokens_of_instruct_edit")
+    if record.settings.get("think") and not record.plan:  # perhaps drawn behind a first attempt, which is not recorded
+        raise AppError("tokens_of_judged_picture")
     if not record.image_tokens:
         raise AppError("picture_without_tokens", title=record.title)
     return request_of(record)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -114,16 +114,17 @@ def answer_tokens(
     network: Network,
     prompt: Tensor,
     *,
-    end: int,
+    ends: Collection[int],
     limit: int,
     temperature: float,
     top_p: float,
     seed: int,
     excluded: Sequence[int] = (),
+    first: Sequence[int] = (),
 ) -> Iterator[int]:
-    """Ids of the answer to an embedded prompt [T, hidden], without the end-of-sentence id, at most `limit`.
+    """Ids of the answer to an embedded prompt [T, hidden], without the one of `ends` that ends it, at most `limit`.
 
-    `excluded` ids are never chosen.
+    `excluded` ids are never chosen, and only those of `first`, if there are some, as the first one.
     """
     never = torch.tensor(excluded, dtype=torch.long, device=prompt.device)
     stream = torch.Generator("cpu").manual_seed(seed)
@@ -132,14 +133,18 @@ def answer_tokens(
     read: Callable[[int], None] = reader.read
     if can_capture(network.language_model.model, network.device, reader.hidden):
         read = CudaGraphRunner(reader.read, network.device, reader.state, cache.capacity, reader.step.bucket)
-    for _ in range(limit):
+    for place in range(limit):
         logits = network.language_model.lm_head(reader.hidden)
+        if first and place == 0:
+            allowed = logits[:, list(first)]
+            logits = torch.full_like(logits, torch.finfo(logits.dtype).min)
+            logits[:, list(first)] = allowed
         if excluded:
             logits = logits.index_fill(-1, never, torch.finfo(logits.dtype).min)
         noise = sampling.exponential_noise([stream], logits.shape[-1])[0] if temperature else None
         token = sampling.sample(sampling.apply_top_p(logits, temperature, top_p), temperature, noise)
         chosen = sampling.read_token(token, logits)
-        if chosen == end:
+        if chosen in ends:
             return
         yield chosen
         reader.token.copy_(token)
@@ -214,7 +219,7 @@ class VisionChatMixin:
             return answer_tokens(
                 self.network,
                 self._embed(ids, [picture for turn in turns for picture in turn.images]),
-                end=self.tokenizer.id(EOS),
+                ends=(self.tokenizer.id(EOS),),
                 limit=limit,
                 temperature=request.temperature,
                 top_p=request.top_p,

@@ -19,13 +19,16 @@ class Job:
     """The size of a request.
 
     count: pictures drawn together. prompt: its tokens. guided: whether there is an unconditional row for each picture.
-    instructed: whether there are rows with and without the image tokens of a picture to change. pictures, words,
-    answer: pictures, tokens of text and tokens of the answer in a conversation.
+    instructed: whether there are rows with and without the image tokens of a picture to change. thought: tokens of text
+    that the model writes before or about its picture. judged: whether it may draw again behind its first attempt.
+    pictures, words, answer: pictures, tokens of text and tokens of the answer in a conversation.
     """
 
     count: int = 1
     guided: bool = True
     instructed: bool = False
+    thought: int = 0
+    judged: bool = False
     prompt: int = 64
     pictures: int = 1
     words: int = 64

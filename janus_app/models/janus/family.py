@@ -15,7 +15,7 @@ from janus_app.models.common.config_sections import explain_vocabulary, tied_hea
 from janus_app.models.common.settings import CHAT, COUNT, STRENGTH, guidance
 from janus_app.models.family import CheckpointFacts, Family, Layout, Parts, WeightSource
 from janus_app.models.janus.transformers_layout import MODEL_TYPE, original_config, our_name
-from janus_app.types import Event, Model, Setting
+from janus_app.types import Event, Model, Setting, Thinking
 
 if TYPE_CHECKING:
     from torch import nn
@@ -120,13 +120,14 @@ def pipeline(
     roles: str = "",
     edit_methods: Sequence[str] = (),
     parts: Parts | None = None,
+    thinking: Thinking | None = None,
 ) -> Model:
     from janus_app.models.janus.modeling import JanusNetwork
     from janus_app.models.janus.pipeline import JanusModel
 
     assert isinstance(network, JanusNetwork)
     network.arrange()
-    return JanusModel(network, folder, context=context, roles=roles, methods=edit_methods)
+    return JanusModel(network, folder, context=context, roles=roles, methods=edit_methods, thinking=thinking)
 
 
 def check_drawing(model: Any) -> Generator[Event, None, Message | None]:
@@ -156,6 +157,7 @@ FAMILY = Family(
     quantized_prefix="language_model.model.layers.",
     offload_prefix="language_model.model.layers.",
     picture_decoder_prefix="gen_vision_model.",
+    thinks=True,
     marks=("gen_vision_model.", "gen_head."),
     # SigLIP's pooling head and a training counter of the tokenizer: in every checkpoint, unused at inference.
     unused_prefixes=("vision_model.vision_tower.attn_pool.", "gen_vision_model.quantize.codebook_used"),

@@ -25,7 +25,7 @@ def _drawing(config: JanusConfig, side: int, job: Job, widths: BytesPerElement) 
     prompts = (2 if job.guided else 1) + job.instructed
     rows = prompts * job.count
     cells = (side // config.vq.cell) ** 2
-    read = job.prompt + (config.vision.patches + cells if job.instructed else 0)
+    read = job.prompt + job.thought + (config.vision.patches + cells if job.instructed or job.judged else 0)
     cache = cache_bytes(config.language, rows, read + cells, widths.cache)
     prefill = decoder_work(config.language, prompts, read, widths)
     step = decoder_work(config.language, rows, 1, widths) + 6 * 4 * rows * config.vq.codebook_size  # logits and noise

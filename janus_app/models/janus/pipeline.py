@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Generator, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,15 +15,15 @@ from torch import Tensor
 from janus_app.errors import AppError, Message, is_out_of_memory
 from janus_app.models.common import prompts
 from janus_app.models.common.batching import draw_in_batches
-from janus_app.models.common.chat import VisionChatMixin
 from janus_app.models.common.image_processor import BLANK, fit_square, masked_cells, to_picture
 from janus_app.models.common.preview_pace import PreviewPace
 from janus_app.models.common.tokenizer import IMAGE_BEGIN, IMAGE_END, PAD
-from janus_app.models.janus import edit
+from janus_app.models.janus import edit, think
 from janus_app.models.janus.draw import SamplingRule, decode_tokens, draw_tokens
 from janus_app.models.janus.inspect import inspect_tokens, swap_token
 from janus_app.models.janus.jacobi import jacobi_decode, window_size
 from janus_app.models.janus.modeling import JanusNetwork
+from janus_app.models.janus.thinker import ThinkingMixin
 from janus_app.nn import sampling
 from janus_app.types import (
     MAX_COUNT,
@@ -39,20 +40,29 @@ from janus_app.types import (
     Preview,
     Progress,
     SwapRequest,
+    Thinking,
 )
 
 
-class JanusModel(VisionChatMixin):
+class JanusModel(ThinkingMixin):
     """The network with its tokenizer and image processor. Not thread-safe.
 
     context: tokens that the weights were trained to hold. roles: how the conversation's roles are written. methods: the
-    edit methods that the weights were trained for. The manifest has all three, config.json none.
+    edit methods that the weights were trained for. thinking: how they were taught to think. The manifest has all four,
+    config.json none.
     """
 
     network: JanusNetwork
 
     def __init__(
-        self, network: JanusNetwork, folder: Path, *, context: int, roles: str = "", methods: Sequence[str] = ()
+        self,
+        network: JanusNetwork,
+        folder: Path,
+        *,
+        context: int,
+        roles: str = "",
+        methods: Sequence[str] = (),
+        thinking: Thinking | None = None,
     ) -> None:
         config = network.config
         super().__init__(folder, config.language, config.vision, roles=roles, special=(IMAGE_BEGIN, IMAGE_END, PAD))
@@ -66,6 +76,7 @@ class JanusModel(VisionChatMixin):
             context=min(context, config.language.max_position_embeddings),
             cell=config.vq.cell,
             edit_methods={name: edit.EDIT_METHODS[name] for name in methods or edit.UNTRAINED_METHODS},
+            thinking=thinking,
         )
 
     # ---- pictures
@@ -78,6 +89,11 @@ class JanusModel(VisionChatMixin):
             if request.keep is None or request.keep == len(tokens):
                 return self._redraw(request)
             known[: request.keep] = tokens[: request.keep]
+        thinking = self.capabilities.thinking
+        if request.plan and not (thinking and thinking.ask):
+            raise AppError("plan_untaught")
+        if request.think and not thinking:
+            raise AppError("thinking_untaught")
         return self._pictures(request, known)
 
     def inspect(self, request: InspectRequest) -> Events:
@@ -126,15 +142,22 @@ class JanusModel(VisionChatMixin):
     def _redraw(self, request: GenerateRequest) -> Events:
         started = time.perf_counter()
         pixels = decode_tokens(self.network, torch.tensor([request.image_tokens], device=self.network.device))
-        picture = Picture(to_picture(pixels[0]), request.seed, request.image_tokens)
+        picture = Picture(to_picture(pixels[0]), request.seed, request.image_tokens, plan=request.plan)
         yield Finished(pictures=(picture,), compute_seconds=time.perf_counter() - started)
 
     def _pictures(self, request: GenerateRequest | EditRequest, known: Tensor, rows: Sequence[Tensor] = ()) -> Events:
         """Draw the unknown (-1) of the image tokens `known`; `rows`: the embedded prompt, where it is made already."""
-        started = time.perf_counter()
+        started, draw = time.perf_counter(), self._batch
+        if isinstance(request, GenerateRequest) and request.think and not request.plan:
+            thinking = self.capabilities.thinking
+            assert thinking is not None
+            if thinking.ask:
+                request = replace(request, plan=(yield from self._plan(request, thinking)))
+            else:
+                draw = self._judged_batch
         rows = rows or self.prompt_rows(request)
         yield from draw_in_batches(
-            self, request.count, lambda before, count: self._batch(request, rows, known, before, count), started
+            self, request.count, lambda before, count: draw(request, rows, known, before, count), started
         )
 
     def _batch(
@@ -144,10 +167,11 @@ class JanusModel(VisionChatMixin):
         known: Tensor,
         before: tuple[Picture, ...],
         count: int,
+        attempt: int = 0,
     ) -> Generator[Event, None, list[Picture]]:
         """Draw and return `count` pictures, from seed + len(before) on. Previews come at the end of a row."""
         seed = request.seed + len(before)
-        streams = sampling.generators(seed, count)
+        streams = sampling.generators(seed + attempt * think.SECOND_ATTEMPT, count)
         codes = self.network.config.vq.codebook_size
         rule = SamplingRule(
             request.guidance,
@@ -183,7 +207,8 @@ class JanusModel(VisionChatMixin):
                 images = (*(p.image for p in before), *parts, *[blank] * waiting)
                 yield Preview(images, len(before) * steps + unknown_up_to[cell] * count, request.count * steps)
         pixels = decode_tokens(self.network, tokens)
-        return [Picture(to_picture(pixels[i]), seed + i, tuple(tokens[i].tolist())) for i in range(count)]
+        plan = getattr(request, "plan", "")
+        return [Picture(to_picture(pixels[i]), seed + i, tuple(tokens[i].tolist()), plan=plan) for i in range(count)]
 
     @torch.inference_mode()
     def _preview(self, tokens: Tensor, known: Tensor, cell: int) -> list[Image.Image]:
@@ -210,7 +235,11 @@ class JanusModel(VisionChatMixin):
         Unconditional: begin-of-sentence and begin-of-image stay, all between becomes padding *that is attended to*, as
         in training. A negative prompt replaces that row.
         """
-        ids = self.tokenizer.encode(prompts.drawing(request.prompt, self.style))
+        thinking, plan = self.capabilities.thinking, getattr(request, "plan", "")
+        pieces = prompts.drawing(request.prompt, self.style)
+        if thinking and plan:
+            pieces = think.drawing(thinking, request.prompt, plan, self.style)
+        ids = self.tokenizer.encode(pieces)
         if len(ids) + self.grid**2 > self.capabilities.context:
             context = self.capabilities.context
             raise AppError("prompt_too_long", tokens=len(ids), picture=self.grid**2, context=context)

@@ -12,7 +12,7 @@ from janus_app.models.common.config_sections import explain_vocabulary, tied_hea
 from janus_app.models.common.settings import CHAT, COUNT, STEPS, STRENGTH, guidance
 from janus_app.models.family import CheckpointFacts, Family, Parts, WeightSource
 from janus_app.models.janus.family import janus_facts
-from janus_app.types import SOLVERS, Model, Setting
+from janus_app.types import SOLVERS, Model, Setting, Thinking
 
 if TYPE_CHECKING:
     from torch import nn
@@ -103,6 +103,7 @@ def pipeline(
     roles: str = "",
     edit_methods: Sequence[str] = (),
     parts: Parts | None = None,
+    thinking: Thinking | None = None,
 ) -> Model:
     from janus_app.models.common.autoencoder import Autoencoder
     from janus_app.models.janusflow.modeling import JanusFlowNetwork

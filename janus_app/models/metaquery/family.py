@@ -11,7 +11,7 @@ from janus_app.files import read_json
 from janus_app.models.common.config import Fields
 from janus_app.models.common.settings import CHAT, COUNT, STEPS, guidance
 from janus_app.models.family import CheckpointFacts, Family, Parts, WeightSource
-from janus_app.types import Model
+from janus_app.types import Model, Thinking
 
 if TYPE_CHECKING:
     from torch import nn
@@ -89,6 +89,7 @@ def pipeline(
     roles: str = "",
     edit_methods: Sequence[str] = (),
     parts: Parts | None = None,
+    thinking: Thinking | None = None,
 ) -> Model:
     from janus_app.models.metaquery.config import Components
     from janus_app.models.metaquery.modeling import MetaQueryNetwork

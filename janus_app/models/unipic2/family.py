@@ -22,7 +22,7 @@ from janus_app.models.unipic2.config import (
     language_folder,
     read_config,
 )
-from janus_app.types import Model, Setting
+from janus_app.types import Model, Setting, Thinking
 
 if TYPE_CHECKING:
     from torch import nn
@@ -99,6 +99,7 @@ def pipeline(
     roles: str = "",
     edit_methods: Sequence[str] = (),
     parts: Parts | None = None,
+    thinking: Thinking | None = None,
 ) -> Model:
     from janus_app.models.unipic2.modeling import UniPic2Network
     from janus_app.models.unipic2.pipeline import UniPic2Model

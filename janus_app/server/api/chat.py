@@ -35,7 +35,7 @@ from janus_app.types import (
 )
 from janus_app.types import Request as JobRequest
 from janus_app.workflows.commands import command
-from janus_app.workflows.settings import chat_settings, drawing_settings, edit_settings, usual_edit_method
+from janus_app.workflows.settings import chat_settings, edit_settings, generate_settings, usual_edit_method
 
 TEXTS = frozenset({"text", "input_text"})  # types of the parts of a message
 PICTURES = frozenset({"image_url", "input_image"})
@@ -117,7 +117,7 @@ class Chat:
         given = {"seed": body.seed_or_random()}
         pictures = [image for turn in turns for image in turn.images]
         if verb == "draw":
-            return lambda variant, _: GenerateRequest(prompt, **drawing_settings(given, variant))
+            return lambda variant, _: GenerateRequest(prompt, **generate_settings(given, variant))
         if not pictures:
             raise AppError("conversation_without_picture")
 

@@ -22,7 +22,7 @@ from janus_app.server.api.context import ApiContext, EventStream, Make, sse
 from janus_app.server.api.errors import language_of
 from janus_app.server.api.schemas import ImageBody, json_body
 from janus_app.types import Finished, GenerateRequest, Notice, Preview
-from janus_app.workflows.settings import drawing_settings
+from janus_app.workflows.settings import generate_settings
 
 if TYPE_CHECKING:
     from janus_app.runtime.adapters import Adapter
@@ -43,7 +43,7 @@ class Images:
         variant = self.context.variant(body.model)
 
         def make(on: Variant) -> GenerateRequest:
-            return GenerateRequest(body.prompt, **drawing_settings(body.given(), on))
+            return GenerateRequest(body.prompt, **generate_settings(body.given(), on))
 
         make(self.context.expected(variant))
         return variant, lambda loaded: make(loaded.variant)
@@ -65,7 +65,7 @@ class Images:
         saved = self.context.store.save(finished)
         data = []
         for stored in saved:
-            item: dict[str, Any] = {"revised_prompt": None, "janus_app": {"seed": stored.metadata.seed}}
+            item: dict[str, Any] = {"revised_prompt": None, "janus_app": facts_of(stored)}
             if body.response_format == "url":
                 item["url"] = self.context.publish(request, stored.file, body.media)
             else:
@@ -106,7 +106,7 @@ class Images:
                     saved = await self.context.threaded(self.context.store.save, event)
                     for place, stored in enumerate(saved):
                         content = base64_of(await self.context.threaded(encoded, stored, body))
-                        own = {"index": place, "seed": stored.metadata.seed, "notices": notices}
+                        own = {"index": place, **facts_of(stored), "notices": notices}
                         yield _image_event(f"{name}.completed", content, stored.image, body, {"janus_app": own})
                 else:
                     yield ""
@@ -127,6 +127,13 @@ class Images:
 def _image_event(kind: str, content: str, image: Image, body: ImageBody, facts: dict[str, Any]) -> str:
     data = {"type": kind, "b64_json": content, "created_at": int(time.time()), **described(image, body), **facts}
     return sse(data, kind)
+
+
+def facts_of(stored: StoredImage) -> dict[str, Any]:
+    """What an answer says of one picture: its seed and, where the model thought in words, what it wrote."""
+    record = stored.metadata
+    thought = {name: text for name, text in (("plan", record.plan), ("judgement", record.judgement)) if text}
+    return {"seed": record.seed, **thought}
 
 
 def described(image: Image, body: ImageBody) -> dict[str, Any]:

@@ -85,10 +85,12 @@ class ImageBody(Body):
     solver: str | None = None
     turbo: bool | None = None
     guidance_interval: tuple[float, float] | None = None
+    thinking: bool | None = None
+    plan: str | None = None
 
     def given(self) -> dict[str, Any]:
         """The settings as `janus_app.workflows.settings` names them."""
-        return {**self.model_dump(), "count": self.n, "seed": self.seed_or_random()}
+        return {**self.model_dump(), "count": self.n, "seed": self.seed_or_random(), "think": self.thinking}
 
     @property
     def media(self) -> str:

@@ -25,7 +25,7 @@ from janus_app.server.api.inputs import open_text, picture_bytes
 from janus_app.server.api.schemas import WebuiBody, WebuiEditBody, json_body, json_object
 from janus_app.server.bridge import steps, until_gone
 from janus_app.types import SOLVERS, EditRequest, Finished, GenerateRequest
-from janus_app.workflows.settings import drawing_settings, edit_settings, usual_edit_method
+from janus_app.workflows.settings import edit_settings, generate_settings, usual_edit_method
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ class Webui:
         given = body.given()
 
         def drawing(on: Variant) -> GenerateRequest:
-            return GenerateRequest(body.prompt, **drawing_settings(given, on))
+            return GenerateRequest(body.prompt, **generate_settings(given, on))
 
         return await self._answer(request, body, lambda loaded: drawing(loaded.variant), drawing)
 

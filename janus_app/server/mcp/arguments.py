@@ -20,6 +20,8 @@ DESCRIPTIONS = {
     "temperature": "0 to 2; 0 always takes the likeliest token. Left out: the model's usual value.",
     "steps": "For models that draw in steps, 1 to 100. Left out: the model's usual number.",
     "size": "Width and height such as 1024x768, for the models that draw in several sizes.",
+    "thinking": "Whether a model that was taught to does plan or judge its picture in words. Left out: it does.",
+    "plan": "A plan to draw from beside the prompt, for models that were taught to plan; none is written then.",
     "model": "A name from the tool models. Left out: the loaded model.",
     "image": f"The picture, {_PICTURE}.",
     "more_images": f"Further pictures for models that combine several, {_PICTURE}.",

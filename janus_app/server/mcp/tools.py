@@ -40,8 +40,9 @@ from janus_app.server.mcp.progress import Meter
 from janus_app.types import ChatRequest, Finished, Notice, RankRequest, Turn
 from janus_app.workflows.settings import chat_settings
 
-DRAWING = ("prompt", "negative_prompt", "n", "seed", "guidance", "temperature", "steps", "size", "model")
-EDITING = ("prompt", "image", "mask", "more_images", "method", "strength", *DRAWING[1:])
+COMMON = ("negative_prompt", "n", "seed", "guidance", "temperature", "steps", "size", "model")
+DRAWING = ("prompt", *COMMON, "thinking", "plan")
+EDITING = ("prompt", "image", "mask", "more_images", "method", "strength", *COMMON)
 Answer = list[ContentBlock]
 
 

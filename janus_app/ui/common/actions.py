@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,8 +15,9 @@ from janus_app.errors import AppError
 from janus_app.ui.common.saved_images import SavedImage
 from janus_app.ui.context import NOTIFYING, PRIVATE, PageContext, Updates, Values
 
-# Functions of assets/page/. PRESS waits until the button with that id is enabled, SETTLED until stopped jobs end.
-PRESS = "() => window.janus.press({id})"
+# Functions of assets/page/. PRESS waits until the first visible button with one of these ids is enabled, SETTLED until
+# stopped jobs end.
+PRESS = "() => window.janus.press({ids})"
 DOWNLOAD = "(file) => window.janus.download(file)"
 COPY = "(text) => window.janus.copy(text)"
 SETTLED = "() => window.janus.settled()"
@@ -118,6 +120,7 @@ def halt(trigger: Callable[..., Any], jobs: list[Any]) -> Any:
     return trigger(None, None, None, cancels=jobs, **PRIVATE).then(None, None, None, js=SETTLED, **PRIVATE)
 
 
-def press(name: str) -> dict[str, Any]:
-    """The arguments of a chained event that presses the button with that element id, or the first one inside it."""
-    return {"fn": None, "inputs": None, "outputs": None, "js": PRESS.format(id=f"'{name}'")}
+def press(*names: str) -> dict[str, Any]:
+    """The arguments of a chained event that presses the first button on the page with one of these element ids, or the
+    first one inside it."""
+    return {"fn": None, "inputs": None, "outputs": None, "js": PRESS.format(ids=json.dumps(names))}

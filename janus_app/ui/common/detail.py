@@ -20,6 +20,8 @@ def detail_html(page: PageContext, image: SavedImage, language: str) -> str:
             (say("seed", language), str(record.seed)),
             (say("model", language), f"{record.title} · {record.precision}"),
             (say("source_prompt", language), record.source_prompt),
+            (say("plan", language), record.plan),
+            (say("judgement", language), record.judgement),
             (say("settings", language), settings_line(page, record, language)),
             (say("file", language), image.file.name),
         ]

@@ -62,14 +62,19 @@ def _views(
     yield View(blank_preview_grid(request.count, size, captions), message(say("starting", language)))
     quality = preview_quality(page)
     notes = ""
+    thinking = page.variant(selected).thinking
+    plans = bool(thinking and thinking.ask)
     for frame in watch(lambda: until(stopped, page.job(selected, request)), page.texts, language):
         notes = messages(frame.notices)
+        plan = frame.text.strip() if plans and frame.text else None
+        if frame.text and not plans:
+            notes += message(f"{say('judgement', language)}: {frame.text.strip()}")
         if frame.error:
             yield View("", "", notes + message(frame.error, "error"))
             return
         if frame.finished is None:
             sheet = preview_grid(frame.previews, captions, alt, quality) if frame.previews else None
-            yield View(sheet, frame.status, notes)
+            yield View(sheet, frame.status, notes, plan=plan)
             continue
         saved: list[SavedImage] = []
         try:
@@ -81,6 +86,6 @@ def _views(
             yield View(last, "", notes + message(error.text(language), "error"), tuple(saved))
             return
         done = say("drawn_in", language, count=len(saved), seconds=f"{frame.finished.compute_seconds:.1f}")
-        yield View("", message(done, "done"), notes, tuple(saved))
+        yield View("", message(done, "done"), notes, tuple(saved), plan)
         return
     yield View(None, message(say("draw_stopped", language)), notes)

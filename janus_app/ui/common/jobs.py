@@ -31,6 +31,8 @@ KNOWN_STAGES = (
     "import",
     "convert",
     "read",
+    "think",
+    "look",
     "replicas",
     "draw",
     "write",

@@ -42,12 +42,14 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class View:
-    """What to show now. `preview_grid` is None where it stays as it is; `saved` is given once, at the end."""
+    """What to show now. `preview_grid` and `plan` are None where they stay as they are; `saved` is given once, at the
+    end."""
 
     preview_grid: str | None
     status: str
     notes: str = ""
     saved: tuple[SavedImage, ...] | None = None
+    plan: str | None = None
 
 
 class Run:

@@ -47,7 +47,7 @@ def runs(items: Sequence[ImageMetadata], ranked: Sequence[bool] = ()) -> list[tu
 
 def _asked(record: ImageMetadata) -> tuple[object, ...]:
     settings = sorted((name, str(value)) for name, value in record.settings.items())
-    return record.model, record.verb, record.prompt, record.negative, record.source_prompt, settings
+    return record.model, record.verb, record.prompt, record.negative, record.source_prompt, record.plan, settings
 
 
 def tile(

@@ -135,7 +135,8 @@ def drawing_request(words: str, variant: Variant) -> GenerateRequest:
     """One picture with the variant's defaults and a random seed. Raises AppError for an empty prompt."""
     if not words:
         raise AppError("draw_command_empty")
-    return GenerateRequest(prompt=words, seed=random_seed(), **_settings(variant))
+    think = variant.thinking is not None
+    return GenerateRequest(prompt=words, seed=random_seed(), think=think, **_settings(variant))
 
 
 def edit_request(

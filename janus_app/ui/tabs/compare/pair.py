@@ -224,6 +224,7 @@ class PairHandlers:
             seed=whole_number(seed, "input_seed"),
             steps=whole_number(data[side.steps], "input_steps"),
             solver=data[side.solver] or SOLVERS[0],
+            think=variant.thinking is not None,
         )
         return Side(variant, request)
 

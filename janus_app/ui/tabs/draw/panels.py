@@ -23,7 +23,7 @@ from janus_app.ui.common.controls import (
 from janus_app.ui.common.more import More, more
 from janus_app.ui.common.pictures import PictureWall, picture_wall
 from janus_app.ui.common.results import JobOutput
-from janus_app.ui.context import PageContext
+from janus_app.ui.context import PageContext, Updates
 from janus_app.ui.tabs.draw.presets_panel import PresetsPanel, SavePanel, build_presets_panel, build_save_panel
 from janus_app.ui.tabs.draw.prompt_helper import PromptHelper, build_buttons, build_panel
 from janus_app.ui.tabs.draw.token_view import TokenView
@@ -41,10 +41,24 @@ class DroppedPicture:
 
 
 @dataclass(frozen=True)
+class PlanBox:
+    """The plan that a model wrote before it drew, to be changed and drawn again; hidden where there is none."""
+
+    box: gr.Column
+    text: gr.Textbox
+    run: gr.Button
+
+    def show(self, plan: str) -> Updates:
+        return {self.box: gr.update(visible=bool(plan)), self.text: plan}
+
+
+@dataclass(frozen=True)
 class InputPanel:
     """`offered` holds the prompt that the page filled in, which gives way to that of another model."""
 
     controls: RequestControls
+    think: gr.Checkbox
+    plan: PlanBox
     turbo: gr.Checkbox
     size: SizeControls
     examples: list[gr.Button]
@@ -73,6 +87,7 @@ class PicturesPanel:
 class Canvas:
     output: JobOutput
     wall: PictureWall
+    plan: PlanBox
     prompt: gr.Textbox
     unknown: gr.HTML
     examples: list[gr.Button]
@@ -90,6 +105,7 @@ def build_canvas(page: PageContext) -> Canvas:
             status = gr.HTML(elem_id="draw-status", padding=False)
         with gr.Column(elem_id="draw-bar"):
             notes = gr.HTML(elem_id="draw-notes", padding=False)
+            plan = _plan_box(page)
             with gr.Row(elem_classes="prompt-row"):
                 prompt = gr.Textbox(
                     label=label("prompt"),
@@ -114,7 +130,15 @@ def build_canvas(page: PageContext) -> Canvas:
                 helping = build_buttons(page)
                 examples = example_buttons("draw")
             helper = build_panel(page, *helping)
-    return Canvas(JobOutput(status, notes, easel), wall, prompt, unknown, examples, buttons, helper)
+    return Canvas(JobOutput(status, notes, easel), wall, plan, prompt, unknown, examples, buttons, helper)
+
+
+def _plan_box(page: PageContext) -> PlanBox:
+    label = page.texts.label
+    with gr.Column(visible=False, elem_id="draw-plan-box", min_width=0) as box:
+        text = gr.Textbox(label=label("plan"), info=label("plan_info"), lines=1, max_lines=5, elem_id="draw-plan")
+        run = gr.Button(label("plan_draw"), size="sm", elem_id="draw-plan-run", min_width=60)
+    return PlanBox(box, text, run)
 
 
 def build_pictures(page: PageContext, canvas: Canvas, browser: BrowserDownload) -> PicturesPanel:
@@ -148,6 +172,7 @@ def build_drawer(page: PageContext, canvas: Canvas) -> InputPanel:
         guidance, temperature = sampling_sliders(label, "draw")
         flow = flow_controls(label, "draw")
         negative = negative_box(label, "draw")
+        think = gr.Checkbox(True, label=label("think"), info=label("think_info"), visible=False, elem_id="draw-think")
         turbo = gr.Checkbox(False, label=label("turbo"), info=label("turbo_info"), elem_id="draw-turbo")
         saving = build_save_panel(page) if page.library else None
         with gr.Accordion(label("from_png"), open=False, elem_id="draw-from"):
@@ -156,6 +181,7 @@ def build_drawer(page: PageContext, canvas: Canvas) -> InputPanel:
     controls = RequestControls(canvas.prompt, negative, count, seed, new_seed, guidance, temperature, flow)
     dropped = DroppedPicture(file, note, redraw, gr.State(None))
     return InputPanel(
-        controls, turbo, size, canvas.examples, canvas.buttons, canvas.helper, presets, saving, last_seed, dropped,
+        controls, think, canvas.plan,
+        turbo, size, canvas.examples, canvas.buttons, canvas.helper, presets, saving, last_seed, dropped,
         gr.State(""),
     )  # fmt: skip

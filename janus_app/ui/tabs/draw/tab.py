@@ -53,19 +53,33 @@ class DrawTab:
 
     @property
     def settings(self) -> set[Component]:
-        """The components that `request` reads and `restore` sets."""
-        return {*self.panel.controls.all, self.panel.turbo, self.panel.size.width, self.panel.size.height}
+        """The components that `request` reads."""
+        return {
+            *self.panel.controls.all,
+            self.panel.think,
+            self.panel.turbo,
+            self.panel.size.width,
+            self.panel.size.height,
+        }
 
-    def request(self, values: Values, seed: Any, variant: Variant) -> GenerateRequest:
-        """The request of the controls, for a model. Raises AppError."""
+    @property
+    def restored(self) -> set[Component]:
+        """The components that `restore` sets."""
+        return {*self.settings, self.panel.plan.box, self.panel.plan.text}
+
+    def request(self, values: Values, seed: Any, variant: Variant, plan: str = "") -> GenerateRequest:
+        """The request of the controls, for a model and perhaps with a plan. Raises AppError."""
         size = self.panel.size.size(values) if "width" in variant.settings else None
         turbo = bool(values[self.panel.turbo])
-        return GenerateRequest(**self.panel.controls.settings(values, seed), turbo=turbo, size=size)
+        think = bool(values[self.panel.think]) and variant.thinking is not None
+        settings = self.panel.controls.settings(values, seed)
+        return GenerateRequest(**settings, turbo=turbo, size=size, think=think, plan=plan.strip())
 
     def restore(self, request: GenerateRequest, new_seed: bool = False) -> Updates:
         """The controls as they stood for one picture of a request, with its seed or a new one for each run."""
         restored = self.panel.controls.restore(request, new_seed)
-        return {**restored, self.panel.turbo: request.turbo, **self.panel.size.restore(request)}
+        thought = {self.panel.think: request.think or bool(request.plan), **self.panel.plan.show(request.plan)}
+        return {**restored, **thought, self.panel.turbo: request.turbo, **self.panel.size.restore(request)}
 
 
 def build(
@@ -103,6 +117,7 @@ def build(
         *controls.by_setting.values(),
         controls.prompt,
         panel.offered,
+        panel.think,
         panel.turbo,
         panel.size.width,
         panel.size.height,
@@ -123,10 +138,17 @@ class DrawHandlers:
         self.right, self.tab = tab.right, tab
 
     def draw(self, values: Values, request: gr.Request) -> Iterator[Updates]:
+        yield from self._draw(values, "", request)
+
+    def draw_plan(self, values: Values, request: gr.Request) -> Iterator[Updates]:
+        """The prompt again, with the plan in the box."""
+        yield from self._draw(values, values[self.panel.plan.text] or "", request)
+
+    def _draw(self, values: Values, plan: str, request: gr.Request) -> Iterator[Updates]:
         first = first_seed(values[self.controls.new_seed], values[self.controls.seed])
 
         def make() -> GenerateRequest:
-            return self.tab.request(values, first, self.page.variant(values[self.variant]))
+            return self.tab.request(values, first, self.page.variant(values[self.variant]), plan)
 
         yield from self._run(values, make, request, {self.controls.seed: first})
 
@@ -182,6 +204,8 @@ class DrawHandlers:
     def _follow(self, views: Iterator[View], items: list[SavedImage], language: str) -> Iterator[Updates]:
         for view in views:
             updates = self.output.updates(view)
+            if view.plan is not None:
+                updates |= self.panel.plan.show(view.plan)
             if view.saved:
                 updates |= self.wall.show(self.page, newest_first(items, view.saved), 0, language)
             yield updates
@@ -208,6 +232,9 @@ class DrawHandlers:
     def chosen(self, values: Values) -> Updates:
         """Another picture is chosen: what the page said about the last one, and a stopped drawing, leave the canvas."""
         further, idle = self.right.more.cleared(), 'class="progress"' not in (values[self.output.status] or "")
+        items, index = values[self.wall.items], values[self.wall.chosen]
+        if idle and index < len(items):
+            further |= self.panel.plan.show(items[index].metadata.plan)
         return {**further, **({self.output.preview_grid: "", self.output.status: ""} if idle else {})}
 
     def show_description(self, values: Values, request: gr.Request) -> Updates:
@@ -249,6 +276,7 @@ class DrawHandlers:
             **example_updates(panel.examples, now.prompts("generate", language)),
             **self.controls.variant_updates(page, now, language),
             panel.turbo: gr.update(visible=get_family(now.family).drawing == "tokens"),
+            panel.think: gr.update(visible=now.thinking is not None, value=True),
             **panel.size.variant_updates(now),
             **panel.presets.variant_updates(page, now, language),
             **self._begin(values, now, language),
@@ -272,7 +300,8 @@ class DrawHandlers:
     def wire_jobs(self, joined: Any) -> None:
         panel, output, wall, tokens = self.panel, self.output, self.wall, self.tokens
         more = self.right.more.all
-        outputs = {*output.all, *wall.all, *more, self.controls.seed, panel.buttons.run, panel.buttons.stop}
+        plan = {panel.plan.box, panel.plan.text}
+        outputs = {*output.all, *wall.all, *more, *plan, self.controls.seed, panel.buttons.run, panel.buttons.stop}
         common: set[Component] = {self.variant, wall.items}
         drawn = {*self.tab.settings, *common}
         patch = {tokens.inspected, tokens.patch, tokens.token, *common}
@@ -281,6 +310,7 @@ class DrawHandlers:
         )
         attach(panel.buttons.run.click, self.draw, drawn, outputs, **JOB)
         attach(self.controls.prompt.submit, self.draw, drawn, outputs, **JOB)
+        attach(panel.plan.run.click, self.draw_plan, {*drawn, panel.plan.text}, outputs, **JOB)
         attach(panel.dropped.redraw.click, self.redraw, {panel.dropped.metadata, *common}, outputs, **JOB)
         attach(tokens.draw_on.click, self.draw_on, patch, outputs, **JOB)
         attach(tokens.draw_with.click, self.draw_with, patch, outputs, **JOB)
@@ -292,15 +322,16 @@ class DrawHandlers:
     def wire_pictures(self) -> None:
         panel, controls, wall, right = self.panel, self.controls, self.wall, self.right
         seeds = {controls.seed, controls.new_seed}
-        cleared = {self.output.status, self.output.preview_grid, *right.more.all}
+        plan = {panel.plan.box, panel.plan.text}
+        cleared = {self.output.status, self.output.preview_grid, *right.more.all, *plan}
         for picked in wall.wire(self.page):
-            attach(picked.then, self.chosen, {self.output.status}, cleared, **QUICK)
+            attach(picked.then, self.chosen, {self.output.status, wall.items, wall.chosen}, cleared, **QUICK)
         attach(right.more.described.then, self.show_description, wall.source.inputs, wall.all, **QUICK)
         reuse_seed = wall.reuse_seed(controls.seed, controls.new_seed)
         attach(right.reuse.click, reuse_seed, wall.source.inputs, seeds, **QUICK)
         attach(panel.last_seed.click, self.use_last_seed, {wall.items, controls.seed}, seeds, **QUICK)
         dropped = panel.dropped
-        read = {dropped.note, dropped.redraw, dropped.metadata, *self.tab.settings}
+        read = {dropped.note, dropped.redraw, dropped.metadata, *self.tab.restored}
         attach(dropped.file.change, self.read_dropped, {dropped.file}, read, **QUICK)
         for chip in panel.examples:
             attach(chip.click, lambda text: text, chip, controls.prompt, **QUICK)
