@@ -32,6 +32,7 @@ from janus_app.types import (
     Model,
     Picture,
     Setting,
+    Thinking,
     drain,
 )
 from janus_app.ui.i18n import Texts
@@ -173,6 +174,7 @@ def toy_pipeline(
     roles: str = "",
     edit_methods: Sequence[str] = (),
     parts: Parts | None = None,
+    thinking: Thinking | None = None,
 ) -> Model:
     return ToyModel(cast(ToyNetwork, network), 8)
 

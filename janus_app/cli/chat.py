@@ -56,7 +56,7 @@ def _request(args: argparse.Namespace, variant: Variant, turn: Turn) -> ChatRequ
 
 
 def _answer(session: ModelSession, request: ChatRequest, as_json: bool) -> str:
-    finished = follow(session.run(request), stream_text=not as_json)
+    finished = follow(session.run(request), text_to=None if as_json else sys.stdout)
     assert isinstance(finished, Finished) and session.variant is not None
     if not as_json:
         print(flush=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -69,8 +70,10 @@ def load_model(session: Session, args: argparse.Namespace, variant: Variant) -> 
 
 def draw_pictures(session: ModelSession, request: GenerateRequest | EditRequest, args: argparse.Namespace) -> int:
     """Run the request, save its pictures in --out and print one line for each, the best first with --best-of."""
-    finished = follow(session.run(request))
+    finished = follow(session.run(request), text_to=sys.stderr)
     assert finished is not None
+    if isinstance(request, GenerateRequest) and request.think and not request.plan:
+        print(file=sys.stderr, flush=True)  # the end of what the model wrote
     saved = OutputStore(args.out).save(finished)
     scores: tuple[float, ...] = ()
     if getattr(args, "best_of", None) is not None:  # after saving, so that a failed ranking loses no picture

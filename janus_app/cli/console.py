@@ -9,7 +9,7 @@ import os
 import sys
 import warnings
 from collections.abc import Callable, Generator, Iterable, Iterator
-from typing import Any, TypeVar
+from typing import Any, TextIO, TypeVar
 
 from janus_app.errors import AppError, Message, system_language
 from janus_app.formatting import share_text, size_text, time_text
@@ -67,9 +67,9 @@ def emit(result: dict[str, Any]) -> None:
 
 
 def follow(
-    events: Iterable[Any], stream_text: bool = False, on_result: Callable[[Any], None] | None = None
+    events: Iterable[Any], text_to: TextIO | None = None, on_result: Callable[[Any], None] | None = None
 ) -> Finished | None:
-    """Run a job to its end with progress on stderr and, if `stream_text`, the answer's text on stdout.
+    """Run a job to its end with progress on stderr and the text that it writes, if any, on `text_to`.
 
     `on_result` takes what a job yields that is no event, such as a line of the self-test.
     Returns the last Finished event, None for a job without one. Any exception, Ctrl-C too, closes the job.
@@ -87,9 +87,9 @@ def follow(
             elif isinstance(event, Queued) and event.place != place:
                 place = event.place
                 say(Message("cli_waiting", place=place))
-            elif isinstance(event, TextDelta) and stream_text:
+            elif isinstance(event, TextDelta) and text_to:
                 bars.clear()
-                print(clean(event.text), end="", flush=True)
+                print(clean(event.text), end="", file=text_to, flush=True)
             elif isinstance(event, Finished):
                 finished = event
             elif on_result is not None and not isinstance(event, Event):

@@ -49,7 +49,11 @@ def evil_file(served: Served) -> Iterator[Any]:
     """A picture in the outputs folder with payloads in every free text of its metadata."""
     settings = {"guidance": 3.0, "method": EVIL[:60], "temperature": 0.5}
     record = replace(
-        METADATA, prompt=EVIL, negative=EVIL, title=EVIL[:150], source_prompt=EVIL, seed=666, settings=settings
+        METADATA,
+        **dict.fromkeys(("prompt", "negative", "source_prompt", "plan", "judgement"), EVIL),
+        title=EVIL[:150],
+        seed=666,
+        settings=settings,
     )
     served.outputs.mkdir(exist_ok=True)
     file = save_png(output_path(served.outputs, record), Image.new("RGB", (96, 96), "red"), record)

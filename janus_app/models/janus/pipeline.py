@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -147,7 +147,8 @@ class JanusModel(ThinkingMixin):
 
     def _pictures(self, request: GenerateRequest | EditRequest, known: Tensor, rows: Sequence[Tensor] = ()) -> Events:
         """Draw the unknown (-1) of the image tokens `known`; `rows`: the embedded prompt, where it is made already."""
-        started, draw = time.perf_counter(), self._batch
+        started = time.perf_counter()
+        draw: Callable[..., Generator[Event, None, list[Picture]]] = self._batch
         if isinstance(request, GenerateRequest) and request.think and not request.plan:
             thinking = self.capabilities.thinking
             assert thinking is not None

@@ -16,7 +16,6 @@ from janus_app.models.common.tokenizer import EOS, IMAGE, IMAGE_BEGIN, IMAGE_END
 from janus_app.types import Thinking
 
 SECOND_ATTEMPT = 2**53  # added to a picture's seed for its second attempt, beyond all seeds of requests
-YES = "Yes"
 
 
 def question(thinking: Thinking, prompt: str, style: PromptStyle) -> list[Piece]:
@@ -46,9 +45,10 @@ def second_drawing(thinking: Thinking, cells: int) -> tuple[list[Piece], list[Pi
     return first, [Special(EOS), thinking.again, Special(IMAGE_BEGIN)]
 
 
-def answers(tokenizer: Tokenizer) -> list[int]:
+def answers(tokenizer: Tokenizer) -> tuple[int, int]:
     """The tokens with which a judgement begins: Yes and No."""
-    return [tokenizer.encode([word], begin=False)[-1] for word in (YES, "No")]
+    yes, no = (tokenizer.encode([word], begin=False)[-1] for word in ("Yes", "No"))
+    return yes, no
 
 
 def ends(tokenizer: Tokenizer) -> Collection[int]:

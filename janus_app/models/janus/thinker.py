@@ -67,16 +67,17 @@ class ThinkingMixin(VisionChatMixin):
         ids = self.tokenizer.encode(think.judging(thinking, request.prompt, self.picture_tokens, self.style))
         limit = self._room_for_text(len(ids), thinking)
         yield Progress("look", 0, len(ids), "tokens")
+        answers = think.answers(self.tokenizer)
         words = yield from self._write(
             self._embed(ids, [picture.image]),
             thinking,
             limit,
             picture.seed,
             ends=(self.tokenizer.id(EOS),),
-            first=think.answers(self.tokenizer),
+            first=answers,
         )
         said = self.tokenizer.decode(words).strip()
-        if said.startswith(think.YES):
+        if words[0] == answers[0]:
             return replace(picture, judgement=said)
         rows = self._second_rows(request, picture.image, words, thinking)
         (second,) = yield from self._batch(request, rows, known, before, 1, attempt=1)
