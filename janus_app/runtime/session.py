@@ -75,7 +75,7 @@ class SessionState:
     waiting jobs. `silence` explains why the running job has sent no event for a while. `idle_unloaded` is the title
     of a model that was unloaded because nobody used it; the next job loads it again. `weight_check` is what a check
     of the loaded model's weights found on this machine, None where there was none. `replicas` are how many are ready
-    and how many there can be, None where there is no cluster.
+    and how many there can be, None where there is no cluster. `adapters` are those merged into the loaded model.
     """
 
     variant_id: str | None = None
@@ -92,6 +92,7 @@ class SessionState:
     idle_unloaded: str = ""
     weight_check: WeightCheck | None = None
     replicas: tuple[int, int] | None = None
+    adapters: tuple[Adapter, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -177,6 +178,7 @@ class ModelSession:
             capabilities=loaded.model.capabilities,
             memory=program_memory(plan.placement.main),
             weight_check=self._weight_check,
+            adapters=plan.adapters,
         )
 
     @property

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.browser.steps import captions, draw, go, wait_done
-from tests.page_server import Served
+from janus_app.outputs.metadata import read_metadata
+from janus_app.types import drain
+from tests.browser.steps import captions, choose, draw, go, newest, open_drawer, wait_done
+from tests.page_server import GOLDEN, Served
+from tests.test_adapters import pair, write_adapter
 
 pytestmark = pytest.mark.browser
 
@@ -74,3 +79,46 @@ def test_prompt_stays_at_hand_on_a_phone(visit: Any) -> None:
     wait_done(page)
     assert page.evaluate(SMALL) == []
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
+
+
+def test_plan_is_shown_changed_and_drawn_again_with_an_adapter(visit: Any, served: Served, tmp_path: Path) -> None:
+    page = visit()
+    go(page, "draw")
+    assert not page.locator("#draw-think").is_visible() and not page.locator("#draw-plan").is_visible()
+    choose(page, "Tiny P")
+    draw(page, "a red circle", 1, 640)
+    wait_done(page)
+    planned = read_metadata(newest(served.outputs))
+    assert planned.plan and page.input_value("#draw-plan textarea") == planned.plan
+    page.fill("#draw-plan textarea", "a circle in the middle")
+    page.click("#draw-plan-run")
+    wait_done(page)
+    changed = read_metadata(newest(served.outputs))
+    assert (changed.plan, changed.seed) == ("a circle in the middle", 640)
+    assert changed.image_tokens != planned.image_tokens
+    page.click("#draw-runs .run >> nth=1 >> .tile >> nth=0")  # the first picture, and its plan again
+    page.wait_for_function("plan => document.querySelector('#draw-plan textarea').value === plan", arg=planned.plan)
+    page.locator("#draw-think input").uncheck()
+    page.click("#draw-run")
+    wait_done(page)
+    assert read_metadata(newest(served.outputs)).plan == ""
+    page.wait_for_selector("#draw-plan", state="hidden")
+
+    # The drawer of the model merges an adapter, and says beside it why another one does not fit.
+    config = json.loads((GOLDEN / "janus_pro_1b" / "checkpoint" / "config.json").read_text("utf-8"))
+    side = config["language_config"]["hidden_size"]
+    write_adapter(tmp_path / "bold", pair(shape=(side, side)))
+    write_adapter(tmp_path / "large", pair(shape=(2 * side, side)))
+    open_drawer(page)
+    page.click("#model-adapters-frame > .label-wrap")
+    box = page.locator("#model-adapters input")
+    for name in ("large", "bold=0.5"):
+        box.fill(str(tmp_path / name))
+        box.press("Enter")
+        page.click("#model-adapters-use")
+        if name == "large":
+            page.wait_for_selector("#model-adapters-note .error:has-text('large')")
+            page.locator("#model-adapters .token-remove").first.click()
+    page.wait_for_selector(".state-line.ready:has-text('bold=0.5')")
+    assert [str(adapter) for adapter in served.session.state.adapters] == ["bold=0.5"]
+    drain(served.session.load("tiny-a", device="cpu"))

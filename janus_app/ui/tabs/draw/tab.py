@@ -150,7 +150,7 @@ class DrawHandlers:
         def make() -> GenerateRequest:
             return self.tab.request(values, first, self.page.variant(values[self.variant]), plan)
 
-        yield from self._run(values, make, request, {self.controls.seed: first})
+        yield from self._run(values, make, request, {self.controls.seed: first, **self.panel.plan.show(plan)})
 
     def redraw(self, values: Values, request: gr.Request) -> Iterator[Updates]:
         """The dropped picture again, from its image tokens."""

@@ -5,10 +5,10 @@ Choosing a model loads it. Every browser tab shows the model that is loaded, whi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field
 from html import escape
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
@@ -21,12 +21,16 @@ from janus_app.ui.common.actions import halt
 from janus_app.ui.common.html import message, messages
 from janus_app.ui.common.jobs import watch
 from janus_app.ui.context import JOB, QUICK, PageContext, Updates, Values, attach
-from janus_app.ui.tabs.models import connect_panel, files_panel, machine_panel
+from janus_app.ui.tabs.models import adapters_panel, connect_panel, files_panel, machine_panel
+from janus_app.ui.tabs.models.adapters_panel import AdaptersPanel
 from janus_app.ui.tabs.models.files_panel import FilesHandlers
 from janus_app.ui.tabs.models.machine_panel import Choice, MachineHandlers, resolve
 from janus_app.ui.tabs.models.model_line import ModelLine, checked_line, state_html
 from janus_app.ui.tabs.models.model_list import CHOSEN, ON_CLICK, Fit, cached, fits, list_html, own_html, starters
 from janus_app.ui.tabs.models.welcome import welcome_html
+
+if TYPE_CHECKING:
+    from janus_app.runtime.adapters import Adapter
 
 TICK_SECONDS = 1.0
 WIDTH = 420
@@ -50,6 +54,7 @@ class ModelDrawer:
     folder: gr.Textbox
     use: gr.Button
     unload: gr.Button
+    adapters: AdaptersPanel
     about: gr.HTML
 
     @property
@@ -71,11 +76,12 @@ def build(page: PageContext, demo: gr.Blocks, line: ModelLine, welcome: gr.HTML)
             choice = _choice(page)
             fit = gr.HTML(elem_id="model-fit", padding=False)
             unload = gr.Button(label("unload"), size="sm", elem_id="model-unload")
+        adapters = adapters_panel.build(page)
         about = gr.HTML(elem_id="model-about", padding=False)
         files = files_panel.build(page)
         machine = machine_panel.build(page, fit)
         connect_panel.build(page)
-    drawer = ModelDrawer(frame, choice, welcome, head, listed, own, folder, use, unload, about)
+    drawer = ModelDrawer(frame, choice, welcome, head, listed, own, folder, use, unload, adapters, about)
     machine_panel.wire(MachineHandlers(page, machine, choice), demo)
     wire(ModelHandlers(page, line, drawer, FilesHandlers(page, files, files.chosen)), demo)
     return drawer
@@ -114,7 +120,8 @@ class ModelHandlers:
     def outputs(self) -> set[Any]:
         """What a load or unload may change."""
         line, drawer = self.line, self.drawer
-        return {line.work, line.cancel, line.state, line.shown, line.seen, drawer.variant, drawer.listed, drawer.own}
+        shown = {line.work, line.cancel, line.state, line.shown, line.seen}
+        return {*shown, drawer.variant, drawer.listed, drawer.own, drawer.adapters.note, drawer.adapters.chosen}
 
     def opened(self, request: gr.Request) -> Updates:
         language = self.page.language(request)
@@ -139,7 +146,8 @@ class ModelHandlers:
     def judge(self, request: gr.Request) -> Updates:
         """The list with the fit advisor's word on each model, as memory is free now."""
         self.judged.update(fits(self.page, self.page.catalog.values()))
-        return {self.drawer.listed: list_html(self.page, self.page.language(request), self.judged)}
+        listed = list_html(self.page, self.page.language(request), self.judged)
+        return {self.drawer.listed: listed, **adapters_panel.offered(self.page, self.drawer.adapters)}
 
     def tick(self, values: Values, request: gr.Request) -> Updates:
         """The state, where it changed, and the loaded model, where another browser tab loaded it."""
@@ -202,19 +210,38 @@ class ModelHandlers:
         yield from self._load(values[self.drawer.folder], values[self.drawer.choice.device], "auto", request)
 
     def again(self, values: Values, request: gr.Request) -> Iterator[Updates]:
-        """Load the model again on another device or in another precision."""
+        """Load the model again on another device or in another precision, with the adapters that it has."""
         name, device, precision = (values[part] for part in vars(self.drawer.choice).values())
-        yield from self._load(name, device, precision, request)
+        yield from self._load(name, device, precision, request, self.page.session.state.adapters)
 
-    def _load(self, name: str | None, device: str, precision: str, request: gr.Request) -> Iterator[Updates]:
-        yield from self._run(lambda: loading(self.page, name, device, precision), name, request)
+    def adapt(self, values: Values, request: gr.Request) -> Iterator[Updates]:
+        """Load the model again with the chosen adapters."""
+        name, device, precision = (values[part] for part in vars(self.drawer.choice).values())
+        panel = self.drawer.adapters
+        try:
+            adapters = adapters_panel.found(self.page, values[panel.chosen])
+        except AppError as error:
+            yield {panel.note: message(error.text(self.page.language(request)), "error")}
+            return
+        yield {panel.note: ""}
+        precision = self.page.session.state.precision or precision
+        error = yield from self._load(name, device, precision, request, adapters)
+        if error:
+            yield {panel.note: message(error, "error")}
+
+    def _load(
+        self, name: str | None, device: str, precision: str, request: gr.Request, adapters: Sequence[Adapter] = ()
+    ) -> Generator[Updates, None, str]:
+        return (yield from self._run(lambda: loading(self.page, name, device, precision, adapters), name, request))
 
     def unload(self, values: Values, request: gr.Request) -> Iterator[Updates]:
         page = self.page
         yield from self._run(lambda: page.limited(page.session.unload()), values[self.drawer.variant], request)
 
-    def _run(self, start: Callable[[], Iterator[Event]], name: str | None, request: gr.Request) -> Iterator[Updates]:
-        """The progress of a load or unload, then the line and the drawer as they are now."""
+    def _run(
+        self, start: Callable[[], Iterator[Event]], name: str | None, request: gr.Request
+    ) -> Generator[Updates, None, str]:
+        """The progress of a load or unload, then the line and the drawer as they are now. Returns the error, if any."""
         language, line, say = self.page.language(request), self.line, self.page.texts.say
         yield {line.work: message(say("starting", language)), line.cancel: gr.update(visible=True)}
         frame = None
@@ -224,7 +251,10 @@ class ModelHandlers:
             button = gr.update(visible=True, value=say("pause" if downloading else "cancel", language))
             yield {line.work: frame.status + messages(frame.notices), line.cancel: button}
         end = messages(frame.notices) + message(frame.error, "error") if frame else ""
-        yield self._ended(language, end)
+        error = frame.error if frame else ""
+        adapters = {} if error else adapters_panel.offered(self.page, self.drawer.adapters)  # what was asked for stays
+        yield {**self._ended(language, end), **adapters}
+        return error
 
     def _ended(self, language: str, end: str) -> Updates:
         """No load is running any more; `end` (HTML) says how it ended."""
@@ -248,7 +278,7 @@ def wire(handlers: ModelHandlers, demo: gr.Blocks) -> None:
     for event in (opened.then, drawer.variant.change):
         attach(event, handlers.describe, {drawer.variant}, {drawer.about, handlers.files.chosen, *files}, **QUICK)
     attach(opened.then, handlers.suggest, None, {drawer.welcome}, **QUICK)
-    attach(drawer.frame.expand, handlers.judge, None, {drawer.listed}, **QUICK)
+    attach(drawer.frame.expand, handlers.judge, None, {drawer.listed, drawer.adapters.chosen}, **QUICK)
     ticked = {line.state, line.shown, *named}
     attach(gr.Timer(TICK_SECONDS).tick, handlers.tick, {line.shown, line.seen}, ticked, **QUICK)
     placed = {choice.variant, choice.device}
@@ -264,6 +294,8 @@ def wire(handlers: ModelHandlers, demo: gr.Blocks) -> None:
         attach_folder = {drawer.folder, choice.device}
         moments = (drawer.use.click, drawer.folder.submit)
         jobs += [attach(moment, handlers.use, attach_folder, outputs, **JOB) for moment in moments]
+        adapted = {*choice.all, drawer.adapters.chosen}
+        jobs.append(attach(drawer.adapters.use.click, handlers.adapt, adapted, outputs, **JOB))
     stopped = halt(line.cancel.click, jobs).then
     for job in [*jobs, attach(stopped, handlers.cancelled, {drawer.variant}, outputs, js=CHOSEN, **QUICK)]:
         attach(job.then, handlers.describe, {drawer.variant}, {drawer.about, handlers.files.chosen, *files}, **QUICK)
@@ -271,12 +303,16 @@ def wire(handlers: ModelHandlers, demo: gr.Blocks) -> None:
         attach(end.then, handlers.files_changed, None, named, **QUICK)
 
 
-def loading(page: PageContext, name: str | None, device: str, precision: str) -> Iterator[Event]:
+def loading(
+    page: PageContext, name: str | None, device: str, precision: str, adapters: Sequence[Adapter] = ()
+) -> Iterator[Event]:
     """Load a model; download it first if needed, which leaves the session free for other jobs."""
-    return page.limited(_loading(page, name, device, precision))
+    return page.limited(_loading(page, name, device, precision, adapters))
 
 
-def _loading(page: PageContext, name: str | None, device: str, precision: str) -> Iterator[Event]:
+def _loading(
+    page: PageContext, name: str | None, device: str, precision: str, adapters: Sequence[Adapter]
+) -> Iterator[Event]:
     session, variant = page.session, resolve(page, name)
     if not cached(page, variant):
         if page.shared:
@@ -285,7 +321,7 @@ def _loading(page: PageContext, name: str | None, device: str, precision: str) -
         if not session.hub.offline:  # the fetch says what that means
             yield from reach(session.hub.endpoint)
         yield from session.hub.fetch(variant)
-    yield from session.load(page.catalog.name_of(variant), device=device, precision=precision)
+    yield from session.load(page.catalog.name_of(variant), device=device, precision=precision, adapters=adapters)
 
 
 def interrupted_line(page: PageContext, name: str | None, language: str) -> str:

@@ -54,6 +54,7 @@ def state_html(page: PageContext, language: str) -> str:
         doing = _doing(page, state, language) or say(f"state_{state.phase}", language)
         parts += [f"<strong>{escape(state.title)}</strong>"] if state.title else []
         parts.append(f'<span class="doing">{escape(doing)}</span>')
+        parts += [escape(", ".join(map(str, state.adapters)))] if state.adapters else []
         if state.memory is not None:
             where = say("memory_of", language, precision=state.precision, device=state.device)
             size = size_text(state.memory)
