@@ -75,15 +75,10 @@ def drawn(model: Any, prompt: str) -> tuple[int, ...]:
     return last.pictures[0].image_tokens
 
 
-@pytest.fixture(scope="module")
-def taught(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An adapter that was taught, in a few steps, to draw the picture of one prompt for another."""
+def train_adapter(folder: Path, loss_of: Callable[[Any, Callable[[Tensor], Tensor]], Tensor], steps: int = 40) -> Path:
+    """Train an adapter of the embedded Janus into `folder`. loss_of: from the network, and from what takes embedded
+    rows to their hidden states with the adapter, to the loss."""
     torch.manual_seed(0)
-    model = with_adapters(EMBEDDED)
-    tokens = torch.tensor([drawn(model, TAUGHT)])
-    with torch.inference_mode():
-        prompt = model.prompt_rows(GenerateRequest(DRAWN, guidance=1.0))[0]
-        inputs = torch.cat([prompt, model.network.token_embeds(tokens[0, :-1])])[None]
     family = get_family("janus")
     network = family.build(family.read_config(EMBEDDED, None)).requires_grad_(False)
     state = load_file(EMBEDDED / "model.safetensors")
@@ -99,20 +94,33 @@ def taught(tmp_path_factory: pytest.TempPathFactory) -> Path:
         weights[f"{layer}.lora_A"] = (torch.randn(RANK, inner) / inner**0.5).requires_grad_()
         weights[f"{layer}.lora_B"] = torch.zeros(outer, RANK).requires_grad_()
     optimizer = torch.optim.Adam(weights.values(), lr=1e-2)
-    inputs = inputs.clone()
-    for _ in range(40):
+    for _ in range(steps):
         changed = {
             f"{layer}.weight": state[f"{layer}.weight"].float()
             + weights[f"{layer}.lora_B"] @ weights[f"{layer}.lora_A"]
             for layer in layers
         }
-        hidden = torch.func.functional_call(network, changed, (inputs,))
-        logits = network.gen_head(hidden[0, len(prompt) - 1 :])
-        loss = F.cross_entropy(logits, tokens[0])
+        loss = loss_of(network, lambda rows, changed=changed: torch.func.functional_call(network, changed, (rows,)))
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    return write_adapter(tmp_path_factory.mktemp("adapters") / "stars", weights)
+    return write_adapter(folder, weights)
+
+
+@pytest.fixture(scope="module")
+def taught(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An adapter that was taught, in a few steps, to draw the picture of one prompt for another."""
+    model = with_adapters(EMBEDDED)
+    tokens = torch.tensor([drawn(model, TAUGHT)])
+    with torch.inference_mode():
+        prompt = model.prompt_rows(GenerateRequest(DRAWN, guidance=1.0))[0]
+        inputs = torch.cat([prompt, model.network.token_embeds(tokens[0, :-1])])[None]
+    inputs = inputs.clone()
+
+    def loss(network: Any, hidden_of: Callable[[Tensor], Tensor]) -> Tensor:
+        return F.cross_entropy(network.gen_head(hidden_of(inputs)[0, len(prompt) - 1 :]), tokens[0])
+
+    return train_adapter(tmp_path_factory.mktemp("adapters") / "stars", loss)
 
 
 def test_trained_adapter_draws_what_it_was_taught_and_nothing_at_strength_0(taught: Path) -> None:

@@ -9,21 +9,27 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 import yaml
 from pydantic import ValidationError
 
 from janus_app.errors import AppError
+from janus_app.hub import Hub
 from janus_app.models.common.tokenizer import EOS, IMAGE, IMAGE_BEGIN, IMAGE_END, PAD, Piece, Special
+from janus_app.models.janus import think
 from janus_app.models.janus.pipeline import JanusModel
 from janus_app.outputs.metadata import metadata_of, parameters, read_metadata, request_of
 from janus_app.outputs.store import OutputStore
 from janus_app.registry.catalog import load_catalog
 from janus_app.registry.schema import Row, first_problem
-from janus_app.runtime.session import provenance_of
-from janus_app.types import Event, Finished, GenerateRequest, Notice, TextDelta, Thinking
+from janus_app.runtime.adapters import Adapter
+from janus_app.runtime.save_copy import CopyOptions, save_copy
+from janus_app.runtime.session import ModelSession, provenance_of
+from janus_app.types import Event, Finished, GenerateRequest, Notice, TextDelta, Thinking, drain, result_of
 from janus_app.workflows.settings import generate_settings
 from janus_app.workflows.token_heatmap import inspection_request
 from tests.conftest import GOLDEN, loaded
+from tests.test_adapters import EMBEDDED, train_adapter, with_adapters
 
 FOLDER = GOLDEN / "janus_pro_1b" / "checkpoint"
 PROMPT = "two green frogs"
@@ -226,3 +232,36 @@ def test_row_that_says_it_badly_is_refused(row: dict[str, Any], code: str) -> No
         Row.model_validate(known | {"thinking": row})
     field, reason = first_problem(caught.value)
     assert field.startswith("thinking") and (code in (reason.code, getattr(reason.values.get("rule"), "code", "")))
+
+
+def test_embedded_model_that_an_adapter_taught_to_plan_draws_its_plan(tmp_path: Path) -> None:
+    """Taught in a few steps, kept as a copy with a row of its own, and drawn with as any model."""
+    plans = {"a surprise": "three yellow stars", "something blue": "a blue cat at night"}
+    row = Thinking(ask="Plan {prompt}.", draw="{plan}", temperature=0.0, tokens=16)
+    model = with_adapters(EMBEDDED)
+    encode, end = model.tokenizer.encode, model.tokenizer.id(EOS)
+    asked = [encode(think.question(row, prompt, model.style)) for prompt in plans]
+    answers = [[*encode([f" {plan}"], begin=False), end] for plan in plans.values()]
+
+    def loss(network: Any, hidden_of: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
+        total = torch.zeros(())
+        for question, answer in zip(asked, answers, strict=True):
+            hidden = hidden_of(network.text_embeds(torch.tensor([question + answer[:-1]])))
+            logits = network.language_model.lm_head(hidden[0, len(question) - 1 :])
+            total = total + F.cross_entropy(logits, torch.tensor(answer))
+        return total
+
+    adapter = Adapter("planner", train_adapter(tmp_path / "planner", loss))
+    embedded = load_catalog()["janus-embedded"]
+    copy = result_of(save_copy(Hub(), embedded, tmp_path / "copy", CopyOptions(adapters=(adapter,)), reserve=0))
+    own = {**yaml.safe_load(Path("weights_manifest.yaml").read_text("utf-8"))["variants"][0], "id": "planner"}
+    own |= {"folder": str(copy), "thinking": {"ask": row.ask, "draw": row.draw, "temperature": 0.0, "tokens": 16}}
+    (tmp_path / "models.yaml").write_text(yaml.safe_dump({"variants": [own]}), "utf-8")
+    catalog = load_catalog(tmp_path / "models.yaml")
+    session = ModelSession(catalog, Hub())
+    drain(session.load("planner", "cpu"))
+    for prompt, plan in plans.items():
+        finished = session.result(GenerateRequest(prompt, **generate_settings({}, catalog["planner"])))
+        assert finished.pictures[0].plan == plan
+        plain = session.result(GenerateRequest(plan, **generate_settings({"think": False}, catalog["planner"])))
+        assert plain.pictures[0].image_tokens == finished.pictures[0].image_tokens

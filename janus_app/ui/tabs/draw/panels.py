@@ -136,7 +136,7 @@ def build_canvas(page: PageContext) -> Canvas:
 def _plan_box(page: PageContext) -> PlanBox:
     label = page.texts.label
     with gr.Column(visible=False, elem_id="draw-plan-box", min_width=0) as box:
-        text = gr.Textbox(label=label("plan"), info=label("plan_info"), lines=1, max_lines=5, elem_id="draw-plan")
+        text = gr.Textbox("", label=label("plan"), info=label("plan_info"), lines=1, max_lines=5, elem_id="draw-plan")
         run = gr.Button(label("plan_draw"), size="sm", elem_id="draw-plan-run", min_width=60)
     return PlanBox(box, text, run)
 
