@@ -75,8 +75,10 @@ def drawn(model: Any, prompt: str) -> tuple[int, ...]:
     return last.pictures[0].image_tokens
 
 
-def train_adapter(folder: Path, loss_of: Callable[[Any, Callable[[Tensor], Tensor]], Tensor], steps: int = 40) -> Path:
-    """Train an adapter of the embedded Janus into `folder`. loss_of: from the network, and from what takes embedded
+def train_adapter(
+    folder: Path, loss_of: Callable[[Any, Callable[[Tensor], Tensor]], Tensor], parts: tuple[str, ...] = ("q_", "down_")
+) -> Path:
+    """Train an adapter of some linears of the embedded Janus into `folder`. loss_of: from the network, and from what takes embedded
     rows to their hidden states with the adapter, to the loss."""
     torch.manual_seed(0)
     family = get_family("janus")
@@ -86,7 +88,8 @@ def train_adapter(folder: Path, loss_of: Callable[[Any, Callable[[Tensor], Tenso
     layers = [
         name.removesuffix(".weight")
         for name in state
-        if name.startswith("language_model.model.layers.") and name.endswith(("q_proj.weight", "down_proj.weight"))
+        if name.startswith("language_model.model.layers.")
+        and name.endswith(tuple(f".{part}proj.weight" for part in parts))
     ]
     weights = {}
     for layer in layers:
@@ -94,7 +97,7 @@ def train_adapter(folder: Path, loss_of: Callable[[Any, Callable[[Tensor], Tenso
         weights[f"{layer}.lora_A"] = (torch.randn(RANK, inner) / inner**0.5).requires_grad_()
         weights[f"{layer}.lora_B"] = torch.zeros(outer, RANK).requires_grad_()
     optimizer = torch.optim.Adam(weights.values(), lr=1e-2)
-    for _ in range(steps):
+    for _ in range(40):
         changed = {
             f"{layer}.weight": state[f"{layer}.weight"].float()
             + weights[f"{layer}.lora_B"] @ weights[f"{layer}.lora_A"]

@@ -236,7 +236,7 @@ def test_row_that_says_it_badly_is_refused(row: dict[str, Any], code: str) -> No
 
 def test_embedded_model_that_an_adapter_taught_to_plan_draws_its_plan(tmp_path: Path) -> None:
     """Taught in a few steps, kept as a copy with a row of its own, and drawn with as any model."""
-    plans = {"a surprise": "three yellow stars", "something blue": "a blue cat at night"}
+    plans = {"a red star": "three yellow stars", "a red cat": "two blue cats"}
     row = Thinking(ask="Plan {prompt}.", draw="{plan}", temperature=0.0, tokens=16)
     model = with_adapters(EMBEDDED)
     encode, end = model.tokenizer.encode, model.tokenizer.id(EOS)
@@ -251,7 +251,7 @@ def test_embedded_model_that_an_adapter_taught_to_plan_draws_its_plan(tmp_path: 
             total = total + F.cross_entropy(logits, torch.tensor(answer))
         return total
 
-    adapter = Adapter("planner", train_adapter(tmp_path / "planner", loss))
+    adapter = Adapter("planner", train_adapter(tmp_path / "planner", loss, ("q_", "v_", "up_", "down_")))
     embedded = load_catalog()["janus-embedded"]
     copy = result_of(save_copy(Hub(), embedded, tmp_path / "copy", CopyOptions(adapters=(adapter,)), reserve=0))
     own = {**yaml.safe_load(Path("weights_manifest.yaml").read_text("utf-8"))["variants"][0], "id": "planner"}

@@ -63,7 +63,7 @@ class DrawTab:
         }
 
     @property
-    def restored(self) -> set[Component]:
+    def restored(self) -> set[Any]:
         """The components that `restore` sets."""
         return {*self.settings, self.panel.plan.box, self.panel.plan.text}
 

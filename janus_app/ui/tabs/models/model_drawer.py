@@ -225,9 +225,9 @@ class ModelHandlers:
             return
         yield {panel.note: ""}
         precision = self.page.session.state.precision or precision
-        error = yield from self._load(name, device, precision, request, adapters)
-        if error:
-            yield {panel.note: message(error, "error")}
+        problem = yield from self._load(name, device, precision, request, adapters)
+        if problem:
+            yield {panel.note: message(problem, "error")}
 
     def _load(
         self, name: str | None, device: str, precision: str, request: gr.Request, adapters: Sequence[Adapter] = ()
