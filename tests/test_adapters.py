@@ -78,8 +78,8 @@ def drawn(model: Any, prompt: str) -> tuple[int, ...]:
 def train_adapter(
     folder: Path, loss_of: Callable[[Any, Callable[[Tensor], Tensor]], Tensor], parts: tuple[str, ...] = ("q_", "down_")
 ) -> Path:
-    """Train an adapter of some linears of the embedded Janus into `folder`. loss_of: from the network, and from what takes embedded
-    rows to their hidden states with the adapter, to the loss."""
+    """Train an adapter of some linears of the embedded Janus into `folder`. loss_of: from the network, and from what
+    takes embedded rows to their hidden states with the adapter, to the loss."""
     torch.manual_seed(0)
     family = get_family("janus")
     network = family.build(family.read_config(EMBEDDED, None)).requires_grad_(False)
