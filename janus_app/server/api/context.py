@@ -78,6 +78,12 @@ class ApiContext:
 
         return None if names is None else tuple(find_adapter(name, paths=False) for name in names)
 
+    def adapter_names(self) -> list[str]:
+        """What `adapters` finds."""
+        from janus_app.runtime.adapters import known_adapters
+
+        return list(known_adapters())
+
     def expected(self, variant: Variant | None) -> Variant:
         """The variant that will probably answer, for a first check of a request before it waits."""
         return variant or self.session.variant or self.session.catalog.default()

@@ -32,18 +32,23 @@ from janus_app.server.api.errors import as_app_error, language_of
 from janus_app.server.api.images import Images
 from janus_app.server.api.inputs import check_count, each, open_text, picture_bytes
 from janus_app.server.api.models import model_row
-from janus_app.server.api.schemas import ImageBody
+from janus_app.server.api.schemas import Body, ImageBody
 from janus_app.server.bridge import ClientGone
 from janus_app.server.mcp import answers
 from janus_app.server.mcp.arguments import DescribeCall, EditCall, ModelsCall, RankCall, schema_of
 from janus_app.server.mcp.progress import Meter
-from janus_app.types import ChatRequest, Finished, Notice, RankRequest, Turn
+from janus_app.types import MAX_NEW_TOKENS, ChatRequest, Finished, Notice, RankRequest, Turn
 from janus_app.workflows.settings import chat_settings
 
-COMMON = ("negative_prompt", "n", "seed", "guidance", "temperature", "steps", "size", "model")
-DRAWING = ("prompt", *COMMON, "thinking", "plan")
-EDITING = ("prompt", "image", "mask", "more_images", "method", "strength", *COMMON)
+MODEL = ("model", "adapters")
+SETTINGS = ("negative_prompt", "n", "seed", "guidance", "guidance_interval", "temperature", "steps", "solver", "turbo",
+            "size")  # fmt: skip
+DRAWING = ("prompt", *SETTINGS, "thinking", "plan", *MODEL)
+METHOD = ("method", "strength", "image_guidance", "source_prompt")
+EDITING = ("prompt", "image", "mask", "more_images", *METHOD, *SETTINGS, *MODEL)
+ASKING = ("image", "question", "seed", "temperature", "max_tokens", *MODEL)
 Answer = list[ContentBlock]
+Prepare = Callable[[], tuple[Variant | None, Make]]
 
 
 @dataclass(frozen=True)
@@ -59,9 +64,13 @@ class Row:
 ROWS = {
     "draw": Row("Draw pictures of a text with the local model.", ImageBody, DRAWING, reads=False),
     "edit": Row("Change a picture, or the masked part of it, with the local model.", EditCall, EDITING, reads=False),
-    "describe": Row("Ask the local model about a picture.", DescribeCall, ("image", "question", "seed", "model")),
-    "rank": Row("Score how well each of several pictures shows a text.", RankCall, ("prompt", "images", "model")),
-    "models": Row("List the models on this machine, what each can do, and which one is loaded.", ModelsCall, ()),
+    "describe": Row("Ask the local model about a picture.", DescribeCall, ASKING),
+    "rank": Row("Score how well each of several pictures shows a text.", RankCall, ("prompt", "images", *MODEL)),
+    "models": Row(
+        "List the models on this machine, what each can do, and which one is loaded; and the LoRA adapters.",
+        ModelsCall,
+        (),
+    ),
 }
 
 
@@ -128,7 +137,7 @@ class Call:
         return await kinds[type(body)](body)
 
     async def draw(self, body: ImageBody) -> Answer:
-        return await self._pictures(partial(Images(self.context).drawing, body))
+        return await self._pictures(body, partial(Images(self.context).drawing, body))
 
     async def edit(self, body: EditCall) -> Answer:
         def prepare() -> tuple[Variant | None, Make]:
@@ -138,12 +147,17 @@ class Call:
             mask = picture_bytes(body.mask, self.context.fetch_images) if body.mask else None
             return Edits(Images(self.context)).editing(Sent({}, pictures, mask), body)
 
-        return await self._pictures(prepare)
+        return await self._pictures(body, prepare)
 
     async def describe(self, body: DescribeCall) -> Answer:
         def prepare() -> tuple[Variant | None, Make]:
             turns = (Turn("user", body.question, (open_text(body.image, self.context.fetch_images),)),)
-            variant, given = self.context.variant(body.model), {"seed": body.seed_or_random()}
+            variant = self.context.variant(body.model)
+            given = {
+                "seed": body.seed_or_random(),
+                "temperature": body.temperature,
+                "max_new_tokens": body.max_tokens and min(body.max_tokens, MAX_NEW_TOKENS),
+            }
 
             def make(on: Variant) -> ChatRequest:
                 return ChatRequest(turns, **chat_settings(given, on))
@@ -151,7 +165,7 @@ class Call:
             make(self.context.expected(variant))
             return variant, lambda loaded: make(loaded.variant)
 
-        finished, notices = await self._finished(prepare)
+        finished, notices = await self._finished(body, prepare)
         return [answers.text(finished.text), *notices]
 
     async def rank(self, body: RankCall) -> Answer:
@@ -161,23 +175,24 @@ class Call:
             request = RankRequest(body.prompt, pictures)
             return self.context.variant(body.model), lambda _: request
 
-        finished, notices = await self._finished(prepare)
+        finished, notices = await self._finished(body, prepare)
         scores = {"scores": [round(score, 4) for score in finished.scores]}
         return [answers.text(json.dumps(scores)), *notices]
 
     async def models(self, _: ModelsCall) -> Answer:
         found = await self.context.threaded(self.context.models)
         rows = [{"id": variant.id, **model_row(variant, self.context)["janus_app"]} for variant in found.values()]
-        return [answers.text(json.dumps(rows, ensure_ascii=False))]
+        adapters = await self.context.threaded(self.context.adapter_names)
+        return [answers.text(json.dumps(found, ensure_ascii=False)) for found in (rows, {"adapters": adapters})]
 
-    async def _pictures(self, prepare: Callable[[], tuple[Variant | None, Make]]) -> Answer:
-        finished, notices = await self._finished(prepare)
+    async def _pictures(self, body: Body, prepare: Prepare) -> Answer:
+        finished, notices = await self._finished(body, prepare)
         saved: Answer = await self.context.threaded(
             answers.pictures, self.context, self.ctx.request, finished, self.language
         )
         return [*saved, *notices]
 
-    async def _finished(self, prepare: Callable[[], tuple[Variant | None, Make]]) -> tuple[Finished, Answer]:
+    async def _finished(self, body: Body, prepare: Prepare) -> tuple[Finished, Answer]:
         """The end of the job that `prepare` describes, and its notices; how far it is is reported on the way."""
         meter = Meter(self.ctx, self.context.session, self.language)
         startup = self.tools.startup
@@ -187,8 +202,9 @@ class Call:
         if startup is not None:
             startup.result()
         variant, make = await self.context.threaded(prepare)
+        adapters = await self.context.threaded(self.context.adapters, body.adapters)
         notices: Answer = []
-        async with aclosing(self.context.events(self.ctx.request, variant, make)) as events:
+        async with aclosing(self.context.events(self.ctx.request, variant, make, adapters)) as events:
             async for event in events:
                 if self.ctx.request is not None and await self.ctx.request.is_disconnected():
                     raise ClientGone

@@ -1,0 +1,79 @@
+"""Edits and variations, as forms and as JSON."""
+
+from __future__ import annotations
+
+import base64
+import io
+
+import httpx
+import numpy as np
+import pytest
+from PIL import Image
+
+from janus_app.outputs.metadata import read_metadata
+from tests.http_api.client import PROMPT, edit, error_of, events, left_half, picture, png_of
+
+
+def test_an_alpha_mask_and_a_grey_mask_redraw_the_same_half(http: httpx.Client, drawn: bytes) -> None:
+    answers = [
+        edit(http, [("image", ("upload", drawn, "application/octet-stream")), ("mask", left_half("RGBA"))]),
+        edit(http, [("image[]", drawn), ("mask", left_half("L"))]),
+    ]
+    alpha, grey = (picture(answer.json()["data"][0]) for answer in answers)
+    assert alpha.tobytes() == grey.tobytes()
+    before, after = np.asarray(Image.open(io.BytesIO(drawn))), np.asarray(alpha)
+    assert not np.array_equal(before[:, :40], after[:, :40])
+    assert read_metadata(alpha).settings["method"] == "region"
+
+
+def test_an_edit_as_json_gives_what_the_form_gives(http: httpx.Client, drawn: bytes) -> None:
+    uri = f"data:image/png;base64,{base64.b64encode(drawn).decode()}"
+    fields = {"prompt": "a blue square", "model": "tiny-a", "seed": 3, "method": "variation", "image": [uri]}
+    as_json = http.post("/v1/images/edits", json=fields).json()["data"][0]
+    as_form = edit(http, {"image": drawn}, method="variation").json()["data"][0]
+    assert picture(as_json).tobytes() == picture(as_form).tobytes()
+
+
+def test_several_pictures_are_edited_by_a_model_that_takes_them(http: httpx.Client, drawn: bytes) -> None:
+    second = png_of(Image.new("RGB", (96, 96), "blue"))
+    one, both = (
+        edit(http, [("image[]", content) for content in given], model="tiny-mq", method="instruct", steps="2")
+        for given in ([drawn], [drawn, second])
+    )
+    assert picture(one.json()["data"][0]).tobytes() != picture(both.json()["data"][0]).tobytes()
+    refused = edit(http, [("image[]", drawn), ("image[]", second)], model="tiny-a")
+    assert error_of(refused, 400)["code"] == "edit_takes_one_image"
+
+
+def test_a_streamed_edit_and_variations_are_answered(http: httpx.Client, drawn: bytes) -> None:
+    found = list(events(edit(http, {"image": drawn}, stream="true", partial_images="3")))
+    assert found[-1]["type"] == "image_edit.completed" and picture(found[-1]).size == (96, 96)
+    varied = edit(http, {"image": drawn}, route="variations", prompt="", n="2").json()["data"]
+    assert len(varied) == 2 and read_metadata(picture(varied[0])).prompt == PROMPT  # that of the picture
+
+
+@pytest.mark.parametrize(
+    ("files", "fields", "status", "code"),
+    [
+        ({}, {}, 400, "edit_image_missing"),
+        ({"image": b"no picture"}, {}, 415, "picture_not_openable"),
+        ({}, {"image": "/etc/passwd"}, 400, "api_picture_not_base64"),
+        ({}, {"image": "data:text/html,x"}, 400, "api_picture_not_base64"),
+        ({}, {"image": "http://169.254.169.254/latest"}, 400, "api_url_refused"),
+        ({"image": png_of(Image.new("1", (9000, 9000)))}, {}, 413, "picture_too_many_pixels"),
+        ({"image": png_of(Image.new("RGB", (96, 96)))}, {"method": "magic"}, 400, "edit_method_unknown"),
+    ],
+)
+def test_what_is_no_picture_is_refused_before_it_waits(
+    http: httpx.Client, files: dict[str, bytes], fields: dict[str, str], status: int, code: str
+) -> None:
+    data = {"prompt": "x", "model": "tiny-a"} | fields
+    answer = http.post("/v1/images/edits", **({"data": data, "files": files} if files else {"json": data}))
+    assert error_of(answer, status)["code"] == code
+
+
+def test_more_pictures_than_a_request_may_have_are_refused_before_they_are_decoded(http: httpx.Client) -> None:
+    as_json = http.post("/v1/images/edits", json={"prompt": PROMPT, "image": ["x"] * 17})
+    as_form = http.post("/v1/images/edits", files=[("prompt", (None, PROMPT)), *[("image[]", (None, "x"))] * 17])
+    for answer in (as_json, as_form):
+        assert error_of(answer, 400)["code"] == "api_pictures_too_many"
