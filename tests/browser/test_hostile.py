@@ -67,6 +67,7 @@ def test_text_from_outside_is_never_run(visit: Any, served: Served, evil_file: A
     conversations = Conversations(served.data / "conversations")
     conversations.save(talk)
     page = visit()
+    go(page, "chat")
     page.locator("#chat-list button.row", has_text="onerror").first.click()
     page.wait_for_selector("#chat-bot .bot")
     assert_nothing_ran(page, "a stored conversation, its title and the model's words")

@@ -38,6 +38,7 @@ def test_page_is_fully_usable_behind_nginx_under_a_sub_path(browser: Any, tmp_pa
         page.wait_for_selector(".state-line.ready")
         page.evaluate(WATCH)
 
+        go(page, "chat")
         page.set_input_files("#chat-box input[type=file]", pictures[0])
         page.wait_for_selector("#chat-box .thumbnail-item, #chat-box .thumbnail-image")
         assert answer(page, "What is it?", 1)
