@@ -29,6 +29,15 @@ def test_a1111_clients_redraw_under_a_mask_as_the_other_route_does(http: httpx.C
     assert Image.open(io.BytesIO(base64.b64decode(answer["images"][0]))).tobytes() == picture(expected).tobytes()
 
 
+def test_a1111_clients_are_told_what_the_model_noticed(http: httpx.Client) -> None:
+    wide = io.BytesIO()
+    Image.new("RGB", (96, 48)).save(wide, "PNG")
+    given = [base64.b64encode(wide.getvalue()).decode()]
+    answer = http.post("/sdapi/v1/img2img", json={"prompt": PROMPT, "init_images": given}).json()
+    notices = answer["janus_app"]["notices"]
+    assert notices == edit(http, [("image", wide.getvalue())]).json()["janus_app"]["notices"] and notices
+
+
 def test_a1111_clients_choose_a_model_and_see_errors(page: Served, http: httpx.Client) -> None:
     for name in ("tiny-b", "tiny-a"):
         assert http.post("/sdapi/v1/options", json={"sd_model_checkpoint": name}).status_code == 200

@@ -15,12 +15,13 @@ from PIL.Image import Image
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from janus_app.errors import AppError
+from janus_app.errors import AppError, Message
 from janus_app.outputs.image_io import open_mask, open_picture
 from janus_app.outputs.metadata import parameters
 from janus_app.registry.types import Variant
 from janus_app.runtime.session import ModelFacts
 from janus_app.server.api.context import ApiContext, Make
+from janus_app.server.api.errors import language_of
 from janus_app.server.api.inputs import open_text, picture_bytes
 from janus_app.server.api.schemas import WebuiBody, WebuiEditBody, json_body, json_object
 from janus_app.server.bridge import steps, until_gone
@@ -128,7 +129,8 @@ class Webui:
     async def _answer(self, request: Request, body: WebuiBody, make: Make, check: Callable[[Variant], Any]) -> Response:
         variant = await self._named(body.override_settings)
         check(self.context.expected(variant))
-        task = asyncio.ensure_future(self.context.finished(request, variant, make))
+        notices: list[Message] = []
+        task = asyncio.ensure_future(self.context.finished(request, variant, make, notices=notices))
         self.running.add(task)
         try:
             await asyncio.wait([task])
@@ -137,7 +139,9 @@ class Webui:
             task.cancel()
         if task.cancelled():
             raise AppError("api_interrupted")
-        return JSONResponse(await self.context.threaded(self._whole, body, task.result()))
+        answer = await self.context.threaded(self._whole, body, task.result())
+        said = [notice.text(language_of(request)) for notice in notices]
+        return JSONResponse({**answer, "janus_app": {"notices": said}})
 
     async def _named(self, options: dict[str, Any]) -> Variant | None:
         name = options.get("sd_model_checkpoint")
