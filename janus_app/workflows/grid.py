@@ -24,7 +24,7 @@ Value = str | int | float
 AXES = ("guidance", "temperature", "seed", "prompt", "negative", "steps", "solver")  # in the order they are shown
 WORDS = ("prompt", "negative")  # their values are separated by |, because prompts contain commas
 WHOLE = ("seed", "steps")
-EXAMPLES = {"guidance": "1, 3, 5", "temperature": "0.5, 1", "seed": "1..4", "steps": "5, 10", "solver": "euler, ab2"}
+EXAMPLES = {"guidance": "1, 1.5, 2", "temperature": "0.5, 1", "seed": "1..4", "steps": "5, 10", "solver": "euler, ab2"}
 MAX_VALUES = 8  # along one axis: more columns are too small to compare on a screen
 MAX_CELLS = 36  # each takes as long as any drawing: minutes without a graphics card
 CHUNK = "janus_app_grid"  # text chunk of the sheet, which is a collage and cannot be drawn again from its metadata
@@ -99,7 +99,7 @@ def starting_values(variant: Variant, name: str) -> str:
 
 
 def parse_axis(text: str) -> Axis:
-    """Read "guidance=1,3,5", "seed=1..4", "solver=euler,ab2" or "prompt=a red cat | a blue dog".
+    """Read "guidance=1,1.5,2", "seed=1..4", "solver=euler,ab2" or "prompt=a red cat | a blue dog".
 
     Raises AppError for an unknown setting, for values that are not numbers, and for none or too many of them.
     """
