@@ -14,7 +14,9 @@ from janus_app.workflows.grid import AXES, Cell, draw_grid, parse_axis, plan_gri
 from janus_app.workflows.settings import generate_settings
 
 SUMMARY = "Draw a grid over one or two settings, and a labelled sheet of it."
-AXIS_HELP = f"a setting and its values: guidance=1,1.5,2, seed=1..4, 'prompt=a red cat | a blue dog' ({', '.join(AXES)})"
+AXIS_HELP = (
+    f"a setting and its values: guidance=1,1.5,2, seed=1..4, 'prompt=a red cat | a blue dog' ({', '.join(AXES)})"
+)
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
