@@ -15,9 +15,8 @@ def mark() -> str:
 
 
 def styles() -> list[Path]:
-    """The style sheets in the order they apply: the base first, what small screens change last."""
-    files = sorted((ASSETS / "style").glob("*.css"))
-    return sorted(files, key=lambda file: (file.stem != "base", file.stem == "narrow"))
+    """The style sheets in the order they apply, the base first. What a small screen changes stands beside its idea."""
+    return sorted((ASSETS / "style").glob("*.css"), key=lambda file: (file.stem != "base", file.stem))
 
 
 def script() -> str:
