@@ -20,6 +20,7 @@ from janus_app.types import PRECISIONS, Event
 from janus_app.ui.common.actions import halt
 from janus_app.ui.common.html import message, messages
 from janus_app.ui.common.jobs import watch
+from janus_app.ui.common.visitor import visitor
 from janus_app.ui.context import JOB, QUICK, PageContext, Updates, Values, attach
 from janus_app.ui.tabs.models import adapters_panel, connect_panel, files_panel, machine_panel
 from janus_app.ui.tabs.models.adapters_panel import AdaptersPanel
@@ -115,6 +116,7 @@ class ModelHandlers:
     drawer: ModelDrawer
     files: FilesHandlers
     judged: dict[str, Fit] = field(default_factory=dict)  # what the fit advisor said last, for every visitor
+    newest: dict[str, Any] = field(default_factory=dict)  # what each browser tab loads or unloads now
 
     @property
     def outputs(self) -> set[Any]:
@@ -232,20 +234,41 @@ class ModelHandlers:
     def _load(
         self, name: str | None, device: str, precision: str, request: gr.Request, adapters: Sequence[Adapter] = ()
     ) -> Generator[Updates, None, str]:
-        return (yield from self._run(lambda: loading(self.page, name, device, precision, adapters), name, request))
+        wanted = (name, device, precision, *adapters)
+        return (yield from self._run(lambda: loading(self.page, name, device, precision, adapters), wanted, request))
 
-    def unload(self, values: Values, request: gr.Request) -> Iterator[Updates]:
+    def unload(self, request: gr.Request) -> Iterator[Updates]:
         page = self.page
-        yield from self._run(lambda: page.limited(page.session.unload()), values[self.drawer.variant], request)
+        yield from self._run(lambda: page.limited(page.session.unload()), (None,), request)
 
     def _run(
-        self, start: Callable[[], Iterator[Event]], name: str | None, request: gr.Request
+        self, start: Callable[[], Iterator[Event]], wanted: tuple[Any, ...], request: gr.Request
     ) -> Generator[Updates, None, str]:
-        """The progress of a load or unload, then the line and the drawer as they are now. Returns the error, if any."""
+        """The progress of a load or unload, then the line and the drawer as they are now. Returns the error, if any.
+
+        Who wants another model before that changed their mind: the earlier job ends, and what it downloaded is kept.
+        """
+        tab = visitor()
+        if tab and self.newest.get(tab) == wanted:  # a second click on the same
+            yield gr.skip()
+            return ""
+        self.newest[tab] = wanted
+        try:
+            return (yield from self._work(start, lambda: self.newest.get(tab) is wanted, request))
+        finally:
+            if self.newest.get(tab) is wanted:
+                del self.newest[tab]
+
+    def _work(
+        self, start: Callable[[], Iterator[Event]], still_wanted: Callable[[], bool], request: gr.Request
+    ) -> Generator[Updates, None, str]:
         language, line, say = self.page.language(request), self.line, self.page.texts.say
         yield {line.work: message(say("starting", language)), line.cancel: gr.update(visible=True)}
         frame = None
         for frame in watch(start, self.page.texts, language):
+            if not still_wanted():
+                yield gr.skip()  # at its end, Gradio sends a generator's last values once more
+                return ""
             downloading = frame.progress is not None and frame.progress.stage == "download"
             # What is downloaded is kept, so there the button pauses. It is in every frame: a busy browser may miss one.
             button = gr.update(visible=True, value=say("pause" if downloading else "cancel", language))
@@ -262,6 +285,7 @@ class ModelHandlers:
         return {self.line.work: end, self.line.cancel: cancel, **self._state(language), **self.now(language)}
 
     def cancelled(self, values: Values, request: gr.Request) -> Updates:
+        self.newest.pop(visitor(), None)
         language = self.page.language(request)
         return self._ended(language, message(interrupted_line(self.page, values[self.drawer.variant], language)))
 
@@ -282,20 +306,24 @@ def wire(handlers: ModelHandlers, demo: gr.Blocks) -> None:
     ticked = {line.state, line.shown, *named}
     attach(gr.Timer(TICK_SECONDS).tick, handlers.tick, {line.shown, line.seen}, ticked, **QUICK)
     placed = {choice.variant, choice.device}
+    changing = {**JOB, "trigger_mode": "multiple"}  # another choice takes the place of the running one
     jobs = [
         *(
-            attach(part.click, handlers.choose, placed, outputs, js=CHOSEN, **JOB)
+            attach(part.click, handlers.choose, placed, outputs, js=CHOSEN, **changing)
             for part in (drawer.listed, drawer.welcome)
         ),
-        attach(drawer.unload.click, handlers.unload, {drawer.variant}, outputs, **JOB),
-        *(attach(part.input, handlers.again, choice.all, outputs, **JOB) for part in (choice.device, choice.precision)),
+        attach(drawer.unload.click, handlers.unload, None, outputs, **changing),
+        *(
+            attach(part.input, handlers.again, choice.all, outputs, **changing)
+            for part in (choice.device, choice.precision)
+        ),
     ]
     if not handlers.page.shared:
         attach_folder = {drawer.folder, choice.device}
         moments = (drawer.use.click, drawer.folder.submit)
-        jobs += [attach(moment, handlers.use, attach_folder, outputs, **JOB) for moment in moments]
+        jobs += [attach(moment, handlers.use, attach_folder, outputs, **changing) for moment in moments]
         adapted = {*choice.all, drawer.adapters.chosen}
-        jobs.append(attach(drawer.adapters.use.click, handlers.adapt, adapted, outputs, **JOB))
+        jobs.append(attach(drawer.adapters.use.click, handlers.adapt, adapted, outputs, **changing))
     stopped = halt(line.cancel.click, jobs).then
     for job in [*jobs, attach(stopped, handlers.cancelled, {drawer.variant}, outputs, js=CHOSEN, **QUICK)]:
         attach(job.then, handlers.describe, {drawer.variant}, {drawer.about, handlers.files.chosen, *files}, **QUICK)
