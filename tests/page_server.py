@@ -17,6 +17,7 @@ from janus_app.runtime.session import ModelSession
 from janus_app.types import Event, Progress, Request, TextDelta, drain
 
 GOLDEN = Path(__file__).parent / "golden" / "janus"
+START = "tiny-a"  # the model that is loaded at the start
 MANIFEST = """
 variants:
 {rows}
@@ -147,7 +148,7 @@ def free_port() -> int:
 
 @contextmanager
 def serve(folder: Path, pace: float = 0.0, **options: Any) -> Iterator[Served]:
-    """Serve a page whose catalog also has `tiny-a` (loaded from the start), `tiny-b`, `tiny-p`, which plans,
+    """Serve a page whose catalog also has `tiny-a`, which is loaded, `tiny-b`, `tiny-p`, which plans,
     `tiny-flow` and `tiny-mq`.
 
     `pace` is how many seconds the session pauses after each token.
@@ -166,7 +167,7 @@ def serve(folder: Path, pace: float = 0.0, **options: Any) -> Iterator[Served]:
     catalog = load_catalog(manifest)
     session = PacedSession(catalog, Hub())
     session.pace = pace
-    drain(session.load("tiny-a", device="cpu"))
+    drain(session.load(START, device="cpu"))
     outputs, data = folder / "outputs", folder / "data"
     port = free_port()
     demo = launch(session, catalog, port=port, outputs=outputs, data=data, prevent_thread_lock=True, **options)
