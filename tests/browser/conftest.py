@@ -93,8 +93,9 @@ def visit(browser: Any, served: Served) -> Iterator[Opener]:
     unexpected: list[str] = []
 
     def listen(page: Any) -> None:
-        page.asking = set()  # addresses of open requests to Gradio's queue; its stream is open while an answer is due
-        page.on("request", lambda r: page.asking.add(r) if "/queue/" in r.url else None)
+        page.asking = set()  # open requests to handlers; the stream of the queue is open while an answer is due
+        page.on("request", lambda r: page.asking.add(r) if "/queue/" in r.url or "/run/" in r.url else None)
+        page.on("response", lambda r: page.asking.discard(r.request) if "/run/" in r.url else None)
         for ended in ("requestfinished", "requestfailed"):
             page.on(ended, lambda r: page.asking.discard(r))
         page.on(

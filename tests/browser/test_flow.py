@@ -58,6 +58,7 @@ def test_flow_model_draws_edits_and_chats(visit: Any, served: Served) -> None:
     page.wait_for_selector("#draw-steps:visible")
     # The page sets the controls once more when it learns, within a second, which model is loaded.
     page.wait_for_function(f"document.querySelector('#model-seen textarea, #model-seen input').value == '{ID}'")
+    page.wait_for_function("document.querySelector('#draw-prompt textarea').value !== 'a Tiny A circle'")
     wait_quiet(page)
     assert page.locator("#draw-solver").is_visible() and not page.locator("#draw-temperature").is_visible()
     set_number(page, "#draw-steps", STEPS)
@@ -71,7 +72,8 @@ def test_flow_model_draws_edits_and_chats(visit: Any, served: Served) -> None:
 
     # Two descriptions: the first is the prompt of the drawn picture; nothing is painted.
     canvas = into_editor(page, lambda: page.click("#draw-to-edit"))
-    page.wait_for_function("document.querySelector('#edit-source-prompt textarea').value == 'a red house'")
+    page.locator("#edit-method label", has_text="Before/after prompts").click()
+    page.wait_for_function("document.querySelector('#edit-source-prompt textarea')?.value == 'a red house'")
     assert not page.locator(BRUSH).is_visible()
     open_settings(page, "edit")
     page.locator("#edit-go-on input").uncheck()  # all edits below start from the same picture

@@ -115,6 +115,7 @@ def build_panels(page: PageContext, browser: BrowserDownload) -> EditPanels:
                     show_label=False,
                     label=label("view"),
                     elem_id="edit-view",
+                    interactive=True,  # an output of handlers only, which Gradio would show as text
                     visible="hidden",
                 )
                 wall = picture_wall(page, "edit")
