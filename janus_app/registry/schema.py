@@ -161,13 +161,13 @@ def _component(row: ComponentRow) -> Component:
 class ThinkingRow(_Part):
     """A plan (`ask`) or a judgement (`judge` and `again`)."""
 
-    ask: str = ""
-    system: str = ""
-    draw: str = ""
-    judge: str = ""
-    again: str = ""
-    temperature: Annotated[float, Field(ge=0, le=2)] = 1.0
-    tokens: Annotated[int, Field(ge=1, le=MAX_NEW_TOKENS)] = 512
+    ask: Text = NO_TEXT
+    system: Text = NO_TEXT
+    draw: Text = NO_TEXT
+    judge: Text = NO_TEXT
+    again: Text = NO_TEXT
+    temperature: Annotated[float, Field(ge=0, le=2), Must("row_must_be_temperature")] = 1.0
+    tokens: Annotated[int, Field(ge=1, le=MAX_NEW_TOKENS), Must("row_must_be_tokens")] = 512
 
 
 def _thinking(row: ThinkingRow) -> Thinking:

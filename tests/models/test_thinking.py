@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shlex
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -9,27 +11,28 @@ from typing import Any
 
 import pytest
 import torch
-import torch.nn.functional as F
 import yaml
 from pydantic import ValidationError
 
+from janus_app.cli import main
+from janus_app.cluster.spread import split
 from janus_app.errors import AppError
 from janus_app.hub import Hub
 from janus_app.models.common.tokenizer import EOS, IMAGE, IMAGE_BEGIN, IMAGE_END, PAD, Piece, Special
-from janus_app.models.janus import think
 from janus_app.models.janus.pipeline import JanusModel
 from janus_app.outputs.metadata import metadata_of, parameters, read_metadata, request_of
 from janus_app.outputs.store import OutputStore
 from janus_app.registry.catalog import load_catalog
 from janus_app.registry.schema import Row, first_problem
-from janus_app.runtime.adapters import Adapter
-from janus_app.runtime.save_copy import CopyOptions, save_copy
 from janus_app.runtime.session import ModelSession, provenance_of
-from janus_app.types import Event, Finished, GenerateRequest, Notice, TextDelta, Thinking, drain, result_of
+from janus_app.server.api.schemas import ImageBody
+from janus_app.types import Event, Finished, GenerateRequest, Notice, TextDelta, Thinking, drain
+from janus_app.workflows.export import export
 from janus_app.workflows.settings import generate_settings
 from janus_app.workflows.token_heatmap import inspection_request
 from tests.conftest import GOLDEN, loaded
-from tests.test_adapters import EMBEDDED, train_adapter, with_adapters
+from tests.page_server import MANIFEST, ROW
+from tests.planner import PLANS, taught_planner
 
 FOLDER = GOLDEN / "janus_pro_1b" / "checkpoint"
 PROMPT = "two green frogs"
@@ -222,7 +225,10 @@ def test_record_keeps_what_was_thought(taught: Callable[[Thinking], JanusModel],
         ({"ask": "Plan it."}, "row_must_be_thinking"),
         ({"ask": "Plan {prompt}", "draw": "{prompt}"}, "row_must_be_thinking"),
         ({"judge": "Right?"}, "row_must_be_thinking"),
-        ({"ask": "Plan {prompt}", "tokens": 0}, "row_must_be_thinking"),
+        ({"ask": "Plan {prompt}", "tokens": 0}, "row_must_be_tokens"),
+        ({"ask": "Plan {prompt}", "temperature": 3.0}, "row_must_be_temperature"),
+        ({"ask": 3}, "row_must_be_text"),
+        ({"ask": "Plan {prompt}", "plan": "x"}, "row_field_unknown"),
     ],
 )
 def test_row_that_says_it_badly_is_refused(row: dict[str, Any], code: str) -> None:
@@ -236,32 +242,47 @@ def test_row_that_says_it_badly_is_refused(row: dict[str, Any], code: str) -> No
 
 def test_embedded_model_that_an_adapter_taught_to_plan_draws_its_plan(tmp_path: Path) -> None:
     """Taught in a few steps, kept as a copy with a row of its own, and drawn with as any model."""
-    plans = {"a red star": "three yellow stars", "a red cat": "two blue cats"}
-    row = Thinking(ask="Plan {prompt}.", draw="{plan}", temperature=0.0, tokens=16)
-    model = with_adapters(EMBEDDED)
-    encode, end = model.tokenizer.encode, model.tokenizer.id(EOS)
-    asked = [encode(think.question(row, prompt, model.style)) for prompt in plans]
-    answers = [[*encode([f" {plan}"], begin=False), end] for plan in plans.values()]
-
-    def loss(network: Any, hidden_of: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
-        total = torch.zeros(())
-        for question, answer in zip(asked, answers, strict=True):
-            hidden = hidden_of(network.text_embeds(torch.tensor([question + answer[:-1]])))
-            logits = network.language_model.lm_head(hidden[0, len(question) - 1 :])
-            total = total + F.cross_entropy(logits, torch.tensor(answer))
-        return total
-
-    adapter = Adapter("planner", train_adapter(tmp_path / "planner", loss, ("q_", "v_", "up_", "down_")))
-    embedded = load_catalog()["janus-embedded"]
-    copy = result_of(save_copy(Hub(), embedded, tmp_path / "copy", CopyOptions(adapters=(adapter,)), reserve=0))
-    own = {**yaml.safe_load(Path("weights_manifest.yaml").read_text("utf-8"))["variants"][0], "id": "planner"}
-    own |= {"folder": str(copy), "thinking": {"ask": row.ask, "draw": row.draw, "temperature": 0.0, "tokens": 16}}
-    (tmp_path / "models.yaml").write_text(yaml.safe_dump({"variants": [own]}), "utf-8")
-    catalog = load_catalog(tmp_path / "models.yaml")
+    catalog, variant = load_catalog(), taught_planner(tmp_path)
+    catalog.include(variant)
     session = ModelSession(catalog, Hub())
-    drain(session.load("planner", "cpu"))
-    for prompt, plan in plans.items():
-        finished = session.result(GenerateRequest(prompt, **generate_settings({}, catalog["planner"])))
+    drain(session.load(variant.id, "cpu"))
+    for prompt, plan in PLANS.items():
+        finished = session.result(GenerateRequest(prompt, **generate_settings({}, variant)))
         assert finished.pictures[0].plan == plan
-        plain = session.result(GenerateRequest(plan, **generate_settings({"think": False}, catalog["planner"])))
+        plain = session.result(GenerateRequest(plan, **generate_settings({"think": False}, variant)))
         assert plain.pictures[0].image_tokens == finished.pictures[0].image_tokens
+
+
+def test_command_line_thinks_by_the_row_and_takes_a_plan(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    row = ROW.format(id="tiny-p", title="Tiny P", folder=FOLDER, guidance=2.0)
+    thinking = '    thinking: {ask: "Plan {prompt}:", tokens: 6}\n'
+    (tmp_path / "models.yaml").write_text(MANIFEST.format(rows=row + thinking), "utf-8")
+    monkeypatch.setenv("JANUS_APP_MANIFEST", str(tmp_path / "models.yaml"))
+
+    def drawn(*words: str) -> tuple[dict[str, Any], str]:
+        assert main(["generate", *words, "--out", str(tmp_path), "--json"]) == 0
+        out, err = capsys.readouterr()
+        return json.loads(out.splitlines()[-1]), err
+
+    first, err = drawn("--model", "tiny-p", "--prompt", PROMPT, "--seed", "5")
+    assert first["plan"] and first["settings"]["think"] is True
+    assert first["plan"].splitlines()[-1] in err, "the plan is shown while it is written"
+    again, _ = drawn("--from", first["file"], "--seed", "6")
+    assert again["plan"] == first["plan"] and again["image_tokens"] != first["image_tokens"]
+    assert drawn("--from", first["file"], "--prompt", "a red house", "--seed", "6")[0]["plan"] != first["plan"]
+    assert drawn("--from", first["file"], "--plan", "blue")[0]["plan"] == "blue"
+    assert drawn("--model", "tiny-p", "--prompt", PROMPT, "--no-think")[0]["plan"] == ""
+    assert f"--plan={first['plan']}" in shlex.split(export(read_metadata(first["file"]), "cli"))
+    assert main(["generate", "--model", str(FOLDER), "--prompt", PROMPT, "--think"]) == 1
+    assert "not taught to plan" in capsys.readouterr().err
+
+
+def test_programs_and_replicas_think_alike() -> None:
+    variant = replace(load_catalog().resolve(str(FOLDER)), thinking=ANSWERING)
+    for sent, think, plan in (({}, True, ""), ({"thinking": False}, False, ""), ({"plan": " red "}, True, "red")):
+        settings = generate_settings(ImageBody(prompt=PROMPT, **sent).given(), variant)
+        assert (settings["think"], settings["plan"]) == (think, plan)
+    assert split(request(count=4), 4) == [request(count=4)], "pictures of one plan are drawn in one place"
+    assert len(split(request(count=4, plan="red"), 4)) == 4

@@ -202,10 +202,12 @@ class DrawHandlers:
             yield from self._follow(runs[-1].follow(), items, language)
 
     def _follow(self, views: Iterator[View], items: list[SavedImage], language: str) -> Iterator[Updates]:
+        shown: str | None = None
         for view in views:
             updates = self.output.updates(view)
-            if view.plan is not None:
-                updates |= self.panel.plan.show(view.plan)
+            if view.plan is not None and view.plan != shown:  # what was shown may have been changed since
+                shown = view.plan
+                updates |= self.panel.plan.show(shown)
             if view.saved:
                 updates |= self.wall.show(self.page, newest_first(items, view.saved), 0, language)
             yield updates
