@@ -15,6 +15,15 @@ const awaitPicture = async () => {
 };
 onChange(awaitPicture);
 
+// The editor opens with an example. A picture that is sent before that one is there would be lost, or taken for it.
+let begun = null; // the editor that has shown a picture
+const begin = () => { if (window.editor?.background_image) begun = window.editor; };
+const editorBegun = async () => {
+  const started = Date.now();
+  for (begin(); (!begun || begun !== window.editor) && Date.now() - started < 30_000; begin()) await wait(50);
+};
+onChange(begin);
+
 // On a small screen the stage may be out of sight when the drawing begins.
 let editing = false;
 onChange(() => {

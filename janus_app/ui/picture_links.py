@@ -17,13 +17,7 @@ from janus_app.ui.tabs.chat.tab import ChatTab
 from janus_app.ui.tabs.draw.tab import DrawTab
 from janus_app.ui.tabs.edit.tab import EditTab
 
-# The editor loses a picture that arrives before it is ready, which takes some moments after its tab is opened. Then it
-# shows its tools.
-WAIT_FOR_EDITOR = """async () => {
-  const started = Date.now();
-  while (!document.querySelector("#edit-editor .toolbar-wrap") && Date.now() - started < 30000)
-    await new Promise((resolve) => setTimeout(resolve, 50));
-}"""
+EDITOR_BEGUN = "() => window.janus.editorBegun()"
 
 
 @dataclass(frozen=True)
@@ -123,7 +117,7 @@ def link(page: PageContext, row: Actions, source: PictureSource, places: Places)
     opened = attach(
         row.edit.click, links.edit, picture, {editing.panels.settings.controls.prompt, places.tabs}, **QUICK
     )
-    ready = opened.then(None, None, None, js=WAIT_FOR_EDITOR)
+    ready = opened.then(None, None, None, js=EDITOR_BEGUN)
     attach(ready.then, links.into_editor, {editing.panels.source.tree, *picture}, editing.undo.outputs, **QUICK)
 
     redraws: tuple[tuple[gr.Button, Callable[..., Updates]], ...] = ((row.again, links.again), (row.vary, links.vary))

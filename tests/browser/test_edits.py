@@ -116,7 +116,8 @@ def test_three_families_edit_and_every_picture_stays_in_the_tree(
     # A click shows any picture of the tree, beside the one it was made from.
     page.click("#edit-undo button[data-step='3']")
     wait_here(page, 3)
-    assert "JanusFlow embedded" in page.text_content("#edit-detail")
+    page.click("#edit-details > .label-wrap")
+    page.wait_for_selector("#edit-detail:has-text('JanusFlow embedded')")
     page.click("#edit-undo-reset")
     page.wait_for_selector("#edit-undo button", state="detached")
 
