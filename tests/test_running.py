@@ -6,28 +6,41 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import gradio as gr
 import pytest
 from gradio.context import LocalContext
+from PIL import Image
 
 from janus_app.hub import Hub
+from janus_app.outputs.conversations import Conversation
+from janus_app.outputs.library import library
 from janus_app.registry.catalog import load_catalog
 from janus_app.runtime.session import ModelSession
-from janus_app.types import Event, GenerateRequest, Progress, Request, drain
+from janus_app.types import Event, GenerateRequest, Progress, Request, TextDelta, drain
 from janus_app.ui.common import running
+from janus_app.ui.common.actions import browser_download
 from janus_app.ui.common.drawing import draw_on
 from janus_app.ui.common.running import Runs, pictures_of
 from janus_app.ui.common.saved_images import SavedImages
-from janus_app.ui.context import PageContext
+from janus_app.ui.context import PageContext, Updates
 from janus_app.ui.i18n import Texts
+from janus_app.ui.tabs.chat.panels import chat_panel, new_conversation_state
+from janus_app.ui.tabs.chat.reply import Replies
+from janus_app.ui.tabs.chat.transcript import question
+from janus_app.ui.tabs.edit.panels import build_panels
+from janus_app.ui.tabs.edit.tab import EditHandlers
+from janus_app.ui.tabs.edit.undo import Tree, digest
+from janus_app.ui.tabs.edit.undo_panel import UndoHandlers
 from tests.page_server import GOLDEN
 
 
 class HeldSession(ModelSession):
-    """A session whose drawings wait in their fifth step until the test lets them go on."""
+    """A session whose jobs wait in their fifth step until the test lets them go on."""
 
     reached: threading.Event
     go: threading.Event
@@ -37,7 +50,7 @@ class HeldSession(ModelSession):
         steps = 0
         try:
             for event in super().run(request):
-                steps += isinstance(event, Progress)
+                steps += isinstance(event, Progress | TextDelta)
                 if steps == 5:
                     self.reached.set()
                     assert self.go.wait(60)
@@ -120,9 +133,9 @@ def test_only_the_key_of_a_tab_finds_its_runs_and_a_duplicated_tab_does_not_mix(
     with visitor("duplicate"):
         page.runs.join(key)
         list(start(page, seed=20))
-        assert [run.request.seed for run in page.runs.of("draw")] == [7, 20]
+        assert [run.seed for run in page.runs.of("draw")] == [7, 20]
     with visitor("one"):
-        assert [run.request.seed for run in page.runs.of("draw")] == [7]
+        assert [run.seed for run in page.runs.of("draw")] == [7]
 
 
 def test_stop_after_joining_ends_the_job_within_a_step_and_says_so(page: PageContext, session: HeldSession) -> None:
@@ -169,6 +182,106 @@ def test_too_many_jobs_and_bugs_end_in_a_sentence(
         assert "Too many jobs" in last.notes + last.status
 
 
+def test_an_edit_goes_on_without_its_tab_and_the_next_opening_has_the_tree_of_its_pictures(
+    page: PageContext, session: HeldSession
+) -> None:
+    with gr.Blocks():
+        panels = build_panels(page, browser_download())
+        handlers = EditHandlers(page, panels, gr.Dropdown(), UndoHandlers(page, panels))
+    red = Image.new("RGB", (96, 96), (200, 30, 30))
+    painted = Image.new("RGBA", red.size)
+    painted.paste((255, 64, 129, 255), (0, 0, 48, 96))
+    method, settings = panels.method, panels.settings
+    parts = {*settings.controls.all, method.source_prompt, settings.strength, settings.image_guidance}
+    values: dict[Any, Any] = {part: part.value for part in parts}
+    values |= {panels.source.editor: {"background": red, "layers": [painted]}, panels.source.tree: Tree()}
+    values |= {panels.source.more: None, method.method: "region", panels.right.results.items: []}
+    values |= {handlers.variant: None, settings.controls.prompt: "a red circle"}
+    request: Any = None
+    with visitor("first"):
+        key = page.runs.join("")
+        edit = handlers.edit(values, request)
+        next(edit), next(edit)
+        assert session.reached.wait(60)
+        edit.close()  # what Gradio does when the tab is closed or refreshed
+    with visitor("second"):
+        key, rejoined = page.runs.join(key), handlers.rejoin(request)
+        next(rejoined)
+        first, follower = next(rejoined), iter(rejoined)
+        assert first[panels.source.tree][1].digest == digest(red) and first[settings.buttons.stop]["visible"]
+        session.go.set()
+        shown: Updates = {}
+        for updates in follower:
+            shown |= updates
+        assert [(step.number, step.parent) for step in shown[panels.source.tree].steps] == [(1, None), (2, 1)]
+        assert len(shown[panels.right.results.items]) == 1 and shown[panels.right.view]["value"] == "comparison"
+    with visitor("third"):
+        page.runs.join(key)
+        _, again = handlers.rejoin(request)
+        assert [(step.number, step.parent) for step in again[panels.source.tree].steps] == [(1, None), (2, 1)]
+
+
+@pytest.fixture
+def chat(page: PageContext, tmp_path: Path) -> Replies:
+    page = replace(page, library=library(tmp_path / "outputs", tmp_path / "data"))
+    with gr.Blocks():
+        return Replies(page, chat_panel(page, new_conversation_state()), gr.Dropdown())
+
+
+def ask(chat: Replies, text: str = "What is this?") -> Any:
+    settings = chat.panel.settings
+    values = {part: getattr(part, "value", None) for part in vars(settings).values()}
+    values |= {settings.max_new_tokens: 12, chat.variant: None, chat.panel.whole: False}
+    before = Conversation("")
+    return chat.reply(before, question(before, text, ()), values, "en")
+
+
+def test_an_answer_goes_on_without_its_tab_and_the_next_opening_shows_it(chat: Replies, session: HeldSession) -> None:
+    page, panel = chat.page, chat.panel
+    with visitor("first"):
+        key = page.runs.join("")
+        answer = ask(chat)
+        next(answer), next(answer)
+        assert session.reached.wait(60)
+        answer.close()
+    with visitor("second"):
+        key, rejoined = page.runs.join(key), chat.rejoin("en")
+        next(rejoined)
+        assert next(rejoined)[panel.conversation].path[0].text == "What is this?"
+        session.go.set()
+        *_, last = rejoined
+        asked, said = last[panel.conversation].path
+        assert said.role == "assistant" and said.text and "tokens used" in last[panel.context]
+        (stored,) = page.library.conversations.find().conversations  # type: ignore[union-attr]
+        assert [message.text for message in stored.path] == [asked.text, said.text]
+    with visitor("third"):
+        page.runs.join(key)
+        _, again = chat.rejoin("en")
+        assert again[panel.conversation] == last[panel.conversation]
+        page.runs.show_talk(Conversation(""))
+        assert [*chat.rejoin("en")][-1][panel.conversation] == Conversation(""), "another one was opened since"
+
+
+@pytest.mark.parametrize("unwanted", [False, True])
+def test_what_was_written_is_kept_when_an_answer_is_stopped_but_not_when_its_conversation_is_deleted(
+    chat: Replies, session: HeldSession, unwanted: bool
+) -> None:
+    with visitor("only"):
+        chat.page.runs.join("")
+        answer = ask(chat)
+        next(answer), next(answer)
+        assert session.reached.wait(60)
+        talk: Any = chat.page.runs.talk
+        talk.unwanted = unwanted
+        talk.stop()
+        session.go.set()
+        *_, last = answer
+    assert session.ended.is_set() and talk.ended and session.state.phase == "ready"
+    assert "Stopped" in str(last[chat.panel.bot]) and 'id="chat-status"' in str(last[chat.panel.bot])
+    kept = chat.page.library.conversations.find().conversations  # type: ignore[union-attr]
+    assert len(kept) == (0 if unwanted else 1) and (unwanted or kept[0].path[-1].role == "assistant")
+
+
 def test_tabs_are_remembered_in_a_bounded_number(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(running, "MAX_TABS", 3)
     runs = Runs()
@@ -176,6 +289,6 @@ def test_tabs_are_remembered_in_a_bounded_number(monkeypatch: pytest.MonkeyPatch
         with visitor(str(number)):
             runs.join("")
             for _ in range(40):
-                runs.new("draw", GenerateRequest("a"), watched=False).ended = True
+                runs.new("draw", 7, "", watched=False).ended = True
             assert len(runs.of("draw")) == running.MAX_RUNS
     assert len(runs._by_key) == len(runs._by_session) == 3

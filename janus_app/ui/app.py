@@ -153,9 +153,9 @@ def _tabs(page: PageContext, demo: gr.Blocks, frame: Frame) -> None:
         with gr.Tab(label("tab_draw"), id="draw", elem_id="tab-draw"):
             drawing = draw_tab.build(page, variant, seen, joined, browser, stored)
         with gr.Tab(label("tab_edit"), id="edit", elem_id="tab-edit"):
-            editing = edit_tab.build(page, variant, seen, demo, browser)
+            editing = edit_tab.build(page, variant, seen, demo, joined, browser)
         with gr.Tab(label("tab_chat"), id="chat", elem_id="tab-chat"):
-            chat = chat_tab.build(page, variant, seen, demo, browser)
+            chat = chat_tab.build(page, variant, seen, demo, joined, browser)
         places = Places(drawing, chat, editing, tabs, browser)
         if page.library:
             with gr.Tab(label("tab_history"), id="history", elem_id="tab-history") as tab:

@@ -218,6 +218,27 @@ def test_drawing_survives_a_refresh_with_its_prompt_and_gallery_and_can_be_stopp
     assert not list(served.outputs.glob("*_33000.png"))
 
 
+def test_edit_survives_a_refresh_with_its_prompt_and_the_tree_of_its_pictures(visit: Any, served: Served) -> None:
+    page = visit("#edit")
+    go(page, "edit")
+    paint(page, into_editor(page, lambda: page.click("#edit-start [data-start='beach']")))
+    page.fill("#edit-prompt textarea", "a red boat")
+    with served.session.held():
+        page.click("#edit-run")
+        page.wait_for_selector("#edit-easel .easel")
+        reopen(page)
+        page.wait_for_selector("#edit-stop:visible")
+        page.wait_for_selector("#edit-easel .easel")
+        assert page.input_value("#edit-prompt textarea") == "a red boat"
+        assert page.locator("#edit-undo button").count() == 1, "the picture that is edited"
+    wait_done(page, "edit")
+    for _ in range(2):  # where it ended, and after another refresh
+        page.wait_for_selector("#edit-undo button.here[data-step='2']")
+        page.wait_for_selector("#edit-compare img:visible")
+        assert page.locator("#edit-run").is_visible() and page.locator("#edit-undo button").count() == 2
+        reopen(page)
+
+
 def gallery(page: Any) -> list[list[str]]:
     """The lines under the pictures of each run in the draw tab, the newest run first."""
     return [run.locator(".line").all_inner_texts() for run in page.locator("#draw-runs .run").all()]
@@ -225,7 +246,7 @@ def gallery(page: Any) -> list[list[str]]:
 
 def reopen(page: Any) -> None:
     page.reload()
-    page.wait_for_selector("#draw-run:visible, #draw-stop:visible")
+    page.wait_for_selector("button:is([id$=-run], [id$=-stop]):visible")
     page.evaluate(WATCH)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from janus_app.errors import AppError
+from janus_app.types import EditRequest
 from janus_app.ui.common.html import blank_preview_grid, message, messages, preview_grid
 from janus_app.ui.common.jobs import watch
 from janus_app.ui.common.running import Drawing, Place, Stopped, View, until
@@ -20,7 +21,9 @@ def preview_quality(page: PageContext) -> int:
     return SHARED_QUALITY if page.shared else PREVIEW_QUALITY
 
 
-def draw(page: PageContext, selected: str | None, make: Callable[[], Drawing], language: str) -> Iterator[View]:
+def draw(
+    page: PageContext, selected: str | None, make: Callable[[], Drawing], language: str, stopped: Stopped
+) -> Iterator[View]:
     """Run the request that `make` builds: at most ten views a second, and the saved pictures at the end.
 
     Bad settings, full disks and bugs end in a view with a sentence, never in an exception.
@@ -30,7 +33,7 @@ def draw(page: PageContext, selected: str | None, make: Callable[[], Drawing], l
     except AppError as error:
         yield View(None, "", message(error.text(language), "error"))
         return
-    yield from _views(page, selected, request, language, lambda: False)
+    yield from _views(page, selected, request, language, stopped)
 
 
 def draw_on(
@@ -39,7 +42,8 @@ def draw_on(
     """Like `draw`, but the job goes on where the browser tab is closed or refreshed; it belongs to a `place` of it."""
     try:
         request = make()
-        run = page.runs.new(place, request, watched=page.shared)
+        before = page.images.serve_picture(request.image) if isinstance(request, EditRequest) else ""
+        run = page.runs.new(place, request.seed, before, watched=page.shared)
     except AppError as error:
         yield View(None, "", message(error.text(language), "error"))
         return

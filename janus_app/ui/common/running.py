@@ -1,4 +1,4 @@
-"""Drawing jobs that do not end with the browser tab that started them.
+"""Jobs that do not end with the browser tab that started them: drawings, and answers in the chat.
 
 A run advances its job in a thread of its own and keeps the latest view. Handlers only follow it: a closed or refreshed
 tab looks away, and the tab that is opened in its place finds the run again and follows it further. On a shared page
@@ -21,15 +21,17 @@ from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal, cast
+from typing import Any, Generic, Literal, TypeVar, cast
 
 from janus_app.errors import AppError
+from janus_app.outputs.conversations import Conversation
 from janus_app.types import EditRequest, Event, GenerateRequest
 from janus_app.ui.common.saved_images import SavedImage
 from janus_app.ui.common.visitor import visitor
 
 PATIENCE = 60.0  # seconds that an unwatched run goes on on a shared page
 LOOK_SECONDS = 1.0  # a follower gets a view at least this often, so that Gradio notices a closed tab
+STOP_SECONDS = 2.0  # that a stopped answer is waited for; one in a longer step is saved later
 MAX_RUNNING = 60  # runs of all tabs together that wait or draw
 MAX_TABS = 200  # browser tabs that are remembered
 MAX_RUNS = 30  # runs that are remembered of each place of a tab
@@ -37,6 +39,7 @@ MAX_RUNS = 30  # runs that are remembered of each place of a tab
 Place = Literal["draw", "edit"]
 Drawing = GenerateRequest | EditRequest
 Stopped = Callable[[], bool]  # whether a job shall end at its next step
+V = TypeVar("V")
 logger = logging.getLogger(__name__)
 
 
@@ -52,22 +55,19 @@ class View:
     plan: str | None = None
 
 
-class Run:
-    """One drawing job. `saved` are its finished pictures, none until it ends."""
+class Job(Generic[V]):
+    """A job that is followed by whoever looks. Its views are what to show now."""
 
-    def __init__(self, request: Drawing, patience: float | None) -> None:
-        self.request = request
-        self.saved: tuple[SavedImage, ...] = ()
+    def __init__(self, first: V, watched: bool) -> None:
+        """`first` is shown until the job says more. A job that is `watched` stops when nobody follows it."""
         self.ended = False
-        self._patience = patience
-        self._view, self._views = View(None, ""), 0
-        self._grid: str | None = None
-        self._grid_at = 0  # the number of the view that brought the latest preview grid
+        self._patience = PATIENCE if watched else None
+        self._view, self._views = first, 0
         self._changed = threading.Condition()
         self._stop = threading.Event()
         self._looked = time.monotonic()
 
-    def start(self, views: Callable[[Stopped], Iterator[View]], failed: Callable[[Exception], View]) -> None:
+    def start(self, views: Callable[[Stopped], Iterator[V]], failed: Callable[[Exception], V]) -> None:
         """Advance the job in a thread. `failed` gives the last view where `views` raises, which is a bug."""
         advance = contextvars.copy_context().run  # the job counts as the visitor's
         threading.Thread(target=advance, args=(self._advance, views, failed), daemon=True, name="drawing").start()
@@ -76,7 +76,12 @@ class Run:
         """End the job within one step."""
         self._stop.set()
 
-    def follow(self) -> Iterator[View]:
+    def wait(self, seconds: float) -> None:
+        """Wait until the job has ended, at most so long."""
+        with self._changed:
+            self._changed.wait_for(lambda: self.ended, seconds)
+
+    def follow(self) -> Iterator[V]:
         """The latest view as often as it changes, until the last one. Closing the iterator leaves the job alone."""
         seen = 0
         while True:
@@ -85,23 +90,19 @@ class Run:
                     self._changed.wait(LOOK_SECONDS)
                 self._looked = time.monotonic()
                 fresh, ended = self._views > seen, self.ended
-                view = replace(
-                    self._view,
-                    preview_grid=self._grid if self._grid_at > seen else None,
-                    saved=self._view.saved if fresh else None,
-                )
+                view = self._since(seen)
                 seen = self._views
             if fresh or not ended:
                 yield view
             if ended:
                 return
 
-    def _advance(self, views: Callable[[Stopped], Iterator[View]], failed: Callable[[Exception], View]) -> None:
+    def _advance(self, views: Callable[[Stopped], Iterator[V]], failed: Callable[[Exception], V]) -> None:
         try:
             for view in views(self._stopped):
                 self._show(view)
         except Exception as error:
-            logger.exception("a drawing failed")
+            logger.exception("a job of the page failed")
             self._show(failed(error))
         finally:
             with self._changed:
@@ -112,22 +113,60 @@ class Run:
         alone = self._patience is not None and time.monotonic() - self._looked > self._patience
         return alone or self._stop.is_set()
 
-    def _show(self, view: View) -> None:
+    def _since(self, seen: int) -> V:
+        """The latest view for a follower who had `seen` so many."""
+        return self._view
+
+    def _show(self, view: V) -> None:
         with self._changed:
             self._view = view
             self._views += 1
-            if view.preview_grid is not None:
-                self._grid, self._grid_at = view.preview_grid, self._views
-            self.saved = view.saved or ()
             self._changed.notify_all()
+
+
+class Run(Job[View]):
+    """One drawing job. `saved` are its finished pictures, none until it ends.
+
+    `seed` is that of its first picture. `before` is a served file of the picture that it edits, "" where it edits none.
+    """
+
+    def __init__(self, seed: int, before: str, watched: bool) -> None:
+        super().__init__(View(None, ""), watched)
+        self.seed, self.before = seed, before
+        self.saved: tuple[SavedImage, ...] = ()
+        self._grid: str | None = None
+        self._grid_at = 0  # the number of the view that brought the latest preview grid
+
+    def _since(self, seen: int) -> View:
+        return replace(
+            self._view,
+            preview_grid=self._grid if self._grid_at > seen else None,
+            saved=self._view.saved if self._views > seen else None,
+        )
+
+    def _show(self, view: View) -> None:
+        with self._changed:
+            if view.preview_grid is not None:
+                self._grid, self._grid_at = view.preview_grid, self._views + 1
+            self.saved = view.saved or ()
+            super()._show(view)
+
+
+class Talk(Job[dict[Any, Any]]):
+    """An answer in the chat. `conversation` holds what is written of it so far; `unwanted`, it is not saved."""
+
+    def __init__(self, conversation: Conversation, watched: bool) -> None:
+        super().__init__({}, watched)
+        self.conversation, self.unwanted = conversation, False
 
 
 @dataclass
 class _BrowserTab:
     runs: dict[Place, list[Run]] = field(default_factory=dict)
+    talk: Talk | Conversation | None = None
 
     def copy(self) -> _BrowserTab:
-        return _BrowserTab({place: list(runs) for place, runs in self.runs.items()})
+        return _BrowserTab({place: list(runs) for place, runs in self.runs.items()}, self.talk)
 
 
 class Runs:
@@ -136,20 +175,49 @@ class Runs:
     def __init__(self) -> None:
         self._by_session: OrderedDict[str, _BrowserTab] = OrderedDict()
         self._by_key: OrderedDict[str, _BrowserTab] = OrderedDict()
-        self._alive: list[Run] = []
+        self._alive: list[Job[Any]] = []
         self._lock = threading.Lock()
 
-    def new(self, place: Place, request: Drawing, watched: bool) -> Run:
+    def new(self, place: Place, seed: int, before: str, watched: bool) -> Run:
         """A run for the tab to start; `watched`: it is stopped when nobody follows it. Raises AppError if too many."""
         with self._lock:
-            self._alive = [run for run in self._alive if not run.ended]
-            if len(self._alive) >= MAX_RUNNING:
-                raise AppError("page_jobs_full")
-            run = Run(request, PATIENCE if watched else None)
-            self._alive.append(run)
+            run = Run(seed, before, watched)
+            self._admit(run)
             runs = self._tab().runs
             runs[place] = [*runs.get(place, []), run][-MAX_RUNS:]
         return run
+
+    def answer(self, conversation: Conversation, watched: bool) -> Talk:
+        """An answer for the tab to start in its chat. Raises AppError if too many jobs run."""
+        with self._lock:
+            talk = Talk(conversation, watched)
+            self._admit(talk)
+            self._tab().talk = talk
+        return talk
+
+    @property
+    def talk(self) -> Talk | Conversation | None:
+        """What the tab's chat shows: an answer that runs or has ended, or a conversation that was opened since."""
+        with self._lock:
+            return self._tab().talk
+
+    def stop_answer(self, unwanted: bool = False) -> None:
+        """Stop what is answered in the tab's chat and let it be saved, but `unwanted`, nothing of it is."""
+        if isinstance(talk := self.talk, Talk):
+            talk.unwanted = unwanted
+            talk.stop()
+            talk.wait(STOP_SECONDS)
+
+    def show_talk(self, conversation: Conversation) -> None:
+        """Another conversation is opened in the tab's chat."""
+        with self._lock:
+            self._tab().talk = conversation
+
+    def _admit(self, job: Job[Any]) -> None:
+        self._alive = [other for other in self._alive if not other.ended]
+        if len(self._alive) >= MAX_RUNNING:
+            raise AppError("page_jobs_full")
+        self._alive.append(job)
 
     def of(self, place: Place) -> list[Run]:
         """The tab's runs, the first one first."""

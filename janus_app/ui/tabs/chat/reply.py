@@ -16,8 +16,9 @@ from janus_app.types import ChatRequest, EditRequest, Event, GenerateRequest, Us
 from janus_app.ui.common.drawing import draw
 from janus_app.ui.common.html import message, messages, meter
 from janus_app.ui.common.jobs import Frame, watch
+from janus_app.ui.common.running import Stopped, Talk, until
 from janus_app.ui.context import PageContext, Updates, Values, number, whole_number
-from janus_app.ui.tabs.chat.bubbles import sight_html, working
+from janus_app.ui.tabs.chat.bubbles import sight_html, stopped, working
 from janus_app.ui.tabs.chat.panels import ChatPanel
 from janus_app.ui.tabs.chat.transcript import (
     as_history,
@@ -59,22 +60,65 @@ class Replies:
             panel.notes: "",
             panel.starters: gr.update(visible=False),
         }
+        try:
+            talk = page.runs.answer(conversation, watched=page.shared)
+        except AppError as error:
+            yield {
+                **self._refused(before, asked, values, language, restore),
+                panel.notes: message(error.text(language), "error"),
+            }
+            return
+
+        def failed(error: Exception) -> Updates:
+            line = page.texts.say("error_bug", language, kind=type(error).__name__)
+            return {panel.notes: message(line, "error"), panel.box: idle_box()}
+
+        talk.start(lambda halted: self._answer(talk, before, asked, values, language, restore, halted), failed)
+        yield from _views(talk)
+
+    def rejoin(self, language: str) -> Iterator[Updates]:
+        """What this browser tab's chat showed before it was opened anew, and the answer that is still written."""
+        talk = self.page.runs.talk
+        yield gr.skip()  # of a generator that yields nothing, Gradio empties all outputs
+        if isinstance(talk, Talk) and not talk.ended:
+            yield {
+                **self._show(talk.conversation, language, working(self.page, "", language)),
+                self.panel.box: gr.MultimodalTextbox(submit_btn=False, stop_btn=True),
+                self.panel.starters: gr.update(visible=False),
+            }
+            yield from _views(talk)
+        elif talk is not None:
+            yield self.show(talk.conversation if isinstance(talk, Talk) else talk, {}, language)
+
+    def _answer(
+        self,
+        talk: Talk,
+        before: Conversation,
+        asked: ChatMessage,
+        values: Values,
+        language: str,
+        restore: bool,
+        halted: Stopped,
+    ) -> Iterator[Updates]:
+        """All that changed since the question was asked, as often as something does."""
+        page, panel, conversation = self.page, self.panel, talk.conversation
         last, trouble = conversation, ""
         everything: Updates = {}
         work = self._picture if command(asked.text) else self._text
-        try:
-            with closing(work(conversation, values, language)) as answer:
-                for updates in answer:
-                    last = updates.get(panel.conversation, last)
-                    everything |= updates
-                    yield updates
-        finally:  # also if Stop or a closed browser tab ends the job
-            if last is not conversation:
-                trouble = save(page, last, language)
+        with closing(work(conversation, values, language, halted)) as answer:
+            for updates in answer:
+                last = talk.conversation = updates.get(panel.conversation, last)
+                everything |= updates
+                yield everything.copy()
+        if last is not conversation and not talk.unwanted:
+            trouble = save(page, last, language)
+        if halted():
+            tail = stopped(page, language)
+            yield {**everything, **self.show(last, values, language, tail), panel.notes: trouble}
+            return
         if last is conversation:
-            back: dict[str, Any] = {"text": asked.text, "files": list(asked.pictures)}
-            box = gr.MultimodalTextbox(value=back, submit_btn=True, stop_btn=False) if restore else idle_box()
-            yield {**self._show(before, language), panel.box: box, **self.around(before, values, language)}
+            talk.conversation = before
+            yield {**everything, **self._refused(before, asked, values, language, restore)}
             return
         if trouble:
             everything[panel.notes] = trouble
@@ -85,6 +129,13 @@ class Replies:
             panel.box: idle_box(),
             **self.around(last, values, language),
         }
+
+    def _refused(
+        self, before: Conversation, asked: ChatMessage, values: Values, language: str, restore: bool
+    ) -> Updates:
+        back: dict[str, Any] = {"text": asked.text, "files": list(asked.pictures)}
+        box = gr.MultimodalTextbox(value=back, submit_btn=True, stop_btn=False) if restore else idle_box()
+        return {**self._show(before, language), self.panel.box: box, **self.around(before, values, language)}
 
     def request(self, conversation: Conversation, values: Values) -> ChatRequest | GenerateRequest | EditRequest:
         """What the last message of `conversation` asks for. Raises AppError."""
@@ -103,12 +154,12 @@ class Replies:
             max_new_tokens=whole_number(values[settings.max_new_tokens], "input_max_new_tokens"),
         )
 
-    def _text(self, conversation: Conversation, values: Values, language: str) -> Answer:
+    def _text(self, conversation: Conversation, values: Values, language: str, halted: Stopped) -> Answer:
         """The model's answer, as it comes."""
         page, panel = self.page, self.panel
 
         def start() -> Iterator[Event]:
-            return page.job(values[self.variant], self.request(conversation, values))
+            return until(halted, page.job(values[self.variant], self.request(conversation, values)))
 
         frame, answer = Frame(), ChatMessage(new_id(), conversation.head, "assistant", "")
         for frame in watch(start, page.texts, language):
@@ -129,7 +180,7 @@ class Replies:
                 yield self._show(conversation.with_message(answer), language)
             yield {panel.context: context_html(page, frame.finished.usage, language)}
 
-    def _picture(self, conversation: Conversation, values: Values, language: str) -> Answer:
+    def _picture(self, conversation: Conversation, values: Values, language: str, halted: Stopped) -> Answer:
         """A picture; its previews are shown below the conversation."""
         page, panel, selected = self.page, self.panel, values[self.variant]
         try:
@@ -142,7 +193,7 @@ class Replies:
         if isinstance(request, EditRequest) and capabilities:
             about = message(capabilities.edit_methods[request.method].text(language))
         preview = ""
-        for view in draw(page, selected, lambda: request, language):
+        for view in draw(page, selected, lambda: request, language, halted):
             preview = preview if view.preview_grid is None else view.preview_grid
             told: Updates = {panel.notes: about + view.notes}
             if not view.saved:
@@ -182,6 +233,11 @@ class Replies:
             self.panel.sight: sight_html(self.page, sight(conversation, files, whole), language),
             self.panel.whole: gr.update(value=whole, visible=something_left_out(asked)),
         }
+
+
+def _views(talk: Talk) -> Iterator[Updates]:
+    for view in talk.follow():
+        yield view or gr.skip()
 
 
 EMPTY: dict[str, Any] = {"text": "", "files": []}

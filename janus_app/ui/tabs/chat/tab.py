@@ -17,6 +17,7 @@ from janus_app.paths import ASSETS
 from janus_app.ui.common.actions import Actions, BrowserDownload, PictureSource, halt, press
 from janus_app.ui.common.html import empty, messages
 from janus_app.ui.common.pictures import address
+from janus_app.ui.common.running import Talk
 from janus_app.ui.context import (
     EXAMPLES,
     JOB,
@@ -87,9 +88,14 @@ class ChatHandlers:
         message = replace(old, id=new_id(), text=str(event.value), created="")
         yield from self.replies.reply(now, message, values, self.page.language(request))
 
+    def rejoin(self, request: gr.Request) -> Iterator[Updates]:
+        yield from self.replies.rejoin(self.page.language(request))
+
     def stopped(self, values: Values, request: gr.Request) -> Updates:
-        language = self.page.language(request)
-        return self.replies.show(values[self.panel.conversation], values, language, stopped(self.page, language))
+        self.page.runs.stop_answer()
+        language, talk = self.page.language(request), self.page.runs.talk
+        conversation = talk.conversation if isinstance(talk, Talk) else values[self.panel.conversation]
+        return self.replies.show(conversation, values, language, stopped(self.page, language))
 
     def cleared(self, request: gr.Request) -> Updates:
         return self.opened(new_conversation(), self.page.language(request))
@@ -128,6 +134,8 @@ class ChatHandlers:
 
     def opened(self, conversation: Conversation, language: str, keep_box: bool = False) -> Updates:
         """`conversation` has just been opened. `keep_box` keeps what is typed in the message box."""
+        self.page.runs.stop_answer()
+        self.page.runs.show_talk(conversation)
         panel = self.panel
         updates: Updates = {
             **self.replies.show(conversation, {}, language),
@@ -167,9 +175,12 @@ class ChatHandlers:
 
 
 def build(
-    page: PageContext, variant: gr.Dropdown, seen: gr.Textbox, demo: gr.Blocks, browser: BrowserDownload
+    page: PageContext, variant: gr.Dropdown, seen: gr.Textbox, demo: gr.Blocks, joined: Any, browser: BrowserDownload
 ) -> ChatTab:
-    """Build the tab. `variant` is the dropdown with the chosen model; `seen` changes when another one is loaded."""
+    """Build the tab. `variant` is the dropdown with the chosen model; `seen` changes when another one is loaded.
+
+    `joined` is the event after which the page knows what this browser tab showed before it was opened anew.
+    """
     conversation = new_conversation_state()
     side = None
     with gr.Row(elem_classes="chat-row"):
@@ -179,7 +190,7 @@ def build(
         with gr.Column(elem_classes="chat-column"):
             panel = chat_panel(page, conversation)
     handlers = ChatHandlers(page, panel, variant, Replies(page, panel, variant))
-    answers, ends = wire(handlers, side)
+    answers, ends = wire(handlers, side, joined)
     events: list[Callable[..., Any]] = [demo.load, seen.change]
     for event in events:
         settings = panel.settings.sliders.values()
@@ -192,7 +203,7 @@ def build(
     return ChatTab(panel, handlers.replies, answers, panel.outputs, handlers.cleared, panel.row, source)
 
 
-def wire(handlers: ChatHandlers, side: Sidebar | None) -> tuple[list[Any], list[Any]]:
+def wire(handlers: ChatHandlers, side: Sidebar | None, joined: Any) -> tuple[list[Any], list[Any]]:
     """Connect the events of the conversation; returns the jobs that answer, and the events at their ends."""
     panel = handlers.panel
     shown = {panel.conversation, panel.whole}
@@ -201,6 +212,7 @@ def wire(handlers: ChatHandlers, side: Sidebar | None) -> tuple[list[Any], list[
         attach(panel.box.submit, handlers.ask, {panel.box, *inputs}, outputs, **JOB),
         attach(panel.bot.retry, handlers.retry, inputs, outputs, **JOB),
         attach(panel.bot.edit, handlers.edit, inputs, outputs, **JOB),
+        attach(joined.then, handlers.rejoin, None, outputs, **JOB),
     ]
     stopping = attach(halt(panel.box.stop, answers).then, handlers.stopped, shown, outputs, **QUICK)
     news = [panel.new.click, *([side.new.click] if side else [])]
@@ -241,6 +253,7 @@ def wire_sidebar(
 
     def delete(values: Values, request: gr.Request) -> Updates:
         language = page.language(request)
+        page.runs.stop_answer(unwanted=True)
         try:
             listed.store.delete(values[panel.conversation].id)
         except AppError as error:

@@ -193,12 +193,11 @@ class DrawHandlers:
         """What this browser tab showed before it was opened anew: its pictures, and the job that still runs."""
         language, runs = self.page.language(request), self.page.runs.of("draw")
         items = pictures_of(runs)[:MAX_ITEMS]
+        yield gr.skip()  # of a generator that yields nothing, Gradio empties all outputs
         if items:
             yield {self.output.preview_grid: "", **self.wall.show(self.page, items, 0, language)}
-        if not runs:
-            yield gr.skip()  # of a generator that yields nothing, Gradio empties all outputs
-        elif not runs[-1].ended:
-            yield {self.controls.seed: runs[-1].request.seed, **self.panel.buttons.updates(running=True)}
+        if runs and not runs[-1].ended:
+            yield {self.controls.seed: runs[-1].seed, **self.panel.buttons.updates(running=True)}
             yield from self._follow(runs[-1].follow(), items, language)
 
     def _follow(self, views: Iterator[View], items: list[SavedImage], language: str) -> Iterator[Updates]:

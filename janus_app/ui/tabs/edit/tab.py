@@ -3,22 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 import gradio as gr
 from gradio.components import Component
 
+from janus_app.errors import AppError
+from janus_app.outputs.image_io import open_picture
 from janus_app.types import DESCRIBE, ChatRequest, EditRequest, Turn
 from janus_app.ui.common.actions import BrowserDownload, halt
-from janus_app.ui.common.drawing import draw
+from janus_app.ui.common.browser_tab import restore_draft
+from janus_app.ui.common.drawing import View, draw_on
 from janus_app.ui.common.html import message, messages
 from janus_app.ui.common.jobs import watch
-from janus_app.ui.common.pictures import newest_first
+from janus_app.ui.common.pictures import MAX_ITEMS, newest_first
+from janus_app.ui.common.running import pictures_of
+from janus_app.ui.common.saved_images import SavedImage
 from janus_app.ui.context import JOB, QUICK, PageContext, Updates, Values, attach, first_seed, number
 from janus_app.ui.tabs.edit.editor import more_pictures, picture_and_mask
 from janus_app.ui.tabs.edit.methods import INSTRUCT, settings_of
 from janus_app.ui.tabs.edit.panels import CANVAS, COMPARISON, EditPanels, build_panels
+from janus_app.ui.tabs.edit.undo import Tree
 from janus_app.ui.tabs.edit.undo_panel import UndoHandlers, compared
 from janus_app.ui.tabs.edit.ways_panel import WayHandlers
 
@@ -39,12 +46,22 @@ class EditTab:
 
 
 def build(
-    page: PageContext, variant: gr.Dropdown, model_changed: gr.Textbox, demo: gr.Blocks, browser: BrowserDownload
+    page: PageContext,
+    variant: gr.Dropdown,
+    model_changed: gr.Textbox,
+    demo: gr.Blocks,
+    joined: Any,
+    browser: BrowserDownload,
 ) -> EditTab:
-    """Build the tab. `model_changed` changes when this browser tab learns of another loaded model."""
+    """Build the tab. `model_changed` changes when this browser tab learns of another loaded model.
+
+    `joined` is the event after which the page knows what this browser tab edited before it was opened anew.
+    """
     panels = build_panels(page, browser)
-    handlers, undo = EditHandlers(page, panels, variant), UndoHandlers(page, panels)
-    undo.wire(handlers.wire_jobs())
+    undo = UndoHandlers(page, panels)
+    handlers = EditHandlers(page, panels, variant, undo)
+    undo.wire(handlers.wire_jobs(joined))
+    restore_draft(joined, panels.settings.controls.prompt)
     handlers.wire_controls()
     ways = WayHandlers(page, panels, variant)
     ways.wire(model_changed, demo)
@@ -56,10 +73,10 @@ class EditHandlers:
     page: PageContext
     panels: EditPanels
     variant: gr.Dropdown
+    undo: UndoHandlers
 
     def edit(self, values: Values, request: gr.Request) -> Iterator[Updates]:
-        page, language = self.page, self.page.language(request)
-        settings, right, source = self.panels.settings, self.panels.right, self.panels.source
+        language, settings, right = self.page.language(request), self.panels.settings, self.panels.right
         seed = first_seed(values[settings.controls.new_seed], values[settings.controls.seed])
         yield {
             **right.output.cleared(),
@@ -67,22 +84,50 @@ class EditHandlers:
             settings.controls.seed: seed,
             **settings.buttons.updates(running=True),
         }
-        shown = CANVAS  # where nothing comes of it, the picture to mend or to paint on
-        for view in draw(page, values[self.variant], lambda: self.request(values, seed), language):
+        views = draw_on(self.page, "edit", values[self.variant], lambda: self.request(values, seed), language)
+        yield from self._follow(views, values[self.panels.source.tree], values[right.results.items], language)
+
+    def rejoin(self, request: gr.Request) -> Iterator[Updates]:
+        """What this browser tab showed before it was opened anew: its pictures, and the job that still runs."""
+        page, right, source = self.page, self.panels.right, self.panels.source
+        language, runs, tree = page.language(request), page.runs.of("edit"), Tree()
+        yield gr.skip()  # of a generator that yields nothing, Gradio empties all outputs
+        for run in runs:
+            with suppress(AppError):  # the page's copies of pictures are deleted after a day
+                tree = tree.with_results(open_picture(run.before), run.saved, page.images) if run.saved else tree
+        items = pictures_of(runs)[:MAX_ITEMS]
+        if items:
+            before_after = gr.update(value=compared(tree, items[0]), visible=True)
+            shown = right.results.show(page, items, 0, language)
+            yield {
+                **shown,
+                source.tree: tree,
+                right.compare: before_after,
+                right.view: gr.update(value=COMPARISON, visible=True),
+            }
+        if runs and not runs[-1].ended:
+            tree, number = tree.with_given(open_picture(runs[-1].before), page.images)
+            running = self.panels.settings.buttons.updates(running=True)
+            yield {**self.undo.moved(tree, number, request), **running}
+            yield from self._follow(runs[-1].follow(), tree, items, language)
+
+    def _follow(self, views: Iterator[View], tree: Tree, items: list[SavedImage], language: str) -> Iterator[Updates]:
+        page, right, source, settings = self.page, self.panels.right, self.panels.source, self.panels.settings
+        shown: Any = CANVAS  # where nothing comes of it, the picture to mend or to paint on
+        for view in views:
             updates = right.output.updates(view)
             if view.saved:
-                items = newest_first(values[right.results.items], view.saved)
-                picture, _ = picture_and_mask(values[source.editor])
-                tree = values[source.tree].with_results(picture, view.saved, page.images)
+                items = newest_first(items, view.saved)
+                run = next(run for run in page.runs.of("edit") if run.saved == view.saved)
+                tree = tree.with_results(open_picture(run.before), view.saved, page.images)
                 updates |= {
                     **right.results.show(page, items, 0, language),
                     right.compare: gr.update(value=compared(tree, items[0]), visible=True),
                     source.tree: tree,
                 }
-                shown = COMPARISON
+                shown = gr.update(value=COMPARISON, visible=True)
             yield updates
-        stage = gr.update(value=shown, visible=True) if shown == COMPARISON else shown
-        yield {right.view: stage, **settings.buttons.updates(running=False)}
+        yield {right.view: shown, **settings.buttons.updates(running=False)}
 
     def request(self, values: Values, seed: Any) -> EditRequest:
         """The request of the controls. Raises AppError for values out of range."""
@@ -118,7 +163,14 @@ class EditHandlers:
             yield updates
         yield {output.status: "", **buttons.updates(running=False)}
 
+    def stop(self) -> None:
+        """Stop the drawing; its own last view says so."""
+        self.page.runs.stop("edit")
+
     def stopped(self, request: gr.Request) -> Updates:
+        """What to show once a job that no run holds is stopped."""
+        if any(not run.ended for run in self.page.runs.of("edit")):
+            return gr.skip()
         line = message(self.page.texts.say("draw_stopped", self.page.language(request)))
         return {self.panels.right.output.status: line, **self.panels.settings.buttons.updates(running=False)}
 
@@ -136,7 +188,7 @@ class EditHandlers:
         items, index = values[results.items], values[results.chosen]
         return results.show(self.page, items, index, self.page.language(request))
 
-    def wire_jobs(self) -> list[Any]:
+    def wire_jobs(self, joined: Any) -> list[Any]:
         """Attach the jobs and the stop button. Returns the events of jobs that add results."""
         source, method, settings, right = (
             self.panels.source,
@@ -156,11 +208,13 @@ class EditHandlers:
         edits = [
             attach(settings.buttons.run.click, self.edit, inputs, outputs, **JOB),
             attach(settings.controls.prompt.submit, self.edit, inputs, outputs, **JOB),
+            attach(joined.then, self.rejoin, None, {*outputs, *self.undo.outputs}, **JOB),
         ]
         described = {method.source_prompt, right.output.status, right.output.notes, *buttons}
         describing = attach(method.describe.click, self.describe, {source.editor, self.variant}, described, **JOB)
         stopped = {right.output.status, *buttons}
-        halt(settings.buttons.stop.click, [*edits, describing]).then(self.stopped, None, stopped, **QUICK)
+        attach(settings.buttons.stop.click, self.stop, None, None, **QUICK)
+        halt(settings.buttons.stop.click, [describing]).then(self.stopped, None, stopped, **QUICK)
         return edits
 
     def wire_controls(self) -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import gradio as gr
 
 from janus_app.ui.common.actions import halt
 from janus_app.ui.common.html import message, messages
 from janus_app.ui.common.jobs import watch
+from janus_app.ui.common.visitor import visitor
 from janus_app.ui.context import JOB, QUICK, PageContext, Updates, Values, attach
 from janus_app.ui.tabs.edit.editor import start_html
 from janus_app.ui.tabs.edit.methods import (
@@ -30,6 +31,7 @@ class WayHandlers:
     page: PageContext
     panels: EditPanels
     variant: gr.Dropdown
+    loading: set[str] = field(default_factory=set)  # the browser tabs that switch to another model here
 
     def opened(self, values: Values, request: gr.Request) -> Updates:
         page, language = self.page, self.page.language(request)
@@ -69,9 +71,11 @@ class WayHandlers:
         hidden = gr.update(visible="hidden")
         yield {output.status: starting, output.notes: "", panels.method.switch: hidden, **buttons.updates(running=True)}
         error = ""
+        self.loading.add(visitor())
         for frame in watch(lambda: loading(page, name, "auto", "auto"), page.texts, language):
             error = frame.error
             yield {output.status: frame.status, output.notes: messages(frame.notices) + message(error, "error")}
+        self.loading.discard(visitor())
         yield {output.status: "", **buttons.updates(running=False)}
         if error:
             yield offer_updates(page, panels, values[self.variant], method, text, language)
@@ -79,6 +83,9 @@ class WayHandlers:
             yield variant_updates(page, panels, None, language, WAYS[way][0], text)
 
     def stopped(self, values: Values, request: gr.Request) -> Updates:
+        if visitor() not in self.loading:  # Stop was pressed for a drawing
+            return gr.skip()
+        self.loading.discard(visitor())
         line = message(self.page.texts.say("load_stopped", self.page.language(request)))
         buttons = self.panels.settings.buttons.updates(running=False)
         return {**buttons, **self.write(values, request), self.panels.right.output.status: line}
