@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from tests.browser.conftest import WATCH
-from tests.browser.steps import draw, go, menu, say, settle, wait_done
+from tests.browser.steps import draw, go, menu, open_drawer, say, settle, wait_done
 from tests.page_server import Served
 
 pytestmark = pytest.mark.browser
@@ -35,6 +35,18 @@ def violations(page: Any) -> list[str]:
 @pytest.mark.parametrize(("theme", "locale"), [("light", "en-US"), ("dark", "zh-CN")])
 def test_every_tab_passes_the_wcag_rules(visit: Any, theme: str, locale: str) -> None:
     page = visit(f"?__theme={theme}", locale=locale)
+    page.click("#draw-drawer-open")
+    expand_all(page)
+    assert violations(page) == [], "the drawer of settings"
+    page.click("#draw-drawer-close")
+    open_drawer(page)
+    expand_all(page)
+    assert violations(page) == [], "the drawer of the model"
+    page.keyboard.press("Escape")
+    page.wait_for_selector("#model-drawer", state="hidden")
+    page.evaluate("document.getElementById('lightbox').showModal()")
+    assert violations(page) == [], "the lightbox"
+    page.keyboard.press("Escape")
     for tab in page.get_by_role("tab").all():
         tab.click()
         expand_all(page)
