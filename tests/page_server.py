@@ -43,8 +43,6 @@ ROW = """
     examples: {{en: {{chat: ["What is {title}?"], generate: ["a {title} circle"]}}}}
     status: Random weights, for tests only.
 """
-PLANS = """    thinking: {ask: "Plan {prompt}:", tokens: 12}
-"""
 FLOW_ROW = """
   - id: {id}
     title: {title}
@@ -148,8 +146,8 @@ def free_port() -> int:
 
 @contextmanager
 def serve(folder: Path, pace: float = 0.0, **options: Any) -> Iterator[Served]:
-    """Serve a page whose catalog also has `tiny-a`, which is loaded, `tiny-b`, `tiny-p`, which plans,
-    `tiny-flow` and `tiny-mq`.
+    """Serve a page whose catalog also has `tiny-a`, which is loaded, `tiny-b`, `tiny-flow` and
+    `tiny-mq`.
 
     `pace` is how many seconds the session pauses after each token.
     """
@@ -157,7 +155,6 @@ def serve(folder: Path, pace: float = 0.0, **options: Any) -> Iterator[Served]:
 
     rows = [
         ROW.format(id="tiny-a", title="Tiny A", folder=GOLDEN / "janus_pro_1b" / "checkpoint", guidance=5.0),
-        ROW.format(id="tiny-p", title="Tiny P", folder=GOLDEN / "janus_pro_1b" / "checkpoint", guidance=5.0) + PLANS,
         ROW.format(id="tiny-b", title="Tiny B", folder=GOLDEN / "janus_1_3b" / "checkpoint", guidance=4.0),
         FLOW_ROW.format(id="tiny-flow", title="Tiny Flow", folder=GOLDEN / "janusflow_1_3b" / "checkpoint"),
         MQ_ROW.format(id="tiny-mq", title="Tiny MetaQuery", folder=GOLDEN.parent / "metaquery" / "ckpt_llavaov_sana"),

@@ -11,8 +11,9 @@ import pytest
 from janus_app.outputs.metadata import read_metadata
 from janus_app.types import drain
 from tests.browser.steps import captions, choose, draw, go, newest, open_drawer, wait_done
-from tests.page_server import GOLDEN, Served
-from tests.test_adapters import pair, write_adapter
+from tests.page_server import Served
+from tests.planner import taught_planner
+from tests.test_adapters import EMBEDDED, pair, write_adapter
 
 pytestmark = pytest.mark.browser
 
@@ -81,23 +82,24 @@ def test_prompt_stays_at_hand_on_a_phone(visit: Any) -> None:
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
 
 
-def test_plan_is_shown_changed_and_drawn_again_with_an_adapter(visit: Any, served: Served, tmp_path: Path) -> None:
+def test_plan_is_shown_changed_and_drawn_again(visit: Any, served: Served, tmp_path: Path) -> None:
+    served.session.catalog.include(taught_planner(tmp_path))
     page = visit()
     go(page, "draw")
     assert not page.locator("#draw-think").is_visible() and not page.locator("#draw-plan").is_visible()
-    choose(page, "Tiny P")
-    draw(page, "a red circle", 1, 640)
+    choose(page, "Planner")
+    draw(page, "a red cat", 1, 640)
     wait_done(page)
     planned = read_metadata(newest(served.outputs))
-    assert planned.plan and page.input_value("#draw-plan textarea") == planned.plan
-    page.fill("#draw-plan textarea", "a circle in the middle")
+    assert planned.plan == page.input_value("#draw-plan textarea") == "two blue cats"
+    page.fill("#draw-plan textarea", "three yellow stars")
     page.click("#draw-plan-run")
     wait_done(page)
     changed = read_metadata(newest(served.outputs))
-    assert (changed.plan, changed.seed) == ("a circle in the middle", 640)
+    assert (changed.plan, changed.seed) == ("three yellow stars", 640)
     assert changed.image_tokens != planned.image_tokens
     page.click("#draw-runs .run >> nth=1 >> .tile >> nth=0")  # the first picture, and its plan again
-    page.wait_for_function("plan => document.querySelector('#draw-plan textarea').value === plan", arg=planned.plan)
+    page.wait_for_function("document.querySelector('#draw-plan textarea').value === 'two blue cats'")
     page.locator("#draw-think input").uncheck()
     page.click("#draw-run")
     wait_done(page)
@@ -105,8 +107,7 @@ def test_plan_is_shown_changed_and_drawn_again_with_an_adapter(visit: Any, serve
     page.wait_for_selector("#draw-plan", state="hidden")
 
     # The drawer of the model merges an adapter, and says beside it why another one does not fit.
-    config = json.loads((GOLDEN / "janus_pro_1b" / "checkpoint" / "config.json").read_text("utf-8"))
-    side = config["language_config"]["hidden_size"]
+    side = json.loads((EMBEDDED / "config.json").read_text("utf-8"))["language_config"]["hidden_size"]
     write_adapter(tmp_path / "bold", pair(shape=(side, side)))
     write_adapter(tmp_path / "large", pair(shape=(2 * side, side)))
     open_drawer(page)
