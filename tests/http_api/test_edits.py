@@ -34,17 +34,6 @@ def test_an_edit_as_json_gives_what_the_form_gives(http: httpx.Client, drawn: by
     assert picture(as_json).tobytes() == picture(as_form).tobytes()
 
 
-def test_several_pictures_are_edited_by_a_model_that_takes_them(http: httpx.Client, drawn: bytes) -> None:
-    second = png_of(Image.new("RGB", (96, 96), "blue"))
-    one, both = (
-        edit(http, [("image[]", content) for content in given], model="tiny-mq", method="instruct", steps="2")
-        for given in ([drawn], [drawn, second])
-    )
-    assert picture(one.json()["data"][0]).tobytes() != picture(both.json()["data"][0]).tobytes()
-    refused = edit(http, [("image[]", drawn), ("image[]", second)], model="tiny-a")
-    assert error_of(refused, 400)["code"] == "edit_takes_one_image"
-
-
 def test_a_streamed_edit_and_variations_are_answered(http: httpx.Client, drawn: bytes) -> None:
     found = list(events(edit(http, {"image": drawn}, stream="true", partial_images="3")))
     assert found[-1]["type"] == "image_edit.completed" and picture(found[-1]).size == (96, 96)
