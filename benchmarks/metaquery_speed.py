@@ -26,8 +26,8 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.running import floating_point_operations, in_turns, timed
+from janus_app.models.common.denoiser import Denoiser
 from janus_app.models.metaquery.connector import connector
-from janus_app.models.metaquery.denoise import Denoiser
 from janus_app.nn.diffusion import TextImageGuidance, denoise
 
 ROWS, QUERIES, SIDE = 2, 256, 16

@@ -21,8 +21,16 @@ from janus_app.runtime.fit import running_peak, usual_job, weight_bytes  # noqa:
 
 READMES = {"en": ROOT / "README.md", "zh-CN": ROOT / "README.zh-CN.md"}
 PRECISIONS = ("bf16", "int8", "nf4")
-EDITS = {"janus": "region", "janusflow": "three", "metaquery": "instruct", "unipic2": "instruct"}  # of families
-DETAILS = {"metaquery": "docs/metaquery.md", "unipic2": "docs/unipic2.md"}
+# The ways of editing of families.
+EDITS = {
+    "janus": "region",
+    "janusflow": "three",
+    "metaquery": "instruct",
+    "unipic2": "instruct",
+    "regression": "meaning",
+}
+DETAILS = {"metaquery": "docs/metaquery.md", "unipic2": "docs/unipic2.md", "regression": "docs/metamorph.md"}
+DETAILS["pisces-8b"] = "docs/pisces.md"  # not of its family
 WORDS = {
     "en": {
         "chat": "chat",
@@ -31,6 +39,7 @@ WORDS = {
         "three": "edit in three ways",
         "instruct": "edit by instruction",
         "both": "edit by instruction or a region",
+        "meaning": "edit by instruction, keeping what a picture shows but not its pixels",
         "default": " (default)",
         "and": ", ",
         "sides": "{size}; {low} to {high} a side",
@@ -44,6 +53,7 @@ WORDS = {
         "unpublished": "same numbers as the published code{details}",
         "prompts": "prompts and guidance compared with a reference implementation",
         "layout": "never loaded here; layout as its publisher's code",
+        "paper": "from the paper: no reference code, no weights{details}",
         "details": " ([details]({page}))",
     },
     "zh-CN": {
@@ -53,6 +63,7 @@ WORDS = {
         "three": "三种编辑",
         "instruct": "按指令编辑",
         "both": "按指令或区域编辑",
+        "meaning": "按指令编辑（保留画面内容，不保留像素）",
         "default": "（默认）",
         "and": "、",
         "sides": "{size}；边长 {low} 到 {high}",
@@ -66,6 +77,7 @@ WORDS = {
         "unpublished": "与公开代码数值一致{details}",
         "prompts": "提示词与引导已和参考实现对照",
         "layout": "从未在此加载；格式依据发布者的代码",
+        "paper": "依据论文：没有参考代码，也没有权重{details}",
         "details": "（[详情]({page})）",
     },
 }
@@ -110,9 +122,10 @@ def _can(variant: Variant, words: dict[str, str]) -> str:
 
 
 def _verified(variant: Variant, words: dict[str, str]) -> str:
-    page = DETAILS.get(variant.family)
+    page = DETAILS.get(variant.id) or DETAILS.get(variant.family)
     card = f"{variant.folder.relative_to(ROOT).as_posix()}/README.md" if variant.folder else ""
-    word = "unpublished" if variant.weights_licence == "not published" else variant.verified
+    unpublished = variant.verified == "reference" and variant.weights_licence == "not published"
+    word = "unpublished" if unpublished else variant.verified
     return words[word].format(card=card, details=words["details"].format(page=page) if page else "")
 
 

@@ -1,6 +1,6 @@
 """What every family answers: the requests, the events that answer them, and what a model can do.
 
-    chat(ChatRequest)         -> Generator of Notice | TextDelta | Finished
+    chat(ChatRequest)         -> Generator of Notice | Progress | TextDelta | Preview | Finished
     generate(GenerateRequest) -> Generator of Notice | Progress | TextDelta | Preview | Finished
     edit(EditRequest)         -> Generator of Notice | Progress | Preview | Finished
 
@@ -13,6 +13,8 @@ PIL images, so the page, the command line and the tests use it without importing
 
 from __future__ import annotations
 
+import hashlib
+import struct
 from collections.abc import Callable, Generator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -419,12 +421,31 @@ class Preview:
 
 
 @dataclass(frozen=True)
+class Vectors:
+    """The vectors that a language model wrote for a picture: rows of `width` float32 numbers, little-endian."""
+
+    width: int
+    data: bytes = field(repr=False)
+
+    @property
+    def sha256(self) -> str:
+        return hashlib.sha256(self.data).hexdigest()
+
+    @property
+    def rows(self) -> list[list[float]]:
+        numbers = [number for (number,) in struct.iter_unpack("<f", self.data)]
+        return [numbers[start : start + self.width] for start in range(0, len(numbers), self.width)]
+
+
+@dataclass(frozen=True)
 class Picture:
     """A finished picture in RGB at native size, the seed that draws it alone, and its image tokens (token models).
 
     `source_prompt` is the description that FlowEdit started from, `plan` what it was drawn from beside the prompt, each
     by the user or the model. `judgement` is what the model said of its first attempt; `redrawn` says that this is its
     second.
+    `vectors` are those it was painted from (models that write pictures as vectors), `painted_with` the settings of a
+    picture in an answer.
     """
 
     image: Image
@@ -434,6 +455,8 @@ class Picture:
     plan: str = ""
     judgement: str = ""
     redrawn: bool = False
+    vectors: Vectors | None = None
+    painted_with: Mapping[str, float] = field(default_factory=dict, hash=False)
 
 
 @dataclass(frozen=True)

@@ -145,11 +145,11 @@ def free_port() -> int:
 
 
 @contextmanager
-def serve(folder: Path, pace: float = 0.0, **options: Any) -> Iterator[Served]:
+def serve(folder: Path, pace: float = 0.0, more: str = "", **options: Any) -> Iterator[Served]:
     """Serve a page whose catalog also has `tiny-a`, which is loaded, `tiny-b`, `tiny-flow` and
     `tiny-mq`.
 
-    `pace` is how many seconds the session pauses after each token.
+    `pace` is how many seconds the session pauses after each token, `more` further rows.
     """
     from janus_app.ui.app import launch
 
@@ -160,7 +160,7 @@ def serve(folder: Path, pace: float = 0.0, **options: Any) -> Iterator[Served]:
         MQ_ROW.format(id="tiny-mq", title="Tiny MetaQuery", folder=GOLDEN.parent / "metaquery" / "ckpt_llavaov_sana"),
     ]
     manifest = folder / "models.yaml"
-    manifest.write_text(MANIFEST.format(rows="".join(rows)), encoding="utf-8")
+    manifest.write_text(MANIFEST.format(rows="".join([*rows, more])), encoding="utf-8")
     catalog = load_catalog(manifest)
     session = PacedSession(catalog, Hub())
     session.pace = pace

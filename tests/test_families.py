@@ -52,6 +52,7 @@ CHECKPOINTS = {
     "janusflow": GOLDEN / "janusflow_1_3b" / "checkpoint",
     "metaquery": GOLDEN.parent / "metaquery" / "ckpt_llavaov_sd15",
     "unipic2": GOLDEN.parent / "unipic2" / "ckpt_tiny",
+    "regression": GOLDEN.parent / "metamorph" / "checkpoint",
 }
 
 

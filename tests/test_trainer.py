@@ -8,7 +8,17 @@ import pytest
 import torch
 from torch import nn
 
-from training import flow, flow_vae, joint, metaquery, metaquery_vae, picture_tokenizer, trainer
+from training import (
+    flow,
+    flow_vae,
+    joint,
+    metamorph,
+    metamorph_paint,
+    metaquery,
+    metaquery_vae,
+    picture_tokenizer,
+    trainer,
+)
 from training.optim import optimisers
 from training.trainer import Run, load_state, options_parser
 
@@ -54,7 +64,9 @@ def test_log_shows_means_since_the_last_line(
     assert "step 1 " in (line := capsys.readouterr().out) and line.endswith("loss 1.5000\n")
 
 
-@pytest.mark.parametrize("module", [flow, flow_vae, joint, metaquery, metaquery_vae, picture_tokenizer])
+@pytest.mark.parametrize(
+    "module", [flow, flow_vae, joint, metamorph, metamorph_paint, metaquery, metaquery_vae, picture_tokenizer]
+)
 def test_every_trainer_has_the_common_options(module: object) -> None:
     arguments = [
         "--out",

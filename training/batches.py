@@ -149,7 +149,7 @@ def _another(scene: Scene, rng: RNG) -> Scene:
 _ASKED = np.array([0.17, 0.12, 0.19, 0.15, 0.15, 0.15, 0.04, 0.03])
 
 
-def _talk(rng: RNG, turns: int) -> tuple[list[Exchange], list[Scene]]:
+def talk(rng: RNG, turns: int) -> tuple[list[Exchange], list[Scene]]:
     roll = rng.random()
     if roll < 0.06:
         return [Exchange("", *small_talk(rng), "") for _ in range(min(turns, 2))], []
@@ -173,7 +173,7 @@ def talks(rng: RNG, words: Words, count: int, parts: int = 3, cells: int = CELLS
 
     A picture takes `cells` positions of a prompt.
     """
-    made = [_talk(rng, int(rng.integers(2, 7))) for _ in range(count)]
+    made = [talk(rng, int(rng.integers(2, 7))) for _ in range(count)]
     made.sort(key=lambda one: CELLS * len(one[1]) + sum(len(e.question) + len(e.answer) for e in one[0]) // 4)
     size = -(-count // parts)
     return [_batch(rng, words, made[i : i + size], cells) for i in range(0, count, size)]

@@ -103,9 +103,7 @@ class Joint(nn.Module):
         n, steps, width = embeds.shape
         past = prefix.shape[1]
         head = trunk.config.head_dim
-        cos, sin = rotary_table(
-            torch.arange(past + steps, device=embeds.device)[None], head, trunk.config.rope_theta, embeds.dtype
-        )
+        cos, sin = rotary_table(torch.arange(past + steps, device=embeds.device)[None], trunk.config, embeds.dtype)
         mask = torch.ones(steps, past + steps, dtype=torch.bool, device=embeds.device).tril(past)
         p, x = prefix, embeds
         early = []
@@ -140,7 +138,7 @@ class Joint(nn.Module):
         rows = torch.arange(n, device=text.device)[:, None]
         embeds = embeds.index_put((rows, places[:, 1:]), self.net.token_embeds(batch.tiles[:, :-1]))
         positions = torch.arange(embeds.shape[1], device=text.device)[None]
-        rotary = rotary_table(positions, trunk.config.head_dim, trunk.config.rope_theta, embeds.dtype)
+        rotary = rotary_table(positions, trunk.config, embeds.dtype)
         for number, layer in enumerate(trunk.layers):
             embeds = layer(embeds, rotary, None, None)
             if number == 1:

@@ -27,7 +27,7 @@ _AS_IS = (
     "画一张同样的图。",
 )
 # Probabilities of KINDS, in their order; the kinds that depend on a position are learned last and get the highest.
-_ASKED = np.array([0.2, 0.28, 0.15, 0.1, 0.19, 0.08])
+ASKED = np.array([0.2, 0.28, 0.15, 0.1, 0.19, 0.08])
 
 
 @dataclass
@@ -75,7 +75,7 @@ def instructions(rng: RNG, words: Words, count: int, dropout: float) -> Asked:
             before, after = scene, scene
             text = "" if rng.random() < 0.7 else _AS_IS[int(rng.integers(len(_AS_IS)))]
         else:
-            made = edit(rng, str(rng.choice(KINDS, p=_ASKED)), zh=bool(rng.random() < 0.34))
+            made = edit(rng, str(rng.choice(KINDS, p=ASKED)), zh=bool(rng.random() < 0.34))
             before, after = (grid(scene) for scene in among_others(made, rng))
             text = as_typed(made.instruction, rng)
         rows.append(prompt(words, text, 1))

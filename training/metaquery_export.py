@@ -61,7 +61,7 @@ def tensors(state: dict[str, Tensor], decoder: dict[str, Tensor], end_of_image: 
         if name.startswith("reader.language.model."):
             out |= _language(f"{inner}language_model.{name.removeprefix('reader.language.')}", tensor)
         elif name.startswith("reader.tower."):
-            out |= _tower(f"{inner}vision_tower.vision_model.", name.removeprefix("reader.tower."), tensor)
+            out |= tower_tensors(f"{inner}vision_tower.vision_model.", name.removeprefix("reader.tower."), tensor)
         elif name.startswith("reader.projector."):
             layer, kind = name.removeprefix("reader.projector.").split(".")
             out[f"{inner}multi_modal_projector.linear_{1 + int(layer) // 2}.{kind}"] = tensor
@@ -85,7 +85,7 @@ def _language(name: str, tensor: Tensor) -> dict[str, Tensor]:
     return found
 
 
-def _tower(prefix: str, name: str, tensor: Tensor) -> dict[str, Tensor]:
+def tower_tensors(prefix: str, name: str, tensor: Tensor) -> dict[str, Tensor]:
     """Names and shapes of transformers' SigLIP, which has three projections where ours has one."""
     if name == "pos_embed":
         return {f"{prefix}embeddings.position_embedding.weight": tensor[0]}

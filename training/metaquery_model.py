@@ -114,7 +114,7 @@ class Reader(nn.Module):
         embeds = embeds.index_put((rows, places), self.queries.expand(n, -1, -1))
         trunk = self.language.model
         positions = torch.arange(embeds.shape[1], device=embeds.device)[None]
-        rotary = rotary_table(positions, trunk.config.head_dim, trunk.config.rope_theta, embeds.dtype)
+        rotary = rotary_table(positions, trunk.config, embeds.dtype)
         early = []
         for number, layer in enumerate(trunk.layers):
             embeds = layer(embeds, rotary, None, None)

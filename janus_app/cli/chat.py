@@ -10,10 +10,11 @@ from dataclasses import replace
 from PIL.Image import Image
 
 from janus_app.cli import options
-from janus_app.cli.common import chosen_variant, load_model, open_session, require_verb
+from janus_app.cli.common import chosen_variant, load_model, open_session, picture_json, require_verb
 from janus_app.cli.console import clean, emit, follow, say, usage_errors
 from janus_app.errors import AppError, Message
 from janus_app.outputs.image_io import open_picture
+from janus_app.outputs.store import OutputStore
 from janus_app.registry.types import Variant
 from janus_app.runtime.session import ModelSession
 from janus_app.types import ChatRequest, Finished, Turn
@@ -31,7 +32,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     options.add_sampling(parser, "always the likeliest word")
     parser.add_argument("--top-p", type=float, help="share of likely words to choose from, 0.01 to 1")
     parser.add_argument("--max-new-tokens", type=int, help="the longest answer, 1 to 4096 tokens")
+    options.add_out(parser)
     options.add_json(parser)
+    options.add_vectors(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -44,7 +47,7 @@ def run(args: argparse.Namespace) -> int:
     load_model(session, args, variant)
     if args.prompt is None:
         return _converse(session, first, images, args)
-    _answer(session, first, args.json)
+    _answer(session, first, args)
     return 0
 
 
@@ -55,12 +58,19 @@ def _request(args: argparse.Namespace, variant: Variant, turn: Turn) -> ChatRequ
     )
 
 
-def _answer(session: ModelSession, request: ChatRequest, as_json: bool) -> str:
-    finished = follow(session.run(request), text_to=None if as_json else sys.stdout)
+def _answer(session: ModelSession, request: ChatRequest, args: argparse.Namespace) -> str:
+    """Print the answer and save the pictures in it; returns its text."""
+    finished = follow(session.run(request), text_to=None if args.json else sys.stdout)
     assert isinstance(finished, Finished) and session.variant is not None
-    if not as_json:
+    saved = OutputStore(args.out).save(finished)
+    if not args.json:
         print(flush=True)
+        for stored in saved:
+            print(stored.file, flush=True)
         return finished.text
+    drawn = [
+        picture_json(stored, picture, args.vectors) for stored, picture in zip(saved, finished.pictures, strict=True)
+    ]
     state, usage = session.state, finished.usage
     emit(
         {
@@ -75,6 +85,7 @@ def _answer(session: ModelSession, request: ChatRequest, as_json: bool) -> str:
             "precision": state.precision,
             "device": state.device.partition(":")[0],
             "seconds": round(finished.compute_seconds, 3),
+            **({"pictures": drawn} if drawn else {}),
         }
     )
     return finished.text
@@ -108,7 +119,7 @@ def _converse(session: ModelSession, settings: ChatRequest, images: tuple[Image,
                 raise AppError("cli_chat_command_unknown", command=line.split()[0], help=HELP)
             else:
                 conversation = (*turns, Turn("user", line, images))
-                answer = _answer(session, replace(settings, turns=conversation), args.json)
+                answer = _answer(session, replace(settings, turns=conversation), args)
                 turns, images = (*conversation, Turn("assistant", answer)), ()
         except AppError as error:
             say(error.message)

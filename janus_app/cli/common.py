@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import argparse
 import sys
-from pathlib import Path
 from typing import Any
 
 from janus_app.cli.console import UsageError, emit, follow, usage_errors
 from janus_app.outputs.metadata import ImageMetadata
-from janus_app.outputs.store import OutputStore
+from janus_app.outputs.store import OutputStore, StoredImage
 from janus_app.registry.catalog import Catalog, load_catalog
 from janus_app.registry.types import Variant
 from janus_app.runtime.face import Session
 from janus_app.runtime.session import ModelSession
-from janus_app.types import EditRequest, GenerateRequest, RankRequest
+from janus_app.types import EditRequest, GenerateRequest, Picture, RankRequest
 
 
 def open_session() -> ModelSession:
@@ -81,18 +80,22 @@ def draw_pictures(session: ModelSession, request: GenerateRequest | EditRequest,
         assert ranked is not None
         scores = ranked.scores
     for place in sorted(range(len(saved)), key=lambda place: -scores[place] if scores else 0):
-        file, record = saved[place].file, saved[place].metadata
+        file = saved[place].file
         if args.json:
             score = {"score": scores[place]} if scores else {}
-            emit(_as_json(file, record) | {"seconds": round(finished.compute_seconds, 3)} | score)
+            picture = picture_json(saved[place], finished.pictures[place], args.vectors)
+            emit(picture | {"seconds": round(finished.compute_seconds, 3)} | score)
         else:
             print(f"{file}  {100 * scores[place]:.1f} %" if scores else file, flush=True)
     return 0
 
 
-def _as_json(file: Path, record: ImageMetadata) -> dict[str, Any]:
+def picture_json(stored: StoredImage, picture: Picture, with_vectors: bool) -> dict[str, Any]:
+    """What --json prints of a saved picture, with --vectors also the vectors it was painted from, if any."""
+    record = stored.metadata
+    vectors = {"vectors": picture.vectors.rows} if with_vectors and picture.vectors is not None else {}
     return {
-        "file": str(file),
+        "file": str(stored.file),
         "seed": record.seed,
         "image_tokens": list(record.image_tokens),
         "width": record.size[0],
@@ -106,4 +109,5 @@ def _as_json(file: Path, record: ImageMetadata) -> dict[str, Any]:
         "source_prompt": record.source_prompt,
         "plan": record.plan,
         "judgement": record.judgement,
+        **vectors,
     }

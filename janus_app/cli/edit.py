@@ -46,6 +46,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--strength", type=float, help="how far the picture may change, above 0 to 1")
     parser.add_argument("--image-guidance", type=float, help="weight of the picture as it is, 1 to 20; see docs")
     options.add_json(parser)
+    options.add_vectors(parser)
 
 
 def run(args: argparse.Namespace) -> int:

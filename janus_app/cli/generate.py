@@ -58,6 +58,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--plan", metavar="TEXT", help="draw from this plan beside the prompt; none is written")
     options.add_json(parser)
+    options.add_vectors(parser)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -70,6 +70,14 @@ def add_json(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="one JSON object a line per result on stdout")
 
 
+def add_vectors(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--vectors",
+        action="store_true",
+        help="with --json: also the vectors that the model wrote for each picture, where it writes some",
+    )
+
+
 def add_sampling(parser: argparse.ArgumentParser, zero: str) -> None:
     parser.add_argument("--temperature", type=float, help=f"0 to 2; 0 = {zero}")
     parser.add_argument("--seed", type=int, help="whole number from 0 (default 0); -1 = a random one, which is printed")

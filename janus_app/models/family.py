@@ -46,13 +46,14 @@ class WeightSource:
     """Weight files, and how their tensors are called in the network.
 
     path: one file, or a folder with files called `stem` ("" = the usual names of a checkpoint's weights). only: the one
-    tensor to read, "" for all.
+    tensor to read, "" for all. table: the table of a pickle that has the tensors in this layout, "" for none.
     """
 
     path: Path
     stem: str = ""
     remap_key: Callable[[str], str] = str
     only: str = ""
+    table: str = ""
 
 
 @dataclass(frozen=True)

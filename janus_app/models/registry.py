@@ -17,6 +17,7 @@ FAMILIES: dict[str, str | Family] = {  # id -> the family, or "module:name" of i
     "janusflow": "janus_app.models.janusflow.family:FAMILY",
     "metaquery": "janus_app.models.metaquery.family:FAMILY",
     "unipic2": "janus_app.models.unipic2.family:FAMILY",
+    "regression": "janus_app.models.regression.family:FAMILY",
 }
 
 

@@ -170,10 +170,10 @@ def denoise(
 ) -> Iterator[DenoiseStep]:
     """From noise [n, C, h, w] float32 to latents; yields every step.
 
-    scheduler is a new scheduler of diffusers: a multistep solver, which keeps `model_outputs`, or one of flow matching.
+    scheduler is a new scheduler of diffusers. `evaluations` says how many steps it makes of `steps`.
     """
     scheduler.set_timesteps(steps)
-    latents = noise
+    latents = noise * getattr(scheduler, "init_noise_sigma", 1.0)
     for time in scheduler.timesteps:
         step = _denoise_step(network, scheduler, latents, guidance, time)
         latents = step.latents
@@ -184,10 +184,33 @@ def denoise(
 def _denoise_step(
     network: DenoisingNetwork, scheduler: Any, latents: Tensor, guidance: TextImageGuidance, time: Tensor
 ) -> DenoiseStep:
-    raw = network(latents, time)
+    scaled = scheduler.scale_model_input(latents, time) if hasattr(scheduler, "scale_model_input") else latents
+    raw = network(scaled, time)
     guided = guidance.mix(raw)
-    after = scheduler.step(guided, time, latents, return_dict=False)[0]
+    stepped = scheduler.step(guided, time, latents)
+    after = stepped.prev_sample
     if hasattr(scheduler, "model_outputs"):
         return DenoiseStep(after, scheduler.model_outputs[-1], raw, guided)
-    sigma = scheduler.sigmas[scheduler.step_index - 1]  # the share of noise before the step
-    return DenoiseStep(after, latents - sigma * guided, raw, guided)
+    if getattr(stepped, "pred_original_sample", None) is not None:
+        return DenoiseStep(after, stepped.pred_original_sample, raw, guided)
+    if hasattr(scheduler, "sigmas"):
+        sigma = scheduler.sigmas[scheduler.step_index - 1]  # the share of noise before the step
+        return DenoiseStep(after, latents - sigma * guided, raw, guided)
+    return DenoiseStep(after, _clean(scheduler, latents, guided, time), raw, guided)
+
+
+def _clean(scheduler: Any, latents: Tensor, output: Tensor, time: Tensor) -> Tensor:
+    """The final latents that an output predicts, where the scheduler does not say (Ho et al. 2020, eq. 15)."""
+    kept = scheduler.alphas_cumprod[int(time)].to(latents.device)
+    signal, noise = kept.sqrt(), (1 - kept).sqrt()
+    if scheduler.config.prediction_type == "v_prediction":
+        return signal * latents - noise * output
+    if scheduler.config.prediction_type == "sample":
+        return output
+    return (latents - noise * output) / signal
+
+
+def evaluations(scheduler: Any, steps: int) -> int:
+    """How many steps `denoise` makes of `steps`: some solvers begin with more than one at the same time."""
+    scheduler.set_timesteps(steps)
+    return len(scheduler.timesteps)

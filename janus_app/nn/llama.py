@@ -6,6 +6,7 @@ Hub's (`model.layers.0.self_attn.q_proj.weight`, ...), so a checkpoint streams i
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol
@@ -15,6 +16,26 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from janus_app.nn.fast.linear import Linear, bfloat16_is_emulated, fuse_linears
+
+
+@dataclass(frozen=True)
+class RopeScaling:
+    """Rotary angles of Llama 3.1, for contexts `factor` times as long as the `original` one of the pretraining.
+
+    Wavelengths above original / low_freq are stretched by the factor, those below original / high_freq are kept, and
+    those between are blended.
+    """
+
+    factor: float
+    low_freq: float
+    high_freq: float
+    original: int
+
+    def apply(self, inverse: Tensor) -> Tensor:
+        """Inverse frequencies [n] as scaled ones."""
+        turns = self.original * inverse / (2 * math.pi)  # of each frequency within the original context
+        kept = ((turns - self.low_freq) / (self.high_freq - self.low_freq)).clamp(0, 1)
+        return inverse / self.factor * (1 - kept) + inverse * kept
 
 
 @dataclass(frozen=True)
@@ -30,6 +51,7 @@ class DecoderConfig:
     max_position_embeddings: int = 2048
     rms_norm_eps: float = 1e-6
     rope_theta: float = 10000.0
+    rope_scaling: RopeScaling | None = None
 
     @property
     def head_dim(self) -> int:
@@ -163,12 +185,15 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float | Tensor) -> Tensor:
     return normed.mul_(weight) if normed.dtype == weight.dtype else weight * normed.to(x.dtype)
 
 
-def rotary_table(positions: Tensor, head_dim: int, theta: float, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+def rotary_table(positions: Tensor, config: DecoderConfig, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """cos and sin of the rotary angles at positions [rows, T], each [rows, 1, T, head_dim] (Su et al. 2021, eq. 34).
 
     Computed in float32. The first half of the sines is negated, so that `rotate` only adds.
     """
-    inverse = theta ** -(torch.arange(0, head_dim, 2, device=positions.device).float() / head_dim)
+    halves = torch.arange(0, config.head_dim, 2, device=positions.device).float()
+    inverse = config.rope_theta ** -(halves / config.head_dim)
+    if config.rope_scaling is not None:
+        inverse = config.rope_scaling.apply(inverse)
     angles = (positions[..., None].float() * inverse)[:, None]
     cos, sin = angles.cos(), angles.sin()
     return torch.cat((cos, cos), dim=-1).to(dtype), torch.cat((-sin, sin), dim=-1).to(dtype)
@@ -284,7 +309,7 @@ class LlamaModel(nn.Module):
         past = cache.length if cache is not None else 0
         if positions is None:
             positions = torch.arange(past, past + steps, device=embeds.device).expand(rows, -1)
-        rotary = rotary_table(positions, self.config.head_dim, self.config.rope_theta, embeds.dtype)
+        rotary = rotary_table(positions, self.config, embeds.dtype)
         mask = cache.mask(steps) if cache is not None else None
         x = embeds
         for layer in self.layers:

@@ -13,7 +13,11 @@ from janus_app.nn.fast.linear import Linear
 
 @dataclass(frozen=True)
 class VisionConfig:
-    """separate_qkv: the checkpoint has q, k and v as three linears, and no first axis of the position table."""
+    """separate_qkv: the checkpoint has q, k and v as three linears, and no first axis of the position table.
+
+    gelu: "none" is the exact function, "tanh" the approximation that the published SigLIP computes. normed: whether
+    the features are those behind the last norm.
+    """
 
     image_size: int
     width: int
@@ -22,6 +26,8 @@ class VisionConfig:
     patch_size: int
     mlp_ratio: float
     separate_qkv: bool = False
+    gelu: str = "none"
+    normed: bool = True
 
     @property
     def patches(self) -> int:
@@ -56,13 +62,14 @@ class _Attention(nn.Module):
 
 
 class _MLP(nn.Module):
-    def __init__(self, width: int, hidden: int) -> None:
+    def __init__(self, width: int, hidden: int, gelu: str) -> None:
         super().__init__()
+        self.gelu = gelu
         self.fc1 = Linear(width, hidden)
         self.fc2 = Linear(hidden, width)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.fc2(F.gelu(self.fc1(x)))
+        return self.fc2(F.gelu(self.fc1(x), approximate=self.gelu))
 
 
 class _Block(nn.Module):
@@ -71,7 +78,7 @@ class _Block(nn.Module):
         self.norm1 = nn.LayerNorm(config.width, eps=1e-6)
         self.attn = _Attention(config.width, config.heads, separate=config.separate_qkv)
         self.norm2 = nn.LayerNorm(config.width, eps=1e-6)
-        self.mlp = _MLP(config.width, int(config.width * config.mlp_ratio))
+        self.mlp = _MLP(config.width, int(config.width * config.mlp_ratio), config.gelu)
 
     def forward(self, x: Tensor) -> Tensor:
         x = x + self.attn(self.norm1(x))
@@ -92,7 +99,7 @@ class SigLIP(nn.Module):
         table = (config.patches, config.width)
         self.pos_embed = nn.Parameter(torch.empty(table if config.separate_qkv else (1, *table)))
         self.blocks = nn.ModuleList(_Block(config) for _ in range(config.layers))
-        self.norm = nn.LayerNorm(config.width, eps=1e-6)
+        self.norm = nn.LayerNorm(config.width, eps=1e-6) if config.normed else nn.Identity()
 
     def join_qkv(self) -> None:
         for module in self.modules():

@@ -19,7 +19,16 @@ from pydantic_core import PydanticCustomError
 
 from janus_app.errors import AppError, Message
 from janus_app.outputs.image_io import MAX_BYTES, Source, open_bytes, read_bounded
-from janus_app.types import EDIT_SETTINGS, MAX_SEED, EditRequest, GenerateRequest, Picture, Precision, Provenance
+from janus_app.types import (
+    EDIT_SETTINGS,
+    MAX_SEED,
+    ChatRequest,
+    EditRequest,
+    GenerateRequest,
+    Picture,
+    Precision,
+    Provenance,
+)
 from janus_app.version import __version__
 
 KEY = "janus_app"  # keyword of the text chunk, and the namespace in XMP
@@ -81,9 +90,10 @@ class ImageMetadata:
 
 
 def metadata_of(picture: Picture, provenance: Provenance) -> ImageMetadata:
-    """The metadata of a picture that a generate or edit job drew."""
+    """The metadata of a picture that a job drew. One in an answer has the question as its prompt."""
     request = provenance.request
-    assert isinstance(request, GenerateRequest | EditRequest)
+    assert isinstance(request, GenerateRequest | EditRequest | ChatRequest)
+    asked = request.turns[-1].text if isinstance(request, ChatRequest) else request.prompt
     return ImageMetadata(
         app=__version__,
         model=provenance.variant_id,
@@ -94,12 +104,12 @@ def metadata_of(picture: Picture, provenance: Provenance) -> ImageMetadata:
         precision=provenance.precision,
         device=provenance.device,
         verb="edit" if isinstance(request, EditRequest) else "generate",
-        prompt=request.prompt,
-        negative=request.negative,
+        prompt=asked,
+        negative="" if isinstance(request, ChatRequest) else request.negative,
         seed=picture.seed,
         size=picture.image.size,
         created=datetime.now().astimezone().isoformat(timespec="seconds"),
-        settings=_settings(picture, request, provenance.settings) | _adapters(provenance),
+        settings=_settings(picture, request, provenance.settings) | _painted(picture) | _adapters(provenance),
         versions=provenance.versions,
         image_tokens=picture.image_tokens,
         source_prompt=picture.source_prompt,
@@ -108,9 +118,18 @@ def metadata_of(picture: Picture, provenance: Provenance) -> ImageMetadata:
     )
 
 
-def _settings(picture: Picture, request: GenerateRequest | EditRequest, available: frozenset[str]) -> dict[str, Value]:
+def _painted(picture: Picture) -> dict[str, Value]:
+    """The hash of the vectors that a picture was painted from; the same one says that only the painting differs."""
+    return {} if picture.vectors is None else {"vectors": picture.vectors.sha256}
+
+
+def _settings(
+    picture: Picture, request: GenerateRequest | EditRequest | ChatRequest, available: frozenset[str]
+) -> dict[str, Value]:
     """The settings that had a part in the picture, and no others: a reader must not think that the rest mattered."""
     settings: dict[str, Value] = {}
+    if isinstance(request, ChatRequest):
+        return {"in_chat": True, **picture.painted_with}
     if isinstance(request, EditRequest):
         settings["method"] = request.method
         used = EDIT_SETTINGS.get(request.method, frozenset())

@@ -33,7 +33,7 @@ SettingName = Literal[
     "width",  # of a drawing, for models that draw in several sizes
     "height",
 ]
-Verified = Literal["measured", "reference", "prompts", "layout"]
+Verified = Literal["measured", "reference", "prompts", "layout", "paper"]
 # Defaults that the file itself cannot say, so the fields' types do not allow them.
 ABSENT: Any = None
 NONE_LISTED: Any = ()

@@ -247,6 +247,8 @@ def _model(variant: Variant, folder: Path | None, components: Mapping[str, Path]
             return _Model(variant, family, folder, components, config, from_folder=True)
         except AppError:  # as of a missing component: the load will say so, and the size may be known all the same
             pass
+    if (expected := KNOWN_CONFIGS / f"{variant.id}.json").is_file():  # of models whose weights are the user's own
+        return _Model(variant, family, folder, components, json.dumps(read_json(expected)["config"]))
     known = KNOWN_CONFIGS / f"{(variant.repo or '').split('/')[-1]}.json.gz"
     if not known.is_file():
         return _Model(variant, family, folder, components, None)

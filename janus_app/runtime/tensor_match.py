@@ -121,7 +121,7 @@ def _headers(source: WeightSource) -> tuple[list[TensorFile], list[Notice]]:
     notices = []
     if not files.usual:
         notices.append(Notice(Message("weights_own_name", names=", ".join(header.file.name for header in found))))
-    if wrapped := next((header for header in found if header.table), None):
+    if wrapped := next((header for header in found if header.table not in ("", source.table)), None):
         notices.append(Notice(Message("weights_unwrapped", file=wrapped.file.name, table=wrapped.table)))
     if source.path.is_dir() and any(map(is_adapter_file, weight_candidates(source.path))):
         notices.append(Notice(Message("adapter_not_applied", folder=source.path)))

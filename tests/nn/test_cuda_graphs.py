@@ -15,11 +15,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from janus_app.models.common import denoiser as denoise
+from janus_app.models.common.denoiser import Denoiser
 from janus_app.models.janusflow import velocity as velocities
 from janus_app.models.janusflow.pipeline import JanusFlowModel
 from janus_app.models.janusflow.velocity import PromptVelocity
-from janus_app.models.metaquery import denoise
-from janus_app.models.metaquery.denoise import Denoiser
 from janus_app.nn.fast import cuda_graphs, decode_step, kernels
 from janus_app.nn.fast.cuda_graphs import CudaGraphFunction, CudaGraphRunner
 from janus_app.nn.fast.decode_step import DecodeStep

@@ -246,6 +246,11 @@ class VisionChatMixin:
         """How sure the model is, from 0 to 1, that each picture shows what the prompt asks for."""
         return rank.rank(self, request)
 
+    def question_ids(self, question: str, answer: str, picture: Image.Image) -> list[int]:
+        """See `rank.RankingModel`."""
+        turn = prompts.turn_pieces(Turn("user", question, (picture,)), self.picture)
+        return self.tokenizer.encode([*prompts.conversation([turn], self.style), *([answer] if answer else [])])
+
     @torch.inference_mode()
     def _embed(self, ids: Sequence[int], pictures: Sequence[Image.Image] = ()) -> Tensor:
         pixels = torch.stack([self.processor(picture) for picture in pictures]) if pictures else None

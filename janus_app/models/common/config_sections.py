@@ -12,7 +12,7 @@ from janus_app.errors import AppError, Message
 from janus_app.models.common.config import Fields, fields_at
 from janus_app.models.common.image_processor import ImageProcessor
 from janus_app.models.common.prompts import PromptStyle
-from janus_app.nn.llama import DecoderConfig
+from janus_app.nn.llama import DecoderConfig, RopeScaling
 from janus_app.nn.siglip import VisionConfig
 
 # The Hub configs name their towers only by these names: (width, layers, heads, patch size, MLP ratio).
@@ -44,6 +44,7 @@ _TOWER = {
     **dict.fromkeys(("pixel_mean", "pixel_std"), ()),
     **dict.fromkeys(("reg_tokens", "num_register_tokens"), (0,)),
 }
+_ROPE_SECTIONS = ("rope_parameters", "rope_scaling")
 _PICTURES = {
     **dict.fromkeys(("do_resize", "do_rescale", "do_convert_rgb", "do_pad"), (True,)),
     "do_center_crop": (False,),
@@ -68,6 +69,7 @@ def language_config(raw: Mapping[str, Any]) -> DecoderConfig:
         max_position_embeddings=language.whole("max_position_embeddings", 2048),
         rms_norm_eps=language.number("rms_norm_eps", 1e-6),
         rope_theta=_rope(language).number("rope_theta", 10000.0),
+        rope_scaling=_rope_scaling(language),
     )
     if decoder.hidden_size % heads or heads % decoder.num_key_value_heads:
         raise AppError("config_heads_do_not_divide", heads=heads, width=decoder.hidden_size)
@@ -100,16 +102,32 @@ def explain_vocabulary(network: object, name: str, found: bool) -> Message | Non
 def _rope(language: Fields) -> Fields:
     """The fields that contain rope_theta: transformers 5 writes them into a section of their own, rope_parameters.
 
-    Raises AppError for rotary positions of another kind than the plain ones.
+    Raises AppError for rotary positions of other kinds than the plain ones and those of Llama 3.1.
     """
-    for name in ("rope_parameters", "rope_scaling"):
+    for name in _ROPE_SECTIONS:
         if not language.values.get(name):
             continue
         rope = Fields(f"{language.section}.{name}", language.values[name])
+        if rope.values.get("rope_type") == "llama3":
+            continue
         known = {"rope_theta": None, "rope_type": ("default",), "type": ("default",)}
         neutral = {"factor": (1,), "partial_rotary_factor": (1,)}
         refuse_other_values(rope, {**dict.fromkeys(rope.values, ()), **known, **neutral})
     return Fields(language.section, {**language.values, **(language.values.get("rope_parameters") or {})})
+
+
+def _rope_scaling(language: Fields) -> RopeScaling | None:
+    """The scaling of Llama 3.1, where the config asks for it."""
+    for name in _ROPE_SECTIONS:
+        if isinstance(rope := language.values.get(name), Mapping) and rope.get("rope_type") == "llama3":
+            fields = Fields(f"{language.section}.{name}", rope)
+            return RopeScaling(
+                factor=fields.number("factor", 8.0),
+                low_freq=fields.number("low_freq_factor", 1.0),
+                high_freq=fields.number("high_freq_factor", 4.0),
+                original=fields.whole("original_max_position_embeddings", 8192),
+            )
+    return None
 
 
 def refuse_other_values(fields: Fields, computed: Mapping[str, tuple[Any, ...] | None]) -> None:

@@ -18,12 +18,10 @@ from PIL import Image
 from torch import Tensor
 
 from janus_app.errors import AppError, Message
-from janus_app.models.common import prompts
-from janus_app.models.common.prompts import PromptStyle
-from janus_app.models.common.tokenizer import Piece, Tokenizer
+from janus_app.models.common.tokenizer import Tokenizer
 from janus_app.nn import sampling
 from janus_app.nn.prefill import Network, prefill
-from janus_app.types import Capabilities, Events, Finished, Notice, Progress, RankRequest, Turn
+from janus_app.types import Capabilities, Events, Finished, Notice, Progress, RankRequest
 
 MIN_YES_NO = 0.5  # the mean probability of yes and no together from which the question counts as understood
 QUESTION = "Is there {} in the picture?"
@@ -38,11 +36,13 @@ class RankingModel(Protocol):
 
     network: Network
     tokenizer: Tokenizer
-    style: PromptStyle
-    picture: Sequence[Piece]
     capabilities: Capabilities
 
     def _embed(self, ids: Sequence[int], pictures: Sequence[Image.Image] = ()) -> Tensor: ...
+
+    def question_ids(self, question: str, answer: str, picture: Image.Image) -> list[int]:
+        """Token ids of a question about a picture, and of the beginning of its answer."""
+        ...
 
 
 def rank(model: RankingModel, request: RankRequest) -> Events:
@@ -109,24 +109,18 @@ def _caption_likelihood(model: RankingModel, prompt: str, picture: Image.Image) 
     phrase = _as_phrase(prompt)
     question, answer = (DESCRIBE_ZH, f" {phrase}。") if _is_chinese(phrase) else (DESCRIBE, f" I see {phrase}.")
     logits = _answer_logits(model, question, answer, picture)
-    ids = _conversation(model, question, answer, picture)
+    ids = model.question_ids(question, answer, picture)
     answer_ids = torch.tensor(ids[len(ids) - len(logits) + 1 :])
     return float(logits[:-1].log_softmax(-1).gather(-1, answer_ids[:, None]).mean().exp())
 
 
 def _answer_logits(model: RankingModel, question: str, answer: str, picture: Image.Image) -> Tensor:
     """Logits [T + 1, vocab] behind the question and behind each of the answer's T tokens, in float64 on the CPU."""
-    ids = _conversation(model, question, answer, picture)
+    ids = model.question_ids(question, answer, picture)
     if len(ids) >= model.capabilities.context:
         raise AppError("rank_prompt_too_long")
-    answer_length = len(ids) - len(_conversation(model, question, "", picture))
+    answer_length = len(ids) - len(model.question_ids(question, "", picture))
     hidden, _ = prefill(model.network, [model._embed(ids, [picture])], 0)
     logits = model.network.language_model.lm_head(hidden[0, -answer_length - 1 :]).float()
     sampling.require_finite(logits, model.network.dtype)
     return logits.cpu().double()  # not every device has float64
-
-
-def _conversation(model: RankingModel, question: str, answer: str, picture: Image.Image) -> list[int]:
-    """Token ids of a question about a picture, and of the beginning of its answer."""
-    turn = prompts.turn_pieces(Turn("user", question, (picture,)), model.picture)
-    return model.tokenizer.encode([*prompts.conversation([turn], model.style), *([answer] if answer else [])])

@@ -13,12 +13,12 @@ from torch import Tensor
 from janus_app.errors import AppError, Message
 from janus_app.models.common.batching import draw_in_batches
 from janus_app.models.common.chat_template import ChatTemplate
+from janus_app.models.common.denoiser import Denoiser
 from janus_app.models.common.image_processor import BLANK, to_rounded_picture
 from janus_app.models.common.latent_preview import LatentPreview
 from janus_app.models.common.mllm_chat import MllmChat
 from janus_app.models.metaquery.conditioning import PromptConditioner
 from janus_app.models.metaquery.config import Components
-from janus_app.models.metaquery.denoise import Denoiser
 from janus_app.models.metaquery.modeling import MARKERS, MetaQueryNetwork, scheduler
 from janus_app.nn import sampling
 from janus_app.nn.diffusion import TextImageGuidance, denoise

@@ -26,7 +26,7 @@ from janus_app.nn.fast.linear import (
     linear_function,
     residual_function,
 )
-from janus_app.nn.llama import KVCache, LlamaModel, RMSNorm, rms_norm, rotary_table
+from janus_app.nn.llama import DecoderConfig, KVCache, LlamaModel, RMSNorm, rms_norm, rotary_table
 
 # The residual stream [rows, hidden], and its norm where what reads it next does not compute that by itself.
 Stream = tuple[Tensor, Tensor | None]
@@ -69,12 +69,12 @@ class DecodeStep:
         self._groups = config.num_attention_heads // self._kv_heads + 2
         padding = cache.padding_lengths()
         positions = self._slots[None] if padding is None else (self._slots - padding).clamp(min=0)
-        self._rope_table = self._make_rope_table(positions, config.rope_theta, dtype)
+        self._rope_table = self._make_rope_table(positions, config, dtype)
         self._not_padding = None if cache.padding_mask is None else ~cache.padding_mask[:, None, None]
 
-    def _make_rope_table(self, positions: Tensor, theta: float, dtype: torch.dtype) -> Tensor:
+    def _make_rope_table(self, positions: Tensor, config: DecoderConfig, dtype: torch.dtype) -> Tensor:
         """cos and sin [2, rows or 1, capacity, groups, 1, head_dim]: for queries and keys; values are not rotated."""
-        angles = torch.stack(rotary_table(positions, self._head_dim, theta, dtype))[:, :, 0]
+        angles = torch.stack(rotary_table(positions, config, dtype))[:, :, 0]
         identity = torch.zeros_like(angles)
         identity[0] = 1
         return torch.stack([angles] * (self._groups - 1) + [identity], dim=3)[:, :, :, :, None]

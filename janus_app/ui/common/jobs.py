@@ -50,6 +50,7 @@ UNITS = {
     "steps": "unit_steps",
     "pictures": "unit_pictures",
     "weights": "unit_weights",
+    "vectors": "unit_vectors",
 }
 logger = logging.getLogger(__name__)
 

@@ -5,16 +5,16 @@ from __future__ import annotations
 import logging
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import gradio as gr
 
 from janus_app.errors import AppError
 from janus_app.outputs.conversations import ChatMessage, Conversation, new_conversation, new_id, shortened
-from janus_app.types import ChatRequest, EditRequest, Event, GenerateRequest, Usage
+from janus_app.types import ChatRequest, EditRequest, Event, Finished, GenerateRequest, Usage
 from janus_app.ui.common.drawing import draw
-from janus_app.ui.common.html import message, messages, meter
+from janus_app.ui.common.html import message, messages, meter, preview_grid
 from janus_app.ui.common.jobs import Frame, watch
 from janus_app.ui.common.running import Stopped, Talk, until
 from janus_app.ui.context import PageContext, Updates, Values, number, whole_number
@@ -161,9 +161,11 @@ class Replies:
         def start() -> Iterator[Event]:
             return until(halted, page.job(values[self.variant], self.request(conversation, values)))
 
-        frame, answer = Frame(), ChatMessage(new_id(), conversation.head, "assistant", "")
+        frame, answer, preview = Frame(), ChatMessage(new_id(), conversation.head, "assistant", ""), ""
         for frame in watch(start, page.texts, language):
-            tail = working(page, frame.status, language)
+            if frame.previews:
+                preview = preview_grid(frame.previews, [""], [page.texts.say("alt_preview", language, number=1)])
+            tail = working(page, preview + frame.status, language)
             told: Updates = {panel.notes: messages(frame.notices)}
             if not frame.text:
                 yield {**self._show(conversation, language, tail), **told}
@@ -176,9 +178,25 @@ class Replies:
         if frame.error:
             yield {panel.notes: messages(frame.notices) + message(frame.error, "error")}
         if frame.finished:
-            if not frame.text:  # the model had nothing to say, which is an answer too
+            pictures, trouble = self._illustrations(frame.finished, language)
+            if pictures:
+                answer = replace(answer, pictures=pictures)
+            if pictures or not frame.text:  # the model had nothing to say, which is an answer too
                 yield self._show(conversation.with_message(answer), language)
+            if trouble:
+                yield {panel.notes: messages(frame.notices) + trouble}
             yield {panel.context: context_html(page, frame.finished.usage, language)}
+
+    def _illustrations(self, finished: Finished, language: str) -> tuple[tuple[str, ...], str]:
+        """The pictures inside an answer, saved, and as HTML why one could not be saved."""
+        page, kept = self.page, list[str]()
+        try:
+            for picture in finished.pictures:
+                assert finished.provenance is not None
+                kept.append(page.images.keep(picture, finished.provenance).shown)
+        except AppError as error:
+            return tuple(kept), message(error.text(language), "error")
+        return tuple(kept), ""
 
     def _picture(self, conversation: Conversation, values: Values, language: str, halted: Stopped) -> Answer:
         """A picture; its previews are shown below the conversation."""

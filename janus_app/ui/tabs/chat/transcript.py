@@ -28,7 +28,7 @@ def question(conversation: Conversation, text: str, files: tuple[str, ...]) -> C
 
 
 def as_history(conversation: Conversation, page: PageContext, language: str, tail: str = "") -> list[dict[str, Any]]:
-    """The shown branch as the messages of a gr.Chatbot; pictures come before the text, as the model reads them.
+    """The shown branch as the messages of a gr.Chatbot; pictures come before a question, as the model reads them.
 
     `tail` is HTML at the end of the answer that is being written.
     """
@@ -44,8 +44,8 @@ def as_history(conversation: Conversation, page: PageContext, language: str, tai
         if message.pictures:
             keys = (f"{message.id}:{number}" for number in range(len(message.pictures)))
             content.append(pictures_part(page, [*zip(keys, message.pictures, alts, strict=True)], language))
-        if message.text:
-            content.append(message.text)
+        if message.text:  # an answer speaks of its pictures before they come, a question after
+            content.insert(0 if message.role == "assistant" else len(content), message.text)
         if message.role == "user":
             parsed = command(message.text)
             drawn = shortened(parsed[1], 200) if parsed else ""
@@ -70,18 +70,20 @@ def since_newest_picture(path: tuple[ChatMessage, ...]) -> tuple[ChatMessage, ..
 def read_by_model(conversation: Conversation, whole: bool) -> list[tuple[str, str, tuple[str, ...]]]:
     """Role, text and picture files of the turns that the model reads: since the newest picture, or the `whole` branch.
 
-    Commands are left out; the pictures they made join the next question: in training, pictures occur in messages of
-    the user only.
+    Commands are left out; pictures that the model made join the next question: in training, most models saw pictures in
+    messages of the user only.
     """
     found: list[tuple[str, str, tuple[str, ...]]] = []
     carried: list[str] = []
     for message in conversation.path if whole else since_newest_picture(conversation.path):
-        if (message.role == "user" and command(message.text)) or (message.role == "assistant" and message.pictures):
+        if message.role == "assistant":
+            carried += message.pictures
+        if message.role == "user" and command(message.text):
             carried += message.pictures
         elif message.role == "user":
             found.append(("user", message.text, (*carried[-MAX_CARRIED:], *message.pictures)))
             carried = []
-        elif found:  # never an answer first, whose question was left out
+        elif found and message.text:  # never an answer first, whose question was left out
             found.append(("assistant", message.text, ()))
     return found
 

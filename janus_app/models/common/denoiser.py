@@ -1,8 +1,8 @@
-"""MetaQuery's denoising network: SANA or Stable Diffusion's U-Net, with conditioning computed once for all steps."""
+"""Denoising networks of diffusers, SANA or Stable Diffusion's U-Net, with conditioning computed once for all steps."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -59,8 +59,11 @@ class Denoiser:
         self._outputs: Callable[[Tensor, Tensor], Tensor]
 
     @torch.inference_mode()
-    def set_conditioning(self, captions: Tensor) -> None:
-        """Set the captions [rows, N, C]. SANA projects captions before its blocks: that is done here, once."""
+    def set_conditioning(self, captions: Tensor, added: Mapping[str, Tensor] | None = None) -> None:
+        """Set the captions [rows, N, C]. SANA projects captions before its blocks: that is done here, once.
+
+        added: what the U-Net of Stable Diffusion XL reads beside them, "text_embeds" and "time_ids" [rows, ...].
+        """
         self.rows = captions.shape[0]
         caption = captions[:1, :1]  # the networks take captions as an argument, but nothing reads them any more
         if hasattr(self.network, "caption_projection"):
@@ -68,7 +71,7 @@ class Denoiser:
         for attention, processor in self._cross_attentions:
             processor.set_captions(attention, captions)
         # CUDA graphs read the keys and values at their addresses, so new captions need new graphs.
-        outputs = partial(_outputs, self.network, caption, self.rows)
+        outputs = partial(_outputs, self.network, caption, self.rows, added or {})
         self._outputs = CudaGraphFunction(outputs) if can_capture(self.network, captions.device) else outputs
 
     @torch.inference_mode()
@@ -77,9 +80,14 @@ class Denoiser:
         return self._outputs(latents, time.to(latents.device)).unflatten(0, (self.rows, -1))
 
 
-def _outputs(network: Any, caption: Tensor, rows: int, latents: Tensor, time: Tensor) -> Tensor:
+def _outputs(
+    network: Any, caption: Tensor, rows: int, added: Mapping[str, Tensor], latents: Tensor, time: Tensor
+) -> Tensor:
     batch = latents.to(caption.dtype).repeat(rows, 1, 1, 1)
     captions = caption.expand(len(batch), -1, -1)
-    out = network(batch, encoder_hidden_states=captions, timestep=time.expand(len(batch)), return_dict=False)[0]
+    more = {name: part.repeat_interleave(len(latents), dim=0) for name, part in added.items()}
+    options = {"added_cond_kwargs": more} if more else {}
+    times = time.expand(len(batch))
+    out = network(batch, encoder_hidden_states=captions, timestep=times, return_dict=False, **options)[0]
     result: Tensor = out.float()
     return result

@@ -1,0 +1,1 @@
+"""Models whose language model reads and writes a picture as a few vectors, which a diffusion model paints."""

@@ -1,0 +1,193 @@
+"""Conversations for the embedded MetaMorph, in its prompt format: questions, pictures to draw, and pictures to change.
+
+A caption must have one picture only: a language model that regresses vectors would otherwise learn their mean. So what
+a caption leaves open (where three stars stand) is always decided in the same way.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from tokenizers import Tokenizer
+from torch import Tensor
+
+from training.batches import Batch, as_typed, padded, talk
+from training.captions import caption
+from training.edits import KINDS, edit
+from training.metaquery_data import ASKED, among_others
+from training.scenes import LAYOUTS, LINES, Group, Plan, plan
+from training.talk import Exchange
+from training.text_tokenizer import SPECIALS
+from training.world import GRID, Scene, grid
+
+RNG = np.random.Generator
+CELLS = GRID * GRID
+BEGIN, END, TURN_END = "<|begin_of_text|>", "<|end_of_text|>", "<|eot_id|>"
+ROLE, ROLE_END = "<|start_header_id|>", "<|end_header_id|>"
+START, STOP, PLACE = "<image_start>", "<image_end>", "<image_place>"
+# In the order of SPECIALS: Janus' special tokens become those of MetaMorph with nearly the same meaning.
+NAMES = (BEGIN, TURN_END, END, START, PLACE, "<|unused|>", ROLE, ROLE_END, STOP)
+DRAWING = "Generate an image of {}"
+_VISUALLY = ("Let's think about this visually: {}", "Generate an image of {}", "Generate an image of {}")
+
+
+def tokenizer_of(folder: Path, out: Path) -> Tokenizer:
+    """The tokenizer of an embedded Janus with the special tokens' names of MetaMorph, also saved in `out`."""
+    text = (folder / "tokenizer.json").read_text("utf-8")
+    names = dict(zip(SPECIALS, NAMES, strict=True))
+    content = json.loads(text)
+    for token in content["added_tokens"]:
+        token["content"] = names.get(token["content"], token["content"])
+    vocabulary = content["model"]["vocab"]
+    content["model"]["vocab"] = {names.get(token, token): number for token, number in vocabulary.items()}
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "tokenizer.json").write_text(json.dumps(content, ensure_ascii=False), "utf-8")
+    return Tokenizer.from_file(str(out / "tokenizer.json"))
+
+
+class Format:
+    """Ids of conversations as the checkpoint's prompts have them."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self.tokenizer = tokenizer
+        self.place, self.start, self.stop, self.end, self.begin, self.pad = (
+            int(tokenizer.token_to_id(name))  # type: ignore[arg-type]
+            for name in (PLACE, START, STOP, TURN_END, BEGIN, END)
+        )
+        self.user, self.assistant = (self.encode(f"{ROLE}{role}{ROLE_END}\n") for role in ("user", "assistant"))
+
+    def encode(self, text: str) -> list[int]:
+        return self.tokenizer.encode(text, add_special_tokens=False).ids
+
+    @property
+    def picture(self) -> list[int]:
+        return [self.start, *[self.place] * CELLS, self.stop]
+
+    def question(self, text: str, pictures: int) -> list[int]:
+        shown = self.picture * pictures
+        asked = self.encode(f"{ROLE}user{ROLE_END}\n")
+        asked += shown + self.encode(f"\n{text}" if pictures else text)
+        return [*asked, self.end, *self.assistant]
+
+
+@dataclass
+class Conversations(Batch):
+    """ids [n, L], padded on the right.
+
+    place [n, L]: where a picture's vectors stand; word [n, L]: positions t that learn to predict ids[t + 1];
+    vector [n, L]: positions t that learn to predict the vector at t + 1; tiles [pictures, 36]: of all pictures in
+    order; wanted [pictures]: which of them are written by the model.
+    """
+
+    ids: Tensor
+    place: Tensor
+    word: Tensor
+    vector: Tensor
+    tiles: Tensor
+    wanted: Tensor
+
+
+class _Rows:
+    def __init__(self, form: Format) -> None:
+        self.form = form
+        self.ids: list[list[int]] = []
+        self.word: list[list[int]] = []
+        self.vector: list[list[int]] = []
+        self.tiles: list[np.ndarray] = []
+        self.wanted: list[bool] = []
+
+    def begin(self) -> None:
+        self.ids.append([self.form.begin] * 2)
+        self.word.append([0, 0])
+        self.vector.append([0, 0])
+
+    def ask(self, text: str, scenes: list[Scene]) -> None:
+        ids = self.form.question(text, len(scenes))
+        self.ids[-1] += ids
+        self.word[-1] += [0] * len(ids)
+        self.vector[-1] += [0] * len(ids)
+        self.tiles += [grid(scene) for scene in scenes]
+        self.wanted += [False] * len(scenes)
+
+    def answer(self, text: str, scene: Scene | None = None) -> None:
+        words = self.form.encode(text) if text else []
+        ids = [*words, *(self.form.picture if scene is not None else []), self.form.end]
+        for id_ in ids:  # the position before each id predicts it
+            self.word[-1][-1] = int(id_ != self.form.place)
+            self.vector[-1][-1] = int(id_ == self.form.place)
+            self.ids[-1].append(id_)
+            self.word[-1].append(0)
+            self.vector[-1].append(0)
+        if scene is not None:
+            self.tiles.append(grid(scene))
+            self.wanted.append(True)
+
+    def batch(self) -> Conversations:
+        ids = padded(self.ids, self.form.pad)
+        tiles = torch.from_numpy(np.stack(self.tiles)) if self.tiles else torch.zeros(0, CELLS, dtype=torch.long)
+        marks = (padded(rows, 0).bool() for rows in (self.word, self.vector))
+        return Conversations(ids, ids == self.form.place, *marks, tiles, torch.tensor(self.wanted, dtype=torch.bool))
+
+
+def settled(p: Plan) -> Plan:
+    """The plan with everything decided that its caption leaves open."""
+    counts = [group.count for group in p.groups]
+    if p.form == "many":
+        return replace(p, groups=(replace(p.groups[0], slots=LAYOUTS[counts[0]][0]),))
+    if p.form == "list":
+        slots, groups = list(LAYOUTS[sum(counts)][0]), list[Group]()
+        for group in p.groups:
+            groups.append(replace(group, slots=tuple(slots[: group.count])))
+            slots = slots[group.count :]
+        return replace(p, groups=tuple(groups))
+    if p.form == "relation":
+        first, second = p.groups
+        lines = (0, 2) if p.relation in ("left", "above") else (2, 0)
+        across = p.relation in ("left", "right")
+        made = (
+            replace(g, slots=tuple(3 * i + line if across else 3 * line + i for i in LINES[g.count][0]))
+            for g, line in zip((first, second), lines, strict=True)
+        )
+        return replace(p, groups=tuple(made))
+    return p
+
+
+def drawings(rng: RNG, form: Format, count: int) -> Conversations:
+    """Captions, and answers that are pictures."""
+    rows = _Rows(form)
+    for _ in range(count):
+        p = settled(plan(rng))
+        rows.begin()
+        asked = _VISUALLY[int(rng.integers(len(_VISUALLY)))].format(as_typed(caption(p, rng), rng))
+        rows.ask(asked, [])
+        rows.answer("", p.scene)
+    return rows.batch()
+
+
+def changes(rng: RNG, form: Format, count: int) -> Conversations:
+    """Pictures with instructions, and answers that are changed pictures."""
+    rows = _Rows(form)
+    for _ in range(count):
+        made = edit(rng, str(rng.choice(KINDS, p=ASKED)), zh=bool(rng.random() < 0.34))
+        before, after = among_others(made, rng)
+        rows.begin()
+        rows.ask(as_typed(made.instruction, rng), [before])
+        rows.answer("", after)
+    return rows.batch()
+
+
+def talks(rng: RNG, form: Format, count: int) -> Conversations:
+    """Conversations about pictures."""
+    rows = _Rows(form)
+    for _ in range(count):
+        exchanges, scenes = talk(rng, int(rng.integers(1, 4)))
+        rows.begin()
+        for turn, one in enumerate(exchanges):
+            assert isinstance(one, Exchange)
+            rows.ask(as_typed(one.question, rng), scenes if turn == 0 else [])
+            rows.answer(one.answer)
+    return rows.batch()
