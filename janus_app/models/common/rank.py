@@ -34,9 +34,11 @@ NO = ("No", " No", "no", " no", "NO", "不", "没", "否")
 class RankingModel(Protocol):
     """What ranking needs of a model: `chat.VisionChatMixin` has it."""
 
-    network: Network
     tokenizer: Tokenizer
     capabilities: Capabilities
+
+    @property
+    def network(self) -> Network: ...
 
     def _embed(self, ids: Sequence[int], pictures: Sequence[Image.Image] = ()) -> Tensor: ...
 
