@@ -92,9 +92,17 @@ def visit(browser: Any, served: Served) -> Iterator[Opener]:
     contexts: list[Any] = []
     unexpected: list[str] = []
 
+    ticks = {number for number, handler in served.demo.fns.items() if handler.name == "tick"}
+
+    def asks(request: Any) -> bool:
+        """Whether a handler is asked for something, other than the state of the model each second."""
+        if "/run/" not in request.url:
+            return "/queue/" in request.url
+        return request.post_data_json["fn_index"] not in ticks
+
     def listen(page: Any) -> None:
         page.asking = set()  # open requests to handlers; the stream of the queue is open while an answer is due
-        page.on("request", lambda r: page.asking.add(r) if "/queue/" in r.url or "/run/" in r.url else None)
+        page.on("request", lambda r: page.asking.add(r) if asks(r) else None)
         page.on("response", lambda r: page.asking.discard(r.request) if "/run/" in r.url else None)
         for ended in ("requestfinished", "requestfailed"):
             page.on(ended, lambda r: page.asking.discard(r))

@@ -64,7 +64,7 @@ def wait_quiet(page: Any) -> None:
         quiet = 0 if page.asking else quiet + 1
         return quiet > 5  # an answer may lead to the next question a frame later
 
-    until(enough, page, lambda: f"still asking: {page.asking}")
+    until(enough, page, lambda: f"still asking: {[(r.url[-12:], (r.post_data or '')[:90]) for r in page.asking]}")
 
 
 def outcome(page: Any, tab: str) -> tuple[str, str]:
@@ -175,6 +175,7 @@ def choose(page: Any, title: str) -> None:
     page.wait_for_selector(f"#model-list li.now:has-text('{title}')")
     page.click("#model-head [data-janus=drawer]")
     page.wait_for_selector("#model-drawer", state="hidden")
+    wait_quiet(page)  # the page sets the controls for the model
 
 
 def newest(folder: Path) -> Path:
