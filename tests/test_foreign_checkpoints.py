@@ -53,7 +53,7 @@ def test_json_is_read_in_every_encoding_that_editors_save(tmp_path: Path, encodi
     "field",
     [
         {"rope_scaling": {"type": "linear", "factor": 2.0}},
-        {"rope_scaling": {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0}},
+        {"rope_scaling": {"rope_type": "longrope", "factor": 8.0}},
         {"rope_parameters": {"rope_type": "yarn", "rope_theta": 10000.0, "factor": 4.0}},
         {"rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.5}},
         {"partial_rotary_factor": 0.5},

@@ -215,6 +215,7 @@ def test_user_models(monkeypatch: pytest.MonkeyPatch) -> None:
         },
         "user_supplied": False,
         "edit_methods": ["masked", "flowedit"],
+        "thinking": None,
     }
 
 

@@ -68,7 +68,7 @@ def test_presets_of_every_model_are_within_its_ranges(variant: Variant) -> None:
 def test_preset_is_limited_to_the_settings_of_the_model() -> None:
     token, flow = CATALOG["janus-embedded"], CATALOG["janusflow-embedded"]
     wild = {"guidance": 99, "steps": 1e9, "solver": "magic", "temperature": "hot", "what": 1}
-    assert complete(token, wild)["guidance"] == 10 and "steps" not in complete(token, wild)
+    assert complete(token, wild)["guidance"] == token.settings["guidance"].high and "steps" not in complete(token, wild)
     assert complete(token, wild)["temperature"] == token.settings["temperature"].default
     assert complete(flow, wild)["steps"] == 100 and complete(flow, wild)["solver"] == flow.solvers[0]
 
@@ -249,11 +249,11 @@ def test_blind_pair_reveals_nothing_before_the_vote(page: PageContext, session: 
 def test_page_offers_built_in_and_user_presets(page: PageContext) -> None:
     now = CATALOG["janus-embedded"]
     assert page.library is not None
-    page.library.presets.save(Preset("fast", "janus", {"guidance": 7}))
+    page.library.presets.save(Preset("fast", "janus", {"guidance": 1.5}))
     assert [name for _, name in choices(page, now, "en")] == ["", "balanced", "careful", "own:fast"]
     ours, own = settings_of(page, "careful", now), settings_of(page, "own:fast", now)
     assert ours is not None and ours["temperature"] == 0.2 and "count" not in ours
-    assert own is not None and own["guidance"] == 7
+    assert own is not None and own["guidance"] == 1.5
     assert settings_of(page, "own:gone", now) is None
 
 

@@ -56,7 +56,7 @@ def test_understanding(case: Case, name: str) -> None:
     close(embeds[None], expected["inputs_embeds"], FEATURES)
     close(network.language_model.lm_head(network(embeds[None])), expected["logits"], LOGITS)
     end = case.model.tokenizer.id(EOS)
-    answer = list(answer_tokens(network, embeds, end=end, limit=32, temperature=0, top_p=1, seed=0))
+    answer = list(answer_tokens(network, embeds, ends=(end,), limit=32, temperature=0, top_p=1, seed=0))
     assert answer == [t for t in expected["greedy_tokens"][0].tolist() if t != end]
 
 

@@ -166,7 +166,7 @@ def test_rank_score_is_the_share_of_yes_at_the_first_token(model: JanusModel, mo
     prompt = model._embed(model.tokenizer.encode(conversation([pieces], model.style)), [picture])
     caught: list[torch.Tensor] = []
     hook = model.network.language_model.lm_head.register_forward_hook(lambda *a: caught.append(a[2]))
-    list(answer_tokens(model.network, prompt, end=model.tokenizer.id(EOS), limit=1, temperature=0, top_p=1, seed=0))
+    list(answer_tokens(model.network, prompt, ends=(model.tokenizer.id(EOS),), limit=1, temperature=0, top_p=1, seed=0))
     hook.remove()
     odds = caught[0][0].double().softmax(-1)
     yes, no = yes_no_token_ids(model.tokenizer)
