@@ -525,6 +525,13 @@ def drain(events: Generator[Event, None, object], on_event: Callable[[Event], No
     return last
 
 
+def finish(events: Events, on_event: Callable[[Event], None] | None = None) -> Finished:
+    """Run the job of a request to its end; `on_event` sees each event."""
+    last = drain(events, on_event)
+    assert isinstance(last, Finished)
+    return last
+
+
 def result_of(steps: Generator[Any, None, T], on_step: Callable[[Any], None] | None = None) -> T:
     """Run a generator to its end and return its return value; `on_step` sees what it yields."""
     with closing(steps):

@@ -6,6 +6,7 @@ import argparse
 import ipaddress
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -97,6 +98,12 @@ def _ray(arguments: list[str], variables: dict[str, str], on_start: Callable[[],
         [*RAY, *arguments], env={**os.environ, **variables}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     ) as process:
         assert process.stdout is not None
+
+        def end(*_: object) -> None:
+            process.terminate()  # else Ray's processes would stay
+            raise SystemExit(128 + signal.SIGTERM)
+
+        signal.signal(signal.SIGTERM, end)
         for line in filter(None, map(str.strip, process.stdout)):
             lines.append(line)
             if "Ray runtime started" in line:

@@ -15,6 +15,8 @@ from typing import Any
 
 from janus_app.errors import AppError
 
+KEPT_SECONDS = 60.0  # a model that nobody asks for any more keeps its last replica for so long
+
 
 @dataclass(frozen=True)
 class Wanted:
@@ -205,8 +207,9 @@ def changes(
     """Which replicas to start and to stop.
 
     `capacity` is how many the machines have room for, `home` the model of the page. Each model that a ticket asks for
-    gets a replica, and more while others have some to spare. Room that is left belongs to `home`, unless idle replicas
-    are taken away: those unused for `idle_seconds`, None = never.
+    gets a replica, and more while others have some to spare: all but the one of `home`, and but the last one of another
+    model that was used within KEPT_SECONDS. Room that is left belongs to `home`, unless idle replicas are taken away:
+    those unused for `idle_seconds`, None = never.
     """
     asked: Counter[Wanted] = Counter()
     for ticket in tickets:
@@ -215,6 +218,11 @@ def changes(
     kept = list(replicas)
     stop: list[Replica] = []
     start: list[Wanted] = []
+
+    def least(replica: Replica) -> int:
+        """How many replicas its model keeps, however many others are asked for."""
+        keeps = replica.wanted == home or now - replica.used < KEPT_SECONDS
+        return max(asked[replica.wanted], int(keeps))
 
     def drop(replica: Replica) -> None:
         kept.remove(replica)
@@ -231,7 +239,7 @@ def changes(
             if len(kept) + len(start) >= capacity:
                 spare = [r for r in kept if r.free and r.wanted != wanted]
                 if missing:  # has one already: it takes only what others can spare
-                    spare = [r for r in spare if held[r.wanted] > max(1, asked[r.wanted])]
+                    spare = [r for r in spare if held[r.wanted] > least(r)]
                 if not spare:
                     break
                 victim = min(spare, key=lambda replica: (asked[replica.wanted], replica.used))

@@ -89,6 +89,7 @@ class RayServe:
             require_ray()
             os.environ.update(environment(int(number)), RAY_AUTH_TOKEN=secrets.token_hex(32))
             options |= {
+                "address": "local",  # without it Ray joins a cluster that already runs on this machine
                 "resources": {SLOT: int(number)},
                 "include_dashboard": False,
                 "object_store_memory": OBJECT_STORE_BYTES,

@@ -49,7 +49,7 @@ from janus_app.types import (
     Started,
     TokenView,
     Verb,
-    drain,
+    finish,
 )
 
 if TYPE_CHECKING:
@@ -245,9 +245,7 @@ class ModelSession:
 
     def result(self, request: Request, on_event: Callable[[Event], None] | None = None) -> Finished:
         """Do a request to its end; `on_event` sees each event."""
-        last = drain(self.run(request), on_event)
-        assert isinstance(last, Finished)
-        return last
+        return finish(self.run(request), on_event)
 
     def unload(self) -> Events:
         """Unload the model once the jobs before this one are done."""

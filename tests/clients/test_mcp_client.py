@@ -10,7 +10,6 @@ import os
 import re
 import subprocess
 import sys
-import urllib.request
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from mcp_types import CallToolResult, ImageContent, TextContent
 from PIL import Image
 
 from tests.clients.conftest import ROOT, is_idle
+from tests.entrances import answer, by_a1111, by_mcp, by_openai, by_the_page, pixels
 
 PROMPT = "a red circle"
 TOOLS = ["draw", "edit", "describe", "rank", "models"]
@@ -151,24 +151,9 @@ def test_the_example_of_the_docs_draws(url: str) -> None:
         assert len(images(names["result"])) == 1
 
 
-# One seed, every entrance
+# One seed, every entrance; tests/cluster has them in front of replicas
 
-SEEDED = {"prompt": PROMPT, "seed": 7}
 CHECKPOINT = ROOT / "tests" / "golden" / "janus" / "janus_pro_1b" / "checkpoint"  # that of tiny-a
-
-
-def answer(url: str, body: dict[str, Any]) -> dict[str, Any]:
-    request = urllib.request.Request(url, json.dumps(body).encode(), {"Content-Type": "application/json"})
-    return json.load(urllib.request.urlopen(request, timeout=120))
-
-
-def by_the_page(url: str) -> bytes:
-    """The page's public endpoint, which draws as its button does."""
-    endpoint = f"{url}/gradio_api/call/v2/draw"
-    number = answer(endpoint, {**SEEDED, "count": 1, "new_seed": False})["event_id"]
-    lines = urllib.request.urlopen(f"{endpoint}/{number}", timeout=120).read().decode().splitlines()
-    (result,) = json.loads(lines[lines.index("event: complete") + 1].removeprefix("data: "))
-    return urllib.request.urlopen(result["pictures"][0]["file"]["url"]).read()
 
 
 def by_the_command_line(folder: Path) -> bytes:
@@ -179,24 +164,15 @@ def by_the_command_line(folder: Path) -> bytes:
     return (folder / "cli.png").read_bytes()
 
 
-def by_mcp(client: Client) -> bytes:
-    async def ask() -> CallToolResult:
-        async with client:
-            return await client.call_tool("draw", {**SEEDED, "guidance": 5, "temperature": 1})
-
-    (picture,) = (part.data for part in asyncio.run(ask()).content if isinstance(part, ImageContent))
-    return base64.b64decode(picture)
-
-
 def test_the_same_seed_gives_the_same_pixels_by_every_entrance(url: str, tmp_path: Path) -> None:
     answer(f"{url}/sdapi/v1/options", {"sd_model_checkpoint": "tiny-a"})
     pngs = {
         "page": by_the_page(url),
         "command line": by_the_command_line(tmp_path),
-        "/v1": base64.b64decode(answer(f"{url}/v1/images/generations", SEEDED)["data"][0]["b64_json"]),
-        "/sdapi": base64.b64decode(answer(f"{url}/sdapi/v1/txt2img", SEEDED)["images"][0]),
+        "/v1": by_openai(url),
+        "/sdapi": by_a1111(url),
         "/mcp": by_mcp(at(url)),
         "mcp over stdio": by_mcp(over_stdio(tmp_path, "--model", str(CHECKPOINT))),
     }
-    pixels = {name: Image.open(io.BytesIO(png)).tobytes() for name, png in pngs.items()}
-    assert len(set(pixels.values())) == 1, {name: hash(found) for name, found in pixels.items()}
+    drawn = {name: pixels(png) for name, png in pngs.items()}
+    assert len(set(drawn.values())) == 1, {name: hash(found) for name, found in drawn.items()}

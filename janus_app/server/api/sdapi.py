@@ -75,7 +75,7 @@ class Webui:
         state = self.context.session.state
         now = state.progress if state.phase == "busy" else None
         done, total = (now.done, now.total) if now else (0, 0)
-        job = {"job": state.verb, "job_count": state.queue + bool(state.verb), "job_no": 0, "skipped": False}
+        job = {"job": state.verb, "job_count": state.queue + (state.phase == "busy"), "job_no": 0, "skipped": False}
         steps_done = {"sampling_step": done, "sampling_steps": total, "interrupted": False}
         return JSONResponse(
             {

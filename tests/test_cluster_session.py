@@ -5,25 +5,21 @@ The replicas here are threads of this process that draw grey squares. tests/clus
 
 from __future__ import annotations
 
-import shlex
-import sys
+import asyncio
 import threading
 import time
 from collections.abc import Iterator
-from pathlib import Path
+from contextlib import aclosing, closing
 from typing import Any
 
 import pytest
 from PIL import Image
 
-import app
-from janus_app.cli import _parse, main
-from janus_app.cli.cluster import private_address
-from janus_app.cluster.line import Changes, Line, Replica, Ticket, Wanted, changes
-from janus_app.cluster.ray_serve import SLOT, Lost, RayServe, environment, room
-from janus_app.cluster.replica import Report
-from janus_app.cluster.session import MAX_RUNS, ClusterSession
-from janus_app.cluster.spread import Shown, split
+from janus_app.cluster.job import MAX_RUNS
+from janus_app.cluster.line import Replica, Wanted
+from janus_app.cluster.ray_serve import Lost
+from janus_app.cluster.replica import ReplicaProcess, Report
+from janus_app.cluster.session import ClusterSession
 from janus_app.errors import AppError, Message
 from janus_app.hub import Hub
 from janus_app.registry.catalog import load_catalog
@@ -39,7 +35,6 @@ from janus_app.types import (
     Preview,
     Progress,
     Queued,
-    RankRequest,
     Request,
     Started,
     TextDelta,
@@ -47,8 +42,8 @@ from janus_app.types import (
     drain,
 )
 from tests.conftest import GOLDEN
+from tests.coroutines import run as run_async
 
-ROOT = Path(__file__).parent.parent
 ONE, TWO = (str(GOLDEN / name / "checkpoint") for name in ("janus_pro_1b", "janus_1_3b"))
 A, B = Wanted(ONE), Wanted(TWO)
 DRAW = GenerateRequest("a square", seed=7)
@@ -334,190 +329,10 @@ def test_without_a_model_a_job_says_so(cluster: FakeCluster) -> None:
     session.close()
 
 
-# The line alone.
-
-
-def replicas(*models: Wanted, ready: bool = True) -> list[Replica]:
-    return [Replica(number, model, model, ready=ready, used=float(number)) for number, model in enumerate(models)]
-
-
-def started(found: Changes) -> list[str]:
-    return ["AB"[wanted == B] for wanted in found.start]
-
-
-def decide(held: list[Replica], *tickets: Ticket, capacity: int = 3, idle: float | None = None) -> Changes:
-    return changes(held, tickets, capacity, A, idle, now=100.0)
-
-
-def test_room_that_nobody_asks_for_belongs_to_the_model_of_the_page() -> None:
-    assert started(decide([])) == ["A", "A", "A"]
-    assert started(decide(replicas(A, B))) == ["A"]
-    assert decide(replicas(A, A, B)) == Changes()
-
-
-def test_a_model_that_has_no_replica_takes_the_one_that_is_idle_longest() -> None:
-    held = replicas(A, A, A)
-    found = decide(held, Ticket(B))
-    assert started(found) == ["B"] and found.stop == (held[0],)
-    busy = replicas(A, A, A)
-    for replica in busy:
-        replica.ticket = Ticket(A)
-    assert decide(busy, Ticket(B)) == Changes()  # nothing is taken from a job
-
-
-def test_a_model_grows_only_by_what_others_can_spare() -> None:
-    assert started(decide(replicas(A, A, B), Ticket(B), Ticket(B))) == ["B"]
-    assert decide(replicas(A, A, B), Ticket(A), Ticket(A), Ticket(B), Ticket(B)) == Changes()
-    assert decide(replicas(A, B, B), Ticket(B), Ticket(B), Ticket(B)) == Changes()  # the last of the page's stays
-
-
-def test_replicas_of_a_machine_that_is_gone_are_given_up() -> None:
-    held = replicas(A, A) + replicas(A, ready=False)
-    assert decide(held, capacity=2).stop == (held[2],)
-    assert decide(held, capacity=3) == Changes()
-
-
-def test_idle_replicas_end_and_are_not_replaced_until_they_are_asked_for() -> None:
-    held = replicas(A, A, B)
-    assert decide(held, idle=50).stop == tuple(held) and decide(held, idle=50).start == ()
-    assert decide(held, idle=99).stop == (held[0],) or decide(held, idle=99.5).stop == (held[0],)
-    assert started(decide([], Ticket(A), idle=50)) == ["A"]
-
-
-def test_a_ticket_for_the_whole_cluster_waits_for_all_and_holds_back_who_comes_later() -> None:
-    line = Line()
-    for replica in replicas(A, A):
-        line.add(replica)
-    first, alone, later = line.join(A), line.join(None), line.join(A)
-    assert [line.place(ticket, 0) for ticket in (first, alone, later)] == [0, 1, 2]
-    line.leave(first)
-    assert [line.place(ticket, 0) for ticket in (alone, later)] == [0, 2]
-    line.leave(alone)
-    assert line.place(later, 0) == 0
-
-
-def test_a_job_gets_no_second_replica_while_another_one_waits() -> None:
-    line = Line()
-    for replica in replicas(A, A):
-        line.add(replica)
-    ticket = line.join(A)
-    alone = line.join(None)
-    line.widen(ticket, 2)
-    assert len(ticket.replicas) == 1
-    line.leave(alone)
-    line.widen(ticket, 2)
-    assert len(ticket.replicas) == 2
-
-
-def test_a_lost_replica_is_replaced_for_its_job_before_later_jobs_are_served() -> None:
-    line, held = Line(), replicas(A, A)
-    for replica in held:
-        line.add(replica)
-    first, second, third = line.join(A), line.join(A), line.join(A)
-    line.lose(held[0])
-    assert [line.place(ticket, 0) for ticket in (first, third)] == [1, 2]
-    line.leave(second)
-    assert first.replicas == [held[1]] and line.place(third, 0) == 1
-
-
-# The rest.
-
-
-def test_shares_of_a_count_are_in_order_and_nearly_equal() -> None:
-    parts = split(GenerateRequest("x", count=7, seed=5), 3)
-    assert [(part.seed, part.count) for part in parts if isinstance(part, GenerateRequest)] == [(5, 3), (8, 2), (10, 2)]
-    assert split(ASK, 3) == [ASK] and len(split(GenerateRequest("x", count=2), 9)) == 2
-    rank = RankRequest("x", (square(1),))
-    assert split(rank, 4) == [rank]
-
-
-def test_text_that_comes_in_other_pieces_the_second_time_is_cut_where_it_is_new() -> None:
-    shown = Shown()
-    first = [shown.new(TextDelta("abc", (1,))), shown.new(TextDelta("de", (2, 3)))]
-    shown.again()
-    second = [shown.new(TextDelta("a", (1,))), shown.new(TextDelta("bcdefg", (2, 3, 4)))]
-    assert first == [TextDelta("abc", (1,)), TextDelta("de", (2, 3))]
-    assert second == [None, TextDelta("fg", (4,))]
-
-
-def test_a_cluster_with_cards_draws_on_them_and_one_without_on_its_slots() -> None:
-    assert room({"GPU": 3.0, SLOT: 2.0, "CPU": 64.0}) == (3, {"num_cpus": 0, "num_gpus": 1})
-    assert room({SLOT: 2.0, "CPU": 64.0}) == (2, {"num_cpus": 0, "resources": {SLOT: 1}})
-    assert room({"CPU": 64.0})[0] == 0
-
-
-def test_ray_is_told_to_use_the_loopback_address_alone_unless_another_one_is_named() -> None:
-    assert environment(2)["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] == "0"
-    assert environment(2, "10.0.0.1")["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] == "1"
-    assert environment(2)["RAY_USAGE_STATS_ENABLED"] == "0" and environment(2)["RAY_AUTH_MODE"] == "token"
-
-
-def test_the_package_is_loaded_only_by_who_asks_for_a_cluster() -> None:
-    from tests.test_architecture import modules_loaded_by
-
-    modules = modules_loaded_by("import app, janus_app.cli, janus_app.ui.app, janus_app.cluster.session")
-    assert "ray" not in modules
-
-
-def test_requirements_name_the_bounds_of_the_package() -> None:
-    assert "ray[serve]>=" in (ROOT / "requirements-cluster.txt").read_text("utf-8")
-
-
-@pytest.fixture
-def without_ray(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "ray", None)
-
-
-@pytest.mark.parametrize("command", (["cluster", "head"], ["cluster", "join", "10.0.0.1:6379"], ["cluster", "stop"]))
-def test_without_the_package_a_command_says_how_to_install_it(
-    without_ray: None, command: list[str], capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert main(command) == 1
-    assert "python -m pip install -r requirements-cluster.txt" in capsys.readouterr().err
-
-
-def test_without_the_package_the_page_says_how_to_install_it(without_ray: None) -> None:
-    with pytest.raises(AppError) as failure, app.open_cluster("local:2"):
-        pass
-    assert failure.value.code == "cluster_packages_missing"
-
-
-@pytest.mark.parametrize("address", ("local:", "local:0", "local:many", "local:65"))
-def test_a_count_of_replicas_that_makes_no_sense_is_refused(address: str) -> None:
-    with pytest.raises(AppError) as failure:
-        RayServe(address)
-    assert failure.value.code == "cluster_count_malformed"
-
-
-@pytest.mark.parametrize(
-    ("host", "code"),
-    (("0.0.0.0", "cluster_host_public"), ("8.8.8.8", "cluster_host_public"), ("name", "cluster_host_malformed")),
-)
-def test_a_cluster_listens_only_where_strangers_do_not_come(host: str, code: str) -> None:
-    with pytest.raises(AppError) as failure:
-        private_address(host)
-    assert failure.value.code == code
-    assert private_address("10.0.0.1") == "10.0.0.1" and private_address("127.0.0.1") == "127.0.0.1"
-
-
-@pytest.mark.parametrize("page", ("cluster.md", "cluster.zh-CN.md"))
-def test_the_commands_of_the_page_are_commands_of_the_app(page: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    lines = (ROOT / "docs" / page).read_text("utf-8").splitlines()
-    commands = [line for line in lines if line.startswith("python ") and "pip" not in line]
-    assert len(commands) == 4
-    for line in commands:
-        words = shlex.split(line)
-        if words[1] == "app.py":
-            monkeypatch.setattr(sys, "argv", words[1:])
-            assert app.parse().cluster
-        else:
-            assert _parse(words[3:]).action in ("head", "join")
-
-
 def test_a_cluster_that_is_gone_ends_the_jobs_that_wait_for_it(
     session: ClusterSession, cluster: FakeCluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("janus_app.cluster.session._PATIENCE", 0.0)
+    monkeypatch.setattr("janus_app.cluster.keeper._PATIENCE", 0.0)
 
     def gone() -> int:
         raise Lost("no head")
@@ -528,3 +343,39 @@ def test_a_cluster_that_is_gone_ends_the_jobs_that_wait_for_it(
     with pytest.raises(AppError) as failure:
         drain(session.run(DRAW))
     assert failure.value.code == "cluster_gone"
+
+
+def test_a_caller_that_leaves_frees_the_replica_after_the_running_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    replica = ReplicaProcess(Wanted(ONE, "cpu", "fp32"))
+    steps: list[Event] = []
+    inside, go = threading.Event(), threading.Event()
+    run = replica.session.run
+
+    def held(request: Request) -> Iterator[Event]:
+        with closing(run(request)) as job:
+            for event in job:
+                steps.append(event)
+                if isinstance(event, Progress) and event.stage == "draw":
+                    inside.set()
+                    assert go.wait(30)
+                yield event
+
+    monkeypatch.setattr(replica.session, "run", held)
+
+    async def leave() -> int:
+        async def call() -> None:
+            async with aclosing(replica.run(GenerateRequest("a square"))) as events:
+                async for _ in events:
+                    pass
+
+        task = asyncio.create_task(call())
+        await asyncio.to_thread(inside.wait, 30)
+        assert replica.session.state.phase == "busy"
+        begun = len(steps)
+        task.cancel()
+        go.set()
+        await asyncio.wait([task])
+        return begun
+
+    begun = run_async(leave())
+    assert len(steps) == begun and replica.session.state.phase == "ready" and replica.session.state.queue == 0
