@@ -15,6 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -35,6 +36,7 @@ from janus_app.runtime.session import ModelSession
 from janus_app.types import drain
 
 ROOT = Path(__file__).parent.parent.parent
+OTHER = str(ROOT / "tests" / "golden" / "janus" / "janus_1_3b" / "checkpoint")
 MODEL = str(ROOT / "tests" / "golden" / "janus" / "janus_pro_1b" / "checkpoint")
 PATIENCE = 120  # seconds: a busy machine needs a while to start its processes again
 
@@ -68,13 +70,14 @@ class Machine:
         return next(process for process in self.processes() if process.name() == "raylet")
 
     def end(self) -> None:
-        self.processes()
+        """Stop it as a service manager does; then nothing of it runs."""
+        begun = self.processes()
         self.process.terminate()
-        gone = psutil.wait_procs(self.processes(), timeout=20)
-        for process in gone[1]:
+        self.process.wait(PATIENCE)
+        _, left = psutil.wait_procs(begun, timeout=20)
+        for process in left:
             with suppress(psutil.NoSuchProcess):
                 process.kill()
-        self.process.wait()
 
 
 def start(*arguments: str, folder: Path) -> Machine:
@@ -103,8 +106,9 @@ def own_address() -> str:
 
 @dataclass
 class TwoMachines:
-    """The session of a page, and the processes of the machines behind it."""
+    """The session of a page, and the processes of the machines behind it. `address` is that of the head."""
 
+    address: str
     session: ClusterSession
     head: Machine
     member: Machine
@@ -122,11 +126,13 @@ def machines() -> Iterator[TwoMachines]:
         ends.callback(shutil.rmtree, folder, ignore_errors=True)
         head = started("head", "--host", host, "--port", str(port), folder=folder)
         ends.callback(head.end)
-        session = ends.enter_context(closing(ClusterSession(load_catalog(), Hub(), RayServe(address))))
-        member = started("join", address, folder=folder)
+        with ThreadPoolExecutor(1) as pool:  # both take a while
+            joining = pool.submit(started, "join", address, folder=folder)
+            session = ends.enter_context(closing(ClusterSession(load_catalog(), Hub(), RayServe(address))))
+            member = joining.result()
         ends.callback(member.end)
         until(lambda: session.room == 2)
-        yield TwoMachines(session, head, member)
+        yield TwoMachines(address, session, head, member)
 
 
 @pytest.fixture(scope="session")
