@@ -38,7 +38,7 @@ from janus_app.types import drain
 ROOT = Path(__file__).parent.parent.parent
 OTHER = str(ROOT / "tests" / "golden" / "janus" / "janus_1_3b" / "checkpoint")
 MODEL = str(ROOT / "tests" / "golden" / "janus" / "janus_pro_1b" / "checkpoint")
-PATIENCE = 120  # seconds: a busy machine needs a while to start its processes again
+PATIENCE = 240  # seconds: a busy machine needs a while to start its processes again
 
 
 def until(condition: Callable[[], Any]) -> None:

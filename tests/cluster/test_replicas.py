@@ -76,13 +76,13 @@ def test_a_client_that_leaves_frees_the_replicas_before_they_have_drawn(
     body = {"prompt": PROMPT, "n": 16, "stream": True, "partial_images": 100}
     with api_of(cluster, tmp_path) as url:
         with httpx.stream("POST", f"{url}/v1/images/generations", json=body, timeout=60) as answer:
-            assert next(answer.iter_lines()) == "event: image_generation.partial_image"
+            assert "event: image_generation.partial_image" in answer.iter_lines()
         drawn = [0]
 
         def idle() -> bool:
-            states = [cluster.ask(replica).state for replica in cluster.replicas]
-            drawn.extend(state.progress.done for state in states if state.progress)
-            return all(state.phase == "ready" and not state.queue for state in states)
+            reports = [cluster.ask(replica) for replica in cluster.replicas]  # None: too busy to answer in time
+            drawn.extend(report.state.progress.done for report in reports if report and report.state.progress)
+            return all(report and report.state.phase == "ready" and not report.state.queue for report in reports)
 
         until(idle)
         assert max(drawn) < share

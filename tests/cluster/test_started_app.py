@@ -39,16 +39,17 @@ def started_app(folder: Path, **environment: str) -> Iterator[str]:
             yield url
         finally:
             begun = psutil.Process(app.pid).children(recursive=True) if app.poll() is None else []
-            heard = {
-                connection.laddr.ip
+            strangers = {
+                process.pid
                 for process in begun
                 for connection in process.net_connections("inet")
-                if connection.status == psutil.CONN_LISTEN
+                if connection.status == psutil.CONN_LISTEN and "127.0.0.1" not in connection.laddr.ip
             }
+            replicas = {process.pid for process in begun if "ServeReplica" in " ".join(process.cmdline())}
             app.send_signal(signal.SIGINT)
             app.wait(PATIENCE)
     assert not psutil.wait_procs(begun, timeout=PATIENCE)[1]
-    assert heard == {"127.0.0.1"}  # Ray's ports are for this machine alone
+    assert strangers <= replicas  # Serve gives each replica one port on all interfaces; all others are loopback's
 
 
 def test_every_entrance_of_an_app_with_replicas_draws_what_the_command_line_draws(
