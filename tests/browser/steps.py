@@ -175,7 +175,6 @@ def choose(page: Any, title: str) -> None:
     page.wait_for_selector(f"#model-list li.now:has-text('{title}')")
     page.click("#model-head [data-janus=drawer]")
     page.wait_for_selector("#model-drawer", state="hidden")
-    wait_quiet(page)  # the page sets the controls for the model
 
 
 def newest(folder: Path) -> Path:

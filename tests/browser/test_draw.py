@@ -10,7 +10,7 @@ import pytest
 
 from janus_app.outputs.metadata import read_metadata
 from janus_app.types import drain
-from tests.browser.steps import captions, choose, draw, go, newest, open_drawer, wait_done
+from tests.browser.steps import captions, choose, draw, go, newest, open_drawer, wait_done, wait_quiet
 from tests.page_server import Served
 from tests.planner import taught_planner
 from tests.test_adapters import EMBEDDED, pair, write_adapter
@@ -88,6 +88,7 @@ def test_plan_is_shown_changed_and_drawn_again(visit: Any, served: Served, tmp_p
     go(page, "draw")
     assert not page.locator("#draw-think").is_visible() and not page.locator("#draw-plan").is_visible()
     choose(page, "Planner")
+    wait_quiet(page)  # the page sets the controls for the model
     draw(page, "a red cat", 1, 640)
     wait_done(page)
     planned = read_metadata(newest(served.outputs))
