@@ -1,7 +1,8 @@
-"""Three families edit one picture in turn in a real Chromium, and the user walks the tree of edits."""
+"""Families edit in a real Chromium: three of them one picture in turn, while the user walks the tree of edits."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 from PIL import Image
 
 from janus_app.outputs.metadata import ImageMetadata, read_metadata
+from janus_app.registry.catalog import load_catalog
 from tests.browser.steps import (
     choose,
     draw,
@@ -26,6 +28,7 @@ from tests.page_server import Served
 pytestmark = pytest.mark.browser
 
 START = Path(__file__).parents[2] / "assets" / "examples" / "cat_and_balloons.png"
+UNIPIC2 = Path(__file__).parents[1] / "golden" / "unipic2" / "ckpt_tiny"
 METAQUERY = ("MetaQuery embedded", "metaquery-embedded")
 STEPS = "e => e.map((b) => [Number(b.dataset.step), Number(b.closest('ol').parentElement.querySelector('button')?."
 STEPS += "dataset.step || 0), b.classList.contains('here')])"
@@ -121,6 +124,28 @@ def test_three_families_edit_and_every_picture_stays_in_the_tree(
     page.wait_for_selector("#edit-detail:has-text('JanusFlow embedded')")
     page.click("#edit-undo-reset")
     page.wait_for_selector("#edit-undo button", state="detached")
+
+
+def test_unipic2_draws_in_a_size_of_its_own_and_edits_that_picture(visit: Any, served: Served) -> None:
+    pytest.importorskip("diffusers")
+    served.session.catalog.include(replace(load_catalog().resolve(str(UNIPIC2)), id="tiny-up", title="Tiny UniPic2"))
+    page = visit()
+    assert not page.locator("#draw-width").is_visible()
+    load(page, served, "Tiny UniPic2", "tiny-up")
+    open_settings(page, "draw")
+    for place, value in (("#draw-width", 256), ("#draw-height", 320), ("#draw-steps", 2)):
+        set_number(page, place, value)
+    draw(page, "a fox", 1, 4_400)
+    wait_done(page)
+    drawn = read_metadata(newest(served.outputs))
+    assert (drawn.family, drawn.size, drawn.settings["steps"]) == ("unipic2", (256, 320), 2)
+
+    into_editor(page, lambda: page.click("#draw-to-edit"))
+    open_settings(page, "edit")
+    set_number(page, "#edit-steps", 2)
+    edited = edit(page, served, "make it night")
+    assert (edited.model, edited.settings["method"], edited.settings["steps"]) == ("tiny-up", "instruct", 2)
+    assert edited.size == (320, 384), "the proportions are kept"
 
 
 def test_editor_takes_no_stroke_until_its_next_picture_is_there(visit: Any, served: Served) -> None:
