@@ -28,7 +28,7 @@ from janus_app.server.api.app import api_app
 from janus_app.server.api.context import ApiContext
 from janus_app.server.bridge import ClientGone
 from janus_app.server.mcp import answers, progress
-from janus_app.types import Finished, GenerateRequest, Picture, Progress
+from janus_app.types import Event, Finished, GenerateRequest, Picture, Progress, TextDelta
 from tests.coroutines import run
 
 
@@ -87,3 +87,21 @@ def test_a_host_that_does_not_read_loses_its_call(context: ApiContext, monkeypat
     host: Any = SimpleNamespace(session=Deaf())
     with pytest.raises(ClientGone):
         run(progress.Meter(host, context.session, "en").see(Progress("draw", 1, 2)))
+
+
+def test_progress_of_a_drawing_goes_on_behind_its_plan_and_behind_its_judgement(context: ApiContext) -> None:
+    heard: list[tuple[float, int | None]] = []
+
+    class Host:
+        async def report_progress(self, done: float, total: int | None, _: str | None) -> None:
+            heard.append((done, total))
+
+    async def listen(*events: Event) -> None:
+        host: Any = SimpleNamespace(session=Host())
+        meter = progress.Meter(host, context.session, "en")
+        for event in events:
+            await meter.see(event)
+
+    text, rows = [TextDelta("word")] * 2, [Progress("draw", row, 2, "steps") for row in (1, 2)]
+    run(listen(*text, *rows, *text, *rows))
+    assert heard == [(1, None), (2, None), (3, 4), (4, 4), (5, None), (6, None), (7, 8), (8, 8)]

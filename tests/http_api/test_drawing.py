@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from PIL import Image
 
 from janus_app.cli import main
 from janus_app.outputs.metadata import read_metadata
+from janus_app.types import Thinking
 from tests.coroutines import run
 from tests.http_api.client import PROMPT, error_of, events, generate, picture
 from tests.page_client import draw, gallery_of
@@ -75,6 +77,37 @@ def test_mcp_hosts_name_adapters_too(
     assert refused.is_error and "frogs" in refused.content[0].text
     assert json.loads(models.content[1].text) == {"adapters": ["frogs"]}
     generate(http, adapters=[])
+
+
+def test_plan_is_in_the_answer_of_a_program_that_streams_and_of_one_that_calls_a_tool(
+    page: Served, http: httpx.Client
+) -> None:
+    tiny = page.session.catalog["tiny-a"]
+    thinking = Thinking(ask="Plan {prompt}:", temperature=0.0, tokens=6)
+    page.session.catalog.include(replace(tiny, id="tiny-plan", title="Tiny Plan", thinking=thinking))
+    seeded: dict[str, Any] = {"prompt": PROMPT, "model": "tiny-plan", "seed": 7}
+
+    def streamed(**fields: Any) -> dict[str, Any]:
+        with http.stream("POST", "/v1/images/generations", json=seeded | fields | {"stream": True}) as response:
+            (done,) = events(response)
+        return done
+
+    done = streamed(thinking=True)
+    plan = done["janus_app"]["plan"]
+    assert plan and "6" in done["janus_app"]["notices"][0], "the plan ended at the limit of its row"
+    assert (read_metadata(picture(done)).plan, streamed()["janus_app"]["plan"]) == (plan, plan)
+    unplanned = streamed(thinking=False)
+    assert "plan" not in unplanned["janus_app"] and picture(unplanned).tobytes() != picture(done).tobytes()
+
+    async def ask(fields: dict[str, Any]) -> Any:
+        async with McpClient(f"{page.url}/mcp") as host:
+            return await host.call_tool("draw", seeded | fields)
+
+    called, plain = run(ask({"thinking": True})), run(ask({"thinking": False}))
+    assert picture({"b64_json": called.content[0].data}).tobytes() == picture(done).tobytes()
+    assert plan in called.content[2].text
+    assert picture({"b64_json": plain.content[0].data}).tobytes() == picture(unplanned).tobytes()
+    generate(http)
 
 
 def test_models_lists_what_is_on_disk_and_says_which_one_is_loaded(http: httpx.Client) -> None:

@@ -23,20 +23,25 @@ def text(content: str) -> TextContent:
 
 
 def pictures(context: ApiContext, request: Request | None, finished: Finished, language: str) -> list[ContentBlock]:
-    """Save the pictures of a job, and return them with a line about each: as the saved PNGs, or as smaller JPEGs with
-    links to the PNGs where an answer would be too large.
+    """Save the pictures of a job, and return them with a line about each and what the model thought of it: as the saved
+    PNGs, or as smaller JPEGs with links to the PNGs where an answer would be too large.
     """
     saved = context.store.save(finished)
     whole = [base64_of(stored.file.read_bytes()) for stored in saved]
     fits = sum(map(len, whole)) <= INLINE
     found: list[ContentBlock] = []
     for stored, content in zip(saved, whole, strict=True):
+        record = stored.metadata
         if fits:
             found.append(ImageContent(type="image", data=content, mime_type="image/png"))
         else:
             small = base64_of(_jpeg(stored.image, INLINE // len(saved)))
             found.append(ImageContent(type="image", data=small, mime_type="image/jpeg"))
         found.append(text(_line(context, request, stored, fits).text(language)))
+        if record.plan:
+            found.append(text(Message("mcp_plan", plan=record.plan).text(language)))
+        if record.judgement:
+            found.append(text(Message("mcp_judgement", judgement=record.judgement).text(language)))
     return found
 
 

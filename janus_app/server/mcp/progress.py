@@ -19,12 +19,16 @@ AGAIN_SECONDS = 5.0  # clients give up a call of which they hear nothing
 
 @dataclass
 class Meter:
-    """`row` is the last one that was reported; what comes before the first one is reported as parts of it."""
+    """`row` is the last number that was reported; what comes before the first one is reported as parts of it.
+
+    Tokens of text count like rows; `text` is the number at the end of the last text, behind which a drawing counts on.
+    """
 
     ctx: ServerRequestContext
     session: Session
     language: str
     row: int = 0
+    text: int = 0
     waits: int = 0
     said: Message | None = None
     said_at: float = 0.0
@@ -35,11 +39,12 @@ class Meter:
             await self.wait(Message("cli_waiting", place=event.place))
         elif isinstance(event, Progress) and event.stage in ("draw", "rank"):
             total = self._rows() if event.unit == "tokens" else event.total
-            if (row := event.done * total // max(event.total, 1)) > self.row:
-                await self._report(row, total, Message("mcp_progress", done=row, total=total))
+            done = event.done * total // max(event.total, 1)
+            if (row := self.text + done) > self.row:
+                await self._report(row, self.text + total, Message("mcp_progress", done=done, total=total))
                 self.row = row
         elif isinstance(event, TextDelta):
-            self.row += 1
+            self.row = self.text = self.row + 1
             await self._report(self.row, None, None)
         elif isinstance(event, Progress) and not self.row:
             await self.wait(Message("mcp_preparing"))
