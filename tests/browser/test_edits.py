@@ -11,6 +11,7 @@ from PIL import Image
 
 from janus_app.outputs.metadata import ImageMetadata, read_metadata
 from janus_app.registry.catalog import load_catalog
+from janus_app.types import drain
 from tests.browser.steps import (
     choose,
     draw,
@@ -129,9 +130,8 @@ def test_three_families_edit_and_every_picture_stays_in_the_tree(
 def test_unipic2_draws_in_a_size_of_its_own_and_edits_that_picture(visit: Any, served: Served) -> None:
     pytest.importorskip("diffusers")
     served.session.catalog.include(replace(load_catalog().resolve(str(UNIPIC2)), id="tiny-up", title="Tiny UniPic2"))
+    drain(served.session.load("tiny-up", device="cpu"))
     page = visit()
-    assert not page.locator("#draw-width").is_visible()
-    load(page, served, "Tiny UniPic2", "tiny-up")
     open_settings(page, "draw")
     for place, value in (("#draw-width", 256), ("#draw-height", 320), ("#draw-steps", 2)):
         set_number(page, place, value)
@@ -146,6 +146,11 @@ def test_unipic2_draws_in_a_size_of_its_own_and_edits_that_picture(visit: Any, s
     edited = edit(page, served, "make it night")
     assert (edited.model, edited.settings["method"], edited.settings["steps"]) == ("tiny-up", "instruct", 2)
     assert edited.size == (320, 384), "the proportions are kept"
+
+    drain(served.session.load("tiny-a", device="cpu"))  # of one size
+    go(page, "draw")
+    page.wait_for_selector("#draw-steps", state="hidden")
+    assert not page.locator("#draw-width").is_visible() and not page.locator("#draw-height").is_visible()
 
 
 def test_editor_takes_no_stroke_until_its_next_picture_is_there(visit: Any, served: Served) -> None:
