@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -133,9 +133,17 @@ class PacedSession(ModelSession):
             for event in events:
                 if isinstance(event, TextDelta) or (isinstance(event, Progress) and event.stage == "draw"):
                     tokens += 1
-                    assert tokens == 1 or self._open.wait(60), "a test held a job and did not let it go"
+                    assert tokens == 1 or self._open.wait(120), "a test held a job and did not let it go"
                     time.sleep(self.pace)
                 yield event
+
+
+def wait_until(condition: Callable[[], object]) -> None:
+    """Wait for what is bound to happen, on a busy machine late."""
+    end = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < end, "the condition was never met"
+        time.sleep(0.01)
 
 
 def free_port() -> int:

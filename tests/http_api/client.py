@@ -5,8 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Generator
 from typing import Any
 
 import httpx
@@ -36,17 +35,11 @@ def error_of(answer: httpx.Response, status: int) -> dict[str, Any]:
     return error
 
 
-def events(response: httpx.Response) -> Iterator[dict[str, Any]]:
+def events(response: httpx.Response) -> Generator[dict[str, Any]]:
+    """The events of a stream. Dropping this iterator closes the connection: who wants to go on keeps it."""
     for line in response.iter_lines():
         if line.startswith("data: {"):
             yield json.loads(line.removeprefix("data: "))
-
-
-def wait_until(condition: Callable[[], bool]) -> None:
-    end = time.monotonic() + 30
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.01)
 
 
 def png_of(image: Image.Image) -> bytes:

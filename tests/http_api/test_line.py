@@ -23,9 +23,9 @@ from janus_app.server.api.gate import Access
 from janus_app.server.bridge import steps
 from janus_app.types import Event, Finished, Preview, Progress, drain
 from tests.coroutines import run
-from tests.http_api.client import PROMPT, asgi, error_of, events, generate, wait_until
+from tests.http_api.client import PROMPT, asgi, error_of, events, generate
 from tests.page_client import draw
-from tests.page_server import Served
+from tests.page_server import Served, wait_until
 
 
 @pytest.mark.usefixtures("slow")
@@ -43,19 +43,27 @@ def test_a_client_that_leaves_frees_the_model_within_a_step(
                 seen.append(event)
                 yield event
                 if any(isinstance(earlier, Preview) for earlier in seen):
-                    assert left.wait(30)
+                    assert left.wait(60)
 
     monkeypatch.setattr(page.session, "_paced", recorded)
     # So many that already the first preview is due: on a busy machine few others are drawn.
     body = {"prompt": PROMPT, "model": "tiny-a", "n": 16, "stream": stream, "partial_images": 100}
     saved = len(list(page.outputs.glob("*.png")))
+
+    async def leave() -> None:
+        async with httpx.AsyncClient(base_url=page.url, timeout=60) as client:
+            asked = asyncio.create_task(client.post("/v1/images/generations", json=body))
+            await asyncio.to_thread(wait_until, lambda: any(isinstance(event, Preview) for event in seen))
+            asked.cancel()
+            await asyncio.wait([asked])
+
     if stream:
         with http.stream("POST", "/v1/images/generations", json=body) as response:
-            first = next(events(response))
+            first = next(parts := events(response))
             assert first["type"] == "image_generation.partial_image" and page.session.state.phase == "busy", first
+            parts.close()
     else:
-        with pytest.raises(httpx.ReadTimeout):
-            http.post("/v1/images/generations", json=body, timeout=0.3)
+        run(leave())
     left.set()
     wait_until(lambda: page.session.state.phase == "ready" and page.session.state.queue == 0)
     assert not any(isinstance(event, Finished) for event in seen)
