@@ -76,14 +76,13 @@ def test_picture_from_another_tab_is_added_once(images: SavedImages) -> None:
     tree, number = Tree().with_picture(drawn)
     tree = tree.at(number)
     assert (number, tree.here, tree[1].parent, tree[1].description) == (1, 1, None, "a red house")
-    assert tree.is_here(opened(drawn)) and not tree.is_here(noise(2)) and not tree.is_here(None)
+    assert tree.find(opened(drawn)) == tree[1] and tree.find(noise(2)) is None
     tree = tree.with_results(opened(drawn), [edited(images, opened(drawn), 2)], images)
     assert [(s.number, s.parent) for s in tree.steps] == [(1, None), (2, 1)]
     assert tree.with_picture(drawn) == (tree, 1)
     other = edited(images, noise(3), 3, "make it blue", "instruct")
     tree, number = tree.at(2).with_picture(other)
     assert number == 3 and tree[3].description == ""
-    assert not tree.at(2).is_here(opened(other)) and tree.at(3).is_here(opened(other))
 
 
 def test_pictures_are_recognised_by_their_pixels(images: SavedImages) -> None:

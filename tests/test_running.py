@@ -32,6 +32,7 @@ from janus_app.ui.i18n import Texts
 from janus_app.ui.tabs.chat.panels import chat_panel, new_conversation_state
 from janus_app.ui.tabs.chat.reply import Replies
 from janus_app.ui.tabs.chat.transcript import question
+from janus_app.ui.tabs.edit.editor import FIRST_EXAMPLE, example_file
 from janus_app.ui.tabs.edit.panels import build_panels
 from janus_app.ui.tabs.edit.tab import EditHandlers
 from janus_app.ui.tabs.edit.undo import Tree, digest
@@ -219,6 +220,28 @@ def test_an_edit_goes_on_without_its_tab_and_the_next_opening_has_the_tree_of_it
         page.runs.join(key)
         _, again = handlers.rejoin(request)
         assert [(step.number, step.parent) for step in again[panels.source.tree].steps] == [(1, None), (2, 1)]
+
+
+def test_a_late_report_of_the_editor_does_not_take_the_description_of_the_picture_that_is_there(
+    page: PageContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with gr.Blocks():
+        panels = build_panels(page, browser_download())
+        undo = UndoHandlers(page, panels)
+    earlier, here, other = (Image.new("RGB", (96, 96), color) for color in ("red", "green", "blue"))
+    tree, _ = Tree().with_given(earlier, page.images)
+    tree, _ = tree.with_given(here, page.images)
+    monkeypatch.setattr(PageContext, "language", lambda *given: "en")
+    request: Any = None
+
+    def report(picture: Image.Image | None) -> Any:
+        return undo.replaced({panels.source.tree: tree, panels.source.editor: {"background": picture}}, request)
+
+    for of_the_page in (here, earlier, Image.open(example_file(FIRST_EXAMPLE))):
+        assert report(of_the_page) == gr.skip()
+    for of_the_user in (other, None):
+        assert report(of_the_user)[panels.method.source_prompt] == ""
+        assert report(of_the_user)[panels.source.tree].here is None
 
 
 @pytest.fixture

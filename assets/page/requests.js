@@ -1,10 +1,27 @@
-// What the page asks the server: uploads once each, and whether a stopped job has ended.
+// What the page asks the server: files and uploads once each, and whether a stopped job has ended.
 // A stopped job has ended when the server says so. Gradio asks the server to stop it, but does not wait for the answer.
 let stopping = 0;
 const browserFetch = window.fetch;
-// Gradio reads the value of the picture editor at every change of any status, once a second at least, and uploads it each
-// time. The server stores uploads by their content and would answer the same, so it is asked once.
+// Gradio reads the value of the picture editor at every change of any status, several times a second. Each time it
+// fetches the file of the picture and uploads it again. A served file never changes, and the server stores uploads by
+// their content and would answer the same, so it is asked for each once.
 const KEPT = 600_000; // milliseconds; the server keeps uploads for a day
+const FILES = 4; // of the last pictures of the editor
+const files = new Map();
+const served = async (url) => {
+  if (!files.has(url)) {
+    const file = browserFetch(url).then(async (got) => got.ok ? got.blob() : Promise.reject(got));
+    file.catch(() => files.delete(url));
+    files.set(url, file);
+    if (files.size > FILES) files.delete(files.keys().next().value);
+  }
+  try {
+    return new Response(await files.get(url));
+  } catch (failed) {
+    if (failed instanceof Response) return failed.clone();
+    throw failed;
+  }
+};
 const uploads = new Map();
 const digest = async (file) => { // FNV-1a in two lanes; browsers offer hashes only to local and https pages
   let one = 0x811c9dc5, two = file.size;
@@ -34,6 +51,7 @@ const upload = async (...request) => {
 };
 window.fetch = async (...request) => {
   if (/\/upload$/.test(String(request[0]))) return upload(...request);
+  if (request.length === 1 && /^[^?]*\/file=/.test(String(request[0]))) return served(String(request[0]));
   const stops = /\/(cancel|reset)$/.test(String(request[0])) ? 1 : 0;
   const count = (change) => document.body.classList.toggle("ending", (stopping += change) > 0);
   if (stops) count(1);

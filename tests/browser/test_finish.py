@@ -6,6 +6,8 @@ from typing import Any
 
 import pytest
 
+from janus_app.errors import Message
+from janus_app.runtime.weight_check import WeightCheck
 from tests.browser.steps import TABS, UNNAMED, go, open_drawer, settle, until, wait_ended
 from tests.page_server import Served
 
@@ -90,6 +92,23 @@ def test_error_is_beside_its_button_and_in_view(visit: Any, served: Served) -> N
         button, told = (page.locator(place).bounding_box() for place in (f"#{run}", error))
         distance = max(told["y"] - button["y"] - button["height"], button["y"] - told["y"] - told["height"])
         assert distance < 120, f"the error of {tab} is {distance} pixels from its button"
+
+
+def test_warning_about_a_model_leaves_the_list_of_models_free(
+    visit: Any, served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wrong = WeightCheck((Message("model_output_not_finite", where="logits"),))
+    monkeypatch.setattr(served.session, "_weight_check", wrong)
+    page = visit()
+    page.wait_for_selector(".hanging .message")
+    open_drawer(page)
+    for width in (1280, 390):
+        page.set_viewport_size({"width": width, "height": 844})
+        assert in_view(page, ".hanging .message")
+        page.locator("#model-list button[data-model]").first.click(trial=True)
+        box = page.locator(".hanging .message").bounding_box()
+        middle = [box["x"] + box["width"] / 2, box["y"] + box["height"] / 2]
+        assert page.evaluate("at => Boolean(document.elementFromPoint(...at).closest('.hanging'))", middle)
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])

@@ -45,7 +45,6 @@ def edit(page: Any, served: Served, method: str, prompt: str) -> tuple[Path, Ima
     return file, read_metadata(file)
 
 
-@pytest.mark.xfail(reason="a picture sent to the editor may lose its description", strict=False)
 def test_flow_model_draws_edits_and_chats(visit: Any, served: Served) -> None:
     pytest.importorskip("diffusers")
     page = visit()

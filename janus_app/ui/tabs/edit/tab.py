@@ -180,6 +180,8 @@ class EditHandlers:
         if not values[right.results.items]:
             return gr.skip()
         before_after = compared(values[self.panels.source.tree], right.results.chosen_picture(values))
+        if before_after is None:
+            return gr.skip()
         return {right.compare: gr.update(value=before_after), right.view: COMPARISON, **right.more.cleared()}
 
     def describe_again(self, values: Values, request: gr.Request) -> Updates:

@@ -101,11 +101,6 @@ class Tree:
         tree = replace(self, steps=(*self.steps, step), here=step.number, last_number=step.number)
         return tree._trimmed(), step.number
 
-    def is_here(self, picture: Image.Image | None) -> bool:
-        """Whether `picture` is the one that should be in the editor."""
-        known = None if picture is None else self.find(picture)
-        return known is not None and known.number == self.here
-
     def with_results(self, source: Image.Image, results: Sequence[SavedImage], images: SavedImages) -> Tree:
         """This tree with the results of an edit below the picture it started from, which is added where it is new."""
         tree, number = self.with_given(source, images)

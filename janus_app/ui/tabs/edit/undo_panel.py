@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import gradio as gr
 from gradio.blocks import Block
+from PIL import Image
 
 from janus_app.errors import AppError
 from janus_app.outputs.image_io import open_picture
@@ -13,9 +14,9 @@ from janus_app.outputs.metadata import read_metadata
 from janus_app.ui.common.html import message
 from janus_app.ui.common.saved_images import SavedImage
 from janus_app.ui.context import NOTIFYING, QUICK, PageContext, Updates, Values, attach
-from janus_app.ui.tabs.edit.editor import example_file, example_names, for_editor
+from janus_app.ui.tabs.edit.editor import FIRST_EXAMPLE, example_file, example_names, for_editor
 from janus_app.ui.tabs.edit.panels import CANVAS, EditPanels
-from janus_app.ui.tabs.edit.undo import Tree, tree_html
+from janus_app.ui.tabs.edit.undo import Tree, digest, tree_html
 
 
 @dataclass(frozen=True)
@@ -117,10 +118,12 @@ class UndoHandlers:
     def replaced(self, values: Values, request: gr.Request) -> Updates:
         """Another picture was put into the editor, or none is left: the description of the old one would mislead.
 
-        The editor also reports the pictures that the page itself puts there, some seconds later; these are recognised.
+        The editor also reports the pictures that the page itself puts there, some seconds later and perhaps when the
+        next one is there already; these are recognised.
         """
         tree: Tree = values[self.panels.source.tree]
-        if tree.is_here((values[self.panels.source.editor] or {}).get("background")):
+        picture = (values[self.panels.source.editor] or {}).get("background")
+        if picture is not None and (tree.find(picture) or is_opening_example(picture)):
             return gr.skip()
         return {**self.shown(tree.at(None), request), self.panels.method.source_prompt: ""}
 
@@ -148,3 +151,7 @@ def compared(tree: Tree, image: SavedImage) -> tuple[str, str] | None:
     """What the before/after slider shows of a result: the picture it was made from, and itself."""
     step = tree.of(image)
     return (step.before, image.shown) if step and step.before else None
+
+
+def is_opening_example(picture: Image.Image) -> bool:
+    return digest(picture) == digest(open_picture(example_file(FIRST_EXAMPLE)))
