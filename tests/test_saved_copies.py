@@ -21,11 +21,16 @@ from janus_app.runtime.fit import plan_load
 from janus_app.runtime.own_models import add_own_model
 from janus_app.runtime.save_copy import CopyOptions, save_copy
 from janus_app.runtime.stored_copy import RECORD
-from janus_app.types import result_of
+from janus_app.types import GenerateRequest, drain, result_of
 from tests.conftest import GOLDEN, loaded
 from tests.test_adapters import TINY, pair, with_adapters, write_adapter
 
 pytest.importorskip("bitsandbytes")
+OTHERS = [
+    GOLDEN / "janusflow_1_3b" / "checkpoint",
+    *(GOLDEN.parent / "metaquery" / name for name in ("ckpt_llavaov_sana", "ckpt_qwen25vl_sana")),
+    GOLDEN.parent / "unipic2" / "ckpt_tiny",
+]
 QUANTIZED = pytest.mark.parametrize("precision", ["int8", "nf4"])
 
 
@@ -62,6 +67,26 @@ def test_saved_copy_loads_with_the_numbers_of_a_load_that_quantizes(
 
     monkeypatch.setattr(quantization, "_quantized", never)
     assert_same_numbers(loaded(copy, "auto").model, expected)
+
+
+@QUANTIZED
+@pytest.mark.parametrize("checkpoint", OTHERS, ids=lambda folder: f"{folder.parent.name}-{folder.name}")
+def test_copy_of_another_family_needs_no_other_folder_and_draws_the_same_pixels(
+    tmp_path: Path, precision: str, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("diffusers")
+    copy = save(checkpoint, tmp_path / "copy", precision=precision)
+    with pytest.raises(AppError) as caught:
+        save(checkpoint, tmp_path / "plain")
+    assert caught.value.code == "copy_quantized_alone"
+    expected = loaded(checkpoint, precision).model
+    monkeypatch.setattr(quantization, "_quantized", None)  # never again
+    ours = loaded(copy, "auto").model
+    assert_same_numbers(ours, expected)
+    assert load_catalog().resolve(str(copy)).components == {}, "nothing is to be downloaded"
+    request = GenerateRequest("a fox", steps=1, guidance=2.0, seed=3)
+    one, other = (drain(model.generate(request)).pictures[0].image for model in (ours, expected))
+    assert one.tobytes() == other.tobytes()
 
 
 @QUANTIZED

@@ -144,7 +144,8 @@ class Family:
     adapted_tensors: the tensors of the network that a layer may mean that an adapter names, as trained on the whole
     model or on its language model alone.
 
-    layouts: those that a checkpoint can be saved in, by name; empty where copies cannot be made.
+    layouts: those that a checkpoint can be saved in, by name. copied_parts: of a family without layouts, the folders
+    whose small files a quantized copy needs, by their places in the copy; None where copies cannot be made.
 
     job_peak: cache and work of a job beside the weights, for pictures of a side in pixels. check_drawing: draw a little
     with a loaded model and return what looks wrong with it, as of weights that are damaged; None where nothing does.
@@ -174,6 +175,7 @@ class Family:
     tied: Callable[[Mapping[str, Any]], Mapping[str, str]] = _nothing_tied
     adapted_tensors: Callable[[str], Sequence[str]] = _adapted_tensors
     layouts: Callable[[], Mapping[str, Layout]] = dict
+    copied_parts: Callable[[Path, Parts | None], Mapping[str, Path]] | None = None
     check_drawing: Callable[[Any], Generator[Event, None, Message | None]] = _check_picture
 
     def meta_network(self, config: Mapping[str, Any]) -> nn.Module:

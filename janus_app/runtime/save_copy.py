@@ -26,7 +26,7 @@ from janus_app.hub.cache import check_free_space
 from janus_app.hub.progress import ProgressReporter
 from janus_app.hub.verify import hash_file
 from janus_app.models.common.weight_files import WEIGHT_SUFFIXES
-from janus_app.models.family import Family, Layout
+from janus_app.models.family import Family, Layout, Parts
 from janus_app.models.registry import get_family
 from janus_app.registry.types import Variant
 from janus_app.runtime.adapters import WEIGHTS, Adapter, Changes, read_changes
@@ -45,7 +45,8 @@ _SMALL_FILE = 50_000_000  # bytes; larger files beside the weights are not a par
 class CopyOptions:
     """How a copy differs from its checkpoint.
 
-    layout: a name of `Family.layouts`. precision: "int8" or "nf4", in the original layout alone; "" keeps the numbers.
+    layout: a name of `Family.layouts`. precision: "int8" or "nf4", in the original layout alone; "" keeps the numbers,
+    for a family that has layouts.
     adapters: merged into the weights, before they are quantized.
     """
 
@@ -63,10 +64,7 @@ def save_copy(
     removes what was written. Raises AppError.
     """
     family = get_family(variant.family)
-    layout = family.layouts().get(options.layout)
-    if layout is None:
-        known = ", ".join(family.layouts()) or "-"
-        raise AppError("copy_layout_unknown", family=family.title, given=options.layout, known=known)
+    layout = _layout(family, options)
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise AppError("copy_target_not_empty", folder=target)
     if options.precision and options.layout != "original":
@@ -75,12 +73,14 @@ def save_copy(
     if saved_precision(folder):
         raise AppError("copy_of_quantized_copy", folder=folder)
     files = layout.files(folder)  # refuses what the layout cannot describe before anything is written
+    parts = hub.part_folders(variant)
+    places = {"": folder, **(family.copied_parts(folder, parts) if family.copied_parts else {})}
     work = target.with_name(f"{target.name}.{os.getpid()}.part")
     with os_errors_as_app_errors(Message("copy_not_saved"), target.parent):
         try:
             work.mkdir(parents=True)
-            written = yield from _write_weights(family, variant, folder, layout, options, work, part, reserve)
-            _write_small_files(folder, files, work)
+            written = yield from _write_weights(family, variant, folder, parts, layout, options, work, part, reserve)
+            _write_small_files(places, files, work)
             _write_record(variant, options, written, work)
             with contextlib.suppress(FileNotFoundError):
                 target.rmdir()
@@ -90,10 +90,23 @@ def save_copy(
     return target
 
 
+def _layout(family: Family, options: CopyOptions) -> Layout:
+    """The layout of a copy. Raises AppError where the family has none of that name."""
+    known = family.layouts()
+    if options.layout in known:
+        return known[options.layout]
+    if family.copied_parts is None or options.layout != "original":
+        raise AppError("copy_layout_unknown", family=family.title, given=options.layout, known=", ".join(known) or "-")
+    if not options.precision:
+        raise AppError("copy_quantized_alone", family=family.title)
+    return Layout(iter, lambda folder: {})  # as `stored_copy` reads it
+
+
 def _write_weights(
     family: Family,
     variant: Variant,
     folder: Path,
+    parts: Parts,
     layout: Layout,
     options: CopyOptions,
     work: Path,
@@ -101,9 +114,9 @@ def _write_weights(
     reserve: int,
 ) -> Generator[Progress | Notice, None, dict[str, Any]]:
     """Write the weight files. Returns size and hash of each by its name."""
-    config = family.read_config(folder, None)
+    config = family.read_config(folder, parts)
     network = family.meta_network(config)
-    match = yield from match_tensors(family, network, config, family.weight_sources(network, config, folder, None))
+    match = yield from match_tensors(family, network, config, family.weight_sources(network, config, folder, parts))
     changes = read_changes(options.adapters, family, network, variant.title)
     total = sum(one.file.stat().st_size for one in match.parts)
     check_free_space(work, total, reserve)
@@ -187,13 +200,19 @@ class _Writer:
         return files
 
 
-def _write_small_files(folder: Path, files: Mapping[str, Mapping[str, Any]], work: Path) -> None:
-    """The JSON files of the layout, and what else lies beside the weights: tokenizer, licence, model card."""
-    for file in sorted(folder.iterdir()):
-        own = file.name.startswith(".") or file.name == RECORD or file.name.endswith(".index.json")
-        if own or not file.is_file() or file.suffix in WEIGHT_SUFFIXES or file.stat().st_size > _SMALL_FILE:
-            continue
-        shutil.copyfile(file, work / file.name)
+def _write_small_files(places: Mapping[str, Path], files: Mapping[str, Mapping[str, Any]], work: Path) -> None:
+    """The JSON files of the layout, and what else lies beside the weights: tokenizer, licence, model card.
+
+    places: the folders that it comes from, by their places in the copy; "" is the checkpoint's, without subfolders.
+    """
+    for place, folder in places.items():
+        for file in sorted(folder.rglob("*") if place else folder.iterdir()):
+            own = file.name.startswith(".") or file.name == RECORD or file.name.endswith(".index.json")
+            if own or not file.is_file() or file.suffix in WEIGHT_SUFFIXES or file.stat().st_size > _SMALL_FILE:
+                continue
+            target = work / place / file.relative_to(folder)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(file, target)
     for name, content in files.items():
         (work / name).write_text(json.dumps(content, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
 
@@ -204,6 +223,7 @@ def _write_record(variant: Variant, options: CopyOptions, written: Mapping[str, 
         "format": 1,
         "app": __version__,
         "from": {"model": variant.id, "repo": variant.repo, "revision": variant.revision},
+        "components": {role: {"repo": one.repo, "revision": one.revision} for role, one in variant.components.items()},
         "licence": variant.weights_licence,
         "layout": options.layout,
         "precision": options.precision,

@@ -88,6 +88,10 @@ def weight_sources(
     ]
 
 
+def copied_parts(folder: Path, parts: Parts | None) -> dict[str, Path]:
+    return {AUTOENCODER: autoencoder_folder(folder, parts)}
+
+
 def job_peak(config: Mapping[str, Any], side: int, job: Job, widths: BytesPerElement) -> Peak:
     from janus_app.models.janusflow.config import parse_config
     from janus_app.models.janusflow.memory import peak
@@ -125,6 +129,7 @@ FAMILY = Family(
     read_config=read_config,
     build=build,
     weight_sources=weight_sources,
+    copied_parts=copied_parts,
     job_peak=job_peak,
     pipeline=pipeline,
     tied=tied_head,

@@ -84,7 +84,7 @@ class Components:
     """
 
     def __init__(self, folder: Path, config: MetaQueryConfig, parts: Mapping[str, Path] | None = None) -> None:
-        self._checkpoint = folder
+        self.checkpoint = folder
         roles = {"diffusion": config.diffusion_id, "mllm": config.mllm_id}
         self._parts = {roles[role]: path for role, path in (parts or {}).items() if role in roles and path.is_dir()}
 
@@ -92,9 +92,9 @@ class Components:
         """The folder of a repository. Raises AppError, which says where to put it, if it is missing."""
         found = self.find(component)
         if found is None:
-            place = component_places(self._checkpoint)[0] / component
+            place = component_places(self.checkpoint)[0] / component
             raise AppError("component_missing", component=component, folder=place)
         return found
 
     def find(self, component: str) -> Path | None:
-        return component_beside(self._checkpoint, component) or self._parts.get(component)
+        return component_beside(self.checkpoint, component) or self._parts.get(component)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from janus_app.errors import Message
 from janus_app.files import read_json
+from janus_app.models.common.components import component_beside
 from janus_app.models.common.config import Fields
 from janus_app.models.common.settings import CHAT, COUNT, STEPS, guidance
 from janus_app.models.family import CheckpointFacts, Family, Parts, WeightSource
@@ -39,7 +40,9 @@ def describe(folder: Path, config: Mapping[str, Any]) -> CheckpointFacts:
     fields = Fields("config", config)
     side = fields.whole("input_size", 16, high=1024) * fields.whole("vae_downsample_f", 32, high=64)
     named = {"mllm": config.get("mllm_id"), "diffusion": config.get("diffusion_model_id")}
-    components = {role: repo for role, repo in named.items() if isinstance(repo, str)}
+    components = {
+        role: repo for role, repo in named.items() if isinstance(repo, str) and component_beside(folder, repo) is None
+    }
     return CheckpointFacts((side, side), _CONTEXT, _SETTINGS, components=components)
 
 
@@ -69,6 +72,15 @@ def weight_sources(
         file, name = config[PARTS]["head"]
         sources.append(WeightSource(Path(file), remap_key=lambda _: HEAD, only=name))
     return sources
+
+
+def copied_parts(folder: Path, parts: Parts | None) -> dict[str, Path]:
+    from janus_app.models.metaquery.config import Components, parse_config
+
+    config = parse_config(read_json(folder / "config.json"))
+    named = (config.mllm_id, config.diffusion_id, config.vae_id, config.scheduler_id)
+    components = Components(folder, config, parts)
+    return {f"components/{name.removeprefix('components/')}": components.folder(name) for name in named}
 
 
 def explain_mismatch(network: MetaQueryNetwork, name: str, found: bool) -> Message | None:
@@ -109,6 +121,7 @@ FAMILY = Family(
     read_config=read_config,
     build=build,
     weight_sources=weight_sources,
+    copied_parts=copied_parts,
     explain_mismatch=explain_mismatch,
     job_peak=job_peak,
     pipeline=pipeline,

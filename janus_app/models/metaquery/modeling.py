@@ -139,15 +139,15 @@ def read_parts(raw: Mapping[str, Any], components: Components) -> dict[str, Any]
             "language": read_json(language / "config.json"),
             "denoiser": read_json(denoiser),
             "vae": read_json(components.folder(config.vae_id) / "vae" / "config.json"),
-            "head": find_head(language),
+            "head": find_head(language) or find_head(components.checkpoint),  # a quantized copy holds it itself
         },
     }
 
 
-def find_head(language: Path) -> tuple[str, str] | None:
-    """The weight file in the language model's folder that holds its output head, and the head's name in it."""
+def find_head(folder: Path) -> tuple[str, str] | None:
+    """The weight file in a folder that holds the language model's output head, and the head's name in it."""
     try:
-        files = find_weights(language).files
+        files = find_weights(folder).files
     except AppError:  # without weights, or without all of them: pictures need no head
         return None
     for file in files:

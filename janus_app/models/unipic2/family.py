@@ -79,6 +79,12 @@ def weight_sources(network: Any, config: Mapping[str, Any], folder: Path, parts:
     ]
 
 
+def copied_parts(folder: Path, parts: Parts | None) -> dict[str, Path]:
+    root = checkpoint_root(folder)
+    own = {part: root / part for part in ("conditioner", "transformer", "vae", "scheduler")}
+    return {**own, "language_model": language_folder(folder, parts)}
+
+
 def explain_mismatch(network: Any, name: str, found: bool) -> Message | None:
     from janus_app.models.unipic2 import modeling
 
@@ -119,6 +125,7 @@ FAMILY = Family(
     read_config=read_config,
     build=build,
     weight_sources=weight_sources,
+    copied_parts=copied_parts,
     explain_mismatch=explain_mismatch,
     job_peak=job_peak,
     pipeline=pipeline,
