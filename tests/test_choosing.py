@@ -146,9 +146,12 @@ def test_list_and_welcome_say_what_fits_and_offer_the_smallest_that_does(session
     html = list_html(page, "en", judged)
     assert "Too large: needs 16 GB, 8.0 GB free" in html and 'data-model="janus-pro-1b"' not in html
     assert "fits this machine as int8" in html and 'data-model="janus-pro-7b"' in html
+    _, unipic2 = html.split("<b>UniPic2-Metaquery-9B</b>")
+    for licence in ("MIT on the model card", "Stability AI Community License", "Qwen2.5-VL-7B-Instruct: Apache-2.0"):
+        assert licence in unipic2
     card = welcome_html(page, "en", judged)
     assert "For real pictures get JanusFlow-1.3B (4.4 GB, fits this machine)" in card
-    assert 'data-model="janusflow-1.3b">Download 4.4 GB<' in card
+    assert 'data-model="janusflow-1.3b">Download 4.4 GB<' in card and "Licence: DeepSeek Model License v1.0" in card
     first = [variant.id for variant in starters(page)][:3]
     assert first == ["janus-pro-1b", "janus-1.3b", "janusflow-1.3b"]
     assert "data-model" not in welcome_html(replace(page, shared=True), "en", judged)

@@ -59,10 +59,13 @@ def test_download_verify_convert_delete(server: FakeHub, capsys: pytest.CaptureF
     assert main(["models", "download", "tiny"]) == 0
     said = capsys.readouterr()
     assert "Tiny Janus is complete" in said.out and "models convert tiny" in said.err
+    assert said.err.index("licences: MIT") < said.err.index("download: "), "said before anything is downloaded"
     assert "files done)" in said.err or "download: " in said.err
     assert server.resent == 0
     held = listed(capsys, "tiny")
     assert (held["on_disk"], held["verified"], held["convertible"]) == (True, True, True)
+    assert main(["models", "download", "tiny"]) == 0
+    assert "licences" not in capsys.readouterr().err
     assert main(["models", "verify", "tiny", "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == {"model": "tiny", "bytes": held["bytes_on_disk"]}
     assert main(["models", "convert", "tiny"]) == 0

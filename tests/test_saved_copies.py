@@ -83,7 +83,7 @@ def test_copy_of_another_family_needs_no_other_folder_and_draws_the_same_pixels(
     monkeypatch.setattr(quantization, "_quantized", None)  # never again
     ours = loaded(copy, "auto").model
     assert_same_numbers(ours, expected)
-    assert load_catalog().resolve(str(copy)).components == {}, "nothing is to be downloaded"
+    assert load_catalog().resolve(str(copy)).parts == {}, "nothing is to be downloaded"
     request = GenerateRequest("a fox", steps=1, guidance=2.0, seed=3)
     one, other = (drain(model.generate(request)).pictures[0].image for model in (ours, expected))
     assert one.tobytes() == other.tobytes()

@@ -6,7 +6,8 @@ import argparse
 import sys
 from typing import Any
 
-from janus_app.cli.console import UsageError, emit, follow, usage_errors
+from janus_app.cli.console import UsageError, emit, follow, say, usage_errors
+from janus_app.errors import Message
 from janus_app.outputs.metadata import ImageMetadata
 from janus_app.outputs.store import OutputStore, StoredImage
 from janus_app.registry.catalog import Catalog, load_catalog
@@ -45,6 +46,13 @@ def require_verb(variant: Variant, verb: str) -> None:
         raise UsageError("cli_verb_unsupported", title=variant.title, verb=verb, verbs=", ".join(variant.verbs))
 
 
+def tell_licences(session: Session, variant: Variant) -> None:
+    """Say under which licences files will be downloaded; nothing where none will be."""
+    if not session.hub.status(variant).complete and (variant.repo or variant.parts):
+        named = "; ".join(filter(None, (variant.weights_licence, variant.component_licences)))
+        say(Message("models_licences", title=variant.title, named=named))
+
+
 def load_model(session: Session, args: argparse.Namespace, variant: Variant) -> None:
     """Load the variant as --device and --precision say, showing progress.
 
@@ -63,6 +71,7 @@ def load_model(session: Session, args: argparse.Namespace, variant: Variant) -> 
     with usage_errors():
         resolve_device(device)
         adapters = [find_adapter(text) for text in args.adapter or ()]
+    tell_licences(session, variant)
     name = variant.id if variant.id in session.catalog else args.model or str(variant.folder)
     follow(session.load(name, device, args.precision or "auto", adapters))
 

@@ -6,7 +6,7 @@ import argparse
 import sys
 from collections.abc import Callable
 
-from janus_app.cli.common import open_session
+from janus_app.cli.common import open_session, tell_licences
 from janus_app.cli.console import UsageError, clean, emit, follow_to_result, localized, say, usage_errors
 from janus_app.errors import Message
 from janus_app.files import typed_path
@@ -39,6 +39,7 @@ def _variant(session: ModelSession, name: str) -> Variant:
 
 def _download(session: ModelSession, args: argparse.Namespace) -> int:
     variant = _variant(session, args.name)
+    tell_licences(session, variant)
     folder = follow_to_result(session.hub.fetch(variant))
     message = Message("model_complete", title=variant.title, folder=folder)
     _print(args, {"model": variant.id, "folder": str(folder)}, message)

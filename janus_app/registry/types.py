@@ -86,6 +86,11 @@ class Variant:
         return self.folder is not None
 
     @property
+    def component_licences(self) -> str:
+        """The repositories of its components with their licences; empty for none."""
+        return "; ".join(f"{one.repo}: {one.licence}" for one in self.components.values() if one.licence)
+
+    @property
     def file_bytes(self) -> int:
         """Bytes of its own files to download, exact where sizes are known; 0 for weights on this machine."""
         return sum(file.size or file.about or 0 for file in self.files) if self.repo else 0

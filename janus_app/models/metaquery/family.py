@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 from janus_app.errors import Message
 from janus_app.files import read_json
-from janus_app.models.common.components import component_beside
 from janus_app.models.common.config import Fields
 from janus_app.models.common.settings import CHAT, COUNT, STEPS, guidance
 from janus_app.models.family import CheckpointFacts, Family, Parts, WeightSource
@@ -40,9 +39,7 @@ def describe(folder: Path, config: Mapping[str, Any]) -> CheckpointFacts:
     fields = Fields("config", config)
     side = fields.whole("input_size", 16, high=1024) * fields.whole("vae_downsample_f", 32, high=64)
     named = {"mllm": config.get("mllm_id"), "diffusion": config.get("diffusion_model_id")}
-    components = {
-        role: repo for role, repo in named.items() if isinstance(repo, str) and component_beside(folder, repo) is None
-    }
+    components = {role: repo for role, repo in named.items() if isinstance(repo, str)}
     return CheckpointFacts((side, side), _CONTEXT, _SETTINGS, components=components)
 
 

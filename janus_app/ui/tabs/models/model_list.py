@@ -94,6 +94,13 @@ def fit_line(page: PageContext, fit: Fit | None, language: str) -> str:
     return page.texts.say("models_fit" if fit.first else "models_fit_as", language, precision=fit.best)
 
 
+def licence_line(page: PageContext, variant: Variant, language: str) -> str:
+    """Under which licences a model is downloaded."""
+    weights = page.texts.variant_text(variant.id, "weights_licence", variant.weights_licence, language)
+    named = "; ".join(filter(None, (weights, variant.component_licences)))
+    return page.texts.say("models_licence", language, named=named)
+
+
 def list_html(page: PageContext, language: str, judged: Mapping[str, Fit]) -> str:
     """The groups that can be chosen from. A shared page has no downloads."""
     groups: dict[str, list[str]] = {"ready": [], "download": []}
@@ -144,6 +151,7 @@ def _row(page: PageContext, variant: Variant, place: Place, language: str, fit: 
         use = escape(say("model_use", language))
         return f'<li><button type="button" data-model="{model}"><span>{text}</span><em>{use}</em></button></li>'
     text += f" <span>{escape(fit_line(page, fit, language))}</span>"
+    text += f" <span>{escape(licence_line(page, variant, language))}</span>"
     if fit is not None and not fit.best:
         return f'<li class="large"><div>{text}</div></li>'
     size = size_text(as_loaded(page, variant).download_bytes)
