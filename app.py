@@ -36,11 +36,11 @@ def parse() -> argparse.Namespace:
 
 def serve(args: argparse.Namespace) -> int:
     from janus_app.cli.common import chosen_variant, load_model, open_session
-    from janus_app.server.security import allowed_names, sub_path
+    from janus_app.server.security import allowed_names, allowed_origins, sub_path
 
     port = free_port(args.host, args.port)
     with usage_errors():  # before a model is loaded
-        allowed_names(args.allow_host), sub_path(args.root_path)
+        allowed_names(args.allow_host), sub_path(args.root_path), allowed_origins(args.allow_origin)
     auth = credentials(args.auth or os.environ.get("JANUS_APP_AUTH"))
     if args.idle_unload is not None and not 0 < args.idle_unload < float("inf"):
         raise UsageError("cli_idle_unload_out_of_range", given=args.idle_unload)
@@ -68,6 +68,7 @@ def serve(args: argparse.Namespace) -> int:
             allow_hosts=args.allow_host,
             root_path=args.root_path,
             api_key=args.api_key or os.environ.get("JANUS_APP_API_KEY", ""),
+            allow_origins=args.allow_origin,
             fetch_images=args.fetch_images,
             opened=opened,
         )

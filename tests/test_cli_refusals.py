@@ -193,6 +193,7 @@ def test_app_refuses_a_port_in_use(taken: int) -> None:
         (("--auth", "secret"), "USER:PASSWORD"),
         (("--allow-host", "*"), "--allow-host"),
         (("--root-path", "/a b"), "--root-path"),
+        (("--allow-origin", "*"), "--allow-origin"),
         (("--model", "janus-pro-8b"), "no model called"),
         (("--lang", "tlh"), "tlh"),
     ],

@@ -64,6 +64,14 @@ def test_page_answers_to_allowed_names_alone(sub_page: Served) -> None:
     assert [status(host) for host in others] == [400] * 4
 
 
+def test_api_of_a_page_with_a_name_lets_no_web_site_read_its_answers(sub_page: Served) -> None:
+    """Gradio itself lets every one do so, where the page is not reached as localhost."""
+    headers = {"host": "studio_1", "origin": "https://evil.example", "access-control-request-method": "GET"}
+    for method in ("OPTIONS", "GET"):
+        answer = httpx.request(method, f"{sub_page.url}/janus/v1/models", headers=headers, trust_env=False)
+        assert answer.status_code == 403 and not [name for name in answer.headers if "access-control" in name]
+
+
 @pytest.mark.parametrize(("language", "expected"), [("en-GB", "does not answer"), ("zh-TW,en;q=0.5", "主机名")])
 def test_refusal_names_the_flag_in_the_language_of_the_browser(page: Served, language: str, expected: str) -> None:
     headers = {"Host": "ab.proxy.runpod.net", "Accept-Language": language}

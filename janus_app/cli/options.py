@@ -160,6 +160,13 @@ def add_page(parser: argparse.ArgumentParser) -> None:
         "--api-key", metavar="KEY", help="other programs must send it (docs/api.md); $JANUS_APP_API_KEY does the same"
     )
     parser.add_argument(
+        "--allow-origin",
+        metavar="ORIGIN",
+        action="append",
+        default=[],
+        help="let this web site use the API from a browser, as https://app.example.org; can be repeated",
+    )
+    parser.add_argument(
         "--fetch-images", action="store_true", help="let other programs name pictures by a public web address"
     )
     parser.add_argument("--lang", default="auto", choices=("auto", "en", "zh-CN"), help="language of the page")

@@ -138,6 +138,28 @@ def allowed_names(given: Iterable[str] = ()) -> frozenset[str]:
     return frozenset(_host_name(text.strip()) for text in texts if text.strip())
 
 
+def allowed_origins(given: Iterable[str] = ()) -> frozenset[str]:
+    """The web sites of --allow-origin and JANUS_APP_ORIGINS, as browsers write them: "https://app.example.org".
+
+    Raises AppError for what names none, such as "*", or "null", which all files on a disk share.
+    """
+    texts = (*given, *os.environ.get("JANUS_APP_ORIGINS", "").split(","))
+    return frozenset(_origin(text.strip()) for text in texts if text.strip())
+
+
+def _origin(text: str) -> str:
+    try:
+        parts = urlsplit(text.rstrip("/"))
+        if not parts.scheme or "*" in text or parts.netloc.count("@") or parts.path or parts.query or parts.fragment:
+            raise ValueError
+        host, port = _host_name(parts.hostname or ""), parts.port
+    except (ValueError, AppError):
+        raise AppError("api_origin_malformed", given=text) from None
+    usual = {"http": 80, "https": 443}.get(parts.scheme)
+    host = f"[{host}]" if ":" in host else host
+    return f"{parts.scheme}://{host}" + (f":{port}" if port not in (None, usual) else "")
+
+
 def _host_name(text: str) -> str:
     try:
         name = text if _is_address(text) else urlsplit(text if "//" in text else f"//{text}").hostname or ""

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import urljoin, urlsplit
 
 import gradio as gr
+from fastapi import FastAPI
 from gradio.components import Component
 from PIL import Image
 from starlette.applications import Starlette
@@ -32,6 +34,7 @@ from janus_app.server.security import (
     SubPath,
     VisitorLimiter,
     allowed_names,
+    allowed_origins,
     answers_one_person,
     host_rules,
     new_login,
@@ -187,6 +190,7 @@ def launch(
     allow_hosts: Iterable[str] = (),
     root_path: str | None = None,
     api_key: str = "",
+    allow_origins: Iterable[str] = (),
     fetch_images: bool = False,
     opened: Callable[[], None] | None = None,
     prevent_thread_lock: bool = False,
@@ -200,15 +204,16 @@ def launch(
     a malformed name, and for a malformed path.
 
     The API needs `api_key`, or one that is generated for a shared page, unless only this machine can reach it.
-    `fetch_images` lets it read the pictures that a client names by a web address.
+    `allow_origins` are the web sites that may use it from a browser. `fetch_images` lets it read the pictures that a
+    client names by a web address.
     """
-    names, path = allowed_names(allow_hosts), sub_path(root_path)
+    names, path, origins = allowed_names(allow_hosts), sub_path(root_path), allowed_origins(allow_origins)
     # Gradio opens uploads before this code sees them; Pillow refuses pictures above twice this number of pixels.
     Image.MAX_IMAGE_PIXELS = MAX_PIXELS // 2
     generated = new_login() if share and auth is None else None
     proxied = bool(names or path)
     private = answers_one_person(host, share, auth is not None, proxied)
-    access, made_key = api_access(api_key, host, share, auth is not None, proxied)
+    access, made_key = api_access(api_key, host, share, auth is not None, proxied, origins)
     limiter = VisitorLimiter()
     demo = build(
         session,
@@ -276,10 +281,16 @@ def _launch_options(lang: str) -> dict[str, Any]:
 
 def _app_options(rules: dict[str, Any], path: str, api: Starlette, access: Access) -> dict[str, Any]:
     """The arguments of Gradio's FastAPI application."""
-    sub_path, gate = Middleware(SubPath, path=urlsplit(path).path), Middleware(ApiGate, api=api, access=access)
+
+    def lifespan(app: FastAPI) -> AbstractAsyncContextManager[Any]:
+        # Outside of Gradio's own middleware, which lets any web site read the answers of a page that has a name.
+        inside = ApiGate(app.middleware_stack, api, access)
+        app.middleware_stack = HostGuard(SubPath(inside, urlsplit(path).path), **rules)
+        return api.router.lifespan_context(api)
+
     return {
-        "middleware": [Middleware(HostGuard, **rules), sub_path, gate, Middleware(QuietLogin)],
-        "lifespan": lambda _: api.router.lifespan_context(api),
+        "middleware": [Middleware(QuietLogin)],
+        "lifespan": lifespan,
         "docs_url": None,
         "redoc_url": None,
         "openapi_url": None,

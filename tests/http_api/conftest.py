@@ -11,10 +11,12 @@ import pytest
 from tests.http_api.client import generate
 from tests.page_server import Served, serve
 
+SITE = "https://app.example"  # a web site that may use the API
+
 
 @pytest.fixture(scope="package")
 def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    with serve(tmp_path_factory.mktemp("api")) as served:
+    with serve(tmp_path_factory.mktemp("api"), allow_origins=[SITE]) as served:
         yield served
 
 

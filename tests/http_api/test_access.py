@@ -8,11 +8,14 @@ from typing import Any
 import httpx
 import pytest
 
+from janus_app.errors import AppError
 from janus_app.outputs.store import OutputStore
 from janus_app.server.api.context import ApiContext
 from janus_app.server.api.gate import Access, api_access
+from janus_app.server.security import allowed_origins
 from tests.coroutines import run
 from tests.http_api.client import PROMPT, asgi, error_of
+from tests.http_api.conftest import SITE
 from tests.page_server import Served
 
 
@@ -29,6 +32,55 @@ def test_a_foreign_host_or_web_site_reaches_no_model(http: httpx.Client) -> None
     assert http.get("/v1/models", headers={"host": "evil.example"}).status_code == 400
     answer = http.get("/v1/models", headers={"origin": "http://evil.example"})
     assert error_of(answer, 403)["code"] == "api_origin_refused"
+
+
+@pytest.mark.parametrize("path", ["/v1/models", "/v1/images/generations", "/sdapi/v1/txt2img", "/mcp"])
+def test_a_web_site_that_was_named_may_use_the_api_and_no_other_may(http: httpx.Client, path: str) -> None:
+    asked = {"access-control-request-method": "POST", "access-control-request-headers": "authorization,content-type"}
+    preflight = http.options(path, headers=asked | {"origin": SITE})
+    assert (preflight.status_code, preflight.headers["access-control-allow-origin"]) == (200, SITE)
+    assert preflight.headers["access-control-allow-headers"] == "authorization,content-type"
+    allowed = http.post(path, headers={"origin": SITE}, content=b"{")
+    assert allowed.headers["access-control-allow-origin"] == SITE and allowed.status_code in (400, 405)
+    answers = [preflight, allowed]
+    for other in ("https://evil.example", f"{SITE}.evil.example", "http://app.example", f"{SITE}:8443", "null"):
+        for answer in (
+            http.options(path, headers=asked | {"origin": other}),
+            http.post(path, headers={"origin": other}),
+        ):
+            assert error_of(answer, 403)["code"] == "api_origin_refused"
+            assert "access-control-allow-origin" not in answer.headers
+            answers.append(answer)
+    assert not any("access-control-allow-credentials" in answer.headers for answer in answers)
+
+
+def test_a_web_site_that_may_use_the_api_cannot_use_the_page(http: httpx.Client) -> None:
+    for path in ("/", "/config", "/gradio_api/info", "/v10/models"):
+        for answer in (
+            http.get(path, headers={"origin": SITE}),
+            http.options(path, headers={"origin": SITE, "access-control-request-method": "GET"}),
+        ):
+            assert "access-control-allow-origin" not in answer.headers, path
+
+
+def test_a_web_site_with_a_name_needs_the_key_too_and_can_read_the_refusal(page: Served, tmp_path: Path) -> None:
+    async def ask(**headers: str) -> httpx.Response:
+        access = Access("key", origins=frozenset({SITE}))
+        async with asgi(ApiContext(page.session, OutputStore(tmp_path)), access) as client:
+            return await client.get("/v1/models", headers={"origin": SITE} | headers)
+
+    for answer, status in ((run(ask()), 401), (run(ask(authorization="Bearer key")), 200)):
+        assert (answer.status_code, answer.headers["access-control-allow-origin"]) == (status, SITE)
+
+
+def test_web_sites_are_named_as_browsers_write_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert allowed_origins() == frozenset()
+    monkeypatch.setenv("JANUS_APP_ORIGINS", "HTTPS://App.Example:443/, http://[::1]:3000 ,")
+    assert allowed_origins(["app://obsidian.md"]) == {"https://app.example", "http://[::1]:3000", "app://obsidian.md"}
+    for wrong in ("*", "null", "app.example", "https://*.example", "https://a.example/x", "https://", "http://a:b"):
+        with pytest.raises(AppError) as refused:
+            allowed_origins([wrong])
+        assert refused.value.code == "api_origin_malformed"
 
 
 @pytest.mark.parametrize(
