@@ -28,8 +28,10 @@ EDITS = {
     "metaquery": "instruct",
     "unipic2": "instruct",
     "regression": "meaning",
+    "mixed_diffusion": "sequence",
 }
 DETAILS = {"metaquery": "docs/metaquery.md", "unipic2": "docs/unipic2.md", "regression": "docs/metamorph.md"}
+DETAILS["mixed_diffusion"] = "docs/mixed_diffusion.md"
 DETAILS["pisces-8b"] = "docs/pisces.md"  # not of its family
 WORDS = {
     "en": {
@@ -40,6 +42,8 @@ WORDS = {
         "instruct": "edit by instruction",
         "both": "edit by instruction or a region",
         "meaning": "edit by instruction, keeping what a picture shows but not its pixels",
+        "sequence": "edit by instruction, a mask or a noised picture",
+        "noised": "edit by a mask or a noised picture",
         "default": " (default)",
         "and": ", ",
         "sides": "{size}; {low} to {high} a side",
@@ -64,6 +68,8 @@ WORDS = {
         "instruct": "按指令编辑",
         "both": "按指令或区域编辑",
         "meaning": "按指令编辑（保留画面内容，不保留像素）",
+        "sequence": "按指令、蒙版或加噪图片编辑",
+        "noised": "按蒙版或加噪图片编辑",
         "default": "（默认）",
         "and": "、",
         "sides": "{size}；边长 {low} 到 {high}",
@@ -118,6 +124,7 @@ def _disk_and_memory(variant: Variant, words: dict[str, str]) -> tuple[str, str]
 
 def _can(variant: Variant, words: dict[str, str]) -> str:
     edit = "both" if {"instruct", "region"} <= set(variant.edit_methods) else EDITS[variant.family]
+    edit = "noised" if variant.edit_methods == ("masked", "image to image") else edit
     return words["and"].join(words[edit if verb == "edit" else verb] for verb in variant.verbs)
 
 

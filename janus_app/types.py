@@ -48,6 +48,7 @@ DESCRIBE = "Describe the picture."  # the question asked when the source prompt 
 
 MAX_PROMPT_CHARACTERS = 8_000
 MAX_COUNT = 16
+MAX_STEPS = 250  # as many as any paper draws with
 MAX_SEED = 2**53 - 1  # the largest whole number that JavaScript represents exactly
 MAX_NEW_TOKENS = 4_096
 MAX_ALTERNATIVES = 64  # alternatives listed for one image token
@@ -269,7 +270,7 @@ def _drawing_ranges(request: GenerateRequest | EditRequest) -> None:
     _number("input_guidance", request.guidance, 1, 20)
     _number("input_temperature", request.temperature, 0, 2)
     _seed(request.seed, MAX_SEED + 1 - request.count)  # the last picture's seed must be one too
-    _integer("input_steps", request.steps, 1, 100)
+    _integer("input_steps", request.steps, 1, MAX_STEPS)
     if request.solver not in SOLVERS:
         raise AppError("solver_unknown", given=request.solver, known=", ".join(SOLVERS))
     low, high = request.guidance_interval

@@ -56,7 +56,7 @@ BAD = {
     "guidance nan": ((*GENERATE, "--prompt", "a", "--guidance", "nan"), "Guidance"),
     "temperature inf": ((*GENERATE, "--prompt", "a", "--temperature", "inf"), "Temperature"),
     "steps 0": ((*GENERATE, "--prompt", "a", "--steps", "0"), "steps"),
-    "steps 10,000": ((*GENERATE, "--prompt", "a", "--steps", "10000"), "from 1 to 100"),
+    "steps 10,000": ((*GENERATE, "--prompt", "a", "--steps", "10000"), "from 1 to 250"),
     "solver": ((*GENERATE, "--prompt", "a", "--solver", "rk4"), "rk4"),
     "interval backwards": ((*GENERATE, "--prompt", "a", "--guidance-interval", "0.9", "0.1"), "end of the guidance"),
     "interval of one": ((*GENERATE, "--prompt", "a", "--guidance-interval", "0.9"), "--guidance-interval"),

@@ -14,8 +14,8 @@ from PIL import Image
 from torch import Tensor
 
 from janus_app.errors import AppError
-from janus_app.models.common.image_processor import masked_cells
-from janus_app.models.janusflow.edit import flow_edit, image_to_image, masked, paste_back, start_noise
+from janus_app.models.common.image_processor import masked_cells, paste_back
+from janus_app.models.janusflow.edit import flow_edit, image_to_image, masked, start_noise
 from janus_app.nn.diffusion import FlowSchedule, FlowStep, IntervalGuidance, Velocity, integrate_flow
 from janus_app.nn.sampling import generators
 

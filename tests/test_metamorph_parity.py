@@ -16,8 +16,9 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from benchmarks.metamorph_speed import network_of, ours, published
+from janus_app.models.common.answering import WordRule
 from janus_app.models.regression.adapter import Adapter
-from janus_app.models.regression.answer import Word, WordRule, Writing, answer
+from janus_app.models.regression.answer import Word, Writing, answer
 from janus_app.models.regression.config import PLACE, parse_adapter
 from janus_app.models.regression.modeling import reduced
 from janus_app.nn.prefill import prefill

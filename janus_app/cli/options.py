@@ -11,7 +11,7 @@ from typing import NoReturn
 from janus_app.cli.console import UsageError
 from janus_app.files import typed_path
 from janus_app.outputs.store import is_picture_name
-from janus_app.types import PRECISIONS, SOLVERS, TRANSPARENCY, TRANSPARENCY_VARIABLE
+from janus_app.types import MAX_STEPS, PRECISIONS, SOLVERS, TRANSPARENCY, TRANSPARENCY_VARIABLE
 
 DEVICE_HELP = (
     "auto, cpu, cuda, cuda:1, cuda:all (layers over all cards), cuda+cpu (layers that do not fit wait in main memory), "
@@ -97,7 +97,7 @@ def add_drawing(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--negative", help="what to steer away from")
     parser.add_argument("--count", type=int, help="how many pictures, 1 to 16 (default 1); picture i uses seed + i")
     parser.add_argument("--guidance", type=float, help="how closely to follow the prompt, 1 to 20; 1 = off")
-    parser.add_argument("--steps", type=int, help="for flow models, which draw in steps, 1 to 100; others ignore it")
+    parser.add_argument("--steps", type=int, help=f"for models that draw in steps, 1 to {MAX_STEPS}; others ignore it")
     parser.add_argument(
         "--solver", choices=SOLVERS, help="for flow models: how a step is computed (ab2 = Adams-Bashforth)"
     )

@@ -30,7 +30,8 @@ class CheckpointFacts:
     size: (width, height) in pixels of the pictures it draws. context: tokens it was trained to hold. edit_methods:
     empty for those that every checkpoint of the family has. roles: "words" or "tokens", "" as processor_config.json has
     it.
-    components: repositories that config.json names, by role.
+    components: repositories that config.json names, by role. weights_elsewhere: whether the folder may be without
+    weights, because it names another one that has them.
     """
 
     size: tuple[int, int]
@@ -39,6 +40,7 @@ class CheckpointFacts:
     edit_methods: tuple[str, ...] = ()
     roles: str = ""
     components: Mapping[str, str] = field(default_factory=dict)
+    weights_elsewhere: bool = False
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ FAMILIES: dict[str, str | Family] = {  # id -> the family, or "module:name" of i
     "metaquery": "janus_app.models.metaquery.family:FAMILY",
     "unipic2": "janus_app.models.unipic2.family:FAMILY",
     "regression": "janus_app.models.regression.family:FAMILY",
+    "mixed_diffusion": "janus_app.models.mixed_diffusion.family:FAMILY",
 }
 
 

@@ -16,7 +16,7 @@ Both loops are generators of one step each; closing the generator stops the work
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -165,29 +165,51 @@ class DenoiseStep:
     guided: Tensor
 
 
+# (a step, the time of the next one or None behind the last) -> the step
+ChangeNoised = Callable[[DenoiseStep, Tensor | None], DenoiseStep]
+
+
 def denoise(
-    network: DenoisingNetwork, scheduler: Any, noise: Tensor, guidance: TextImageGuidance, steps: int
+    network: DenoisingNetwork,
+    scheduler: Any,
+    noise: Tensor,
+    guidance: TextImageGuidance,
+    steps: int,
+    *,
+    first: int = 0,
+    streams: Sequence[torch.Generator] = (),
+    after_step: ChangeNoised | None = None,
 ) -> Iterator[DenoiseStep]:
     """From noise [n, C, h, w] float32 to latents; yields every step.
 
-    scheduler is a new scheduler of diffusers. `evaluations` says how many steps it makes of `steps`.
+    scheduler is a new scheduler of diffusers. `evaluations` says how many steps it makes of `steps`. The steps before
+    `first` are skipped: `noise` is then a noised picture. streams: one generator a picture, for a scheduler that adds
+    noise in every step. `after_step` may change the latents at the end of every step (masked editing).
     """
     scheduler.set_timesteps(steps)
     latents = noise * getattr(scheduler, "init_noise_sigma", 1.0)
-    for time in scheduler.timesteps:
-        step = _denoise_step(network, scheduler, latents, guidance, time)
+    times = scheduler.timesteps
+    for number in range(first, len(times)):
+        step = _denoise_step(network, scheduler, latents, guidance, times[number], streams)
+        if after_step is not None:
+            step = after_step(step, times[number + 1] if number + 1 < len(times) else None)
         latents = step.latents
         yield step
 
 
 @torch.inference_mode()
 def _denoise_step(
-    network: DenoisingNetwork, scheduler: Any, latents: Tensor, guidance: TextImageGuidance, time: Tensor
+    network: DenoisingNetwork,
+    scheduler: Any,
+    latents: Tensor,
+    guidance: TextImageGuidance,
+    time: Tensor,
+    streams: Sequence[torch.Generator],
 ) -> DenoiseStep:
     scaled = scheduler.scale_model_input(latents, time) if hasattr(scheduler, "scale_model_input") else latents
     raw = network(scaled, time)
     guided = guidance.mix(raw)
-    stepped = scheduler.step(guided, time, latents)
+    stepped = scheduler.step(guided, time, latents, **({"generator": list(streams)} if streams else {}))
     after = stepped.prev_sample
     if hasattr(scheduler, "model_outputs"):
         return DenoiseStep(after, scheduler.model_outputs[-1], raw, guided)

@@ -131,7 +131,8 @@ class KVCache:
 class Cache(Protocol):
     """What LlamaModel needs of a cache. KVCache grows; `prefix_cache.SharedPrefixCache` is read-only."""
 
-    length: int
+    @property
+    def length(self) -> int: ...
 
     @property
     def device(self) -> torch.device: ...
@@ -154,9 +155,18 @@ def causal_attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | N
     Without a mask it is causal, aligned at the upper left. Keys and values may have another dtype than the queries;
     the result has that of the queries.
     """
-    steps, grouped = query.shape[2], query.shape[1] != key.shape[1]
+    return _attention(query, key, value, mask, mask is None and query.shape[2] > 1)
+
+
+def full_attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """As `causal_attention`, but every query attends to every key."""
+    return _attention(query, key, value, None, False)
+
+
+def _attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, causal: bool) -> Tensor:
+    grouped = query.shape[1] != key.shape[1]
     out = F.scaled_dot_product_attention(
-        query.to(key.dtype), key, value, attn_mask=mask, is_causal=mask is None and steps > 1, enable_gqa=grouped
+        query.to(key.dtype), key, value, attn_mask=mask, is_causal=causal, enable_gqa=grouped
     )
     return out.to(query.dtype)
 

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention.bias import causal_lower_right
 
-from janus_app.nn.llama import KVCache, causal_attention
+from janus_app.nn.llama import KVCache, causal_attention, full_attention
 
 
 @dataclass(frozen=True)
@@ -36,12 +36,15 @@ class Prefix:
 class SharedPrefixCache:
     """A cache that stores nothing: group i of the rows attends to prefix i and, causally, to the row's own inputs.
 
+    Where not `causal`, an input attends to all inputs of its row.
+
     The rows are as many equal groups as there are prefixes, one after the other. Prompts of different lengths need no
     padding and no mask over the batch: attention runs group by group, everything else on all rows at once.
     """
 
-    def __init__(self, prefixes: Sequence[Prefix]) -> None:
+    def __init__(self, prefixes: Sequence[Prefix], *, causal: bool = True) -> None:
         self.prefixes = tuple(prefixes)
+        self._attend = self._causal if causal else full_attention
         self.length = max(prefix.next_position for prefix in self.prefixes)
         self._masks: dict[tuple[int, int], Tensor] = {}
         self._positions: dict[tuple[int, int], Tensor] = {}
@@ -69,7 +72,7 @@ class SharedPrefixCache:
         ):
             keys = torch.cat([prefix.keys[layer].expand(count, -1, -1, -1), k], dim=2)
             values = torch.cat([prefix.values[layer].expand(count, -1, -1, -1), v], dim=2)
-            parts.append(self._causal(q, keys, values))
+            parts.append(self._attend(q, keys, values))
         return torch.cat(parts) if len(parts) > 1 else parts[0]
 
     def advance(self, steps: int) -> None:
@@ -85,3 +88,28 @@ class SharedPrefixCache:
             mask = torch.ones(steps, total, dtype=torch.bool, device=query.device).tril(total - steps)
             self._masks[steps, total] = mask
         return causal_attention(query, key, value, self._masks[steps, total])
+
+
+class FullAttentionCache:
+    """A view of a KV cache for inputs that all attend to each other and to what is filled; they are appended to it."""
+
+    def __init__(self, cache: KVCache) -> None:
+        assert cache.padding_mask is None
+        self._cache = cache
+
+    @property
+    def length(self) -> int:
+        return self._cache.length
+
+    @property
+    def device(self) -> torch.device:
+        return self._cache.device
+
+    def mask(self, steps: int) -> Tensor | None:
+        return None
+
+    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
+        return full_attention(query, *self._cache.append(layer, key, value))
+
+    def advance(self, steps: int) -> None:
+        self._cache.advance(steps)

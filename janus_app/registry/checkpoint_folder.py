@@ -52,7 +52,12 @@ def _described(folder: Path, known: Iterable[Variant]) -> Variant:
     _refuse_quantized(folder, config)
     family = detect_family(config)
     facts = family.describe(folder, config)
-    weights = _weights(folder, family.config_file)
+    try:
+        weights = _weights(folder, family.config_file)
+    except AppError as error:
+        if error.code != "checkpoint_without_weights" or not facts.weights_elsewhere:
+            raise
+        weights = ()
     folder = folder.resolve()
     name = re.sub(r"[^a-z0-9._-]+", "-", folder.name.lower()).strip("-") or "checkpoint"
     return Variant(

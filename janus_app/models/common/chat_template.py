@@ -17,6 +17,7 @@ from janus_app.models.common.tokenizer import Piece, Special, Tokenizer
 from janus_app.types import Turn
 
 _OPEN, _CLOSE = "\ue000", "\ue001"  # private-use characters around the index of a text that is inserted afterwards
+_PICTURE = "\ue002"  # a picture, in a template that knows texts only
 
 
 class ChatTemplate:
@@ -24,14 +25,19 @@ class ChatTemplate:
 
     The template is rendered with a placeholder for every text. Special tokens are found in what the template wrote; the
     texts are inserted after that. Where `begin` is given, a prompt begins with its first occurrence: what the template
-    wrote before it (a system prompt of its own) is left out.
+    wrote before it (a system prompt of its own) is left out. words_only: the template is that of a language model
+    without pictures; they are put before the text of their message.
     """
 
-    def __init__(self, folder: Path, tokenizer: Tokenizer, image_token: str, *, begin: str = "") -> None:
+    def __init__(
+        self, folder: Path, tokenizer: Tokenizer, image_token: str, *, begin: str = "", words_only: bool = False
+    ) -> None:
         self._template, self._begin = _template(folder), begin
-        self._image_token = image_token
+        self._image_token, self._words_only = image_token, words_only
         names = sorted(tokenizer.special_names, key=len, reverse=True)
-        self._cut = re.compile("|".join((*(f"({re.escape(name)})" for name in names), f"{_OPEN}[0-9]+{_CLOSE}")))
+        self._cut = re.compile(
+            "|".join((*(f"({re.escape(name)})" for name in names), f"{_OPEN}[0-9]+{_CLOSE}", _PICTURE))
+        )
 
     def pieces(self, turns: Sequence[Turn], placeholders: Sequence[int], system: str = "") -> list[Piece]:
         """The prompt up to where the answer begins.
@@ -48,7 +54,9 @@ class ChatTemplate:
         messages: list[dict[str, Any]] = [{"role": "system", "content": [slot(system)]}] if system else []
         for turn in turns:
             pictures: list[dict[str, str]] = [{"type": "image"} for _ in turn.images]
-            messages.append({"role": turn.role, "content": [*pictures, slot(turn.text)]})
+            words = slot(turn.text)
+            content = _PICTURE * len(pictures) + words["text"] if self._words_only else [*pictures, words]
+            messages.append({"role": turn.role, "content": content})
         return self._split(self._render(messages), texts, iter(placeholders))
 
     def _render(self, messages: list[dict[str, Any]]) -> str:
@@ -76,8 +84,8 @@ class ChatTemplate:
             found, end = match.group(), match.end()
             if found[0] == _OPEN:
                 pieces.append(texts[int(found[1:-1])])
-            elif found == self._image_token:
-                pieces.append(Special(found, next(placeholders)))
+            elif found in (self._image_token, _PICTURE):
+                pieces.append(Special(self._image_token, next(placeholders)))
             else:
                 pieces.append(Special(found))
         return [*pieces, rendered[end:]]

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
+
+from janus_app.models.family import Parts, WeightSource
+
+AUTOENCODER = "vae"  # the component's role, the folder it is in, and the prefix of its tensors in the network
 
 
 def component_beside(folder: Path, component: str) -> Path | None:
@@ -20,3 +25,25 @@ def component_places(folder: Path) -> tuple[Path, Path]:
     """Where copies of the repositories that a checkpoint names are looked for."""
     folder = folder.resolve()
     return folder / "components", folder.parent / "components"
+
+
+def find_autoencoder(folder: Path, parts: Parts | None, names: Iterable[str] = ()) -> Path | None:
+    """The autoencoder of a checkpoint: inside its folder, where `parts` say, or beside it.
+
+    `names` are those that its folder may have beside the checkpoint, apart from "vae".
+    """
+    beside = folder.resolve().parent
+    fetched = (parts[AUTOENCODER],) if parts and AUTOENCODER in parts else ()
+    places = (folder / AUTOENCODER, *fetched, *(beside / name for name in (AUTOENCODER, *names)))
+    return next((place for place in places if (place / "config.json").is_file()), None)
+
+
+def autoencoder_source(autoencoder: Path) -> WeightSource:
+    """The weights in the folder of an autoencoder, whose tensors the network calls `vae.*`."""
+
+    def remap_key(name: str) -> str:
+        from janus_app.models.common.autoencoder import current_key
+
+        return f"{AUTOENCODER}.{current_key(name)}"
+
+    return WeightSource(autoencoder, "diffusion_pytorch_model", remap_key)

@@ -100,3 +100,13 @@ def masked_cells(mask: Image.Image, grid: int) -> Tensor:
         raise AppError("mask_empty")
     cell = mask.width // grid
     return painted.view(grid, cell, grid, cell).permute(0, 2, 1, 3).flatten(2).any(-1).flatten()
+
+
+def paste_back(drawn: Image.Image, original: Image.Image, mask: Image.Image) -> Image.Image:
+    """`drawn` where the mask is painted, `original` bit for bit everywhere else.
+
+    The edge is hard: a soft one would change unpainted pixels or let painted ones show through. The latents were
+    blended already, so the only seam left is the error of the autoencoder.
+    """
+    where = painted_pixels(mask)[..., None]
+    return Image.fromarray(np.where(where, np.asarray(drawn), np.asarray(original)))

@@ -96,3 +96,9 @@ def vq_work(config: VQConfig, side: int, widths: BytesPerElement) -> int:
     output; the kernels may copy some of them. The encoder needs no more."""
     feature_map = config.ch * config.ch_mult[0] * side * side * widths.pictures
     return int(feature_map * (4 + widths.conv_scratch))
+
+
+def autoencoder_work(channels: list[int], side: int, widths: BytesPerElement) -> int:
+    """The peak of decoding: the last upsampling convolution and the block behind it, at full resolution."""
+    feature_map = channels[min(1, len(channels) - 1)] * side * side * widths.pictures
+    return int(feature_map * (3 + widths.conv_scratch))

@@ -167,7 +167,7 @@ class LlavaOneVision(Mllm):
                 LlavaOnevisionImageProcessorPil,
             )
 
-        return LlavaOnevisionImageProcessorPil(**_processor_fields(folder))
+        return LlavaOnevisionImageProcessorPil(**processor_fields(folder))
 
     def _frame(self, picture: Image.Image) -> Image.Image:
         """The shorter side to 384 pixels, then the middle square; roundings are torchvision's, as in training."""
@@ -214,7 +214,7 @@ class Qwen25VL(Mllm):
         with importing:
             from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
-        fields = _processor_fields(folder)
+        fields = processor_fields(folder)
         if self.pixel_limits is not None:
             fields = {**fields, "size": self._size(*self.pixel_limits), "min_pixels": None, "max_pixels": None}
         return Qwen2VLImageProcessorPil(**fields)
@@ -288,6 +288,7 @@ def _small_config(config: Any) -> Any:
     return small
 
 
-def _processor_fields(folder: Path) -> dict[str, Any]:
+def processor_fields(folder: Path) -> dict[str, Any]:
+    """preprocessor_config.json of a language model's repository, as arguments of transformers' image processors."""
     fields = read_json(folder / "preprocessor_config.json")
     return {name: value for name, value in fields.items() if name not in ("image_processor_type", "processor_class")}

@@ -16,8 +16,11 @@ from janus_app.models.common.chat import stream_answer
 from janus_app.models.common.chat_template import ChatTemplate
 from janus_app.models.common.lazy_import import importing
 from janus_app.models.common.mllm import ImageFeatures, Mllm
+from janus_app.models.common.tokenizer import Tokenizer
 from janus_app.nn import sampling
 from janus_app.types import ChatRequest, Events, Progress, Turn
+
+_SECTIONS = ("text_config", "language")  # of a config.json, that of its language model
 
 
 class MllmChat:
@@ -26,7 +29,7 @@ class MllmChat:
     def __init__(self, reader: Mllm, template: ChatTemplate, head: Tensor, folder: Path, context: int) -> None:
         self.reader, self.template, self.context = reader, template, context
         self.head = head[: reader.tokenizer.size]  # rows beyond are padding
-        self.ends = _ends(reader, folder)
+        self.ends = answer_ends(reader.tokenizer, folder)
 
     def chat(self, request: ChatRequest) -> Events:
         """Stream the answer. The oldest messages are left out, with a notice, where the context cannot hold them."""
@@ -82,17 +85,22 @@ class MllmChat:
             )
 
 
-def _ends(reader: Mllm, folder: Path) -> frozenset[int]:
-    """Ids that end an answer: what generation_config.json or else config.json says, and the tokenizer's own."""
+def answer_ends(tokenizer: Tokenizer, folder: Path) -> frozenset[int]:
+    """Ids that end an answer: what generation_config.json or else config.json says, and the tokenizer's own.
+
+    Raises AppError where the files of a language model in `folder` do not say.
+    """
     ends: set[int] = set()
     for name in ("generation_config.json", "config.json"):
-        value = read_json(folder / name).get("eos_token_id") if (folder / name).is_file() else None
-        ends |= {value} if isinstance(value, int) else set(value or ())
+        raw = read_json(folder / name) if (folder / name).is_file() else {}
+        for section in (raw, *(raw[part] for part in _SECTIONS if isinstance(raw.get(part), dict))):
+            value = section.get("eos_token_id")
+            ends |= {value} if isinstance(value, int) else set(value or ())
     if (folder / "tokenizer_config.json").is_file():
         token = read_json(folder / "tokenizer_config.json").get("eos_token")
         token = token.get("content") if isinstance(token, dict) else token
         if isinstance(token, str):
-            ends.add(reader.tokenizer.id(token))
+            ends.add(tokenizer.id(token))
     if not ends:
         raise AppError("answer_end_unknown", folder=folder)
     return frozenset(ends)

@@ -15,13 +15,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
-import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from janus_app.errors import Message
-from janus_app.models.common.image_processor import painted_pixels
 from janus_app.nn.diffusion import FlowSchedule, FlowStep, IntervalGuidance, Velocity, integrate_flow
 
 EDIT_METHODS = {
@@ -111,13 +108,3 @@ def flow_edit(
     start = clean.expand(len(streams), -1, -1, -1)
     for step in integrate_flow(difference, start, schedule):
         yield replace(step, predicted=step.latent)
-
-
-def paste_back(drawn: Image.Image, original: Image.Image, mask: Image.Image) -> Image.Image:
-    """`drawn` where the mask is painted, `original` bit for bit everywhere else.
-
-    The edge is hard: a soft one would change unpainted pixels or let painted ones show through. The latents were
-    blended already, so the only seam left is the error of the autoencoder.
-    """
-    where = painted_pixels(mask)[..., None]
-    return Image.fromarray(np.where(where, np.asarray(drawn), np.asarray(original)))

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from janus_app.errors import AppError
 from janus_app.files import read_json
+from janus_app.models.common.components import AUTOENCODER, autoencoder_source, find_autoencoder
 from janus_app.models.common.config_sections import explain_vocabulary, tied_head
 from janus_app.models.common.settings import CHAT, COUNT, STEPS, STRENGTH, guidance
 from janus_app.models.family import CheckpointFacts, Family, Parts, WeightSource
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
 
     from janus_app.models.common.memory import BytesPerElement, Job, Peak
 
-AUTOENCODER = "vae"  # the component's role, the folder it is in, and the prefix of its tensors in the network
 _SETTINGS = {
     "guidance": guidance(2.0),
     "image_guidance": guidance(1.5),
@@ -53,12 +53,9 @@ def autoencoder_folder(folder: Path, parts: Parts | None = None) -> Path:
 
     Raises AppError where it is in none of these places.
     """
-    beside = folder.resolve().parent
-    fetched = (parts[AUTOENCODER],) if parts and AUTOENCODER in parts else ()
-    for place in (folder / AUTOENCODER, *fetched, beside / AUTOENCODER, beside / "sdxl-vae"):
-        if (place / "config.json").is_file():
-            return place
-    raise AppError("autoencoder_missing", folder=folder)
+    if (found := find_autoencoder(folder, parts, ("sdxl-vae",))) is None:
+        raise AppError("autoencoder_missing", folder=folder)
+    return found
 
 
 def build(config: Mapping[str, Any]) -> nn.Module:
@@ -77,15 +74,7 @@ def weight_sources(
     network: nn.Module, config: Mapping[str, Any], folder: Path, parts: Parts | None
 ) -> list[WeightSource]:
     """The checkpoint's own files, and the autoencoder's."""
-    from janus_app.models.common.autoencoder import current_key
-
-    def remap_key(name: str) -> str:
-        return f"{AUTOENCODER}.{current_key(name)}"
-
-    return [
-        WeightSource(folder),
-        WeightSource(autoencoder_folder(folder, parts), "diffusion_pytorch_model", remap_key),
-    ]
+    return [WeightSource(folder), autoencoder_source(autoencoder_folder(folder, parts))]
 
 
 def copied_parts(folder: Path, parts: Parts | None) -> dict[str, Path]:

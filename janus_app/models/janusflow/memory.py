@@ -5,7 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from janus_app.models.common.memory import BytesPerElement, Job, Peak, answering_peak, cache_bytes, decoder_work
+from janus_app.models.common.memory import (
+    BytesPerElement,
+    Job,
+    Peak,
+    answering_peak,
+    autoencoder_work,
+    cache_bytes,
+    decoder_work,
+)
 from janus_app.models.janusflow.config import JanusFlowConfig
 
 
@@ -29,9 +37,3 @@ def _drawing(
     both = config.decoder.in_channels + config.decoder.skip
     out = rows * cells * both * (3 * 4 + 3) * widths.decoder  # three hidden layers, and the stream
     return Peak(cache, max(step, out, autoencoder_work(channels, side, widths)))
-
-
-def autoencoder_work(channels: list[int], side: int, widths: BytesPerElement) -> int:
-    """The peak of decoding: the last upsampling convolution and the block behind it, at full resolution."""
-    feature_map = channels[min(1, len(channels) - 1)] * side * side * widths.pictures
-    return int(feature_map * (3 + widths.conv_scratch))

@@ -15,7 +15,7 @@ from janus_app.models.common import prompts
 from janus_app.models.common.autoencoder import Autoencoder
 from janus_app.models.common.batching import draw_in_batches
 from janus_app.models.common.chat import VisionChatMixin
-from janus_app.models.common.image_processor import BLANK, fit_square, masked_cells, to_picture
+from janus_app.models.common.image_processor import BLANK, fit_square, masked_cells, paste_back, to_picture
 from janus_app.models.common.tokenizer import IMAGE, IMAGE_BEGIN, IMAGE_END, Special
 from janus_app.models.janusflow import edit
 from janus_app.models.janusflow.modeling import JanusFlowNetwork
@@ -129,7 +129,7 @@ class JanusFlowModel(VisionChatMixin):
             def blended(streams: list[torch.Generator]) -> Iterator[FlowStep]:
                 return edit.masked(target, clean, free, streams, schedule, solver=request.solver, guidance=guidance)
 
-            yield from self._pictures(request, blended, schedule.count, lambda p: edit.paste_back(p, original, mask))
+            yield from self._pictures(request, blended, schedule.count, lambda p: paste_back(p, original, mask))
         else:
             described = request.source_prompt or (yield from self._describe(request.image))
             source = self._velocity(described, request.negative, schedule)

@@ -7,31 +7,18 @@ end the answer, every picture has its full count of vectors, and vectors do not 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from janus_app.models.common.answering import InputReader, WordRule
 from janus_app.models.regression.modeling import RegressionNetwork
 from janus_app.nn import sampling
-from janus_app.nn.fast.cuda_graphs import CudaGraphRunner
-from janus_app.nn.fast.decode_step import can_capture, make_decode_step
-from janus_app.nn.llama import KVCache
 from janus_app.nn.prefill import prefill
 
 MAX_PICTURES = 4  # in one answer; a model that begins more than these is stopped
-
-
-@dataclass(frozen=True)
-class WordRule:
-    """How words are chosen: temperature 0 is greedy. ends: ids that end an answer."""
-
-    ends: tuple[int, ...]
-    picture_start: int
-    temperature: float = 0.0
-    top_p: float = 1.0
-    seed: int = 0
 
 
 @dataclass(frozen=True)
@@ -70,14 +57,11 @@ def answer(
     """
     count = network.config.written.count
     hidden, cache = prefill(network, [prompt], min(room, words + pictures * count))
-    reader = _Reader(network, cache, hidden[:, -1])
-    stream = torch.Generator("cpu").manual_seed(rule.seed)
+    reader = InputReader(network, cache, hidden[:, -1])
+    choose = rule.chooser()
     written = 0
     for _ in range(words):
-        logits = network.language_model.lm_head(reader.hidden)
-        noise = sampling.exponential_noise([stream], logits.shape[-1])[0] if rule.temperature else None
-        token = sampling.sample(sampling.apply_top_p(logits, rule.temperature, rule.top_p), rule.temperature, noise)
-        chosen = sampling.read_token(token, logits)
+        token, chosen = choose(network.language_model.lm_head(reader.hidden))
         if chosen in rule.ends:
             return
         begins = chosen == rule.picture_start
@@ -95,10 +79,10 @@ def answer(
 def forced_picture(network: RegressionNetwork, prompt: Tensor) -> Iterator[Writing]:
     """A picture behind an embedded prompt [T, hidden] that ends with begin-of-picture."""
     hidden, cache = prefill(network, [prompt], network.config.written.count)
-    yield from _picture(network, _Reader(network, cache, hidden[:, -1]), network.config.written.count)
+    yield from _picture(network, InputReader(network, cache, hidden[:, -1]), network.config.written.count)
 
 
-def _picture(network: RegressionNetwork, reader: _Reader, count: int) -> Iterator[Writing]:
+def _picture(network: RegressionNetwork, reader: InputReader, count: int) -> Iterator[Writing]:
     """Write the vectors of one picture, each of which is read again."""
     vectors = torch.empty(count, network.config.written.width, device=network.device)
     for number in range(count):
@@ -109,25 +93,3 @@ def _picture(network: RegressionNetwork, reader: _Reader, count: int) -> Iterato
             yield Writing(number + 1)
     sampling.require_finite(vectors, network.dtype)
     yield Writing(count, vectors)
-
-
-class _Reader:
-    """The last input [1, hidden] of an answer and the final hidden state [1, hidden] that follows from it."""
-
-    def __init__(self, network: RegressionNetwork, cache: KVCache, hidden: Tensor) -> None:
-        model = network.language_model.model
-        self._cache, self._step = cache, make_decode_step(model, cache)
-        self.hidden, self._input = hidden.clone(), torch.empty_like(hidden)
-        self._run: Callable[[int], None] = self._advance
-        if can_capture(model, network.device, self.hidden):
-            state = (self.hidden, self._step.position)
-            self._run = CudaGraphRunner(self._advance, network.device, state, cache.capacity, self._step.bucket)
-
-    def read(self, embeds: Tensor) -> None:
-        """Read one more input [1, hidden]."""
-        self._input.copy_(embeds)
-        self._run(self._cache.length + 1)
-        self._cache.length += 1
-
-    def _advance(self, span: int) -> None:
-        self.hidden.copy_(self._step(self._input, span))

@@ -8,8 +8,9 @@ from typing import Any
 
 from janus_app.errors import AppError
 from janus_app.files import read_json
-from janus_app.models.common.components import component_beside
+from janus_app.models.common.components import autoencoder_source, component_beside
 from janus_app.models.common.config import Fields
+from janus_app.models.common.schedulers import new_scheduler
 from janus_app.models.family import Parts, WeightSource
 from janus_app.models.regression.config import (
     PAINTER,
@@ -103,7 +104,7 @@ def weight_sources(network: Any, folder: Path, parts: Parts | None) -> list[Weig
         *sources,
         WeightSource(_file(visualizer, _ADAPTER), remap_key=lambda name: f"adapter.{name}", table=_TABLE),
         WeightSource(_file(visualizer, _UNET), remap_key=lambda name: f"unet.{name}", table=_TABLE),
-        WeightSource(base / "vae", "diffusion_pytorch_model", _vae_name),
+        autoencoder_source(base / "vae"),
     ]
 
 
@@ -115,38 +116,9 @@ def _file(visualizer: Path, stem: str) -> Path:
     raise AppError("visualizer_file_missing", folder=visualizer, name=f"{stem}.pt")
 
 
-def _vae_name(name: str) -> str:
-    from janus_app.models.common.autoencoder import current_key
-
-    return f"vae.{current_key(name)}"
-
-
 def scheduler(folder: Path, parts: Parts | None) -> Any:
     """A new scheduler as the base's own file describes it. Raises AppError for one that diffusers cannot make."""
-    from janus_app.models.common.lazy_import import importing
-    from janus_app.models.common.library_errors import library_errors_as_app_errors
-
-    with importing:
-        import diffusers
-
     visualizer = visualizer_folder(folder)
     assert visualizer is not None
     file = base_folder(folder, visualizer, parts) / "scheduler" / "scheduler_config.json"
-    raw = read_json(file)
-    name = str(raw.get("_class_name"))
-    if name not in SCHEDULERS:
-        raise AppError("denoiser_unknown", component="scheduler", given=name[:60], known=", ".join(SCHEDULERS))
-    with library_errors_as_app_errors(str(file)):
-        made = getattr(diffusers, name).from_config(raw)
-        made.set_timesteps(1)
-        return made
-
-
-SCHEDULERS = (
-    "PNDMScheduler",
-    "DDIMScheduler",
-    "DDPMScheduler",
-    "DPMSolverMultistepScheduler",
-    "EulerDiscreteScheduler",
-    "LMSDiscreteScheduler",
-)
+    return new_scheduler(read_json(file), str(file))

@@ -14,12 +14,13 @@ from torch import Tensor
 
 from janus_app.errors import AppError, Message
 from janus_app.models.common import rank
+from janus_app.models.common.answering import WordRule
 from janus_app.models.common.batching import draw_in_batches
 from janus_app.models.common.chat import MIN_ANSWER, fit_turns, merge_turns
 from janus_app.models.common.image_processor import ImageProcessor
 from janus_app.models.family import Parts
 from janus_app.models.regression import layouts
-from janus_app.models.regression.answer import MAX_PICTURES, Full, Part, Word, WordRule, Writing, answer, forced_picture
+from janus_app.models.regression.answer import MAX_PICTURES, Full, Part, Word, Writing, answer, forced_picture
 from janus_app.models.regression.modeling import RegressionNetwork
 from janus_app.models.regression.painter import Painter
 from janus_app.models.regression.prompts import Prompts

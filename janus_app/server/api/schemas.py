@@ -10,7 +10,7 @@ from pydantic import AfterValidator, AliasChoices, BaseModel, BeforeValidator, C
 from starlette.requests import Request
 
 from janus_app.errors import AppError
-from janus_app.types import EDIT_SETTINGS, MAX_NEW_TOKENS, SOLVERS
+from janus_app.types import EDIT_SETTINGS, MAX_NEW_TOKENS, MAX_STEPS, SOLVERS
 from janus_app.workflows.settings import random_seed
 
 B = TypeVar("B", bound=BaseModel)
@@ -180,7 +180,7 @@ class WebuiBody(BaseModel):
             "negative": (self.negative_prompt or "").strip(),
             "count": self.batch_size * self.n_iter,
             "guidance": None if self.cfg_scale is None else min(max(self.cfg_scale, 1.0), 20.0),
-            "steps": None if self.steps is None else min(max(self.steps, 1), 100),
+            "steps": None if self.steps is None else min(max(self.steps, 1), MAX_STEPS),
             "seed": random_seed() if self.seed == -1 else self.seed,
             "solver": solver if solver in SOLVERS else None,
             "size": f"{self.width}x{self.height}" if self.width and self.height else None,

@@ -1,0 +1,1 @@
+"""One transformer for words and for noised pictures: Transfusion, LMFusion and LLaVAFusion."""
