@@ -429,7 +429,7 @@ def test_a_session_draws_chats_and_edits_with_it(root: Path, photo: Image.Image)
         assert finish(session.run(EditRequest("blue", photo, method=method, steps=2))).pictures
     variant = load_catalog().resolve(str(root / "llavafusion"))
     assert variant.edit_methods == ("masked", "image to image") and variant.size == (SIDE, SIDE)
-    assert (variant.context, variant.settings["steps"].default) == (200, 250)
+    assert (variant.context, variant.settings["steps"].default) == (200, 100)
 
 
 def test_a_picture_depends_on_its_seed_alone_and_every_step_shows_a_preview(transfusion: MixedModel) -> None:
@@ -632,5 +632,5 @@ def test_the_fit_advisor_knows_the_size_before_any_file_is_there() -> None:
 
 def test_the_layout_of_the_table_in_the_docs_is_read(root: Path) -> None:
     config = parse_config(real_config("transfusion-7b"))
-    assert config.image is not None and (config.image.grid(8) ** 2, config.steps, config.guidance) == (256, 250, 5.0)
+    assert config.image is not None and (config.image.grid(8) ** 2, config.steps, config.guidance) == (256, 100, 5.0)
     assert Start().strength == 1.0
