@@ -22,6 +22,7 @@ from tests.clients.conftest import ROOT, is_idle
 from tests.entrances import answer, by_a1111, by_mcp, by_openai, by_the_page, pixels
 
 PROMPT = "a red circle"
+CHECKPOINT = ROOT / "tests" / "golden" / "janus" / "janus_pro_1b" / "checkpoint"  # that of tiny-a
 TOOLS = ["draw", "edit", "describe", "rank", "models"]
 ERAS = ["2026-07-28", "legacy"]
 
@@ -30,15 +31,11 @@ def at(url: str, era: str = "auto") -> Client:
     return Client(f"{url}/mcp", mode=era)
 
 
-def over_stdio(folder: Path, *options: str) -> Client:
+def over_stdio(*command: str) -> Client:
+    """A client of a server that it starts: a module and its options, the model of which is tiny-a's."""
     python = os.environ.get("JANUS_APP_PYTHON", sys.executable)
-    return Client(
-        stdio_client(
-            StdioServerParameters(
-                command=python, args=["-m", "janus_app", "mcp", "--out", str(folder), *options], cwd=ROOT
-            )
-        )
-    )
+    args = ["-m", *command, "--model", str(CHECKPOINT)]
+    return Client(stdio_client(StdioServerParameters(command=python, args=args, cwd=ROOT)))
 
 
 def images(result: CallToolResult) -> list[Image.Image]:
@@ -115,6 +112,28 @@ def test_a_cancelled_call_frees_the_model(url: str, era: str) -> None:
     asyncio.run(ask())
 
 
+def test_a_call_that_is_cancelled_over_stdio_frees_the_model_for_the_next(tmp_path: Path) -> None:
+    async def ask() -> CallToolResult:
+        async with over_stdio("tests.clients.serve_stdio", str(tmp_path)) as client:
+            begun = asyncio.Event()
+
+            async def progress(done: float, total: float | None, message: str | None) -> None:
+                if total:
+                    begun.set()
+
+            long = client.call_tool("draw", {"prompt": PROMPT, "n": 16}, progress_callback=progress)
+            task = asyncio.create_task(long)
+            await begun.wait()
+            task.cancel()
+            await asyncio.wait([task])
+            (tmp_path / "go").touch()
+            return await client.call_tool("draw", {"prompt": PROMPT, "seed": 7})
+
+    assert len(images(asyncio.run(ask()))) == 1
+    assert (tmp_path / "ended").read_text("utf-8").split() == ["closed", "finished"]
+    assert len(list(tmp_path.glob("*.png"))) == 1
+
+
 @pytest.mark.parametrize(
     ("tool", "given", "words"),
     [
@@ -153,8 +172,6 @@ def test_the_example_of_the_docs_draws(url: str) -> None:
 
 # One seed, every entrance; tests/cluster has them in front of replicas
 
-CHECKPOINT = ROOT / "tests" / "golden" / "janus" / "janus_pro_1b" / "checkpoint"  # that of tiny-a
-
 
 def by_the_command_line(folder: Path) -> bytes:
     python = os.environ.get("JANUS_APP_PYTHON", sys.executable)
@@ -172,7 +189,7 @@ def test_the_same_seed_gives_the_same_pixels_by_every_entrance(url: str, tmp_pat
         "/v1": by_openai(url),
         "/sdapi": by_a1111(url),
         "/mcp": by_mcp(at(url)),
-        "mcp over stdio": by_mcp(over_stdio(tmp_path, "--model", str(CHECKPOINT))),
+        "mcp over stdio": by_mcp(over_stdio("janus_app", "mcp", "--out", str(tmp_path))),
     }
     drawn = {name: pixels(png) for name, png in pngs.items()}
     assert len(set(drawn.values())) == 1, {name: hash(found) for name, found in drawn.items()}

@@ -34,6 +34,19 @@ def test_an_edit_as_json_gives_what_the_form_gives(http: httpx.Client, drawn: by
     assert picture(as_json).tobytes() == picture(as_form).tobytes()
 
 
+def test_several_pictures_are_edited_together_by_a_model_that_takes_several(http: httpx.Client, drawn: bytes) -> None:
+    blue = png_of(Image.new("RGB", (96, 96), "blue"))
+    two, turned, one = (
+        picture(edit(http, [("image[]", content) for content in given], model="tiny-mq", steps="2").json()["data"][0])
+        for given in ([drawn, blue], [blue, drawn], [drawn])
+    )
+    assert len({image.tobytes() for image in (two, turned, one)}) == 3
+    refused = edit(http, [("image[]", drawn), ("image[]", blue)])  # with a model that takes one
+    assert error_of(refused, 400)["code"] == "edit_takes_one_image"
+    too_many = edit(http, [("image[]", drawn)] * 9, model="tiny-mq")
+    assert error_of(too_many, 400)["code"] == "edit_images_too_many"
+
+
 def test_a_streamed_edit_and_variations_are_answered(http: httpx.Client, drawn: bytes) -> None:
     found = list(events(edit(http, {"image": drawn}, stream="true", partial_images="3")))
     assert found[-1]["type"] == "image_edit.completed" and picture(found[-1]).size == (96, 96)
