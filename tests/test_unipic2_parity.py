@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,7 @@ from torch import Tensor
 from janus_app.errors import AppError
 from janus_app.models.common.image_processor import to_pixels
 from janus_app.models.common.mllm import ImageFeatures
+from janus_app.models.unipic2 import conditioner
 from janus_app.models.unipic2.modeling import scheduler
 from janus_app.models.unipic2.pipeline import _NEGATIVE_EDIT, resize_longer_side
 from janus_app.nn.diffusion import TextImageGuidance, denoise
@@ -25,7 +28,7 @@ from tests.conftest import loaded
 
 GOLDEN = Path(__file__).parent / "golden" / "unipic2"
 DRAWINGS = ("t2i", "t2i_wide_neg", "t2i_g1", "t2i_1step", "t2i_50", "t2i_384")
-EDITS = ("edit", "edit_resized", "edit_tall_g1")
+EDITS = ("edit", "edit_resized", "edit_tall_g1", "edit_torchvision")
 STATES, LATENTS, FINAL, PICTURE = 2e-5, 2e-5, 1e-4, 1e-4
 
 
@@ -64,6 +67,8 @@ def conditions(name: str) -> tuple[Tensor, Tensor]:
     if picture is not None:
         assert np.array_equal(np.array(picture), expected["resized_u8"].numpy())
         features = [ours.reader.encode_reference(picture)]
+        if meta.get("image_processor_backend") == "torchvision":  # other pixels, so begin behind them
+            features = [replace(features[0], features=expected["image_embeds"])]
         assert torch.equal(features[0].grid, expected["image_grid_thw"][0])
         assert relative(features[0].features, expected["image_embeds"]) < STATES
     states = []
@@ -98,6 +103,46 @@ def test_case(name: str) -> None:
     pixels = ours.autoencoder.decode(steps[-1].latents).float() / 2 + 0.5
     if "image" in expected:
         assert (pixels.clamp(0, 1) - expected["image"]).abs().max() < PICTURE
+
+
+def swapped_queries(patch: pytest.MonkeyPatch) -> None:
+    queries = model().network.conditioner.meta_queries
+    patch.setattr(queries, "data", queries.data[[1, 0, *range(2, len(queries))]])
+
+
+def another_gelu(patch: pytest.MonkeyPatch) -> None:
+    exact = torch.nn.functional.gelu
+    patch.setattr(conditioner.F, "gelu", lambda x, approximate="none": exact(x))
+
+
+def one_other_weight(patch: pytest.MonkeyPatch) -> None:
+    weight = model().network.conditioner.connector.layers[0].mlp.fc1.weight
+    changed = weight.data.clone()
+    changed[0, 0] += 1e-2
+    patch.setattr(weight, "data", changed)
+
+
+def swapped_rows(patch: pytest.MonkeyPatch) -> None:
+    condition = model().condition
+    patch.setattr(model(), "condition", lambda states: tuple(rows.flip(0) for rows in condition(states)))
+
+
+def mean_in_place_of_a_sample(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(model(), "reference", lambda mean, deviation, noise: model().autoencoder.normalize(mean))
+
+
+def no_shift(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(model().autoencoder, "_shift", 0.0)
+
+
+MISTAKES = [swapped_queries, another_gelu, one_other_weight, swapped_rows, mean_in_place_of_a_sample, no_shift]
+
+
+@pytest.mark.parametrize("make", MISTAKES)
+def test_limits_reveal_a_mistake(make: Callable[[pytest.MonkeyPatch], None], monkeypatch: pytest.MonkeyPatch) -> None:
+    make(monkeypatch)
+    with pytest.raises(AssertionError):
+        test_case("edit")
 
 
 def reference_latents(name: str) -> Tensor | None:
