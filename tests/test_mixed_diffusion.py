@@ -6,6 +6,7 @@ import json
 import math
 import shutil
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -28,9 +29,12 @@ from janus_app.models.mixed_diffusion.config import CELL, parse_config
 from janus_app.models.mixed_diffusion.modeling import MixedNetwork
 from janus_app.models.mixed_diffusion.pipeline import MixedModel, Start
 from janus_app.models.registry import detect_family
+from janus_app.nn.fast.linear import Linear
 from janus_app.nn.llama import KVCache, LlamaForCausalLM
 from janus_app.paths import ASSETS
 from janus_app.registry.catalog import load_catalog
+from janus_app.runtime import loader
+from janus_app.runtime.devices import Placement
 from janus_app.runtime.fit import plan_load
 from janus_app.runtime.session import ModelSession
 from janus_app.types import (
@@ -45,9 +49,11 @@ from janus_app.types import (
     Turn,
     drain,
     finish,
+    result_of,
 )
 from tests import tiny_mixed
 from tests.conftest import loaded
+from tests.pretended_card import pretended_cards
 from tests.test_metamorph_parity import picture
 from tests.tiny_mixed import CELLS, LANGUAGE, LINEAR, LLAVAFUSION, LMFUSION, SIDE, TRANSFUSION
 
@@ -397,6 +403,50 @@ def test_words_go_on_behind_a_picture_as_if_all_were_read_anew(transfusion: Mixe
     assert len(words) == 4
 
 
+def plain_time(time: Any, t: int) -> Tensor:
+    rates = torch.exp(-math.log(10_000) * torch.arange(8) / 8)
+    return time.linear_2(F.silu(time.linear_1(torch.cat([(t * rates).cos(), (t * rates).sin()])[None])))
+
+
+@torch.inference_mode()
+def test_a_patch_and_its_time_go_through_one_linear_each_way(transfusion: MixedModel) -> None:
+    codec: Any = transfusion.network.codec
+    latent, time = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(1)), plain_time(codec.time, 300)
+    patches = [latent[0, :, 2 * r : 2 * r + 2, 2 * c : 2 * c + 2].flatten() for r in range(4) for c in range(4)]
+    inputs, skips = codec.encode(latent, torch.tensor([300]))
+    torch.testing.assert_close(inputs[0], codec.encoder(torch.stack(patches) + time), atol=1e-5, rtol=1e-5)
+    back = codec.decode(inputs, skips, torch.tensor([300]))
+    numbers = codec.decoder(inputs[0, 6]).view(4, 2, 2)  # the third patch of the second row
+    torch.testing.assert_close(back[0, :, 2:4, 4:6], numbers, atol=1e-5, rtol=1e-5)
+
+
+@torch.inference_mode()
+def test_a_u_net_goes_down_before_the_transformer_and_up_behind_it(lmfusion: MixedModel) -> None:
+    codec: Any = lmfusion.network.codec
+    latent, time = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(1)), plain_time(codec.time, 300)
+
+    def normed(x: Tensor, norm: Any) -> Tensor:
+        return F.silu(F.group_norm(x, 4, norm.weight, norm.bias, 1e-6))
+
+    def block(x: Tensor, layers: Any) -> Tensor:
+        inner = layers.conv1(normed(x, layers.norm1)) + layers.time_emb_proj(F.silu(time))[..., None, None]
+        shortcut = x if layers.conv_shortcut is None else layers.conv_shortcut(x)
+        return shortcut + layers.conv2(normed(inner, layers.norm2))
+
+    high = block(codec.conv_in(latent), codec.down[0][0])
+    conv = codec.shrink[0].conv
+    low = block(F.conv2d(high, conv.weight, conv.bias, stride=2, padding=1), codec.down[1][0])
+    inputs, skips = codec.encode(latent, torch.tensor([300]))
+    torch.testing.assert_close(inputs[0], codec.encoder(low[0].flatten(1).T), atol=1e-5, rtol=1e-5)
+    states = torch.randn(1, CELLS, tiny_mixed.HIDDEN, generator=torch.Generator().manual_seed(2))
+    x = codec.decoder(states)[0].T.view(1, -1, 4, 4)
+    x = block(torch.cat([x, low], 1), codec.up[1][0])
+    x = codec.grow[0].conv(x.repeat_interleave(2, -1).repeat_interleave(2, -2))
+    x = block(torch.cat([x, high], 1), codec.up[0][0])
+    out = codec.decode(states, skips, torch.tensor([300]))
+    torch.testing.assert_close(out, codec.conv_out(normed(x, codec.norm_out)), atol=1e-4, rtol=1e-4)
+
+
 def test_the_noise_schedule_is_the_cosine_of_the_paper(transfusion: MixedModel) -> None:
     """Nichol and Dhariwal (2021), eq. 17: f(t) / f(0) with f = cos^2((t / T + s) / (1 + s) * pi / 2), s = 0.008,
     and betas of at most 0.999."""
@@ -473,6 +523,12 @@ def test_a_masked_edit_changes_no_pixel_outside_the_mask(lmfusion: MixedModel, p
     mask.paste(255, (0, 0, 8, 8))
     (changed,) = finish(lmfusion.edit(EditRequest("blue", photo, mask, "masked", steps=3))).pictures
     before, after = np.asarray(photo, np.int16), np.asarray(changed.image, np.int16)
+    latents, clean = (
+        drawn_latents(lmfusion, EditRequest("blue", photo, mask, "masked", steps=3)),
+        lmfusion.latent(photo),
+    )
+    kept = latents == clean
+    assert kept[..., 4:, :].all() and kept[..., 4:].all() and not kept[..., :4, :4].any()
     assert (before != after)[:8, :8].any() and not (before != after)[8:].any() and not (before != after)[:, 8:].any()
 
 
@@ -499,6 +555,70 @@ def test_a_model_that_begins_a_picture_draws_it_into_its_answer(root: Path, phot
     assert isinstance(last, Finished) and [one.seed for one in last.pictures] == [2, 3, 4, 5]
     assert last.pictures[0].painted_with == {"guidance": 5.0, "steps": 3}
     assert [event.message.code for event in events if isinstance(event, Notice)] == ["answer_pictures_most"]
+
+
+# ---- other devices and precisions
+
+
+def asked(photo: Image.Image) -> list[GenerateRequest | EditRequest | ChatRequest]:
+    return [
+        GenerateRequest("a cat", steps=3, guidance=2.0, count=2, seed=6),
+        EditRequest("blue", photo, method="instruct", steps=2, guidance=2.0, seed=6),
+        ChatRequest((Turn("user", "what is it?", (photo,)),), temperature=0, max_new_tokens=5),
+    ]
+
+
+def done(model: MixedModel, photo: Image.Image) -> tuple[list[Tensor], tuple[int, ...]]:
+    """The pixels and the words of a drawing, an edit and an answer."""
+    drawn, edited, told = (
+        finish(events)
+        for events in (
+            model.generate(cast(GenerateRequest, asked(photo)[0])),
+            model.edit(cast(EditRequest, asked(photo)[1])),
+            model.chat(cast(ChatRequest, asked(photo)[2])),
+        )
+    )
+    pictures = (*drawn.pictures, *edited.pictures)
+    return [torch.from_numpy(np.array(one.image)).float() for one in pictures], told.token_ids
+
+
+@pytest.mark.parametrize("name", ["transfusion", "lmfusion"])
+def test_a_card_draws_edits_and_chats_as_the_cpu(
+    root: Path, name: str, photo: Image.Image, request: pytest.FixtureRequest
+) -> None:
+    pixels, words = done(request.getfixturevalue(name), photo)
+    with pretended_cards(float64=False) as cards:
+        found, told = done(cast(MixedModel, loaded(root / name, device="cuda").model), photo)
+    assert told == words and len(cards.recorded) == 3
+    for one, other in zip(found, pixels, strict=True):
+        assert float((one - other).abs().mean()) <= 0.01
+
+
+def test_layers_in_main_memory_compute_the_same(root: Path, lmfusion: MixedModel, photo: Image.Image) -> None:
+    pytest.importorskip("accelerate")
+    folder, cpu = root / "lmfusion", torch.device("cpu")
+    pixels, words = done(lmfusion, photo)
+    with pretended_cards() as cards:
+        plan = plan_load(load_catalog().resolve(str(folder)), folder, "cuda:0").choose("fp32")
+        placement = Placement("cuda+cpu", torch.device("cuda", 0), (), host=True)
+        model = result_of(loader.load(replace(plan, placement=placement, split={1: cpu}))).model
+        found, told = done(cast(MixedModel, model), photo)
+    assert told == words and len(cards.recorded) == 2  # words pass the layers that move; pictures have their own
+    for one, other in zip(found, pixels, strict=True):
+        assert float((one - other).abs().mean()) <= 0.01
+
+
+@pytest.mark.parametrize("precision", ["bf16", "int8", "nf4"])
+def test_both_halves_are_made_smaller_and_still_draw(root: Path, precision: str, photo: Image.Image) -> None:
+    if precision == "nf4":
+        pytest.importorskip("bitsandbytes")
+    model = cast(MixedModel, loaded(root / "lmfusion", precision).model)
+    pixels, words = done(model, photo)
+    assert all(bool(torch.isfinite(one).all()) for one in pixels) and words
+    network = model.network
+    assert network.image_model is not None
+    kinds = {type(next(blocks.blocks).mlp.down_proj) for blocks in (network.language_model.model, network.image_model)}
+    assert len(kinds) == 1 and (kinds == {Linear}) == (precision == "bf16")
 
 
 # ---- refusals

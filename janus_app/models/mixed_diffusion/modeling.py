@@ -154,7 +154,7 @@ class NoisePredictor:
         self.rows, self._device = len(prefixes), network.device
         predict = partial(_noise, network, SharedPrefixCache(prefixes, causal=False))
         self._predict: Callable[[Tensor, Tensor], Tensor] = (
-            CudaGraphFunction(predict) if can_capture(network, network.device) else predict
+            CudaGraphFunction(predict) if can_capture(network.picture_blocks, network.device) else predict
         )
 
     @torch.inference_mode()
