@@ -26,6 +26,7 @@ from janus_app.hub import Hub
 from janus_app.models.common.answering import WordRule
 from janus_app.models.mixed_diffusion.answer import Word, answer
 from janus_app.models.mixed_diffusion.config import CELL, parse_config
+from janus_app.models.mixed_diffusion.layouts import base_name
 from janus_app.models.mixed_diffusion.modeling import MixedNetwork
 from janus_app.models.mixed_diffusion.pipeline import MixedModel, Start
 from janus_app.models.registry import detect_family
@@ -174,6 +175,24 @@ def test_a_folder_without_picture_half_is_its_base_and_says_what_drawing_needs(
         lambda: greedy(model, "what is it?", photo),
     ):
         assert code_of(work) == "picture_half_missing"
+
+
+@pytest.mark.parametrize(
+    ("theirs", "ours"),
+    [
+        ("model.layers.0.mlp.up_proj.weight", "language_model.model.layers.0.mlp.up_proj.weight"),
+        ("lm_head.weight", "language_model.lm_head.weight"),
+        ("language_model.model.norm.weight", "language_model.model.norm.weight"),
+        ("language_model.lm_head.weight", "language_model.lm_head.weight"),
+        ("model.language_model.norm.weight", "language_model.model.norm.weight"),
+        ("vision_tower.vision_model.pre_layrnorm.bias", "reader.vision_tower.pre_layrnorm.bias"),
+        ("model.vision_tower.vision_model.pre_layrnorm.bias", "reader.vision_tower.pre_layrnorm.bias"),
+        ("multi_modal_projector.linear_1.bias", "reader.multi_modal_projector.linear_1.bias"),
+        ("model.image_newline", "reader.image_newline"),
+    ],
+)
+def test_the_tensors_of_a_base_are_known_by_old_and_new_names(theirs: str, ours: str) -> None:
+    assert base_name(theirs) == ours
 
 
 # ---- words and pictures in one sequence

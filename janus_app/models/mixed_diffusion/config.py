@@ -17,6 +17,7 @@ from janus_app.types import MAX_STEPS
 
 MODEL_TYPE = "mixed_diffusion"
 LANGUAGE, READER, IMAGE = "language", "reader", "image"
+SIDE = 256  # pixels of a picture in the papers
 CELL = -3  # where a part of a picture stands among the ids of a prompt; the markers that are no words are -1 and -2
 SCHEDULERS = ("DDPMScheduler", "DDIMScheduler")
 # The cosine schedule of Nichol and Dhariwal (2021, eq. 17) with their epsilon prediction.
@@ -115,7 +116,7 @@ def _image(raw: Any) -> ImageConfig:
     if wrong := next((size for size in sizes if size % groups), None):
         raise AppError("config_parts_differ", first="image.groups", one=groups, second="image.widths", other=wrong)
     return ImageConfig(
-        side=fields.whole("side", 256, low=8, high=4096),
+        side=fields.whole("side", SIDE, low=8, high=4096),
         patch=patch,
         channels=fields.whole("channels", 8, high=4096),
         untied=fields.values.get("untied") is True,

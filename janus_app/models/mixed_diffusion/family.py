@@ -12,7 +12,7 @@ from janus_app.models.common.config import Fields, fields_at
 from janus_app.models.common.settings import CHAT, COUNT, STRENGTH
 from janus_app.models.family import CheckpointFacts, Family, Parts, WeightSource
 from janus_app.models.mixed_diffusion import layouts
-from janus_app.models.mixed_diffusion.config import IMAGE, LANGUAGE, MODEL_TYPE, drawing_defaults
+from janus_app.models.mixed_diffusion.config import IMAGE, LANGUAGE, MODEL_TYPE, SIDE, drawing_defaults
 from janus_app.models.mixed_diffusion.layouts import read_config
 from janus_app.types import MAX_STEPS, EditMethod, Model, Setting, Thinking
 
@@ -31,7 +31,7 @@ def detect(config: Mapping[str, Any]) -> bool:
 
 def describe(folder: Path, config: Mapping[str, Any]) -> CheckpointFacts:
     image = fields_at(config, IMAGE)
-    side = image.whole("side", 256, low=8, high=4096)
+    side = image.whole("side", SIDE, low=8, high=4096)
     steps, guidance = drawing_defaults(config)
     return CheckpointFacts(
         size=(side, side),

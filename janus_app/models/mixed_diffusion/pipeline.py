@@ -21,7 +21,7 @@ from janus_app.models.common.chat import fit_turns, merge_turns
 from janus_app.models.common.image_processor import BLANK, fit_square, masked_cells, paste_back, to_rounded_picture
 from janus_app.models.common.schedulers import new_scheduler
 from janus_app.models.mixed_diffusion.answer import MAX_PICTURES, Full, Word, answer
-from janus_app.models.mixed_diffusion.config import SCHEDULERS, ImageConfig
+from janus_app.models.mixed_diffusion.config import SCHEDULERS, SIDE, ImageConfig
 from janus_app.models.mixed_diffusion.modeling import MixedNetwork, NoisePredictor
 from janus_app.models.mixed_diffusion.prompts import Prompts
 from janus_app.models.mixed_diffusion.reader import PictureReader
@@ -80,7 +80,7 @@ class MixedModel:
         self.reader = None if network.reader is None else PictureReader(network.reader, language)
         verbs: set[Verb] = {"chat"}
         methods: dict[str, Message] = {}
-        side, self.cells = 0, 0
+        side, self.cells = SIDE, 0
         if config.image is not None:
             self.autoencoder = Autoencoder(network.vae)
             side, cell = config.image.side, self.autoencoder.factor * config.image.patch
