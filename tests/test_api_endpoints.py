@@ -202,6 +202,10 @@ def test_shared_page_requires_login_and_loads_no_folders(
         login = re.search(r"user (\w+), password (\S+)", printed)
         assert login and "No public link" in printed
         assert httpx.get(f"{served.url}/config").status_code == 401
+        key = re.search(r"/v1, key (\S+)", printed)
+        assert key, "the key of the API is shown"
+        for headers, status in (({}, 401), ({"authorization": f"Bearer {key[1]}"}, 200)):
+            assert httpx.get(f"{served.url}/v1/models", headers=headers).status_code == status
         visitor = Client(served.url, auth=(login[1], login[2]), verbose=False)
         with pytest.raises(GradioError, match="not in the list of choices"):  # Gradio itself refuses it
             visitor.predict(model=str(tmp_path), device="cpu", api_name="/load")

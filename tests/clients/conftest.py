@@ -6,8 +6,9 @@ import json
 import os
 import subprocess
 import sys
+import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,10 +25,35 @@ def is_idle(url: str) -> bool:
 
 @dataclass(frozen=True)
 class App:
-    """A running app: its address, and its texts for other programs."""
+    """A running app: its address, its texts for other programs, and where it says how jobs ended (held.py)."""
 
     url: str
     snippets: dict[str, str]
+    folder: Path
+
+    def ended(self) -> list[str]:
+        """How each job so far has ended."""
+        file = self.folder / "ended"
+        return file.read_text("utf-8").split() if file.exists() else []
+
+
+@pytest.fixture
+def check_closed(app: App) -> Iterator[Callable[[], None]]:
+    """Jobs are held until this is called; then the one that was begun ends, because its client has left."""
+    hold, before = app.folder / "hold", len(app.ended())
+    hold.touch()
+    (app.folder / "begun").unlink(missing_ok=True)
+
+    def check() -> None:
+        hold.unlink()
+        end = time.monotonic() + 60
+        while not (len(app.ended()) > before and is_idle(app.url)):
+            assert time.monotonic() < end
+            time.sleep(0.02)
+        assert set(app.ended()[before:]) == {"closed"}
+
+    yield check
+    hold.unlink(missing_ok=True)
 
 
 @pytest.fixture(scope="session")
@@ -47,6 +73,7 @@ def app() -> Iterator[App]:
                     break
             else:
                 raise AssertionError("the app did not start")
-            yield App(line.split()[1], json.loads(server.stdout.readline()))
+            texts, folder = server.stdout.readline(), server.stdout.readline().strip()
+            yield App(line.split()[1], json.loads(texts), Path(folder))
         finally:
             server.stdin.close()

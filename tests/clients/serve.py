@@ -8,10 +8,13 @@ import tempfile
 from pathlib import Path
 
 from janus_app.server.snippets import snippets
+from tests.clients.held import hold_jobs
 from tests.page_server import serve
 
 if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as folder, serve(Path(folder), pace=0.02) as page:
         print(f"serving {page.url}")
-        print(json.dumps(dict(snippets(page.url, "a-key", "tiny-a", page.outputs))), flush=True)
+        print(json.dumps(dict(snippets(page.url, "a-key", "tiny-a", page.outputs))))
+        hold_jobs(Path(folder))
+        print(folder, flush=True)
         sys.stdin.read()
