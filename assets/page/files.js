@@ -1,5 +1,7 @@
-const give = (id, file) => {
-  const input = document.querySelector(`#${id} input[type=file]`);
+const give = async (id, file) => {
+  const find = () => document.querySelector(`#${id} input[type=file]`);
+  for (let tries = 0; file && !find() && tries < 600; tries += 1) await wait(50); // Gradio may still build it
+  const input = find();
   if (!input || !file) return;
   const one = new DataTransfer();
   // The beginning of a model too large for an upload says what it is.

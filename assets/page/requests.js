@@ -1,4 +1,5 @@
-// What the page asks the server: files and uploads once each, and whether a stopped job has ended.
+// What the page asks the server: files and uploads once each, the outcome of every event, and whether a stopped job has
+// ended.
 // A stopped job has ended when the server says so. Gradio asks the server to stop it, but does not wait for the answer.
 let stopping = 0;
 const browserFetch = window.fetch;
@@ -49,7 +50,61 @@ const upload = async (...request) => {
     throw error;
   }
 };
+// The page hears the outcomes of its events over one stream, which the server ends when no event is left. Gradio takes a
+// stream that is about to end for an open one: it would never hear of an event that it asks for at that moment. So the end
+// is kept from it while an event is asked for or not over, and the stream goes on with the server's next one.
+const events = new Set(); // asked for and not over, by id
+const early = new Set(); // over before the server's answer to the question was there
+let asking = 0, closing = false;
+const join = async (...request) => {
+  asking += 1;
+  try {
+    const answer = await browserFetch(...request);
+    const { event_id: id } = await answer.clone().json().catch(() => ({}));
+    if (id && !early.delete(id)) events.add(id);
+    for (let tries = 0; closing && tries < 100; tries += 1) await wait(10);
+    return answer;
+  } finally {
+    asking -= 1;
+  }
+};
+// Passes messages on; returns whether there are more to come from another stream.
+const forward = async (answer, out) => {
+  const reader = answer.body.getReader(), decoder = new TextDecoder(), encoder = new TextEncoder();
+  let rest = "";
+  for (let part = await reader.read(); !part.done; part = await reader.read()) {
+    const messages = (rest + decoder.decode(part.value, { stream: true })).split("\n\n");
+    rest = messages.pop();
+    for (const message of messages) {
+      const [, kind, id] = /"msg":\s*"(\w+)"(?:,\s*"event_id":\s*"(\w+)")?/.exec(message.slice(0, 300)) || [];
+      if (kind === "close_stream" && (asking || events.size)) return true;
+      if (kind === "process_completed" && id && !events.delete(id)) early.add(id);
+      closing = kind === "close_stream";
+      out.enqueue(encoder.encode(`${message}\n\n`));
+    }
+  }
+  return false;
+};
+const listen = async (request) => {
+  const first = await browserFetch(request);
+  if (!first.ok || !first.body) return first;
+  request.signal.addEventListener("abort", () => closing = false); // Gradio has read the end
+  const start = async (out) => {
+    try {
+      let answer = first;
+      while (answer.ok && await forward(answer, out)) answer = await browserFetch(request);
+      if (!answer.ok) out.enqueue(new TextEncoder().encode('data: {"msg":"close_stream"}\n\n'));
+      out.close();
+    } catch (error) {
+      out.error(error);
+    }
+  };
+  return new Response(new ReadableStream({ start: (out) => void start(out) }), first);
+};
+
 window.fetch = async (...request) => {
+  if (request[0] instanceof Request && /\/queue\/data\?/.test(request[0].url)) return listen(request[0]);
+  if (/\/queue\/join\?/.test(String(request[0]))) return join(...request);
   if (/\/upload$/.test(String(request[0]))) return upload(...request);
   if (request.length === 1 && /^[^?]*\/file=/.test(String(request[0]))) return served(String(request[0]));
   const stops = /\/(cancel|reset)$/.test(String(request[0])) ? 1 : 0;
@@ -58,6 +113,9 @@ window.fetch = async (...request) => {
   try {
     return await browserFetch(...request);
   } finally {
-    if (stops) count(-1);
+    if (stops) {
+      count(-1);
+      events.delete(/"event_id":\s*"(\w+)"/.exec(String(request[1]?.body))?.[1]);
+    }
   }
 };

@@ -113,11 +113,13 @@ def visit(browser: Any, served: Served) -> Iterator[Opener]:
             "pageerror", lambda e: None if str(e).endswith(IGNORED_ERRORS) else unexpected.append(f"script error: {e}")
         )
 
-    def open_page(query: str = "", **options: Any) -> Any:
+    def open_page(query: str = "", script: str = "", **options: Any) -> Any:
         context = browser.new_context(**({"viewport": {"width": 1280, "height": 900}} | options))
         contexts.append(context)
         page = context.new_page()
         page.set_default_timeout(90_000)  # a busy machine of two cores
+        if script:
+            page.add_init_script(script)  # runs before the page's own
         listen(page)
         page.goto(served.url + "/" + query)
         page.wait_for_selector(".state-line.ready")

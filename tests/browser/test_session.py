@@ -113,6 +113,35 @@ def test_chat_draw_cancel_edit_restore_and_switch_in_one_session(
     drain(served.session.load("tiny-a", device="cpu"))
 
 
+# A line on which the end of the stream of outcomes comes two seconds late.
+LATE_END = """const ask = window.fetch; window.fetch = async (...request) => {
+  const answer = await ask(...request);
+  if (!(request[0] instanceof Request) || !request[0].url.includes("/queue/data")) return answer;
+  window.ends = 0;
+  const read = new TextDecoder(), write = new TextEncoder();
+  const transform = async (part, out) => {
+    const text = read.decode(part, { stream: true }), end = text.indexOf('data: {"msg":"close_stream"');
+    out.enqueue(write.encode(end < 0 ? text : text.slice(0, end)));
+    if (end < 0) return;
+    window.ends += 1;
+    await new Promise((go) => setTimeout(go, 2000));
+    out.enqueue(write.encode(text.slice(end)));
+  };
+  return new Response(answer.body.pipeThrough(new TransformStream({ transform })), answer);
+};"""
+
+
+def test_page_hears_of_a_job_that_it_asks_for_while_the_last_one_is_ending(visit: Any) -> None:
+    page = visit(script=LATE_END)
+    draw(page, "a red circle", 1, 71)
+    wait_done(page)
+    page.wait_for_function("window.ends")
+    draw(page, "a red circle", 1, 72)
+    wait_done(page)
+    assert captions(page) == ["seed 72"]
+    wait_quiet(page)
+
+
 def test_two_browser_tabs_wait_for_each_other_and_do_not_mix(visit: Any, served: Served) -> None:
     one, two = visit(), visit()
     for page in (one, two):
