@@ -262,6 +262,7 @@ def _launch_options(lang: str) -> dict[str, Any]:
         "prevent_thread_lock": True,
         "quiet": True,
         "show_error": False,
+        "_frontend": False,  # no second look, of three seconds at most, at a server that has just answered
         "max_file_size": MAX_UPLOAD,
         "max_threads": MAX_THREADS,
         "allowed_paths": [],

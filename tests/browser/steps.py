@@ -64,7 +64,12 @@ def wait_quiet(page: Any) -> None:
         quiet = 0 if page.asking else quiet + 1
         return quiet > 5  # an answer may lead to the next question a frame later
 
-    until(enough, page, lambda: f"still asking: {[(r.url[-12:], (r.post_data or '')[:90]) for r in page.asking]}")
+    until(enough, page, lambda: f"still asking: {open_requests(page)}")
+
+
+def open_requests(page: Any) -> list[tuple[str, str]]:
+    """The ends of the addresses that the page waits for, and the beginnings of what it sent there."""
+    return [(request.url[-12:], (request.post_data or "")[:90]) for request in page.asking]
 
 
 def outcome(page: Any, tab: str) -> tuple[str, str]:
@@ -171,7 +176,8 @@ def choose(page: Any, title: str) -> None:
     """Choose a model in the drawer, which loads it, and wait until it is loaded."""
     open_drawer(page)
     page.locator("#model-list button", has_text=title).click()
-    page.wait_for_selector(f".state-line.ready:has-text('{title}')")
+    loaded = page.locator(f".state-line.ready:has-text('{title}')")
+    until(loaded.count, page, lambda: f"not loaded: {page.inner_text('#model-line')}; asking {open_requests(page)}")
     page.wait_for_selector(f"#model-list li.now:has-text('{title}')")
     page.click("#model-head [data-janus=drawer]")
     page.wait_for_selector("#model-drawer", state="hidden")
