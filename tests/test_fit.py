@@ -50,15 +50,19 @@ def free_everywhere(monkeypatch: pytest.MonkeyPatch, free: float) -> None:
 
 
 def on_a_card(
-    monkeypatch: pytest.MonkeyPatch, card: float, host: float = 0.0, second: float | None = None
+    monkeypatch: pytest.MonkeyPatch,
+    card: float,
+    host: float = 0.0,
+    second: float | None = None,
+    variant: Variant = SEVEN,
 ) -> LoadOptions:
-    """The options of the 7B model with this much memory free: the arithmetic, as no such card is here."""
+    """The options of a model with this much memory free: the arithmetic, as no such card is here."""
     cards = (SECOND,) if second is not None else ()
     rooms = {"cuda:0": card, "cuda:1": second or 0.0, "cpu": host}
     found = [Placement("cuda:0", CARD)] + [Placement("cuda:all", CARD, cards)] * bool(cards)
     monkeypatch.setattr(fit, "placements", lambda name: [*found, Placement("cuda+cpu", CARD, cards, host=True)])
     monkeypatch.setattr(fit, "device_memory", lambda device: Memory(int(rooms[str(device)]), int(64e9)))
-    return plan_load(SEVEN, device="cuda")
+    return plan_load(variant, device="cuda")
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -136,6 +140,18 @@ def test_auto_takes_the_first_precision_that_fits_and_the_message_says_so(monkey
     with pytest.raises(AppError, match=r"bf16 needs .* Choose int8"):
         tight.choose("bf16")
     assert on_a_card(monkeypatch, 8.5e9).choose("auto").precision == "nf4"
+
+
+def test_unipic2_fits_cards_of_12_and_24_gigabytes_and_in_full_with_main_memory(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    nine = CATALOG["unipic2-metaquery-9b"]
+    small = on_a_card(monkeypatch, 12.4e9, variant=nine)  # what such a card has free without a screen
+    assert small.choose("auto").precision == "nf4" and "nf4 (11." in str(small.message)
+    large = on_a_card(monkeypatch, 24e9, host=40e9, variant=nine)
+    assert large.choose("auto").precision == "int8"
+    whole = large.choose("bf16")
+    assert whole.placement.host and whole.split and set(whole.split.values()) == {CPU}
 
 
 def test_load_that_does_not_fit_reads_no_weights(monkeypatch: pytest.MonkeyPatch) -> None:

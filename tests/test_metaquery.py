@@ -14,9 +14,11 @@ from janus_app.cli import main
 from janus_app.errors import AppError
 from janus_app.hub import Hub
 from janus_app.models.common.latent_preview import LatentPreview
+from janus_app.models.metaquery.family import FAMILY
 from janus_app.nn import sampling
 from janus_app.outputs.metadata import read_metadata
 from janus_app.registry.catalog import load_catalog
+from janus_app.runtime.offload import dispatch
 from janus_app.runtime.session import ModelSession
 from janus_app.types import (
     ChatRequest,
@@ -32,6 +34,7 @@ from janus_app.types import (
     drain,
 )
 from tests.conftest import GOLDEN as JANUS
+from tests.conftest import loaded
 from tests.metaquery_golden import GOLDEN, LLAVA, QWEN, Case, last, model, picture, relative
 
 
@@ -211,3 +214,15 @@ def test_the_command_takes_several_pictures(tmp_path: Path) -> None:
     assert main([*call, "--also", b, "--out", str(tmp_path / "two.png")]) == 0
     assert gap(*(Image.open(tmp_path / f"{name}.png") for name in ("one", "two"))) > 5
     assert read_metadata(tmp_path / "two.png").settings["method"] == "instruct"
+
+
+def test_layers_of_the_language_model_in_main_memory_give_the_same_picture() -> None:
+    pytest.importorskip("accelerate")
+    parted = loaded(GOLDEN / f"ckpt_{LLAVA}").model
+    layers = parted.network.mllm.language_model.layers  # type: ignore[attr-defined]
+    cpu = torch.device("cpu")
+    dispatch(parted.network, FAMILY.offload_prefix, {len(layers) - 1: cpu}, cpu)  # type: ignore[attr-defined]
+    assert {p.device.type for p in layers[-1].parameters()} == {"meta"}
+    request = GenerateRequest("a red bird", guidance=3, steps=2, seed=4)
+    pictures = [last(one.generate(request)).pictures[0].image for one in (parted, model(LLAVA))]
+    assert gap(*pictures) == 0

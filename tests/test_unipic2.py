@@ -21,8 +21,9 @@ from janus_app.outputs.metadata import metadata_of, request_of
 from janus_app.registry.catalog import load_catalog
 from janus_app.registry.checkpoint_folder import variant_of_folder
 from janus_app.runtime.fit import plan_load
+from janus_app.runtime.offload import dispatch
 from janus_app.runtime.session import ModelSession
-from janus_app.types import EditRequest, Finished, GenerateRequest, Preview, Progress, Request, drain
+from janus_app.types import ChatRequest, EditRequest, Finished, GenerateRequest, Preview, Progress, Request, Turn, drain
 from janus_app.workflows.export import export
 from tests.conftest import GOLDEN as JANUS
 from tests.conftest import loaded
@@ -244,3 +245,16 @@ def test_names_and_shapes_at_the_real_size_are_those_derived_from_the_published_
     assert result.parameters == variant.parameters
     options = plan_load(variant, None, "cpu")
     assert FAMILY.detect(facts["config"]) and options is not None
+
+
+def test_layers_of_the_language_model_in_main_memory_give_the_same_picture_and_answer() -> None:
+    pytest.importorskip("accelerate")
+    whole, parted = loaded(CHECKPOINT).model, loaded(CHECKPOINT).model
+    layers = parted.network.mllm.language_model.layers  # type: ignore[attr-defined]
+    dispatch(parted.network, FAMILY.offload_prefix, {len(layers) - 1: torch.device("cpu")}, torch.device("cpu"))  # type: ignore[attr-defined]
+    assert {p.device.type for p in layers[-1].parameters()} == {"meta"}
+    request = EditRequest("make it blue", picture(), method="instruct", steps=2, size=(64, 64))
+    assert difference(finish(request, parted).pictures[0].image, finish(request, whole).pictures[0].image) == 0
+    question = ChatRequest((Turn("user", "What is it?", (picture(),)),), temperature=0, max_new_tokens=6)
+    answers = [drain(one.chat(question)) for one in (whole, parted)]
+    assert answers[0].text == answers[1].text  # type: ignore[attr-defined]

@@ -123,6 +123,7 @@ FAMILY = Family(
     job_peak=job_peak,
     pipeline=pipeline,
     quantized_prefix="mllm.language_model.layers.",
+    offload_prefix="mllm.language_model.layers.",
     picture_decoder_prefix="vae.",
     # Input pictures enter through the language model alone, so the encoding half of the autoencoder is not used. The
     marks=("mllm_backbone.",),

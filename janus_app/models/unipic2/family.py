@@ -129,6 +129,11 @@ FAMILY = Family(
     explain_mismatch=explain_mismatch,
     job_peak=job_peak,
     pipeline=pipeline,
-    quantized_prefix=("mllm.language_model.layers.", "transformer.transformer_blocks."),
+    quantized_prefix=(
+        "mllm.language_model.layers.",
+        "transformer.transformer_blocks.",
+        "conditioner.connector.layers.",
+    ),
+    offload_prefix="mllm.language_model.layers.",
     picture_decoder_prefix="vae.",
 )
