@@ -8,6 +8,7 @@ from typing import Any
 import httpx
 import pytest
 
+import app
 from janus_app.errors import AppError
 from janus_app.outputs.store import OutputStore
 from janus_app.server.api.context import ApiContext
@@ -157,3 +158,13 @@ def test_a_bug_is_answered_without_its_text(
     answer = http.post("/v1/images/generations", json={"prompt": PROMPT})
     assert error_of(answer, 500)["code"] == "api_bug" and "secret" not in answer.text
     assert "a secret" in caplog.text
+
+
+@pytest.mark.parametrize(("options", "key"), [([], "from the environment"), (["--api-key", "given"], "given")])
+def test_the_key_may_stand_in_the_environment(monkeypatch: pytest.MonkeyPatch, options: list[str], key: str) -> None:
+    told: dict[str, Any] = {}
+    monkeypatch.setattr("janus_app.ui.app.launch", lambda *given, **named: told.update(named))
+    monkeypatch.setattr("janus_app.runtime.session.ModelSession.run_idle_unload", lambda session: None)
+    monkeypatch.setenv("JANUS_APP_API_KEY", "from the environment")
+    monkeypatch.setattr("sys.argv", ["app.py", *options])
+    assert app.serve(app.parse()) == 0 and told["api_key"] == key
