@@ -103,16 +103,20 @@ def press_until(page: Any, key: str, where: str) -> None:
     raise AssertionError(f"{MAX_PRESSES} presses of {key} do not reach {where}")
 
 
-def test_drawing_and_stopping_work_by_keyboard_alone(visit: Any) -> None:
+def test_drawing_and_stopping_work_by_keyboard_alone(
+    visit: Any, served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
     page = visit()
     press_until(page, "Tab", "#tab-draw-button")
     page.keyboard.press("Enter")
     press_until(page, "Tab", "#draw-prompt")
     page.keyboard.type("a green square")
-    page.keyboard.press("Control+Enter")
-    page.wait_for_selector("#draw-easel img")
-    page.keyboard.press("Escape")
-    page.wait_for_selector("#draw-run:visible")
+    with monkeypatch.context() as slowly:
+        slowly.setattr(served.session, "pace", 0.5)
+        page.keyboard.press("Control+Enter")
+        page.wait_for_selector("#draw-easel img")
+        page.keyboard.press("Escape")
+        page.wait_for_selector("#draw-run:visible")
     assert not page.locator("#draw-runs img").count()
     page.keyboard.press("Control+Enter")
     page.wait_for_selector("#draw-runs img")
