@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -20,6 +22,7 @@ from janus_app.errors import AppError
 from janus_app.models.common.image_processor import to_pixels
 from janus_app.models.common.mllm import ImageFeatures
 from janus_app.models.unipic2 import conditioner
+from janus_app.models.unipic2 import denoise as denoise_step
 from janus_app.models.unipic2.modeling import scheduler
 from janus_app.models.unipic2.pipeline import _NEGATIVE_EDIT, resize_longer_side
 from janus_app.nn.diffusion import TextImageGuidance, denoise
@@ -29,7 +32,10 @@ from tests.conftest import loaded
 GOLDEN = Path(__file__).parent / "golden" / "unipic2"
 DRAWINGS = ("t2i", "t2i_wide_neg", "t2i_g1", "t2i_1step", "t2i_50", "t2i_384")
 EDITS = ("edit", "edit_resized", "edit_tall_g1", "edit_torchvision")
-STATES, LATENTS, FINAL, PICTURE = 2e-5, 2e-5, 1e-4, 1e-4
+PIXELS, STATES, LATENTS, FINAL, PICTURE = 1e-6, 2e-5, 2e-5, 1e-4, 1e-4
+
+
+solver_of = scheduler  # a mistake of test_limits_reveal_a_mistake stands in its place
 
 
 @cache
@@ -46,6 +52,29 @@ def recorded(name: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
 def relative(actual: Tensor, expected: Tensor) -> float:
     assert actual.shape == expected.shape
     return float((actual.detach().float() - expected.float()).abs().max() / expected.float().abs().max())
+
+
+@contextmanager
+def watched(owner: Any, name: str) -> Iterator[list[tuple[Any, ...]]]:
+    """The arguments of the calls of a method."""
+    calls: list[tuple[Any, ...]] = []
+    method = getattr(owner, name)
+
+    def noted(*given: Any) -> Any:
+        calls.append(given)
+        return method(*given)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(owner, name, noted)
+        yield calls
+
+
+def pixels_of(picture: Image.Image) -> Tensor:
+    """What the vision tower gets of a picture to change, row by row."""
+    with watched(model().reader, "to_device") as calls:
+        model().reader.encode_reference(picture)
+    pixels: Tensor = calls[0][0]
+    return pixels
 
 
 def texts(meta: dict[str, Any]) -> list[str]:
@@ -66,16 +95,26 @@ def conditions(name: str) -> tuple[Tensor, Tensor]:
     picture = picture_of(meta) if meta["kind"] == "edit" else None
     if picture is not None:
         assert np.array_equal(np.array(picture), expected["resized_u8"].numpy())
-        features = [ours.reader.encode_reference(picture)]
+        features, pixels = [ours.reader.encode_reference(picture)], pixels_of(picture)
         if meta.get("image_processor_backend") == "torchvision":  # other pixels, so begin behind them
             features = [replace(features[0], features=expected["image_embeds"])]
+        elif "pixel_values" in expected:
+            assert relative(pixels, expected["pixel_values"]) < PIXELS
+        else:
+            assert relative(pixels[expected["pixel_rows_index"]], expected["pixel_rows"]) < PIXELS
+            assert relative(pixels.mean(1), expected["pixel_row_mean"]) < PIXELS
         assert torch.equal(features[0].grid, expected["image_grid_thw"][0])
         assert relative(features[0].features, expected["image_embeds"]) < STATES
     states = []
     for row, text in enumerate(texts(meta)[: 2 if meta["guidance"] > 1 else 1]):
         ids = ours.prompt_ids(text, picture, features)
-        assert ids == expected["input_ids"][row][expected["attention_mask"][row].bool()].tolist()
-        states.append(ours.query_states(ids, features))
+        given = expected["attention_mask"][row].bool()
+        assert ids == expected["input_ids"][row][given].tolist()
+        with watched(ours.reader, "read") as calls:
+            states.append(ours.query_states(ids, features))
+        count = len(ours.network.conditioner.meta_queries)
+        places = expected["position_ids"][row][torch.cat([given, torch.ones(count, dtype=torch.bool)])]
+        assert torch.equal(calls[0][1], places.expand(3, 1, -1))
         assert relative(states[-1], expected["query_states"][row]) < STATES
     captions, pooled = ours.condition(torch.stack(states))
     assert relative(captions, expected["prompt_embeds"][: len(states)]) < STATES
@@ -91,7 +130,7 @@ def test_case(name: str) -> None:
     noise = torch.randn(expected["latents_init"].shape, generator=torch.Generator().manual_seed(meta["seed"]))
     assert relative(noise, expected["latents_init"]) < 1e-6
     ours.denoiser.set_conditioning(captions, pooled, reference_latents(name))
-    solver = scheduler(ours.folder)
+    solver = solver_of(ours.folder)
     steps = list(denoise(ours.denoiser, solver, noise, TextImageGuidance(meta["guidance"]), meta["steps"]))
     assert relative(solver.timesteps, expected["timesteps"]) < 1e-6
     assert relative(solver.sigmas, expected["sigmas"]) < 1e-6
@@ -103,6 +142,8 @@ def test_case(name: str) -> None:
     pixels = ours.autoencoder.decode(steps[-1].latents).float() / 2 + 0.5
     if "image" in expected:
         assert (pixels.clamp(0, 1) - expected["image"]).abs().max() < PICTURE
+    levels = (pixels[0].clamp(0, 1) * 255).round().permute(1, 2, 0) - expected["image_u8"]
+    assert levels.abs().max() <= 1
 
 
 def swapped_queries(patch: pytest.MonkeyPatch) -> None:
@@ -135,7 +176,95 @@ def no_shift(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(model().autoencoder, "_shift", 0.0)
 
 
-MISTAKES = [swapped_queries, another_gelu, one_other_weight, swapped_rows, mean_in_place_of_a_sample, no_shift]
+def other_positions(patch: pytest.MonkeyPatch, place: Callable[[list[int], list[ImageFeatures], int], Tensor]) -> None:
+    """Read the queries at the positions [3, 1, T] that `place` gives for ids, pictures and a number of queries."""
+    reader = model().reader
+
+    def read_queries(ids: list[int], features: list[ImageFeatures], queries: Tensor) -> Tensor:
+        embeds = torch.cat([reader.embed(ids, features), queries[None]], dim=1)
+        hidden: Tensor = reader.read(embeds, place(ids, features, len(queries)))
+        return hidden[0, -len(queries) :]
+
+    patch.setattr(reader, "read_queries", read_queries)
+
+
+def positions_of_a_conversation(patch: pytest.MonkeyPatch) -> None:
+    def place(ids: list[int], features: list[ImageFeatures], count: int) -> Tensor:
+        placed = model().reader.positions(ids, features)
+        behind = torch.arange(len(ids), len(ids) + count) + placed.offset
+        return torch.cat([placed.positions, behind.expand(3, 1, -1)], dim=-1)
+
+    other_positions(patch, place)
+
+
+def gap_where_the_padding_was(patch: pytest.MonkeyPatch) -> None:
+    def place(ids: list[int], features: list[ImageFeatures], count: int) -> Tensor:
+        longest = recorded("edit")[1]["input_ids"].shape[1]
+        return torch.cat([torch.arange(len(ids)), torch.arange(longest, longest + count)]).expand(3, 1, -1)
+
+    other_positions(patch, place)
+
+
+def causal_connector(patch: pytest.MonkeyPatch) -> None:
+    attention = partial(torch.nn.functional.scaled_dot_product_attention, is_causal=True)
+    functions = {"gelu": torch.nn.functional.gelu, "scaled_dot_product_attention": attention}
+    patch.setattr(conditioner, "F", SimpleNamespace(**functions))
+
+
+def wrong_half_read_out(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(denoise_step, "torch", SimpleNamespace(cat=lambda parts, dim: torch.cat(parts[::-1], dim)))
+
+
+def positions_from_the_corner(patch: pytest.MonkeyPatch) -> None:
+    embed = model().network.transformer.pos_embed
+
+    def corner(height: int, width: int) -> Tensor:
+        table = embed.pos_embed.view(embed.pos_embed_max_size, embed.pos_embed_max_size, -1)
+        part: Tensor = table[: height // embed.patch_size, : width // embed.patch_size].flatten(0, 1)[None]
+        return part
+
+    patch.setattr(embed, "cropped_pos_embed", corner)
+
+
+def positions_computed_anew(patch: pytest.MonkeyPatch) -> None:
+    from diffusers.models.embeddings import get_2d_sincos_pos_embed
+
+    embed, config = model().network.transformer.pos_embed, model().network.transformer.config
+    side, base = embed.pos_embed_max_size, config.sample_size // config.patch_size
+    table = get_2d_sincos_pos_embed(embed.pos_embed.shape[-1], side, base_size=base, output_type="pt")
+    patch.setattr(embed.pos_embed, "data", table.float()[None])
+
+
+def no_second_attention(patch: pytest.MonkeyPatch) -> None:
+    for block in model().network.transformer.transformer_blocks:
+        if block.use_dual_attention:
+            for part in block.attn2.to_out[0].parameters():
+                patch.setattr(part, "data", torch.zeros_like(part))
+
+
+def sigmas_that_end_before_zero(patch: pytest.MonkeyPatch) -> None:
+    def other(folder: Path) -> Any:
+        solver = scheduler(folder)
+        set_timesteps = solver.set_timesteps
+        solver.set_timesteps = lambda steps, **named: set_timesteps(sigmas=np.linspace(1, 1 / steps, steps), **named)
+        return solver
+
+    patch.setattr("tests.test_unipic2_parity.solver_of", other)
+
+
+def time_from_one_to_zero(patch: pytest.MonkeyPatch) -> None:
+    projection = model().network.transformer.time_text_embed.time_proj
+    forward = projection.forward
+    patch.setattr(projection, "forward", lambda time: forward(time / 1000))
+
+
+# The negative controls of the data's README.
+MISTAKES = [
+    positions_of_a_conversation, gap_where_the_padding_was, causal_connector, swapped_queries, swapped_rows,
+    wrong_half_read_out, positions_from_the_corner, positions_computed_anew, no_second_attention,
+    mean_in_place_of_a_sample, no_shift, sigmas_that_end_before_zero, time_from_one_to_zero, another_gelu,
+    one_other_weight,
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("make", MISTAKES)
