@@ -13,6 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
+from janus_app.cli import main
 from janus_app.cli.models import check, read_facts
 from janus_app.errors import AppError
 from janus_app.hub import Hub
@@ -258,3 +259,10 @@ def test_layers_of_the_language_model_in_main_memory_give_the_same_picture_and_a
     question = ChatRequest((Turn("user", "What is it?", (picture(),)),), temperature=0, max_new_tokens=6)
     answers = [drain(one.chat(question)) for one in (whole, parted)]
     assert answers[0].text == answers[1].text  # type: ignore[attr-defined]
+
+
+def test_the_command_line_draws_in_the_size_that_is_asked_for(tmp_path: Path) -> None:
+    out = tmp_path / "one.png"
+    call = ["generate", "--model", str(CHECKPOINT), "--device", "cpu", "--prompt", "a fox", "--steps", "2"]
+    assert main([*call, "--size", "64x32", "--out", str(out)]) == 0
+    assert Image.open(out).size == (64, 32)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+from dataclasses import replace
 
 import httpx
 import numpy as np
@@ -11,7 +12,12 @@ import pytest
 from PIL import Image
 
 from janus_app.outputs.metadata import read_metadata
-from tests.http_api.client import PROMPT, edit, error_of, events, left_half, picture, png_of
+from janus_app.registry.catalog import load_catalog
+from tests.conftest import GOLDEN
+from tests.http_api.client import PROMPT, edit, error_of, events, generate, left_half, picture, png_of
+from tests.page_server import Served
+
+UNIPIC2 = GOLDEN.parent / "unipic2" / "ckpt_tiny"
 
 
 def test_an_alpha_mask_and_a_grey_mask_redraw_the_same_half(http: httpx.Client, drawn: bytes) -> None:
@@ -45,6 +51,23 @@ def test_several_pictures_are_edited_together_by_a_model_that_takes_several(http
     assert error_of(refused, 400)["code"] == "edit_takes_one_image"
     too_many = edit(http, [("image[]", drawn)] * 9, model="tiny-mq")
     assert error_of(too_many, 400)["code"] == "edit_images_too_many"
+
+
+def test_a_model_of_several_sizes_draws_and_edits_in_the_one_that_is_asked_for(
+    page: Served, http: httpx.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("diffusers")
+    tiny = replace(load_catalog().resolve(str(UNIPIC2)), id="tiny-up", title="Tiny UniPic2")
+    monkeypatch.setattr(page.session.catalog, "_variants", {**page.session.catalog, "tiny-up": tiny})
+    answer = generate(http, model="tiny-up", size="64x96", steps=2)
+    drawn = picture(answer["data"][0])
+    assert drawn.size == (64, 96) and answer["size"] == "64x96"
+    edited = edit(http, [("image", png_of(drawn))], model="tiny-up", size="128x128", steps="2").json()
+    found = picture(edited["data"][0])
+    assert found.size == (96, 128), "the proportions are kept"
+    assert read_metadata(found).settings["method"] == "instruct"
+    refused = http.post("/v1/images/generations", json={"prompt": PROMPT, "model": "tiny-up", "size": "64x9999"})
+    assert error_of(refused, 400)["code"] == "picture_size_not_drawn"
 
 
 def test_a_streamed_edit_and_variations_are_answered(http: httpx.Client, drawn: bytes) -> None:
