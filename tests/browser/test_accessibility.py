@@ -161,6 +161,7 @@ def test_stopped_answer_is_over_when_the_server_says_so(
 ) -> None:
     page = visit_slowly(visit, served, monkeypatch)
     go(page, "chat")
+    monkeypatch.setattr(served.session, "pace", 1.0)  # also a short answer is not over before it is stopped
     page.fill("#chat-box textarea", "What is a square?")
     page.keyboard.press("Control+Enter")
     page.wait_for_selector("#chat-status .progress")
@@ -168,4 +169,5 @@ def test_stopped_answer_is_over_when_the_server_says_so(
     page.wait_for_selector("body.ending")
     page.wait_for_selector("#chat-status:has-text('Stopped')")
     assert not page.locator("body.ending").count()
+    monkeypatch.setattr(served.session, "pace", 0.2)
     say(page, "What is a circle?")

@@ -236,4 +236,4 @@ def test_download_fits_a_phone_and_is_all_chinese(
     page.wait_for_selector("#model-work .message.error:has-text('同意')")
     hub.clear_faults()
     english = re.findall(r"[A-Za-z]{4,} [A-Za-z]{2,} [A-Za-z]{2,}", page.inner_text("#model-drawer"))
-    assert not english, english
+    assert set(english) <= {"DeepSeek Model License"}, english  # a proper name

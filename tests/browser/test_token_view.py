@@ -10,7 +10,7 @@ from PIL import Image
 
 from janus_app.outputs.metadata import read_metadata
 from janus_app.outputs.store import save_png
-from tests.browser.steps import go, menu, open_settings, set_number, wait_done
+from tests.browser.steps import go, menu, open_settings, set_number, wait_done, wait_quiet
 from tests.page_server import Served
 from tests.samples import METADATA
 
@@ -98,6 +98,8 @@ def test_flow_picture_has_no_token_view_and_says_why(visit: Any, served: Served)
     )  # fmt: skip
     page = visit()
     go(page, "history")
+    page.wait_for_selector("#history-count:has-text(' to ')")
+    wait_quiet(page)  # what opening the tab lists would come after what is searched for
     page.fill("#history-words input", "flowing")
     page.wait_for_selector("#history-count:has-text('1 to 1')")
     page.locator("#history-runs .tile").first.click()
