@@ -38,8 +38,10 @@ Updates = dict[Block, Any]
 # Gradio would name these after their handlers, and then number the endpoints of the same names.
 PRIVATE: dict[str, Any] = {"api_visibility": "private", "api_name": "page"}
 # Jobs draw their own progress line; Gradio's overlay would flicker over it ten times a second.
-JOB: dict[str, Any] = {**PRIVATE, "show_progress": "hidden", "concurrency_limit": None}
-QUICK: dict[str, Any] = {**PRIVATE, "show_progress": "hidden", "queue": False}
+# Without `show_progress_on` Gradio renews the progress of all outputs of all handlers when any of them starts or ends.
+HIDDEN: dict[str, Any] = {"show_progress": "hidden", "show_progress_on": []}
+JOB: dict[str, Any] = {**PRIVATE, **HIDDEN, "concurrency_limit": None}
+QUICK: dict[str, Any] = {**PRIVATE, **HIDDEN, "queue": False}
 # Handlers that call gr.Info or gr.Warning: Gradio shows them of queued events alone.
 NOTIFYING = JOB
 EXAMPLES = 4
