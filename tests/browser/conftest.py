@@ -46,7 +46,7 @@ WATCH = """() => {
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """A browser test that fails runs once more, and the summary lists it as rerun.
+    """A browser test that fails runs again, twice at most, and the summary lists it as rerun.
 
     The browser, the page's server and the model share two cores with a second process of tests: now and then a click
     or a key comes while the machine is too busy for the browser to take it. Nothing outside this folder is run again.
