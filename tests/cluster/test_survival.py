@@ -1,4 +1,4 @@
-"""A replica, and then a machine, that is lost. It is the last file: afterwards the cluster has one machine."""
+"""A replica, and then a machine, that is lost."""
 
 from __future__ import annotations
 
@@ -30,13 +30,17 @@ def test_a_replica_that_is_killed_at_the_third_row_costs_no_drawing(
     assert victim.report.process != before
 
 
-def test_a_machine_whose_daemon_is_killed_at_the_third_row_costs_no_drawing(
+def test_a_machine_that_loses_its_power_at_the_third_row_costs_no_drawing_and_another_may_take_its_place(
     cluster: ClusterSession, alone: ModelSession, machines: TwoMachines
 ) -> None:
-    events = eight_drawings(cluster, machines.member.daemon().kill)
-    check_drawings(events, alone)
-    assert max(losses(events)) == 1
-    until(lambda: cluster.room == 1)
-    assert pixels(cluster.result(GenerateRequest(PROMPT, seed=2))) == pixels(
-        alone.result(GenerateRequest(PROMPT, seed=2))
-    )
+    try:
+        events = eight_drawings(cluster, machines.member.cut_power)
+        check_drawings(events, alone)
+        assert max(losses(events)) == 1
+        until(lambda: cluster.room == 1)
+        assert pixels(cluster.result(GenerateRequest(PROMPT, seed=2))) == pixels(
+            alone.result(GenerateRequest(PROMPT, seed=2))
+        )
+    finally:
+        machines.replace_member()
+    until(lambda: cluster.state.replicas == (2, 2))
