@@ -91,6 +91,23 @@ def test_every_code_is_used() -> None:
     assert TABLE.keys() - used == set()
 
 
+# Words for which users read another one everywhere, by the language they are written in.
+STRAY = {
+    "en": r"\b(this|your|the) (computer|PC)\b|quantis|visualis|likeliest",
+    "zh-CN": "您|电脑|计算机|本应用|(?<!/)变化$",
+}
+
+
+@pytest.mark.parametrize(("language", "readme"), [("en", "README.md"), ("zh-CN", "README.zh-CN.md")])
+def test_one_thing_has_one_name_wherever_users_read_it(language: str, readme: str) -> None:
+    page = json.loads((ROOT / "assets" / "i18n" / f"{language}.json").read_text("utf-8"))
+    texts = {key: text for key, text in page.items() if isinstance(text, str)}
+    texts |= {code: entry[language] for code, entry in TABLE.items()} | {readme: (ROOT / readme).read_text("utf-8")}
+    for name, entries in page.get("variants", {}).items():
+        texts |= {f"{name}.{field}": text for field, text in entries.items()}
+    assert {where: text for where, text in texts.items() if re.search(STRAY[language], text)} == {}
+
+
 def test_the_table_is_sorted() -> None:
     text = (ROOT / "assets" / "i18n" / "errors_and_notices.json").read_text("utf-8")
     assert text == json.dumps(TABLE, ensure_ascii=False, indent=1, sort_keys=True) + "\n"

@@ -194,7 +194,7 @@ def test_loaded_model_draws_first_and_is_loaded_again(session: ModelSession, tmp
 def test_equal_sides_and_absent_models_are_refused_before_drawing(session: ModelSession) -> None:
     for names, sentence in (
         (("janus-embedded", "janus-embedded"), "Both sides are the same"),
-        (("janus-embedded", "janus-pro-7b"), "not on this computer"),
+        (("janus-embedded", "janus-pro-7b"), "not on this machine"),
     ):
         with pytest.raises(AppError, match=sentence):
             sides_of(session, *names)
@@ -204,7 +204,7 @@ def test_equal_sides_and_absent_models_are_refused_before_drawing(session: Model
 
 def test_side_whose_components_are_not_here_is_refused(session: ModelSession, brought: Variant) -> None:
     asked = GenerateRequest("a red cat", seed=3, steps=2)
-    with pytest.raises(AppError, match="not on this computer"):
+    with pytest.raises(AppError, match="not on this machine"):
         checked_sides(session, (Side(session.catalog["janus-embedded"], asked), Side(brought, asked)))
 
 

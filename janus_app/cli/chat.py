@@ -29,7 +29,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--prompt", help="the question; without it a conversation is read from the terminal")
     parser.add_argument("--image", action="append", default=[], help="a picture to ask about; may be given again")
     options.add_transparency(parser)
-    options.add_sampling(parser, "always the likeliest word")
+    options.add_sampling(parser, "always the most likely word")
     parser.add_argument("--top-p", type=float, help="share of likely words to choose from, 0.01 to 1")
     parser.add_argument("--max-new-tokens", type=int, help="the longest answer, 1 to 4096 tokens")
     options.add_out(parser)

@@ -10,7 +10,7 @@ from janus_app.cli.console import clean, emit
 from janus_app.errors import system_language
 from janus_app.files import typed_path
 
-SUMMARY = "Say whether this machine is ready, and what to do where it is not."
+SUMMARY = "Check whether this machine is ready, and say how to fix what is not."
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:

@@ -18,7 +18,7 @@ from janus_app.outputs.image_io import open_mask, open_picture
 from janus_app.types import EDIT_SETTINGS, EditRequest
 from janus_app.workflows.settings import check_takes_mask, edit_settings, usual_edit_method
 
-SUMMARY = "Change a picture: a masked region, or a variation of all of it."
+SUMMARY = "Edit a picture: a masked area, the whole picture, or by an instruction."
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -32,19 +32,21 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="one more input picture, where the model takes several",
     )
     options.add_transparency(parser)
-    parser.add_argument("--mask", help="a picture of the same size, white where to draw anew")
+    parser.add_argument("--mask", help="a picture of the same size, white where it is to be redrawn")
     parser.add_argument("--prompt", required=True, help="what the finished picture shows")
     parser.add_argument(
         "--method",
         choices=tuple(EDIT_SETTINGS),
-        help="way of editing (default: the model's first one that fits what was given; docs/editing.md)",
+        help="edit mode (default: the model's first one that fits what was given; docs/editing.md)",
     )
     parser.add_argument(
         "--source-prompt", help="for flowedit: what the picture shows now; without it the model describes it itself"
     )
     options.add_drawing(parser)
     parser.add_argument("--strength", type=float, help="how far the picture may change, above 0 to 1")
-    parser.add_argument("--image-guidance", type=float, help="weight of the picture as it is, 1 to 20; see docs")
+    parser.add_argument(
+        "--image-guidance", type=float, help="weight of the original picture, 1 to 20 (docs/editing.md)"
+    )
     options.add_json(parser)
     options.add_vectors(parser)
 

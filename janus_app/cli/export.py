@@ -8,7 +8,7 @@ from janus_app.cli.console import clean, usage_errors
 from janus_app.outputs.metadata import read_metadata
 from janus_app.workflows.export import KINDS, export
 
-SUMMARY = "Write a picture's run as a command line, a Python script or curl."
+SUMMARY = "Export how a picture was made: as a command line, a Python script or curl."
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:

@@ -11,7 +11,7 @@ from janus_app.cli.console import UsageError, emit, usage_errors
 from janus_app.errors import system_language
 from janus_app.types import MAX_COUNT
 
-SUMMARY = "Say what a model needs in each precision and what fits this machine."
+SUMMARY = "Show how much memory a model needs in each precision, and what fits this machine."
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:

@@ -24,7 +24,7 @@ from janus_app.types import MAX_SEED, GenerateRequest
 from janus_app.workflows.settings import generate_settings
 from janus_app.workflows.token_heatmap import continued_request
 
-SUMMARY = "Draw pictures from words, or draw one of ours again."
+SUMMARY = "Draw pictures from a prompt, or repeat a picture of this app."
 # Given with --from, these options ask for a new picture; without them the recorded image tokens are decoded again.
 RESAMPLING = (
     "model", "prompt", "negative", "count", "guidance", "temperature", "steps", "solver", "guidance_interval", "seed",
@@ -39,13 +39,13 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--from",
         dest="source",
         metavar="PICTURE",
-        help="draw one of our pictures again, or from another program's prompt and seed; other flags change them",
+        help="repeat a picture of this app, or use another program's prompt and seed; other flags change them",
     )
     parser.add_argument(
         "--keep",
         type=int,
         metavar="K",
-        help="with --from: keep the first K image tokens and draw the rest anew, from --seed or the seed after its own",
+        help="with --from: keep the first K image tokens and redraw the rest, with --seed or the picture's seed + 1",
     )
     parser.add_argument(
         "--best-of", type=int, metavar="N", help="draw N pictures and let the model rank them; all are kept, best first"

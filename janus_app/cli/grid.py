@@ -13,7 +13,7 @@ from janus_app.types import Event, GenerateRequest
 from janus_app.workflows.grid import AXES, Cell, draw_grid, parse_axis, plan_grid, save_sheet
 from janus_app.workflows.settings import generate_settings
 
-SUMMARY = "Draw a grid over one or two settings, and a labelled sheet of it."
+SUMMARY = "Draw a grid over one or two settings, with a labelled contact sheet."
 AXIS_HELP = (
     f"a setting and its values: guidance=1,1.5,2, seed=1..4, 'prompt=a red cat | a blue dog' ({', '.join(AXES)})"
 )

@@ -15,7 +15,7 @@ from janus_app.outputs.metadata import read_metadata
 from janus_app.types import MAX_ALTERNATIVES, Inspection
 from janus_app.workflows.token_heatmap import MEASURES, heatmap, inspection_request
 
-SUMMARY = "Say how sure the model was of every patch of a picture, with a heat map."
+SUMMARY = "Show how confident the model was about each patch of a picture, with a heat map."
 LISTED = 12  # patches in the table: the least certain ones
 
 
@@ -26,7 +26,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--alternatives", type=int, default=8, help=f"how many likely tokens to list, 1 to {MAX_ALTERNATIVES}"
     )
-    parser.add_argument("--measure", choices=tuple(MEASURES), default="entropy", help="what --out is coloured by")
+    parser.add_argument("--measure", choices=tuple(MEASURES), default="entropy", help="what the colours of --out show")
     parser.add_argument("--out", type=typed_path, help="write a heat map to this PNG")
     options.add_json(parser)
 

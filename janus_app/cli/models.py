@@ -38,7 +38,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--yes", action="store_true", help="delete: do not ask")
     parser.add_argument("--model", metavar="MODEL", help="import: the model of the list whose files the folder holds")
     parser.add_argument("--own", metavar="TITLE", help="import: add the folder to your own models under this title")
-    parser.add_argument("--copy", action="store_true", help="import: copy the files even where links would do")
+    parser.add_argument("--copy", action="store_true", help="import: copy the files even where hard links are possible")
     parser.add_argument(
         "--check", action="store_true", help="compare the code with the tensor names and shapes of the real checkpoints"
     )

@@ -67,7 +67,7 @@ def add_adapters(parser: argparse.ArgumentParser) -> None:
 
 
 def add_json(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--json", action="store_true", help="one JSON object a line per result on stdout")
+    parser.add_argument("--json", action="store_true", help="print one JSON object per result to stdout")
 
 
 def add_vectors(parser: argparse.ArgumentParser) -> None:
@@ -94,7 +94,7 @@ def add_transparency(parser: argparse.ArgumentParser) -> None:
 
 def add_drawing(parser: argparse.ArgumentParser) -> None:
     """The options of the commands that draw."""
-    parser.add_argument("--negative", help="what to steer away from")
+    parser.add_argument("--negative", help="negative prompt: what to avoid")
     parser.add_argument("--count", type=int, help="how many pictures, 1 to 16 (default 1); picture i uses seed + i")
     parser.add_argument("--guidance", type=float, help="how closely to follow the prompt, 1 to 20; 1 = off")
     parser.add_argument("--steps", type=int, help=f"for models that draw in steps, 1 to {MAX_STEPS}; others ignore it")
@@ -107,7 +107,7 @@ def add_drawing(parser: argparse.ArgumentParser) -> None:
         nargs=2,
         action=_Pair,
         metavar=("FROM", "UNTIL"),
-        help="for flow models: guide on this share of the way alone, 0 = noise, 1 = picture (default 0 1)",
+        help="for flow models: use guidance only between these points, 0 = noise, 1 = picture (default 0 1)",
     )
     parser.add_argument(
         "--size",
@@ -118,7 +118,7 @@ def add_drawing(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--turbo", action="store_true", help="for token models: the same picture in fewer passes (docs/engine.md)"
     )
-    add_sampling(parser, "always the likeliest token; flow models ignore it")
+    add_sampling(parser, "always the most likely token; flow models ignore it")
     add_out(parser)
     for name in ("--width", "--height"):  # other programs have them
         parser.add_argument(name, dest="side", help=argparse.SUPPRESS)
@@ -171,7 +171,10 @@ def add_page(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--lang", default="auto", choices=("auto", "en", "zh-CN"), help="language of the page")
     parser.add_argument(
-        "--idle-unload", type=float, metavar="MINUTES", help="unload a model nobody used for this long (default never)"
+        "--idle-unload",
+        type=float,
+        metavar="MINUTES",
+        help="unload a model that was idle for this long (default never)",
     )
     parser.add_argument(
         "--cluster",

@@ -9,7 +9,9 @@ from janus_app.cli import options
 from janus_app.cli.console import UsageError, clean, emit, follow, usage_errors
 from janus_app.errors import system_language
 
-SUMMARY = "Say whether this device computes right, how fast it is, and whether memory is predicted right."
+SUMMARY = (
+    "Check that this device computes correctly, how fast it is, and whether its memory use is predicted correctly."
+)
 LONGEST = 60.0  # minutes
 
 

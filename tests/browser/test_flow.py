@@ -89,18 +89,18 @@ def test_flow_model_draws_edits_and_chats(visit: Any, served: Served) -> None:
     assert record.source_prompt and "The model sees:" in page.inner_text("#edit-notes")
 
     # A painted part: all other pixels stay the same.
-    page.locator("#edit-method label", has_text="A part I paint").click()
+    page.locator("#edit-method label", has_text="Painted area").click()
     page.wait_for_selector("#edit-solver:visible")
     assert not page.locator("#edit-source-prompt").is_visible() and not page.locator("#edit-strength").is_visible()
     page.locator("#edit-view label", has_text="Edit further").click()
     page.locator(BRUSH).click()
     paint(page, canvas)
-    file, record = edit(page, served, "A part I paint", "a blue house")
+    file, record = edit(page, served, "Painted area", "a blue house")
     assert record.settings["method"] == "masked" and "strength" not in record.settings
     changed = (np.asarray(Image.open(file)) != np.asarray(Image.open(original))).any(-1)
     assert 0 < changed.mean() < 0.5, "only the painted part was drawn anew"
 
-    _, record = edit(page, served, "All of it, a little", "a blue house")
+    _, record = edit(page, served, "Image to image", "a blue house")
     assert record.settings["method"] == "image to image" and record.settings["strength"] == 0.6
 
     go(page, "chat")

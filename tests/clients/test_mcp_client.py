@@ -141,7 +141,7 @@ def test_a_call_that_is_cancelled_over_stdio_frees_the_model_for_the_next(tmp_pa
         ("draw", {"prompt": PROMPT, "n": 999}, "1 to 16"),
         ("draw", {"prompt": PROMPT, "size": "0x0"}, "not a size"),
         ("draw", {"prompt": PROMPT, "model": "../tiny-a"}, "no model called"),
-        ("draw", {"prompt": PROMPT, "model": "janus-pro-7b"}, "not on this computer"),
+        ("draw", {"prompt": PROMPT, "model": "janus-pro-7b"}, "not on this machine"),
         ("draw", {}, "prompt: it is missing"),
         ("rank", {"prompt": PROMPT, "images": []}, "no pictures"),
         ("rank", {"prompt": PROMPT, "images": ["x"] * 17}, "at most 16"),

@@ -19,7 +19,7 @@ DESCRIPTIONS = {
     "guidance": "How closely to follow the prompt, 1 to 20. Left out: the model's usual value.",
     "guidance_interval": "The part of the drawing in which guidance acts, [start, end], each 0 to 1; for models that "
     "draw in steps. Left out: the model's usual one.",
-    "temperature": "0 to 2; 0 always takes the likeliest token. Left out: the model's usual value.",
+    "temperature": "0 to 2; 0 always takes the most likely token. Left out: the model's usual value.",
     "steps": "For models that draw in steps, 1 to 250. Left out: the model's usual number.",
     "solver": f"For models that draw in steps, one of {', '.join(SOLVERS)}. Left out: the model's usual one.",
     "turbo": "true: the same picture in fewer, larger passes, for models that draw in rows.",

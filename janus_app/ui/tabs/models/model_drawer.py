@@ -39,6 +39,7 @@ FOLDER = "(folder)"  # translates the texts of a checkpoint folder that is in no
 HEAD = (
     '<div class="drawer-head"><h2>{title}</h2>'
     '<button type="button" class="icon" data-janus="drawer" aria-label="{close}">✕</button></div>'
+    '<p class="about">{about}</p>'
 )
 
 
@@ -128,7 +129,11 @@ class ModelHandlers:
     def opened(self, request: gr.Request) -> Updates:
         language = self.page.language(request)
         say = self.page.texts.say
-        head = HEAD.format(title=escape(say("model", language)), close=escape(say("close", language), quote=True))
+        head = HEAD.format(
+            title=escape(say("model", language)),
+            close=escape(say("close", language), quote=True),
+            about=escape(say("about_janus", language)),
+        )
         welcome = welcome_html(self.page, language, self.judged)
         return {
             self.drawer.head: head,
