@@ -13,7 +13,7 @@ import gradio as gr
 import pytest
 import yaml
 
-from janus_app.errors import AppError
+from janus_app.errors import AppError, Message
 from janus_app.hub import Hub
 from janus_app.outputs.library import library
 from janus_app.outputs.metadata import read_metadata
@@ -23,7 +23,7 @@ from janus_app.outputs.votes import Tally, Votes
 from janus_app.registry.catalog import load_catalog
 from janus_app.registry.types import Variant
 from janus_app.runtime.session import ModelSession
-from janus_app.types import GenerateRequest, Notice, drain
+from janus_app.types import GenerateRequest, Notice, Progress, drain
 from janus_app.ui.assets import script
 from janus_app.ui.common.help import KEYS, help_html
 from janus_app.ui.common.saved_images import SavedImages
@@ -169,13 +169,15 @@ def sides_of(session: ModelSession, *names: str, **settings: Any) -> tuple[Side,
 
 def both(session: ModelSession, sides: tuple[Side, Side], folder: Path) -> tuple[list[DrawnSide], list[str]]:
     steps = list(draw_sides(session, sides, OutputStore(folder)))
-    notes = [step.text for step in steps if isinstance(step, Notice)]
-    return [step for step in steps if isinstance(step, DrawnSide)], notes
+    assert not [step for step in steps if isinstance(step, Notice)], "a notice stays when the load is over"
+    told = [step.detail for step in steps if isinstance(step, Progress) and isinstance(step.detail, Message)]
+    loads = [message.code for message in told if message.code.startswith("compare_loading")]
+    return [step for step in steps if isinstance(step, DrawnSide)], list(dict.fromkeys(loads))
 
 
 def test_two_settings_of_one_model_need_no_load(session: ModelSession, tmp_path: Path) -> None:
-    shots, notes = both(session, sides_of(session, "janus-embedded", "janus-embedded", temperature=0.2), tmp_path)
-    assert not notes
+    shots, loads = both(session, sides_of(session, "janus-embedded", "janus-embedded", temperature=0.2), tmp_path)
+    assert not loads
     assert [(s.side, s.picture.metadata.seed, s.picture.metadata.settings["temperature"]) for s in shots] == [
         (0, 3, 1.0),
         (1, 3, 0.2),
@@ -184,10 +186,10 @@ def test_two_settings_of_one_model_need_no_load(session: ModelSession, tmp_path:
 
 def test_loaded_model_draws_first_and_is_loaded_again(session: ModelSession, tmp_path: Path) -> None:
     pytest.importorskip("diffusers")
-    shots, notes = both(session, sides_of(session, "janusflow-embedded", "janus-embedded"), tmp_path)
+    shots, loads = both(session, sides_of(session, "janusflow-embedded", "janus-embedded"), tmp_path)
     assert [shot.side for shot in shots] == [1, 0], "one switch and one way back"
     assert [read_metadata(shot.picture.file).model for shot in shots] == ["janus-embedded", "janusflow-embedded"]
-    assert len(notes) == 2 and "Loading" in notes[-1]
+    assert loads == ["compare_loading_side", "compare_loading_again"], "said as long as each load takes"
     assert session.variant is not None and session.variant.id == "janus-embedded"
 
 

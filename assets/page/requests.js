@@ -101,10 +101,29 @@ const listen = async (request) => {
   };
   return new Response(new ReadableStream({ start: (out) => void start(out) }), first);
 };
+// The server answers questions outside of the queue in any order. For each component the newest question counts: of an
+// answer that comes later than that of a newer one, what the newer one has answered already is left out.
+let questions = 0;
+const answered = new Map(); // id of a component: the number of the newest question with an answer for it
+const AS_IT_IS = { __type__: "update" };
+const ask = async (...request) => {
+  const number = ++questions, answer = await browserFetch(...request);
+  const { outputs } = window.gradio_config.dependencies.find(({ id }) => id === JSON.parse(request[1].body).fn_index) ?? {};
+  if (!answer.ok || !outputs) return answer;
+  const content = await answer.json();
+  content.data = content.data?.map((value, place) => {
+    if (value?.__type__ === "update" && Object.keys(value).length === 1) return value;
+    if (answered.get(outputs[place]) > number) return AS_IT_IS;
+    answered.set(outputs[place], number);
+    return value;
+  });
+  return Response.json(content, { status: answer.status });
+};
 
 window.fetch = async (...request) => {
   if (request[0] instanceof Request && /\/queue\/data\?/.test(request[0].url)) return listen(request[0]);
   if (/\/queue\/join\?/.test(String(request[0]))) return join(...request);
+  if (/\/run\/[^/]*$/.test(String(request[0]))) return ask(...request);
   if (/\/upload$/.test(String(request[0]))) return upload(...request);
   if (request.length === 1 && /^[^?]*\/file=/.test(String(request[0]))) return served(String(request[0]));
   const stops = /\/(cancel|reset)$/.test(String(request[0])) ? 1 : 0;

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from contextlib import closing
 from dataclasses import dataclass, replace
 
@@ -10,7 +10,7 @@ from janus_app.errors import AppError, Message
 from janus_app.outputs.store import OutputStore, StoredImage
 from janus_app.registry.types import Variant
 from janus_app.runtime.face import Session
-from janus_app.types import Event, Finished, GenerateRequest, Notice, Started
+from janus_app.types import Event, Finished, GenerateRequest, Progress, Started
 
 
 @dataclass(frozen=True)
@@ -56,8 +56,8 @@ def draw_sides(
     for number in order:
         side = sides[number]
         if session.variant is None or session.variant.id != side.variant.id:
-            yield Notice(Message("compare_loading_side", title=side.variant.title))
-            yield from session.load(session.catalog.name_of(side.variant))
+            why = Message("compare_loading_side", title=side.variant.title)
+            yield from _load(session, session.catalog.name_of(side.variant), why)
         with closing(session.run(side.request)) as events:
             for event in events:
                 if isinstance(event, Started) and event.provenance.variant_id != side.variant.id:
@@ -68,9 +68,16 @@ def draw_sides(
                     yield event
         yield drawn[-1]
     if before is not None and session.variant is not None and session.variant.id != before.id:
-        yield Notice(Message("compare_loading_again", title=before.title))
-        yield from session.load(session.catalog.name_of(before), was.device, was.precision)
+        why = Message("compare_loading_again", title=before.title)
+        yield from _load(session, session.catalog.name_of(before), why, was.device, was.precision)
     return sorted(drawn, key=lambda one: one.side)
+
+
+def _load(session: Session, name: str, why: Message, *place: str) -> Iterator[Event]:
+    """Load a model, and say for what as long as it takes: notices would stay when it is over."""
+    yield Progress("read", 0, 0, detail=why)
+    for event in session.load(name, *place):
+        yield replace(event, detail=event.detail or why) if isinstance(event, Progress) else event
 
 
 def vote_key(side: Side) -> str:

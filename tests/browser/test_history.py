@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from janus_app.outputs.metadata import read_metadata
 from janus_app.outputs.store import OutputStore, save_png
 from janus_app.types import Finished, GenerateRequest, drain
 from tests.browser.conftest import WATCH
-from tests.browser.steps import choose_branch, go, menu, open_settings, say, settle, wait_done
+from tests.browser.steps import choose_branch, go, menu, open_settings, say, settle, until, wait_done
 from tests.page_server import Served, serve
 from tests.samples import METADATA
 
@@ -128,6 +129,36 @@ def test_conversation_and_picture_survive_a_restart(enter: Any, tmp_path: Path) 
         assert stored(second) == []
 
 
+def asked(request: Any, served: Served) -> str:
+    """The name of the handler that a request outside of the queue asks; "" for other requests."""
+    name: str = served.demo.fns[request.post_data_json["fn_index"]].name if "/run/" in request.url else ""
+    return name
+
+
+# Whether anything fits a selector at any moment from now on.
+SIGHTINGS = """place => {
+  const look = () => { window.sighted ||= Boolean(document.querySelector(place)); };
+  new MutationObserver(look).observe(document.body, {subtree: true, childList: true});
+}"""
+
+
+@contextmanager
+def late_answer(page: Any, served: Served, handler: str) -> Iterator[list[Any]]:
+    """Hold the next answer of a handler back until the end of the block."""
+    held: list[Any] = []
+
+    def hold(route: Any) -> None:
+        if asked(route.request, served) == handler and not held:
+            held.extend((route, route.fetch()))
+        else:
+            route.continue_()
+
+    page.route("**/run/*", hold)
+    yield held
+    held[0].fulfill(response=held[1])
+    page.unroute("**/run/*")
+
+
 def keep_drawn(served: Served, prompt: str, seed: int) -> Path:
     """Draw a picture without the page and save it in the outputs folder."""
     request = GenerateRequest(prompt, seed=seed)
@@ -140,10 +171,18 @@ def test_history_picture_can_be_marked_saved_discussed_and_redrawn(enter: Any, t
     with serve(tmp_path) as served:
         kept = keep_drawn(served, "a red circle", 5)
         page = enter(served)
-        go(page, "history")
-        loaded(page, "#history-runs")
-        page.fill("#history-words input", "blue")
-        page.wait_for_selector("#history-blank .empty:has-text('Nothing fits')")
+        with late_answer(
+            page, served, "here"
+        ) as held:  # the list that the tab opens with comes after what was searched for
+            go(page, "history")
+            until(lambda: held, page, lambda: "the list is not asked for")
+            page.fill("#history-words input", "blue")
+            page.wait_for_selector("#history-blank .empty:has-text('Nothing fits')")
+            page.evaluate(SIGHTINGS, "#history-runs .tile")
+        with page.expect_response(lambda response: asked(response.request, served) == "from_start"):
+            page.fill("#history-words input", "green")
+        settle(page)
+        assert not page.evaluate("window.sighted"), "an older answer took the place of the newer one"
         page.fill("#history-words input", "RED circle")
         page.locator("#history-runs .tile").first.focus()
         page.keyboard.press("Enter")

@@ -14,10 +14,10 @@ from janus_app.ui.context import PageContext
 ROOT = "page-root:"  # stands for the address of the page, which the browser knows
 # The template of a gr.HTML with pictures. Gradio evaluates it in the browser.
 ADDRESSED = "${(value || '').replaceAll('" + ROOT + "', (window.gradio_config?.root ?? '').replace(/\\/$/, ''))}"
-# The script of a gr.HTML with pictures: it reports the number of the picture that was clicked.
+# The script of a gr.HTML with pictures: it reports the number, and the name if any, of the picture that was clicked.
 PICKED = """element.addEventListener("click", (event) => {
-  const picture = event.target.closest("[data-picture]");
-  if (picture) trigger("select", { picture: Number(picture.dataset.picture) });
+  const picture = event.target.closest("[data-picture]")?.dataset;
+  if (picture) trigger("select", { picture: Number(picture.picture), name: picture.name ?? "" });
 });"""
 
 
@@ -60,17 +60,19 @@ def tile(
     line: str = "",
     current: bool = False,
     mark: str = "",
+    name: str = "",
 ) -> str:
     """A small picture that can be chosen.
 
     `thumbnail` and `full` are addresses, `size` is (width, height) of the whole picture in pixels, `line` stands below
-    it, and `mark` ("★") before that.
+    it, and `mark` ("★") before that. The script PICKED reports `name` when the picture is clicked.
     """
     here = ' aria-current="true"' if current else ""
+    called = f' data-name="{escape(name, quote=True)}"' if name else ""
     words = f'<span class="line">{escape(f"{mark} {line}".strip())}</span>' if line or mark else ""
     return (
         f'<li><button type="button" class="tile" data-picture="{number}" data-full="{escape(full, quote=True)}" '
-        f'data-width="{size[0]}" data-height="{size[1]}" title="{escape(line, quote=True)}"{here}>'
+        f'data-width="{size[0]}" data-height="{size[1]}" title="{escape(line, quote=True)}"{called}{here}>'
         f'<img src="{escape(thumbnail, quote=True)}" alt="{escape(alt, quote=True)}" width="{size[0]}" '
         f'height="{size[1]}" loading="lazy" decoding="async"></button>{words}</li>'
     )

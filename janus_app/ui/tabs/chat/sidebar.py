@@ -65,20 +65,18 @@ class SidebarHandlers:
             side.more: gr.update(visible=len(found) > limit),
         }
 
-    def rename(self, values: Values, request: gr.Request, event: gr.EventData) -> Updates:
+    def rename(self, request: gr.Request, event: gr.EventData) -> None:
         try:
             self.store.rename(str(event.id), str(event.title))
         except AppError as error:
             gr.Warning(error.text(self.page.language(request)))
-        return self.listing(values, request)
 
-    def remove(self, values: Values, request: gr.Request, event: gr.EventData) -> Updates:
+    def remove(self, request: gr.Request, event: gr.EventData) -> None:
         """Delete a conversation that is not the open one."""
         try:
             self.store.delete(str(event.id))
         except AppError as error:
             gr.Warning(error.text(self.page.language(request)))
-        return self.listing(values, request)
 
     def exported(self, values: Values, request: gr.Request, event: gr.EventData) -> str | None:
         """The branch on view of the open conversation, or the last one of another, as a file."""
@@ -151,7 +149,8 @@ def wire(handlers: SidebarHandlers, browser: BrowserDownload) -> None:
     outputs = {side.search, handlers.conversation}
     attach(side.search.change, handlers.search, outputs, {side.limit, *listed}, **QUICK)
     attach(side.more.click, handlers.more, {side.limit, *outputs}, {side.limit, *listed}, **QUICK)
-    attach(side.rows.rename, handlers.rename, {side.limit, *outputs}, listed, **NOTIFYING)
-    attach(side.rows.remove, handlers.remove, {side.limit, *outputs}, listed, **NOTIFYING)
+    for event, change in ((side.rows.rename, handlers.rename), (side.rows.remove, handlers.remove)):
+        changed = attach(event, change, None, None, **NOTIFYING)
+        attach(changed.then, handlers.listing, {side.limit, *outputs}, listed, **QUICK)
     exported = attach(side.rows.export, handlers.exported, {handlers.conversation}, browser.file, **NOTIFYING)
     exported.then(None, browser.file, None, js=DOWNLOAD)

@@ -65,7 +65,8 @@ def filters(page: PageContext) -> Filters:
 class Listing:
     """The pictures found, one page at a time.
 
-    `names` holds the names of the pictures on the page, `first` the number of the first of them (from 0).
+    `first` holds the number of the first of them (from 0). It is a hidden component and no State: the browser keeps
+    what belongs to the newest question, in whichever order the server answers.
     """
 
     count: gr.HTML
@@ -74,13 +75,11 @@ class Listing:
     download: gr.Button
     blank: gr.HTML
     runs: gr.HTML
-    names: gr.State
-    first: gr.State
+    first: gr.Number
 
     @property
     def all(self) -> set[Any]:
-        parts = {self.count, self.newer, self.older, self.download, self.blank}
-        return {*parts, self.runs, self.names, self.first}
+        return set(vars(self).values())
 
 
 def paging(page: PageContext) -> tuple[gr.HTML, gr.Button, gr.Button, gr.Button]:
@@ -99,7 +98,8 @@ def listing(page: PageContext, paging: tuple[gr.HTML, gr.Button, gr.Button, gr.B
     with gr.Column(scale=6, min_width=300, elem_classes="results"):
         blank = gr.HTML(elem_id="history-blank", padding=False)
         runs = gr.HTML(elem_id="history-runs", html_template=ADDRESSED, js_on_load=PICKED)
-    return Listing(*paging, blank, runs, gr.State([]), gr.State(0))
+        first = gr.Number(0, precision=0, visible="hidden", elem_id="history-first", label="history-first")
+    return Listing(*paging, blank, runs, first)
 
 
 @dataclass(frozen=True)

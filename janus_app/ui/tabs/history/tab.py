@@ -76,7 +76,6 @@ class HistoryHandlers:
         line = say("found", language, low=first + 1, high=first + len(shown), total=len(items)) if shown else ""
         return {
             listing.runs: self._runs(shown, language),
-            listing.names: [item.name for item in shown],
             listing.first: first,
             listing.count: message(line, "done"),
             listing.newer: gr.update(interactive=first > 0),
@@ -105,17 +104,25 @@ class HistoryHandlers:
             whole = small
         words = description(file) or record.prompt
         mark = STAR * item.favourite
-        return tile(number, address(small), address(whole), words, record.size, line=mark + seed(seed=record.seed))
+        return tile(
+            number,
+            address(small),
+            address(whole),
+            words,
+            record.size,
+            line=mark + seed(seed=record.seed),
+            name=item.name,
+        )
 
     def _blank(self, language: str) -> str:
         say = self.page.texts.say
         hint = "history_none_found" if self.gallery.find() else "history_empty"
         return empty(say("history_empty_title", language), say(hint, language))
 
-    def open(self, values: Values, request: gr.Request, event: gr.EventData) -> Updates:
-        names, language = values[self.listing.names], self.page.language(request)
+    def open(self, request: gr.Request, event: gr.EventData) -> Updates:
+        language = self.page.language(request)
         try:
-            return self._show(names[min(int(event.picture), len(names) - 1)], language)
+            return self._show(str(event.name), language)
         except AppError as error:
             gr.Warning(error.text(language))
             return self.panel.closed()
@@ -146,13 +153,13 @@ class HistoryHandlers:
     def mark(self, values: Values, request: gr.Request) -> Updates:
         """Make the opened picture a favourite, or make it none."""
         now: Opened = values[self.panel.opened]
-        language, shown = self.page.language(request), Updates()
+        language = self.page.language(request)
         try:
             self.gallery.set_favourite(now.name, not now.favourite)
-            shown = self._show(now.name, language)
+            return self._show(now.name, language)
         except AppError as error:
             gr.Warning(error.text(language))
-        return {**shown, **self.here(values, request)}
+            return gr.skip()
 
     def ask_delete(self, values: Values, request: gr.Request) -> Updates:
         name = values[self.panel.opened].name
@@ -167,7 +174,7 @@ class HistoryHandlers:
             self.gallery.delete(values[self.panel.opened].name)
         except AppError as error:
             gr.Warning(error.text(self.page.language(request)))
-        return {**self.panel.closed(), **self.here(values, request)}
+        return self.panel.closed()
 
     def pack(self, values: Values) -> Path:
         """All pictures found, as a zip file. Raises AppError if there are none."""
@@ -205,12 +212,12 @@ def wire(handlers: HistoryHandlers, tab: gr.Tab, browser: BrowserDownload, furth
         attach(event, handlers.from_start, filters.all, listing.all, **QUICK)
     attach(listing.newer.click, handlers.newer, here, listing.all, **QUICK)
     attach(listing.older.click, handlers.older, here, listing.all, **QUICK)
-    opened = attach(listing.runs.select, handlers.open, {listing.names}, panel.all, **NOTIFYING)
+    opened = attach(listing.runs.select, handlers.open, None, panel.all, **NOTIFYING)
     opened.then(None, None, None, js=SCROLL_TO_OPENED)
     attach(opened.then, further.cleared, None, further.all, **QUICK)
-    change = {panel.opened, *here}, panel.all | listing.all
-    attach(panel.star.click, handlers.mark, *change, **NOTIFYING)
+    for button, change in ((panel.star, handlers.mark), (panel.delete_yes, handlers.delete)):
+        changed = attach(button.click, change, {panel.opened}, panel.all, **NOTIFYING)
+        attach(changed.then, handlers.here, here, listing.all, **QUICK)  # as the filters are by then
     attach(panel.delete.click, handlers.ask_delete, {panel.opened}, {panel.sure, panel.question}, **QUICK)
     attach(panel.delete_no.click, handlers.keep, None, {panel.sure}, **QUICK)
-    attach(panel.delete_yes.click, handlers.delete, *change, **NOTIFYING)
     download(handlers.page, listing.download.click, handlers.pack, filters.all, browser)
