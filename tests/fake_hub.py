@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 REPO = "test-owner/tiny-janus"
-SECOND = "test-owner/tiny-vae"  # its files are those of the server's whose path starts with "second/"
+SECOND = "test-owner/tiny-vae"  # the files of the second repository are those whose path starts with "second/"
 REVISION = "0123456789abcdef0123456789abcdef01234567"
 LARGE = 100_000
 STEP = 16_384
@@ -66,10 +66,11 @@ class Fault:
 
 
 class FakeHub:
-    """Serves one repository at one revision until closed."""
+    """Serves two repositories, REPO and `second`, at one revision until closed."""
 
-    def __init__(self, files: dict[str, bytes]) -> None:
+    def __init__(self, files: dict[str, bytes], second: str = SECOND) -> None:
         self.files = dict(files)
+        self.second = second
         self.sent = 0
         self.resent = 0
         self.most_at_once = 0
@@ -166,11 +167,11 @@ class _Handler(BaseHTTPRequestHandler):
             self._refuse(404, "")
             return
         repo, revision, path = match.groups()
-        path = f"second/{path}" if repo == SECOND else path
+        path = f"second/{path}" if repo == hub.second else path
         fault = hub.take(path, self.command) if self.command == "HEAD" else Fault()
         if fault.status:
             self._refuse(fault.status, fault.code, fault.retry_after)
-        elif repo not in (REPO, SECOND):
+        elif repo not in (REPO, hub.second):
             self._refuse(404, "RepoNotFound")
         elif revision != REVISION:
             self._refuse(404, "RevisionNotFound")

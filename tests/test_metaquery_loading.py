@@ -125,10 +125,15 @@ def test_a_folder_is_recognised_and_known_parts_can_be_fetched(tmp_path: Path) -
     catalog = load_catalog()
     found = catalog.resolve(str(GOLDEN / "ckpt_qwen25vl_sana"))
     assert (found.family, found.size, dict(found.components)) == ("metaquery", (128, 128), {})
-    known = catalog["metaquery-l"].components
-    folder = checkpoint(tmp_path, mllm_id=known["mllm"].repo, diffusion_model_id=known["diffusion"].repo, input_size=16)
-    shutil.rmtree(tmp_path / "components")
-    assert catalog.resolve(str(folder)).components == known
+    for name in (
+        "metaquery-l",
+        "metaquery-xl",
+    ):  # the second's language model is UniPic2's too, which needs its weights
+        known = catalog[name].components
+        ids = {"mllm_id": known["mllm"].repo, "diffusion_model_id": known["diffusion"].repo}
+        folder = checkpoint(tmp_path / name, **ids, input_size=16)
+        shutil.rmtree(tmp_path / name / "components")
+        assert catalog.resolve(str(folder)).components == known
 
 
 def test_rows_without_public_weights_say_so() -> None:

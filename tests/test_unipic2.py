@@ -20,7 +20,8 @@ from janus_app.hub import Hub
 from janus_app.models.unipic2.family import FAMILY
 from janus_app.outputs.metadata import metadata_of, request_of
 from janus_app.registry.catalog import load_catalog
-from janus_app.registry.checkpoint_folder import variant_of_folder
+from janus_app.registry.checkpoint_folder import variant_of_folder, with_own_components
+from janus_app.registry.types import File
 from janus_app.runtime.fit import plan_load
 from janus_app.runtime.offload import dispatch
 from janus_app.runtime.session import ModelSession
@@ -28,6 +29,7 @@ from janus_app.types import ChatRequest, EditRequest, Finished, GenerateRequest,
 from janus_app.workflows.export import export
 from tests.conftest import GOLDEN as JANUS
 from tests.conftest import loaded
+from tests.fake_hub import REVISION, FakeHub
 from tests.test_unipic2_parity import GOLDEN, model
 
 CHECKPOINT = GOLDEN / "ckpt_tiny"
@@ -194,6 +196,51 @@ def test_a_missing_language_model_is_named_with_the_place_to_put_it(folder: Path
     with pytest.raises(AppError, match=r"Qwen/Qwen2\.5-VL-7B-Instruct") as refused:
         loaded(folder)
     assert refused.value.code == "component_missing"
+
+
+def test_a_row_of_the_users_own_files_fetches_a_language_model_only_where_they_have_none(folder: Path) -> None:
+    catalog = load_catalog()
+    mine = replace(catalog["unipic2-metaquery-flash"], folder=folder)
+    assert mine.user_supplied and with_own_components(mine, catalog.values()).download_bytes == 0
+    shutil.rmtree(folder.parent / "components")
+    assert with_own_components(mine, catalog.values()).download_bytes == mine.download_bytes > 16e9
+
+
+def test_a_language_model_that_is_nowhere_on_disk_is_fetched_as_the_manifest_says(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the real client, from a Hub on the loopback, once and whole; then the model draws and answers."""
+    for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "HF_HUB_OFFLINE"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.lower(), raising=False)
+    language = (folder.parent / "components").rename(folder.parent / "published") / "Qwen2.5-VL-tiny-Instruct"
+    published = {f"second/{file.name}": file.read_bytes() for file in language.iterdir()}
+    catalog = load_catalog()
+    row = catalog["unipic2-metaquery-9b"]
+    found = catalog.resolve(str(folder))
+    assert found.components == row.components and found.components["mllm"].repo == "Qwen/Qwen2.5-VL-7B-Instruct"
+    named = {file.path for file in row.components["mllm"].files}
+    assert {"config.json", "tokenizer.json", "preprocessor_config.json", "model.safetensors.index.json"} <= named
+    tiny = replace(
+        row.components["mllm"], revision=REVISION, files=tuple(File(file.name) for file in language.iterdir())
+    )
+    for known in list(catalog.values()):
+        if "mllm" in known.components:
+            catalog.include(replace(known, components={**known.components, "mllm": tiny}))
+    with FakeHub(published, second=tiny.repo) as server:
+        hub = Hub(folder.parent / "cache", server.endpoint, data=folder.parent / "data", reserve=0)
+        session = ModelSession(catalog, hub)
+        events = list(session.load(str(folder), "cpu"))
+        assert any(isinstance(event, Progress) and event.stage == "download" for event in events)
+        assert {path.split("/resolve/")[0] for _, path, _ in server.requests if "/resolve/" in path} == {
+            f"/{tiny.repo}"
+        }
+        drawn = session.result(GenerateRequest("a fox", steps=1, size=(32, 32), guidance=1.0, seed=5))
+        sent = server.sent
+        drain(ModelSession(catalog, hub).load(str(folder), "cpu"))
+        assert server.sent == sent, "the files in the cache are used"
+    plain = finish(GenerateRequest("a fox", steps=1, size=(32, 32), guidance=1.0, seed=5))
+    assert difference(drawn.pictures[0].image, plain.pictures[0].image) == 0
 
 
 def change(file: Path, **fields: Any) -> None:

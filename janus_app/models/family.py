@@ -30,8 +30,8 @@ class CheckpointFacts:
     size: (width, height) in pixels of the pictures it draws. context: tokens it was trained to hold. edit_methods:
     empty for those that every checkpoint of the family has. roles: "words" or "tokens", "" as processor_config.json has
     it.
-    components: repositories that config.json names, by role. weights_elsewhere: whether the folder may be without
-    weights, because it names another one that has them.
+    components: repositories that it needs, by role, "" for one that is in the folder. weights_elsewhere: whether the
+    folder may be without weights, because it names another one that has them.
     """
 
     size: tuple[int, int]

@@ -79,7 +79,7 @@ def _described(folder: Path, known: Iterable[Variant]) -> Variant:
         parameters=sum(path.stat().st_size for path in weights) // 2,
         roles=facts.roles,
         status="A folder of your own: nothing about it has been verified here.",
-        components=_known_components(facts, known),
+        components=_known_components(facts, family.id, known),
         edit_methods=facts.edit_methods,
     )
 
@@ -96,12 +96,15 @@ def with_own_components(variant: Variant, known: Iterable[Variant]) -> Variant:
     if variant.components and not variant.user_supplied:
         return variant
     facts = get_family(variant.family).describe(folder, _read_config(folder))
-    return replace(variant, components=_known_components(facts, known)) if facts.components else variant
+    return replace(variant, components=_known_components(facts, variant.family, known)) if facts.components else variant
 
 
-def _known_components(facts: CheckpointFacts, known: Iterable[Variant]) -> dict[str, Component]:
-    """The components that can be fetched as one of the `known` variants says."""
-    rows = [row.components for row in known]
+def _known_components(facts: CheckpointFacts, family: str, known: Iterable[Variant]) -> dict[str, Component]:
+    """The components that can be fetched as one of the `known` variants says, if it can one of the same family.
+
+    Families need different files of one repository: a MetaQuery has the weights of its language model itself.
+    """
+    rows = [row.components for row in sorted(known, key=lambda row: row.family == family)]
     return {
         role: row[role]
         for role, repo in facts.components.items()

@@ -38,7 +38,7 @@ def describe(folder: Path, config: Mapping[str, Any]) -> CheckpointFacts:
         context=Fields("config", config).whole("context", 4096, high=1 << 24),
         settings={**SETTINGS, "guidance": Setting(guidance, 1.0, 10.0, 0.05), "steps": Setting(steps, 1, MAX_STEPS, 1)},
         edit_methods=METHODS if image.values.get("edits") is True else METHODS[1:],
-        components={AUTOENCODER: repo} if isinstance(repo := image.values.get(AUTOENCODER), str) else {},
+        components={AUTOENCODER: repo if isinstance(repo := image.values.get(AUTOENCODER), str) else ""},
         weights_elsewhere=config.get("base") is not None,
     )
 

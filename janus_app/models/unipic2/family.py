@@ -53,10 +53,10 @@ def describe(folder: Path, config: Mapping[str, Any]) -> CheckpointFacts:
     }
     try:
         language_folder(folder)
-        components = {}  # it is here, under whichever name
+        language = ""  # it is here, under whichever name
     except AppError:
-        components = {"mllm": LANGUAGE_MODEL}
-    return CheckpointFacts((width, height), _CONTEXT, {**_SETTINGS, **sides}, components=components)
+        language = LANGUAGE_MODEL
+    return CheckpointFacts((width, height), _CONTEXT, {**_SETTINGS, **sides}, components={"mllm": language})
 
 
 def build(config: Mapping[str, Any]) -> nn.Module:
