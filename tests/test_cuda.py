@@ -121,7 +121,7 @@ def work(session: ModelSession, asked: list[Request], cards: PretendedCards | No
 def on_the_cpu(family: str, precision: str) -> Seen:
     with pytest.MonkeyPatch.context() as patch:
         for module in (linear, llama):  # a processor's own ways in bfloat16 round differently
-            patch.setattr(module, "bfloat16_is_emulated", lambda: False)
+            patch.setattr(module, "has_bfloat16_instructions", lambda: None)
         return work(session(family, "cpu", precision), requests(family, WARMTH[precision]))
 
 

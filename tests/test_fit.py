@@ -201,7 +201,18 @@ def test_missing_bitsandbytes_is_never_recommended(monkeypatch: pytest.MonkeyPat
 def test_memory_of_the_replaced_model_counts_as_free(monkeypatch: pytest.MonkeyPatch) -> None:
     free_everywhere(monkeypatch, 1e9)
     assert plan_load(SEVEN, device="cpu").best is None
-    assert plan_load(SEVEN, device="cpu", freed={"cpu": int(40e9)}).choose("auto").precision == "fp32"
+    assert plan_load(SEVEN, device="cpu", freed={"cpu": int(40e9)}).best is not None
+
+
+@pytest.mark.parametrize(("instructions", "expected"), [(True, "bf16"), (False, "fp32"), (None, "fp32")])
+def test_a_cpu_loads_a_large_model_in_bfloat16_where_it_multiplies_that(
+    instructions: bool | None, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("janus_app.runtime.fit.has_bfloat16_instructions", lambda: instructions)
+    free_everywhere(monkeypatch, 40e9)
+    options = plan_load(SEVEN, device="cpu")
+    assert options.choose("auto").precision == expected and f"{expected} needs" in str(options.message)
+    assert plan_load(CATALOG.default(), device="cpu").choose("auto").precision == "fp32"
 
 
 def test_damaged_config_of_a_users_folder_is_an_error_and_a_downloaded_one_is_estimated(tmp_path: Path) -> None:
@@ -225,7 +236,7 @@ def test_models_of_unknown_shape_are_estimated_by_their_parameters(monkeypatch: 
     stranger: Variant = replace(SEVEN, repo="somebody/else", memory={}, parameters=10**9)
     free_everywhere(monkeypatch, 10e9)
     assert weight_bytes(stranger, "bf16") == 2 * 10**9
-    assert plan_load(stranger, device="cpu").choose("auto").precision == "fp32"
+    assert plan_load(stranger, device="cpu").best is not None
 
 
 def test_container_limit_is_the_total_memory(tmp_path: Path) -> None:

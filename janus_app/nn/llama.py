@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from janus_app.nn.fast.linear import Linear, bfloat16_is_emulated, fuse_linears
+from janus_app.nn.fast.linear import Linear, fuse_linears, has_bfloat16_instructions
 
 
 @dataclass(frozen=True)
@@ -146,7 +146,8 @@ class Cache(Protocol):
 
 def cache_dtype(device: torch.device, dtype: torch.dtype) -> torch.dtype:
     """The dtype of cached keys and values: float32 where a processor would convert bfloat16 at every use."""
-    return torch.float32 if dtype == torch.bfloat16 and device.type == "cpu" and bfloat16_is_emulated() else dtype
+    emulated = dtype == torch.bfloat16 and device.type == "cpu" and has_bfloat16_instructions() is False
+    return torch.float32 if emulated else dtype
 
 
 def causal_attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None) -> Tensor:

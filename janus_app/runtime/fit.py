@@ -27,6 +27,7 @@ from janus_app.formatting import size_text
 from janus_app.models.common.memory import BytesPerElement, Job, Peak
 from janus_app.models.family import Family
 from janus_app.models.registry import find_config, get_family
+from janus_app.nn.fast.linear import has_bfloat16_instructions
 from janus_app.nn.llama import cache_dtype
 from janus_app.paths import ASSETS
 from janus_app.registry.types import Variant
@@ -196,10 +197,16 @@ def plan_load(
     return LoadOptions(variant.title, tuple(sorted(plans, key=lambda plan: plan.rank or (9,))))
 
 
-def _rank(precision: str, placement: Placement) -> tuple[int, ...] | None:
-    """The order of "auto": full precision on one device, then on all cards, then quantized, main memory last."""
+def _rank(precision: str, placement: Placement, large: bool) -> tuple[int, ...] | None:
+    """The order of "auto": full precision on one device, then on all cards, then quantized, main memory last.
+
+    On a CPU a large model is in bfloat16 first where the processor multiplies that: a token takes as long as reading
+    the weights.
+    """
     if placement.main.type == "cpu":
-        preferred = ["fp32", "bf16", "int8", "nf4"]
+        full = ["fp32", "bf16"]
+        halves = large and has_bfloat16_instructions()
+        preferred = [*(reversed(full) if halves else full), *QUANTIZED_PRECISIONS]
     else:
         half = "fp16" if plain_dtype("nf4", placement.main) == torch.float16 else "bf16"
         preferred = [half, *QUANTIZED_PRECISIONS]
@@ -275,7 +282,11 @@ def _network(family: Family, config: str) -> torch.nn.Module:
 
 def weight_bytes(variant: Variant, precision: str, device: str = "cpu") -> int:
     """Bytes of a variant's weights as the loader keeps them on a type of device."""
-    rest, layers = _weights(_model(variant, None, None), precision, torch.device(device))
+    return _total(_model(variant, None, None), precision, torch.device(device))
+
+
+def _total(model: _Model, precision: str, device: torch.device) -> int:
+    rest, layers = _weights(model, precision, device)
     return rest + sum(layers)
 
 
@@ -293,8 +304,7 @@ def running_peak(variant: Variant, precision: str, device: torch.device, job: Jo
 
 def _peak(model: _Model, precision: str, device: torch.device, job: Job) -> Peak:
     if model.config is None:
-        bf16, _ = _weights(model, "bf16", device)
-        return Peak(0, int(bf16 * _WORK_SHARE))
+        return Peak(0, int(_total(model, "bf16", device) * _WORK_SHARE))
     family, on_cpu = model.family, device.type == "cpu"
     dtype = plain_dtype(precision, device)
     widths = BytesPerElement(
@@ -335,7 +345,7 @@ def _plan(model: _Model, precision: str, placement: Placement, job: Job, freed: 
         fits=split is not None,
         split=split or {},
         held=_held(main, rest, layers, split or {}),
-        rank=_rank(precision, placement),
+        rank=_rank(precision, placement, large=_total(model, "bf16", main) >= _SMALL_MODEL),
     )
 
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from janus_app.errors import AppError
 from janus_app.models.family import Family
-from janus_app.nn.fast.linear import Int8Linear
+from janus_app.nn.fast.linear import Int8Linear, has_bfloat16_instructions
 from janus_app.types import QUANTIZED_PRECISIONS
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -30,11 +30,11 @@ _IMPORTING = threading.RLock()  # while it is held, a package may seem absent
 
 
 def plain_dtype(precision: str, device: torch.device) -> torch.dtype:
-    """The dtype of everything that is not quantized. CPUs compute in float32 around quantized layers."""
+    """The dtype of everything that is not quantized; around quantized layers bfloat16, where the device knows it."""
     if precision in DTYPES:
         return DTYPES[precision]
     if device.type == "cpu":
-        return torch.float32
+        return torch.bfloat16 if has_bfloat16_instructions() else torch.float32
     if device.type != "cuda" or not torch.cuda.is_available():
         return torch.bfloat16
     with torch.cuda.device(device):  # the question is about the current card

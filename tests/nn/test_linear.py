@@ -14,9 +14,9 @@ from janus_app.nn.fast.linear import (
     Int8Linear,
     Linear,
     apply_linear,
-    bfloat16_is_emulated,
     chunked_product,
     fuse_int8,
+    has_bfloat16_instructions,
     int8_linear_reference,
     linear_function,
     residual_function,
@@ -68,7 +68,7 @@ def test_bfloat16_is_unpacked_for_several_rows_where_it_is_emulated(rows: int, m
     x = random(rows, 1, 15, seed=6).bfloat16()
     wanted = F.linear(x.float(), layer.weight.float(), layer.bias.float())
     for emulated, dtype in ((True, "float32" if rows >= linear.UNPACK_MIN_ROWS else "bfloat16"), (False, "bfloat16")):
-        monkeypatch.setattr(linear, "bfloat16_is_emulated", lambda emulated=emulated: emulated)
+        monkeypatch.setattr(linear, "has_bfloat16_instructions", lambda emulated=emulated: not emulated)
         with OperationRecorder() as operations:
             out = layer(x)
         assert out.dtype == torch.bfloat16 and out.shape == (rows, 1, 9)
@@ -77,19 +77,19 @@ def test_bfloat16_is_unpacked_for_several_rows_where_it_is_emulated(rows: int, m
         assert len(products) == (3 if dtype == "float32" else 1) and all(dtype in shapes for shapes in products)
 
 
-def test_emulation_of_bfloat16_is_known_only_where_pytorch_can_tell(monkeypatch: pytest.MonkeyPatch) -> None:
-    ask = bfloat16_is_emulated.__wrapped__
+def test_bfloat16_instructions_are_known_only_where_pytorch_can_tell(monkeypatch: pytest.MonkeyPatch) -> None:
+    ask = has_bfloat16_instructions.__wrapped__
     monkeypatch.setattr("platform.machine", lambda: "x86_64")
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False, raising=False)
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False, raising=False)
-    assert ask()
+    assert ask() is False
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: True)
-    assert not ask()
+    assert ask() is True
     monkeypatch.delattr(torch.cpu, "_is_amx_tile_supported")
     monkeypatch.delattr(torch.cpu, "_is_avx512_bf16_supported")
-    assert not ask()
+    assert ask() is None
     monkeypatch.setattr("platform.machine", lambda: "arm64")
-    assert not ask()
+    assert ask() is None
 
 
 def test_chunks_make_the_whole_product(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -154,13 +154,24 @@ def test_int8_with_few_rows_rounds_less_than_int8_inputs_would() -> None:
     assert relative_error(layer(x), wanted) < relative_error(int8_inputs, wanted)
 
 
-def test_int8_with_many_rows_or_without_the_kernel_unpacks_the_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("instructions", "error"), [(True, 3e-3), (False, 1e-6), (None, 1e-6)])
+def test_int8_with_many_rows_or_without_the_kernel_unpacks_the_weights(
+    instructions: bool | None, error: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To bfloat16, whose eight bits hold all of them, where the processor multiplies it; else to float32."""
+    monkeypatch.setattr(linear, "has_bfloat16_instructions", lambda: instructions)
+    monkeypatch.setattr(linear, "UNPACK_CHUNK", 7 * 512)  # chunks that do not divide the rows
     layer, x = int8_layer(300), random(MAX_DECODE_ROWS + 1, 512, seed=9)
     wanted = int8_linear_reference(layer, x)
-    monkeypatch.setattr(linear, "UNPACK_CHUNK", 7 * 512)  # chunks that do not divide the rows
-    torch.testing.assert_close(layer(x), wanted, atol=1e-4, rtol=1e-5)
+    few = linear.INT8_KERNEL_MAX_ROWS + 1 if instructions else MAX_DECODE_ROWS + 1
+    for rows in (few - 1, few, len(x)):
+        with OperationRecorder() as operations:
+            out = layer(x[:rows])
+        assert relative_error(out, wanted[:rows]) < (error if rows >= few else 3e-3)
+        by_kernel = any("_weight_int8pack_mm" in name for name, _ in operations.seen)
+        assert by_kernel == (rows < few)
     monkeypatch.setattr(linear, "has_int8_kernel", lambda: False)
-    torch.testing.assert_close(layer(x[:2]), wanted[:2], atol=1e-4, rtol=1e-5)
+    assert relative_error(layer(x[:2]), wanted[:2]) < error
 
 
 @pytest.mark.parametrize("in_size", [16, 48, 72, 172])

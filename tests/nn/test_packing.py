@@ -33,21 +33,26 @@ def pack_everything(model: JanusModel, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("PACK_MIN_WEIGHTS", "TRANSPOSE_MIN_WEIGHTS"):
         monkeypatch.setattr(linear, name, 1)
     for module in (linear, llama):
-        monkeypatch.setattr(module, "bfloat16_is_emulated", lambda: True)
+        monkeypatch.setattr(module, "has_bfloat16_instructions", lambda: False)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("rows", [(1,), (2,), (3, 1), (2, 20), (600,)])
 @pytest.mark.parametrize("biased", [False, True])
 @torch.inference_mode()
-def test_a_packed_linear_computes_what_the_plain_one_does(rows: tuple[int, ...], biased: bool) -> None:
+def test_a_packed_linear_computes_what_the_plain_one_does(
+    rows: tuple[int, ...], biased: bool, dtype: torch.dtype
+) -> None:
     source = torch.Generator().manual_seed(4)
-    weight, x = torch.randn(33, 17, generator=source), torch.randn(*rows, 17, generator=source)
-    bias = torch.randn(33, generator=source) if biased else None
-    packed, wanted = PackedLinear(weight, bias), F.linear(x, weight, bias)
-    torch.testing.assert_close(packed(x), wanted, atol=1e-5, rtol=0)
-    residual = torch.randn(wanted.shape, generator=source)
-    torch.testing.assert_close(packed.add(residual, x), residual + wanted, atol=1e-5, rtol=0)
-    assert packed.weight.is_meta and packed.weight.shape == weight.shape
+    weight, x = (torch.randn(*size, 17, generator=source).to(dtype) for size in ((33,), rows))
+    bias = torch.randn(33, generator=source).to(dtype) if biased else None
+    packed = PackedLinear(weight, bias)
+    wanted = F.linear(x.float(), weight.float(), None if bias is None else bias.float())
+    tolerance = {"atol": 1e-5, "rtol": 0} if dtype == torch.float32 else {"atol": 0.04, "rtol": 0.01}
+    torch.testing.assert_close(packed(x).float(), wanted, **tolerance)
+    residual = torch.randn(wanted.shape, generator=source).to(dtype)
+    torch.testing.assert_close(packed.add(residual, x).float(), residual + wanted, **tolerance)
+    assert packed.weight.is_meta and packed.weight.shape == weight.shape and packed.weight.dtype == packed(x).dtype
 
 
 @pytest.mark.parametrize("min_weights", [1, 1 << 20])
@@ -71,18 +76,24 @@ def test_a_widened_linear_computes_what_the_plain_one_does(
     assert len(packed) == (0 if rows <= 2 and min_weights > 1 else 1)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(
+    ("dtype", "instructions"), [(torch.float32, None), (torch.bfloat16, False), (torch.bfloat16, True)]
+)
 @torch.inference_mode()
-def test_a_packed_llama_computes_what_the_plain_one_does(dtype: torch.dtype, pack_everything: None) -> None:
+def test_a_packed_llama_computes_what_the_plain_one_does(
+    dtype: torch.dtype, instructions: bool | None, pack_everything: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """In a prefill and step by step. The state dict keeps names and shapes; the parts of fused linears are freed."""
     plain, packed = (small_llama(4, 2, fused=True).to(dtype) for _ in range(2))
     shapes = {name: tensor.shape for name, tensor in plain.state_dict().items()}
+    for module in (linear, llama):
+        monkeypatch.setattr(module, "has_bfloat16_instructions", lambda: instructions)
     pack_linears(packed)
-    kind = PackedLinear if dtype == torch.float32 else WidenedLinear
+    kind = WidenedLinear if instructions is False else PackedLinear
     assert sum(isinstance(module, kind) for module in packed.modules()) == 4 * 3
     assert {n: t.shape for n, t in packed.state_dict().items()} == shapes
     weights = [t for n, t in packed.state_dict().items() if n.endswith("proj.weight")]
-    assert all(tensor.is_meta == (dtype == torch.float32) for tensor in weights)
+    assert all(tensor.is_meta == (kind is PackedLinear) and tensor.dtype == dtype for tensor in weights)
     outs = []
     for each in (plain, packed):
         inputs = torch.randn(3, 11, 64, generator=torch.Generator().manual_seed(1)).to(dtype)
@@ -139,12 +150,13 @@ def test_layers_are_packed_only_where_that_gains(pack_everything: None, monkeypa
     monkeypatch.setattr(linear, "WIDEN_MAX_WEIGHTS", 63)
     assert not is_packed(Linear(8, 8).bfloat16())  # a float32 copy would take too much memory
     monkeypatch.setattr(linear, "WIDEN_MAX_WEIGHTS", 64)
-    monkeypatch.setattr(linear, "bfloat16_is_emulated", lambda: False)
-    assert not is_packed(Linear(8, 8).bfloat16())
+    monkeypatch.setattr(linear, "has_bfloat16_instructions", lambda: None)
+    assert not is_packed(Linear(8, 8).bfloat16())  # not known here
+    monkeypatch.setattr(linear, "has_bfloat16_instructions", lambda: True)
     monkeypatch.setattr(linear, "PACK_MIN_WEIGHTS", 65)
-    assert not is_packed(Linear(8, 8))
+    assert not is_packed(Linear(8, 8)) and not is_packed(Linear(8, 8).bfloat16())
     monkeypatch.setattr(linear, "PACK_MIN_WEIGHTS", 64)
-    assert is_packed(Linear(8, 8))
+    assert is_packed(Linear(8, 8)) and is_packed(Linear(8, 8).bfloat16())
     monkeypatch.setattr(linear, "can_pack", lambda: False)
     assert not is_packed(Linear(8, 8))
 
@@ -162,7 +174,7 @@ def test_packing_needs_x86_and_onednn(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("emulated", [False, True])
 @torch.inference_mode()
 def test_the_cache_is_float32_where_bfloat16_is_emulated(emulated: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(llama, "bfloat16_is_emulated", lambda: emulated)
+    monkeypatch.setattr(llama, "has_bfloat16_instructions", lambda: not emulated)
     assert llama.cache_dtype(CPU, torch.float16) == torch.float16
     assert llama.cache_dtype(torch.device("cuda"), torch.bfloat16) == torch.bfloat16
     model = small_llama(4, 2, fused=True).bfloat16()

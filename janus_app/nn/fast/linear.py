@@ -8,7 +8,7 @@ are faster ways to call them. benchmarks/README.md has the measurements behind t
     FusedLinear     several linears that read the same input, as one matrix: q, k and v; gate and up
     FusedQuantized  the same for bitsandbytes' int8 and nf4 on a GPU
     UnfusedLinear   the same interface where the weights cannot be one matrix (offloaded; nf4 on a CPU)
-    PackedLinear    float32 weights in oneDNN's own order (CPU)
+    PackedLinear    float32 or bfloat16 weights in oneDNN's own order (CPU)
     WidenedLinear   bfloat16 weights with a packed float32 copy, for processors without bfloat16 instructions
     Int8Linear      int8 weights with one scale a row (CPU)
 
@@ -35,6 +35,7 @@ PACK_ROWS = 32  # the number of rows oneDNN is told to pack for; the same order 
 WIDEN_MAX_WEIGHTS = 1_000_000  # bfloat16 weights up to which a float32 copy may stand beside them
 UNPACK_MIN_ROWS = 4  # bfloat16 rows from which unpacking the weights to float32 is worth it
 UNPACK_CHUNK = 1 << 20  # weights unpacked at a time: about what fits a processor's cache
+INT8_KERNEL_MAX_ROWS = 12  # inputs up to which the kernel is quicker than bfloat16 instructions after unpacking
 INT8_KERNEL_BLOCK = 16  # PyTorch's int8 kernel reads beyond the row where its length is no multiple of this
 
 LinearFunction = Callable[[Tensor], Tensor]
@@ -54,7 +55,7 @@ def apply_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tenso
         few = 1 < rows <= MAX_DECODE_ROWS
         if x.dtype == torch.float32 and few and weight.numel() >= TRANSPOSE_MIN_WEIGHTS and torch.get_num_threads() > 1:
             return _transposed_product(x, weight, bias, rows)
-        if x.dtype == torch.bfloat16 and rows >= UNPACK_MIN_ROWS and bfloat16_is_emulated():
+        if x.dtype == torch.bfloat16 and rows >= UNPACK_MIN_ROWS and has_bfloat16_instructions() is False:
             product = chunked_product(x.float(), weight)
             return (product if bias is None else product.add_(bias)).to(x.dtype)
     return F.linear(x, weight, bias)
@@ -81,16 +82,16 @@ def chunked_product(x: Tensor, weight: Tensor) -> Tensor:
 
 
 @cache
-def bfloat16_is_emulated() -> bool:
-    """Whether this processor has no bfloat16 instructions, so that PyTorch converts each number at every use.
+def has_bfloat16_instructions() -> bool | None:
+    """Whether this processor multiplies bfloat16 numbers by itself; without, PyTorch converts each at every use.
 
-    It is known for x86 alone, and only where PyTorch has the private functions that tell it; False elsewhere.
+    None where that is not known: on others than x86, and where PyTorch lacks the private functions that tell it.
     """
     if platform.machine().lower() not in ("x86_64", "amd64"):
-        return False
+        return None
     names = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
     checks = [getattr(torch.cpu, name) for name in names if hasattr(torch.cpu, name)]
-    return bool(checks) and not any(supported() for supported in checks)
+    return any(supported() for supported in checks) if checks else None
 
 
 # ---- int8
@@ -117,12 +118,13 @@ class Int8Linear(nn.Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         flat = x.reshape(-1, self.in_features)
+        fast = has_bfloat16_instructions()
+        few = len(flat) <= (INT8_KERNEL_MAX_ROWS if fast else MAX_DECODE_ROWS)
         # The kernel is private to PyTorch. For other dtypes than bfloat16 it is slower than unpacking.
-        if len(flat) <= MAX_DECODE_ROWS and self.in_features % INT8_KERNEL_BLOCK == 0 and has_int8_kernel():
+        if few and self.in_features % INT8_KERNEL_BLOCK == 0 and has_int8_kernel():
             product = torch._weight_int8pack_mm(flat.to(torch.bfloat16), self.weight, self.ones)
         else:
-            wide = flat.float() if flat.dtype == torch.bfloat16 and bfloat16_is_emulated() else flat
-            product = chunked_product(wide, self.weight)
+            product = chunked_product(flat.to(torch.bfloat16) if fast else flat.float(), self.weight)
         out = (product * self.scale).to(x.dtype).view(*x.shape[:-1], self.out_features)
         return out if self.bias is None else out + self.bias
 
@@ -278,13 +280,13 @@ def _join_nf4(linears: Sequence[Any]) -> nn.Linear:
 
 
 class PackedLinear(nn.Linear):
-    """A float32 linear on a CPU whose weights lie in the order in which oneDNN reads them.
+    """A linear on a CPU whose weights, float32 or bfloat16, lie in the order in which oneDNN reads them.
 
     The weights are in memory once: `weight` keeps its name and shape but is on the meta device, so it cannot be read.
     """
 
     def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
-        super().__init__(weight.shape[1], weight.shape[0], bias=False, device="meta")
+        super().__init__(weight.shape[1], weight.shape[0], bias=False, device="meta", dtype=weight.dtype)
         self.weight.requires_grad_(False)
         self.register_parameter("bias", None if bias is None else nn.Parameter(bias, requires_grad=False))
         self.packed: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight, PACK_ROWS)
@@ -345,11 +347,11 @@ def _packed_class(weight: Tensor) -> type[PackedLinear | WidenedLinear] | None:
     if weight.device.type != "cpu":
         return None
     size = weight.numel()
-    if weight.dtype == torch.float32 and size >= PACK_MIN_WEIGHTS:
-        return PackedLinear
-    if weight.dtype == torch.bfloat16 and TRANSPOSE_MIN_WEIGHTS <= size <= WIDEN_MAX_WEIGHTS and bfloat16_is_emulated():
-        return WidenedLinear
-    return None
+    half = weight.dtype == torch.bfloat16
+    if half and has_bfloat16_instructions() is False:
+        return WidenedLinear if TRANSPOSE_MIN_WEIGHTS <= size <= WIDEN_MAX_WEIGHTS else None
+    packs = has_bfloat16_instructions() if half else weight.dtype == torch.float32
+    return PackedLinear if packs and size >= PACK_MIN_WEIGHTS else None
 
 
 def _make_weight_non_persistent(linear: nn.Linear) -> None:
