@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import save_file
+from torch import Tensor
 
 from janus_app.runtime.loader import expected_tensors
 
@@ -64,23 +66,34 @@ def config_of(size: Size) -> dict[str, Any]:
 
 def write(folder: Path, size: Size, seed: int = 0) -> Path:
     """Write the checkpoint (bf16, one file) into `folder`; the tokenizer is the embedded model's."""
+    config = config_of(size)
+    write_settings(folder, config)
+    save_file(random_tensors(expected_tensors(config), seed), folder / "model.safetensors")
+    return folder
+
+
+def write_settings(folder: Path, config: Mapping[str, Any]) -> None:
+    """Everything of a checkpoint but its weights. The tokenizer is the embedded model's."""
     folder.mkdir(parents=True, exist_ok=True)
     for name in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"):
         shutil.copy(EMBEDDED / name, folder / name)
-    config = config_of(size)
     (folder / "config.json").write_text(json.dumps(config), "utf-8")
+    side = config["vision_config"]["params"]["image_size"]
     for name, change in (
-        ("preprocessor_config.json", {"image_size": size.side}),
-        ("processor_config.json", {"num_image_tokens": (size.side // 16) ** 2}),
+        ("preprocessor_config.json", {"image_size": side}),
+        ("processor_config.json", {"num_image_tokens": (side // 16) ** 2}),
     ):
         values = json.loads((EMBEDDED / name).read_text("utf-8")) | change
         (folder / name).write_text(json.dumps(values), "utf-8")
+
+
+def random_tensors(shapes: Mapping[str, Sequence[int]], seed: int = 0) -> dict[str, Tensor]:
+    """Tensors in bfloat16 under these names."""
     source = torch.Generator().manual_seed(seed)
     tensors = {}
-    for name, shape in expected_tensors(config).items():
-        values = torch.randn(shape, generator=source, dtype=torch.float32).mul_(0.02)
+    for name, shape in shapes.items():
+        values = torch.randn(list(shape), generator=source, dtype=torch.float32).mul_(0.02)
         if "norm" in name and name.endswith("weight"):
             values += 1
         tensors[name] = values.bfloat16()
-    save_file(tensors, folder / "model.safetensors")
-    return folder
+    return tensors
