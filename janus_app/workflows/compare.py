@@ -73,10 +73,10 @@ def draw_sides(
     return sorted(drawn, key=lambda one: one.side)
 
 
-def _load(session: Session, name: str, why: Message, *place: str) -> Iterator[Event]:
+def _load(session: Session, name: str, why: Message, device: str = "auto", precision: str = "auto") -> Iterator[Event]:
     """Load a model, and say for what as long as it takes: notices would stay when it is over."""
     yield Progress("read", 0, 0, detail=why)
-    for event in session.load(name, *place):
+    for event in session.load(name, device, precision):
         yield replace(event, detail=event.detail or why) if isinstance(event, Progress) else event
 
 
