@@ -16,6 +16,7 @@ from janus_app.hub import Hub
 from janus_app.registry.catalog import load_catalog
 from janus_app.runtime.session import ModelSession
 from janus_app.ui.app import build
+from janus_app.ui.theme import theme
 
 UI = Path(__file__).parent.parent / "janus_app" / "ui"
 FILES = sorted(UI.rglob("*.py"))
@@ -70,3 +71,41 @@ def test_handlers_that_show_a_notice_are_queued(tmp_path: Path) -> None:
     told = {event.name: event.queue for event in attached if event.fn and notifies(event.fn)}
     assert {"again", "vary", "prepare", "rename", "mark", "back"} <= told.keys()
     assert [name for name, queued in told.items() if not queued] == []
+
+
+STYLES = sorted((Path(__file__).parent.parent / "assets" / "style").glob("*.css"))
+SPACED = r"(?:row-|column-)?gap|(?:scroll-)?(?:margin|padding)(?:-[a-z-]+)?|border-spacing"
+DECLARED = re.compile(rf"(?<![\w-])(?P<name>{SPACED}|font-size|font)\s*:\s*(?P<value>[^;}}]+)")
+# A length of its own; shares of the window and of the parent are no distances of the page's scale.
+LENGTH = re.compile(r"(?<![\w.-])-?(?!0(?![\d.]))[\d.]+(?:px|rem|em|pt|ch)\b")
+PAGE_WIDTH = "(100vw - 1360px)"  # no distance, but what is left beside the page
+
+
+def strays(sheet: str) -> list[str]:
+    """Distances and sizes of type that a style sheet writes out instead of naming a step of the scales."""
+    sheet = re.sub(r"/\*.*?\*/", "", sheet, flags=re.DOTALL).replace(PAGE_WIDTH, "")
+    return [found[0] for found in DECLARED.finditer(sheet) if LENGTH.search(found["value"])]
+
+
+@pytest.mark.parametrize("file", STYLES, ids=lambda file: file.name)
+def test_style_sheets_take_distances_and_sizes_of_type_from_the_scales(file: Path) -> None:
+    assert strays(file.read_text("utf-8")) == []
+
+
+def test_stray_distances_are_found_and_the_scales_are_few_and_even() -> None:
+    for stray in ("gap: 7px", "margin: 0 -2px", "padding-left: 0.3em", "font-size: 0.9rem", "font: 500 15px serif"):
+        assert strays(f"p {{ {stray}; }}") == [stray]
+    assert not strays("p { margin: 0 auto; gap: var(--space-2); height: 7px; padding: calc(100vh - var(--bar)) 5% }")
+    base = (STYLES[0].parent / "base.css").read_text("utf-8")
+    steps = [int(step) for step in re.findall(r"--space-\d: (\d+)px", base)]
+    assert steps == sorted(steps) and all(step % 4 == 0 for step in steps)
+    given = theme()
+    own = {f"{step}px" for step in steps} | set(re.findall(r"--(?:small|body-small|body|large): ([\d.]+rem)", base))
+    for scale in ("spacing", "text"):
+        assert {getattr(given, f"{scale}_{size}") for size in ("xxs", "xs", "sm", "md", "lg", "xl", "xxl")} <= own
+
+
+def test_every_scale_step_that_is_used_exists() -> None:
+    sheets = "".join(file.read_text("utf-8") for file in STYLES)
+    used = set(re.findall(r"var\(--(space-\d|small|body-small|body|large)\b", sheets))
+    assert used <= set(re.findall(r"--([\w-]+):", sheets))

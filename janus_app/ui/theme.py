@@ -16,6 +16,10 @@ FONTS = (
 )
 MONO = ("ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "monospace")
 
+# The scales of assets/style/base.css, so that Gradio's own parts have no sizes and distances of their own.
+TEXT = gr.themes.Size("0.8125rem", "0.8125rem", "0.8125rem", "0.875rem", "1rem", "1.25rem", "1.25rem", name="text")
+SPACING = gr.themes.Size("4px", "4px", "4px", "8px", "8px", "12px", "16px", name="spacing")
+
 
 def theme() -> gr.themes.Base:
     """A calm grey page with one accent; contrasts of text are at least 4.5 to 1 in both schemes."""
@@ -24,8 +28,8 @@ def theme() -> gr.themes.Base:
         secondary_hue=gr.themes.colors.teal,
         neutral_hue=gr.themes.colors.stone,
         radius_size=gr.themes.sizes.radius_lg,
-        spacing_size=gr.themes.sizes.spacing_md,
-        text_size=gr.themes.sizes.text_md,
+        spacing_size=SPACING,
+        text_size=TEXT,
         font=list(FONTS),
         font_mono=list(MONO),
     ).set(

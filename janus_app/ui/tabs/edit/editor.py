@@ -25,6 +25,7 @@ def picture_editor(label: Callable[[str], Any]) -> gr.ImageEditor:
     return gr.ImageEditor(
         for_editor(str(example_file(FIRST_EXAMPLE))),
         label=label("picture_to_edit"),
+        show_label=False,
         type="pil",
         image_mode="RGBA",
         sources=["upload", "webcam", "clipboard"],

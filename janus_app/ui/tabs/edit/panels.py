@@ -167,12 +167,13 @@ def _comparison(page: PageContext) -> gr.ImageSlider:
 
 
 def _history(page: PageContext) -> tuple[gr.HTML, gr.Row, gr.Button, gr.Button]:
-    """The strip of the session's pictures, and its buttons in a row: undo, clear."""
+    """Undo and clear, and beside them the strip of the session's pictures."""
     label = page.texts.label
-    strip = gr.HTML(elem_id="edit-undo", padding=False, js_on_load=CLICKED)
-    with gr.Row(visible=False, elem_classes="actions", elem_id="edit-undo-row") as row:
-        back = gr.Button(label("undo"), size="sm", elem_id="edit-undo-back", min_width=60)
-        clear = gr.Button(label("clear"), size="sm", elem_id="edit-undo-reset", min_width=60)
+    with gr.Row(elem_id="edit-steps-row"):
+        with gr.Row(visible=False, elem_classes="actions", elem_id="edit-undo-row") as row:
+            back = gr.Button(label("undo"), size="sm", elem_id="edit-undo-back", min_width=60)
+            clear = gr.Button(label("clear"), size="sm", elem_id="edit-undo-reset", min_width=60)
+        strip = gr.HTML(elem_id="edit-undo", padding=False, js_on_load=CLICKED)
     return strip, row, back, clear
 
 

@@ -173,5 +173,5 @@ def _button(tree: Tree, step: Step, say: Say, language: str) -> str:
     title = escape(name, quote=True)
     return (
         f'<button type="button" data-step="{step.number}"{here} aria-label="{title}" title="{title}">'
-        f'<img src="{step.thumbnail}" alt=""><span>{step.number}</span></button>'
+        f'<img src="{step.thumbnail}" alt=""></button>'
     )

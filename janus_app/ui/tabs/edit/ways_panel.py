@@ -80,7 +80,7 @@ class WayHandlers:
         if error:
             yield offer_updates(page, panels, values[self.variant], method, text, language)
         else:
-            yield variant_updates(page, panels, None, language, WAYS[way][0], text)
+            yield {self.variant: name, **variant_updates(page, panels, None, language, WAYS[way][0], text)}
 
     def stopped(self, values: Values, request: gr.Request) -> Updates:
         if visitor() not in self.loading:  # Stop was pressed for a drawing
@@ -107,7 +107,7 @@ class WayHandlers:
             **QUICK,
         )
         shown = {panels.right.output.status, panels.right.output.notes, buttons.stop}
-        switching = attach(method.switch.click, self.switch, inputs, {*outputs, *shown}, **JOB)
+        switching = attach(method.switch.click, self.switch, inputs, {*outputs, *shown, self.variant}, **JOB)
         end = halt(buttons.stop.click, [switching])
         attach(
             end.then, self.stopped, inputs, {*offer_outputs(panels), buttons.stop, panels.right.output.status}, **QUICK
