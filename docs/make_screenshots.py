@@ -180,6 +180,7 @@ def edit(page: Any) -> None:
     page.locator("#edit-method label").first.click()
     page.wait_for_selector("#edit-switch:visible")
     page.click("#edit-switch")
+    page.wait_for_selector("#edit-switch", state="hidden")
     page.wait_for_selector("#edit-run:visible")
     fixed_seed(page, "edit", 5)
     page.click("#edit-run")
@@ -205,7 +206,7 @@ def compare(page: Any) -> None:
 
 
 def tokens(page: Any) -> None:
-    """Look into the picture that was drawn."""
+    """Inspect the tokens of the picture that was drawn."""
     go(page, "draw")
     page.click("#draw-menu-open")
     page.click("#draw-tokens")

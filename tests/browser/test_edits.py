@@ -76,7 +76,7 @@ def test_three_families_edit_and_every_picture_stays_in_the_tree(
     load(page, served, "Janus embedded", "janus-embedded")
     go(page, "edit")
     canvas = into_editor(page, lambda: page.set_input_files("#edit-editor input[type=file]", str(START)))
-    assert "Paint over the part" in page.inner_text("#edit-method-note")
+    assert "Paint over the area" in page.inner_text("#edit-method-note")
     page.locator("#edit-editor button[aria-label=Brush]").click()
     paint(page, canvas)
     record = edit(page, served, "a red cat to the left of a blue house")
@@ -107,6 +107,12 @@ def test_three_families_edit_and_every_picture_stays_in_the_tree(
     assert (record.model, record.settings["method"]) == (METAQUERY[1], "instruct")
     wait_here(page, 4)
     assert strip(page) == ({1: 0, 2: 1, 3: 2, 4: 3}, 4)
+    assert not page.inner_text("#edit-undo").strip(), "something is written on the pictures"
+    page.set_viewport_size({"width": 1440, "height": 900})
+    page.evaluate("window.scrollTo(0, 0)")
+    boxes = [page.locator(place).bounding_box() for place in ("#edit-undo-back", "#edit-undo-reset", "#edit-undo")]
+    assert all(box["y"] + min(box["height"], 44) <= 900 for box in boxes), "undo and clear are out of sight"
+    assert boxes[0]["x"] + boxes[0]["width"] <= boxes[1]["x"] and boxes[1]["x"] + boxes[1]["width"] <= boxes[2]["x"]
 
     # Back to the beginning; a new branch from there, while the beginning stays in the editor.
     for number in (3, 2, 1):

@@ -8,6 +8,7 @@ import pytest
 
 from janus_app.errors import Message
 from janus_app.runtime.weight_check import WeightCheck
+from janus_app.ui.i18n import Texts
 from tests.browser.steps import TABS, UNNAMED, go, open_drawer, settle, until, wait_ended
 from tests.page_server import Served
 
@@ -33,6 +34,24 @@ SMALL = """() => [...document.querySelectorAll("button, [role=tab], select, summ
 FOCUS = """() => {
   const now = document.activeElement, box = now.getBoundingClientRect();
   return [now === document.body, now.closest("[id]")?.id, box.bottom > 0 && box.top < innerHeight];
+}"""
+# The sizes of all text in sight, in pixels; 0 hides the words of a button that is an icon.
+SIZES = """() => [...new Set([...document.querySelectorAll("body *")]
+  .filter((e) => e.checkVisibility() && [...e.childNodes].some((n) => n.nodeType === 3 && n.textContent.trim()))
+  .map((e) => parseFloat(getComputedStyle(e).fontSize)))].sort((a, b) => a - b)"""
+# Whether a caret is seen in what can be typed into, and in anything else.
+CARETS = """() => [...document.querySelectorAll(".gradio-container, .gradio-container *")]
+  .filter((e) => e.checkVisibility()).reduce((found, e) => {
+    const typed = e.closest("input, textarea, [contenteditable=true]");
+    found[typed ? 0 : 1] ||= getComputedStyle(e).caretColor !== "rgba(0, 0, 0, 0)";
+    return found;
+  }, [false, false])"""
+# The pixels by which the words of the welcome stand out of its card.
+OUTSIDE = """words => {
+  const card = document.getElementById("welcome-card"), box = card.getBoundingClientRect();
+  card.querySelector("p + p").textContent = words;
+  const texts = [...card.querySelectorAll("p")].map((p) => p.getBoundingClientRect());
+  return Math.max(...texts.map((p) => Math.max(box.top - p.top, p.bottom - card.getBoundingClientRect().bottom)));
 }"""
 MAX_PRESSES = 60  # of the Tab key until a control must be reached
 
@@ -64,6 +83,7 @@ def test_nothing_jumps_and_the_keyboard_reaches_each_tab(visit: Any) -> None:
         "draw": ("#draw-prompt", "#draw-run"),
         "edit": ("#edit-editor", "#edit-method", "#edit-prompt", "#edit-run", "#edit-settings"),
         "chat": ("#chat-box",),
+        "history": ("#history-words", "#history-model", "#history-stars"),
         "compare": ("#compare-prompt", "#compare-run"),
     }.items():
         page.locator(f"#tab-{tab}-button").focus()
@@ -72,7 +92,12 @@ def test_nothing_jumps_and_the_keyboard_reaches_each_tab(visit: Any) -> None:
         settle(page)
         for place in places:
             reach(page, place)
+        assert set(page.evaluate(SIZES)) <= {0, 13, 14, 16, 20}, tab
+        assert page.evaluate(CARETS) == [True, False], tab
     open_drawer(page)
+    assert page.locator("#topbar").bounding_box()["height"] == 44
+    offer = Texts("en").say("welcome_get", "en", title="Janus-Pro-1B", size="4.2 GB", fit="fits this machine as int8")
+    assert page.evaluate(OUTSIDE, f"{offer} Licence: DeepSeek Model License v1.0") <= 0
     page.keyboard.press("Escape")
     page.wait_for_selector("#model-drawer:not(.open)", state="attached")
     until(lambda: not page.evaluate(FOCUS)[0], page, lambda: "closing the drawer loses the focus")

@@ -177,7 +177,7 @@ def test_history_picture_can_be_marked_saved_discussed_and_redrawn(enter: Any, t
             go(page, "history")
             until(lambda: held, page, lambda: "the list is not asked for")
             page.fill("#history-words input", "blue")
-            page.wait_for_selector("#history-blank .empty:has-text('Nothing fits')")
+            page.wait_for_selector("#history-blank .empty:has-text('No pictures match')")
             page.evaluate(SIGHTINGS, "#history-runs .tile")
         with page.expect_response(lambda response: asked(response.request, served) == "from_start"):
             page.fill("#history-words input", "green")

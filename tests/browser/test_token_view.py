@@ -63,6 +63,10 @@ def test_picture_is_inspected_and_continued_from_a_patch(visit: Any, served: Ser
     page.locator("#tokens-measure label", has_text="guidance gap").click()
     page.wait_for_selector("#tokens-legend:has-text('Your words'), #tokens-legend:has-text('your words')")
 
+    tile = "#tokens-others .thumbnail-item"
+    picture, words = (page.locator(f"{tile} {part}").first.bounding_box() for part in ("img", ".caption-label"))
+    assert words["y"] >= picture["y"] + picture["height"], "the share stands on the picture"
+
     # The tokens before the patch are kept, the rest is drawn anew; then with another token in the patch.
     (old,) = [read_metadata(f) for f in served.outputs.glob(f"*_{seed}.png")]
     page.wait_for_selector("#tokens-others .caption-label:has-text('%')")
