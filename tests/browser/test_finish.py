@@ -9,7 +9,7 @@ import pytest
 from janus_app.errors import Message
 from janus_app.runtime.weight_check import WeightCheck
 from janus_app.ui.i18n import Texts
-from tests.browser.steps import TABS, UNNAMED, go, open_drawer, settle, until, wait_ended
+from tests.browser.steps import TABS, UNNAMED, go, open_drawer, settle, until, wait_ended, wait_quiet
 from tests.page_server import Served
 
 pytestmark = pytest.mark.browser
@@ -89,6 +89,7 @@ def test_nothing_jumps_and_the_keyboard_reaches_each_tab(visit: Any) -> None:
         page.locator(f"#tab-{tab}-button").focus()
         page.keyboard.press("Enter")
         page.wait_for_selector(f"#tab-{tab}-button[aria-selected=true]")
+        wait_quiet(page)  # what is asked for when a tab opens may replace what has the focus
         settle(page)
         for place in places:
             reach(page, place)
