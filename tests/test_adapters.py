@@ -18,7 +18,6 @@ from torch import Tensor
 from janus_app.cli import main
 from janus_app.errors import AppError
 from janus_app.hub import Hub
-from janus_app.models.registry import get_family
 from janus_app.outputs.metadata import metadata_of, read_metadata
 from janus_app.paths import ASSETS
 from janus_app.registry.catalog import load_catalog
@@ -29,6 +28,7 @@ from janus_app.runtime.session import ModelSession
 from janus_app.types import Finished, GenerateRequest, drain, result_of
 from janus_app.workflows.export import export
 from tests.conftest import GOLDEN
+from training.lora import Lora
 
 EMBEDDED = ASSETS / "janus_embedded"
 TINY = GOLDEN / "janus_1_3b" / "checkpoint"
@@ -75,55 +75,26 @@ def drawn(model: Any, prompt: str) -> tuple[int, ...]:
     return last.pictures[0].image_tokens
 
 
-def train_adapter(
-    folder: Path, loss_of: Callable[[Any, Callable[[Tensor], Tensor]], Tensor], parts: tuple[str, ...] = ("q_", "down_")
-) -> Path:
-    """Train an adapter of some linears of the embedded Janus into `folder`. loss_of: from the network, and from what
-    takes embedded rows to their hidden states with the adapter, to the loss."""
-    torch.manual_seed(0)
-    family = get_family("janus")
-    network = family.build(family.read_config(EMBEDDED, None)).requires_grad_(False)
-    state = load_file(EMBEDDED / "model.safetensors")
-    network.load_state_dict({n: t.float() for n, t in state.items() if not n.startswith(family.unused_prefixes)})
-    layers = [
-        name.removesuffix(".weight")
-        for name in state
-        if name.startswith("language_model.model.layers.")
-        and name.endswith(tuple(f".{part}proj.weight" for part in parts))
-    ]
-    weights = {}
-    for layer in layers:
-        outer, inner = state[f"{layer}.weight"].shape
-        weights[f"{layer}.lora_A"] = (torch.randn(RANK, inner) / inner**0.5).requires_grad_()
-        weights[f"{layer}.lora_B"] = torch.zeros(outer, RANK).requires_grad_()
-    optimizer = torch.optim.Adam(weights.values(), lr=1e-2)
-    for _ in range(40):
-        changed = {
-            f"{layer}.weight": state[f"{layer}.weight"].float()
-            + weights[f"{layer}.lora_B"] @ weights[f"{layer}.lora_A"]
-            for layer in layers
-        }
-        loss = loss_of(network, lambda rows, changed=changed: torch.func.functional_call(network, changed, (rows,)))
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-    return write_adapter(folder, weights)
-
-
 @pytest.fixture(scope="module")
 def taught(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An adapter that was taught, in a few steps, to draw the picture of one prompt for another."""
     model = with_adapters(EMBEDDED)
     tokens = torch.tensor([drawn(model, TAUGHT)])
+    torch.manual_seed(0)
+    lora = Lora(EMBEDDED, RANK, ("q_proj", "down_proj"))
+    network = lora.network
     with torch.inference_mode():
         prompt = model.prompt_rows(GenerateRequest(DRAWN, guidance=1.0))[0]
-        inputs = torch.cat([prompt, model.network.token_embeds(tokens[0, :-1])])[None]
+        inputs = torch.cat([prompt, network.token_embeds(tokens[0, :-1])])[None]
     inputs = inputs.clone()
-
-    def loss(network: Any, hidden_of: Callable[[Tensor], Tensor]) -> Tensor:
-        return F.cross_entropy(network.gen_head(hidden_of(inputs)[0, len(prompt) - 1 :]), tokens[0])
-
-    return train_adapter(tmp_path_factory.mktemp("adapters") / "stars", loss)
+    optimizer = torch.optim.Adam([*lora.a, *lora.b], lr=1e-2)
+    for _ in range(40):
+        optimizer.zero_grad()
+        F.cross_entropy(network.gen_head(network(inputs)[0, len(prompt) - 1 :]), tokens[0]).backward()
+        optimizer.step()
+    folder = tmp_path_factory.mktemp("adapters") / "stars"
+    lora.save(folder, "me/base")
+    return folder
 
 
 def test_trained_adapter_draws_what_it_was_taught_and_nothing_at_strength_0(taught: Path) -> None:

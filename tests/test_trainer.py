@@ -17,6 +17,7 @@ from training import (
     metaquery,
     metaquery_vae,
     picture_tokenizer,
+    planner,
     trainer,
 )
 from training.optim import optimisers
@@ -65,7 +66,7 @@ def test_log_shows_means_since_the_last_line(
 
 
 @pytest.mark.parametrize(
-    "module", [flow, flow_vae, joint, metamorph, metamorph_paint, metaquery, metaquery_vae, picture_tokenizer]
+    "module", [flow, flow_vae, joint, metamorph, metamorph_paint, metaquery, metaquery_vae, picture_tokenizer, planner]
 )
 def test_every_trainer_has_the_common_options(module: object) -> None:
     arguments = [

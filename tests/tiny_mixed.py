@@ -1,20 +1,28 @@
-"""Tiny random checkpoints in the layout of docs/mixed_diffusion.md, and the bases that two of them name."""
+"""Tiny random checkpoints in the layout of docs/mixed_diffusion.md, the bases that two of them name, and fixtures."""
 
 from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+import pytest
 import torch
 from diffusers import AutoencoderKL
+from PIL import Image
 from safetensors.torch import save_file
-from torch import nn
+from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM, LlavaNextConfig, LlavaNextForConditionalGeneration
 
+from janus_app.errors import AppError
 from janus_app.models.mixed_diffusion import layouts
 from janus_app.models.mixed_diffusion.modeling import MixedNetwork, build
+from janus_app.models.mixed_diffusion.pipeline import MixedModel
+from janus_app.types import ChatRequest, EditRequest, Finished, GenerateRequest, Turn, finish
+from tests.conftest import loaded
+from tests.test_metamorph_parity import picture
 from tests.tiny_metamorph import GOLDEN, VAE
 
 SIDE, CELLS, HIDDEN = 16, 16, 32  # pixels of a picture; its positions, 4 x 4 patches of 2 x 2 latent pixels
@@ -44,6 +52,8 @@ TRANSFUSION: dict[str, Any] = {
 }
 LMFUSION = {"model_type": "mixed_diffusion", "base": "llama", "context": 200, "image": UNET}
 LLAVAFUSION = {**LMFUSION, "base": "llava", "prompt": "template", "image": {**UNET, "edits": False}}
+IDS = [256, *range(40, 52)]
+CHECKPOINTS = {"transfusion": TRANSFUSION, "lmfusion": LMFUSION, "llavafusion": LLAVAFUSION}
 TOWER = {"model_type": "clip_vision_model", "hidden_size": 16, "image_size": 28, "patch_size": 14}
 TOWER |= {"num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 32, "projection_dim": 8}
 TEMPLATE = (
@@ -117,3 +127,60 @@ def randomize(network: nn.Module) -> None:
         if tensor.is_floating_point():
             norm = "norm" in name and name.endswith("weight")
             tensor.normal_(1.0, 0.2) if norm else tensor.normal_(std=0.2 if tensor.dim() < 4 else 0.1)
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a checkpoint of each system, and the bases of two of them in components."""
+    root = tmp_path_factory.mktemp("mixed")
+    write_llama(root / "components" / "llama")
+    write_llava(root / "components" / "llava")
+    for name, config in CHECKPOINTS.items():
+        write_checkpoint(root / name, config)
+    return root
+
+
+def load(folder: Path) -> MixedModel:
+    return cast(MixedModel, loaded(folder).model)
+
+
+@pytest.fixture(scope="module")
+def transfusion(root: Path) -> MixedModel:
+    return load(root / "transfusion")
+
+
+@pytest.fixture(scope="module")
+def lmfusion(root: Path) -> MixedModel:
+    return load(root / "lmfusion")
+
+
+@pytest.fixture(scope="module")
+def llavafusion(root: Path) -> MixedModel:
+    return load(root / "llavafusion")
+
+
+@pytest.fixture
+def photo() -> Image.Image:
+    return picture("image").resize((SIDE, SIDE))
+
+
+def code_of(work: Callable[[], Any]) -> str:
+    with pytest.raises(AppError) as refused:
+        work()
+    return refused.value.code
+
+
+def greedy(model: MixedModel, text: str, *images: Image.Image, count: int = 8) -> Finished:
+    return finish(model.chat(ChatRequest((Turn("user", text, images),), temperature=0, max_new_tokens=count)))
+
+
+def drawn_latents(model: MixedModel, request: GenerateRequest | EditRequest, given: Sequence[Tensor] = ()) -> Tensor:
+    """The latents that a request ends with."""
+    kept = list[Tensor]()
+    decode = model.autoencoder.decode
+    model.autoencoder.decode = lambda latents: (kept.append(latents), decode(latents))[1]  # type: ignore[method-assign]
+    try:
+        finish(model.generate(request) if isinstance(request, GenerateRequest) else model.edit(request))
+    finally:
+        del model.autoencoder.decode
+    return torch.cat(kept)

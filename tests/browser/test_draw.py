@@ -6,14 +6,18 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from janus_app.outputs.metadata import read_metadata
 from janus_app.types import drain
+from janus_app.ui.common import jobs
 from tests.browser.steps import captions, choose, draw, go, newest, open_drawer, wait_done, wait_quiet
 from tests.page_server import Served
-from tests.planner import taught_planner
+from tests.planner import OTHER, PLAN, PROMPT, taught_planner
 from tests.test_adapters import EMBEDDED, pair, write_adapter
+from training.planner import scene_of
+from training.world import Scene, read_grid
 
 pytestmark = pytest.mark.browser
 
@@ -82,25 +86,42 @@ def test_prompt_stays_at_hand_on_a_phone(visit: Any) -> None:
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
 
 
-def test_plan_is_shown_changed_and_drawn_again(visit: Any, served: Served, tmp_path: Path) -> None:
+def drawn_scene(served: Served) -> tuple[str, Scene | None]:
+    """The plan in the record of the newest picture, and the scene that its image tokens are."""
+    record = read_metadata(newest(served.outputs))
+    return record.plan, read_grid(np.array(record.image_tokens))
+
+
+def test_plan_is_shown_while_it_is_written_drawn_changed_and_drawn_again(
+    visit: Any, served: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     served.session.catalog.include(taught_planner(tmp_path))
     page = visit()
     go(page, "draw")
     assert not page.locator("#draw-think").is_visible() and not page.locator("#draw-plan").is_visible()
     choose(page, "Planner")
     wait_quiet(page)  # the page sets the controls for the model
-    draw(page, "a red cat", 1, 640)
+    shown = page.locator("#draw-plan textarea")
+    monkeypatch.setattr(jobs, "FRAMES_PER_SECOND", 1e6)  # else the last words before the job is held might not be shown
+    with served.session.held(after=9):
+        draw(page, PROMPT, 1, 640)
+        page.wait_for_function("document.querySelector('#draw-plan textarea')?.value.split(' ').length > 5")
+        begun = shown.input_value()
+        assert PLAN.startswith(begun) and begun != PLAN
+        assert page.is_visible("#draw-stop") and not page.locator("#draw-runs .tile").count()
+    monkeypatch.undo()
     wait_done(page)
-    planned = read_metadata(newest(served.outputs))
-    assert planned.plan == page.input_value("#draw-plan textarea") == "two blue cats"
-    page.fill("#draw-plan textarea", "three yellow stars")
+    assert shown.input_value() == PLAN
+    assert drawn_scene(served) == (PLAN, scene_of(PLAN))
+
+    # Another plan for the same prompt, then the first picture and its plan again.
+    page.fill("#draw-plan textarea", OTHER)
     page.click("#draw-plan-run")
     wait_done(page)
-    changed = read_metadata(newest(served.outputs))
-    assert (changed.plan, changed.seed) == ("three yellow stars", 640)
-    assert changed.image_tokens != planned.image_tokens
-    page.click("#draw-runs .run >> nth=1 >> .tile >> nth=0")  # the first picture, and its plan again
-    page.wait_for_function("document.querySelector('#draw-plan textarea').value === 'two blue cats'")
+    assert drawn_scene(served) == (OTHER, scene_of(OTHER))
+    assert read_metadata(newest(served.outputs)).seed == 640
+    page.click("#draw-runs .run >> nth=1 >> .tile >> nth=0")
+    page.wait_for_function("plan => document.querySelector('#draw-plan textarea').value === plan", arg=PLAN)
     page.locator("#draw-think input").uncheck()
     page.click("#draw-run")
     wait_done(page)

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -32,7 +33,10 @@ from janus_app.workflows.settings import generate_settings
 from janus_app.workflows.token_heatmap import inspection_request
 from tests.conftest import GOLDEN, loaded
 from tests.page_server import MANIFEST, ROW
-from tests.planner import PLANS, taught_planner
+from tests.planner import OTHER, PLANS, taught_planner
+from tests.planner import PROMPT as THE_PROMPT
+from training.planner import scene_of
+from training.world import read_grid
 
 FOLDER = GOLDEN / "janus_pro_1b" / "checkpoint"
 PROMPT = "two green frogs"
@@ -240,17 +244,19 @@ def test_row_that_says_it_badly_is_refused(row: dict[str, Any], code: str) -> No
     assert field.startswith("thinking") and (code in (reason.code, getattr(reason.values.get("rule"), "code", "")))
 
 
-def test_embedded_model_that_an_adapter_taught_to_plan_draws_its_plan(tmp_path: Path) -> None:
-    """Taught in a few steps, kept as a copy with a row of its own, and drawn with as any model."""
+def test_embedded_model_that_was_taught_to_plan_draws_exactly_its_plan(tmp_path: Path) -> None:
+    """Taught by `training.planner`, kept as a copy with a row of its own, and drawn with as any model."""
     catalog, variant = load_catalog(), taught_planner(tmp_path)
     catalog.include(variant)
     session = ModelSession(catalog, Hub())
     drain(session.load(variant.id, "cpu"))
-    for prompt, plan in PLANS.items():
-        finished = session.result(GenerateRequest(prompt, **generate_settings({}, variant)))
-        assert finished.pictures[0].plan == plan
-        plain = session.result(GenerateRequest(plan, **generate_settings({"think": False}, variant)))
-        assert plain.pictures[0].image_tokens == finished.pictures[0].image_tokens
+    given = [(prompt, "", plan) for prompt, plan in PLANS.items()]
+    for prompt, own, plan in (*given, (THE_PROMPT, OTHER, OTHER)):
+        settings = generate_settings({"plan": own, "count": 1, "seed": 640}, variant)
+        (drawn,) = session.result(GenerateRequest(prompt, **settings)).pictures
+        assert drawn.plan == plan
+        scene = scene_of(plan)
+        assert scene is not None and read_grid(np.array(drawn.image_tokens)) == scene
 
 
 def test_command_line_thinks_by_the_row_and_takes_a_plan(
