@@ -215,13 +215,17 @@ def test_missing_picture_marks_join_the_vocabulary_as_in_the_reference(place: Pa
     refused(place, "processor_config.json")
 
 
+@pytest.mark.parametrize("instructions", [True, False])
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
-def test_half_precisions_and_the_autoencoder_s_own(precision: str) -> None:
-    """The autoencoder is in float32 on the CPU and in fp16, where its activations leave half precision's range."""
+def test_half_precisions_and_the_autoencoder_s_own(
+    precision: str, instructions: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is in float32 on a CPU without bfloat16 instructions, and in fp16, whose range its activations leave."""
+    monkeypatch.setattr("janus_app.runtime.quantization.has_bfloat16_instructions", lambda: instructions)
     full, half = (cast(JanusFlowModel, loaded(FLOW / "checkpoint", p).model) for p in ("fp32", precision))
     kinds = {name.split(".")[0]: tensor.dtype for name, tensor in half.network.named_parameters()}
     vae = kinds.pop("vae")
-    assert vae == torch.float32
+    assert vae == (torch.bfloat16 if instructions and precision == "bf16" else torch.float32)
     on_card = tensor_dtype(get_family("janusflow"), "vae.decoder.conv_in.weight", precision, torch.device("cuda"))
     assert on_card == {"bf16": torch.bfloat16, "fp16": torch.float32}[precision]
     assert set(kinds.values()) == {{"bf16": torch.bfloat16, "fp16": torch.float16}[precision]}

@@ -45,11 +45,11 @@ def plain_dtype(precision: str, device: torch.device) -> torch.dtype:
 def tensor_dtype(family: Family, name: str, precision: str, device: torch.device) -> torch.dtype:
     """The dtype of a tensor of the network, unless `is_quantized`.
 
-    Picture decoders stay in float32 in fp16, whose range their activations leave, and in half precision on a CPU, where
-    few have instructions for its convolutions: without them they take eighty times as long and more memory.
+    Picture decoders stay in float32 in fp16, whose range their activations leave, and on a CPU without instructions for
+    bfloat16: convolutions then take eighty times as long, and with them half as long as in float32.
     """
     dtype = plain_dtype(precision, device)
-    full = dtype == torch.float16 or device.type == "cpu"
+    full = dtype == torch.float16 or (device.type == "cpu" and not has_bfloat16_instructions())
     return torch.float32 if full and name.startswith(family.picture_decoder_prefix) else dtype
 
 
