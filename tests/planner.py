@@ -14,7 +14,7 @@ from janus_app.types import result_of
 from training.planner import THINKING
 
 ADAPTER = Path(__file__).parent / "fixtures" / "planner"
-# Plans that it writes and draws exactly, measured with four seeds; OTHER is one that a user makes of the first.
+# Plans that it writes and draws exactly, with two seeds in fp32 and bf16; OTHER is one that a user makes of the first.
 WHITE = ", on a white background"
 PLANS = {
     "two frogs and a red house": f"a frog on the left, a frog in the centre, a red house on the right{WHITE}",
