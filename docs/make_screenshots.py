@@ -180,7 +180,7 @@ def edit(page: Any) -> None:
     page.locator("#edit-method label").first.click()
     page.wait_for_selector("#edit-switch:visible")
     page.click("#edit-switch")
-    page.wait_for_selector("#edit-switch", state="hidden")
+    page.wait_for_selector(".state-line.ready:has-text('MetaQuery')")
     page.wait_for_selector("#edit-run:visible")
     fixed_seed(page, "edit", 5)
     page.click("#edit-run")
