@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from benchmarks.asked import asked
 from benchmarks.faithful import checks
@@ -20,9 +22,11 @@ from janus_app.types import ChatRequest, Finished, GenerateRequest, Turn, drain
 from janus_app.workflows.settings import drawing_settings
 from tests.conftest import loaded
 from training.captions import caption
-from training.scenes import plan
+from training.scenes import plan, seen_scene
+from training.talk import TYPES, ask
 from training.vocabulary import sentences, vocabulary
 
+ROOT = Path(__file__).parent.parent
 EMBEDDED = [v for v in load_catalog().values() if v.id.endswith("-embedded")]
 
 
@@ -54,6 +58,26 @@ def test_example_prompts_are_drawn_as_asked_at_default_settings(variant: Any) ->
     for text in prompts:
         request = GenerateRequest(text, **{**settings, "count": 2, "seed": 1000})
         drawn = drain(model.generate(request))
+        assert isinstance(drawn, Finished)
+        wrong += [text for picture in drawn.pictures if not checks(asked(text), look(picture.image))["all"]]
+    assert len(wrong) <= 1, wrong  # another processor rounds differently
+
+
+def readme_prompts() -> list[str]:
+    """What the READMEs draw, on the command line and in Python."""
+    texts = ((ROOT / name).read_text("utf-8") for name in ("README.md", "README.zh-CN.md"))
+    drawn = r'(?:generate|grid) [^\n]*?--prompt "([^"]+)"|GenerateRequest\("([^"]+)"'
+    return sorted({one or other for text in texts for one, other in re.findall(drawn, text)})
+
+
+def test_prompts_of_the_readmes_are_drawn_as_asked() -> None:
+    variant, prompts = load_catalog().default(), readme_prompts()
+    assert len(prompts) >= 4 and sum(not prompt.isascii() for prompt in prompts) >= 2, prompts
+    model, settings = loaded(variant.folder).model, drawing_settings({}, variant)
+    wrong = []
+    for text in prompts:
+        assert not embedded(variant.id).unknown(text), text
+        drawn = drain(model.generate(GenerateRequest(text, **{**settings, "count": 4, "seed": 7})))
         assert isinstance(drawn, Finished)
         wrong += [text for picture in drawn.pictures if not checks(asked(text), look(picture.image))["all"]]
     assert len(wrong) <= 1, wrong  # another processor rounds differently
@@ -124,6 +148,37 @@ def test_a_drawing_is_told_what_to_try_instead_in_the_language_of_its_prompt() -
     assert chinese is not None and "宇航员" in chinese.text("zh-CN") and "猫、" in chinese.text("zh-CN")
     assert words_unknown(variant, variant.folder, ChatRequest((Turn("user", "astronaut?"),))) is None
     assert words_unknown(variant, None, GenerateRequest("astronaut")) is None
+
+
+@pytest.mark.parametrize("variant", EMBEDDED, ids=lambda v: v.id)
+def test_questions_of_the_picture_world_are_known_and_others_are_offered_one(variant: Any) -> None:
+    known, rng = embedded(variant.id), np.random.default_rng(78)
+    for number in range(400):
+        kind = TYPES[number // 2 % len(TYPES)]
+        question = ask(seen_scene(rng), rng, bool(number % 2), kind).question
+        assert known.question_notice(question, "M") is None, question
+    picture = Image.new("RGB", (96, 96))
+
+    def told(text: str, images: tuple[Image.Image, ...] = (picture,), before: str = "") -> Message | None:
+        earlier = (Turn("user", before, (picture,)), Turn("assistant", "Yes.")) if before else ()
+        return words_unknown(variant, variant.folder, ChatRequest((*earlier, Turn("user", text, images))))
+
+    for examples in variant.examples.values():
+        assert [text for text in examples["chat"] if told(text)] == []
+    they = told("what colour are they", (), "Is there a blue cat?")
+    assert they is not None and "Try for example: What colour is the cat?" in they.text("en")
+    named = told("What colour is the astronaut?")
+    assert named is not None and "does not know: astronaut. Try for example: What colour is" in named.text("en")
+    chinese = told("它们是什么颜色？")
+    assert (
+        chinese is not None
+        and "不认识：它们。可以试试：" in chinese.text("zh-CN")
+        and "是什么颜色" in chinese.text("zh-CN")
+    )
+    assert told("他在做什么？") is not None and told("What is he doing?") is not None
+    assert told("What is he doing?", ()) is None, "without a picture the model says itself what it knows"
+    for offered in re.findall(r"[^?？.。]+[?？.。]", they.values["known"] + chinese.values["known"]):
+        assert told(offered.strip()) is None, offered
 
 
 @pytest.mark.parametrize("content", ["", "[1]", '{"words": 3}', '{"words": ["a"], "things": []}'])

@@ -18,7 +18,8 @@ import numpy as np
 from training.captions import caption
 from training.edits import edit
 from training.objects import BACKGROUNDS, COLOURS, NUMBERS_ZH, PLACES_ZH, THINGS
-from training.scenes import plan
+from training.scenes import plan, seen_scene
+from training.talk import TYPES, ask, compare
 
 SAMPLES = 6_000  # captions; the rarest word is in one of some hundred
 GROUND_ONLY = {"black", "white"}  # backgrounds have these colours, objects do not
@@ -41,6 +42,34 @@ def sentences(edits: bool, seed: int = 0, count: int = SAMPLES) -> Iterator[str]
             yield edit(rng, zh=bool(number % 2)).instruction
 
 
+def questions(seed: int = 0, count: int = 1500) -> dict[str, list[str]]:
+    """The questions about pictures that the models are trained on, one for each form, the most general first."""
+    rng = np.random.default_rng(seed)
+    nouns = sorted({n for t in THINGS for n in (t.name, t.zh)}, key=len, reverse=True)
+    many = sorted({t.plural for t in THINGS if t.plural != t.name}, key=len, reverse=True)
+    measures = "|".join(sorted({t.measure for t in THINGS}))
+    hues = "|".join(c.name for c in COLOURS if c.name)
+    hues_zh = "|".join(c.zh for c in COLOURS if c.zh)
+    found: dict[str, dict[str, str]] = {"en": {}, "zh-CN": {}}
+    for number in range(count):
+        zh, scene = bool(number % 2), seen_scene(rng)
+        kind = TYPES[number // 2 % len(TYPES)]
+        exchange = ask(scene, rng, zh, kind) if number % 10 else compare(scene, seen_scene(rng), rng, zh)
+        text = re.sub(rf"\b(?:{'|'.join(many)})\b", "{s}", exchange.question)
+        text = re.sub(rf"\ban? (?:(?:{hues}) )?(?:{'|'.join(nouns)})\b", "{a}", text)
+        text = re.sub(rf"(?:(?:{hues_zh})色的)?(?:{'|'.join(nouns)})", "{}", text)
+        text = re.sub(rf"(?<=[几少])(?:{measures})\{{\}}", "{s}", text)
+        text = text.replace("?", "？") if zh else text[0].upper() + text[1:]
+        same = found["zh-CN" if zh else "en"]
+        plain = text.rstrip("?？.。").lower()
+        same[plain] = max(same.get(plain, ""), text, key=len)  # with its mark at the end
+    general = {"en": "Describe the picture", "zh-CN": "描述这张图"}
+    return {
+        language: sorted(forms.values(), key=lambda form: (not form.startswith(general[language]), "{" in form, form))
+        for language, forms in found.items()
+    }
+
+
 def vocabulary(edits: bool = False) -> dict[str, object]:
     """What janus_app/models/common/vocabulary.py reads."""
     words, han = set(FUNCTION_WORDS.split()), set()
@@ -60,6 +89,7 @@ def vocabulary(edits: bool = False) -> dict[str, object]:
         "phrases": sorted({p for b in BACKGROUNDS for p in b.phrases if GROUND_ONLY & set(p.split())}),
         "words": sorted(words - (set() if edits else GROUND_ONLY)),
         "terms": sorted(terms),
+        "questions": questions(),
         "things": {"en": [t.name for t in THINGS], "zh-CN": [t.zh for t in THINGS]},
     }
 

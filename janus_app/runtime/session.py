@@ -482,9 +482,20 @@ def _answer(loaded: LoadedModel, request: Request) -> tuple[Verb, Callable[[], E
 
 
 def words_unknown(variant: Variant, folder: Path | None, request: Request) -> Message | None:
-    """Which words of a drawing's prompt the model in `folder` does not know, where its vocabulary is there."""
-    vocabulary = vocabulary_of(folder) if isinstance(request, GenerateRequest | EditRequest) else None
-    return vocabulary.notice(request.prompt, variant.title) if vocabulary else None  # type: ignore[union-attr]
+    """Which words of a prompt, or which question about a picture, the model in `folder` does not know.
+
+    None where all is known, and where no vocabulary is beside the model.
+    """
+    if not isinstance(request, GenerateRequest | EditRequest | ChatRequest) or not (words := vocabulary_of(folder)):
+        return None
+    if not isinstance(request, ChatRequest):
+        return words.notice(request.prompt, variant.title)
+    if not any(turn.images for turn in request.turns):  # talk without a picture is answered honestly by the model
+        return None
+    *before, last = request.turns
+    if any(last.text in prompts.get("chat", ()) for prompts in variant.examples.values()):
+        return None
+    return words.question_notice(last.text, variant.title, " ".join(turn.text for turn in reversed(before)))
 
 
 def provenance_of(variant: Variant, precision: str, device: str, request: Request) -> Provenance:

@@ -12,7 +12,7 @@ import pytest
 from janus_app.outputs.metadata import read_metadata
 from janus_app.types import drain
 from janus_app.ui.common import jobs
-from tests.browser.steps import captions, choose, draw, go, newest, open_drawer, wait_done, wait_quiet
+from tests.browser.steps import captions, choose, draw, go, newest, open_drawer, say, wait_done, wait_quiet
 from tests.page_server import Served
 from tests.planner import OTHER, PLAN, PROMPT, taught_planner
 from tests.test_adapters import EMBEDDED, pair, write_adapter
@@ -69,6 +69,21 @@ def test_runs_stay_apart_and_the_chosen_picture_is_large(visit: Any, served: Ser
     page.wait_for_selector("#lightbox", state="hidden")
     page.wait_for_function(f"{LARGE}.src.includes('_611')")
     assert page.evaluate("document.activeElement !== document.body"), "the focus is lost"
+
+
+def test_words_and_questions_that_the_model_does_not_know_are_named(visit: Any, served: Served) -> None:
+    drain(served.session.load("janus-embedded", device="cpu"))
+    page = visit()
+    page.fill("#draw-prompt textarea", "an astronaut and a red cat")
+    page.wait_for_selector("#draw-unknown:has-text('does not know: astronaut. Try')")
+    draw(page, "an astronaut and a red cat", 1, 660)
+    wait_done(page)
+    page.wait_for_selector("#draw-notes:has-text('does not know: astronaut. Try')")
+    assert not page.inner_text("#draw-unknown").strip(), "it is said twice"
+    page.click("#draw-ask")
+    page.wait_for_selector("#chat-box img")
+    say(page, "what colour are they")
+    page.wait_for_selector("#chat-notes:has-text('Try for example: What colour is')")
 
 
 def test_prompt_stays_at_hand_on_a_phone(visit: Any) -> None:

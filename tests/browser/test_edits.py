@@ -132,6 +132,24 @@ def test_three_families_edit_and_every_picture_stays_in_the_tree(
     page.wait_for_selector("#edit-undo button", state="detached")
 
 
+def test_one_click_switches_to_a_model_that_follows_an_instruction(visit: Any, served: Served) -> None:
+    page = visit()
+    go(page, "edit")
+    page.locator("#edit-method label", has_text="Instruction").click()
+    page.wait_for_selector("#edit-switch:visible")
+    title = page.inner_text("#edit-switch").removeprefix("Switch to ")
+    page.click("#edit-switch")
+    page.wait_for_selector("#edit-switch", state="hidden")
+    page.wait_for_selector(f".state-line.ready:has-text('{title}')")
+    page.wait_for_selector("#edit-prompt:has-text('What to change')")
+    page.wait_for_selector("#edit-run:visible")
+    open_settings(page, "edit")
+    set_number(page, "#edit-steps", 2)
+    record = edit(page, served, "make the house blue")
+    assert record.settings["method"] == "instruct" and record.model == served.session.state.variant_id
+    assert "which is loaded now" not in page.inner_text("#edit-notes"), "the tab still wants the model before"
+
+
 def test_unipic2_draws_in_a_size_of_its_own_and_edits_that_picture(visit: Any, served: Served) -> None:
     pytest.importorskip("diffusers")
     served.session.catalog.include(replace(load_catalog().resolve(str(UNIPIC2)), id="tiny-up", title="Tiny UniPic2"))
