@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from tests.browser.conftest import WATCH
-from tests.browser.steps import draw, go, menu, open_drawer, say, settle, wait_done
+from tests.browser.steps import TABS, draw, go, menu, open_drawer, say, settle, wait_done, wait_quiet
 from tests.page_server import Served
 
 pytestmark = pytest.mark.browser
@@ -51,6 +51,47 @@ def test_every_tab_passes_the_wcag_rules(visit: Any, theme: str, locale: str) ->
         tab.click()
         expand_all(page)
         assert violations(page) == [], tab.inner_text()
+
+
+def use(page: Any) -> None:
+    """A drawing, an edit, an answer and a comparison."""
+    go(page, "draw")
+    draw(page, "a red circle", 2, 670)
+    wait_done(page)
+    go(page, "edit")
+    page.locator("#edit-method label").last.click()  # the whole picture, so that nothing must be painted
+    wait_quiet(page)
+    page.fill("#edit-prompt textarea", "a blue circle")
+    page.click("#edit-run")
+    wait_done(page, "edit")
+    go(page, "compare")
+    page.fill("#compare-prompt textarea", "a red circle")
+    for side, title in (("a", "Tiny A"), ("b", "Tiny B")):
+        page.locator(f"#side-{side}-model input").click()
+        page.get_by_role("option", name=title, exact=True).click()
+        page.wait_for_function("!document.querySelector('[role=option]')")
+    page.click("#compare-run")
+    page.wait_for_selector("#compare-votes:visible")
+    go(page, "chat")
+    say(page, "What is it?")
+
+
+@pytest.mark.parametrize(("theme", "locale"), [("dark", "en-US"), ("light", "zh-CN")])
+def test_a_page_that_was_used_passes_the_wcag_rules(visit: Any, theme: str, locale: str) -> None:
+    page = visit(f"?__theme={theme}", locale=locale)
+    use(page)
+    for tab in TABS:
+        go(page, tab)
+        settle(page)
+        assert violations(page) == [], tab
+    go(page, "draw")
+    page.click("#draw-picture [data-enlarge]")
+    page.wait_for_selector("#lightbox[open] img")
+    assert violations(page) == [], "the lightbox"
+    page.keyboard.press("Escape")
+    page.wait_for_selector("#lightbox", state="hidden")
+    open_drawer(page)
+    assert violations(page) == [], "the drawer of the model"
 
 
 def test_wcag_check_finds_a_violation(visit: Any) -> None:
