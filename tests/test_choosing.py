@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
+import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +20,7 @@ from janus_app.registry.types import Variant
 from janus_app.runtime.session import ModelSession
 from janus_app.types import Event, GenerateRequest, Notice, Progress, drain
 from janus_app.ui.common.saved_images import SavedImages
-from janus_app.ui.context import PageContext
+from janus_app.ui.context import PageContext, Updates
 from janus_app.ui.i18n import Texts
 from janus_app.ui.tabs.models import model_drawer, model_line
 from janus_app.ui.tabs.models.model_list import Fit, cached, fits, list_html, own_html, place_of, starters
@@ -187,7 +188,8 @@ def test_other_browser_tabs_show_the_model_that_one_of_them_loaded(tmp_path: Pat
         line = model_line.build(page)
         drawer = model_drawer.build(page, demo, line, gr.HTML())
     files: Any = None
-    handlers, shown = model_drawer.ModelHandlers(page, line, drawer, files), {line.shown: "", line.seen: ""}
+    handlers = model_drawer.ModelHandlers(page, line, drawer, files)
+    shown: Updates = {line.shown: "", line.seen: "", line.working: False}
     request: Any = None
     for name in ("janus-embedded", "janusflow-embedded"):  # as if another tab did
         drain(session.load(name, "cpu"))
@@ -196,4 +198,36 @@ def test_other_browser_tabs_show_the_model_that_one_of_them_loaded(tmp_path: Pat
         assert f"<strong>{session.catalog[name].title}</strong>" in updates[line.state]
         assert updates[drawer.listed].count('aria-current="true"') == 1
         assert f'data-model="{name}"' not in updates[drawer.listed], "the loaded one cannot be chosen again"
-        shown = {line.shown: updates[line.shown], line.seen: updates[line.seen]}
+        shown |= {line.shown: updates[line.shown], line.seen: updates[line.seen]}
+
+
+def test_load_of_one_browser_tab_is_shown_and_can_be_cancelled_in_the_others(tmp_path: Path) -> None:
+    session, go = ModelSession(load_catalog(), Hub()), threading.Event()
+    page = page_of(session, tmp_path)
+    with gr.Blocks() as demo:
+        line = model_line.build(page)
+        drawer = model_drawer.build(page, demo, line, gr.HTML())
+    files: Any = None
+    handlers = model_drawer.ModelHandlers(page, line, drawer, files)
+    idle: Updates = {line.shown: "", line.seen: "", line.working: False}
+    request: Any = None
+
+    def fetch(share: int) -> Iterator[Event]:
+        yield Progress("download", share, 100, "bytes")
+        assert go.wait(60)
+        yield Progress("download", 99, 100, "bytes")
+
+    load = model_drawer.load_on(page, lambda: fetch(40), ("a",), "en")
+    assert model_drawer.load_on(page, lambda: fetch(50), ("a",), "en") is load, "the same is not loaded twice"
+    assert any(frame.progress for frame in load.follow())
+    shown = handlers.tick(idle, request)
+    assert "40" in shown[line.work] and "Downloading" in shown[line.work]
+    assert shown[line.cancel]["visible"] and shown[line.cancel]["value"] == "Pause"
+    handlers.cancel()  # pressed in the other tab
+    go.set()
+    load.wait(60)
+    ended = handlers.tick({**idle, line.working: shown[line.working]}, request)
+    assert "Cancelled" in ended[line.work] and "progress" not in ended[line.work]
+    assert not ended[line.cancel]["visible"] and not ended[line.working]
+    assert line.work not in handlers.tick(idle, request), "a tab that is opened later does not hear of it"
+    assert model_drawer.load_on(page, lambda: fetch(50), ("a",), "en") is not load

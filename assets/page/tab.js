@@ -1,21 +1,28 @@
-// What this browser tab keeps when it is opened anew: the key of its jobs on the server, and unsent prompts. The storage
-// of a session belongs to one tab and ends with it.
+// What this browser tab keeps when it is opened anew: the key of its jobs on the server, and what was entered and not run
+// yet. The storage of a session belongs to one tab and ends with it.
 const session = { // a browser may forbid storage; then nothing is kept
   get: (key) => { try { return sessionStorage.getItem(key); } catch { return null; } },
   set: (key, value) => { try { sessionStorage.setItem(key, value); } catch { /* not kept */ } },
 };
-const drafts = new Set(); // ids of the boxes whose text was brought back
+const values = new Map(); // by the name of a set of components: what they hold now
+const put = new Set(), fitted = new Set(); // names of those that were to be put back, and of those that were
+let opening = true; // until the user does something, what the page itself fills in gives way again
+for (const gesture of ["pointerdown", "keydown"]) window.addEventListener(gesture, () => opening = false, true);
+const stored = (name) => { try { return JSON.parse(session.get(`janus-${name}`)); } catch { return null; } };
 window.addEventListener("pagehide", () => {
-  for (const id of drafts) {
-    const box = document.querySelector(`#${id} textarea`);
-    if (box) session.set(`janus-${id}`, box.value);
-  }
+  for (const [name, now] of values) if (put.has(name)) session.set(`janus-${name}`, JSON.stringify(now));
 });
 Object.assign(window.janus, {
   tabKey: () => session.get("janus-tab") || "",
   keepTabKey: (key) => session.set("janus-tab", key),
-  draft: (id, now) => {
-    drafts.add(id);
-    return session.get(`janus-${id}`) ?? now;
+  keepValues: (name, now) => values.set(name, now),
+  // The first `same` values must be as they were, as the model is: what was entered for another one is not for this.
+  keptValues: (name, same, now) => {
+    put.add(name);
+    const before = stored(name), mine = JSON.stringify(now.slice(0, same));
+    const fits = before?.length === now.length && JSON.stringify(before.slice(0, same)) === mine;
+    if (!fits || (fitted.has(name) && !opening)) return now.slice(same).map(() => AS_IT_IS);
+    fitted.add(name);
+    return before.slice(same);
   },
 });

@@ -156,7 +156,7 @@ def _tabs(page: PageContext, demo: gr.Blocks, frame: Frame) -> None:
         with gr.Tab(label("tab_draw"), id="draw", elem_id="tab-draw"):
             drawing = draw_tab.build(page, variant, seen, joined, browser, stored)
         with gr.Tab(label("tab_edit"), id="edit", elem_id="tab-edit"):
-            editing = edit_tab.build(page, variant, seen, demo, joined, browser)
+            editing = edit_tab.build(page, variant, seen, joined, browser)
         with gr.Tab(label("tab_chat"), id="chat", elem_id="tab-chat"):
             chat = chat_tab.build(page, variant, seen, demo, joined, browser)
         places = Places(drawing, chat, editing, tabs, browser)
@@ -165,7 +165,7 @@ def _tabs(page: PageContext, demo: gr.Blocks, frame: Frame) -> None:
                 history = history_tab.build(page, page.library.gallery, tab, browser)
             link(page, history.row, history.source, places)
         with gr.Tab(label("tab_compare"), id="compare", elem_id="tab-compare") as tab:
-            pair = compare_tab.build(page, variant, seen, demo, tab, drawing)
+            pair = compare_tab.build(page, variant, seen, joined, tab, drawing)
     for row, source in ((chat.row, chat.source), (pair.row, pair.source)):
         link(page, row, source, places)
     for results in (drawing.right.wall, editing.panels.right.results):

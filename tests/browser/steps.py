@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from janus_app.paths import ASSETS
+from janus_app.ui.common.jobs import KNOWN_STAGES
+
+ENGLISH = json.loads((ASSETS / "i18n" / "en.json").read_text("utf-8"))
 TABS = ("draw", "edit", "chat", "history", "compare")
 PATIENCE = 90  # seconds until a condition is given up; the browser and the page share two cores in CI
 
@@ -23,6 +28,15 @@ OUTCOME = """tab => {
 }"""
 SEEN = "tab => document.querySelectorAll(`#${tab}-notes .message, #${tab}-status .message`)"
 SEEN += ".forEach((line) => { line.dataset.seen = 'yes'; })"
+# What a running job shows, anywhere on the page: moving bars, and lines that begin with what a job does.
+RUNNING = """words => [
+  ...document.querySelectorAll("[role=progressbar], .working"),
+  ...[...document.querySelectorAll(".message")].filter((e) => words.some((word) => e.textContent.startsWith(word))),
+].map((e) => e.outerHTML.slice(0, 200))"""
+DOING = (
+    *(ENGLISH[f"stage_{stage}"] for stage in KNOWN_STAGES if stage not in ("ready", "unloaded")),
+    *(ENGLISH["starting"], ENGLISH["reading"], "Loading"),
+)
 # Visible controls a screen reader could not name.
 UNNAMED = """() => [...document.querySelectorAll("button, input, textarea, select, [role=slider]")].filter((e) => {
   if (!e.checkVisibility({visibilityProperty: true}) || e.type === "hidden" || e.type === "file") return false;
@@ -84,13 +98,24 @@ def wait_done(page: Any, tab: str = "draw") -> None:
     """Wait until the tab's job is done. Fails at once, with the message, where it was refused or stopped."""
     kind, text = outcome(page, tab)
     assert kind == "done", f"{tab} ended as {kind}: {text}"
+    wait_nothing_runs(page)
 
 
 def wait_ended(page: Any, kind: str, tab: str = "draw") -> str:
     """Wait until the tab's job has ended as "error" or "stopped"; returns the message."""
     ended, text = outcome(page, tab)
     assert ended == kind, f"{tab} ended as {ended}: {text}"
+    wait_nothing_runs(page)
     return text
+
+
+def wait_nothing_runs(page: Any) -> None:
+    """Wait until nothing on the page says that a job runs."""
+
+    def left() -> Any:
+        return page.evaluate(RUNNING, list(DOING))
+
+    until(lambda: not left(), page, lambda: f"this outlives its job: {left()}")
 
 
 def go(page: Any, tab: str) -> None:
@@ -146,6 +171,7 @@ def answer(page: Any, question: str, number: int) -> str:
     page.wait_for_function(f"document.querySelectorAll('#chat-bot .user.message').length >= {number}")
     page.wait_for_selector("#chat-box .submit-button:visible")
     page.wait_for_selector("#chat-context .meter")
+    wait_nothing_runs(page)
     text: str = page.locator("#chat-bot .bot.message").last.inner_text()
     return text
 

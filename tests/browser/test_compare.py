@@ -10,7 +10,17 @@ from PIL import Image
 
 from janus_app.outputs.metadata import read_metadata
 from janus_app.workflows.grid import CHUNK
-from tests.browser.steps import UNNAMED, go, menu, open_settings, set_number, settle, wait_done, wait_quiet
+from tests.browser.steps import (
+    UNNAMED,
+    go,
+    menu,
+    open_settings,
+    set_number,
+    settle,
+    wait_done,
+    wait_nothing_runs,
+    wait_quiet,
+)
 from tests.page_server import Served
 
 pytestmark = pytest.mark.browser
@@ -33,13 +43,31 @@ def test_blind_pair_is_revealed_by_vote_and_grid_saves_its_sheet(visit: Any, ser
     pick(page, "#side-b-model", "Tiny B")
     page.keyboard.press("Tab")
     page.locator("#compare-prompt textarea").focus()
-    page.keyboard.press("Control+Enter")
+    with served.session.held():  # a refresh loses neither the job, nor what was entered and not run yet
+        page.keyboard.press("Control+Enter")
+        page.wait_for_selector("#compare-stop:visible")
+        page.fill("#compare-prompt textarea", "not run yet")
+        set_number(page, "#side-b-guidance", 7.5)
+        set_number(page, "#side-a-temperature", 0.2)
+        settle(page)
+        page.reload()
+        page.wait_for_selector("#compare-stop:visible")
+        assert not page.is_visible("#compare-run") and page.locator("#compare-status [role=progressbar]").count()
+        page.wait_for_function("document.querySelector('#compare-prompt textarea').value === 'not run yet'")
+        sides = [page.input_value(f"#side-{side}-model input") for side in "ab"]
+        assert sides == ["Tiny A", "Tiny B"]
+        assert page.input_value("#side-b-guidance input[type=number]") == "7.5"
+        assert page.input_value("#side-a-temperature input[type=number]") == "0.2"
     page.wait_for_selector("#compare-votes:visible")
+    wait_nothing_runs(page)
     captions = page.locator("#compare-pictures figcaption").all_inner_texts()
     assert [text.strip() for text in captions] == ["left", "right"]
     assert "Tiny" not in page.inner_text("#compare-sides"), "the sides are revealed before the vote"
     assert page.locator("#compare-copy:visible").count() == 0, "the copied settings would reveal the side"
+    page.reload()
     page.click("#vote-left")
+    page.wait_for_selector("#compare-told dl")
+    page.reload()  # what was judged cannot be judged again
     page.wait_for_selector("#compare-told dl")
     revealed = page.inner_text("#compare-told")
     assert "Tiny A" in revealed and "Tiny B" in revealed and page.locator("#compare-votes:visible").count() == 0
@@ -61,9 +89,15 @@ def test_blind_pair_is_revealed_by_vote_and_grid_saves_its_sheet(visit: Any, ser
     page.fill("#grid-x-values textarea, #grid-x-values input", "1, 3")
     wait_quiet(page)  # the examples of the chosen setting have arrived
     page.fill("#grid-y-values textarea, #grid-y-values input", "31..32")
-    page.click("#grid-run")
-    page.wait_for_selector("#grid-table td img")
+    with served.session.held():
+        page.click("#grid-run")
+        page.wait_for_selector("#grid-table td")
+        page.reload()
+        page.wait_for_selector("#grid-table td >> nth=3")
+    page.get_by_role("tab", name="Grid of settings").click()
     page.wait_for_selector("#grid-sheet img")
+    assert page.input_value("#grid-y-values textarea, #grid-y-values input") == "31..32"
+    wait_nothing_runs(page)
     (sheet,) = served.outputs.glob("*_grid.png")
     facts = json.loads(Image.open(sheet).info[CHUNK])
     records = [[read_metadata(served.outputs / name) for name in row] for row in facts["files"]]

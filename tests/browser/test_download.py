@@ -147,12 +147,20 @@ def test_download_resumes_after_pause_and_kill(
     get(page)
     page.wait_for_selector("#model-cancel:has-text('Pause')")
     until(lambda: kept(tmp_path) > 20_000_000, page)
+    page.reload()  # the download goes on, and so do its line and its button, which every tab has
+    other = visit(browser, started[-1])
+    for each in (page, other):
+        each.wait_for_selector("#model-cancel:has-text('Pause')")
     line = page.inner_text("#model-work")
     assert re.search(r"Downloading · [\d.]+( MB)? of 103 MB · [\d.]+ [kM]B/s · .* left · pytorch_model\.bin", line), (
         line
     )
-    page.click("#model-cancel")
-    page.wait_for_selector("#model-work .message:has-text('are downloaded and kept')")
+    other.click("#model-cancel")
+    for each in (page, other):
+        each.wait_for_selector("#model-work .message:has-text('are downloaded and kept')")
+        assert not each.is_visible("#model-cancel")
+    other.context.close()
+    steps.open_drawer(page)
     page.wait_for_selector("#model-list button:has-text('Resume')")
     paused = kept(tmp_path)
     assert re.search(r"\d+( MB)? of 103 MB are downloaded and kept", page.inner_text("#model-work"))

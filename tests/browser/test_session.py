@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import re
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from PIL import Image, ImageChops
 
+from janus_app.errors import Message
 from janus_app.outputs.metadata import read_metadata
-from janus_app.types import drain
+from janus_app.types import Event, Notice, Progress, drain
 from janus_app.ui.common.running import Run
 from tests.browser.conftest import WATCH
 from tests.browser.steps import (
@@ -31,6 +33,7 @@ from tests.browser.steps import (
     until,
     wait_done,
     wait_ended,
+    wait_nothing_runs,
     wait_quiet,
 )
 from tests.page_server import Served
@@ -265,6 +268,60 @@ def test_edit_survives_a_refresh_with_its_prompt_and_the_tree_of_its_pictures(vi
         page.wait_for_selector("#edit-compare img:visible")
         assert page.locator("#edit-run").is_visible() and page.locator("#edit-undo button").count() == 2
         reopen(page)
+
+
+def test_no_status_outlives_a_job_that_was_stopped_or_failed(
+    visit: Any, served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page, session, fail = visit("#edit"), served.session, threading.Event()
+    go(page, "edit")
+    paint(page, into_editor(page, lambda: page.click("#edit-start [data-start='beach']")))
+    page.fill("#edit-prompt textarea", "a red boat")
+
+    def endless(*given: Any, **more: Any) -> Iterator[Event]:
+        yield Notice(Message("prompt_cut", limit=9, end="a"))
+        while not fail.wait(0.02):
+            yield Progress("draw", 1, 9, "tokens", "a detail")
+        raise RuntimeError("broken")
+
+    def chat() -> None:
+        page.fill("#chat-box textarea", "What is it?")
+        page.wait_for_selector("#chat-box .submit-button:visible")
+        page.keyboard.press("Control+Enter")
+
+    def grid() -> None:
+        page.get_by_role("tab", name="Grid of settings").click()
+        page.click("#grid-run")
+
+    def load() -> None:
+        open_drawer(page)
+        page.locator("#model-list button", has_text="Tiny B").click()
+
+    kinds = (
+        ("draw", lambda: page.click("#draw-run"), "#draw-stop", "#draw-status"),
+        ("edit", lambda: page.click("#edit-run"), "#edit-stop", "#edit-status"),
+        ("chat", chat, "[data-chat-stop]", "#chat-bot"),
+        ("compare", lambda: page.click("#compare-run"), "#compare-stop", "#compare-status"),
+        ("compare", grid, "#grid-stop", "#compare-status"),
+        ("compare", load, "#model-cancel", "#model-work"),
+    )
+    monkeypatch.setattr(session, "run", endless)
+    monkeypatch.setattr(session, "load", endless)
+    for ending in ("stopped", "failed"):
+        for tab, begin, stop, place in kinds:
+            go(page, tab)
+            if begin is not grid and tab == "compare":
+                page.get_by_role("tab", name="Side by side").click()
+            fail.clear()
+            begin()
+            page.wait_for_selector(f"{place} [role=progressbar]")
+            page.click(stop) if ending == "stopped" else fail.set()
+            wait_nothing_runs(page)
+            wait_quiet(page)
+            wait_nothing_runs(page)
+        if page.locator("#model-drawer.open").count():
+            page.click("#model-head [data-janus=drawer]")
+            page.wait_for_selector("#model-drawer", state="hidden")
 
 
 def gallery(page: Any) -> list[list[str]]:

@@ -1,17 +1,20 @@
-"""What a browser tab keeps when it is opened anew: its runs on the server, and unsent prompts in the browser."""
+"""What a browser tab keeps when it is opened anew: its runs on the server, and in the browser what was not run yet."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import gradio as gr
+from gradio.components import Component
 
 from janus_app.ui.context import QUICK, PageContext, attach
 
 # Functions of assets/page/tab.js, which keeps both in the tab's own storage.
 KEY = "() => window.janus.tabKey()"
 KEEP = "(key) => window.janus.keepTabKey(key)"
-DRAFT = "(now) => window.janus.draft('{id}', now)"
+KEEP_VALUES = "(...now) => window.janus.keepValues('{name}', now)"
+KEPT_VALUES = "(...now) => window.janus.keptValues('{name}', {same}, now)"
 
 
 def join(page: PageContext, demo: gr.Blocks) -> Any:
@@ -23,6 +26,15 @@ def join(page: PageContext, demo: gr.Blocks) -> Any:
     return joined
 
 
-def restore_draft(joined: Any, box: gr.Textbox) -> Any:
-    """Put what was typed into `box` before the page was opened anew back into it. Returns the event after that."""
-    return joined.then(None, box, box, js=DRAFT.format(id=box.elem_id))
+def kept(name: str, parts: Sequence[Any], model: Component | None = None) -> Callable[[Any], Any]:
+    """Keep what the user enters in `parts`, as `name`. Returns a function that puts it back after an event.
+
+    With the component that holds the `model`, it is put back while the same model is chosen. The page may ask for it
+    after several events of its opening; once the user does something, it counts as put back. The function returns the
+    event after that.
+    """
+    same = [model] if model is not None else []
+    for part in parts:
+        part.change(None, [*same, *parts], None, js=KEEP_VALUES.format(name=name))
+    script = KEPT_VALUES.format(name=name, same=len(same))
+    return lambda event: event.then(None, [*same, *parts], [*parts], js=script)

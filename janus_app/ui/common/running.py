@@ -1,4 +1,4 @@
-"""Jobs that do not end with the browser tab that started them: drawings, and answers in the chat.
+"""Jobs that do not end with the browser tab that started them: drawings, comparisons, answers, loads of models.
 
 A run advances its job in a thread of its own and keeps the latest view. Handlers only follow it: a closed or refreshed
 tab looks away, and the tab that is opened in its place finds the run again and follows it further. On a shared page
@@ -26,6 +26,7 @@ from typing import Any, Generic, Literal, TypeVar, cast
 from janus_app.errors import AppError
 from janus_app.outputs.conversations import Conversation
 from janus_app.types import EditRequest, Event, GenerateRequest
+from janus_app.ui.common.jobs import Frame
 from janus_app.ui.common.saved_images import SavedImage
 from janus_app.ui.common.visitor import visitor
 
@@ -36,7 +37,7 @@ MAX_RUNNING = 60  # runs of all tabs together that wait or draw
 MAX_TABS = 200  # browser tabs that are remembered
 MAX_RUNS = 30  # runs that are remembered of each place of a tab
 
-Place = Literal["draw", "edit"]
+Place = Literal["draw", "edit", "compare"]
 Drawing = GenerateRequest | EditRequest
 Stopped = Callable[[], bool]  # whether a job shall end at its next step
 V = TypeVar("V")
@@ -71,6 +72,17 @@ class Job(Generic[V]):
         """Advance the job in a thread. `failed` gives the last view where `views` raises, which is a bug."""
         advance = contextvars.copy_context().run  # the job counts as the visitor's
         threading.Thread(target=advance, args=(self._advance, views, failed), daemon=True, name="drawing").start()
+
+    @property
+    def view(self) -> V:
+        """The latest view. Who reads it is somebody who looks."""
+        self._looked = time.monotonic()
+        return self._view
+
+    @property
+    def stopped(self) -> bool:
+        """Whether somebody stopped the job."""
+        return self._stop.is_set()
 
     def stop(self) -> None:
         """End the job within one step."""
@@ -152,21 +164,57 @@ class Run(Job[View]):
             super()._show(view)
 
 
-class Talk(Job[dict[Any, Any]]):
+class Showing(Job[dict[Any, Any]]):
+    """A job whose views are new values of components.
+
+    A follower gets those that changed since it last looked, and at the end all of them: a busy browser may miss some.
+    """
+
+    def __init__(self, watched: bool) -> None:
+        super().__init__({}, watched)
+        self.shown: dict[Any, Any] = {}
+        self._at: dict[Any, int] = {}  # the number of the view that brought each value
+
+    def show(self, updates: dict[Any, Any]) -> None:
+        """What the user has done with the results since, for the next opening of the tab."""
+        self._show(updates)
+
+    def _since(self, seen: int) -> dict[Any, Any]:
+        return {part: value for part, value in self.shown.items() if self.ended or self._at[part] > seen}
+
+    def _show(self, view: dict[Any, Any]) -> None:
+        with self._changed:
+            self.shown |= view
+            self._at |= dict.fromkeys(view, self._views + 1)
+            super()._show(view)
+
+
+class Talk(Showing):
     """An answer in the chat. `conversation` holds what is written of it so far; `unwanted`, it is not saved."""
 
     def __init__(self, conversation: Conversation, watched: bool) -> None:
-        super().__init__({}, watched)
+        super().__init__(watched)
         self.conversation, self.unwanted = conversation, False
+
+
+class Load(Job[Frame]):
+    """A model that is loaded or unloaded; `wanted` says which and how."""
+
+    def __init__(self, first: Frame, wanted: tuple[Any, ...], watched: bool) -> None:
+        super().__init__(first, watched)
+        self.wanted = wanted
 
 
 @dataclass
 class _BrowserTab:
     runs: dict[Place, list[Run]] = field(default_factory=dict)
     talk: Talk | Conversation | None = None
+    showing: dict[Place, Showing] = field(default_factory=dict)
+    load: Load | None = None
 
     def copy(self) -> _BrowserTab:
-        return _BrowserTab({place: list(runs) for place, runs in self.runs.items()}, self.talk)
+        runs = {place: list(runs) for place, runs in self.runs.items()}
+        return _BrowserTab(runs, self.talk, dict(self.showing), self.load)
 
 
 class Runs:
@@ -176,6 +224,7 @@ class Runs:
         self._by_session: OrderedDict[str, _BrowserTab] = OrderedDict()
         self._by_key: OrderedDict[str, _BrowserTab] = OrderedDict()
         self._alive: list[Job[Any]] = []
+        self._page = _BrowserTab()  # what all tabs of a page that is not shared have in common
         self._lock = threading.Lock()
 
     def new(self, place: Place, seed: int, before: str, watched: bool) -> Run:
@@ -194,6 +243,42 @@ class Runs:
             self._admit(talk)
             self._tab().talk = talk
         return talk
+
+    def begin(self, place: Place, watched: bool) -> Showing:
+        """A job for the tab to start in a place, where it is shown from now on. Raises AppError if too many run."""
+        self.stop(place)
+        with self._lock:
+            job = Showing(watched)
+            self._admit(job)
+            self._tab().showing[place] = job
+        return job
+
+    def showing(self, place: Place) -> Showing | None:
+        """The job that the tab shows in a place."""
+        with self._lock:
+            return self._tab().showing.get(place)
+
+    def load(self, first: Frame, wanted: tuple[Any, ...], shared: bool) -> tuple[Load, bool]:
+        """A load for the tab to start, and True; or the one that runs already with what is `wanted`, and False.
+
+        Another load that runs is stopped: who wants another model before that changed their mind. All tabs of a page
+        that is not `shared` have one load. Raises AppError if too many jobs run.
+        """
+        with self._lock:
+            holder = self._tab() if shared else self._page
+            before = holder.load
+            if before and not before.ended and not before.stopped:
+                if before.wanted == wanted:
+                    return before, False
+                before.stop()
+            holder.load = Load(first, wanted, watched=shared)
+            self._admit(holder.load)
+            return holder.load, True
+
+    def loading(self, shared: bool) -> Load | None:
+        """The load that the tab started last, or any tab of a page that is not `shared`; it may have ended."""
+        with self._lock:
+            return (self._tab() if shared else self._page).load
 
     @property
     def talk(self) -> Talk | Conversation | None:
@@ -226,7 +311,9 @@ class Runs:
 
     def stop(self, place: Place) -> bool:
         """Stop what the tab draws in a place. False if it draws nothing there."""
-        running = [run for run in self.of(place) if not run.ended]
+        running: list[Job[Any]] = [run for run in self.of(place) if not run.ended]
+        if (job := self.showing(place)) and not job.ended:
+            running.append(job)
         for run in running:
             run.stop()
         return bool(running)

@@ -100,35 +100,25 @@ class Replies:
         restore: bool,
         halted: Stopped,
     ) -> Iterator[Updates]:
-        """All that changed since the question was asked, as often as something does."""
+        """What changes while the question is answered."""
         page, panel, conversation = self.page, self.panel, talk.conversation
         last, trouble = conversation, ""
-        everything: Updates = {}
         work = self._picture if command(asked.text) else self._text
         with closing(work(conversation, values, language, halted)) as answer:
             for updates in answer:
                 last = talk.conversation = updates.get(panel.conversation, last)
-                everything |= updates
-                yield everything.copy()
+                yield updates
         if last is not conversation and not talk.unwanted:
             trouble = save(page, last, language)
         if halted():
             tail = stopped(page, language)
-            yield {**everything, **self.show(last, values, language, tail), panel.notes: trouble}
+            yield {**self.show(last, values, language, tail), panel.notes: trouble}
             return
         if last is conversation:
             talk.conversation = before
-            yield {**everything, **self._refused(before, asked, values, language, restore)}
+            yield self._refused(before, asked, values, language, restore)
             return
-        if trouble:
-            everything[panel.notes] = trouble
-        # A busy browser may miss an update, so the last one repeats them all.
-        yield {
-            **everything,
-            **self._show(last, language),
-            panel.box: idle_box(),
-            **self.around(last, values, language),
-        }
+        yield {**self.show(last, values, language), **({panel.notes: trouble} if trouble else {})}
 
     def _refused(
         self, before: Conversation, asked: ChatMessage, values: Values, language: str, restore: bool

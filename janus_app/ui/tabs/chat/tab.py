@@ -15,6 +15,7 @@ from janus_app.outputs.conversations import Conversation, new_conversation, new_
 from janus_app.outputs.image_io import open_picture
 from janus_app.paths import ASSETS
 from janus_app.ui.common.actions import Actions, BrowserDownload, PictureSource, halt, press
+from janus_app.ui.common.browser_tab import kept
 from janus_app.ui.common.html import empty, messages
 from janus_app.ui.common.pictures import address
 from janus_app.ui.common.running import Talk
@@ -191,10 +192,12 @@ def build(
             panel = chat_panel(page, conversation)
     handlers = ChatHandlers(page, panel, variant, Replies(page, panel, variant))
     answers, ends = wire(handlers, side, joined)
-    events: list[Callable[..., Any]] = [demo.load, seen.change]
-    for event in events:
+    kept("chat-box", [panel.box])(joined)
+    entered = kept("chat-settings", [*vars(panel.settings).values()], variant)
+    for event in (joined.then, seen.change):
         settings = panel.settings.sliders.values()
-        attach(event, handlers.refresh, {variant}, {panel.bot, panel.sample, *panel.examples, *settings}, **QUICK)
+        outputs = {panel.bot, panel.sample, *panel.examples, *settings}
+        entered(attach(event, handlers.refresh, {variant}, outputs, **QUICK))
     if side and page.library:
         listed = sidebar.SidebarHandlers(page, page.library.conversations, side, conversation)
         sidebar.wire(listed, browser)

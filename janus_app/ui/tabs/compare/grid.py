@@ -13,11 +13,10 @@ from PIL import ImageOps
 from janus_app.errors import AppError, Message
 from janus_app.files import os_errors_as_app_errors
 from janus_app.types import Event, GenerateRequest
-from janus_app.ui.common.actions import halt
-from janus_app.ui.common.controls import RunButtons
 from janus_app.ui.common.drawing import preview_quality
 from janus_app.ui.common.html import data_uri, message, messages, preview_grid
 from janus_app.ui.common.jobs import watch
+from janus_app.ui.common.running import Stopped, until
 from janus_app.ui.context import JOB, QUICK, PageContext, Updates, Values, first_seed, number, whole_number
 from janus_app.ui.tabs.compare.shared import SharedParts
 from janus_app.ui.tabs.draw.tab import DrawTab
@@ -121,8 +120,12 @@ class GridHandlers:
     drawing: DrawTab
 
     def run(self, data: Values, request: gr.Request) -> Iterator[Updates]:
+        language = self.page.language(request)
+        yield from self.shared.run(self.page, language, lambda stopped: self._views(data, language, stopped))
+
+    def _views(self, data: Values, language: str, stopped: Stopped) -> Iterator[Updates]:
         """Draw the pictures one after the other into the table, then save and show the sheet."""
-        page, shared, language = self.page, self.shared, self.page.language(request)
+        page, shared = self.page, self.shared
         seed = first_seed(data[shared.new_seed], data[shared.seed])
         try:
             plan = self._plan(data, seed)
@@ -133,12 +136,11 @@ class GridHandlers:
             **shared.started(page, language, seed, visible=shared.grid_results),
             self.results.table: table_html(page, plan, [], language),
             self.results.sheet: gr.update(visible=False),
-            **self._buttons(running=True),
         }
         cells: list[Cell] = []
         shown = 0
         frame = None
-        for frame in watch(lambda: self._draw(data[self.variant], plan, cells), page.texts, language):
+        for frame in watch(lambda: until(stopped, self._draw(data[self.variant], plan, cells)), page.texts, language):
             updates: Updates = {
                 shared.status: frame.status,
                 shared.notes: messages(frame.notices) + (message(frame.error, "error") if frame.error else ""),
@@ -151,9 +153,11 @@ class GridHandlers:
                 updates[shared.preview] = preview_grid(frame.previews, [caption], [""], preview_quality(page))
             yield updates
         if frame is None or frame.error:
-            yield {**shared.ended(), **self._buttons(running=False)}
+            yield shared.ended()
+        elif stopped():
+            yield shared.ended(message(page.texts.say("grid_stopped", language)))
         else:
-            yield {**self._finish(plan, cells, language), **self._buttons(running=False)}
+            yield self._finish(plan, cells, language)
 
     def _plan(self, data: Values, seed: Any) -> Plan:
         """Raises AppError for values that cannot be used."""
@@ -194,13 +198,6 @@ class GridHandlers:
             self.results.table: "",
             self.results.sheet: gr.update(value=served, visible=True, alt_text=alt_text(page, plan, language)),
         }
-
-    def _buttons(self, running: bool) -> Updates:
-        return RunButtons(self.controls.run, self.controls.stop).updates(running)
-
-    def stopped(self, request: gr.Request) -> Updates:
-        line = message(self.page.texts.say("grid_stopped", self.page.language(request)))
-        return {**self.shared.ended(line), **self._buttons(running=False)}
 
     def refresh(self, data: Values, language: str) -> Updates:
         """The settings of the model at hand, with values that suit it where the page filled in the last ones."""
@@ -247,9 +244,8 @@ def wire(
     handlers = GridHandlers(page, shared, controls, results, variant, drawing)
     inputs = {*shared.inputs, controls.x, controls.x_values, controls.y, controls.y_values, variant}
     inputs |= drawing.panel.controls.all
-    outputs = [*shared.outputs, results.table, results.sheet, controls.run, controls.stop]
-    job = controls.run.click(handlers.run, inputs, outputs, **JOB)
-    halt(controls.stop.click, [job]).then(handlers.stopped, None, outputs, **QUICK)
+    controls.run.click(handlers.run, inputs, [*shared.outputs, results.table, results.sheet], **JOB)
+    controls.stop.click(lambda: shared.stop(page), None, None, **QUICK)
     for place, (axis, box) in enumerate(handlers.axes):
 
         def choose_axis(data: Values, place: int = place) -> Updates:

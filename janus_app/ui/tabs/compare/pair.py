@@ -15,13 +15,13 @@ from janus_app.errors import AppError, Message
 from janus_app.files import os_errors_as_app_errors
 from janus_app.outputs.votes import Choice, Tally
 from janus_app.types import SOLVERS, Event, GenerateRequest
-from janus_app.ui.common.actions import Actions, PictureSource, action_row, halt
-from janus_app.ui.common.controls import RunButtons
+from janus_app.ui.common.actions import Actions, PictureSource, action_row
 from janus_app.ui.common.detail import settings_line
 from janus_app.ui.common.drawing import preview_quality
 from janus_app.ui.common.html import facts, message, messages, preview_grid
 from janus_app.ui.common.jobs import watch
 from janus_app.ui.common.pictures import ADDRESSED, PICKED, address
+from janus_app.ui.common.running import Stopped, until
 from janus_app.ui.common.saved_images import SavedImage
 from janus_app.ui.context import (
     JOB,
@@ -87,6 +87,10 @@ class PairControls:
     def models(self) -> list[Any]:
         return [side.model for side in self.sides]
 
+    @property
+    def settings(self) -> list[Any]:
+        return [setting for side in self.sides for setting in side.settings]
+
 
 @dataclass(frozen=True)
 class PairResults:
@@ -137,7 +141,7 @@ def _side_controls(page: PageContext, side: str) -> SideControls:
 
     with gr.Column(min_width=140, elem_classes="card side"):
         return SideControls(
-            gr.Dropdown([("", "")], label=label(f"side_{side}"), elem_id=f"side-{side}-model"),
+            gr.Dropdown([("", "")], value=None, label=label(f"side_{side}"), elem_id=f"side-{side}-model"),
             slider("guidance", 1, 10, 5, 0.5),
             slider("temperature", 0, 2, 1, 0.05),
             slider("steps", 1, 100, 30, 1, visible=False),
@@ -174,8 +178,12 @@ class PairHandlers:
     results: PairResults
 
     def run(self, data: Values, request: gr.Request) -> Iterator[Updates]:
+        language = self.page.language(request)
+        yield from self.shared.run(self.page, language, lambda stopped: self._views(data, language, stopped))
+
+    def _views(self, data: Values, language: str, stopped: Stopped) -> Iterator[Updates]:
         """Draw both sides and show how far they are, then the two pictures."""
-        page, shared, language = self.page, self.shared, self.page.language(request)
+        page, shared = self.page, self.shared
         seed, blind = first_seed(data[shared.new_seed], data[shared.seed]), bool(data[self.controls.blind])
         try:
             one, other = (self._side(data, side, seed) for side in self.controls.sides)
@@ -183,10 +191,10 @@ class PairHandlers:
         except AppError as error:
             yield shared.refused(error.text(language))
             return
-        yield {**shared.started(page, language, seed), **self._buttons(running=True)}
+        yield shared.started(page, language, seed)
         images: dict[int, SavedImage] = {}
         frame = None
-        for frame in watch(lambda: self._draw(sides, images), page.texts, language):
+        for frame in watch(lambda: until(stopped, self._draw(sides, images)), page.texts, language):
             updates: Updates = {
                 shared.status: frame.status,
                 shared.notes: messages(frame.notices) + (message(frame.error, "error") if frame.error else ""),
@@ -196,7 +204,7 @@ class PairHandlers:
                 updates[shared.preview] = preview_grid(frame.previews, [""], [alt], preview_quality(page))
             yield updates
         if frame is None or frame.error or len(images) < 2:
-            yield {**shared.ended(), **self._buttons(running=False)}
+            yield self._stopped(language) if stopped() else shared.ended()
             return
         before: Comparison | None = data[self.results.comparison]
         names = (vote_key(sides[0]), vote_key(sides[1]))
@@ -204,14 +212,13 @@ class PairHandlers:
             with os_errors_as_app_errors(Message("copy_not_made"), page.images.serving):
                 now = arranged(page, (images[0], images[1]), names, blind, before.tally if before else None)
         except AppError as error:  # the pictures themselves are saved
-            yield {**shared.refused(error.text(language)), **self._buttons(running=False)}
+            yield shared.refused(error.text(language))
             return
         line = page.texts.say("compare_judge" if blind else "compare_done", language)
         yield {
             **shared.ended(message(line, "done")),
             shared.pair_results: gr.update(visible=True),
             **self.show(now, language),
-            **self._buttons(running=False),
         }
 
     def _side(self, data: Values, side: SideControls, seed: Any) -> Side:
@@ -236,13 +243,9 @@ class PairHandlers:
             else:
                 yield step
 
-    def _buttons(self, running: bool) -> Updates:
-        return RunButtons(self.controls.run, self.controls.stop).updates(running)
-
-    def stopped(self, request: gr.Request) -> Updates:
-        language, title = self.page.language(request), self.page.session.state.title
-        line = self.page.texts.say("compare_stopped", language, title=title or "–")
-        return {**self.shared.ended(message(line)), **self._buttons(running=False)}
+    def _stopped(self, language: str) -> Updates:
+        line = self.page.texts.say("compare_stopped", language, title=self.page.session.state.title or "–")
+        return self.shared.ended(message(line))
 
     def vote(self, data: Values, request: gr.Request, left_better: bool | None) -> Updates:
         """Count the vote (None: equally good) and reveal the sides."""
@@ -260,11 +263,14 @@ class PairHandlers:
                 tally = page.library.votes.vote(*now.names, choice)
             except AppError as error:
                 notes = message(error.text(language), "error")
-        return {
+        updates = {
             **self.show(replace(now, blind=False, tally=tally), language),
             self.shared.status: message(page.texts.say("compare_done", language), "done"),
             self.shared.notes: notes,
         }
+        if job := page.runs.showing("compare"):
+            job.show(updates)
+        return updates
 
     def vote_left(self, data: Values, request: gr.Request) -> Updates:
         return self.vote(data, request, True)
@@ -318,7 +324,16 @@ class PairHandlers:
         )
         return updates
 
-    def refresh(self, data: Values, selected: str | None) -> Updates:
+    def fit_ranges(self, data: Values, request: gr.Request) -> Updates:
+        """The ranges of the settings of the chosen models; the values stay as they are."""
+        language = self.page.language(request)
+        updates: Updates = {}
+        for side in self.controls.sides:
+            for setting, update in self.choose_model(side, data[side.model], language).items():
+                updates[setting] = {name: new for name, new in update.items() if name != "value"}
+        return updates
+
+    def refresh(self, data: Values, selected: str | None, language: str) -> Updates:
         """The models that need no download.
 
         A choice that is still there stays; else side A takes the model at hand and side B another one.
@@ -331,20 +346,23 @@ class PairHandlers:
         names = [name for _, name in choices]
         here = next((name for name in (now.id, str(now.folder)) if name in names), None)
         defaults = (here, next((name for name in names if name != here), here))
-        return {
-            side.model: gr.update(choices=choices, value=data[side.model] if data[side.model] in names else default)
-            for side, default in zip(self.controls.sides, defaults, strict=True)
-        }
+        updates: Updates = {}
+        for side, default in zip(self.controls.sides, defaults, strict=True):
+            if data[side.model] in names:  # or what the user chose meanwhile
+                updates[side.model] = gr.update(choices=choices)
+            else:
+                updates[side.model] = gr.update(choices=choices, value=default)
+                updates |= self.choose_model(side, default, language)
+        return updates
 
 
 def wire(page: PageContext, shared: SharedParts, controls: PairControls, results: PairResults) -> PairHandlers:
     """Connect the events of the pair."""
     handlers = PairHandlers(page, shared, controls, results)
     inputs = {*shared.inputs, controls.blind, results.comparison, *controls.models}
-    inputs |= {setting for side in controls.sides for setting in side.settings}
-    outputs = [*shared.outputs, *results.outputs, controls.run, controls.stop]
-    job = controls.run.click(handlers.run, inputs, outputs, **JOB)
-    halt(controls.stop.click, [job]).then(handlers.stopped, None, outputs, **QUICK)
+    inputs |= set(controls.settings)
+    controls.run.click(handlers.run, inputs, [*shared.outputs, *results.outputs], **JOB)
+    controls.stop.click(lambda: shared.stop(page), None, None, **QUICK)
     for button, vote in (
         (results.left, handlers.vote_left),
         (results.equal, handlers.vote_equal),
@@ -357,7 +375,7 @@ def wire(page: PageContext, shared: SharedParts, controls: PairControls, results
         def choose_model(data: Values, request: gr.Request, side: SideControls = side) -> Updates:
             return handlers.choose_model(side, data[side.model], page.language(request))
 
-        side.model.change(choose_model, {side.model}, side.settings, **QUICK)
+        side.model.input(choose_model, {side.model}, side.settings, **QUICK)
     return handlers
 
 

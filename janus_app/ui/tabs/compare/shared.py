@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import gradio as gr
 
+from janus_app.errors import AppError
+from janus_app.ui.common.controls import RunButtons
 from janus_app.ui.common.html import message
+from janus_app.ui.common.running import Stopped
 from janus_app.ui.context import PageContext, Updates
 
 
 @dataclass(frozen=True)
 class SharedParts:
-    """`pair_results` and `grid_results` are the columns of the two halves; the one whose job ran last is visible."""
+    """`pair_results` and `grid_results` are the columns of the two halves; the one whose job ran last is visible.
+
+    `buttons` run and stop the one and the other half, one job at a time.
+    """
 
     prompt: gr.Textbox
     seed: gr.Number
@@ -23,6 +30,7 @@ class SharedParts:
     preview: gr.HTML
     pair_results: gr.Column
     grid_results: gr.Column
+    buttons: tuple[RunButtons, RunButtons]
 
     @property
     def inputs(self) -> set[Any]:
@@ -31,7 +39,35 @@ class SharedParts:
     @property
     def outputs(self) -> list[Any]:
         """Whatever a job may change."""
-        return [self.preview, self.status, self.notes, self.seed, self.pair_results, self.grid_results]
+        columns = [self.pair_results, self.grid_results]
+        buttons = [button for pair in self.buttons for button in vars(pair).values()]
+        return [self.preview, self.status, self.notes, self.seed, *columns, *buttons]
+
+    def run(self, page: PageContext, language: str, views: Callable[[Stopped], Iterator[Updates]]) -> Iterator[Updates]:
+        """Start a job, which goes on where the browser tab is closed or refreshed, and show its `views`."""
+        try:
+            job = page.runs.begin("compare", watched=page.shared)
+        except AppError as error:
+            yield self.refused(error.text(language))
+            return
+
+        def failed(error: Exception) -> Updates:
+            return self.refused(page.texts.say("error_bug", language, kind=type(error).__name__))
+
+        job.start(views, failed)
+        for updates in job.follow():
+            yield updates or gr.skip()
+
+    def rejoin(self, page: PageContext) -> Iterator[Updates]:
+        """What this browser tab showed before it was opened anew, and the job that still runs."""
+        yield gr.skip()  # of a generator that yields nothing, Gradio empties all outputs
+        job = page.runs.showing("compare")
+        for updates in job.follow() if job else ():
+            yield updates or gr.skip()
+
+    def stop(self, page: PageContext) -> None:
+        """Stop the job; its own last view says so."""
+        page.runs.stop("compare")
 
     def started(self, page: PageContext, language: str, seed: Any, visible: gr.Column | None = None) -> Updates:
         """A job has begun: clear the last one and show the column of results `visible`, if any."""
@@ -42,11 +78,15 @@ class SharedParts:
             self.seed: seed,
             self.pair_results: gr.update(visible=visible is self.pair_results),
             self.grid_results: gr.update(visible=visible is self.grid_results),
+            **self._buttons(running=True),
         }
+
+    def _buttons(self, running: bool) -> Updates:
+        return {button: update for pair in self.buttons for button, update in pair.updates(running).items()}
 
     def ended(self, status: str = "") -> Updates:
         """A job is over; `status` is HTML. Notes stay as they are."""
-        return {self.preview: "", self.status: status}
+        return {self.preview: "", self.status: status, **self._buttons(running=False)}
 
     def refused(self, reason: str) -> Updates:
         """A job cannot start or save its result, for `reason`."""

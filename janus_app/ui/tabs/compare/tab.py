@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import gradio as gr
 
-from janus_app.ui.common.controls import seed_row
+from janus_app.ui.common.browser_tab import kept
+from janus_app.ui.common.controls import RunButtons, seed_row
 from janus_app.ui.common.html import empty
-from janus_app.ui.context import QUICK, PageContext, Updates, Values
+from janus_app.ui.context import JOB, QUICK, PageContext, Updates, Values
 from janus_app.ui.tabs.compare import grid, pair
 from janus_app.ui.tabs.compare.shared import SharedParts
 from janus_app.ui.tabs.draw.tab import DrawTab
 
 
 def build(
-    page: PageContext, variant: gr.Dropdown, seen: gr.Textbox, demo: gr.Blocks, tab: gr.Tab, drawing: DrawTab
+    page: PageContext, variant: gr.Dropdown, seen: gr.Textbox, joined: Any, tab: gr.Tab, drawing: DrawTab
 ) -> pair.PairResults:
-    """Build the tab over the models that can draw."""
+    """Build the tab over the models that can draw.
+
+    `joined` is the event after which the page knows what this browser tab compared before it was opened anew.
+    """
     label = page.texts.label
     with gr.Row(elem_classes="two-columns"):
         with gr.Column(scale=5, min_width=300):
@@ -38,25 +43,41 @@ def build(
                 pair_results = pair.results(page)
             with gr.Column(visible=False, elem_id="compare-sheet") as grid_column:
                 grid_results = grid.results(page)
-    shared = SharedParts(prompt, seed, new_seed, status, notes, preview, pair_column, grid_column)
+    buttons = RunButtons(pair_controls.run, pair_controls.stop), RunButtons(grid_controls.run, grid_controls.stop)
+    shared = SharedParts(prompt, seed, new_seed, status, notes, preview, pair_column, grid_column, buttons)
     pairs = pair.wire(page, shared, pair_controls, pair_results)
     grids = grid.wire(page, shared, grid_controls, grid_results, variant, drawing)
     drawn_prompt = drawing.panel.controls.prompt
 
     def opened(data: Values, request: gr.Request) -> Updates:
-        """Show the models and settings there are now; an empty prompt is taken from the draw tab."""
+        """Show the models and settings there are now."""
         language, say = page.language(request), page.texts.say
         updates = {
-            prompt: data[prompt] or data[drawn_prompt] or "",
-            **pairs.refresh(data, data[variant]),
+            **pairs.refresh(data, data[variant], language),
             **grids.refresh(data, language),
         }
-        if not data[status]:  # nothing was drawn here yet
+        if not data[status] and page.runs.showing("compare") is None:  # nothing was drawn here yet
             updates[preview] = empty(say("compare_empty_title", language), say("compare_empty", language))
         return updates
 
-    inputs: set[Any] = {variant, prompt, drawn_prompt, status, *pair_controls.models, *grid_controls.axes}
-    outputs = [prompt, preview, *pair_controls.models, *grid_controls.refreshed]
-    for event in (tab.select, demo.load, seen.change):
-        event(opened, inputs, outputs, **QUICK)
+    def fill(data: Values) -> Updates:
+        """An empty prompt is taken from the draw tab."""
+        return gr.skip() if data[prompt] or not data[drawn_prompt] else {prompt: data[drawn_prompt]}
+
+    inputs: set[Any] = {variant, status, *pair_controls.models, *grid_controls.axes}
+    sides = [*pair_controls.models, *pair_controls.settings]
+    outputs = [preview, *sides, *grid_controls.refreshed]
+    tab.select(fill, {prompt, drawn_prompt}, [prompt], **QUICK)
+    tab.select(opened, inputs, outputs, **QUICK)
+    axes = [grid_controls.x, grid_controls.x_values, grid_controls.y, grid_controls.y_values]
+    restore = kept("compare", [prompt, seed, new_seed, pair_controls.blind, *sides, *axes])
+    for event in (seen.change, joined.then):
+        restored = restore(event(opened, inputs, outputs, **QUICK))
+        ranged = restored.then(pairs.fit_ranges, set(pair_controls.models), pair_controls.settings, **QUICK)
+
+    def rejoin() -> Iterator[Updates]:
+        yield from shared.rejoin(page)
+
+    drawn = [*shared.outputs, *pair_results.outputs, grid_results.table, grid_results.sheet]
+    ranged.then(rejoin, None, drawn, **JOB)
     return pair_results

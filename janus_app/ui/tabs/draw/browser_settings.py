@@ -30,8 +30,11 @@ def wire(
     variant: gr.Dropdown,
     controls: RequestControls,
     runs: list[Callable[..., Any]],
-) -> Callable[[Any], None]:
-    """Remember the settings at each of `runs`. Returns a function that restores them after an event."""
+) -> Callable[[Any], Any]:
+    """Remember the settings at each of `runs`.
+
+    Returns a function that restores them after an event, and returns the event after that.
+    """
     by_setting = controls.by_setting
 
     def remember(values: Values) -> Updates:

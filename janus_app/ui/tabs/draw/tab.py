@@ -17,7 +17,7 @@ from janus_app.registry.types import Variant
 from janus_app.types import GenerateRequest
 from janus_app.ui.common import unknown_words
 from janus_app.ui.common.actions import BrowserDownload, halt
-from janus_app.ui.common.browser_tab import restore_draft
+from janus_app.ui.common.browser_tab import kept
 from janus_app.ui.common.controls import foreign_line
 from janus_app.ui.common.drawing import View, draw_on
 from janus_app.ui.common.html import empty, message
@@ -123,10 +123,12 @@ def build(
         panel.size.height,
         *right.wall.all,
     }
-    drafted = restore_draft(joined, controls.prompt)
-    for moment in (drafted.then, model_changed.change):
+    words = kept("draw-words", [controls.prompt, controls.negative])
+    others = [panel.think, panel.turbo, *vars(panel.size).values()]
+    entered = kept("draw-settings", [*controls.by_setting.values(), controls.seed, controls.new_seed, *others], variant)
+    for moment in (words(joined).then, model_changed.change):
         inputs = {variant, right.wall.items, controls.prompt, panel.offered}
-        restore_settings(attach(moment, handlers.refresh, inputs, {*outputs, *panel.presets.all}, **QUICK))
+        entered(restore_settings(attach(moment, handlers.refresh, inputs, {*outputs, *panel.presets.all}, **QUICK)))
     return tab
 
 

@@ -14,7 +14,7 @@ from janus_app.errors import AppError
 from janus_app.outputs.image_io import open_picture
 from janus_app.types import DESCRIBE, ChatRequest, EditRequest, Turn
 from janus_app.ui.common.actions import BrowserDownload, halt
-from janus_app.ui.common.browser_tab import restore_draft
+from janus_app.ui.common.browser_tab import kept
 from janus_app.ui.common.drawing import View, draw_on
 from janus_app.ui.common.html import message, messages
 from janus_app.ui.common.jobs import watch
@@ -49,7 +49,6 @@ def build(
     page: PageContext,
     variant: gr.Dropdown,
     model_changed: gr.Textbox,
-    demo: gr.Blocks,
     joined: Any,
     browser: BrowserDownload,
 ) -> EditTab:
@@ -61,10 +60,13 @@ def build(
     undo = UndoHandlers(page, panels)
     handlers = EditHandlers(page, panels, variant, undo)
     undo.wire(handlers.wire_jobs(joined))
-    restore_draft(joined, panels.settings.controls.prompt)
     handlers.wire_controls()
-    ways = WayHandlers(page, panels, variant)
-    ways.wire(model_changed, demo)
+    settings, method, controls = panels.settings, panels.method, panels.settings.controls
+    words = kept("edit-words", [controls.prompt, controls.negative, method.source_prompt])
+    numbers = [*controls.by_setting.values(), controls.seed, controls.new_seed]
+    entered = kept("edit-settings", [method.method, settings.strength, settings.image_guidance, *numbers], variant)
+    for opening in WayHandlers(page, panels, variant).wire(model_changed, words(joined)):
+        words(entered(opening))
     return EditTab(panels, undo)
 
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 import gradio as gr
 
-from janus_app.ui.common.actions import halt
+from janus_app.errors import AppError
 from janus_app.ui.common.html import message, messages
-from janus_app.ui.common.jobs import watch
+from janus_app.ui.common.jobs import Frame
+from janus_app.ui.common.running import Load
 from janus_app.ui.common.visitor import visitor
 from janus_app.ui.context import JOB, QUICK, PageContext, Updates, Values, attach
 from janus_app.ui.tabs.edit.editor import start_html
@@ -23,7 +25,7 @@ from janus_app.ui.tabs.edit.methods import (
 )
 from janus_app.ui.tabs.edit.panels import EditPanels
 from janus_app.ui.tabs.edit.ways import WAYS, available, method_for, missing_way, offers
-from janus_app.ui.tabs.models.model_drawer import loading
+from janus_app.ui.tabs.models.model_drawer import load_on, loading
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,7 @@ class WayHandlers:
     page: PageContext
     panels: EditPanels
     variant: gr.Dropdown
-    loading: set[str] = field(default_factory=set)  # the browser tabs that switch to another model here
+    loading: dict[str, Load] = field(default_factory=dict)  # of the browser tabs that switch to another model here
 
     def opened(self, values: Values, request: gr.Request) -> Updates:
         page, language = self.page, self.page.language(request)
@@ -70,33 +72,43 @@ class WayHandlers:
         starting = message(page.texts.say("starting", language))
         hidden = gr.update(visible="hidden")
         yield {output.status: starting, output.notes: "", panels.method.switch: hidden, **buttons.updates(running=True)}
-        error = ""
-        self.loading.add(visitor())
-        for frame in watch(lambda: loading(page, name, "auto", "auto"), page.texts, language):
-            error = frame.error
-            yield {output.status: frame.status, output.notes: messages(frame.notices) + message(error, "error")}
-        self.loading.discard(visitor())
-        yield {output.status: "", **buttons.updates(running=False)}
-        if error:
+        frame, stopped, tab = Frame(), False, visitor()
+        try:
+            load = load_on(page, lambda: loading(page, name, "auto", "auto"), (name, "auto", "auto"), language)
+            self.loading[tab] = load
+            for frame in load.follow():
+                yield {
+                    output.status: frame.status,
+                    output.notes: messages(frame.notices) + message(frame.error, "error"),
+                }
+            stopped = load.stopped
+        except AppError as error:
+            frame = Frame(error=error.text(language))
+            yield {output.notes: message(frame.error, "error")}
+        finally:
+            self.loading.pop(tab, None)
+        line = message(page.texts.say("load_stopped", language)) if stopped else ""
+        yield {output.status: line, **buttons.updates(running=False)}
+        if frame.error or stopped:
             yield offer_updates(page, panels, values[self.variant], method, text, language)
         else:
             yield {self.variant: name, **variant_updates(page, panels, None, language, WAYS[way][0], text)}
 
-    def stopped(self, values: Values, request: gr.Request) -> Updates:
-        if visitor() not in self.loading:  # Stop was pressed for a drawing
-            return gr.skip()
-        self.loading.discard(visitor())
-        line = message(self.page.texts.say("load_stopped", self.page.language(request)))
-        buttons = self.panels.settings.buttons.updates(running=False)
-        return {**buttons, **self.write(values, request), self.panels.right.output.status: line}
+    def stop(self) -> None:
+        """Stop the load, if this browser tab waits for one here; its own end says so."""
+        if load := self.loading.get(visitor()):
+            load.stop()
 
-    def wire(self, model_changed: gr.Textbox, demo: gr.Blocks) -> None:
+    def wire(self, model_changed: gr.Textbox, opening: Any) -> list[Any]:
+        """Connect the events. Returns those after which the ways are those of the model: `opening`, and a change."""
         panels = self.panels
         method, buttons = panels.method, panels.settings.buttons
         inputs = {self.variant, method.method, panels.settings.controls.prompt}
         outputs = variant_outputs(panels)
-        attach(demo.load, self.opened, inputs, {*outputs, panels.source.start}, **QUICK)
-        attach(model_changed.change, self.refresh, inputs, outputs, **QUICK)
+        fitted = [
+            attach(opening.then, self.opened, inputs, {*outputs, panels.source.start}, **QUICK),
+            attach(model_changed.change, self.refresh, inputs, outputs, **QUICK),
+        ]
         attach(method.method.change, self.choose, inputs, method_outputs(panels), **QUICK)
         attach(
             panels.settings.controls.prompt.input,
@@ -107,8 +119,6 @@ class WayHandlers:
             **QUICK,
         )
         shown = {panels.right.output.status, panels.right.output.notes, buttons.stop}
-        switching = attach(method.switch.click, self.switch, inputs, {*outputs, *shown, self.variant}, **JOB)
-        end = halt(buttons.stop.click, [switching])
-        attach(
-            end.then, self.stopped, inputs, {*offer_outputs(panels), buttons.stop, panels.right.output.status}, **QUICK
-        )
+        attach(method.switch.click, self.switch, inputs, {*outputs, *shown, self.variant}, **JOB)
+        attach(buttons.stop.click, self.stop, None, None, **QUICK)
+        return fitted

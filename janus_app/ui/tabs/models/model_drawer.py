@@ -17,10 +17,9 @@ from janus_app.formatting import share_text
 from janus_app.hub.probe import reach
 from janus_app.registry.types import Variant
 from janus_app.types import PRECISIONS, Event
-from janus_app.ui.common.actions import halt
 from janus_app.ui.common.html import message, messages
-from janus_app.ui.common.jobs import watch
-from janus_app.ui.common.visitor import visitor
+from janus_app.ui.common.jobs import Frame, watch
+from janus_app.ui.common.running import Load, until
 from janus_app.ui.context import JOB, QUICK, PageContext, Updates, Values, attach
 from janus_app.ui.tabs.models import adapters_panel, connect_panel, files_panel, machine_panel
 from janus_app.ui.tabs.models.adapters_panel import AdaptersPanel
@@ -117,13 +116,12 @@ class ModelHandlers:
     drawer: ModelDrawer
     files: FilesHandlers
     judged: dict[str, Fit] = field(default_factory=dict)  # what the fit advisor said last, for every visitor
-    newest: dict[str, Any] = field(default_factory=dict)  # what each browser tab loads or unloads now
 
     @property
     def outputs(self) -> set[Any]:
         """What a load or unload may change."""
         line, drawer = self.line, self.drawer
-        shown = {line.work, line.cancel, line.state, line.shown, line.seen}
+        shown = {line.work, line.cancel, line.working, line.state, line.shown, line.seen}
         return {*shown, drawer.variant, drawer.listed, drawer.own, drawer.adapters.note, drawer.adapters.chosen}
 
     def opened(self, request: gr.Request) -> Updates:
@@ -157,9 +155,13 @@ class ModelHandlers:
         return {self.drawer.listed: listed, **adapters_panel.offered(self.page, self.drawer.adapters)}
 
     def tick(self, values: Values, request: gr.Request) -> Updates:
-        """The state, where it changed, and the loaded model, where another browser tab loaded it."""
-        language = self.page.language(request)
+        """The state, where it changed, and what another browser tab loads or loaded, or this one before a refresh."""
+        language, load = self.page.language(request), self.page.runs.loading(self.page.shared)
         updates = self._state(language)
+        if load and not load.ended:
+            return {**updates, **self._working(load.view, language)}
+        if load and values[self.line.working]:
+            return {**updates, **self._ended(load, language)}
         if updates[self.line.shown] == values[self.line.shown]:
             return gr.skip()
         loaded = self.page.loaded_variant()
@@ -249,50 +251,52 @@ class ModelHandlers:
     def _run(
         self, start: Callable[[], Iterator[Event]], wanted: tuple[Any, ...], request: gr.Request
     ) -> Generator[Updates, None, str]:
-        """The progress of a load or unload, then the line and the drawer as they are now. Returns the error, if any.
-
-        Who wants another model before that changed their mind: the earlier job ends, and what it downloaded is kept.
-        """
-        tab = visitor()
-        if tab and self.newest.get(tab) == wanted:  # a second click on the same
-            yield gr.skip()
-            return ""
-        self.newest[tab] = wanted
+        """The progress of a load or unload, then the line and the drawer as they are now. Returns the error, if any."""
+        page, language = self.page, self.page.language(request)
         try:
-            return (yield from self._work(start, lambda: self.newest.get(tab) is wanted, request))
-        finally:
-            if self.newest.get(tab) is wanted:
-                del self.newest[tab]
-
-    def _work(
-        self, start: Callable[[], Iterator[Event]], still_wanted: Callable[[], bool], request: gr.Request
-    ) -> Generator[Updates, None, str]:
-        language, line, say = self.page.language(request), self.line, self.page.texts.say
-        yield {line.work: message(say("starting", language)), line.cancel: gr.update(visible=True)}
-        frame = None
-        for frame in watch(start, self.page.texts, language):
-            if not still_wanted():
+            load = load_on(page, start, wanted, language)
+        except AppError as error:
+            yield {self.line.work: message(error.text(language), "error")}
+            return error.text(language)
+        for frame in load.follow():
+            if page.runs.loading(page.shared) is not load:  # another model is wanted by now
                 yield gr.skip()  # at its end, Gradio sends a generator's last values once more
                 return ""
-            downloading = frame.progress is not None and frame.progress.stage == "download"
-            # What is downloaded is kept, so there the button pauses. It is in every frame: a busy browser may miss one.
-            button = gr.update(visible=True, value=say("pause" if downloading else "cancel", language))
-            yield {line.work: frame.status + messages(frame.notices), line.cancel: button}
-        end = messages(frame.notices) + message(frame.error, "error") if frame else ""
-        error = frame.error if frame else ""
-        adapters = {} if error else adapters_panel.offered(self.page, self.drawer.adapters)  # what was asked for stays
-        yield {**self._ended(language, end), **adapters}
-        return error
+            yield self._working(frame, language)
+        yield self._ended(load, language)
+        return load.view.error
 
-    def _ended(self, language: str, end: str) -> Updates:
-        """No load is running any more; `end` (HTML) says how it ended."""
-        cancel = gr.update(visible=False, value=self.page.texts.say("cancel", language))
-        return {self.line.work: end, self.line.cancel: cancel, **self._state(language), **self.now(language)}
+    def _working(self, frame: Frame, language: str) -> Updates:
+        downloading = frame.progress is not None and frame.progress.stage == "download"
+        # What is downloaded is kept, so there the button pauses. It is in every frame: a busy browser may miss one.
+        button = gr.update(visible=True, value=self.page.texts.say("pause" if downloading else "cancel", language))
+        return {
+            self.line.work: frame.status + messages(frame.notices),
+            self.line.cancel: button,
+            self.line.working: True,
+        }
 
-    def cancelled(self, values: Values, request: gr.Request) -> Updates:
-        self.newest.pop(visitor(), None)
-        language = self.page.language(request)
-        return self._ended(language, message(interrupted_line(self.page, values[self.drawer.variant], language)))
+    def _ended(self, load: Load, language: str) -> Updates:
+        """No load is running any more, and how the last one ended."""
+        line, page, frame = self.line, self.page, load.view
+        end = messages(frame.notices) + message(frame.error, "error")
+        if load.stopped:
+            end = message(interrupted_line(page, load.wanted[0], language))
+        updates: Updates = {
+            line.work: end,
+            line.cancel: gr.update(visible=False, value=page.texts.say("cancel", language)),
+            line.working: False,
+            **self._state(language),
+            **self.now(language),
+        }
+        if not frame.error and not load.stopped:  # what was asked for stays
+            updates |= adapters_panel.offered(page, self.drawer.adapters)
+        return updates
+
+    def cancel(self) -> None:
+        """Stop the load; its own end says so."""
+        if load := self.page.runs.loading(self.page.shared):
+            load.stop()
 
     def files_changed(self, request: gr.Request) -> Updates:
         return self.now(self.page.language(request))
@@ -308,8 +312,8 @@ def wire(handlers: ModelHandlers, demo: gr.Blocks) -> None:
         attach(event, handlers.describe, {drawer.variant}, {drawer.about, handlers.files.chosen, *files}, **QUICK)
     attach(opened.then, handlers.suggest, None, {drawer.welcome}, **QUICK)
     attach(drawer.frame.expand, handlers.judge, None, {drawer.listed, drawer.adapters.chosen}, **QUICK)
-    ticked = {line.state, line.shown, *named}
-    attach(gr.Timer(TICK_SECONDS).tick, handlers.tick, {line.shown, line.seen}, ticked, **QUICK)
+    shown = {line.shown, line.seen, line.working}
+    attach(gr.Timer(TICK_SECONDS).tick, handlers.tick, shown, outputs, **QUICK)
     placed = {choice.variant, choice.device}
     changing = {**JOB, "trigger_mode": "multiple"}  # another choice takes the place of the running one
     jobs = [
@@ -329,11 +333,24 @@ def wire(handlers: ModelHandlers, demo: gr.Blocks) -> None:
         jobs += [attach(moment, handlers.use, attach_folder, outputs, **changing) for moment in moments]
         adapted = {*choice.all, drawer.adapters.chosen}
         jobs.append(attach(drawer.adapters.use.click, handlers.adapt, adapted, outputs, **changing))
-    stopped = halt(line.cancel.click, jobs).then
-    for job in [*jobs, attach(stopped, handlers.cancelled, {drawer.variant}, outputs, js=CHOSEN, **QUICK)]:
+    attach(line.cancel.click, handlers.cancel, None, None, **QUICK)
+    for job in jobs:
         attach(job.then, handlers.describe, {drawer.variant}, {drawer.about, handlers.files.chosen, *files}, **QUICK)
     for end in files_panel.wire(handlers.files):
         attach(end.then, handlers.files_changed, None, named, **QUICK)
+
+
+def load_on(page: PageContext, start: Callable[[], Iterator[Event]], wanted: tuple[Any, ...], language: str) -> Load:
+    """A load or unload, which goes on where the browser tab is closed or refreshed; the one that runs already, if that
+    does what is `wanted`. Raises AppError if too many jobs run."""
+    load, new = page.runs.load(Frame(message(page.texts.say("starting", language))), wanted, page.shared)
+
+    def failed(error: Exception) -> Frame:
+        return Frame(error=page.texts.say("error_bug", language, kind=type(error).__name__))
+
+    if new:
+        load.start(lambda stopped: watch(lambda: until(stopped, start()), page.texts, language), failed)
+    return load
 
 
 def loading(
