@@ -167,6 +167,7 @@ def test_loads_and_comparisons_of_a_shared_page_take_slots_too(tmp_path: Path, m
         visitor = Client(served.url, auth=login, verbose=False)
         act(visitor, "tab-compare", "select").result(timeout=60)  # lists the models
         sides = {"side_a_model": "tiny-a", "side_b_model": "tiny-b", "compare_prompt": "a"}
+        act(visitor, "side-b-model", "input", side_b_model="tiny-b").result(timeout=60)  # the ranges of its settings
         with served.session.held():
             waiting = [visitor.submit(**DRAW, model="tiny-a", api_name="/draw") for _ in range(3)]
             wait_until(lambda: served.session.state.queue == 2)

@@ -67,8 +67,8 @@ def build(
     inputs: set[Any] = {variant, status, *pair_controls.models, *grid_controls.axes}
     sides = [*pair_controls.models, *pair_controls.settings]
     outputs = [preview, *sides, *grid_controls.refreshed]
-    tab.select(fill, {prompt, drawn_prompt}, [prompt], **QUICK)
     tab.select(opened, inputs, outputs, **QUICK)
+    tab.select(fill, {prompt, drawn_prompt}, [prompt], **QUICK)
     axes = [grid_controls.x, grid_controls.x_values, grid_controls.y, grid_controls.y_values]
     restore = kept("compare", [prompt, seed, new_seed, pair_controls.blind, *sides, *axes])
     for event in (seen.change, joined.then):
