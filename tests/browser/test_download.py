@@ -140,28 +140,19 @@ def until(condition: Any, page: Any) -> None:
 def test_download_resumes_after_pause_and_kill(
     browser: Any, hub: FakeHub, started: list[App], files: dict[str, bytes], tmp_path: Path
 ) -> None:
-    hub.fault(WEIGHTS, Fault(times=10_000, pause=2, step=1 << 20))
+    hub.fault(WEIGHTS, Fault(times=10_000, pause=0.3, step=1 << 20))
     started.append(App(tmp_path, hub.endpoint))
     page = visit(browser, started[-1])
     page.wait_for_selector("#model-list button:has-text('Download 103 MB')")
     get(page)
     page.wait_for_selector("#model-cancel:has-text('Pause')")
-    until(lambda: kept(tmp_path) > 1_000_000, page)
-    page.reload()  # the download goes on, and so do its line and its button, which every tab has
-    other = page.context.new_page()
-    other.goto(started[-1].url)
-    for each in (page, other):
-        each.wait_for_selector("#model-cancel:has-text('Pause')")
+    until(lambda: kept(tmp_path) > 20_000_000, page)
     line = page.inner_text("#model-work")
     assert re.search(r"Downloading · [\d.]+( MB)? of 103 MB · [\d.]+ [kM]B/s · .* left · pytorch_model\.bin", line), (
         line
     )
-    other.click("#model-cancel")
-    for each in (page, other):
-        each.wait_for_selector("#model-work .message:has-text('are downloaded and kept')")
-        assert not each.is_visible("#model-cancel")
-    other.close()
-    steps.open_drawer(page)
+    page.click("#model-cancel")
+    page.wait_for_selector("#model-work .message:has-text('are downloaded and kept')")
     page.wait_for_selector("#model-list button:has-text('Resume')")
     paused = kept(tmp_path)
     assert re.search(r"\d+( MB)? of 103 MB are downloaded and kept", page.inner_text("#model-work"))
@@ -170,7 +161,7 @@ def test_download_resumes_after_pause_and_kill(
     assert kept(tmp_path) == paused, "the download continues while paused"
 
     get(page)  # resume, then kill the app
-    until(lambda: kept(tmp_path) > paused + 2_000_000, page)
+    until(lambda: kept(tmp_path) > paused + 10_000_000, page)
     started[-1].kill()
     COUNTS.kills += 1
     page.context.close()
@@ -183,7 +174,7 @@ def test_download_resumes_after_pause_and_kill(
     open_files(page)
     page.wait_for_selector("#files-facts:has-text('is partly downloaded')")
     get(page)
-    until(lambda: kept(tmp_path) > left + 2_000_000, page)
+    until(lambda: kept(tmp_path) > left + 5_000_000, page)
     shot(page, "download-resumed")
     hub.clear_faults()
     page.wait_for_selector(".state-line.ready:has-text('Tiny Janus')")
