@@ -8,17 +8,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from janus_app.hub import Hub
 from janus_app.outputs.metadata import ImageMetadata, read_metadata
 from janus_app.registry.catalog import load_catalog
 from janus_app.runtime.session import ModelSession
 from janus_app.ui.common.pictures import newest_first
-from janus_app.ui.common.pictures.markup import runs, tile
+from janus_app.ui.common.pictures.markup import large, runs, tile
 from janus_app.ui.common.pictures.wall import chosen_html, runs_html
 from janus_app.ui.common.saved_images import SavedImage, SavedImages
 from janus_app.ui.context import PageContext
 from janus_app.ui.i18n import Texts
+from janus_app.ui.tabs.chat.bubbles import pictures_part
+from janus_app.ui.tabs.compare.pair import Comparison, pair_html
 from janus_app.ui.tabs.draw.examples import FOLDER, example
 from tests.samples import METADATA
 
@@ -85,3 +88,22 @@ def test_embedded_models_begin_with_a_picture_they_drew_themselves(
 
 def test_model_without_an_example_begins_without_one(page: PageContext) -> None:
     assert example(page, CATALOG["janus-pro-1b"], "en") is None
+
+
+def shapes_of(html: str) -> set[str]:
+    """The figures of HTML without the values of their attributes, their classes and their captions."""
+    figures = re.findall(r"(?s)<figure.*?</figure>", re.sub(r"(?s)<figcaption>.*?</figcaption>", "", html))
+    return {re.sub(r'="[^"]*"', "", re.sub(r" data-(picture|key)=", " data-which=", one)) for one in figures}
+
+
+def test_every_tab_shows_a_picture_by_the_same_markup(page: PageContext, tmp_path: Path) -> None:
+    """Draw and Edit show the chosen one, History the opened one, Compare two, and Chat those of its messages."""
+    file = tmp_path / "drawn.png"
+    Image.new("RGB", (96, 96)).save(file)
+    item = SavedImage(file, str(file), record("a red circle", 5))
+    chosen = shapes_of(chosen_html(page, [item], 0, "en"))
+    assert len(chosen) == 1 and "data-enlarge data-full" in next(iter(chosen))
+    assert shapes_of(large(0, item, "enlarge", "a red circle")) == chosen
+    pair = Comparison((item, item), ("a", "b"), 0, False, (item.shown, item.shown))
+    assert shapes_of(pair_html(pair, ["left", "right"], "enlarge")) == chosen
+    assert shapes_of(pictures_part(page, [("message:0", str(file), "a red circle")], "en")["value"]) == chosen

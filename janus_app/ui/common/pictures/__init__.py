@@ -15,15 +15,26 @@ one, with `wall.all` or `wall.choosing` among its outputs. `wall.source` is the 
 `action_row` (actions.py) is the row of verbs alone: Edit, Ask, Vary and Save with icons, and a menu "..." whose column
 is `row.menu`; more buttons can be built `with row.menu:`.
 
-For pictures elsewhere, `tile(...)` gives the HTML of one. Whatever has `data-full` (the address of the whole picture),
-`data-width`, `data-height` and `data-enlarge` opens in the lightbox (assets/page/pictures.js); the arrow keys step
-through the pictures of the same tab. A gr.HTML with such pictures needs `html_template=ADDRESSED`, because a page may
-be served under a sub-path: `address(file)` is the address of a served file in such a component.
+Everywhere else `figure(...)` gives the HTML of a large picture and `tile(...)` of a small one. Whatever has `data-full`
+(the address of the whole picture), `data-width`, `data-height` and `data-enlarge` opens in the lightbox
+(assets/page/pictures.js); the arrow keys step through the pictures of the same tab. A gr.HTML with such pictures needs
+`html_template=ADDRESSED`, because a page may be served under a sub-path: `address(file)` is the address of a served
+file in such a component.
 """
 
 from __future__ import annotations
 
-from janus_app.ui.common.pictures.markup import ADDRESSED, PICKED, address, tile
+from janus_app.ui.common.pictures.markup import ADDRESSED, PICKED, address, figure, tile
 from janus_app.ui.common.pictures.wall import MAX_ITEMS, PictureWall, newest_first, picture_wall
 
-__all__ = ["ADDRESSED", "MAX_ITEMS", "PICKED", "PictureWall", "address", "newest_first", "picture_wall", "tile"]
+__all__ = [
+    "ADDRESSED",
+    "MAX_ITEMS",
+    "PICKED",
+    "PictureWall",
+    "address",
+    "figure",
+    "newest_first",
+    "picture_wall",
+    "tile",
+]

@@ -95,13 +95,35 @@ def run_heading(prompt: str, about: str) -> str:
     return f'<h3 class="run-heading"><span>{escape(prompt)}</span><small>{escape(about)}</small></h3>'
 
 
-def large(number: int, image: SavedImage, label: str, line: str) -> str:
-    """The chosen picture. A click on it opens the lightbox."""
-    (width, height), source = image.metadata.size, escape(address(image.shown), quote=True)
-    return (
-        f'<figure class="large" style="--ratio:{width / height:.4f}"><button type="button" data-enlarge '
-        f'data-picture="{number}" data-full="{source}" data-width="{width}" data-height="{height}" '
-        f'title="{escape(label, quote=True)}"><img src="{source}" '
-        f'alt="{escape(alt_of(image), quote=True)}" width="{width}" height="{height}"></button>'
-        f"<figcaption>{escape(line)}</figcaption></figure>"
+def figure(
+    source: str,
+    alt: str,
+    size: tuple[int, int],
+    below: str,
+    *,
+    kind: str = "",
+    label: str = "",
+    number: int | None = None,
+    key: str = "",
+) -> str:
+    """A picture as every tab shows it: a click on it opens the lightbox. `below` is HTML, the rest is escaped here.
+
+    `source` is an address, `size` (width, height) in pixels, `kind` a class for the style sheet, and `label` says what
+    a click does. The page hears which picture it was by its `number` (script PICKED) or its `key` (chat.js).
+    """
+    width, height = size
+    which = {"data-picture": "" if number is None else str(number), "data-key": key, "title": label}
+    given = {"data-full": source, "data-width": str(width), "data-height": str(height), **which}
+    known = "".join(f' {name}="{escape(value, quote=True)}"' for name, value in given.items() if value)
+    image = (
+        f'<img src="{escape(source, quote=True)}" alt="{escape(alt, quote=True)}" width="{width}" height="{height}">'
     )
+    button = f'<button type="button" data-enlarge{known}>{image}</button>'
+    shape = f'class="picture {kind}" style="--ratio:{width / height:.4f}"'
+    return f"<figure {shape}>{button}<figcaption>{below}</figcaption></figure>"
+
+
+def large(number: int, image: SavedImage, label: str, line: str) -> str:
+    """The chosen picture."""
+    source, size = address(image.shown), image.metadata.size
+    return figure(source, alt_of(image), size, escape(line), kind="large", label=label, number=number)

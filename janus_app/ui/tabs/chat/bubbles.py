@@ -16,7 +16,7 @@ import gradio as gr
 from janus_app.errors import AppError
 from janus_app.outputs.image_io import open_picture
 from janus_app.ui.common.html import message
-from janus_app.ui.common.pictures import ADDRESSED, address
+from janus_app.ui.common.pictures import ADDRESSED, address, figure
 from janus_app.ui.context import PageContext
 
 # Built once: inside a handler Gradio makes no complete component.
@@ -46,29 +46,23 @@ def icon(path: str) -> str:
 def pictures_part(page: PageContext, pictures: Sequence[tuple[str, str, str]], language: str) -> dict[str, Any]:
     """Pictures of one message, as (key, path, alternative text), each with its buttons."""
     say = page.texts.say
-    figures = ""
+    figures, look = "", say("enlarge", language)
     for key, path, alt in pictures:
         if not Path(path).is_file():
             figures += message(say("picture_lost", language), "note")
             continue
-        key = escape(key, quote=True)
+        name_of = escape(key, quote=True)
         buttons = "".join(
-            f'<button type="button" class="glyph icon-{verb}" data-chat-act="{name}" data-key="{key}">'
+            f'<button type="button" class="glyph icon-{verb}" data-chat-act="{name}" data-key="{name_of}">'
             f"{escape(say(f'act_{verb}', language))}</button>"
             for name, verb in VERBS
         )
         more = escape(say("act_more", language), quote=True)
         buttons += (
-            f'<button type="button" class="glyph dots" aria-haspopup="true" data-chat-act="menu" data-key="{key}" '
+            f'<button type="button" class="glyph dots" aria-haspopup="true" data-chat-act="menu" data-key="{name_of}" '
             f'aria-label="{more}"></button>'
         )
-        (width, height), source = size_of(path), escape(address(path), quote=True)
-        figures += (
-            f'<figure class="chat-picture"><button type="button" class="look" data-enlarge data-full="{source}" '
-            f'data-width="{width}" data-height="{height}" data-key="{key}">'
-            f'<img src="{source}" alt="{escape(alt, quote=True)}" width="{width}" height="{height}"></button>'
-            f"<figcaption>{buttons}</figcaption></figure>"
-        )
+        figures += figure(address(path), alt, size_of(path), buttons, kind="chat-picture", label=look, key=key)
     return html_part(f'<div class="chat-pictures n{min(len(pictures), 2)}">{figures}</div>')
 
 

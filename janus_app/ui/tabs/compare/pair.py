@@ -20,7 +20,7 @@ from janus_app.ui.common.detail import settings_line
 from janus_app.ui.common.drawing import preview_quality
 from janus_app.ui.common.html import facts, message, messages, preview_grid
 from janus_app.ui.common.jobs import watch
-from janus_app.ui.common.pictures import ADDRESSED, PICKED, address
+from janus_app.ui.common.pictures import ADDRESSED, PICKED, address, figure
 from janus_app.ui.common.running import Stopped, until
 from janus_app.ui.common.saved_images import SavedImage
 from janus_app.ui.context import (
@@ -402,16 +402,11 @@ def arranged(
 
 def pair_html(now: Comparison, captions: list[str], label: str) -> str:
     """The two pictures as large as they fit. A click chooses one for the verbs and shows it in the lightbox."""
-    width, height = now.at(False).metadata.size
-    figures = ""
-    for place, (file, line) in enumerate(zip(now.files, captions, strict=True)):
-        source = escape(address(file), quote=True)
-        figures += (
-            f'<figure><button type="button" data-enlarge data-picture="{place}" data-full="{source}" '
-            f'data-width="{width}" data-height="{height}" title="{escape(label, quote=True)}">'
-            f'<img src="{source}" alt="{escape(line, quote=True)}" width="{width}" height="{height}"></button>'
-            f"<figcaption>{escape(line)}</figcaption></figure>"
-        )
+    size = now.at(False).metadata.size
+    figures = "".join(
+        figure(address(file), line, size, escape(line), label=label, number=place)
+        for place, (file, line) in enumerate(zip(now.files, captions, strict=True))
+    )
     return f'<div class="pair">{figures}</div>'
 
 
