@@ -128,9 +128,10 @@ def test_browser_remembers_settings_theme_and_closed_welcome(visit: Any, served:
     wait_done(page)
     page.click("#draw-last-seed")
     page.wait_for_function("!document.querySelector('#draw-fresh input').checked")
+    before = set(served.outputs.glob("*_x2.png"))
     menu(page, "draw", "upscale-2")
     page.wait_for_selector("#draw-upscaled .message.done")
-    (copy,) = served.outputs.glob("*_x2.png")
+    (copy,) = set(served.outputs.glob("*_x2.png")) - before
     assert Image.open(copy).size == (192, 192) and read_metadata(copy).settings["upscaled"] == 2
     menu(page, "draw", "export-curl")
     page.wait_for_function("document.querySelector('#draw-export textarea')?.value.includes('/call/v2/draw')")

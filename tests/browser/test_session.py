@@ -359,7 +359,7 @@ def test_address_names_the_tab_and_the_page_opens_without_jumping(visit: Any) ->
     page.wait_for_selector(".state-line.ready")
     wait_quiet(page)
     assert page.evaluate("window.shifted") < 0.1, "the page jumps while it opens"
-    assert page.locator("#topbar").bounding_box()["height"] == 48
+    assert page.locator("#topbar").bounding_box()["height"] == 44
     open_drawer(page)
     page.wait_for_function("document.querySelector('#model-drawer').contains(document.activeElement)")
     page.keyboard.press("Escape")

@@ -194,7 +194,8 @@ def build(
     answers, ends = wire(handlers, side, joined)
     kept("chat-box", [panel.box])(joined)
     entered = kept("chat-settings", [*vars(panel.settings).values()], variant)
-    for event in (joined.then, seen.change):
+    events: list[Callable[..., Any]] = [demo.load, seen.change]  # not after `joined`: who asks soon needs the ranges
+    for event in events:
         settings = panel.settings.sliders.values()
         outputs = {panel.bot, panel.sample, *panel.examples, *settings}
         entered(attach(event, handlers.refresh, {variant}, outputs, **QUICK))

@@ -130,7 +130,7 @@ class ModelHandlers:
         head = HEAD.format(
             title=escape(say("model", language)),
             close=escape(say("close", language), quote=True),
-            about=escape(say("about_janus", language)),
+            about=escape(say("about_models", language)),
         )
         welcome = welcome_html(self.page, language, self.judged)
         return {
