@@ -206,6 +206,7 @@ def test_stopped_answer_is_over_when_the_server_says_so(
     page.fill("#chat-box textarea", "What is a square?")
     page.keyboard.press("Control+Enter")
     page.wait_for_selector("#chat-status .progress")
+    page.wait_for_selector("#chat-box .stop-button")
     page.keyboard.press("Escape")
     page.wait_for_selector("body.ending")
     page.wait_for_selector("#chat-status:has-text('Stopped')")

@@ -165,27 +165,22 @@ class Run(Job[View]):
 
 
 class Showing(Job[dict[Any, Any]]):
-    """A job whose views are new values of components.
-
-    A follower gets those that changed since it last looked, and at the end all of them: a busy browser may miss some.
-    """
+    """A job whose views are new values of components. A follower gets all so far: a busy browser may miss some."""
 
     def __init__(self, watched: bool) -> None:
         super().__init__({}, watched)
         self.shown: dict[Any, Any] = {}
-        self._at: dict[Any, int] = {}  # the number of the view that brought each value
 
     def show(self, updates: dict[Any, Any]) -> None:
         """What the user has done with the results since, for the next opening of the tab."""
         self._show(updates)
 
     def _since(self, seen: int) -> dict[Any, Any]:
-        return {part: value for part, value in self.shown.items() if self.ended or self._at[part] > seen}
+        return self.shown.copy()
 
     def _show(self, view: dict[Any, Any]) -> None:
         with self._changed:
             self.shown |= view
-            self._at |= dict.fromkeys(view, self._views + 1)
             super()._show(view)
 
 

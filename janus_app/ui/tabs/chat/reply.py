@@ -56,7 +56,7 @@ class Replies:
         conversation = (before if before.id else new_conversation()).with_message(asked)
         yield {
             **self._show(conversation, language, working(page, "", language)),
-            panel.box: gr.MultimodalTextbox(value=EMPTY, submit_btn=False, stop_btn=True),
+            panel.box: {**busy_box(), "value": EMPTY},
             panel.notes: "",
             panel.starters: gr.update(visible=False),
         }
@@ -83,8 +83,6 @@ class Replies:
         if isinstance(talk, Talk) and not talk.ended:
             yield {
                 **self._show(talk.conversation, language, working(self.page, "", language)),
-                self.panel.box: gr.MultimodalTextbox(submit_btn=False, stop_btn=True),
-                self.panel.starters: gr.update(visible=False),
             }
             yield from _views(talk)
         elif talk is not None:
@@ -103,6 +101,7 @@ class Replies:
         """What changes while the question is answered."""
         page, panel, conversation = self.page, self.panel, talk.conversation
         last, trouble = conversation, ""
+        yield {panel.box: busy_box(), panel.starters: gr.update(visible=False)}
         work = self._picture if command(asked.text) else self._text
         with closing(work(conversation, values, language, halted)) as answer:
             for updates in answer:
@@ -251,9 +250,14 @@ def _views(talk: Talk) -> Iterator[Updates]:
 EMPTY: dict[str, Any] = {"text": "", "files": []}
 
 
-def idle_box() -> gr.MultimodalTextbox:
+def idle_box() -> dict[str, Any]:
     """The message box ready to send; what is typed in it stays."""
-    return gr.MultimodalTextbox(submit_btn=True, stop_btn=False)
+    return gr.update(submit_btn=True, stop_btn=False)
+
+
+def busy_box() -> dict[str, Any]:
+    """The message box with the button that stops the answer."""
+    return gr.update(submit_btn=False, stop_btn=True)
 
 
 def save(page: PageContext, conversation: Conversation, language: str) -> str:
