@@ -49,6 +49,7 @@ SMALL = Size(
     hidden=64, feed_forward=160, layers=2, heads=4, vocabulary=1280, channels=32, tower_width=64, tower_layers=1
 )
 PIECE = 1 << 20
+PATIENCE = 600  # seconds until the model of the page is ready
 PROMPT = "a red house and a blue car under a yellow sun"
 
 
@@ -173,8 +174,9 @@ class Rehearsal:
 
     def __init__(self, folder: Path, endpoint: str) -> None:
         self._folder = folder
+        kept = {name: value for name, value in os.environ.items() if not name.lower().endswith(("_proxy", "_offline"))}
         self.environment = {
-            **os.environ,
+            **kept,
             "HF_ENDPOINT": endpoint,
             "HF_HOME": str(folder / "hub"),
             "JANUS_APP_DATA": str(folder / "data"),
@@ -217,6 +219,8 @@ class Rehearsal:
             threading.Thread(target=process.stdout.read, daemon=True).start()
             up = time.perf_counter() - started
             while not _ready(f"{address}/v1/models/{name}"):
+                if time.perf_counter() - started > PATIENCE:
+                    raise SystemExit("the page's model did not become ready")
                 time.sleep(0.1)
             return up, time.perf_counter() - started, own_memory(process.pid)
         finally:
@@ -241,7 +245,8 @@ def _written(folder: Path) -> int:
 
 
 def _ready(address: str) -> bool:
-    with suppress(OSError, ValueError), urllib.request.urlopen(address, timeout=5) as answer:
+    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    with suppress(OSError, ValueError), direct.open(address, timeout=5) as answer:
         return bool(json.load(answer)["janus_app"]["loaded"])
     return False
 
