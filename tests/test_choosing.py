@@ -181,14 +181,19 @@ def test_result_of_another_model_than_the_chosen_one_says_so(tmp_path: Path) -> 
         assert [event.message.code for event in job if isinstance(event, Notice)] == told
 
 
-def test_other_browser_tabs_show_the_model_that_one_of_them_loaded(tmp_path: Path) -> None:
-    session = ModelSession(load_catalog(), Hub())
-    page = page_of(session, tmp_path)
+def model_handlers(page: PageContext) -> tuple[model_drawer.ModelHandlers, Any, Any]:
+    """The handlers of the model drawer, the model line and the drawer."""
     with gr.Blocks() as demo:
         line = model_line.build(page)
         drawer = model_drawer.build(page, demo, line, gr.HTML())
     files: Any = None
-    handlers = model_drawer.ModelHandlers(page, line, drawer, files)
+    return model_drawer.ModelHandlers(page, line, drawer, files), line, drawer
+
+
+def test_other_browser_tabs_show_the_model_that_one_of_them_loaded(tmp_path: Path) -> None:
+    session = ModelSession(load_catalog(), Hub())
+    page = page_of(session, tmp_path)
+    handlers, line, drawer = model_handlers(page)
     shown: Updates = {line.shown: "", line.seen: "", line.working: False}
     request: Any = None
     for name in ("janus-embedded", "janusflow-embedded"):  # as if another tab did
@@ -204,11 +209,7 @@ def test_other_browser_tabs_show_the_model_that_one_of_them_loaded(tmp_path: Pat
 def test_load_of_one_browser_tab_is_shown_and_can_be_cancelled_in_the_others(tmp_path: Path) -> None:
     session, go = ModelSession(load_catalog(), Hub()), threading.Event()
     page = page_of(session, tmp_path)
-    with gr.Blocks() as demo:
-        line = model_line.build(page)
-        drawer = model_drawer.build(page, demo, line, gr.HTML())
-    files: Any = None
-    handlers = model_drawer.ModelHandlers(page, line, drawer, files)
+    handlers, line, _ = model_handlers(page)
     idle: Updates = {line.shown: "", line.seen: "", line.working: False}
     request: Any = None
 

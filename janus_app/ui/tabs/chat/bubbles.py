@@ -51,15 +51,15 @@ def pictures_part(page: PageContext, pictures: Sequence[tuple[str, str, str]], l
         if not Path(path).is_file():
             figures += message(say("picture_lost", language), "note")
             continue
-        name_of = escape(key, quote=True)
+        safe_key = escape(key, quote=True)
         buttons = "".join(
-            f'<button type="button" class="glyph icon-{verb}" data-chat-act="{name}" data-key="{name_of}">'
+            f'<button type="button" class="glyph icon-{verb}" data-chat-act="{name}" data-key="{safe_key}">'
             f"{escape(say(f'act_{verb}', language))}</button>"
             for name, verb in VERBS
         )
         more = escape(say("act_more", language), quote=True)
         buttons += (
-            f'<button type="button" class="glyph dots" aria-haspopup="true" data-chat-act="menu" data-key="{name_of}" '
+            f'<button type="button" class="glyph dots" aria-haspopup="true" data-chat-act="menu" data-key="{safe_key}" '
             f'aria-label="{more}"></button>'
         )
         figures += figure(address(path), alt, size_of(path), buttons, kind="chat-picture", label=look, key=key)
