@@ -37,15 +37,17 @@ def run(args: argparse.Namespace) -> int:
         choices = plan_load(variant, folder, args.device, components=components, job=job)
     if not args.json:
         print(choices.message.text(system_language()))
-        print(f"{'':28}{'weights':>9}{'cache':>9}{'work':>9}{'reserve':>9}{'in all':>9}{'free':>9}  (GB)")
+        print(f"{'':28}{'weights':>9}{'cache':>9}{'work':>9}{'reserve':>9}{'in all':>9}{'free':>9} GB {'s/picture':>9}")
     for plan in choices.plans:
         need, best = plan.need, plan is choices.best
         if args.json:
             row = {"model": variant.id, "precision": plan.precision, "place": plan.placement.name, **asdict(need)}
-            emit(row | {"total": need.total, "free": plan.free, "fits": plan.fits, "recommended": best})
+            row |= {"total": need.total, "free": plan.free, "fits": plan.fits, "recommended": best}
+            emit(row | {"seconds": plan.seconds})  # of a picture; null where it is not known
             continue
         sizes = (need.weights, need.cache, need.work, need.reserve, need.total, plan.free)
         verdict = "recommended" if best else "fits" if plan.fits else "does not fit"
         place = f"{plan.precision} on {plan.placement.name}"
-        print(f"  {place:26}" + "".join(f"{size / 1e9:9.2f}" for size in sizes) + f"  {verdict}")
+        took = f"{plan.seconds:10.0f}" if plan.seconds else " " * 10
+        print(f"  {place:26}" + "".join(f"{size / 1e9:9.2f}" for size in sizes) + f"  {took}  {verdict}")
     return 0 if choices.best else 1

@@ -16,6 +16,7 @@ from janus_app.types import EditMethod, Event, Model, Setting, Thinking
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from janus_app.models.common.cost import DrawingCost
     from janus_app.models.common.memory import BytesPerElement, Job, Peak
 
 # tokens: image tokens one after the other, row by row. flow, diffusion: the whole picture at once, in steps from noise.
@@ -149,7 +150,8 @@ class Family:
     layouts: those that a checkpoint can be saved in, by name. copied_parts: of a family without layouts, the folders
     whose small files a quantized copy needs, by their places in the copy; None where copies cannot be made.
 
-    job_peak: cache and work of a job beside the weights, for pictures of a side in pixels. check_drawing: draw a little
+    job_peak: cache and work of a job beside the weights, for pictures of a side in pixels. drawing_cost: what drawing
+    its pictures costs, None where that was not worked out. check_drawing: draw a little
     with a loaded model and return what looks wrong with it, as of weights that are damaged; None where nothing does.
     """
 
@@ -178,6 +180,7 @@ class Family:
     adapted_tensors: Callable[[str], Sequence[str]] = _adapted_tensors
     layouts: Callable[[], Mapping[str, Layout]] = dict
     copied_parts: Callable[[Path, Parts | None], Mapping[str, Path]] | None = None
+    drawing_cost: Callable[[Mapping[str, Any], int, Job, BytesPerElement], DrawingCost] | None = None
     check_drawing: Callable[[Any], Generator[Event, None, Message | None]] = _check_picture
 
     def meta_network(self, config: Mapping[str, Any]) -> nn.Module:

@@ -23,7 +23,7 @@ import torch
 
 from janus_app.errors import AppError, Message
 from janus_app.files import read_json
-from janus_app.formatting import size_text
+from janus_app.formatting import size_text, time_text
 from janus_app.models.common.memory import BytesPerElement, Job, Peak
 from janus_app.models.family import Family
 from janus_app.models.registry import find_config, get_family
@@ -33,6 +33,7 @@ from janus_app.paths import ASSETS
 from janus_app.registry.types import Variant
 from janus_app.runtime.adapters import Adapter
 from janus_app.runtime.devices import Placement, device_memory, placements
+from janus_app.runtime.machine_speed import machine_speed
 from janus_app.runtime.offload import layer_of
 from janus_app.runtime.quantization import (
     bitsandbytes_missing,
@@ -50,6 +51,7 @@ _WORK_SHARE = 0.12
 # Kept free beside what is counted: CUDA's context, library workspaces and what an allocator cannot reuse.
 _RESERVE = {"cuda": 1.25e9, "xpu": 1.25e9, "mps": 0.5e9, "cpu": 0.3e9}
 _SMALL_MODEL, _SMALL_RESERVE = 1e9, 0.1e9
+_MUCH_QUICKER = 0.75
 # Measured on a CPU (docs/memory.md): feature maps its convolutions copy, and small blocks the C library keeps.
 _CONV_COPIES, _HEAP = 2.0, 20_000_000
 # Bytes per weight while a quantized layer computes: on cards (not measured), and on a CPU, which unpacks to float32.
@@ -71,13 +73,24 @@ class MemoryNeed:
 
 
 @dataclass(frozen=True)
+class Work:
+    """What drawing takes of the processor: passes for each picture, and the bytes, operations and vectors of a pass."""
+
+    passes: float
+    size: int
+    operations: int
+    vectors: int
+
+
+@dataclass(frozen=True)
 class LoadPlan:
     """One way to load a variant: what `loader.load` takes.
 
     `folder` holds its config.json and weights (None: not on this machine), `components` the folders of its components
     by role, `config` what the family read there (None: not readable yet). `split` maps decoder layers that are not on
     the main device to theirs, `held` counts the bytes of the weights on each device. `rank` orders the plans that
-    precision "auto" may choose; None is one it never chooses. `adapters` are merged into the weights.
+    precision "auto" may choose; None is one it never chooses. `adapters` are merged into the weights. `drawing` is
+    known for large models that draw on a CPU.
     """
 
     variant: Variant
@@ -93,6 +106,15 @@ class LoadPlan:
     held: Mapping[str, int] = field(hash=False)
     rank: tuple[int, ...] | None
     adapters: tuple[Adapter, ...] = ()
+    drawing: Work | None = None
+
+    @property
+    def seconds(self) -> float | None:
+        """About how long a picture takes; None where that is not known, as on GPUs. May measure the machine first."""
+        if (work := self.drawing) is None:
+            return None
+        speed = machine_speed()
+        return work.passes * speed.seconds(self.precision, work.size, work.operations, work.vectors)
 
     @property
     def label(self) -> str | Message:
@@ -128,8 +150,18 @@ class LoadOptions:
         if best is None:
             return self._about("fit_none", min(self.plans, key=lambda plan: plan.need.total))
         if best is first:
-            return self._about("fit_yes", first)
-        return self._about("fit_other_recommended", first, best=best.label, best_need=_amount(best.need.total))
+            said = Message("fit_automatic", fit=self._about("fit_yes", first), reason=_reason(best))
+        else:
+            said = self._about("fit_other_recommended", first, best=best.label, best_need=_amount(best.need.total))
+        return self._quicker(_timed(said, best), best)
+
+    def _quicker(self, said: Message, best: LoadPlan) -> Message:
+        """And the quickest other precision that fits, where it takes much less time."""
+        others = [plan for plan in self.plans if plan.fits and plan.rank is not None and plan.seconds]
+        quickest = min(others, key=lambda plan: plan.seconds or 0, default=best)
+        if not best.seconds or (quickest.seconds or 0) > _MUCH_QUICKER * best.seconds:
+            return said
+        return Message("fit_quicker", fit=said, precision=quickest.label, time=_duration(quickest.seconds or 0))
 
     def _about(self, code: str, plan: LoadPlan, **values: object) -> Message:
         need, free = _amount(plan.need.total), _amount(plan.free)
@@ -141,7 +173,7 @@ class LoadOptions:
             return self.message, self.best is not None
         plan = self.plan(precision)
         if plan.fits:
-            return self._about("fit_yes", plan), True
+            return _timed(self._about("fit_yes", plan), plan), True
         if self.best is None:
             return self.message, False
         best, best_need = self.best.label, _amount(self.best.need.total)
@@ -168,6 +200,23 @@ class LoadOptions:
         if plan is None or not fits:
             raise AppError(message)
         return plan
+
+
+def _timed(said: Message, plan: LoadPlan) -> Message:
+    """With the time of a picture, where it is known."""
+    return said if plan.seconds is None else Message("fit_time", fit=said, time=_duration(plan.seconds))
+
+
+def _duration(seconds: float) -> str:
+    """A time as well as it is known: two digits."""
+    return time_text(float(f"{seconds:.2g}"))
+
+
+def _reason(plan: LoadPlan) -> Message:
+    """Why precision "auto" chooses the plan that it tries first."""
+    if plan.placement.main.type != "cpu":
+        return Message("fit_reason_device")
+    return Message("fit_reason_bf16" if plan.precision == "bf16" else "fit_reason_full")
 
 
 def plan_load(
@@ -224,6 +273,7 @@ def usual_job(variant: Variant) -> Job:
 
     return Job(
         count=int(setting("count", 1)),
+        steps=int(setting("steps", 30)),
         guided=setting("guidance", 5.0) != 1,
         instructed="instruct" in variant.edit_methods,
         thought=variant.thinking.tokens if variant.thinking else 0,
@@ -305,17 +355,41 @@ def running_peak(variant: Variant, precision: str, device: torch.device, job: Jo
 def _peak(model: _Model, precision: str, device: torch.device, job: Job) -> Peak:
     if model.config is None:
         return Peak(0, int(_total(model, "bf16", device) * _WORK_SHARE))
-    family, on_cpu = model.family, device.type == "cpu"
-    dtype = plain_dtype(precision, device)
-    widths = BytesPerElement(
+    widths = _widths(model.family, precision, device)
+    peak = model.family.job_peak(json.loads(model.config), model.variant.size[0], job, widths)
+    return replace(peak, work=peak.work + _HEAP) if device.type == "cpu" else peak
+
+
+def _widths(family: Family, precision: str, device: torch.device) -> BytesPerElement:
+    dtype, on_cpu = plain_dtype(precision, device), device.type == "cpu"
+    return BytesPerElement(
         decoder=dtype.itemsize,
         cache=cache_dtype(device, dtype).itemsize,
         pictures=tensor_dtype(family, family.picture_decoder_prefix, precision, device).itemsize,
         conv_scratch=_CONV_COPIES if on_cpu else 0.0,
         linear_scratch=_UNPACKED["cpu" if on_cpu else "cuda"].get(precision, 0.0),
     )
-    peak = family.job_peak(json.loads(model.config), model.variant.size[0], job, widths)
-    return replace(peak, work=peak.work + _HEAP) if on_cpu else peak
+
+
+def _drawing(model: _Model, precision: str, device: torch.device, job: Job) -> Work | None:
+    """The work of a picture on a CPU; None where it is not known, and for small models, which take no time."""
+    family, config = model.family, model.config
+    unknown = config is None or family.drawing_cost is None or "generate" not in model.variant.verbs
+    if unknown or device.type != "cpu" or precision == "fp16" or _total(model, "bf16", device) < _SMALL_MODEL:
+        return None
+    assert config is not None and family.drawing_cost is not None
+    cost = family.drawing_cost(json.loads(config), model.variant.size[0], job, _widths(family, precision, device))
+    size, number = _read(family, config, precision, cost.weights)
+    return Work(cost.passes / job.count, size + cost.cache, 2 * number * cost.vectors, cost.vectors)
+
+
+@lru_cache(maxsize=64)
+def _read(family: Family, config: str, precision: str, prefixes: tuple[str, ...]) -> tuple[int, int]:
+    """Bytes of the weights below the prefixes on a CPU, and how many they are."""
+    network, device = _network(family, config), torch.device("cpu")
+    sizes, full = (weight_sizes(family, network, kind, device) for kind in (precision, "fp32"))
+    names = [name for name in sizes if name.startswith(prefixes)]
+    return sum(sizes[name] for name in names), sum(full[name] for name in names) // 4
 
 
 def _plan(model: _Model, precision: str, placement: Placement, job: Job, freed: Mapping[str, int]) -> LoadPlan:
@@ -346,6 +420,7 @@ def _plan(model: _Model, precision: str, placement: Placement, job: Job, freed: 
         split=split or {},
         held=_held(main, rest, layers, split or {}),
         rank=_rank(precision, placement, large=_total(model, "bf16", main) >= _SMALL_MODEL),
+        drawing=_drawing(model, precision, main, job),
     )
 
 

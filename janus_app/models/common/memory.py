@@ -18,13 +18,15 @@ from janus_app.nn.vq_model import VQConfig
 class Job:
     """The size of a request.
 
-    count: pictures drawn together. prompt: its tokens. guided: whether there is an unconditional row for each picture.
-    instructed: whether there are rows with and without the image tokens of a picture to change. thought: tokens of text
-    that the model writes before or about its picture. judged: whether it may draw again behind its first attempt.
-    pictures, words, answer: pictures, tokens of text and tokens of the answer in a conversation.
+    count: pictures drawn together. steps: of a model that draws in steps. prompt: its tokens. guided: whether there is
+    an unconditional row for each picture. instructed: whether there are rows with and without the image tokens of a
+    picture to change. thought: tokens of text that the model writes before or about its picture. judged: whether it may
+    draw again behind its first attempt. pictures, words, answer: pictures, tokens of text and tokens of the answer in a
+    conversation.
     """
 
     count: int = 1
+    steps: int = 30
     guided: bool = True
     instructed: bool = False
     thought: int = 0

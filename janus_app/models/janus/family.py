@@ -20,6 +20,7 @@ from janus_app.types import Event, Model, Setting, Thinking
 if TYPE_CHECKING:
     from torch import nn
 
+    from janus_app.models.common.cost import DrawingCost
     from janus_app.models.common.memory import BytesPerElement, Job, Peak
 
 TRAINED_CONTEXT = 4096  # the configs allow 16,384 positions, but training used sequences of 4,096
@@ -112,6 +113,13 @@ def job_peak(config: Mapping[str, Any], side: int, job: Job, widths: BytesPerEle
     return peak(parse_config(config), side, job, widths)
 
 
+def drawing_cost(config: Mapping[str, Any], side: int, job: Job, widths: BytesPerElement) -> DrawingCost:
+    from janus_app.models.janus import cost
+    from janus_app.models.janus.config import parse_config
+
+    return cost.drawing_cost(parse_config(config), side, job, widths)
+
+
 def pipeline(
     network: nn.Module,
     folder: Path,
@@ -146,6 +154,7 @@ FAMILY = Family(
     read_config=read_config,
     build=build,
     job_peak=job_peak,
+    drawing_cost=drawing_cost,
     pipeline=pipeline,
     network_name=network_name,
     weight_sources=weight_sources,

@@ -18,6 +18,7 @@ from janus_app.types import SOLVERS, Model, Setting, Thinking
 if TYPE_CHECKING:
     from torch import nn
 
+    from janus_app.models.common.cost import DrawingCost
     from janus_app.models.common.memory import BytesPerElement, Job, Peak
 
 _SETTINGS = {
@@ -88,6 +89,13 @@ def job_peak(config: Mapping[str, Any], side: int, job: Job, widths: BytesPerEle
     return peak(parse_config(config), config.get(AUTOENCODER, {}), side, job, widths)
 
 
+def drawing_cost(config: Mapping[str, Any], side: int, job: Job, widths: BytesPerElement) -> DrawingCost:
+    from janus_app.models.janusflow import cost
+    from janus_app.models.janusflow.config import parse_config
+
+    return cost.drawing_cost(parse_config(config), config.get(AUTOENCODER, {}), side, job, widths)
+
+
 def pipeline(
     network: nn.Module,
     folder: Path,
@@ -120,6 +128,7 @@ FAMILY = Family(
     weight_sources=weight_sources,
     copied_parts=copied_parts,
     job_peak=job_peak,
+    drawing_cost=drawing_cost,
     pipeline=pipeline,
     tied=tied_head,
     explain_mismatch=explain_vocabulary,

@@ -28,8 +28,8 @@ def _drawing(
 ) -> Peak:
     """Keys and values of the prompt are stored once for all pictures; a step runs all rows of all latents."""
     prompts = 2 if job.guided else 1
-    channels = autoencoder.get("block_out_channels") or [128, 256, 512, 512]  # of SDXL's
-    cells = (side // (2 ** (len(channels) - 1) * config.encoder.stride)) ** 2
+    channels = _channels(autoencoder)
+    cells = picture_cells(config, autoencoder, side)
     rows = prompts * job.count
     cache = cache_bytes(config.language, prompts, job.prompt, widths.cache)
     cached = 2 * rows * (job.prompt + cells) * config.language.hidden_size * widths.cache  # one layer's keys and values
@@ -37,3 +37,12 @@ def _drawing(
     both = config.decoder.in_channels + config.decoder.skip
     out = rows * cells * both * (3 * 4 + 3) * widths.decoder  # three hidden layers, and the stream
     return Peak(cache, max(step, out, autoencoder_work(channels, side, widths)))
+
+
+def picture_cells(config: JanusFlowConfig, autoencoder: Mapping[str, Any], side: int) -> int:
+    """The vectors that a picture takes in the language model."""
+    return (side // (2 ** (len(_channels(autoencoder)) - 1) * config.encoder.stride)) ** 2
+
+
+def _channels(autoencoder: Mapping[str, Any]) -> list[int]:
+    return autoencoder.get("block_out_channels") or [128, 256, 512, 512]  # of SDXL's

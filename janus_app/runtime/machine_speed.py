@@ -1,0 +1,149 @@
+"""How fast this machine's processor reads memory and multiplies, and what follows for the time of a drawing.
+
+Both are measured in a few tenths of a second when they are first needed, and kept in the data folder for each
+processor, number of threads and version of PyTorch. Other programs only make a measurement slower, so the fastest of
+the first few is kept.
+benchmarks/README.md has the tables behind the shares below.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import asdict, astuple, dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+from janus_app.errors import AppError
+from janus_app.files import file_lock, read_json, write_atomically
+from janus_app.nn.fast.linear import MAX_DECODE_ROWS, has_bfloat16_instructions
+from janus_app.paths import data_folder
+from janus_app.runtime.devices import device_memory
+from janus_app.types import QUANTIZED_PRECISIONS
+
+FILE = "machine_speed.json"
+SCHEMA = 1
+MEASUREMENTS = 3  # starts of the program that measure, until what is kept is believed
+_BUFFER, _SLICE = 512_000_000, 2_000_000  # bytes: more than a large cache holds, and less than other programs interrupt
+_PRODUCT = (64, 1024, 2048)  # rows, outputs, inputs
+# The part of the read bandwidth and of the rate of products that drawing reached, all overhead of a pass included.
+_READ_SHARE = {"fp32": 0.75, "bf16": 0.67, "int8": 0.47, "nf4": 0.45}
+_RATE_SHARE = 0.85
+_UNPACKING_SHARE = 0.35  # of products with many vectors, whose weights are unpacked first
+_KERNEL_SHARE = 0.35  # of the float32 rate: kernels that multiply few vectors with weights that stay packed
+
+
+@dataclass(frozen=True)
+class MachineSpeed:
+    """Bytes read per second, and operations of a matrix product per second in float32 and bfloat16."""
+
+    read: float
+    fp32: float
+    bf16: float
+
+    def seconds(self, precision: str, size: float, operations: float, vectors: int) -> float:
+        """The time of a pass that reads `size` bytes and multiplies `vectors` vectors: the longer of the two.
+
+        fp16 was not measured and is not known.
+        """
+        return max(size / (self.read * _READ_SHARE[precision]), operations / self._rate(precision, vectors))
+
+    def _rate(self, precision: str, vectors: int) -> float:
+        plain = self.bf16 if has_bfloat16_instructions() else self.fp32
+        if precision not in QUANTIZED_PRECISIONS:
+            return _RATE_SHARE * (self.fp32 if precision == "fp32" else plain)
+        if vectors <= MAX_DECODE_ROWS:
+            return max(_KERNEL_SHARE * self.fp32, _UNPACKING_SHARE * plain * vectors / MAX_DECODE_ROWS)
+        return _UNPACKING_SHARE * plain
+
+
+@cache
+def machine_speed() -> MachineSpeed:
+    """The speed of this machine's processor, measured where not enough is kept.
+
+    A file that cannot be read or written costs another measurement, no more.
+    """
+    file, key = data_folder() / FILE, fingerprint()
+    speed, times = _kept(file, key)
+    if speed is None or times < MEASUREMENTS:
+        now = measure()
+        speed = now if speed is None else MachineSpeed(*map(max, astuple(speed), astuple(now)))
+        _keep(file, key, speed, times + 1)
+    return speed
+
+
+def fingerprint() -> str:
+    """What a measurement holds for: the processor's name and features, the threads, and the version of PyTorch."""
+    processor = f"{processor_name()} ({', '.join(processor_features())})"
+    return f"{processor}, {torch.get_num_threads()} threads, torch {torch.__version__}"
+
+
+def processor_name() -> str:
+    """The name as its maker gives it; where the system does not tell, the architecture."""
+    with suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text("utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def processor_features() -> list[str]:
+    """The instructions that decide how fast a model computes: avx2, avx512, avx512_bf16, amx, as PyTorch finds them."""
+    names = {"avx2": "_is_avx2_supported", "avx512": "_is_avx512_supported"}
+    names |= {"avx512_bf16": "_is_avx512_bf16_supported", "amx": "_is_amx_tile_supported"}
+    return [name for name, known in names.items() if getattr(torch.cpu, known, lambda: False)()]
+
+
+def measure() -> MachineSpeed:
+    """The fastest moments of a few tenths of a second, as other programs can only slow them down."""
+    size = int(min(_BUFFER, device_memory(torch.device("cpu")).free // 8)) // _SLICE * _SLICE
+    buffer = torch.ones(max(size, _SLICE) // 4)
+    reads = sorted(_seconds(part.sum) for part in buffer.split(_SLICE // 4))
+    read = _SLICE / reads[len(reads) // 10]
+    del buffer
+    rows, outer, inner = _PRODUCT
+    rates = []
+    for dtype in (torch.float32, torch.bfloat16):
+        x, weight = torch.ones(rows, inner, dtype=dtype), torch.ones(outer, inner, dtype=dtype)
+        fastest = min(_seconds(lambda x=x, weight=weight: F.linear(x, weight)) for _ in range(20))
+        rates.append(2 * rows * outer * inner / fastest)
+    return MachineSpeed(read, *rates)
+
+
+def _seconds(work: Callable[[], object]) -> float:
+    started = time.perf_counter()
+    work()
+    return time.perf_counter() - started
+
+
+def _kept(file: Path, key: str) -> tuple[MachineSpeed | None, int]:
+    """The kept speed and how often it was measured."""
+    try:
+        entry = _all(file)[key]
+        speed = MachineSpeed(*(float(entry[name]) for name in ("read", "fp32", "bf16")))
+        return (speed, int(entry["times"])) if min(astuple(speed)) > 0 else (None, 0)
+    except (AppError, KeyError, TypeError, ValueError):
+        return None, 0
+
+
+def _keep(file: Path, key: str, speed: MachineSpeed, times: int) -> None:
+    with suppress(AppError, OSError):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with file_lock(file.with_name(f".{FILE}.lock")):
+            speeds = _all(file) | {key: {**asdict(speed), "times": times}}
+            write_atomically(file, json.dumps({"schema": SCHEMA, "speeds": speeds}, indent=1).encode())
+
+
+def _all(file: Path) -> dict[str, Any]:
+    if not file.is_file():
+        return {}
+    document = read_json(file)
+    speeds = document.get("speeds")
+    return speeds if document.get("schema") == SCHEMA and isinstance(speeds, dict) else {}
