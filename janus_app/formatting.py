@@ -19,6 +19,11 @@ def time_text(seconds: float) -> str:
     return f"{minutes}:{rest:02d} min" if minutes < 60 else f"{minutes // 60}:{minutes % 60:02d} h"
 
 
+def estimate_text(seconds: float) -> str:
+    """A duration that is only roughly known: two digits, above a quarter of an hour whole minutes."""
+    return time_text(float(f"{seconds:.2g}")) if seconds < 900 else f"{seconds / 60:.0f} min"
+
+
 def share_text(done: float, total: float) -> tuple[str, str]:
     """How much of how much: 3.1 and 4.2 GB. The unit is left out of the first where both have the same."""
     first, second = size_text(done), size_text(total)

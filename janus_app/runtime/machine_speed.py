@@ -34,10 +34,10 @@ MEASUREMENTS = 3  # starts of the program that measure, until what is kept is be
 _BUFFER, _SLICE = 512_000_000, 2_000_000  # bytes: more than a large cache holds, and less than other programs interrupt
 _PRODUCT = (64, 1024, 2048)  # rows, outputs, inputs
 # The part of the read bandwidth and of the rate of products that drawing reached, all overhead of a pass included.
-_READ_SHARE = {"fp32": 0.75, "bf16": 0.67, "int8": 0.47, "nf4": 0.45}
+_READ_SHARE = {"fp32": 0.8, "bf16": 0.7, "int8": 0.55, "nf4": 0.56}
 _RATE_SHARE = 0.85
 _UNPACKING_SHARE = 0.35  # of products with many vectors, whose weights are unpacked first
-_KERNEL_SHARE = 0.35  # of the float32 rate: kernels that multiply few vectors with weights that stay packed
+_KERNEL_SHARE = 0.4  # of the float32 rate: kernels that multiply few vectors with weights that stay packed
 
 
 @dataclass(frozen=True)

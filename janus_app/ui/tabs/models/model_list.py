@@ -9,7 +9,7 @@ from html import escape
 from typing import Literal
 
 from janus_app.errors import AppError
-from janus_app.formatting import size_text
+from janus_app.formatting import estimate_text, size_text
 from janus_app.registry.types import Variant
 from janus_app.ui.context import PageContext
 
@@ -48,12 +48,16 @@ def as_loaded(page: PageContext, variant: Variant) -> Variant:
 
 @dataclass(frozen=True)
 class Fit:
-    """The fit advisor's word on a model that is not here yet. `best` is the precision it recommends, "" for none."""
+    """The fit advisor's word on a model that is not here yet.
+
+    best: the precision it recommends, "" for none. seconds: about how long a picture then takes, None = not known.
+    """
 
     best: str
     first: bool
     need: int
     free: int
+    seconds: float | None = None
 
 
 def fits(page: PageContext, variants: Iterable[Variant]) -> Iterator[tuple[str, Fit]]:
@@ -81,7 +85,7 @@ def _fit(page: PageContext, variant: Variant) -> Fit:
     options = page.session.plan_load(as_loaded(page, variant))
     best = options.best
     plan = best or min(options.plans, key=lambda plan: plan.need.total)
-    return Fit(best.precision if best else "", best is options.plans[0], plan.need.total, plan.free)
+    return Fit(best.precision if best else "", best is options.plans[0], plan.need.total, plan.free, plan.seconds)
 
 
 def fit_line(page: PageContext, fit: Fit | None, language: str) -> str:
@@ -91,7 +95,10 @@ def fit_line(page: PageContext, fit: Fit | None, language: str) -> str:
     if not fit.best:
         need, free = size_text(fit.need), size_text(max(0, fit.free))
         return page.texts.say("models_too_large", language, need=need, free=free)
-    return page.texts.say("models_fit" if fit.first else "models_fit_as", language, precision=fit.best)
+    said = page.texts.say("models_fit" if fit.first else "models_fit_as", language, precision=fit.best)
+    if fit.seconds is None:
+        return said
+    return said + page.texts.say("models_time", language, time=estimate_text(fit.seconds))
 
 
 def licence_line(page: PageContext, variant: Variant, language: str) -> str:

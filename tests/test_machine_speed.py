@@ -1,0 +1,139 @@
+"""How long a picture takes on this machine's processor: what is measured, kept and said."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from janus_app.models.common.memory import Job
+from janus_app.registry.catalog import load_catalog
+from janus_app.runtime import devices, fit, machine_speed
+from janus_app.runtime.devices import Memory
+from janus_app.runtime.fit import LoadOptions, plan_load
+from janus_app.runtime.machine_speed import MachineSpeed, measure
+
+CATALOG = load_catalog()
+ONE = CATALOG["janus-pro-1b"]
+TWO_CORES = MachineSpeed(read=28e9, fp32=0.21e12, bf16=1.2e12)  # with AVX512_BF16, in quiet moments
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    monkeypatch.setenv("JANUS_APP_DATA", str(tmp_path))
+    machine_speed.machine_speed.cache_clear()
+    yield tmp_path
+    machine_speed.machine_speed.cache_clear()
+
+
+@pytest.fixture
+def quiet(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A roomy machine with instructions for bf16, whose speed is known."""
+    monkeypatch.setattr(fit, "device_memory", lambda device: Memory(int(40e9), int(64e9)))
+    monkeypatch.setattr(fit, "machine_speed", lambda: TWO_CORES)
+    for module in (fit, machine_speed, fit.plain_dtype.__globals__):
+        patch = monkeypatch.setitem if isinstance(module, dict) else monkeypatch.setattr
+        patch(module, "has_bfloat16_instructions", lambda: True)  # type: ignore[operator]
+
+
+def at_another_start(speed: MachineSpeed, monkeypatch: pytest.MonkeyPatch) -> MachineSpeed:
+    """What a new start of the program believes if its measurement finds `speed`."""
+    monkeypatch.setattr(machine_speed, "measure", lambda: speed)
+    machine_speed.machine_speed.cache_clear()
+    return machine_speed.machine_speed()
+
+
+def test_measurement_finds_a_speed_of_reading_and_of_products() -> None:
+    found = measure()
+    assert 1e8 < found.read < 1e13 and 1e8 < found.fp32 < 1e15 and 1e7 < found.bf16 < 1e15
+
+
+def test_fastest_of_the_first_starts_is_kept_for_this_processor(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    slow, fast = MachineSpeed(1e9, 4e9, 2e9), MachineSpeed(9e9, 3e9, 8e9)
+    assert at_another_start(slow, monkeypatch) == slow
+    best = MachineSpeed(9e9, 4e9, 8e9)
+    assert at_another_start(fast, monkeypatch) == best and at_another_start(slow, monkeypatch) == best
+    faster = MachineSpeed(9e10, 9e10, 9e10)
+    assert at_another_start(faster, monkeypatch) == best, "believed after three starts"
+    monkeypatch.setattr(machine_speed, "fingerprint", lambda: "another processor, 64 threads")
+    assert at_another_start(faster, monkeypatch) == faster
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"schema": 9}', '{"schema": 1, "speeds": {"KEY": {"read": "x"}}}'])
+def test_file_that_says_nothing_is_measured_again(text: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = folder / machine_speed.FILE
+    file.write_text(text.replace('"KEY"', json.dumps(machine_speed.fingerprint())))
+    speed = MachineSpeed(1e9, 4e9, 2e9)
+    assert at_another_start(speed, monkeypatch) == speed
+
+
+def options(name: str = "janus-pro-1b", device: str = "cpu", count: int = 1) -> LoadOptions:
+    variant = CATALOG[name]
+    return plan_load(variant, device=device, job=replace(fit.usual_job(variant), count=count))
+
+
+@pytest.mark.parametrize(
+    ("precision", "least", "most"), [("fp32", 224, 244), ("bf16", 123, 151), ("int8", 91, 97), ("nf4", 54, 60)]
+)
+def test_predicted_time_of_a_token_is_within_a_tenth_of_what_was_measured(
+    precision: str, least: float, most: float, quiet: None
+) -> None:
+    """Milliseconds of one picture of Janus-Pro-1B on two cores with AVX512_BF16 (benchmarks/README.md)."""
+    seconds = options().plan(precision).seconds
+    assert seconds is not None and 0.9 * least < 1e3 * seconds / 576 < 1.1 * most
+
+
+def test_pictures_drawn_together_take_less_time_each_and_more_in_all(quiet: None) -> None:
+    for precision in ("fp32", "bf16", "int8", "nf4"):
+        one, four = options().plan(precision).seconds, options(count=4).plan(precision).seconds
+        assert one and four and four < one < 4 * four, precision
+
+
+def test_time_of_a_flow_model_comes_from_its_steps_and_operations(quiet: None) -> None:
+    flow = CATALOG["janusflow-1.3b"]
+    ten, thirty = (plan_load(flow, device="cpu", job=Job(steps=n)).plan("bf16").seconds for n in (10, 30))
+    assert ten and thirty and thirty == pytest.approx(3 * ten)
+    assert thirty == pytest.approx(87.5e12 / (0.85 * TWO_CORES.bf16), rel=0.1), "counted: 87.5 TFLOP in the decoder"
+
+
+def test_advice_says_how_long_a_picture_takes_why_it_chose_and_what_is_quicker(quiet: None) -> None:
+    said = options().message
+    english, chinese = said.text("en"), said.text("zh-CN")
+    assert "bf16 needs 5.0 GB, you have 40.0 GB free: it fits." in english
+    assert "because this processor computes in bf16 itself" in english
+    assert "A picture takes about 1:19 min. In nf4 it takes about 35 s" in english
+    assert "每张图片约需 1:19 min" in chinese and "nf4" in chinese and "因" in chinese
+    int8, fits = options().judge("int8")
+    assert fits and str(int8).endswith("it fits. A picture takes about 54 s.")
+
+
+def test_nothing_is_measured_or_said_for_small_models_and_for_cards(monkeypatch: pytest.MonkeyPatch) -> None:
+    def never() -> MachineSpeed:
+        raise AssertionError("measured")
+
+    monkeypatch.setattr(fit, "machine_speed", never)
+    monkeypatch.setattr(fit, "device_memory", lambda device: Memory(int(40e9), int(64e9)))
+    assert "picture" not in str(options("janus-embedded").message)
+    card = devices.Placement("cuda:0", torch.device("cuda", 0))
+    monkeypatch.setattr(fit, "placements", lambda name: [card])
+    found = options(device="cuda")
+    assert "picture" not in str(found.message) and {plan.seconds for plan in found.plans} == {None}
+
+
+@pytest.mark.parametrize(("limit", "expected"), [(Memory(2, 10), 2), (Memory(50, 60), 8), (None, 8)])
+def test_free_memory_is_what_is_available_within_the_containers_limit(
+    limit: Memory | None, expected: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not the total, and not what only the container or only the machine has left."""
+    import psutil
+
+    class Machine:
+        available, total = 8, 100
+
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: Machine)
+    monkeypatch.setattr(devices, "container_limit", lambda: limit)
+    assert devices.device_memory(torch.device("cpu")).free == expected
