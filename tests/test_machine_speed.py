@@ -40,8 +40,8 @@ def quiet(monkeypatch: pytest.MonkeyPatch) -> None:
         patch(module, "has_bfloat16_instructions", lambda: True)  # type: ignore[operator]
 
 
-def at_another_start(speed: MachineSpeed, monkeypatch: pytest.MonkeyPatch) -> MachineSpeed:
-    """What a new start of the program believes if its measurement finds `speed`."""
+def at_another_start(speed: MachineSpeed | None, monkeypatch: pytest.MonkeyPatch) -> MachineSpeed | None:
+    """What a new start of the program believes if its measurement finds `speed`; None = other programs disturb it."""
     monkeypatch.setattr(machine_speed, "measure", lambda: speed)
     machine_speed.machine_speed.cache_clear()
     return machine_speed.machine_speed()
@@ -49,12 +49,15 @@ def at_another_start(speed: MachineSpeed, monkeypatch: pytest.MonkeyPatch) -> Ma
 
 def test_measurement_finds_a_speed_of_reading_and_of_products() -> None:
     found = measure()
-    assert 1e8 < found.read < 1e13 and 1e8 < found.fp32 < 1e15 and 1e7 < found.bf16 < 1e15
+    if found is None:
+        pytest.skip("this machine is too busy")
+    assert 1e6 < found.read < 1e13 and 1e6 < found.fp32 < 1e15 and 1e6 < found.bf16 < 1e15
 
 
 def test_fastest_of_the_first_starts_is_kept_for_this_processor(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     slow, fast = MachineSpeed(1e9, 4e9, 2e9), MachineSpeed(9e9, 3e9, 8e9)
-    assert at_another_start(slow, monkeypatch) == slow
+    assert at_another_start(None, monkeypatch) is None and not list(folder.iterdir())
+    assert at_another_start(slow, monkeypatch) == slow == at_another_start(None, monkeypatch)
     best = MachineSpeed(9e9, 4e9, 8e9)
     assert at_another_start(fast, monkeypatch) == best and at_another_start(slow, monkeypatch) == best
     faster = MachineSpeed(9e10, 9e10, 9e10)
@@ -109,6 +112,12 @@ def test_advice_says_how_long_a_picture_takes_why_it_chose_and_what_is_quicker(q
     assert "每张图片约需 1:19 min" in chinese and "nf4" in chinese and "因" in chinese
     int8, fits = options().judge("int8")
     assert fits and str(int8).endswith("it fits. A picture takes about 54 s.")
+
+
+def test_advice_on_a_busy_machine_is_given_without_a_time(quiet: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fit, "machine_speed", lambda: None)
+    assert "it fits" in str(options().message) and "takes about" not in str(options().message).partition("fp32.")[2]
+    assert options().plan("bf16").seconds is None
 
 
 def test_nothing_is_measured_or_said_for_small_models_and_for_cards(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -111,9 +111,10 @@ class LoadPlan:
     @property
     def seconds(self) -> float | None:
         """About how long a picture takes; None where that is not known, as on GPUs. May measure the machine first."""
-        if (work := self.drawing) is None:
+        work = self.drawing
+        speed = machine_speed() if work else None
+        if work is None or speed is None:
             return None
-        speed = machine_speed()
         return work.passes * speed.seconds(self.precision, work.size, work.operations, work.vectors)
 
     @property

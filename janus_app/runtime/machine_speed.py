@@ -2,7 +2,7 @@
 
 Both are measured in a few tenths of a second when they are first needed, and kept in the data folder for each
 processor, number of threads and version of PyTorch. Other programs only make a measurement slower, so the fastest of
-the first few is kept.
+the first few is kept, and none where they take the processor away.
 benchmarks/README.md has the tables behind the shares below.
 """
 
@@ -32,6 +32,7 @@ FILE = "machine_speed.json"
 SCHEMA = 1
 MEASUREMENTS = 3  # starts of the program that measure, until what is kept is believed
 _BUFFER, _SLICE = 512_000_000, 2_000_000  # bytes: more than a large cache holds, and less than other programs interrupt
+_BUSY = 0.8
 _PRODUCT = (64, 1024, 2048)  # rows, outputs, inputs
 # The part of the read bandwidth and of the rate of products that drawing reached, all overhead of a pass included.
 _READ_SHARE = {"fp32": 0.8, "bf16": 0.7, "int8": 0.55, "nf4": 0.56}
@@ -65,15 +66,16 @@ class MachineSpeed:
 
 
 @cache
-def machine_speed() -> MachineSpeed:
-    """The speed of this machine's processor, measured where not enough is kept.
+def machine_speed() -> MachineSpeed | None:
+    """The speed of this machine's processor, measured where not enough is kept; None where it was too busy for that.
 
     A file that cannot be read or written costs another measurement, no more.
     """
     file, key = data_folder() / FILE, fingerprint()
     speed, times = _kept(file, key)
     if speed is None or times < MEASUREMENTS:
-        now = measure()
+        if (now := measure()) is None:
+            return speed
         speed = now if speed is None else MachineSpeed(*map(max, astuple(speed), astuple(now)))
         _keep(file, key, speed, times + 1)
     return speed
@@ -101,12 +103,13 @@ def processor_features() -> list[str]:
     return [name for name, known in names.items() if getattr(torch.cpu, known, lambda: False)()]
 
 
-def measure() -> MachineSpeed:
-    """The fastest moments of a few tenths of a second, as other programs can only slow them down."""
+def measure() -> MachineSpeed | None:
+    """The fastest moments of a few tenths of a second; None where one thread reads faster than all: others use them."""
     size = int(min(_BUFFER, device_memory(torch.device("cpu")).free // 8)) // _SLICE * _SLICE
     buffer = torch.ones(max(size, _SLICE) // 4)
-    reads = sorted(_seconds(part.sum) for part in buffer.split(_SLICE // 4))
-    read = _SLICE / reads[len(reads) // 10]
+    read = _reading(lambda part: part.sum(), buffer)
+    if read < _BUSY * _reading(lambda part: part.numpy().max(), buffer):
+        return None
     del buffer
     rows, outer, inner = _PRODUCT
     rates = []
@@ -115,6 +118,12 @@ def measure() -> MachineSpeed:
         fastest = min(_seconds(lambda x=x, weight=weight: F.linear(x, weight)) for _ in range(20))
         rates.append(2 * rows * outer * inner / fastest)
     return MachineSpeed(read, *rates)
+
+
+def _reading(work: Callable[[torch.Tensor], object], buffer: torch.Tensor) -> float:
+    """Bytes per second in the slices that were read fastest."""
+    seconds = sorted(_seconds(lambda part=part: work(part)) for part in buffer.split(_SLICE // 4))
+    return _SLICE / seconds[len(seconds) // 10]
 
 
 def _seconds(work: Callable[[], object]) -> float:
