@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from janus_app.errors import AppError
 from janus_app.models.family import Family
+from janus_app.nn.fast.four_bit import quick_linear4bit
 from janus_app.nn.fast.linear import Int8Linear, has_bfloat16_instructions
 from janus_app.types import QUANTIZED_PRECISIONS
 
@@ -177,7 +178,7 @@ def _linear(
         )
         linear.weight = modules.Int8Params(data, requires_grad=False, has_fp16_weights=False, CB=data, SCB=scales)
     else:
-        linear = modules.Linear4bit(
+        linear = quick_linear4bit(modules.Linear4bit)(
             inner, outer, bias=False, compute_dtype=dtype, compress_statistics=False, quant_type="nf4", device="meta"
         )
         code = bnb.functional.get_4bit_type("nf4", device=data.device)
