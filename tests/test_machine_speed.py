@@ -35,9 +35,8 @@ def quiet(monkeypatch: pytest.MonkeyPatch) -> None:
     """A roomy machine with instructions for bf16, whose speed is known."""
     monkeypatch.setattr(fit, "device_memory", lambda device: Memory(int(40e9), int(64e9)))
     monkeypatch.setattr(fit, "machine_speed", lambda: TWO_CORES)
-    for module in (fit, machine_speed, fit.plain_dtype.__globals__):
-        patch = monkeypatch.setitem if isinstance(module, dict) else monkeypatch.setattr
-        patch(module, "has_bfloat16_instructions", lambda: True)  # type: ignore[operator]
+    for module in ("fit", "machine_speed", "quantization"):
+        monkeypatch.setattr(f"janus_app.runtime.{module}.has_bfloat16_instructions", lambda: True)
 
 
 def at_another_start(speed: MachineSpeed | None, monkeypatch: pytest.MonkeyPatch) -> MachineSpeed | None:
