@@ -174,11 +174,11 @@ class Native:
     def __init__(self, network: JanusNetwork, cells: int) -> None:
         import transformers
 
-        c, trunk = network.config, network.language_model.model
+        c = network.config
         hidden = c.language.hidden_size
         config = transformers.JanusConfig(
             image_token_id=3,
-            text_config=_llama_config(c.language, "sdpa").to_dict(),
+            text_config=_llama_config(replace(c.language, num_hidden_layers=1), "sdpa").to_dict(),
             vision_config={
                 "hidden_size": 32,
                 "num_hidden_layers": 1,
@@ -201,7 +201,8 @@ class Native:
         )
         self.model = transformers.JanusForConditionalGeneration(config).eval().requires_grad_(False)
         self.model.to(network.device, network.dtype)
-        self.model.model.language_model.load_state_dict(trunk.state_dict(), assign=True)
+        self.model.model.language_model = llama(network, "sdpa")  # so that its layers are in memory once
+        self.model.config.text_config.num_hidden_layers = c.language.num_hidden_layers
         self.settings = transformers.GenerationConfig(
             bos_token_id=0,
             eos_token_id=4,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 import torch
 
 from janus_app.nn import sampling
+from janus_app.runtime import machine_speed
 
 pytest.importorskip("transformers", reason="transformers is not installed (requirements-dev.txt)")
 from benchmarks import speed
@@ -34,6 +36,56 @@ def test_the_benchmark_fails_where_they_disagree(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(sampling, "mix_guidance", lambda c, u, weight: u + (weight + 1) * (c - u))
     with pytest.raises(SystemExit, match="different tokens"):
         speed.main([*TINY, "--count", "1"])
+
+
+def test_sides_that_memory_does_not_hold_at_once_are_made_in_turns_and_draw_the_same(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Also in int8, whose row has every side too."""
+    alive: list[weakref.ref[Any]] = []
+    make = speed.ways.random_network
+
+    def noted(*given: Any) -> Any:
+        network = make(*given)
+        alive.append(weakref.ref(network))
+        assert sum(one() is not None for one in alive) == 1
+        return network
+
+    monkeypatch.setattr(speed.ways, "random_network", noted)
+    monkeypatch.setattr(speed, "fits_together", lambda network, device: False)
+    assert speed.main(["--tiny", "--device", "cpu"]) == 0
+    out = capsys.readouterr().out
+    assert len(alive) == 4 * (1 + 3)
+    for case in ("fp32, 1", "fp32, 2", "int8, 1", "int8, 2"):
+        for side in speed.SIDES:
+            assert f"| tiny {case} pictures, prompt 12 | {side} |" in out
+    features = ", ".join(machine_speed.processor_features())
+    assert features in out.splitlines()[0] and machine_speed.processor_name() in out.splitlines()[0]
+
+
+def test_the_benchmark_fails_where_the_app_is_slower_than_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    ours = {"ratio_to_reference": 1.5, "ratio_to_transformers": 0.94}
+    assert speed.slower("trunk bf16, 4 pictures", ours) == ["trunk bf16, 4 pictures: 0.94 of transformers's speed"]
+    monkeypatch.setattr(speed, "slower", lambda case, ours: [f"{case}: 0.50 of reference's speed"])
+    with pytest.raises(SystemExit, match=r"slower than another implementation.*tiny fp32, 1 pictures"):
+        speed.main(
+            [
+                "--size",
+                "tiny",
+                "--device",
+                "cpu",
+                "--precision",
+                "fp32",
+                "--count",
+                "1",
+                "--cells",
+                "4",
+                "--rounds",
+                "1",
+                "--prompt",
+                "8",
+            ]
+        )
 
 
 def test_the_first_mismatch_is_the_earliest_of_all_pictures() -> None:
