@@ -65,8 +65,10 @@ def test_sides_that_memory_does_not_hold_at_once_are_made_in_turns_and_draw_the_
 
 def test_the_benchmark_fails_where_the_app_is_slower_than_another(monkeypatch: pytest.MonkeyPatch) -> None:
     ours = {"ratio_to_reference": 1.5, "ratio_to_transformers": 0.94}
-    assert speed.slower("trunk bf16, 4 pictures", ours) == ["trunk bf16, 4 pictures: 0.94 of transformers's speed"]
-    monkeypatch.setattr(speed, "slower", lambda case, ours: [f"{case}: 0.50 of reference's speed"])
+    assert speed.slower("trunk bf16, 4 pictures", ours) == [
+        "trunk bf16, 4 pictures: 0.94 times as fast as transformers"
+    ]
+    monkeypatch.setattr(speed, "slower", lambda case, ours: [f"{case}: 0.50 times as fast as reference"])
     with pytest.raises(SystemExit, match=r"slower than another implementation.*tiny fp32, 1 pictures"):
         speed.main(
             [
