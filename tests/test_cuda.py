@@ -21,7 +21,7 @@ from janus_app.hub import Hub
 from janus_app.models.janus.draw import CELLS_PER_SYNC
 from janus_app.models.janus.pipeline import JanusModel
 from janus_app.nn import llama
-from janus_app.nn.fast import linear
+from janus_app.nn.fast import linear, packing
 from janus_app.nn.fast.decode_step import DecodeStep
 from janus_app.paths import ASSETS
 from janus_app.registry.catalog import load_catalog
@@ -120,7 +120,7 @@ def work(session: ModelSession, asked: list[Request], cards: PretendedCards | No
 @lru_cache
 def on_the_cpu(family: str, precision: str) -> Seen:
     with pytest.MonkeyPatch.context() as patch:
-        for module in (linear, llama, quantization):  # a processor's own ways in bfloat16 round differently
+        for module in (linear, packing, llama, quantization):  # a processor's own ways in bfloat16 round differently
             patch.setattr(module, "has_bfloat16_instructions", lambda: None)
         return work(session(family, "cpu", precision), requests(family, WARMTH[precision]))
 

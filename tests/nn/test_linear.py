@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from janus_app.nn.fast import linear
+from janus_app.nn.fast import linear, packing
 from janus_app.nn.fast.linear import (
     MAX_DECODE_ROWS,
     FusedLinear,
@@ -19,8 +19,8 @@ from janus_app.nn.fast.linear import (
     has_bfloat16_instructions,
     int8_linear_reference,
     linear_function,
-    residual_function,
 )
+from janus_app.nn.fast.packing import residual_function
 from tests.nn.small_llama import OperationRecorder, small_llama
 
 
@@ -124,7 +124,7 @@ def test_small_products_add_the_residual_in_one_operation(monkeypatch: pytest.Mo
     with OperationRecorder() as operations:
         small = residual_function(layer, linear_function(layer))(residual, x)
     assert [name for name, _ in operations.seen] == ["t.default", "addmm.default"]
-    monkeypatch.setattr(linear, "ADDMM_MAX_WEIGHTS", 1)
+    monkeypatch.setattr(packing, "ADDMM_MAX_WEIGHTS", 1)
     large = residual_function(layer, linear_function(layer))(residual, x)
     torch.testing.assert_close(small, large, atol=1e-5, rtol=0)
     torch.testing.assert_close(small, residual + layer(x), atol=1e-5, rtol=0)

@@ -12,9 +12,10 @@ from torch import Tensor, nn
 
 from janus_app.models.janus.pipeline import JanusModel
 from janus_app.nn import llama
-from janus_app.nn.fast import linear
+from janus_app.nn.fast import linear, packing
 from janus_app.nn.fast.decode_step import DecodeStep
-from janus_app.nn.fast.linear import Linear, PackedLinear, WidenedLinear, can_pack, pack_linears
+from janus_app.nn.fast.linear import Linear
+from janus_app.nn.fast.packing import PackedLinear, WidenedLinear, can_pack, pack_linears
 from janus_app.types import Finished, GenerateRequest
 from tests.conftest import GOLDEN, loaded
 from tests.nn.small_llama import CPU, OperationRecorder, small_llama
@@ -30,9 +31,10 @@ def model() -> JanusModel:
 @pytest.fixture
 def pack_everything(model: JanusModel, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every matrix is large enough, and bfloat16 is emulated. `model` is loaded before, because tests share it."""
-    for name in ("PACK_MIN_WEIGHTS", "TRANSPOSE_MIN_WEIGHTS"):
-        monkeypatch.setattr(linear, name, 1)
-    for module in (linear, llama):
+    monkeypatch.setattr(packing, "PACK_MIN_WEIGHTS", 1)
+    for module in (linear, packing):
+        monkeypatch.setattr(module, "TRANSPOSE_MIN_WEIGHTS", 1)
+    for module in (linear, packing, llama):
         monkeypatch.setattr(module, "has_bfloat16_instructions", lambda: False)
 
 
@@ -62,7 +64,7 @@ def test_a_widened_linear_computes_what_the_plain_one_does(
     min_weights: int, rows: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A small matrix with few rows uses PyTorch's own product."""
-    monkeypatch.setattr(linear, "PACK_MIN_WEIGHTS", min_weights)
+    monkeypatch.setattr(packing, "PACK_MIN_WEIGHTS", min_weights)
     source = torch.Generator().manual_seed(4)
     weight, bias = torch.randn(33, 17, generator=source).bfloat16(), torch.randn(33, generator=source).bfloat16()
     x = torch.randn(rows, 1, 17, generator=source).bfloat16()
@@ -86,7 +88,7 @@ def test_a_packed_llama_computes_what_the_plain_one_does(
     """In a prefill and step by step. The state dict keeps names and shapes; the parts of fused linears are freed."""
     plain, packed = (small_llama(4, 2, fused=True).to(dtype) for _ in range(2))
     shapes = {name: tensor.shape for name, tensor in plain.state_dict().items()}
-    for module in (linear, llama):
+    for module in (linear, packing, llama):
         monkeypatch.setattr(module, "has_bfloat16_instructions", lambda: instructions)
     pack_linears(packed)
     kind = WidenedLinear if instructions is False else PackedLinear
@@ -147,17 +149,17 @@ def test_a_network_with_offload_hooks_is_not_packed_at_all(pack_everything: None
 
 @torch.inference_mode()
 def test_layers_are_packed_only_where_that_gains(pack_everything: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(linear, "WIDEN_MAX_WEIGHTS", 63)
+    monkeypatch.setattr(packing, "WIDEN_MAX_WEIGHTS", 63)
     assert not is_packed(Linear(8, 8).bfloat16())  # a float32 copy would take too much memory
-    monkeypatch.setattr(linear, "WIDEN_MAX_WEIGHTS", 64)
-    monkeypatch.setattr(linear, "has_bfloat16_instructions", lambda: None)
+    monkeypatch.setattr(packing, "WIDEN_MAX_WEIGHTS", 64)
+    monkeypatch.setattr(packing, "has_bfloat16_instructions", lambda: None)
     assert not is_packed(Linear(8, 8).bfloat16())  # not known here
-    monkeypatch.setattr(linear, "has_bfloat16_instructions", lambda: True)
-    monkeypatch.setattr(linear, "PACK_MIN_WEIGHTS", 65)
+    monkeypatch.setattr(packing, "has_bfloat16_instructions", lambda: True)
+    monkeypatch.setattr(packing, "PACK_MIN_WEIGHTS", 65)
     assert not is_packed(Linear(8, 8)) and not is_packed(Linear(8, 8).bfloat16())
-    monkeypatch.setattr(linear, "PACK_MIN_WEIGHTS", 64)
+    monkeypatch.setattr(packing, "PACK_MIN_WEIGHTS", 64)
     assert is_packed(Linear(8, 8)) and is_packed(Linear(8, 8).bfloat16())
-    monkeypatch.setattr(linear, "can_pack", lambda: False)
+    monkeypatch.setattr(packing, "can_pack", lambda: False)
     assert not is_packed(Linear(8, 8))
 
 

@@ -11,7 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from janus_app.models.janus.config import JanusConfig
-from janus_app.nn.fast.linear import Linear, pack_linears
+from janus_app.nn.fast.linear import Linear
+from janus_app.nn.fast.packing import pack_linears
 from janus_app.nn.llama import KVCache, LlamaForCausalLM
 from janus_app.nn.siglip import SigLIP
 from janus_app.nn.vq_model import VQModel

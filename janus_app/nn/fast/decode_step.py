@@ -24,8 +24,8 @@ from janus_app.nn.fast.linear import (
     has_offload_hooks,
     is_plain_linear,
     linear_function,
-    residual_function,
 )
+from janus_app.nn.fast.packing import residual_function
 from janus_app.nn.llama import DecoderConfig, KVCache, LlamaModel, RMSNorm, rms_norm, rotary_table
 
 # The residual stream [rows, hidden], and its norm where what reads it next does not compute that by itself.
