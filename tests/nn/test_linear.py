@@ -174,6 +174,15 @@ def test_int8_with_many_rows_or_without_the_kernel_unpacks_the_weights(
     assert relative_error(layer(x[:2]), wanted[:2]) < error
 
 
+@torch.inference_mode()
+def test_int8_of_a_step_takes_a_product_a_scale_and_a_conversion_and_gives_the_same_numbers_in_any_shape() -> None:
+    layer, x = int8_layer(300), random(2, 512, seed=9).bfloat16()
+    with OperationRecorder() as operations:
+        out = layer(x)
+    assert [name.partition(".")[0] for name, _ in operations.seen] == ["_weight_int8pack_mm", "mul", "to"]
+    assert torch.equal(layer(x[:, None]), out[:, None]) and torch.equal(layer(x[0]), layer(x[:1])[0])
+
+
 @pytest.mark.parametrize("in_size", [16, 48, 72, 172])
 def test_int8_rows_of_any_length_give_the_right_numbers(in_size: int) -> None:
     """PyTorch's kernel reads beyond rows that are not a multiple of 16 long: wrong numbers, or a crash."""

@@ -111,16 +111,21 @@ class Int8Linear(nn.Linear):
         self.register_buffer("ones", torch.ones_like(scale, dtype=torch.bfloat16), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        flat = x.reshape(-1, self.in_features)
+        flat = x if x.dim() == 2 else x.reshape(-1, self.in_features)  # a step's x is flat: each operation costs time
         fast = has_bfloat16_instructions()
         few = len(flat) <= (INT8_KERNEL_MAX_ROWS if fast else MAX_DECODE_ROWS)
         # The kernel is private to PyTorch. For other dtypes than bfloat16 it is slower than unpacking.
         if few and self.in_features % INT8_KERNEL_BLOCK == 0 and has_int8_kernel():
-            product = torch._weight_int8pack_mm(flat.to(torch.bfloat16), self.weight, self.ones)
+            product = torch._weight_int8pack_mm(_in_dtype(flat, torch.bfloat16), self.weight, self.ones)
         else:
-            product = chunked_product(flat.to(torch.bfloat16) if fast else flat.float(), self.weight)
-        out = (product * self.scale).to(x.dtype).view(*x.shape[:-1], self.out_features)
-        return out if self.bias is None else out + self.bias
+            product = chunked_product(_in_dtype(flat, torch.bfloat16 if fast else torch.float32), self.weight)
+        out = _in_dtype(product * self.scale, x.dtype)
+        out = out if self.bias is None else out + self.bias
+        return out if x.dim() == 2 else out.view(*x.shape[:-1], self.out_features)
+
+
+def _in_dtype(x: Tensor, dtype: torch.dtype) -> Tensor:
+    return x if x.dtype == dtype else x.to(dtype)
 
 
 def has_int8_kernel() -> bool:
