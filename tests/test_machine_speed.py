@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -10,12 +11,18 @@ from pathlib import Path
 import pytest
 import torch
 
+from janus_app.hub import Hub
 from janus_app.models.common.memory import Job
 from janus_app.registry.catalog import load_catalog
 from janus_app.runtime import devices, fit, machine_speed
 from janus_app.runtime.devices import Memory
 from janus_app.runtime.fit import LoadOptions, plan_load
 from janus_app.runtime.machine_speed import MachineSpeed, measure
+from janus_app.runtime.session import ModelSession
+from janus_app.ui.common.saved_images import SavedImages
+from janus_app.ui.context import PageContext
+from janus_app.ui.i18n import Texts
+from janus_app.ui.tabs.models.model_list import fit_line, fits
 
 CATALOG = load_catalog()
 ONE = CATALOG["janus-pro-1b"]
@@ -51,6 +58,29 @@ def test_measurement_finds_a_speed_of_reading_and_of_products() -> None:
     if found is None:
         pytest.skip("this machine is too busy")
     assert 1e6 < found.read < 1e13 and 1e6 < found.fp32 < 1e15 and 1e6 < found.bf16 < 1e15
+
+
+def test_machine_on_which_one_thread_reads_faster_than_all_is_too_busy(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = iter([1e9, 9e9])
+    monkeypatch.setattr(machine_speed, "_reading", lambda work, buffer: next(found))
+    assert measure() is None
+
+
+def test_list_of_models_says_how_long_a_picture_takes_once_the_machine_was_measured(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It measures nothing itself: the page would wait for that."""
+    page = PageContext(ModelSession(CATALOG, Hub()), CATALOG, Texts(), SavedImages(folder, folder))
+    monkeypatch.setattr(fit, "device_memory", lambda device: Memory(int(40e9), int(64e9)))
+
+    def line(language: str) -> str:
+        return fit_line(page, dict(fits(page, [ONE]))[ONE.id], language)
+
+    assert line("en").startswith("fits this machine") and "picture" not in line("en")
+    assert not (folder / machine_speed.FILE).exists()
+    at_another_start(TWO_CORES, monkeypatch)
+    assert re.fullmatch(r"fits this machine.*, about \d:\d\d min a picture", line("en")), line("en")
+    assert re.fullmatch(r"可在本机.*，每张图片约需 \d:\d\d min", line("zh-CN")), line("zh-CN")
 
 
 def test_fastest_of_the_first_starts_is_kept_for_this_processor(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -33,7 +33,7 @@ from janus_app.paths import ASSETS
 from janus_app.registry.types import Variant
 from janus_app.runtime.adapters import Adapter
 from janus_app.runtime.devices import Placement, device_memory, placements
-from janus_app.runtime.machine_speed import machine_speed
+from janus_app.runtime.machine_speed import MachineSpeed, kept_speed, machine_speed
 from janus_app.runtime.offload import layer_of
 from janus_app.runtime.quantization import (
     bitsandbytes_missing,
@@ -111,9 +111,15 @@ class LoadPlan:
     @property
     def seconds(self) -> float | None:
         """About how long a picture takes; None where that is not known, as on GPUs. May measure the machine first."""
-        work = self.drawing
-        speed = machine_speed() if work else None
-        if work is None or speed is None:
+        return self.seconds_at(machine_speed()) if self.drawing else None
+
+    @property
+    def known_seconds(self) -> float | None:
+        """As `seconds`, of a machine that was measured before."""
+        return self.seconds_at(kept_speed()) if self.drawing else None
+
+    def seconds_at(self, speed: MachineSpeed | None) -> float | None:
+        if speed is None or (work := self.drawing) is None:
             return None
         return work.passes * speed.seconds(self.precision, work.size, work.operations, work.vectors)
 

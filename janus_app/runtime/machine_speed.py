@@ -81,6 +81,11 @@ def machine_speed() -> MachineSpeed | None:
     return speed
 
 
+def kept_speed() -> MachineSpeed | None:
+    """What is kept for this machine's processor; nothing is measured."""
+    return _kept(data_folder() / FILE, fingerprint())[0]
+
+
 def fingerprint() -> str:
     """What a measurement holds for: the processor's name and features, the threads, and the version of PyTorch."""
     processor = f"{processor_name()} ({', '.join(processor_features())})"
@@ -115,20 +120,20 @@ def measure() -> MachineSpeed | None:
     rates = []
     for dtype in (torch.float32, torch.bfloat16):
         x, weight = torch.ones(rows, inner, dtype=dtype), torch.ones(outer, inner, dtype=dtype)
-        fastest = min(_seconds(lambda x=x, weight=weight: F.linear(x, weight)) for _ in range(20))
+        fastest = min(_seconds(F.linear, x, weight) for _ in range(20))
         rates.append(2 * rows * outer * inner / fastest)
     return MachineSpeed(read, *rates)
 
 
 def _reading(work: Callable[[torch.Tensor], object], buffer: torch.Tensor) -> float:
     """Bytes per second in the slices that were read fastest."""
-    seconds = sorted(_seconds(lambda part=part: work(part)) for part in buffer.split(_SLICE // 4))
+    seconds = sorted(_seconds(work, part) for part in buffer.split(_SLICE // 4))
     return _SLICE / seconds[len(seconds) // 10]
 
 
-def _seconds(work: Callable[[], object]) -> float:
+def _seconds(work: Callable[..., object], *given: object) -> float:
     started = time.perf_counter()
-    work()
+    work(*given)
     return time.perf_counter() - started
 
 

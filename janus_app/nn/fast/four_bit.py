@@ -23,11 +23,11 @@ _GROUP = 32  # rows of a weight that bitsandbytes packs together
 def quick_linear4bit(base: type[Any]) -> type[Any]:
     """bitsandbytes' `Linear4bit` (`base`), without a bias, with another product for many rows."""
 
-    class Linear4bit(base):  # type: ignore[misc]
+    class Linear4bit(base):
         def forward(self, x: Tensor) -> Tensor:
             flat = x.reshape(-1, self.in_features)
             if len(flat) < NF4_UNPACK_MIN_ROWS or not self.support_avx512bf16_for_cpu or x.device.type != "cpu":
-                return super().forward(x)  # type: ignore[no-any-return]
+                return super().forward(x)
             if not getattr(self.weight.quant_state, "packing_format_for_cpu", False):
                 super().forward(flat[:1])  # packs the weights
             out = _unpacked_product(flat.to(torch.bfloat16), self.weight.data, self.weight.quant_state)

@@ -85,7 +85,8 @@ def _fit(page: PageContext, variant: Variant) -> Fit:
     options = page.session.plan_load(as_loaded(page, variant))
     best = options.best
     plan = best or min(options.plans, key=lambda plan: plan.need.total)
-    return Fit(best.precision if best else "", best is options.plans[0], plan.need.total, plan.free, plan.seconds)
+    first, seconds = best is options.plans[0], plan.known_seconds  # measuring would keep the page waiting
+    return Fit(best.precision if best else "", first, plan.need.total, plan.free, seconds)
 
 
 def fit_line(page: PageContext, fit: Fit | None, language: str) -> str:
