@@ -11,6 +11,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -319,6 +320,31 @@ def test_help_imports_no_heavy_library() -> None:
     assert done.stdout.splitlines()[-1] == "set()"
     for program in (("-m", "janus_app"), ("app.py",)):
         assert "usage" in run_command("--help", program=program).stdout
+
+
+def test_long_work_without_a_terminal_says_a_line_every_ten_seconds(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A drawing of a minute and a half, by a pretended clock; what is done in a moment says nothing."""
+    clock = [0.0]
+    monkeypatch.setattr(console, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+    bars = console._Bars()
+    for done in range(1, 577):
+        clock[0] += 0.15
+        bars.show(Progress("draw", done, 576, "tokens", seconds_left=0.15 * (576 - done)))
+    clock[0] += 4
+    bars.show(Progress("decode", 0, 1, "pictures", seconds_left=2.0))
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == 9 and said[0] == "draw: 67 of 576 tokens, 1:16 min left"
+    assert said[-1] == "decode: 0 of 1 pictures, 2 s left"
+    bars = console._Bars()
+    bars.show(Progress("read", 1, 9, "weights"))
+    bars.show(Progress("download", 0, 4_000_000, "B"))
+    bars.show(Progress("download", 3_000_000, 4_000_000, "B", "a.bin", 1_000_000.0))
+    assert capsys.readouterr().err.splitlines() == [
+        "download: 0 B of 4.0 MB",
+        "download: 3.0 of 4.0 MB, 1.0 MB/s, 1 s left, a.bin",
+    ]
 
 
 def test_ctrl_c_closes_the_job_and_saves_nothing(

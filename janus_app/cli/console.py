@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import sys
+import time
 import warnings
 from collections.abc import Callable, Generator, Iterable, Iterator
 from typing import Any, TextIO, TypeVar
@@ -18,6 +19,7 @@ from janus_app.types import Event, Finished, Notice, Progress, Queued, TextDelta
 
 T = TypeVar("T")
 NO_LOG = logging.NullHandler()
+QUIET = 10.0  # seconds between two lines of progress where there is no terminal
 
 
 class UsageError(AppError):
@@ -110,14 +112,19 @@ def follow_to_result(work: Generator[Event, None, T]) -> T:
 
 
 class _Bars:
-    """A progress bar for the current stage. Without a terminal: a line when a long stage begins and at every tenth."""
+    """A progress bar for the current stage.
 
-    LONG = ("download", "verify", "convert")
+    Without a terminal: lines, for work on files when it begins and at every tenth, for all else QUIET seconds after the
+    line before, so that short work says nothing.
+    """
+
+    FILES = ("download", "verify", "convert")
 
     def __init__(self) -> None:
         self._bar: Any = None
         self._stage = ""
         self._tenth = -1
+        self._said = time.monotonic()
 
     def __enter__(self) -> _Bars:
         return self
@@ -131,11 +138,8 @@ class _Bars:
             self._bar = None
 
     def show(self, event: Progress) -> None:
-        tenth = event.done * 10 // event.total if event.total else 0
         if not sys.stderr.isatty():
-            if event.stage in self.LONG and (event.stage, tenth) != (self._stage, self._tenth):
-                say(f"{event.stage}: {progress_line(event)}")
-            self._stage, self._tenth = event.stage, tenth
+            self._show_line(event)
             return
         if event.stage != self._stage:
             self.clear()
@@ -156,17 +160,32 @@ class _Bars:
         self._bar.n = event.done
         if event.unit == "B":
             self._bar.set_description_str(clean(f"{event.stage} {progress_line(event)}"), refresh=False)
-        elif event.detail:
-            self._bar.set_postfix_str(clean(localized(event.detail))[:40], refresh=False)
+        elif event.detail or event.seconds_left:
+            self._bar.set_postfix_str(clean(localized(event.detail) or _left(event))[:40], refresh=False)
         self._bar.refresh()
+
+    def _show_line(self, event: Progress) -> None:
+        tenth, now = event.done * 10 // event.total if event.total else 0, time.monotonic()
+        changed = event.stage in self.FILES and (event.stage, tenth) != (self._stage, self._tenth)
+        if changed or now - self._said >= QUIET:
+            say(f"{event.stage}: {progress_line(event)}")
+            self._said = now
+        self._stage, self._tenth = event.stage, tenth
 
 
 def progress_line(event: Progress) -> str:
-    """3.1 of 4.2 GB, 41 MB/s, 27 s left, model.safetensors (2 of 8 files done)"""
-    done, total = share_text(event.done, event.total)
-    parts = [f"{done} of {total}" if event.total else ""]
+    """3.1 of 4.2 GB, 41 MB/s, 27 s left, model.safetensors (2 of 8 files done); or 300 of 576 tokens, 1:10 min left"""
+    if event.unit == "B":
+        done, total = share_text(event.done, event.total)
+        parts = [f"{done} of {total}" if event.total else ""]
+    else:
+        parts = [f"{event.done:,} of {event.total:,} {event.unit}".rstrip() if event.total else "", _left(event)]
     if event.rate:
         parts.append(f"{size_text(event.rate)}/s")
         if event.total > event.done:
             parts.append(f"{time_text((event.total - event.done) / event.rate)} left")
     return ", ".join(part for part in (*parts, localized(event.detail)) if part)
+
+
+def _left(event: Progress) -> str:
+    return f"{time_text(event.seconds_left)} left" if event.seconds_left else ""
