@@ -94,8 +94,8 @@ def _where(row: Mapping[str, Any]) -> str:
     if row["ships_with_app"]:
         return "on this machine" if row["on_disk"] else "its folder is missing or incomplete"
     if not row["on_disk"]:
-        partial = f", {size_text(row['unfinished_bytes'])} of it are here" if row["unfinished_bytes"] else ""
-        return f"not downloaded ({size_text(row['download_bytes'])} to fetch{partial})"
+        here = f", {size_text(row['bytes_on_disk'])} are here" if row["bytes_on_disk"] else ""
+        return f"not downloaded ({size_text(row['download_bytes'])} to fetch{here})"
     hashes = "every hash compared" if row["verified"] else "hashes not compared yet"
     pickle = "; a pickle: `models convert` makes a safetensors copy" if row["convertible"] else ""
     return f"downloaded, {size_text(row['bytes_on_disk'])}, {hashes}{pickle}"

@@ -19,6 +19,8 @@ SPEED_WINDOW = 8  # seconds over which the speed is averaged
 class ProgressReporter:
     """Bytes done out of `total`, and the speed.
 
+    `passes`: how often each byte is counted in both, as work that reads what it wrote does. Events have each byte once.
+
     One thread may count while another reports: `report` makes at most ten Progress events a second, plus one for each
     note.
     """
@@ -27,6 +29,7 @@ class ProgressReporter:
     done: int = 0
     label: str | Message = ""
     stage: str = "download"
+    passes: int = 1
     _notes: deque[Message] = field(default_factory=deque)
     _last: float = 0.0
     _interval: float = TICK
@@ -58,7 +61,8 @@ class ProgressReporter:
         self._interval = min(LONGEST_INTERVAL, max(TICK, self._last - before))
 
     def _progress(self, detail: str | Message) -> Progress:
-        return Progress(self.stage, self.done, self.total, "B", detail, self._speed())
+        done, total, speed = (amount / self.passes for amount in (self.done, self.total, self._speed()))
+        return Progress(self.stage, round(done), round(total), "B", detail, speed)
 
     def _speed(self) -> float:
         now = time.monotonic()

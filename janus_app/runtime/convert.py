@@ -51,7 +51,8 @@ def convert_variant(hub: Hub, variant: Variant) -> Generator[Progress | Notice, 
 def convert(folder: Path, part: int = PART, reserve: int = RESERVE) -> Generator[Progress | Notice, None, Path]:
     """Write the safetensors copy of a checkpoint folder's pickles; the loader uses it from then on.
 
-    Progress counts each byte three times: written, compared, hashed. Closing the generator removes what was written.
+    Each byte is written, compared and hashed; progress counts a third of it each time. Closing the generator removes
+    what was written.
     Raises AppError if there are no pickles, one of them asks for more than tensors, or the disk is too small.
     """
     sources = pickle_files(folder)
@@ -67,7 +68,7 @@ def convert(folder: Path, part: int = PART, reserve: int = RESERVE) -> Generator
         if header.table and not sources:
             yield Notice(Message("weights_unwrapped", file=header.file.name, table=header.table))
         sources.append(header.file)
-    reporter = ProgressReporter(stage="convert")
+    reporter = ProgressReporter(stage="convert", passes=3)
     yield from reporter.report(force=True)
     groups = list(_groups(_sizes(sources), part))
     total = sum(sum(group.values()) for group in groups)

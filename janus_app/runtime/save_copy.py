@@ -120,7 +120,7 @@ def _write_weights(
     changes = read_changes(options.adapters, family, network, variant.title)
     total = sum(one.file.stat().st_size for one in match.parts)
     check_free_space(work, total, reserve)
-    reporter = ProgressReporter(stage="convert", total=2 * total)
+    reporter = ProgressReporter(stage="convert", total=2 * total, passes=2)
     yield from reporter.report(force=True)
     writer = _Writer(work, part)
     for name, tensor in layout.tensors(_tensors(match, changes, reporter)):
