@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
+from janus_app.models.common.lazy_import import importing
 from janus_app.runtime import quantization
 
 pytest.importorskip("bitsandbytes", reason="bitsandbytes is not installed here")
@@ -22,6 +25,7 @@ ctypes.CDLL.__getattr__ = has
 platform.mac_ver = lambda: ("26.0", ("", "", ""), "")
 torch.backends.mps.is_available = lambda: True
 
+from janus_app.models.common.lazy_import import importing
 from janus_app.runtime import quantization
 quantization.quantized_linear(torch.ones(64, 64), "nf4", torch.device("cpu"), torch.float32)
 from bitsandbytes.backends.cpu import ops as cpu
@@ -51,11 +55,24 @@ def test_bitsandbytes_fetches_no_code_from_the_hub_for_this_app(tmp_path: Path) 
     assert run.stdout.split("\n") == ["loaded", f"{hub}/bitsandbytes-mps", f"{hub}/quantization-bitsandbytes", ""]
 
 
+def test_packages_that_import_bitsandbytes_themselves_find_no_kernels_either(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As transformers and diffusers do; every import of them is done inside this block."""
+    (tmp_path / "kernels.py").write_text(KERNELS)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with importing, importing:
+        assert find_spec("kernels") is None
+        with pytest.raises(ImportError):
+            import_module("kernels")
+    assert find_spec("kernels") is not None, "other programs' imports are not our business"
+
+
 def test_second_import_hides_no_package(monkeypatch: pytest.MonkeyPatch) -> None:
     quantization.import_bitsandbytes()
 
     def hidden(name: str) -> None:
         raise AssertionError(name)
 
-    monkeypatch.setattr(quantization, "_not_importable", hidden)
+    monkeypatch.setattr(quantization, "not_importable", hidden)
     assert quantization.import_bitsandbytes().__name__ == "bitsandbytes"

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from janus_app.errors import AppError
+from janus_app.models.common.lazy_import import not_importable
 from janus_app.models.family import Family
 from janus_app.nn.fast.four_bit import quick_linear4bit
 from janus_app.nn.fast.linear import Int8Linear, has_bfloat16_instructions
@@ -91,24 +92,11 @@ def import_bitsandbytes() -> ModuleType:
         if "bitsandbytes" in sys.modules:
             import bitsandbytes
         else:
-            with _not_importable("kernels"):
+            with not_importable("kernels"):
                 import bitsandbytes
     if apple := sys.modules.get("bitsandbytes.backends.mps.ops"):
         apple._kernel_load_failed = True  # type: ignore[attr-defined]  # what it notes where `kernels` is missing
     return bitsandbytes
-
-
-@contextmanager
-def _not_importable(name: str) -> Iterator[None]:
-    missing = object()
-    before = sys.modules.get(name, missing)
-    sys.modules[name] = None  # type: ignore[assignment]  # an import raises ImportError
-    try:
-        yield
-    finally:
-        sys.modules.pop(name, None)
-        if before is not missing:
-            sys.modules[name] = before  # type: ignore[assignment]
 
 
 def quantized_linear(weight: Tensor, precision: str, device: torch.device, dtype: torch.dtype) -> nn.Linear:
