@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from janus_app.errors import AppError, Message
+from janus_app.errors import AppError
 from janus_app.models.common.config import Fields, fields_at
 from janus_app.models.common.image_processor import ImageProcessor
 from janus_app.models.common.prompts import PromptStyle
@@ -83,20 +83,6 @@ def language_config(raw: Mapping[str, Any]) -> DecoderConfig:
     }
     refuse_other_values(language, {**_COMPUTED, **of_size})
     return decoder
-
-
-def tied_head(raw: Mapping[str, Any]) -> dict[str, str]:
-    """The head for words, and the embedding that takes its place where the config ties them (`Family.tied`)."""
-    language = raw.get("language_config")
-    own = language.get("tie_word_embeddings") if isinstance(language, Mapping) else None
-    tied = raw.get("tie_word_embeddings") is True if own is None else own is True
-    return {"language_model.lm_head.weight": "language_model.model.embed_tokens.weight"} if tied else {}
-
-
-def explain_vocabulary(network: object, name: str, found: bool) -> Message | None:
-    """What to do about an embedding or a head of another length (`Family.explain_mismatch`)."""
-    words = name in ("language_model.lm_head.weight", "language_model.model.embed_tokens.weight")
-    return Message("vocabulary_differs") if found and words else None
 
 
 def _rope(language: Fields) -> Fields:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from janus_app.errors import Message
 from janus_app.files import read_json
 from janus_app.models.common.config import fields_at
-from janus_app.models.common.config_sections import explain_vocabulary, tied_head
+from janus_app.models.common.language_head import explain_vocabulary, tied_head
 from janus_app.models.common.settings import CHAT, COUNT, STRENGTH, guidance
 from janus_app.models.family import CheckpointFacts, Family, Layout, Parts, WeightSource
 from janus_app.models.janus.transformers_layout import MODEL_TYPE, original_config, our_name

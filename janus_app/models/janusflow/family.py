@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from janus_app.errors import AppError
 from janus_app.files import read_json
 from janus_app.models.common.components import AUTOENCODER, autoencoder_source, find_autoencoder
-from janus_app.models.common.config_sections import explain_vocabulary, tied_head
+from janus_app.models.common.language_head import explain_vocabulary, tied_head
 from janus_app.models.common.settings import CHAT, COUNT, STEPS, STRENGTH, guidance
 from janus_app.models.family import CheckpointFacts, Family, Parts, WeightSource
 from janus_app.models.janus.family import janus_facts

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
@@ -21,17 +19,9 @@ from janus_app.server.api.edits import Edits
 from janus_app.server.api.images import Images
 from janus_app.server.api.models import Models
 from janus_app.server.api.sdapi import Webui
+from janus_app.server.mcp.mount import Mount
 
 ABSENT = ("upscalers", "latent-upscale-modes", "sd-vae", "loras")  # clients ask for them before they draw
-
-
-def mcp_entrance(context: ApiContext) -> Any:
-    """What serves /mcp, None where the package is missing."""
-    if not mcp.is_installed():
-        return None
-    from janus_app.server.mcp.entrances import http
-
-    return http(context)
 
 
 async def no_mcp(request: Request) -> Response:
@@ -61,8 +51,8 @@ def api_app(context: ApiContext) -> Starlette:
         Route("/sdapi/v1/txt2img", webui.txt2img, methods=["POST"]),
         Route("/sdapi/v1/img2img", webui.img2img, methods=["POST"]),
     ]
-    tools = mcp_entrance(context)
-    routes.append(Route("/mcp", tools.asgi_app if tools else no_mcp, methods=["GET", "POST", "DELETE"]))
+    tools = Mount(context) if mcp.is_installed() else None
+    routes.append(Route("/mcp", tools or no_mcp, methods=["GET", "POST", "DELETE"]))
     return Starlette(
         routes=routes,
         lifespan=(lambda _: tools.run()) if tools else None,
