@@ -394,6 +394,8 @@ class Progress:
     """`done` of `total` units of a stage ("download", "verify", "read", "draw", ...); total 0 = unknown.
 
     `rate` is in units per second where only the sender knows it (a resumed download does not start at 0); 0 = unknown.
+    `seconds_left` until the job's end, where more than this stage's units take time: 0 = the sender cannot say yet,
+    None = it follows from the rate.
     """
 
     stage: str
@@ -402,6 +404,7 @@ class Progress:
     unit: str = ""
     detail: str | Message = ""
     rate: float = 0.0
+    seconds_left: float | None = None
 
 
 @dataclass(frozen=True)
@@ -531,6 +534,18 @@ def finish(events: Events, on_event: Callable[[Event], None] | None = None) -> F
     last = drain(events, on_event)
     assert isinstance(last, Finished)
     return last
+
+
+def saying(event: Callable[[], Event], steps: Generator[object, None, T]) -> Generator[Event, None, T]:
+    """Run a generator to its end and return its return value; yield `event()` first and wherever it pauses."""
+    with closing(steps):
+        while True:
+            yield event()
+            try:
+                next(steps)
+            except StopIteration as end:
+                result: T = end.value
+                return result
 
 
 def result_of(steps: Generator[Any, None, T], on_step: Callable[[Any], None] | None = None) -> T:

@@ -18,8 +18,8 @@ from PIL import Image
 from torch import Tensor
 
 from janus_app.hub import Hub
+from janus_app.models.common.preview_pace import PreviewPace
 from janus_app.models.janus.draw import CELLS_PER_SYNC
-from janus_app.models.janus.pipeline import JanusModel
 from janus_app.nn import llama
 from janus_app.nn.fast import linear, packing
 from janus_app.nn.fast.decode_step import DecodeStep
@@ -130,7 +130,7 @@ def on_a_card(family: str, precision: str) -> Seen:
     """In fp32 on the only card, in bf16 on the second of two and with kernels. No float64: Apple's have none."""
     second = precision == "bf16"
     with pytest.MonkeyPatch.context() as patch, pretended_cards(1 + second, kernels_too=second, float64=False) as cards:
-        patch.setattr(JanusModel, "_preview", lambda *_: [])  # their number depends on the time
+        patch.setattr(PreviewPace, "due", lambda *_: False)  # their number depends on the time
         loaded = session(family, "cuda:1" if second else "cuda", precision)
         gc.disable()  # what is freed is freed without it
         try:
@@ -175,7 +175,7 @@ def test_a_drawing_waits_for_the_card_once_a_row(precision: str) -> None:
 
 
 def test_turbo_waits_for_the_card_once_a_pass(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(JanusModel, "_preview", lambda *_: [])
+    monkeypatch.setattr(PreviewPace, "due", lambda *_: False)
     with pretended_cards() as cards:
         seen = work(session("janus", "cuda"), [replace(requests("janus")[0], turbo=True)], cards)
     recording, *waits = seen.waits[0]

@@ -7,10 +7,17 @@ lowest resolution, and `mid` is a list of block, attention, block.
 
 from __future__ import annotations
 
+from collections.abc import Generator
 from dataclasses import dataclass
+from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from janus_app.types import result_of
+
+LARGE = 1 << 20  # numbers in what a layer makes, from which on its work can be stopped behind it
+Layers = Generator[None, None, Tensor]  # pauses after large layers, and returns what the last one made
 
 
 @dataclass(frozen=True)
@@ -28,6 +35,11 @@ class VQConfig:
         return 2 ** (len(self.ch_mult) - 1)
 
 
+def _pause(made: Tensor) -> Generator[None]:
+    if made.numel() >= LARGE:
+        yield
+
+
 def _norm(channels: int) -> nn.GroupNorm:
     return nn.GroupNorm(32, channels, eps=1e-6)
 
@@ -43,8 +55,13 @@ class _ResBlock(nn.Module):
             self.nin_shortcut = nn.Conv2d(inner, outer, 1)
 
     def forward(self, x: Tensor) -> Tensor:
+        return result_of(self.layers(x))
+
+    def layers(self, x: Tensor) -> Layers:
         h = self.conv1(F.silu(self.norm1(x)))
+        yield from _pause(h)
         h = self.conv2(F.silu(self.norm2(h)))
+        yield from _pause(h)
         return (self.nin_shortcut(x) if hasattr(self, "nin_shortcut") else x) + h
 
 
@@ -93,11 +110,17 @@ class _Level(nn.Module):
         self.upsample: nn.Module = nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
+        return result_of(self.layers(x))
+
+    def layers(self, x: Tensor) -> Layers:
+        block: Any  # a _ResBlock
         for i, block in enumerate(self.res):
-            x = block(x)
+            x = yield from block.layers(x)
             if self.attn:
                 x = self.attn[i](x)
-        return self.upsample(self.downsample(x))
+        x = self.upsample(self.downsample(x))
+        yield from _pause(x)
+        return x
 
 
 def _middle(channels: int) -> nn.ModuleList:
@@ -147,9 +170,15 @@ class Decoder(nn.Module):
         self.conv_out = nn.Conv2d(inner, 3, 3, padding=1)
 
     def forward(self, z: Tensor) -> Tensor:
+        return result_of(self.layers(z))
+
+    def layers(self, z: Tensor) -> Layers:
         x = self.conv_in(z)
-        for block in (*self.mid, *self.conv_blocks):
+        for block in self.mid:
             x = block(x)
+        level: Any  # a _Level
+        for level in self.conv_blocks:
+            x = yield from level.layers(x)
         return self.conv_out(F.silu(self.norm_out(x)))
 
 
@@ -197,4 +226,8 @@ class VQModel(nn.Module):
 
     def decode(self, tokens: Tensor) -> Tensor:
         """Token ids [n, g * g] to pixels [n, 3, S, S], nominally in -1..1."""
-        return self.decoder(self.post_quant_conv(self.lookup(tokens)))
+        return result_of(self.decoding(tokens))
+
+    def decoding(self, tokens: Tensor) -> Layers:
+        """`decode` layer by layer: seconds pass on a CPU, and whoever waits may want to stop."""
+        return (yield from self.decoder.layers(self.post_quant_conv(self.lookup(tokens))))

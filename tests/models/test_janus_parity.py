@@ -21,7 +21,7 @@ from janus_app.models.common.tokenizer import EOS, IMAGE
 from janus_app.models.janus.draw import SamplingRule, decode_tokens, draw_tokens
 from janus_app.nn import sampling
 from janus_app.nn.prefill import next_positions, prefill, prompt_embeds
-from janus_app.types import ChatRequest, Finished, GenerateRequest, TextDelta, Turn
+from janus_app.types import ChatRequest, Finished, GenerateRequest, TextDelta, Turn, result_of
 from tests.conftest import CASES, GOLDEN
 from tests.models.golden import FEATURES, LOGITS, PIXELS, UNDERSTANDING, Case, close, nearly_equal_pictures
 
@@ -98,7 +98,7 @@ def test_drawing(case: Case, name: str) -> None:
     rule = SamplingRule(recorded["cfg_weight"], temperature, lambda wanted: torch.stack([one() for _ in range(wanted)]))
     *_, tokens = draw_tokens(network, prompt_rows(case, name), count, rule, torch.full((cells,), -1))
     assert tokens.tolist() == expected["image_tokens"].tolist()
-    pixels = decode_tokens(network, tokens)
+    pixels = result_of(decode_tokens(network, tokens))
     close(pixels, expected["pixels"], PIXELS)
     for picture, exact in zip(pixels, expected["image_uint8"], strict=True):
         nearly_equal_pictures(to_picture(picture), exact)

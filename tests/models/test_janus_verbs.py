@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 from typing import cast
 
 import pytest
@@ -11,7 +12,9 @@ from PIL import Image, ImageDraw
 
 from janus_app.errors import AppError
 from janus_app.models.common.tokenizer import IMAGE, IMAGE_BEGIN, Special
+from janus_app.models.janus import pipeline
 from janus_app.models.janus.pipeline import JanusModel
+from janus_app.nn import vq_model
 from janus_app.types import (
     ChatRequest,
     EditRequest,
@@ -90,8 +93,8 @@ def test_previews_show_finished_rows_unchanged(model: JanusModel) -> None:
     undrawn = first.images[0].crop((0, 16, 96, 96)).getcolors()
     assert undrawn is not None and len(undrawn) == 1
     assert first.images[0].crop((0, 0, 96, 16)).getcolors(10_000) != undrawn
-    steps = [e.done for e in events if isinstance(e, Progress)]
-    assert steps == list(range(2, 73, 2))
+    steps = [e.done for e in events if isinstance(e, Progress) and e.stage == "draw"]
+    assert list(dict.fromkeys(steps)) == list(range(2, 73, 2))
 
 
 def test_closing_stops_within_one_step(model: JanusModel) -> None:
@@ -110,6 +113,70 @@ def test_closing_stops_within_one_step(model: JanusModel) -> None:
         assert calls == 5
     finally:
         hook.remove()
+
+
+@pytest.mark.parametrize("decoded", ["a preview", "the picture", "a known picture"])
+def test_decoding_stops_after_the_layer_that_runs(
+    model: JanusModel, decoded: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a decoder whose every layer waits: those after the stop are counted."""
+    (picture,) = draw(model, seed=9)
+    monkeypatch.setattr(vq_model, "LARGE", 0)
+    layers, stopped, at = 0, False, "decode" if decoded != "a preview" else "draw"
+    request = GenerateRequest("A small red house.", image_tokens=picture.image_tokens if "known" in decoded else ())
+    last: Event | None = None
+
+    def ran(*_: object) -> None:
+        nonlocal layers, stopped
+        layers += stopped
+        stopped = stopped or (isinstance(last, Progress) and last.stage == at)
+
+    convs = [m for name, m in model.network.gen_vision_model.decoder.conv_blocks.named_modules() if "conv" in name]
+    hooks = [conv.register_forward_hook(ran) for conv in convs]
+    try:
+        events = model.generate(request)
+        while not stopped:
+            last = next(events)
+        events.close()  # type: ignore[attr-defined]
+    finally:
+        for hook in hooks:
+            hook.remove()
+    assert stopped and layers == 0 and not isinstance(last, Finished)
+
+
+@pytest.mark.parametrize("cell, layer, count", [(0.25, 0.1, 1), (0.1, 0.5, 2), (1.0, 0.01, 1)])
+def test_time_left_is_right_from_the_second_row_on(
+    model: JanusModel, cell: float, layer: float, count: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Seconds of a pretended clock, on which every cell takes as long, and every layer of the picture decoder."""
+    now, network = 100.0, model.network
+
+    def passes(seconds: float) -> Callable[..., None]:
+        def hook(*_: object) -> None:
+            nonlocal now
+            now += seconds
+
+        return hook
+
+    monkeypatch.setattr(pipeline, "time", SimpleNamespace(perf_counter=lambda: now))
+    monkeypatch.setattr(model, "_decode_seconds", None)
+    monkeypatch.setattr(model, "batch", 1)
+    monkeypatch.setattr(vq_model, "LARGE", 0)
+    hooks = [network.gen_head.register_forward_hook(passes(cell))]
+    convs = [m for m in network.gen_vision_model.decoder.modules() if isinstance(m, torch.nn.Conv2d)]
+    hooks += [conv.register_forward_hook(passes(layer)) for conv in convs]
+    try:
+        events = [(now, e) for e in model.generate(GenerateRequest("A small red house.", count=count))]
+    finally:
+        for hook in hooks:
+            hook.remove()
+    shown = [(at, e) for at, e in events if isinstance(e, Progress)]
+    first = next(at for at, e in events if isinstance(e, Preview))
+    assert all(e.seconds_left == 0 for at, e in shown if at < first)  # a page says no time yet
+    for at, event in shown:
+        if at > first and now - at > 2:
+            assert event.seconds_left == pytest.approx(now - at, rel=0.15), event
+    assert [e.stage for _, e in shown[-3:]] == ["decode"] * 3
 
 
 def test_negative_prompt_and_guidance_matter(model: JanusModel) -> None:

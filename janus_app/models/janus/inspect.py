@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -26,6 +27,7 @@ from janus_app.types import (
     Progress,
     SwapRequest,
     TokenFacts,
+    saying,
 )
 
 CELLS_PER_STEP = 96  # work can be cancelled between two steps, and float32 logits of all cells would be large
@@ -40,7 +42,8 @@ def inspect_tokens(
     for part in token_facts(network, prompts, tokens, request.guidance, request.temperature, request.alternatives):
         facts += part
         yield Progress("inspect", len(facts), len(tokens), "tokens")
-    picture = to_picture(decode_tokens(network, tokens[None].to(network.device))[0])
+    read = partial(Progress, "inspect", len(facts), len(tokens), "tokens")
+    picture = to_picture((yield from saying(read, decode_tokens(network, tokens[None].to(network.device))))[0])
     yield Finished(inspection=Inspection(picture, columns, tuple(facts)), compute_seconds=time.perf_counter() - started)
 
 
@@ -48,10 +51,10 @@ def swap_token(network: JanusNetwork, tokens: Tensor, request: SwapRequest) -> E
     """Progress, then Finished with a picture for each token of the request, put into its cell of `tokens` [cells]."""
     started, pictures = time.perf_counter(), list[Picture]()
     for token in request.tokens:
-        yield Progress("decode", len(pictures), len(request.tokens))
+        done = partial(Progress, "decode", len(pictures), len(request.tokens))
         row = tokens.clone()
         row[request.cell] = token
-        pixels = decode_tokens(network, row[None].to(network.device))
+        pixels = yield from saying(done, decode_tokens(network, row[None].to(network.device)))
         pictures.append(Picture(to_picture(pixels[0]), 0, tuple(row.tolist())))
     yield Finished(pictures=tuple(pictures), compute_seconds=time.perf_counter() - started)
 

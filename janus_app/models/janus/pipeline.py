@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,10 +17,10 @@ from janus_app.errors import AppError, Message, is_out_of_memory
 from janus_app.models.common import prompts
 from janus_app.models.common.batching import draw_in_batches
 from janus_app.models.common.image_processor import BLANK, fit_square, masked_cells, to_picture
-from janus_app.models.common.preview_pace import PreviewPace
+from janus_app.models.common.preview_pace import DrawingTime, PreviewPace
 from janus_app.models.common.tokenizer import IMAGE_BEGIN, IMAGE_END, PAD
 from janus_app.models.janus import edit, think
-from janus_app.models.janus.draw import SamplingRule, decode_tokens, draw_tokens
+from janus_app.models.janus.draw import SamplingRule, decode_tokens, draw_tokens, drawn_range
 from janus_app.models.janus.inspect import inspect_tokens, swap_token
 from janus_app.models.janus.jacobi import jacobi_decode, window_size
 from janus_app.models.janus.modeling import JanusNetwork
@@ -41,6 +42,7 @@ from janus_app.types import (
     Progress,
     SwapRequest,
     Thinking,
+    saying,
 )
 
 
@@ -70,6 +72,8 @@ class JanusModel(ThinkingMixin):
         self.picture = prompts.picture_pieces(self.picture_tokens)
         self.grid = self.side // config.vq.cell
         self.batch = MAX_COUNT
+        self._decode_seconds: float | None = None  # what a picture took, once one was decoded
+        self._cell_seconds: float | None = None  # what a cell took in the last batch
         self.capabilities = Capabilities(
             verbs=frozenset(VERBS),
             size=(self.side, self.side),
@@ -141,7 +145,9 @@ class JanusModel(ThinkingMixin):
 
     def _redraw(self, request: GenerateRequest) -> Events:
         started = time.perf_counter()
-        pixels = decode_tokens(self.network, torch.tensor([request.image_tokens], device=self.network.device))
+        decode = partial(Progress, "decode", 0, 1, "pictures")
+        tokens = torch.tensor([request.image_tokens], device=self.network.device)
+        pixels = yield from saying(decode, decode_tokens(self.network, tokens))
         picture = Picture(to_picture(pixels[0]), request.seed, request.image_tokens, plan=request.plan)
         yield Finished(pictures=(picture,), compute_seconds=time.perf_counter() - started)
 
@@ -183,21 +189,23 @@ class JanusModel(ThinkingMixin):
         unknown_up_to = (known < 0).cumsum(0).tolist()
         steps, waiting = unknown_up_to[-1], request.count - len(before) - count
         blank = Image.new("RGB", (self.side, self.side), BLANK)
-        tokens, pace, previews = known.repeat(count, 1), PreviewPace(), True
-        drawing: Iterator[tuple[int, Tensor]]
-        first = int((known < 0).nonzero()[0])
-        if request.turbo and window_size(len(rows) * count, self.network.device) > 1:
-            drawing = jacobi_decode(self.network, rows, count, rule, known)
-        else:
-            drawing = enumerate(draw_tokens(self.network, rows, count, rule, known), first)
+        tokens, previews = known.repeat(count, 1), True
+        pace = PreviewPace(self._decode_seconds and self._decode_seconds * count)
+        first, last = drawn_range(known)
+        ahead = DrawingTime(pace, first, last, self.grid, waiting / count, self._cell_seconds if before else None)
         finished = first // self.grid  # rows
-        for cell, tokens in drawing:
-            yield Progress("draw", len(before) * steps + unknown_up_to[cell] * count, request.count * steps, "tokens")
+
+        def at(cell: int) -> Progress:
+            done, left = len(before) * steps + unknown_up_to[cell] * count, ahead.left(cell, time.perf_counter())
+            return Progress("draw", done, request.count * steps, "tokens", seconds_left=left)
+
+        for cell, tokens in self._cells(request, rows, count, rule, known):
+            yield (progress := at(cell))
             now, more = time.perf_counter(), (cell + 1) // self.grid > finished
             finished = (cell + 1) // self.grid
-            if previews and more and pace.due(now):
+            if previews and more and cell < last and pace.due(now):
                 try:
-                    parts = self._preview(tokens, known, cell)
+                    parts = yield from self._preview(tokens, known, cell, progress)
                 except Exception as error:  # losing a preview is better than losing the picture
                     if not is_out_of_memory(error):
                         raise
@@ -206,14 +214,46 @@ class JanusModel(ThinkingMixin):
                     continue
                 pace.took(now, time.perf_counter())
                 images = (*(p.image for p in before), *parts, *[blank] * waiting)
-                yield Preview(images, len(before) * steps + unknown_up_to[cell] * count, request.count * steps)
-        pixels = decode_tokens(self.network, tokens)
-        plan = getattr(request, "plan", "")
-        return [Picture(to_picture(pixels[i]), seed + i, tuple(tokens[i].tolist()), plan=plan) for i in range(count)]
+                yield Preview(images, progress.done, progress.total)
+        self._cell_seconds = ahead.each
+        return (yield from self._decoded(request, tokens, len(before), ahead))
+
+    def _cells(
+        self,
+        request: GenerateRequest | EditRequest,
+        rows: Sequence[Tensor],
+        count: int,
+        rule: SamplingRule,
+        known: Tensor,
+    ) -> Iterator[tuple[int, Tensor]]:
+        """The tokens [count, cells] each time that all up to a cell are drawn, with that cell."""
+        if request.turbo and window_size(len(rows) * count, self.network.device) > 1:
+            return jacobi_decode(self.network, rows, count, rule, known)
+        return enumerate(draw_tokens(self.network, rows, count, rule, known), drawn_range(known)[0])
+
+    def _decoded(
+        self, request: GenerateRequest | EditRequest, tokens: Tensor, before: int, ahead: DrawingTime
+    ) -> Generator[Event, None, list[Picture]]:
+        """The pictures of drawn tokens [count, cells], of which `before` were finished earlier."""
+        drawn, count = list[Picture](), len(tokens)
+        plan, started = getattr(request, "plan", ""), time.perf_counter()
+
+        def progress() -> Progress:
+            left = ahead.decoding(time.perf_counter() - started)
+            return Progress("decode", before + len(drawn), request.count, "pictures", seconds_left=left)
+
+        for row in tokens:
+            pixels = yield from saying(progress, decode_tokens(self.network, row[None]))
+            seed = request.seed + before + len(drawn)
+            drawn.append(Picture(to_picture(pixels[0]), seed, tuple(row.tolist()), plan=plan))
+        self._decode_seconds = (time.perf_counter() - started) / count
+        return drawn
 
     @torch.inference_mode()
-    def _preview(self, tokens: Tensor, known: Tensor, cell: int) -> list[Image.Image]:
-        """The decoded picture so far, blank where it is not drawn yet.
+    def _preview(
+        self, tokens: Tensor, known: Tensor, cell: int, progress: Progress
+    ) -> Generator[Event, None, list[Image.Image]]:
+        """The decoded picture so far, blank where it is not drawn yet; `progress` is said again while it is decoded.
 
         The decoder's attention and norms see the whole picture: the rows drawn so far stand in for those to come.
         """
@@ -224,7 +264,13 @@ class JanusModel(ThinkingMixin):
         unknown = pending.view(self.grid, self.grid)
         cover = Image.fromarray(unknown.to(torch.uint8).mul(255).numpy())
         cover = cover.resize((self.side, self.side), Image.Resampling.NEAREST)
-        pictures = [to_picture(pixels) for pixels in decode_tokens(self.network, filled)]
+        left, begun = progress.seconds_left or 0.0, time.perf_counter()
+
+        def ahead() -> Progress:
+            return replace(progress, seconds_left=left and max(1.0, left + begun - time.perf_counter()))
+
+        decoded = yield from saying(ahead, decode_tokens(self.network, filled))
+        pictures = [to_picture(pixels) for pixels in decoded]
         for picture in pictures:
             picture.paste(BLANK, mask=cover)
         return pictures

@@ -75,12 +75,14 @@ class Webui:
         state = self.context.session.state
         now = state.progress if state.phase == "busy" else None
         done, total = (now.done, now.total) if now else (0, 0)
+        if now and now.stage == "decode":  # what was drawn; clients show the share as one bar
+            done = total
         job = {"job": state.verb, "job_count": state.queue + (state.phase == "busy"), "job_no": 0, "skipped": False}
         steps_done = {"sampling_step": done, "sampling_steps": total, "interrupted": False}
         return JSONResponse(
             {
                 "progress": done / total if total else 0.0,
-                "eta_relative": 0.0,
+                "eta_relative": now.seconds_left or 0.0 if now else 0.0,
                 "state": job | steps_done,
                 "current_image": None,
                 "textinfo": None,

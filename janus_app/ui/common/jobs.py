@@ -189,8 +189,11 @@ def progress_html(event: Progress, speed: Speed, texts: Texts, language: str) ->
         parts.append(f"{event.done:,}{of} {unit}".strip())
         if rate:
             parts.append(f"{rate:,.0f} {unit}/s" if rate >= 10 else f"{rate:.1f} {unit}/s")
-    if rate and event.total > event.done:
-        parts.append(texts.say("time_left", language, time=time_text((event.total - event.done) / rate)))
+    left = event.seconds_left
+    if left is None and rate and event.total > event.done:
+        left = (event.total - event.done) / rate
+    if left:
+        parts.append(texts.say("time_left", language, time=time_text(left)))
     if event.detail:
         parts.append(event.detail.text(language) if isinstance(event.detail, Message) else event.detail)
     return bar(" · ".join(parts), event.done / event.total if event.total else None, stage)
