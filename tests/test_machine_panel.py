@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import re
+import threading
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import gradio as gr
 import pytest
@@ -20,11 +23,12 @@ from janus_app.runtime.doctor import Finding
 from janus_app.runtime.selftest import result
 from janus_app.runtime.session import ModelSession
 from janus_app.runtime.watchdog import explain
-from janus_app.types import PRECISIONS, Progress
+from janus_app.types import PRECISIONS, Event, Progress
 from janus_app.ui.common.saved_images import SavedImages
 from janus_app.ui.context import PageContext
 from janus_app.ui.i18n import Texts
-from janus_app.ui.tabs.models import machine_panel
+from janus_app.ui.tabs.models import files_panel, machine_panel
+from janus_app.ui.tabs.models.files_panel import FilesHandlers
 from janus_app.ui.tabs.models.machine_panel import (
     Choice,
     MachineHandlers,
@@ -32,6 +36,7 @@ from janus_app.ui.tabs.models.machine_panel import (
     fit_html,
     precision_choices,
 )
+from tests.test_running import visitor
 
 
 @pytest.fixture
@@ -80,7 +85,7 @@ def panel_of(page: PageContext) -> tuple[MachineHandlers, gr.Blocks]:
     with gr.Blocks() as demo:
         choice = Choice(*(gr.Dropdown(["cpu"], value="cpu") for _ in range(3)))
         handlers = MachineHandlers(page, machine_panel.build(page, gr.HTML()), choice)
-        machine_panel.wire(handlers, demo)
+        machine_panel.wire(handlers, demo, demo.load(lambda: None))
     return handlers, demo
 
 
@@ -91,9 +96,8 @@ def test_selftest_shows_each_line_and_ends_with_a_report_to_copy(
     monkeypatch.setattr(result, "SMALL_SECONDS", 1e9)
     handlers, _ = panel_of(page)
     panel, device = handlers.panel, handlers.choice.device
-    first, *_, last = handlers.selftest({device: "cpu"}, None)  # type: ignore[arg-type]
-    assert first[panel.stop]["visible"] and not last[panel.stop]["visible"]
-    assert not first[panel.selftest]["interactive"] and last[panel.selftest]["interactive"]
+    *_, last = handlers.selftest({device: "cpu"}, None)  # type: ignore[arg-type]
+    assert not last[panel.stop]["visible"] and last[panel.selftest]["interactive"]
     assert last[panel.findings].count("finding ok") == 2 and "Verdict: 2 checks passed" in last[panel.work]
     report = last[panel.report]["value"]
     assert "Ceilings" in report and report.endswith("left out.") and last[panel.report]["visible"]
@@ -118,17 +122,66 @@ def test_buttons_come_back_after_a_bug(page: PageContext, monkeypatch: pytest.Mo
     assert "ZeroDivisionError" in last[panel.work]
 
 
-def test_selftest_waits_for_the_running_job_and_frees_its_place_when_stopped(page: PageContext) -> None:
+def test_selftest_goes_on_without_its_tab_and_the_next_opening_can_stop_it(page: PageContext) -> None:
     handlers, _ = panel_of(page)
+    panel = handlers.panel
     work = (Progress("draw", done, 2) for done in range(2))
     with closing(page.session.exclusively(lambda: work)) as job:
         next(job)
-        test = handlers.selftest({handlers.choice.device: "cpu"}, None)  # type: ignore[arg-type]
-        next(test)
-        assert "You are next in line" in next(test)[handlers.panel.work]
-        assert page.session.state.queue == 1
-        test.close()  # type: ignore[attr-defined]
+        with visitor("first"):
+            key = page.runs.join("")
+            test: Any = handlers.selftest({handlers.choice.device: "cpu"}, None)  # type: ignore[arg-type]
+            first = next(view for view in test if "You are next in line" in view[panel.work])
+        assert first[panel.stop]["visible"] and not first[panel.selftest]["interactive"]
+        test.close()  # what Gradio does when the tab is closed or refreshed
+        with visitor("second"):
+            page.runs.join(key)
+            _, now, *_ = islice(handlers.rejoin(), 2)
+            assert "You are next in line" in now[panel.work] and now[panel.stop]["visible"]
+            assert page.session.state.queue == 1
+            handlers.stop()
+            *_, last = handlers.rejoin()
+        assert "The self-test was stopped." in last[panel.work]
+        assert not last[panel.stop]["visible"] and last[panel.selftest]["interactive"]
         assert page.session.state.queue == 0
+
+
+def test_work_on_files_goes_on_without_its_tab_and_the_next_opening_shows_its_end(
+    page: PageContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    go_on, name = threading.Event(), "janus-embedded"
+
+    def held(_: Hub, variant: object) -> Iterator[Event]:
+        yield Progress("verify", 1, 2, "bytes")
+        assert go_on.wait(60)
+        yield Progress("verify", 2, 2, "bytes")
+
+    monkeypatch.setattr(Hub, "verify", held)
+    with gr.Blocks():
+        panel = files_panel.build(page)
+    handlers = FilesHandlers(page, panel, panel.chosen)
+    with visitor("first"):
+        key = page.runs.join("")
+        views: Any = handlers.verify({panel.chosen: name}, None)  # type: ignore[arg-type]
+        next(views)
+    views.close()
+    with visitor("second"):
+        page.runs.join(key)
+        _, now = islice(handlers.rejoin(), 2)
+        assert handlers.busy and now[panel.stop]["visible"] and now[panel.chosen]["value"] == name
+        assert not any(now[button]["interactive"] for button in (panel.verify, panel.delete, panel.take))
+        go_on.set()
+        *_, last = handlers.rejoin()
+        assert "every file has the right hash" in last[panel.work]
+        assert not handlers.busy and not last[panel.stop]["visible"] and last[panel.take]["interactive"]
+        assert list(handlers.rejoin()) == [{panel.work: last[panel.work]}], "the files may have changed since"
+        go_on.clear()
+        views = handlers.verify({panel.chosen: name}, None)  # type: ignore[arg-type]
+        next(views)
+        handlers.stop()
+        go_on.set()
+        *_, last = views
+        assert "Stopped" in last[panel.work] or "stopped" in last[panel.work]
 
 
 @pytest.mark.parametrize("shared", [False, True])

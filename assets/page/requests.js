@@ -2,7 +2,14 @@
 // ended.
 // A stopped job has ended when the server says so. Gradio asks the server to stop it, but does not wait for the answer.
 let stopping = 0;
-const browserFetch = window.fetch;
+// Gradio aborts what it asks when the page is left, and logs each of its own aborts as an error. To a page that is left
+// nothing answers, so nothing fails either. The listener captures the event, to be called before Gradio's older one.
+let leaving = false;
+window.addEventListener("beforeunload", () => leaving = true, true);
+window.addEventListener("pageshow", () => leaving = false);
+const unlessLeaving = (error) => leaving ? new Promise(() => {}) : Promise.reject(error);
+const itsFetch = window.fetch;
+const browserFetch = (...request) => itsFetch(...request).catch(unlessLeaving);
 // Gradio reads the value of the picture editor at every change of any status, several times a second. Each time it
 // fetches the file of the picture and uploads it again. A served file never changes, and the server stores uploads by
 // their content and would answer the same, so it is asked for each once.
@@ -96,7 +103,7 @@ const listen = async (request) => {
       if (!answer.ok) out.enqueue(new TextEncoder().encode('data: {"msg":"close_stream"}\n\n'));
       out.close();
     } catch (error) {
-      out.error(error);
+      if (!leaving) out.error(error);
     }
   };
   return new Response(new ReadableStream({ start: (out) => void start(out) }), first);

@@ -8,6 +8,17 @@ const values = new Map(); // by the name of a set of components: what they hold 
 const put = new Set(), fitted = new Set(); // names of those that were to be put back, and of those that were
 let opening = true; // until the user does something, what the page itself fills in gives way again
 for (const gesture of ["pointerdown", "keydown"]) window.addEventListener(gesture, () => opening = false, true);
+const entered = new Set(); // ids of what the user has changed since the page opened
+const inside = (target) => {
+  for (let place = target; place; place = place.parentElement) if (place.id) entered.add(place.id);
+};
+for (const change of ["input", "change", "drop", "paste"]) {
+  window.addEventListener(change, (event) => event.isTrusted && inside(event.target), true);
+}
+window.addEventListener("mousedown", (event) => { // a choice from a list
+  const option = event.target.closest?.("[role=option]");
+  if (option) inside(option);
+}, true);
 const stored = (name) => { try { return JSON.parse(session.get(`janus-${name}`)); } catch { return null; } };
 window.addEventListener("pagehide", () => {
   for (const [name, now] of values) if (put.has(name)) session.set(`janus-${name}`, JSON.stringify(now));
@@ -17,12 +28,13 @@ Object.assign(window.janus, {
   keepTabKey: (key) => session.set("janus-tab", key),
   keepValues: (name, now) => values.set(name, now),
   // The first `same` values must be as they were, as the model is: what was entered for another one is not for this.
-  keptValues: (name, same, now) => {
+  // What the user has entered meanwhile into the components with these `ids` stays.
+  keptValues: (name, same, ids, now) => {
     put.add(name);
     const before = stored(name), mine = JSON.stringify(now.slice(0, same));
     const fits = before?.length === now.length && JSON.stringify(before.slice(0, same)) === mine;
     if (!fits || (fitted.has(name) && !opening)) return now.slice(same).map(() => AS_IT_IS);
     fitted.add(name);
-    return before.slice(same);
+    return before.slice(same).map((value, place) => entered.has(ids[place]) ? AS_IT_IS : value);
   },
 });

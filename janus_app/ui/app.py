@@ -148,10 +148,10 @@ def _banner(page: PageContext, demo: gr.Blocks, language: str) -> str:
 def _tabs(page: PageContext, demo: gr.Blocks, frame: Frame) -> None:
     """The drawer of the model and the tabs, and the buttons that carry a picture from one tab to another."""
     label = page.texts.label
-    drawer = model_drawer.build(page, demo, frame.line, frame.welcome)
+    joined = browser_tab.join(page, demo)
+    drawer = model_drawer.build(page, demo, frame.line, frame.welcome, joined)
     variant, seen = drawer.variant, frame.line.seen
     browser, stored = actions.browser_download(), browser_settings.browser_state()
-    joined = browser_tab.join(page, demo)
     with gr.Tabs(elem_id="tabs") as tabs:
         with gr.Tab(label("tab_draw"), id="draw", elem_id="tab-draw"):
             drawing = draw_tab.build(page, variant, seen, joined, browser, stored)

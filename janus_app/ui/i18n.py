@@ -19,6 +19,12 @@ from janus_app.paths import ASSETS
 FOLDER = ASSETS / "i18n"
 # Tags that browsers send for a language; Gradio looks them up literally.
 ALIASES = {"zh-CN": ("zh", "zh-Hans", "zh-SG", "zh-TW", "zh-HK")}
+# Gradio's names of words that its components show and no argument changes; ours take their place.
+GRADIO_WORDS = {
+    "upload_text.drop_gallery": "drop_pictures",
+    "upload_text.drop_file": "drop_file",
+    "upload_text.click_to_upload": "choose_files",
+}
 
 
 @lru_cache
@@ -65,6 +71,8 @@ class Texts:
         tables: dict[str, dict[str, str]] = {}
         for language in LANGUAGES:
             strings = {key: text for key, text in _file(language).items() if isinstance(text, str)}
+            spoken = _file(self.forced or language)
+            strings |= {theirs: spoken[ours] for theirs, ours in GRADIO_WORDS.items()}
             for name in (language, *ALIASES.get(language, ())):
                 tables[name] = strings
         return gr.I18n(**tables)

@@ -102,6 +102,8 @@ def visit(browser: Any, served: Served) -> Iterator[Opener]:
 
     def listen(page: Any) -> None:
         page.asking = set()  # open requests to handlers; the stream of the queue is open while an answer is due
+        page.errors = []  # what the browser's console shows as errors
+        page.on("console", lambda m: page.errors.append(m.text) if m.type == "error" else None)
         page.on("request", lambda r: page.asking.add(r) if asks(r) else None)
         page.on("response", lambda r: page.asking.discard(r.request) if "/run/" in r.url else None)
         for ended in ("requestfinished", "requestfailed"):

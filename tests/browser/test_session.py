@@ -36,6 +36,7 @@ from tests.browser.steps import (
     wait_nothing_runs,
     wait_quiet,
 )
+from tests.browser.test_history import late_answer
 from tests.page_server import Served
 
 pytestmark = pytest.mark.browser
@@ -199,13 +200,17 @@ def test_chinese_browser_gets_chinese(visit: Any) -> None:
     page.wait_for_selector("#draw-notes .message.error:has-text('请先输入')")
 
 
-def test_selftest_shows_its_lines_and_stops_on_request(visit: Any) -> None:
+def test_selftest_shows_its_lines_survives_a_refresh_and_stops_on_request(visit: Any) -> None:
     page = visit()
     open_drawer(page)
     page.click("#model-machine button")
     page.click("#machine-selftest")
     page.wait_for_selector("#machine-findings .finding.ok >> nth=1")  # the machine, the ceilings
     assert page.is_visible("#machine-work [role=progressbar]")
+    reopen(page)
+    open_drawer(page)
+    page.click("#model-machine button")
+    page.wait_for_selector("#machine-findings .finding.ok >> nth=1")
     page.click("#machine-stop")
     page.wait_for_selector("#machine-work:has-text('The self-test was stopped.')")
     page.wait_for_selector("#machine-selftest:enabled")
@@ -225,11 +230,21 @@ def test_drawing_survives_a_refresh_with_its_prompt_and_gallery_and_can_be_stopp
         draw(page, "still drawing", 2, 32_000)
         page.wait_for_selector("#draw-stop:visible")
         page.fill("#draw-prompt textarea", "not sent yet")
-        reopen(page)
+        set_number(page, "#draw-count", 3)
+        go(page, "chat")
+        page.fill("#chat-box textarea", "before the refresh")
+        with late_answer(page, served, "join_again") as held:
+            page.reload()
+            until(lambda: held, page, lambda: "the page does not ask what it showed before")
+            page.wait_for_selector("#chat-box textarea")
+            page.fill("#chat-box textarea", "entered meanwhile")
+        page.wait_for_function("document.querySelector('#draw-prompt textarea').value === 'not sent yet'")
+        wait_put_back(page, "#draw-count", "3")
+        assert page.input_value("#chat-box textarea") == "entered meanwhile"
+        go(page, "draw")
         page.wait_for_selector("#draw-stop:visible")
         page.wait_for_selector("#draw-easel .easel")
         assert gallery(page) == [["seed 31000"]]
-        assert page.input_value("#draw-prompt textarea") == "not sent yet"
         reopen(other)
         assert not gallery(other) and not other.locator("#draw-stop").is_visible(), "another tab joined the job"
     wait_done(page)
@@ -247,6 +262,7 @@ def test_drawing_survives_a_refresh_with_its_prompt_and_gallery_and_can_be_stopp
     wait_ended(page, "stopped")
     assert gallery(page) == [["seed 32000", "seed 32001"], ["seed 31000"]]
     assert not list(served.outputs.glob("*_33000.png"))
+    assert not page.errors + other.errors, "errors in the console"
 
 
 def test_edit_survives_a_refresh_with_its_prompt_and_the_tree_of_its_pictures(visit: Any, served: Served) -> None:
@@ -254,6 +270,8 @@ def test_edit_survives_a_refresh_with_its_prompt_and_the_tree_of_its_pictures(vi
     go(page, "edit")
     paint(page, into_editor(page, lambda: page.click("#edit-start [data-start='beach']")))
     page.fill("#edit-prompt textarea", "a red boat")
+    open_settings(page, "edit")
+    set_number(page, "#edit-temperature", 0.5)
     with served.session.held():
         page.click("#edit-run")
         page.wait_for_selector("#edit-easel .easel")
@@ -261,6 +279,7 @@ def test_edit_survives_a_refresh_with_its_prompt_and_the_tree_of_its_pictures(vi
         page.wait_for_selector("#edit-stop:visible")
         page.wait_for_selector("#edit-easel .easel")
         assert page.input_value("#edit-prompt textarea") == "a red boat"
+        wait_put_back(page, "#edit-temperature", "0.5")
         assert page.locator("#edit-undo button").count() == 1, "the picture that is edited"
     wait_done(page, "edit")
     for _ in range(2):  # where it ended, and after another refresh
@@ -327,6 +346,11 @@ def test_no_status_outlives_a_job_that_was_stopped_or_failed(
 def gallery(page: Any) -> list[list[str]]:
     """The lines under the pictures of each run in the draw tab, the newest run first."""
     return [run.locator(".line").all_inner_texts() for run in page.locator("#draw-runs .run").all()]
+
+
+def wait_put_back(page: Any, place: str, value: str) -> None:
+    box = f"{place} input[type=number]"
+    page.wait_for_function("([box, value]) => document.querySelector(box)?.value === value", arg=[box, value])
 
 
 def reopen(page: Any) -> None:

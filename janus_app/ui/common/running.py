@@ -1,4 +1,5 @@
-"""Jobs that do not end with the browser tab that started them: drawings, comparisons, answers, loads of models.
+"""Jobs that do not end with the browser tab that started them: drawings, comparisons, answers, loads of models, work on
+their files, self-tests.
 
 A run advances its job in a thread of its own and keeps the latest view. Handlers only follow it: a closed or refreshed
 tab looks away, and the tab that is opened in its place finds the run again and follows it further. On a shared page
@@ -37,7 +38,7 @@ MAX_RUNNING = 60  # runs of all tabs together that wait or draw
 MAX_TABS = 200  # browser tabs that are remembered
 MAX_RUNS = 30  # runs that are remembered of each place of a tab
 
-Place = Literal["draw", "edit", "compare"]
+Place = Literal["draw", "edit", "compare", "files", "machine"]
 Drawing = GenerateRequest | EditRequest
 Stopped = Callable[[], bool]  # whether a job shall end at its next step
 V = TypeVar("V")

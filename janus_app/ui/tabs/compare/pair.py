@@ -124,12 +124,13 @@ class PairResults:
 
 def controls(page: PageContext) -> PairControls:
     label = page.texts.label
-    with gr.Row(elem_classes="sides"):
-        sides = _side_controls(page, "a"), _side_controls(page, "b")
-    blind = gr.Checkbox(True, label=label("blind"), info=label("blind_info"), elem_id="compare-blind")
+    # Above the settings, which do not all fit a window: the button is in view.
     with gr.Row(elem_classes="run-row"):
         run = gr.Button(label("compare_run"), variant="primary", elem_id="compare-run", min_width=120)
         stop = gr.Button(label("stop"), variant="stop", elem_id="compare-stop", min_width=120, visible=False)
+    with gr.Row(elem_classes="sides"):
+        sides = _side_controls(page, "a"), _side_controls(page, "b")
+    blind = gr.Checkbox(True, label=label("blind"), info=label("blind_info"), elem_id="compare-blind")
     return PairControls(sides, blind, run, stop)
 
 

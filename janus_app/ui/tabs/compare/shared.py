@@ -8,10 +8,10 @@ from typing import Any
 
 import gradio as gr
 
-from janus_app.errors import AppError
 from janus_app.ui.common.controls import RunButtons
 from janus_app.ui.common.html import message
 from janus_app.ui.common.running import Stopped
+from janus_app.ui.common.shown_jobs import show_on
 from janus_app.ui.context import PageContext, Updates
 
 
@@ -45,25 +45,7 @@ class SharedParts:
 
     def run(self, page: PageContext, language: str, views: Callable[[Stopped], Iterator[Updates]]) -> Iterator[Updates]:
         """Start a job, which goes on where the browser tab is closed or refreshed, and show its `views`."""
-        try:
-            job = page.runs.begin("compare", watched=page.shared)
-        except AppError as error:
-            yield self.refused(error.text(language))
-            return
-
-        def failed(error: Exception) -> Updates:
-            return self.refused(page.texts.say("error_bug", language, kind=type(error).__name__))
-
-        job.start(views, failed)
-        for updates in job.follow():
-            yield updates or gr.skip()
-
-    def rejoin(self, page: PageContext) -> Iterator[Updates]:
-        """What this browser tab showed before it was opened anew, and the job that still runs."""
-        yield gr.skip()  # of a generator that yields nothing, Gradio empties all outputs
-        job = page.runs.showing("compare")
-        for updates in job.follow() if job else ():
-            yield updates or gr.skip()
+        yield from show_on(page, "compare", views, self.refused, language)
 
     def stop(self, page: PageContext) -> None:
         """Stop the job; its own last view says so."""

@@ -7,6 +7,7 @@ from typing import Any
 
 import gradio as gr
 
+from janus_app.ui.common import shown_jobs
 from janus_app.ui.common.browser_tab import kept
 from janus_app.ui.common.controls import RunButtons, seed_row
 from janus_app.ui.common.html import empty
@@ -76,7 +77,7 @@ def build(
         ranged = restored.then(pairs.fit_ranges, set(pair_controls.models), pair_controls.settings, **QUICK)
 
     def rejoin() -> Iterator[Updates]:
-        yield from shared.rejoin(page)
+        yield from shown_jobs.rejoin(page, "compare")
 
     drawn = [*shared.outputs, *pair_results.outputs, grid_results.table, grid_results.sheet]
     ranged.then(rejoin, None, drawn, **JOB)

@@ -17,9 +17,10 @@ from janus_app.files import typed_path
 from janus_app.formatting import share_text, size_text
 from janus_app.registry.types import Variant
 from janus_app.types import Event, Notice, Progress
-from janus_app.ui.common.actions import halt
+from janus_app.ui.common import shown_jobs
 from janus_app.ui.common.html import message, messages
 from janus_app.ui.common.jobs import watch
+from janus_app.ui.common.running import Stopped, until
 from janus_app.ui.context import JOB, QUICK, PageContext, Updates, Values, attach
 
 
@@ -47,6 +48,16 @@ class FilesPanel:
     def described(self) -> set[Any]:
         """The keys of `FilesHandlers.describe`."""
         return {self.facts, self.verify, self.check, self.convert, self.delete, self.sure}
+
+    @property
+    def buttons(self) -> list[gr.Button]:
+        """Those that begin a job; one runs at a time."""
+        return [self.verify, self.check, self.convert, self.delete, self.take, self.own]
+
+    @property
+    def outputs(self) -> list[Any]:
+        """What a job changes."""
+        return [self.chosen, self.facts, self.sure, self.work, self.stop, *self.buttons]
 
 
 def build(page: PageContext) -> FilesPanel:
@@ -95,7 +106,7 @@ class FilesHandlers:
             self.panel.facts: facts_html(self.page, variant, language),
             self.panel.verify: gr.update(interactive=status.complete and not variant.is_local),
             self.panel.check: gr.update(interactive=status.complete),
-            self.panel.convert: gr.update(visible=status.convertible),
+            self.panel.convert: gr.update(visible=status.convertible, interactive=True),
             self.panel.delete: gr.update(interactive=not variant.is_local and status.on_disk > 0),
             self.panel.sure: gr.update(visible=False),
         }
@@ -175,22 +186,55 @@ class FilesHandlers:
     def _run(self, job: Callable[[Variant], Iterator[Event]], values: Values, request: gr.Request) -> Iterator[Updates]:
         """Run a job on the chosen model's files: its progress, then the files as they are now."""
         language, name = self.page.language(request), values[self.chosen] or ""
-        frame = None
-        for frame in watch(lambda: job(self.page.catalog.resolve(name)), self.page.texts, language):
-            yield {self.panel.work: frame.status, self.panel.stop: gr.update(visible=True)}
-        end = messages(frame.notices) + message(frame.error, "error") if frame else ""
-        yield self._ended(name, language, end)
+
+        def views(stopped: Stopped) -> Iterator[Updates]:
+            yield self._working(name, message(self.page.texts.say("starting", language)))
+            frame = None
+            for frame in watch(lambda: until(stopped, job(self.page.catalog.resolve(name))), self.page.texts, language):
+                yield self._working(name, frame.status)
+            end = messages(frame.notices) + message(frame.error, "error") if frame else ""
+            if stopped() and not end:
+                end = message(self.page.texts.say("files_stopped", language))
+            yield self._ended(name, language, end)
+
+        def refused(reason: str) -> Updates:
+            return self._ended(name, language, message(reason, "error"))
+
+        yield from shown_jobs.show_on(self.page, "files", views, refused, language)
+
+    def rejoin(self) -> Iterator[Updates]:
+        """The job that this browser tab started before it was opened anew; of one that is over, how it ended."""
+        job = self.page.runs.showing("files")
+        if job is not None and job.ended:  # the files may have changed since
+            yield {self.panel.work: job.view[self.panel.work]}
+        else:
+            yield from shown_jobs.rejoin(self.page, "files")
+
+    def stop(self) -> None:
+        """Stop the job; its own last view says so."""
+        self.page.runs.stop("files")
+
+    @property
+    def busy(self) -> bool:
+        """Whether a job runs here, on the model that is chosen then."""
+        job = self.page.runs.showing("files")
+        return job is not None and not job.ended
+
+    def _working(self, name: str, status: str) -> Updates:
+        panel = self.panel
+        waiting: Updates = {button: gr.update(interactive=False) for button in panel.buttons}
+        chosen = gr.update(value=name, interactive=False)
+        return {**waiting, panel.chosen: chosen, panel.work: status, panel.stop: gr.update(visible=True)}
 
     def _ended(self, name: str, language: str, end: str) -> Updates:
-        updates: Updates = {self.panel.work: end, self.panel.stop: gr.update(visible=False)}
+        panel = self.panel
+        updates: Updates = {button: gr.update(interactive=True) for button in panel.buttons}
+        updates |= {panel.work: end, panel.stop: gr.update(visible=False)}
+        updates[panel.chosen] = gr.update(value=name, interactive=True)
         try:
             return {**updates, **self.describe(self.page.catalog.resolve(name), language)}
         except AppError:  # a folder that is gone by now
             return updates
-
-    def stopped(self, values: Values, request: gr.Request) -> Updates:
-        language = self.page.language(request)
-        return self._ended(values[self.chosen] or "", language, message(self.page.texts.say("files_stopped", language)))
 
     def ask_delete(self, values: Values, request: gr.Request) -> Updates:
         variant = self.page.catalog.resolve(values[self.chosen] or "")
@@ -204,7 +248,7 @@ class FilesHandlers:
         return {self.panel.sure: gr.update(visible=False)}
 
 
-def wire(handlers: FilesHandlers) -> list[Any]:
+def wire(handlers: FilesHandlers, joined: Any) -> list[Any]:
     """Connect the events of the panel; returns those that fire when a job is over.
 
     A shared page gets none, so that nobody from outside can call a handler.
@@ -212,20 +256,20 @@ def wire(handlers: FilesHandlers) -> list[Any]:
     panel, chosen = handlers.panel, handlers.chosen
     if handlers.page.shared:
         return []
-    outputs = {panel.work, panel.stop, *panel.described}
-    jobs = [
+    outputs = panel.outputs
+    attach(chosen.input, handlers.choose, {chosen}, panel.described, **QUICK)
+    attach(panel.delete.click, handlers.ask_delete, {chosen}, {panel.sure, panel.question}, **QUICK)
+    attach(panel.delete_no.click, handlers.keep, None, {panel.sure}, **QUICK)
+    attach(panel.stop.click, handlers.stop, None, None, **QUICK)
+    return [
         attach(panel.verify.click, handlers.verify, {chosen}, outputs, **JOB),
         attach(panel.check.click, handlers.check, {chosen}, outputs, **JOB),
         attach(panel.convert.click, handlers.convert, {chosen}, outputs, **JOB),
         attach(panel.delete_yes.click, handlers.delete, {chosen}, outputs, **JOB),
         attach(panel.take.click, handlers.take, {chosen, panel.folder}, outputs, **JOB),
         attach(panel.own.click, handlers.register, {chosen, panel.folder}, outputs, **JOB),
+        attach(joined.then, handlers.rejoin, None, outputs, **JOB),
     ]
-    attach(chosen.input, handlers.choose, {chosen}, panel.described, **QUICK)
-    attach(panel.delete.click, handlers.ask_delete, {chosen}, {panel.sure, panel.question}, **QUICK)
-    attach(panel.delete_no.click, handlers.keep, None, {panel.sure}, **QUICK)
-    stopped = attach(halt(panel.stop.click, jobs).then, handlers.stopped, {chosen}, outputs, **QUICK)
-    return [*jobs, stopped]
 
 
 def facts_html(page: PageContext, variant: Variant, language: str) -> str:

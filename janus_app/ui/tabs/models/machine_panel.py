@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,9 +16,10 @@ import gradio as gr
 from janus_app.errors import AppError
 from janus_app.registry.types import Variant
 from janus_app.types import PRECISIONS, Progress, Queued
-from janus_app.ui.common.actions import halt
+from janus_app.ui.common import shown_jobs
 from janus_app.ui.common.html import message
 from janus_app.ui.common.jobs import FRAMES_PER_SECOND, Speed, progress_html, queue_line, size_text
+from janus_app.ui.common.running import Stopped, until
 from janus_app.ui.context import JOB, QUICK, PageContext, Updates, Values, attach
 
 if TYPE_CHECKING:
@@ -141,36 +142,56 @@ class MachineHandlers:
 
     def selftest(self, values: Values, request: gr.Request) -> Iterator[Updates]:
         """The lines of the self-test on the chosen device, one after the other, and at the end as text to paste."""
+        device, language = values[self.choice.device], self.page.language(request)
+
+        def refused(reason: str) -> Updates:
+            return {**self._testing(running=False), self.panel.work: message(reason, "error")}
+
+        views = partial(self._selftest, device, language)
+        yield from shown_jobs.show_on(self.page, "machine", views, refused, language)
+
+    def _selftest(self, device: str, language: str, stopped: Stopped) -> Iterator[Updates]:
         from janus_app.runtime.findings import as_text
         from janus_app.runtime.selftest import Result, examine, verdict
 
-        panel, language, speed = self.panel, self.page.language(request), Speed()
+        panel, say, speed = self.panel, self.page.texts.say, Speed()
         found: list[Result] = []
-        last, line = 0.0, message(self.page.texts.say("starting", language))
-        yield {**self._testing(running=True), panel.findings: "", panel.report: gr.update(visible=False)}
+        last, line = 0.0, message(say("starting", language))
+        yield {
+            **self._testing(running=True),
+            panel.work: line,
+            panel.findings: "",
+            panel.report: gr.update(visible=False),
+        }
         try:
-            job = self.page.session.exclusively(lambda: examine(values[self.choice.device]))
-            with closing(job) as items:
-                for item in items:
-                    if isinstance(item, Result):
-                        found.append(item)
-                    elif isinstance(item, Queued):
-                        line = message(queue_line(item.place, self.page.texts, language))
-                    elif isinstance(item, Progress):
-                        line = progress_html(item, speed, self.page.texts, language)
-                    if time.monotonic() - last >= 1 / FRAMES_PER_SECOND:
-                        yield {panel.work: line, panel.findings: findings_html(found, language)}
-                        last = time.monotonic()
+            for item in until(stopped, self.page.session.exclusively(lambda: examine(device))):
+                if isinstance(item, Result):
+                    found.append(item)
+                elif isinstance(item, Queued):
+                    line = message(queue_line(item.place, self.page.texts, language))
+                elif isinstance(item, Progress):
+                    line = progress_html(item, speed, self.page.texts, language)
+                if time.monotonic() - last >= 1 / FRAMES_PER_SECOND:
+                    yield {panel.work: line, panel.findings: findings_html(found, language)}
+                    last = time.monotonic()
         except Exception as error:
             yield {**self._testing(running=False), panel.work: message(self._reason(error, language), "error")}
             return
+        ended = {**self._testing(running=False), panel.findings: findings_html(found, language)}
+        if stopped():
+            yield {**ended, panel.work: message(say("selftest_stopped", language))}
+            return
         end = verdict(found).text(language)
-        yield {
-            **self._testing(running=False),
-            panel.work: message(end),
-            panel.findings: findings_html(found, language),
-            panel.report: gr.update(value=f"{as_text(found, language)}\n{end}", visible=True),
-        }
+        report = f"{as_text(found, language)}\n{end}"
+        yield {**ended, panel.work: message(end), panel.report: gr.update(value=report, visible=True)}
+
+    def rejoin(self) -> Iterator[Updates]:
+        """The self-test that this browser tab started before it was opened anew."""
+        yield from shown_jobs.rejoin(self.page, "machine")
+
+    def stop(self) -> None:
+        """Stop the self-test; its own last view says so."""
+        self.page.runs.stop("machine")
 
     def _reason(self, error: Exception, language: str) -> str:
         """What a user reads of a failure. A bug is logged with its traceback."""
@@ -184,13 +205,12 @@ class MachineHandlers:
         buttons: Updates = {button: gr.update(interactive=not running) for button in (panel.check, panel.selftest)}
         return {**buttons, panel.stop: gr.update(visible=running)}
 
-    def stopped(self, request: gr.Request) -> Updates:
-        line = message(self.page.texts.say("selftest_stopped", self.page.language(request)))
-        return {**self._testing(running=False), self.panel.work: line}
 
+def wire(handlers: MachineHandlers, demo: gr.Blocks, joined: Any) -> None:
+    """Connect the events of the panel and of the dropdowns.
 
-def wire(handlers: MachineHandlers, demo: gr.Blocks) -> None:
-    """Connect the events of the panel and of the dropdowns."""
+    `joined` is the event after which the page knows what this browser tab started before it was opened anew.
+    """
     panel, choice = handlers.panel, handlers.choice
     judged = {choice.precision, panel.fit}
     attach(demo.load, handlers.opened, choice.all, {choice.device, panel.idle, *judged}, **QUICK)
@@ -199,8 +219,9 @@ def wire(handlers: MachineHandlers, demo: gr.Blocks) -> None:
     attach(choice.precision.change, handlers.judge, choice.all, {panel.fit}, **QUICK)
     if not handlers.page.shared:  # nobody from outside may call these
         attach(panel.check.click, handlers.examine, None, {panel.findings, panel.report, panel.check}, **JOB)
-        testing = attach(panel.selftest.click, handlers.selftest, {choice.device}, panel.tested, **JOB)
-        attach(halt(panel.stop.click, [testing]).then, handlers.stopped, None, panel.tested, **QUICK)
+        attach(panel.selftest.click, handlers.selftest, {choice.device}, panel.tested, **JOB)
+        attach(panel.stop.click, handlers.stop, None, None, **QUICK)
+        attach(joined.then, handlers.rejoin, None, panel.tested, **JOB)
         attach(panel.idle.change, handlers.set_idle, {panel.idle}, None, **QUICK)
 
 

@@ -63,8 +63,11 @@ class ModelDrawer:
         return self.choice.variant
 
 
-def build(page: PageContext, demo: gr.Blocks, line: ModelLine, welcome: gr.HTML) -> ModelDrawer:
-    """Build the drawer and connect it with the line about the model and the welcome, which offers one too."""
+def build(page: PageContext, demo: gr.Blocks, line: ModelLine, welcome: gr.HTML, joined: Any) -> ModelDrawer:
+    """Build the drawer and connect it with the line about the model and the welcome, which offers one too.
+
+    `joined` is the event after which the page knows what this browser tab started before it was opened anew.
+    """
     label = page.texts.label
     with gr.Sidebar(open=False, position="right", width=WIDTH, elem_id="model-drawer") as frame:
         head = gr.HTML(elem_id="model-head", padding=False)
@@ -83,8 +86,8 @@ def build(page: PageContext, demo: gr.Blocks, line: ModelLine, welcome: gr.HTML)
         machine = machine_panel.build(page, fit)
         connect_panel.build(page)
     drawer = ModelDrawer(frame, choice, welcome, head, listed, own, folder, use, unload, adapters, about)
-    machine_panel.wire(MachineHandlers(page, machine, choice), demo)
-    wire(ModelHandlers(page, line, drawer, FilesHandlers(page, files, files.chosen)), demo)
+    machine_panel.wire(MachineHandlers(page, machine, choice), demo, joined)
+    wire(ModelHandlers(page, line, drawer, FilesHandlers(page, files, files.chosen)), demo, joined)
     return drawer
 
 
@@ -202,9 +205,11 @@ class ModelHandlers:
             variant = resolve(self.page, values[self.drawer.variant])
         except AppError as error:
             return {self.drawer.about: message(error.text(language), "error")}
+        about = about_html(self.page, variant, language) + message(checked_line(self.page, language), "done")
+        if self.files.busy:  # with the files of the model that is chosen there
+            return {self.drawer.about: about, self.files.chosen: gr.update(choices=self._names())}
         return {
-            self.drawer.about: about_html(self.page, variant, language)
-            + message(checked_line(self.page, language), "done"),
+            self.drawer.about: about,
             self.files.chosen: gr.update(value=self._name(variant), choices=self._names()),
             **self.files.describe(variant, language),
         }
@@ -302,7 +307,7 @@ class ModelHandlers:
         return self.now(self.page.language(request))
 
 
-def wire(handlers: ModelHandlers, demo: gr.Blocks) -> None:
+def wire(handlers: ModelHandlers, demo: gr.Blocks, joined: Any) -> None:
     """Connect the events of the line and the drawer."""
     line, drawer, files = handlers.line, handlers.drawer, handlers.files.panel.described
     choice, outputs, named = drawer.choice, handlers.outputs, {drawer.listed, drawer.own, drawer.variant, line.seen}
@@ -336,7 +341,7 @@ def wire(handlers: ModelHandlers, demo: gr.Blocks) -> None:
     attach(line.cancel.click, handlers.cancel, None, None, **QUICK)
     for job in jobs:
         attach(job.then, handlers.describe, {drawer.variant}, {drawer.about, handlers.files.chosen, *files}, **QUICK)
-    for end in files_panel.wire(handlers.files):
+    for end in files_panel.wire(handlers.files, joined):
         attach(end.then, handlers.files_changed, None, named, **QUICK)
 
 
