@@ -3,11 +3,14 @@
 // A stopped job has ended when the server says so. Gradio asks the server to stop it, but does not wait for the answer.
 let stopping = 0;
 // Gradio aborts what it asks when the page is left, and logs each of its own aborts as an error. To a page that is left
-// nothing answers, so nothing fails either. The listener captures the event, to be called before Gradio's older one.
+// nothing answers, so nothing fails either. Gradio's listener is older than this one, so its aborts wait for a moment.
 let leaving = false;
-window.addEventListener("beforeunload", () => leaving = true, true);
+window.addEventListener("beforeunload", () => leaving = true);
 window.addEventListener("pageshow", () => leaving = false);
-const unlessLeaving = (error) => leaving ? new Promise(() => {}) : Promise.reject(error);
+const unlessLeaving = async (error) => {
+  await wait(0);
+  return leaving ? new Promise(() => {}) : Promise.reject(error);
+};
 const itsFetch = window.fetch;
 const browserFetch = (...request) => itsFetch(...request).catch(unlessLeaving);
 // Gradio reads the value of the picture editor at every change of any status, several times a second. Each time it
@@ -103,7 +106,7 @@ const listen = async (request) => {
       if (!answer.ok) out.enqueue(new TextEncoder().encode('data: {"msg":"close_stream"}\n\n'));
       out.close();
     } catch (error) {
-      if (!leaving) out.error(error);
+      unlessLeaving(error).catch((failed) => out.error(failed));
     }
   };
   return new Response(new ReadableStream({ start: (out) => void start(out) }), first);
