@@ -26,7 +26,7 @@ from typing import Any, Generic, Literal, TypeVar, cast
 
 from janus_app.errors import AppError
 from janus_app.outputs.conversations import Conversation
-from janus_app.types import EditRequest, Event, GenerateRequest
+from janus_app.types import EditRequest, GenerateRequest
 from janus_app.ui.common.jobs import Frame
 from janus_app.ui.common.saved_images import SavedImage
 from janus_app.ui.common.visitor import visitor
@@ -42,6 +42,7 @@ Place = Literal["draw", "edit", "compare", "files", "machine"]
 Drawing = GenerateRequest | EditRequest
 Stopped = Callable[[], bool]  # whether a job shall end at its next step
 V = TypeVar("V")
+E = TypeVar("E")
 logger = logging.getLogger(__name__)
 
 
@@ -337,9 +338,9 @@ class Runs:
                 tabs.popitem(last=False)
 
 
-def until(stopped: Stopped, events: Iterator[Event]) -> Iterator[Event]:
+def until(stopped: Stopped, events: Iterator[E]) -> Iterator[E]:
     """`events` until `stopped` says so; then they are closed."""
-    with closing(cast(Generator[Event], events)):
+    with closing(cast(Generator[E], events)):
         for event in events:
             if stopped():
                 return
