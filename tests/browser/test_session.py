@@ -270,8 +270,6 @@ def test_edit_survives_a_refresh_with_its_prompt_and_the_tree_of_its_pictures(vi
     go(page, "edit")
     paint(page, into_editor(page, lambda: page.click("#edit-start [data-start='beach']")))
     page.fill("#edit-prompt textarea", "a red boat")
-    open_settings(page, "edit")
-    set_number(page, "#edit-temperature", 0.5)
     with served.session.held():
         page.click("#edit-run")
         page.wait_for_selector("#edit-easel .easel")
@@ -279,7 +277,6 @@ def test_edit_survives_a_refresh_with_its_prompt_and_the_tree_of_its_pictures(vi
         page.wait_for_selector("#edit-stop:visible")
         page.wait_for_selector("#edit-easel .easel")
         assert page.input_value("#edit-prompt textarea") == "a red boat"
-        wait_put_back(page, "#edit-temperature", "0.5")
         assert page.locator("#edit-undo button").count() == 1, "the picture that is edited"
     wait_done(page, "edit")
     for _ in range(2):  # where it ended, and after another refresh
