@@ -20,7 +20,6 @@ from janus_app.models.regression.answer import MAX_PICTURES
 from janus_app.models.regression.layouts import BASE
 from janus_app.outputs.conversations import Conversations
 from janus_app.outputs.metadata import metadata_of, read_metadata, request_of
-from janus_app.paths import ASSETS
 from janus_app.registry.catalog import load_catalog
 from janus_app.registry.checkpoint_folder import variant_of_folder
 from janus_app.runtime.session import ModelSession
@@ -45,10 +44,6 @@ from tests.page_client import act
 from tests.page_server import serve
 from tests.test_metamorph_parity import STORED, TEXTS, picture
 from tests.tiny_metamorph import write_checkpoint
-from training.metamorph import MetaMorph
-from training.metamorph_data import Format, tokenizer_of
-from training.metamorph_export import export
-from training.metamorph_paint import Visualizer
 
 
 @pytest.fixture(scope="module")
@@ -373,21 +368,3 @@ def test_a_question_that_leaves_no_room_for_a_picture_is_refused(folder: Path) -
     with pytest.raises(AppError) as caught:
         finish(ours, GenerateRequest("a cat " * 20))
     assert caught.value.code == "prompt_too_long"
-
-
-def test_an_exported_training_state_loads_with_the_tower_that_was_trained(tmp_path: Path) -> None:
-    torch.manual_seed(0)
-    form = Format(tokenizer_of(ASSETS / "janus_embedded", tmp_path))
-    trained, painter = MetaMorph(-(-form.tokenizer.get_vocab_size() // 64) * 64), Visualizer()
-    for name, tensor in trained.state_dict().items():
-        tensor.fill_(1.0) if "norm" in name and name.endswith("weight") else tensor.normal_(std=0.1)
-    for name, module in (("metamorph", trained), ("visualizer", painter)):
-        torch.save({"model": module.state_dict()}, tmp_path / f"{name}.pt")
-    export(tmp_path, ASSETS / "janusflow_embedded", tmp_path / "out")
-    ours = loaded(tmp_path / "out", "fp32").model
-    assert ours.capabilities.verbs == {"chat", "generate", "edit"} and ours.capabilities.size == (96, 96)
-    pixels = torch.rand(1, 3, 96, 96) * 2 - 1
-    with torch.inference_mode():
-        assert float((ours.network.features(pixels) - trained.vectors(pixels)).abs().max()) < 0.02  # bfloat16
-    asked = [form.begin] * 2 + form.question("Generate an image of two green frogs", 0)
-    assert ours.prompts.conversation([ours.prompts.drawing("two green frogs")]) == asked

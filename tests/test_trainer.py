@@ -12,12 +12,12 @@ from training import (
     flow,
     flow_vae,
     joint,
-    metamorph,
-    metamorph_paint,
     metaquery,
     metaquery_vae,
     picture_tokenizer,
     planner,
+    regression,
+    regression_paint,
     trainer,
 )
 from training.optim import optimisers
@@ -66,7 +66,8 @@ def test_log_shows_means_since_the_last_line(
 
 
 @pytest.mark.parametrize(
-    "module", [flow, flow_vae, joint, metamorph, metamorph_paint, metaquery, metaquery_vae, picture_tokenizer, planner]
+    "module",
+    [flow, flow_vae, joint, metaquery, metaquery_vae, picture_tokenizer, planner, regression, regression_paint],
 )
 def test_every_trainer_has_the_common_options(module: object) -> None:
     arguments = [

@@ -131,8 +131,11 @@ def randomize(network: nn.Module) -> None:
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a checkpoint of each system, and the bases of two of them in components."""
-    root = tmp_path_factory.mktemp("mixed")
+    return write_all(tmp_path_factory.mktemp("mixed"))
+
+
+def write_all(root: Path) -> Path:
+    """A checkpoint of each system in `root`, and the bases of two of them in components."""
     write_llama(root / "components" / "llama")
     write_llava(root / "components" / "llava")
     for name, config in CHECKPOINTS.items():

@@ -82,8 +82,8 @@ class RegressionConfig:
     edits: bool = True
 
 
-_METAMORPH_PROMPT = PromptFormat(2, "\n", "<image_start>", "<image_end>", "Generate an image of {}")
-_PISCES_PROMPT = PromptFormat(
+METAMORPH_PROMPT = PromptFormat(2, "\n", "<image_start>", "<image_end>", "Generate an image of {}")
+PISCES_PROMPT = PromptFormat(
     1, "\n\n", "[IMG]", "[/IMG]", "Please generate an image based on the following caption: {}"
 )
 
@@ -129,7 +129,7 @@ def parse_config(raw: Mapping[str, Any], tower: Mapping[str, Any] | None = None)
         projector=_depth(raw.get("mm_projector_type", "linear"), "mm_projector_type"),
         shared=True,
         head=str(raw.get("vision_head_type", "None")),
-        prompt=_METAMORPH_PROMPT,
+        prompt=METAMORPH_PROMPT,
         context=fields.whole("tokenizer_model_max_length", language.max_position_embeddings, high=1 << 24),
         padded=raw.get("image_aspect_ratio") == "pad",
     )
@@ -155,7 +155,7 @@ def _parse_pisces(raw: Mapping[str, Any]) -> RegressionConfig:
         projector=_depth(drawn.values.get("projector_type", "mlp2x_gelu"), "generation.projector_type"),
         shared=False,
         head=str(drawn.values.get("head_type", "mlp")),
-        prompt=_PISCES_PROMPT,
+        prompt=PISCES_PROMPT,
         context=Fields("config", raw).whole("tokenizer_model_max_length", 8192, high=1 << 24),
         empty_caption=drawn.values.get("guidance", "empty caption") == "empty caption",
         edits=False,

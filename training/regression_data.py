@@ -1,4 +1,4 @@
-"""Conversations for the embedded MetaMorph, in its prompt format: questions, pictures to draw, and pictures to change.
+"""Conversations for the embedded MetaMorph and Pisces, in their prompt formats: questions, captions, instructions.
 
 A caption must have one picture only: a language model that regresses vectors would otherwise learn their mean. So what
 a caption leaves open (where three stars stand) is always decided in the same way.
@@ -15,6 +15,8 @@ import torch
 from tokenizers import Tokenizer
 from torch import Tensor
 
+from janus_app.models.regression.config import METAMORPH_PROMPT, PISCES_PROMPT, PromptFormat
+from janus_app.models.regression.prompts import BEGIN, END, ROLE, ROLE_END, TURN_END
 from training.batches import Batch, as_typed, padded, talk
 from training.captions import caption
 from training.edits import KINDS, edit
@@ -26,19 +28,40 @@ from training.world import GRID, Scene, grid
 
 RNG = np.random.Generator
 CELLS = GRID * GRID
-BEGIN, END, TURN_END = "<|begin_of_text|>", "<|end_of_text|>", "<|eot_id|>"
-ROLE, ROLE_END = "<|start_header_id|>", "<|end_header_id|>"
-START, STOP, PLACE = "<image_start>", "<image_end>", "<image_place>"
-# In the order of SPECIALS: Janus' special tokens become those of MetaMorph with nearly the same meaning.
-NAMES = (BEGIN, TURN_END, END, START, PLACE, "<|unused|>", ROLE, ROLE_END, STOP)
-DRAWING = "Generate an image of {}"
-_VISUALLY = ("Let's think about this visually: {}", "Generate an image of {}", "Generate an image of {}")
+PLACE, UNUSED = "<image_place>", "<|unused|>"
 
 
-def tokenizer_of(folder: Path, out: Path) -> Tokenizer:
-    """The tokenizer of an embedded Janus with the special tokens' names of MetaMorph, also saved in `out`."""
+@dataclass(frozen=True)
+class System:
+    """What differs between the two systems.
+
+    prompt: how their conversations are written. asked: other requests for a picture, in place of the usual one for a
+    third of the captions. shared: whether the model writes the vectors that it reads, of unit length, by their
+    direction; if not, it writes the codes of tiles, by their squared error. dropout: share of empty captions.
+    """
+
+    prompt: PromptFormat
+    asked: tuple[str, ...]
+    shared: bool
+    edits: bool
+    dropout: float
+
+
+SYSTEMS = {
+    "metamorph": System(METAMORPH_PROMPT, ("Let's think about this visually: {}",), shared=True, edits=True, dropout=0),
+    "pisces": System(PISCES_PROMPT, (), shared=False, edits=False, dropout=0.1),
+}
+
+
+def tokenizer_of(system: System, folder: Path, out: Path) -> Tokenizer:
+    """The tokenizer of an embedded Janus, also saved in `out`.
+
+    Its special tokens get the names of those of the system with nearly the same meaning.
+    """
+    start, stop = system.prompt.picture_start, system.prompt.picture_end
     text = (folder / "tokenizer.json").read_text("utf-8")
-    names = dict(zip(SPECIALS, NAMES, strict=True))
+    own = (BEGIN, TURN_END, END, start, PLACE, UNUSED, ROLE, ROLE_END, stop)
+    names = dict(zip(SPECIALS, own, strict=True))
     content = json.loads(text)
     for token in content["added_tokens"]:
         token["content"] = names.get(token["content"], token["content"])
@@ -52,13 +75,21 @@ def tokenizer_of(folder: Path, out: Path) -> Tokenizer:
 class Format:
     """Ids of conversations as the checkpoint's prompts have them."""
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
-        self.tokenizer = tokenizer
-        self.place, self.start, self.stop, self.end, self.begin, self.pad = (
+    def __init__(self, system: System, tokenizer: Tokenizer) -> None:
+        self.system, self.tokenizer, prompt = system, tokenizer, system.prompt
+        self.place, self.start, self.stop, self.end, begin, self.pad = (
             int(tokenizer.token_to_id(name))  # type: ignore[arg-type]
-            for name in (PLACE, START, STOP, TURN_END, BEGIN, END)
+            for name in (PLACE, prompt.picture_start, prompt.picture_end, TURN_END, BEGIN, END)
         )
-        self.user, self.assistant = (self.encode(f"{ROLE}{role}{ROLE_END}\n") for role in ("user", "assistant"))
+        self.begin = [begin] * prompt.begins
+        self.user, self.assistant = (
+            self.encode(f"{ROLE}{role}{ROLE_END}{prompt.header_end}") for role in ("user", "assistant")
+        )
+
+    @property
+    def vocabulary(self) -> int:
+        """The size of the embedding table."""
+        return -(-self.tokenizer.get_vocab_size() // 64) * 64
 
     def encode(self, text: str) -> list[int]:
         return self.tokenizer.encode(text, add_special_tokens=False).ids
@@ -68,10 +99,8 @@ class Format:
         return [self.start, *[self.place] * CELLS, self.stop]
 
     def question(self, text: str, pictures: int) -> list[int]:
-        shown = self.picture * pictures
-        asked = self.encode(f"{ROLE}user{ROLE_END}\n")
-        asked += shown + self.encode(f"\n{text}" if pictures else text)
-        return [*asked, self.end, *self.assistant]
+        asked = self.picture * pictures + self.encode(f"\n{text}" if pictures else text)
+        return [*self.user, *asked, self.end, *self.assistant]
 
 
 @dataclass
@@ -101,9 +130,9 @@ class _Rows:
         self.wanted: list[bool] = []
 
     def begin(self) -> None:
-        self.ids.append([self.form.begin] * 2)
-        self.word.append([0, 0])
-        self.vector.append([0, 0])
+        self.ids.append(list(self.form.begin))
+        self.word.append([0] * len(self.form.begin))
+        self.vector.append([0] * len(self.form.begin))
 
     def ask(self, text: str, scenes: list[Scene]) -> None:
         ids = self.form.question(text, len(scenes))
@@ -157,13 +186,15 @@ def settled(p: Plan) -> Plan:
 
 
 def drawings(rng: RNG, form: Format, count: int) -> Conversations:
-    """Captions, and answers that are pictures."""
-    rows = _Rows(form)
+    """Captions, some of them empty, and answers that are pictures."""
+    rows, system = _Rows(form), form.system
+    usual = system.prompt.drawing
     for _ in range(count):
         p = settled(plan(rng))
+        words = as_typed(caption(p, rng), rng) if rng.random() >= system.dropout else ""
+        asked = str(rng.choice(system.asked)) if system.asked and rng.random() < 1 / 3 else usual
         rows.begin()
-        asked = _VISUALLY[int(rng.integers(len(_VISUALLY)))].format(as_typed(caption(p, rng), rng))
-        rows.ask(asked, [])
+        rows.ask(asked.format(words).strip(), [])
         rows.answer("", p.scene)
     return rows.batch()
 

@@ -1,0 +1,110 @@
+"""The trainers of the embedded MetaMorph and Pisces: what they train is what the exported folder computes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from janus_app.models.regression.config import PLACE
+from janus_app.paths import ASSETS
+from janus_app.types import Turn
+from tests.conftest import loaded
+from tests.test_metamorph_parity import picture
+from training.picture_tokenizer import float_table, pixels_of
+from training.regression import Trainer, Writer, codes_of
+from training.regression_data import SYSTEMS, Conversations, Format, drawings, talks, tokenizer_of
+from training.regression_export import BASES, export
+from training.regression_paint import Visualizer
+from training.scenes import seen_scene
+from training.world import N_TILES, grid
+
+
+def off(ours: torch.Tensor, trained: torch.Tensor) -> float:
+    """The largest difference, as a share of the largest number; exported weights are rounded to bfloat16."""
+    return float((ours - trained).abs().max() / trained.abs().max())
+
+
+def trained(system: str, folder: Path) -> tuple[Format, Writer, Visualizer]:
+    """States of both trainings in a folder, with weights of their own in every layer."""
+    torch.manual_seed(0)
+    form = Format(SYSTEMS[system], tokenizer_of(SYSTEMS[system], ASSETS / "janus_embedded", folder))
+    writer, painter = Writer(form.system, form.vocabulary), Visualizer(system)
+    for name, tensor in writer.state_dict().items():
+        tensor.fill_(1.0) if "norm" in name and name.endswith("weight") else tensor.normal_(std=0.1)
+    for name, module in (("writer", writer), ("visualizer", painter)):
+        torch.save({"model": module.state_dict()}, folder / f"{name}.pt")
+    return form, writer, painter
+
+
+def scenes_as_tiles(count: int) -> torch.Tensor:
+    rng = np.random.default_rng(0)
+    return torch.from_numpy(np.stack([grid(seen_scene(rng)) for _ in range(count)]))
+
+
+@pytest.mark.parametrize(
+    ("system", "verbs"), [("metamorph", {"chat", "generate", "edit"}), ("pisces", {"chat", "generate"})]
+)
+def test_an_exported_training_state_computes_what_was_trained(system: str, verbs: set[str], tmp_path: Path) -> None:
+    form, writer, painter = trained(system, tmp_path)
+    export(system, tmp_path, ASSETS / "janusflow_embedded", tmp_path / "out")
+    assert (tmp_path / "components" / BASES[system] / "vae").is_dir()
+    ours = loaded(tmp_path / "out", "fp32").model
+    assert ours.capabilities.verbs == verbs and ours.capabilities.size == (96, 96)
+    network, trainer = ours.network, Trainer(writer, "cpu")
+    tiles = scenes_as_tiles(1)
+    pixels, targets = pixels_of(tiles, float_table()), trainer.targets(tiles)
+    states = torch.randn(3, 192)
+    with torch.inference_mode():
+        assert off(network.features(pixels), writer.read(pixels)) < 0.02
+        assert off(network.write(states), writer.normal(writer.head(states))) < 0.02
+        project = writer.projector if form.system.shared else writer.write_projector
+        assert off(network.written_embeds(targets), project(targets)) < 0.02
+        said = ours.painter.conditions(targets[0], None, 1.0).captions
+        assert off(said, painter.adapter(targets)) < 0.02
+
+
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_conversations_are_trained_in_the_prompt_format_of_the_app(system: str, tmp_path: Path) -> None:
+    form, _, _ = trained(system, tmp_path)
+    export(system, tmp_path, ASSETS / "janusflow_embedded", tmp_path / "out")
+    prompts = loaded(tmp_path / "out", "fp32").model.prompts
+    usual = form.system.prompt.drawing
+    for caption in ("two green frogs", ""):
+        asked = [*form.begin, *form.question(usual.format(caption).strip(), 0)]
+        assert prompts.conversation([prompts.drawing(caption)]) == asked
+    shown = [*form.begin, *form.question("What is this?", 2)]
+    expected = [PLACE if id_ == form.place else id_ for id_ in shown]
+    assert prompts.conversation([Turn("user", "What is this?", (picture("image"), picture("image2")))]) == expected
+
+
+def batch_of(system: str, tmp_path: Path) -> tuple[Trainer, Conversations]:
+    form, writer, _ = trained(system, tmp_path)
+    return Trainer(writer, "cpu"), drawings(np.random.default_rng(1), form, 3)
+
+
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_every_vector_of_a_picture_is_predicted_one_position_before_it_is_read(system: str, tmp_path: Path) -> None:
+    _, batch = batch_of(system, tmp_path)
+    assert torch.equal(batch.vector.roll(1, 1), batch.place) and int(batch.place.sum()) == 3 * 36
+
+
+def test_a_model_that_writes_the_codes_exactly_has_no_error_and_any_other_has_one(tmp_path: Path) -> None:
+    trainer, batch = batch_of("pisces", tmp_path)
+    codes = codes_of(batch.tiles)
+    assert float(trainer.model.apart(codes, trainer.targets(batch.tiles)).max()) == 0
+    assert float(trainer.model.apart(codes + 1, codes).mean()) == pytest.approx(0.5)
+    everything = codes_of(torch.arange(N_TILES)[: N_TILES // 36 * 36].view(-1, 36))
+    assert len(everything.flatten(0, 1).unique(dim=0)) == N_TILES // 36 * 36
+
+
+def test_a_picture_in_a_question_is_read_and_one_in_an_answer_is_not(tmp_path: Path) -> None:
+    form, writer, _ = trained("pisces", tmp_path)
+    trainer, rng = Trainer(writer, "cpu"), np.random.default_rng(1)
+    asked, drawn = talks(rng, form, 2), drawings(rng, form, 2)
+    assert not bool(asked.wanted.any()) and bool(drawn.wanted.all())
+    with torch.no_grad():
+        embeds = trainer.embeds(drawn, 0.0)
+    assert torch.allclose(embeds, writer.write_projector(codes_of(drawn.tiles)), atol=1e-5)

@@ -1,0 +1,166 @@
+"""Train the visualiser of the embedded MetaMorph or Pisces: a projector and a small U-Net that paint from vectors.
+
+    python -m training.regression_paint --system metamorph --out runs/metamorph --minutes 30 [--resume]
+
+It needs the vision tower only, so the language model may be trained before, after or beside it. The U-Net learns the
+latents of the embedded JanusFlow, whose autoencoder then makes pixels of them. Some vectors are noisy, as those that
+the language model writes will be, and some are replaced, for guidance: by conditions of zeros, or by the mean vectors,
+which a language model writes for an empty caption.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from diffusers import DDIMScheduler, UNet2DConditionModel
+from torch import Tensor, nn
+
+from janus_app.models.regression.adapter import Adapter
+from janus_app.models.regression.config import parse_adapter
+from training.flow_codes import LATENT_CHANNELS, SCALE, SIDE_LATENTS, latent_table, latents_of
+from training.optim import optimisers
+from training.picture_tokenizer import random_scene
+from training.regression import CODE, WIDTH, Trainer, Writer, begin_with
+from training.regression_data import CELLS, SYSTEMS, Format, tokenizer_of
+from training.scenes import seen_scene
+from training.trainer import Run, device_of, load_state, options_parser
+from training.world import SIDE, grid
+
+CONDITION = 80  # numbers of a condition
+_POOLED, _TIME = (
+    64,
+    8,
+)  # numbers of the pooled condition, and of each of the six of a size, as Stable Diffusion XL has them
+ADAPTERS: dict[str, dict[str, Any]] = {
+    "metamorph": {
+        "mode": "mlp",
+        "input_dim": WIDTH,
+        "hidden_dim": 128,
+        "output_dim": CONDITION,
+        "num_tokens": CELLS,
+        "num_layers": 2,
+        "num_heads": 4,
+    },
+    "pisces": {
+        "mode": "linear",
+        "input_dim": CODE,
+        "output_dim": CONDITION,
+        "num_tokens": CELLS,
+        "pooled_dim": _POOLED,
+    },
+}
+_UNET: dict[str, Any] = {
+    "_class_name": "UNet2DConditionModel",
+    "attention_head_dim": 4,
+    "block_out_channels": [24, 32, 40],  # at 3 x 3 the padding of convolutions tells every cell where it is
+    "cross_attention_dim": CONDITION,
+    "down_block_types": ["CrossAttnDownBlock2D"] * 3,
+    "in_channels": LATENT_CHANNELS,
+    "layers_per_block": 1,
+    "mid_block_type": "UNetMidBlock2DCrossAttn",
+    "norm_num_groups": 8,
+    "out_channels": LATENT_CHANNELS,
+    "sample_size": SIDE_LATENTS,
+    "up_block_types": ["CrossAttnUpBlock2D"] * 3,
+}
+_WITH_SIZES = {
+    "addition_embed_type": "text_time",
+    "addition_time_embed_dim": _TIME,
+    "projection_class_embeddings_input_dim": _POOLED + 6 * _TIME,
+}
+UNETS: dict[str, dict[str, Any]] = {"metamorph": _UNET, "pisces": _UNET | _WITH_SIZES}
+SCHEDULER: dict[str, Any] = {
+    "_class_name": "DPMSolverMultistepScheduler",
+    "beta_end": 0.012,
+    "beta_schedule": "scaled_linear",
+    "beta_start": 0.00085,
+    "num_train_timesteps": 1000,
+    "prediction_type": "v_prediction",
+}
+
+
+class Visualizer(nn.Module):
+    """The projector and the U-Net of a visualiser folder."""
+
+    def __init__(self, system: str) -> None:
+        super().__init__()
+        self.adapter = Adapter(parse_adapter(ADAPTERS[system]))
+        self.unet: Any = UNet2DConditionModel.from_config(UNETS[system])
+        fields = {name: value for name, value in SCHEDULER.items() if name != "_class_name"}
+        self.schedule = DDIMScheduler(**fields)
+
+    def loss(self, vectors: Tensor, latents: Tensor, dropout: float) -> Tensor:
+        """The error of the velocity (Salimans and Ho 2022) for vectors [n, 36, width] and latents [n, 16, 12, 12].
+
+        dropout: the share of rows without a caption.
+        """
+        count, device = len(latents), latents.device
+        time = torch.randint(1000, (count,), device=device)
+        noise = torch.randn_like(latents)
+        mixed = self.schedule.add_noise(latents, noise, time)
+        wanted = self.schedule.get_velocity(latents, noise, time)
+        kept = torch.rand(count, 1, 1, device=device) > dropout
+        added = None
+        if self.adapter.pooled_proj is None:
+            said = self.adapter(vectors) * kept
+        else:
+            vectors = torch.where(kept, vectors, vectors.mean(0))
+            said = self.adapter(vectors)
+            side = [SIDE, SIDE, 0, 0, SIDE, SIDE]
+            sizes = torch.tensor([side], dtype=torch.float32, device=device).expand(count, -1)
+            added = {"text_embeds": self.adapter.pooled(vectors), "time_ids": sizes}
+        made = self.unet(mixed, time, encoder_hidden_states=said, added_cond_kwargs=added, return_dict=False)[0]
+        return F.mse_loss(made, wanted)
+
+
+def train(args: argparse.Namespace) -> None:
+    device, system = device_of(args), SYSTEMS[args.system]
+    writer = Writer(system, Format(system, tokenizer_of(system, args.janus, args.out)).vocabulary)
+    trained = args.out / "writer.pt"
+    if trained.exists():
+        writer.load_state_dict(load_state(trained)["model"])
+    else:
+        begin_with(writer, args.janus)
+    file, model = args.out / "visualizer.pt", Visualizer(args.system).to(device)
+    writer = writer.to(device).requires_grad_(False)
+    edge = ("adapter.", "conv_in.", "conv_out.", "time_embedding.", "add_embedding.")
+    made = optimisers(model, lambda name, p: p.ndim >= 2 and not any(e in name for e in edge), args.lr, 0.5 * args.lr)
+    run = Run(args, made)
+    if args.resume and file.exists():
+        state = load_state(file)
+        model.load_state_dict(state["model"])
+        run.resume(state)
+    trainer, codes = Trainer(writer, device), latent_table().to(device)
+    rng = np.random.default_rng((args.seed, run.step))
+    torch.manual_seed(args.seed + run.step)
+    for _ in run.steps(file, lambda: {"model": model.state_dict()}):
+        scenes = [seen_scene(rng) if rng.random() < 0.7 else random_scene(rng) for _ in range(args.batch)]
+        tiles = torch.from_numpy(np.stack([grid(scene) for scene in scenes])).to(device)
+        vectors = writer.blurred(trainer.targets(tiles), args.blur)
+        loss = model.loss(vectors, SCALE * latents_of(tiles, codes), args.dropout)
+        loss.backward()
+        run.log({"velocity": float(loss.detach())})
+
+
+def options(arguments: list[str] | None = None) -> argparse.Namespace:
+    """The trainer's options, from `arguments` or the command line."""
+    parser = options_parser(__doc__, minutes=30, lr=3e-3, decay=0.6)
+    parser.add_argument("--system", choices=SYSTEMS, default="metamorph")
+    parser.add_argument("--janus", type=Path, default=Path("assets/janus_embedded"), help="to begin with")
+    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--blur", type=float, default=0.3, help="noise on the vectors, at most")
+    parser.add_argument("--dropout", type=float, default=0.15, help="share of rows without a caption")
+    return parser.parse_args(arguments)
+
+
+def main() -> None:
+    train(options())
+
+
+if __name__ == "__main__":
+    main()
