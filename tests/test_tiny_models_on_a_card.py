@@ -16,6 +16,7 @@ from tests import tiny_mixed, tiny_pisces
 from tests.pretended_card import pretended_cards
 from tests.test_cuda import work
 
+UNIPIC2 = Path(__file__).parent / "golden" / "unipic2" / "ckpt_tiny"
 MIXED = ("transfusion", "lmfusion", "llavafusion")
 PICTURE = Image.effect_mandelbrot((16, 16), (-2, -1.5, 1, 1.5), 60).convert("RGB")
 
@@ -25,7 +26,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     root = tmp_path_factory.mktemp("mixed")
     tiny_mixed.write_all(root)
     pisces = tiny_pisces.write_checkpoint(tmp_path_factory.mktemp("pisces"))
-    return {"pisces": pisces, **{name: root / name for name in MIXED}}
+    return {"pisces": pisces, "unipic2": UNIPIC2, **{name: root / name for name in MIXED}}
 
 
 def requests(capabilities: Capabilities) -> list[Request]:
@@ -46,7 +47,7 @@ def capabilities(session: ModelSession) -> Capabilities:
     return found
 
 
-@pytest.mark.parametrize("name", ["pisces", *MIXED])
+@pytest.mark.parametrize("name", ["pisces", "unipic2", *MIXED])
 def test_a_tiny_model_draws_edits_and_answers_on_a_card_as_on_the_cpu(name: str, folders: dict[str, Path]) -> None:
     on_cpu = ModelSession(load_catalog(), Hub())
     drain(on_cpu.load(str(folders[name]), "cpu", "fp32"))
