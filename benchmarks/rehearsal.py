@@ -5,7 +5,8 @@
 The checkpoint has the names, shapes, types and files of a row of the manifest; with `--small` the files alone are the
 row's. A server on the loopback address stands for the Hub. Every stage is a command of the app in a process of its own:
 a download that is killed and resumed, its verification, the conversion of a pickle, then in each precision a load, a
-drawing, a question and an edit, and at last the page. Memory is the most that the process held by itself (mapped
+drawing, a question and an edit, and at last the page. The seconds that a picture takes stand beside those that `fit`
+expects from the speed it measured of this machine. Memory is the most that the process held by itself (mapped
 files aside), beside the need that `fit` predicts without its reserve, and what the interpreter and the libraries
 take, measured with the demo model.
 """
@@ -268,18 +269,35 @@ def precision_stages(run: Rehearsal, name: str, precision: str, out: Path) -> It
     yield "edit", run.command("edit", *chosen, "--image", str(picture), "--strength", "0.3", "--out", str(out))
 
 
-def predicted(run: Rehearsal, name: str) -> dict[str, int]:
-    """Bytes that `fit` says a precision needs, without the reserve."""
-    printed = run.command("fit", name, "--device", "cpu", "--json").printed
-    rows = [json.loads(text) for text in printed.splitlines() if text.startswith("{")]
-    return {row["precision"]: row["weights"] + row["cache"] + row["work"] for row in rows}
+@dataclass(frozen=True)
+class Prediction:
+    """What `fit` says a precision needs: bytes without the reserve, and seconds for a picture where it knows them."""
+
+    size: int
+    seconds: float | None
 
 
-def line(stage: str, done: Stage, need: int = 0) -> str:
+def predicted(run: Rehearsal, name: str) -> dict[str, Prediction]:
+    rows = records(run.command("fit", name, "--device", "cpu", "--json"))
+    return {row["precision"]: Prediction(row["weights"] + row["cache"] + row["work"], row["seconds"]) for row in rows}
+
+
+def records(done: Stage) -> list[dict[str, Any]]:
+    """The lines of JSON that a command printed."""
+    return [json.loads(text) for text in done.printed.splitlines() if text.startswith("{")]
+
+
+def line(stage: str, done: Stage, need: int = 0, took: str = "") -> str:
+    """A row of the table. took: seconds for a picture, as `picture_seconds` writes them."""
     held = f"{done.peak / 1e9:.2f}"
-    return (
-        f"| {stage} | {done.seconds:.1f} | {f'{need / 1e9:.2f} / {held} ({need / done.peak:.2f})' if need else held} |"
-    )
+    memory = f"{need / 1e9:.2f} / {held} ({need / done.peak:.2f})" if need else held
+    return f"| {stage} | {done.seconds:.1f} | {took} | {memory} |"
+
+
+def picture_seconds(done: Stage, expected: float | None) -> str:
+    """Seconds that a picture was to take and took."""
+    took = max(record.get("seconds", 0.0) for record in records(done))
+    return f"{expected:.0f} / {took:.0f} ({expected / took:.2f})" if expected else f"{took:.0f}"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -297,7 +315,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             write_files(variant, source, args.small)
         size = sum(path.stat().st_size for path in source.iterdir())
         print(f"{variant.title}, {size / 1e9:.2f} GB of random weights, {torch.get_num_threads()} threads\n")
-        print("| stage | seconds | GB predicted / held (ratio), or held |\n|---|---|---|", flush=True)
+        print("| stage | seconds | a picture: predicted / taken (ratio) | GB predicted / held (ratio), or held |")
+        print("|---|---|---|---|", flush=True)
         with hub_server(source, pause=0.03 if args.small else 0.0) as endpoint:
             run = Rehearsal(folder, endpoint)
             for stage, done in fetch_stages(run, variant.id, size):
@@ -309,11 +328,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         out.mkdir(exist_ok=True)
         small = ("--prompt", PROMPT, "--precision", "fp32", "--device", "cpu", "--out", str(out))
         libraries = run.command("generate", *small)
-        base = libraries.peak - predicted(run, "janus-embedded")["fp32"]
-        needs = {precision: need + base for precision, need in predicted(run, variant.id).items()}
+        base = libraries.peak - predicted(run, "janus-embedded")["fp32"].size
+        needs = predicted(run, variant.id)
         for precision in args.precision.split(","):
+            need = needs[precision]
             for stage, done in precision_stages(run, variant.id, precision, out):
-                print(line(f"{precision}: {stage}", done, needs[precision]), flush=True)
+                took = picture_seconds(done, need.seconds) if stage == "draw" else ""
+                print(line(f"{precision}: {stage}", done, need.size + base, took), flush=True)
         up, ready, held = run.page(variant.id, args.precision.split(",")[0])
         print(f"\npage up after {up:.1f} s, model ready after {ready:.1f} s, {held / 1e9:.2f} GB held")
     return 0
