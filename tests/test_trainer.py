@@ -14,6 +14,7 @@ from training import (
     joint,
     metaquery,
     metaquery_vae,
+    mixed_diffusion,
     picture_tokenizer,
     planner,
     regression,
@@ -67,7 +68,18 @@ def test_log_shows_means_since_the_last_line(
 
 @pytest.mark.parametrize(
     "module",
-    [flow, flow_vae, joint, metaquery, metaquery_vae, picture_tokenizer, planner, regression, regression_paint],
+    [
+        flow,
+        flow_vae,
+        joint,
+        metaquery,
+        metaquery_vae,
+        mixed_diffusion,
+        picture_tokenizer,
+        planner,
+        regression,
+        regression_paint,
+    ],
 )
 def test_every_trainer_has_the_common_options(module: object) -> None:
     arguments = [
