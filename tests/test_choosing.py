@@ -185,7 +185,7 @@ def model_handlers(page: PageContext) -> tuple[model_drawer.ModelHandlers, Any, 
     """The handlers of the model drawer, the model line and the drawer."""
     with gr.Blocks() as demo:
         line = model_line.build(page)
-        drawer = model_drawer.build(page, demo, line, gr.HTML())
+        drawer = model_drawer.build(page, demo, line, gr.HTML(), demo.load())
     files: Any = None
     return model_drawer.ModelHandlers(page, line, drawer, files), line, drawer
 

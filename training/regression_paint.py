@@ -23,13 +23,15 @@ from torch import Tensor, nn
 from janus_app.models.regression.adapter import Adapter
 from janus_app.models.regression.config import parse_adapter
 from training.flow_codes import LATENT_CHANNELS, SCALE, SIDE_LATENTS, latent_table, latents_of
+from training.joint import HEAD, tile_loss
+from training.objects import N_BACKGROUNDS, N_COLOURS
 from training.optim import optimisers
 from training.picture_tokenizer import random_scene
 from training.regression import CODE, WIDTH, Trainer, Writer, begin_with
 from training.regression_data import CELLS, SYSTEMS, Format, tokenizer_of
 from training.scenes import seen_scene
 from training.trainer import Run, device_of, load_state, options_parser
-from training.world import SIDE, grid
+from training.world import KINDS, SIDE, grid
 
 CONDITION = 80  # numbers of a condition
 _POOLED, _TIME = (
@@ -85,7 +87,12 @@ SCHEDULER: dict[str, Any] = {
 
 
 class Visualizer(nn.Module):
-    """The projector and the U-Net of a visualiser folder."""
+    """The projector and the U-Net of a visualiser folder, and auxiliary heads, which are not exported.
+
+    A U-Net has no positions but those that the padding of its convolutions gives away, and without the heads it learns
+    what is drawn long before where. The heads read the side of 6 x 6 on the way up, where a cell is a tile: in front of
+    the attention to the conditions which cell it is, and behind it which tile.
+    """
 
     def __init__(self, system: str) -> None:
         super().__init__()
@@ -93,6 +100,23 @@ class Visualizer(nn.Module):
         self.unet: Any = UNet2DConditionModel.from_config(UNETS[system])
         fields = {name: value for name, value in SCHEDULER.items() if name != "_class_name"}
         self.schedule = DDIMScheduler(**fields)
+        width = UNETS[system]["block_out_channels"][1]
+        self.place, self.named = nn.Linear(width, CELLS), nn.Linear(width, HEAD)
+        self.kind, self.colour = nn.Linear(HEAD, KINDS), nn.Linear(HEAD, N_COLOURS)
+        self.ground = nn.Linear(HEAD, N_BACKGROUNDS)
+        self._seen: dict[str, Tensor] = {}
+        middle = self.unet.up_blocks[1]
+        middle.resnets[0].register_forward_hook(lambda _m, _i, out: self._seen.update(before=out))
+        middle.attentions[1].register_forward_hook(lambda _m, _i, out: self._seen.update(behind=out[0]))
+
+    def helper(self, truth: Tensor) -> tuple[Tensor, dict[str, float]]:
+        """The loss of the auxiliary heads after a pass for tiles with the factors `truth` [n, 36, 3]."""
+        before, behind = (self._seen.pop(name).flatten(2).transpose(1, 2) for name in ("before", "behind"))
+        cells = torch.arange(CELLS, device=truth.device).repeat(len(truth))
+        place = F.cross_entropy(self.place(before).flatten(0, 1), cells)
+        features = F.gelu(self.named(behind))
+        tiles, parts = tile_loss(self.kind(features), self.colour(features), self.ground(features), truth)
+        return place + tiles, {"place": float(place.detach()), "which": parts["which"]}
 
     def loss(self, vectors: Tensor, latents: Tensor, dropout: float) -> Tensor:
         """The error of the velocity (Salimans and Ho 2022) for vectors [n, 36, width] and latents [n, 16, 12, 12].
@@ -128,8 +152,8 @@ def train(args: argparse.Namespace) -> None:
         begin_with(writer, args.janus)
     file, model = args.out / "visualizer.pt", Visualizer(args.system).to(device)
     writer = writer.to(device).requires_grad_(False)
-    edge = ("adapter.", "conv_in.", "conv_out.", "time_embedding.", "add_embedding.")
-    made = optimisers(model, lambda name, p: p.ndim >= 2 and not any(e in name for e in edge), args.lr, 0.5 * args.lr)
+    blocks = ("down_blocks.", "mid_block.", "up_blocks.")
+    made = optimisers(model, lambda name, p: p.ndim >= 2 and any(b in name for b in blocks), args.lr, 0.5 * args.lr)
     run = Run(args, made)
     if args.resume and file.exists():
         state = load_state(file)
@@ -143,8 +167,9 @@ def train(args: argparse.Namespace) -> None:
         tiles = torch.from_numpy(np.stack([grid(scene) for scene in scenes])).to(device)
         vectors = writer.blurred(trainer.targets(tiles), args.blur)
         loss = model.loss(vectors, SCALE * latents_of(tiles, codes), args.dropout)
-        loss.backward()
-        run.log({"velocity": float(loss.detach())})
+        helper, values = model.helper(trainer.factors[tiles])
+        (loss + 0.2 * helper).backward()
+        run.log({"velocity": float(loss.detach())} | values)
 
 
 def options(arguments: list[str] | None = None) -> argparse.Namespace:

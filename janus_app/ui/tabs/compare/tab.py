@@ -31,13 +31,14 @@ def build(
                 label=label("prompt"), placeholder=label("prompt_hint"), lines=2, max_lines=6, elem_id="compare-prompt"
             )
             seed, new_seed = seed_row(label, "compare")
+            # Above the tabs, in each of which the button comes first: an error is beside it.
+            status = gr.HTML(elem_id="compare-status", padding=False)
+            notes = gr.HTML(elem_id="compare-notes", padding=False)
             with gr.Tabs(elem_id="compare-kinds"):
                 with gr.Tab(label("compare_two"), elem_id="compare-two"):
                     pair_controls = pair.controls(page)
                 with gr.Tab(label("compare_grid"), elem_id="compare-grid"):
                     grid_controls = grid.controls(page)
-            status = gr.HTML(elem_id="compare-status", padding=False)
-            notes = gr.HTML(elem_id="compare-notes", padding=False)
         with gr.Column(scale=7, min_width=320, elem_classes="results"):
             preview = gr.HTML(elem_id="compare-easel", padding=False)
             with gr.Column(visible=False, elem_id="compare-sides") as pair_column:
