@@ -2,14 +2,20 @@
 // ended.
 // A stopped job has ended when the server says so. Gradio asks the server to stop it, but does not wait for the answer.
 let stopping = 0;
-// Gradio aborts what it asks when the page is left, and logs each of its own aborts as an error. To a page that is left
-// nothing answers, so nothing fails either. Gradio's listener is older than this one, so its aborts wait for a moment.
+// Gradio aborts what it asks when the page is left, and logs each of its own aborts as an error. While a page is left its
+// failures wait; they are told only where it turns out not to be left: a refresh may be stopped, and a link may be a
+// download. Gradio's listener is older than this one, so its aborts wait for a moment.
+const LEAVING = 20_000; // milliseconds
 let leaving = false;
-window.addEventListener("beforeunload", () => leaving = true);
+window.addEventListener("beforeunload", () => {
+  leaving = true;
+  setTimeout(() => leaving = false, LEAVING);
+});
 window.addEventListener("pageshow", () => leaving = false);
 const unlessLeaving = async (error) => {
   await wait(0);
-  return leaving ? new Promise(() => {}) : Promise.reject(error);
+  if (leaving) await wait(LEAVING);
+  return Promise.reject(error);
 };
 const itsFetch = window.fetch;
 const browserFetch = (...request) => itsFetch(...request).catch(unlessLeaving);

@@ -6,8 +6,11 @@ const session = { // a browser may forbid storage; then nothing is kept
 };
 const values = new Map(); // by the name of a set of components: what they hold now
 const put = new Set(), fitted = new Set(); // names of those that were to be put back, and of those that were
-let opening = true; // until the user does something, what the page itself fills in gives way again
-for (const gesture of ["pointerdown", "keydown"]) window.addEventListener(gesture, () => opening = false, true);
+let opening = true; // until the user does more than look around, what the page itself fills in gives way again
+const LOOKING = "[role=tab], .label-wrap, #draw-drawer-open, #draw-drawer-close";
+for (const gesture of ["pointerdown", "keydown"]) {
+  window.addEventListener(gesture, (event) => opening &&= Boolean(event.target.closest?.(LOOKING)), true);
+}
 const entered = new Set(); // ids of what the user has changed since the page opened
 const inside = (target) => {
   for (let place = target; place; place = place.parentElement) if (place.id) entered.add(place.id);

@@ -35,8 +35,8 @@ def kept(name: str, parts: Sequence[Any], model: Component | None = None) -> Cal
     """Keep what the user enters in `parts`, as `name`. Returns a function that puts it back after an event.
 
     With the component that holds the `model`, it is put back while the same model is chosen. The page may ask for it
-    after several events of its opening; once the user does something, it counts as put back, and what the user has
-    entered meanwhile stays. The function returns the event after that.
+    after several events of its opening; once the user does more than look around, it counts as put back, and what the
+    user has entered meanwhile stays. The function returns the event after that.
     """
     same = [model] if model is not None else []
     for part in parts:
