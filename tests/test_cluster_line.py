@@ -5,10 +5,12 @@ from __future__ import annotations
 from PIL import Image
 
 from janus_app.cluster.line import Changes, Line, Replica, Ticket, Wanted, changes
-from janus_app.cluster.spread import Shown, split
+from janus_app.cluster.spread import Shown, Whole, split
 from janus_app.types import (
     ChatRequest,
+    Finished,
     GenerateRequest,
+    Progress,
     RankRequest,
     TextDelta,
     Turn,
@@ -124,3 +126,18 @@ def test_text_that_comes_in_other_pieces_the_second_time_is_cut_where_it_is_new(
     second = [shown.new(TextDelta("a", (1,))), shown.new(TextDelta("bcdefg", (2, 3, 4)))]
     assert first == [TextDelta("abc", (1,)), TextDelta("de", (2, 3))]
     assert second == [None, TextDelta("fg", (4,))]
+
+
+def test_time_left_of_a_job_in_parts_is_that_of_the_slowest_part_that_runs() -> None:
+    whole = Whole(None, split(GenerateRequest("a", count=2), 2))
+    assert seconds_left(whole, 0, 40.0) == 40.0
+    assert seconds_left(whole, 1, 9.0) == 40.0
+    assert whole.take(0, Finished()) is None
+    assert seconds_left(whole, 1, 5.0) == 5.0
+    assert seconds_left(whole, 1, None) is None
+
+
+def seconds_left(whole: Whole, part: int, left: float | None) -> float | None:
+    event = whole.take(part, Progress("draw", 1, 4, "tokens", seconds_left=left))
+    assert isinstance(event, Progress)
+    return event.seconds_left

@@ -170,6 +170,7 @@ def test_work_on_files_goes_on_without_its_tab_and_the_next_opening_shows_its_en
         _, now = islice(handlers.rejoin(), 2)
         assert handlers.busy and now[panel.stop]["visible"] and now[panel.chosen]["value"] == name
         assert not any(now[button]["interactive"] for button in (panel.verify, panel.delete, panel.take))
+        assert not now[panel.sure]["visible"], "a question that was asked before could be answered during the job"
         go_on.set()
         *_, last = handlers.rejoin()
         assert "every file has the right hash" in last[panel.work]

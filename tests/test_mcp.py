@@ -7,6 +7,8 @@ import asyncio
 import base64
 import io
 import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -28,6 +30,7 @@ from janus_app.server.api.app import api_app
 from janus_app.server.api.context import ApiContext
 from janus_app.server.bridge import ClientGone
 from janus_app.server.mcp import answers, progress
+from janus_app.server.mcp.mount import Mount
 from janus_app.types import Event, Finished, GenerateRequest, Picture, Progress, TextDelta
 from tests.coroutines import run
 
@@ -105,3 +108,27 @@ def test_progress_of_a_drawing_goes_on_behind_its_plan_and_behind_its_judgement(
     text, rows = [TextDelta("word")] * 2, [Progress("draw", row, 2, "steps") for row in (1, 2)]
     run(listen(*text, *rows, *text, *rows))
     assert heard == [(1, None), (2, None), (3, 4), (4, 4), (5, None), (6, None), (7, 8), (8, 8)]
+
+
+def test_a_host_is_told_where_its_manager_fails_and_does_not_outlive_the_page(
+    context: ApiContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    @asynccontextmanager
+    async def failing() -> AsyncIterator[None]:
+        raise OSError("no manager")
+        yield
+
+    async def come(leave_at_once: bool) -> BaseException | None:
+        mount = Mount(context)
+        async with mount.run():
+            host = asyncio.ensure_future(mount(None, None, None))
+            await asyncio.sleep(0)  # it waits by now
+            if not leave_at_once:
+                await asyncio.wait([host], timeout=60)
+        await asyncio.wait([host], timeout=10)
+        assert host.done(), "it waits for ever"
+        return asyncio.CancelledError() if host.cancelled() else host.exception()
+
+    monkeypatch.setattr(Mount, "_make", lambda _: SimpleNamespace(run=failing))
+    assert isinstance(run(come(leave_at_once=False)), OSError)
+    assert isinstance(run(come(leave_at_once=True)), asyncio.CancelledError)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor, wait
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -68,11 +69,18 @@ def test_packages_that_import_bitsandbytes_themselves_find_no_kernels_either(
     assert find_spec("kernels") is not None, "other programs' imports are not our business"
 
 
-def test_second_import_hides_no_package(monkeypatch: pytest.MonkeyPatch) -> None:
-    quantization.import_bitsandbytes()
-
-    def hidden(name: str) -> None:
-        raise AssertionError(name)
-
-    monkeypatch.setattr(quantization, "not_importable", hidden)
-    assert quantization.import_bitsandbytes().__name__ == "bitsandbytes"
+def test_imports_of_two_threads_do_not_uncover_the_package_for_each_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "kernels.py").write_text(KERNELS)
+    (tmp_path / "bitsandbytes.py").write_text("import sys\nhidden = 'kernels' in sys.modules\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    for name in [name for name in sys.modules if name.partition(".")[0] == "bitsandbytes"]:
+        monkeypatch.delitem(sys.modules, name)
+    with ThreadPoolExecutor(1) as pool:
+        with importing:
+            other = pool.submit(quantization.import_bitsandbytes)
+            assert not wait([other], 0.2).done, "it began in the middle of another import"
+        assert other.result(60).hidden
+    monkeypatch.delitem(sys.modules, "bitsandbytes")
+    assert "kernels" not in sys.modules and find_spec("kernels") is not None

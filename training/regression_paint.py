@@ -34,10 +34,8 @@ from training.trainer import Run, device_of, load_state, options_parser
 from training.world import KINDS, SIDE, grid
 
 CONDITION = 80  # numbers of a condition
-_POOLED, _TIME = (
-    64,
-    8,
-)  # numbers of the pooled condition, and of each of the six of a size, as Stable Diffusion XL has them
+# As Stable Diffusion XL has them: numbers of the pooled condition, and of each of the six numbers of a size.
+_POOLED, _TIME = 64, 8
 ADAPTERS: dict[str, dict[str, Any]] = {
     "metamorph": {
         "mode": "mlp",

@@ -114,8 +114,8 @@ def follow_to_result(work: Generator[Event, None, T]) -> T:
 class _Bars:
     """A progress bar for the current stage.
 
-    Without a terminal: lines, for work on files when it begins and at every tenth, for all else QUIET seconds after the
-    line before, so that short work says nothing.
+    Without a terminal: a line for work on files when it begins and at every tenth, and for any work QUIET seconds after
+    the last line, so that short work says nothing.
     """
 
     FILES = ("download", "verify", "convert")

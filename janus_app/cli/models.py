@@ -94,7 +94,7 @@ def _where(row: Mapping[str, Any]) -> str:
     if row["ships_with_app"]:
         return "on this machine" if row["on_disk"] else "its folder is missing or incomplete"
     if not row["on_disk"]:
-        here = f", {size_text(row['bytes_on_disk'])} are here" if row["bytes_on_disk"] else ""
+        here = f", {size_text(row['bytes_on_disk'])} already here" if row["bytes_on_disk"] else ""
         return f"not downloaded ({size_text(row['download_bytes'])} to fetch{here})"
     hashes = "every hash compared" if row["verified"] else "hashes not compared yet"
     pickle = "; a pickle: `models convert` makes a safetensors copy" if row["convertible"] else ""

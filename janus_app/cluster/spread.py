@@ -143,7 +143,9 @@ class Whole:
             total if end else seen.done if seen else 0
             for seen, end, total in zip(same, self._ends, totals, strict=True)
         ]
-        return replace(event, done=sum(done), total=sum(totals))
+        running = [seen for seen, end in zip(same, self._ends, strict=True) if seen and not end]
+        left = max((seen.seconds_left for seen in running if seen.seconds_left is not None), default=None)
+        return replace(event, done=sum(done), total=sum(totals), seconds_left=left)
 
     def _expected(self, total: int, part: int, other: int) -> int:
         """The steps of another part, from those of one that has begun."""

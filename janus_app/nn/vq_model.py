@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from janus_app.types import result_of
 
-LARGE = 1 << 20  # numbers in what a layer makes, from which on its work can be stopped behind it
+LARGE = 1 << 20  # values in a layer's output from which the decoder pauses after it, so that it can be stopped
 Layers = Generator[None, None, Tensor]  # pauses after large layers, and returns what the last one made
 
 

@@ -5,9 +5,7 @@ int8 is LLM.int8() (Dettmers et al. 2022), nf4 the 4-bit normal float of QLoRA (
 
 from __future__ import annotations
 
-import logging
 import sys
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
@@ -18,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from janus_app.errors import AppError
-from janus_app.models.common.lazy_import import not_importable
+from janus_app.models.common.lazy_import import importing
 from janus_app.models.family import Family
 from janus_app.nn.fast.four_bit import quick_linear4bit
 from janus_app.nn.fast.linear import Int8Linear, has_bfloat16_instructions
@@ -28,7 +26,6 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 OUTLIER_THRESHOLD = 6.0  # LLM.int8(): activation columns beyond this stay in 16 bit
 PACKED_ROWS = 32  # rows that bitsandbytes packs together on a CPU with AVX512-BF16; it fails on others
 NF4_BLOCK = 64  # weights that share one float32 scale
-_IMPORTING = threading.RLock()  # while it is held, a package may seem absent
 
 
 def plain_dtype(precision: str, device: torch.device) -> torch.dtype:
@@ -87,13 +84,8 @@ def import_bitsandbytes() -> ModuleType:
     Where the package `kernels` is installed too, it would fetch compiled code without being asked: at its import on a
     processor with AVX512-BF16, and at the first product on an Apple GPU. Its own code computes the same.
     """
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it warns about optional kernels and its own casts
-    with _IMPORTING:
-        if "bitsandbytes" in sys.modules:
-            import bitsandbytes
-        else:
-            with not_importable("kernels"):
-                import bitsandbytes
+    with importing:
+        import bitsandbytes
     if apple := sys.modules.get("bitsandbytes.backends.mps.ops"):
         apple._kernel_load_failed = True  # type: ignore[attr-defined]  # what it notes where `kernels` is missing
     return bitsandbytes

@@ -5,10 +5,16 @@ from __future__ import annotations
 import base64
 import io
 import json
+from types import SimpleNamespace
 
 import httpx
 from PIL import Image
+from starlette.requests import Request
 
+from janus_app.runtime.session import SessionState
+from janus_app.server.api.sdapi import Webui
+from janus_app.types import Progress
+from tests.coroutines import run
 from tests.http_api.client import PROMPT, edit, left_half, picture
 from tests.page_server import Served
 
@@ -49,3 +55,20 @@ def test_a1111_clients_choose_a_model_and_see_errors(page: Served, http: httpx.C
     assert {"tiny-a", "tiny-b"} <= {row["title"] for row in http.get("/sdapi/v1/sd-models").json()}
     for route in ("samplers", "schedulers", "upscalers", "sd-vae", "latent-upscale-modes", "progress"):
         assert http.get(f"/sdapi/v1/{route}").status_code == 200
+
+
+def test_the_bar_of_a1111_clients_never_goes_back_while_batches_are_drawn_and_decoded() -> None:
+    session = SimpleNamespace()
+    webui = Webui(SimpleNamespace(session=session))  # type: ignore[arg-type]
+
+    def share(stage: str, done: int, total: int) -> float:
+        now = Progress(stage, done, total) if stage else None
+        session.state = SessionState(phase="busy", verb="generate", progress=now)
+        share: float = json.loads(run(webui.progress(Request({"type": "http"}))).body)["progress"]
+        return share
+
+    one_batch = [("draw", 20, 40), ("draw", 40, 40), ("decode", 0, 2), ("decode", 1, 2)]
+    assert [share(*seen) for seen in one_batch] == [0.5, 1, 1, 1]
+    assert share("", 0, 0) == 0, "the next job begins"
+    two_batches = [("draw", 10, 40), ("draw", 20, 40), ("decode", 0, 2), ("draw", 30, 40), ("decode", 1, 2)]
+    assert [share(*seen) for seen in two_batches] == [0.25, 0.5, 0.5, 0.75, 1]

@@ -5,9 +5,9 @@ from __future__ import annotations
 from janus_app.models.common.preview_pace import PreviewPace
 
 
-def previews(row: float, costs: list[float], rows: int = 24) -> list[int]:
+def previews(row: float, costs: list[float], rows: int = 24, cheapest: float | None = None) -> list[int]:
     """The rows, of `row` seconds each, after which a preview came. The last of `costs` is that of all further ones."""
-    pace, now, shown = PreviewPace(), 0.0, []
+    pace, now, shown = PreviewPace(cheapest), 0.0, []
     for number in range(1, rows + 1):
         now += row
         if pace.due(now):
@@ -20,6 +20,10 @@ def previews(row: float, costs: list[float], rows: int = 24) -> list[int]:
 def test_slow_first_preview_does_not_keep_the_others_away() -> None:
     shown = previews(row=0.04, costs=[1.0, 0.005])
     assert shown[0] == 1 and len(shown) >= 6 and shown[-1] >= 22
+
+
+def test_slow_decoding_of_an_earlier_job_does_not_keep_the_previews_away() -> None:
+    assert len(previews(row=0.04, costs=[0.005], cheapest=1.0)) >= 6
 
 
 def test_slow_moment_of_the_machine_does_not_keep_the_others_away() -> None:

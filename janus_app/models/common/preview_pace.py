@@ -33,13 +33,13 @@ class PreviewPace:
         return self.last is None or now - self.last > gap(self.cheapest)
 
     def took(self, begin: float, end: float) -> None:
-        """A preview was decoded from `begin` to `end`. The first one says nothing of the next."""
+        """A preview was decoded from `begin` to `end`. The first one ever says nothing of the next."""
         self.last, cost = end, end - begin
         self.spent += cost
+        if self.first is not None or self.cheapest is not None:
+            self.cheapest = min(cost, self.cheapest or cost)
         if self.first is None:
             self.first = cost
-        else:
-            self.cheapest = min(cost, self.cheapest or cost)
 
     def ahead(self, now: float, ends: Iterable[float]) -> float:
         """The seconds of the previews that will come where rows end, `ends` seconds of drawing after `now`."""

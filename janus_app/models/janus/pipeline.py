@@ -86,7 +86,7 @@ class JanusModel(ThinkingMixin):
     # ---- pictures
 
     def generate(self, request: GenerateRequest) -> Events:
-        """Draw, with a preview after every row; or decode `image_tokens`; or continue from the first `keep` of them."""
+        """Draw, with a preview after every row but the last; or decode `image_tokens`; or go on from `keep` of them."""
         known = torch.full((self.grid**2,), -1)
         if request.image_tokens:
             tokens = self._fitting(request.image_tokens)
@@ -176,7 +176,7 @@ class JanusModel(ThinkingMixin):
         count: int,
         attempt: int = 0,
     ) -> Generator[Event, None, list[Picture]]:
-        """Draw and return `count` pictures, from seed + len(before) on. Previews come at the end of a row."""
+        """Draw and return `count` pictures, from seed + len(before) on. Previews come after rows, but the last."""
         seed = request.seed + len(before)
         streams = sampling.generators(seed + attempt * think.SECOND_ATTEMPT, count)
         codes = self.network.config.vq.codebook_size

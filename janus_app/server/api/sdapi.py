@@ -29,12 +29,16 @@ from janus_app.types import SOLVERS, EditRequest, Finished, GenerateRequest
 from janus_app.workflows.settings import edit_settings, generate_settings, usual_edit_method
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class Webui:
-    """`running` are the jobs that a client can interrupt: those of this interface, never the page's."""
+    """`running` are the jobs that a client can interrupt: those of this interface, never the page's.
+
+    `drawn` is how far the session's job was when a client last asked, in steps of all.
+    """
 
     context: ApiContext
     running: set[asyncio.Task[Finished]] = field(default_factory=set)
+    drawn: tuple[int, int] = (0, 0)
 
     async def options(self, request: Request) -> Response:
         variant = self.context.expected(None)
@@ -74,9 +78,13 @@ class Webui:
     async def progress(self, request: Request) -> Response:
         state = self.context.session.state
         now = state.progress if state.phase == "busy" else None
-        done, total = (now.done, now.total) if now else (0, 0)
-        if now and now.stage == "decode":  # what was drawn; clients show the share as one bar
-            done = total
+        if now is None:
+            self.drawn = 0, 0
+        elif now.stage != "decode":  # what was drawn stays while it is decoded: clients show the share as one bar
+            self.drawn = now.done, now.total
+        elif now.total - now.done <= 1:  # the last picture
+            self.drawn = now.total, now.total
+        done, total = self.drawn
         job = {"job": state.verb, "job_count": state.queue + (state.phase == "busy"), "job_no": 0, "skipped": False}
         steps_done = {"sampling_step": done, "sampling_steps": total, "interrupted": False}
         return JSONResponse(

@@ -29,7 +29,10 @@ class Mount:
         finally:
             self._ended.set()
             self._wanted.set()
-            await held
+            try:
+                await held
+            finally:
+                self._manager.cancel()  # hosts that still wait for it
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         self._wanted.set()
@@ -42,12 +45,13 @@ class Mount:
             return
         try:
             manager = await asyncio.to_thread(self._make)
+            async with manager.run():
+                self._manager.set_result(manager)
+                await self._ended.wait()
         except Exception as error:  # every host is told
+            if self._manager.done():
+                raise
             self._manager.set_exception(error)
-            return
-        async with manager.run():
-            self._manager.set_result(manager)
-            await self._ended.wait()
 
     def _make(self) -> StreamableHTTPSessionManager:
         from janus_app.server.mcp.entrances import http

@@ -224,7 +224,8 @@ class FilesHandlers:
         panel = self.panel
         waiting: Updates = {button: gr.update(interactive=False) for button in panel.buttons}
         chosen = gr.update(value=name, interactive=False)
-        return {**waiting, panel.chosen: chosen, panel.work: status, panel.stop: gr.update(visible=True)}
+        waiting |= {panel.sure: gr.update(visible=False), panel.stop: gr.update(visible=True)}
+        return {**waiting, panel.chosen: chosen, panel.work: status}
 
     def _ended(self, name: str, language: str, end: str) -> Updates:
         panel = self.panel
