@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -30,11 +30,16 @@ TWO_CORES = MachineSpeed(read=28e9, fp32=0.21e12, bf16=1.2e12)  # with AVX512_BF
 
 
 @pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("JANUS_APP_DATA", str(tmp_path))
-    machine_speed.machine_speed.cache_clear()
-    yield tmp_path
-    machine_speed.machine_speed.cache_clear()
+    restart(monkeypatch)
+    return tmp_path
+
+
+def restart(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a new process, nothing is known but what the folder keeps."""
+    monkeypatch.setattr(machine_speed, "_speed", None)
+    monkeypatch.setattr(machine_speed, "_tried", float("-inf"))
 
 
 @pytest.fixture
@@ -49,7 +54,7 @@ def quiet(monkeypatch: pytest.MonkeyPatch) -> None:
 def at_another_start(speed: MachineSpeed | None, monkeypatch: pytest.MonkeyPatch) -> MachineSpeed | None:
     """What a new start of the program believes if its measurement finds `speed`; None = other programs disturb it."""
     monkeypatch.setattr(machine_speed, "measure", lambda: speed)
-    machine_speed.machine_speed.cache_clear()
+    restart(monkeypatch)
     return machine_speed.machine_speed()
 
 
@@ -60,10 +65,81 @@ def test_measurement_finds_a_speed_of_reading_and_of_products() -> None:
     assert 1e6 < found.read < 1e13 and 1e6 < found.fp32 < 1e15 and 1e6 < found.bf16 < 1e15
 
 
-def test_machine_on_which_one_thread_reads_faster_than_all_is_too_busy(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("threads", "busy"), [(2, True), (1, False)])
+def test_machine_on_which_one_thread_reads_faster_than_all_is_too_busy(
+    threads: int, busy: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A single thread has nothing to be compared with."""
     found = iter([1e9, 9e9])
-    monkeypatch.setattr(machine_speed, "_reading", lambda work, buffer: next(found))
+    monkeypatch.setattr(machine_speed, "_reading", lambda work, slices: next(found))
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    monkeypatch.setattr(machine_speed, "device_memory", lambda device: Memory(int(40e9), int(64e9)))
+    assert (measure() is None) == busy
+
+
+@pytest.mark.parametrize("instructions", [True, False, None])
+def test_measurement_grows_with_the_threads_and_leaves_out_what_is_never_used(
+    instructions: bool | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slices, products = set[int](), set[tuple[int, torch.dtype]]()
+
+    def seconds(work: object, x: torch.Tensor, weight: torch.Tensor | None = None) -> float:
+        if weight is None:
+            slices.add(x.nbytes)
+        else:
+            products.add((len(x), x.dtype))
+        return 1e-3 * x.nbytes
+
+    monkeypatch.setattr(machine_speed, "_seconds", seconds)
+    monkeypatch.setattr(machine_speed, "has_bfloat16_instructions", lambda: instructions)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 8)
+    monkeypatch.setattr(machine_speed, "device_memory", lambda device: Memory(int(40e9), int(64e9)))
+    assert measure() is not None
+    assert slices == {8_000_000}
+    assert products == {(256, torch.float32), (256, torch.bfloat16 if instructions else torch.float32)}
+
+
+def test_nothing_is_measured_where_the_free_memory_is_no_more_than_a_cache_holds(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(machine_speed, "device_memory", lambda device: Memory(int(1e9), int(64e9)))
+    monkeypatch.setattr(machine_speed, "_reading", None)
     assert measure() is None
+
+
+def test_machine_is_measured_with_the_threads_that_a_load_leaves(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a container with a quota; otherwise what is kept would be looked up under another number after the load."""
+    threads = [64]
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads[-1])
+    monkeypatch.setattr(machine_speed, "limit_threads_to_cgroup", lambda: threads.append(2))
+    assert ", 2 threads, " in machine_speed.fingerprint()
+
+
+def test_two_who_ask_at_once_wait_for_one_measurement(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun = []
+    other = threading.Thread(target=machine_speed.machine_speed)
+
+    def measuring() -> MachineSpeed:
+        begun.append(1)
+        if len(begun) == 1:
+            other.start()
+            other.join(0.2)  # long enough to begin as well
+        return TWO_CORES
+
+    monkeypatch.setattr(machine_speed, "measure", measuring)
+    assert machine_speed.machine_speed() == TWO_CORES
+    other.join()
+    assert len(begun) == 1
+
+
+def test_busy_machine_is_measured_again_later_and_not_for_each_question(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert at_another_start(None, monkeypatch) is None
+    monkeypatch.setattr(machine_speed, "measure", lambda: TWO_CORES)
+    assert machine_speed.machine_speed() is None
+    monkeypatch.setattr(machine_speed, "_RETRY", 0.0)
+    assert machine_speed.machine_speed() == TWO_CORES
 
 
 def test_list_of_models_says_how_long_a_picture_takes_once_the_machine_was_measured(
@@ -96,11 +172,12 @@ def test_fastest_of_the_first_starts_is_kept_for_this_processor(folder: Path, mo
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"schema": 9}', '{"schema": 1, "speeds": {"KEY": {"read": "x"}}}'])
-def test_file_that_says_nothing_is_measured_again(text: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_file_that_says_nothing_is_replaced(text: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = folder / machine_speed.FILE
     file.write_text(text.replace('"KEY"', json.dumps(machine_speed.fingerprint())))
     speed = MachineSpeed(1e9, 4e9, 2e9)
     assert at_another_start(speed, monkeypatch) == speed
+    assert machine_speed.kept_speed() == speed
 
 
 def options(name: str = "janus-pro-1b", device: str = "cpu", count: int = 1) -> LoadOptions:
@@ -114,7 +191,7 @@ def options(name: str = "janus-pro-1b", device: str = "cpu", count: int = 1) -> 
 def test_predicted_time_of_a_token_is_within_a_tenth_of_what_was_measured(
     precision: str, least: float, most: float, quiet: None
 ) -> None:
-    """Milliseconds of one picture of Janus-Pro-1B on two cores with AVX512_BF16 (benchmarks/README.md)."""
+    """Milliseconds of one picture of Janus-Pro-1B on two cores with AVX512_BF16 (docs/memory.md)."""
     seconds = options().plan(precision).seconds
     assert seconds is not None and 0.9 * least < 1e3 * seconds / 576 < 1.1 * most
 
@@ -136,16 +213,30 @@ def test_advice_says_how_long_a_picture_takes_why_it_chose_and_what_is_quicker(q
     said = options().message
     english, chinese = said.text("en"), said.text("zh-CN")
     assert "bf16 needs 5.0 GB, you have 40.0 GB free: it fits." in english
-    assert "because this processor computes in bf16 itself" in english
+    assert "because this processor multiplies bf16 numbers itself" in english
     assert "A picture takes about 1:19 min. In nf4 it takes about 35 s" in english
     assert "每张图片约需 1:19 min" in chinese and "nf4" in chinese and "因" in chinese
     int8, fits = options().judge("int8")
     assert fits and str(int8).endswith("it fits. A picture takes about 54 s.")
 
 
+@pytest.mark.parametrize("instructions", [False, None])
+def test_advice_without_bf16_instructions_knows_only_the_time_of_fp32(
+    instructions: bool | None, quiet: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The speeds of the other precisions were measured with them."""
+    for module in ("fit", "machine_speed", "quantization"):
+        monkeypatch.setattr(f"janus_app.runtime.{module}.has_bfloat16_instructions", lambda: instructions)
+    found = options()
+    assert [plan.precision for plan in found.plans if plan.seconds] == ["fp32"]
+    said = str(found.message)
+    assert "fp32 needs" in said and "A picture takes about" in said and said.count("takes about") == 1
+
+
 def test_advice_on_a_busy_machine_is_given_without_a_time(quiet: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fit, "machine_speed", lambda: None)
-    assert "it fits" in str(options().message) and "takes about" not in str(options().message).partition("fp32.")[2]
+    said = str(options().message)
+    assert "it fits" in said and "A picture takes" not in said and "nf4" not in said
     assert options().plan("bf16").seconds is None
 
 

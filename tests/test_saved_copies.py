@@ -96,6 +96,8 @@ def test_copy_says_what_it_is_and_is_loaded_in_no_other_precision(tmp_path: Path
     copy = save(TINY, tmp_path / "copy", precision=precision)
     options = plan_load(load_catalog().resolve(str(copy)), copy, "cpu")
     assert options.precisions == [precision]
+    said = str(options.message)
+    assert said.endswith("it fits.") and "Chosen" not in said, "nothing was chosen"
     with pytest.raises(AppError) as caught:
         options.choose("bf16")
     assert caught.value.code == "precision_of_copy"

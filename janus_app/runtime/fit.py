@@ -51,7 +51,7 @@ _WORK_SHARE = 0.12
 # Kept free beside what is counted: CUDA's context, library workspaces and what an allocator cannot reuse.
 _RESERVE = {"cuda": 1.25e9, "xpu": 1.25e9, "mps": 0.5e9, "cpu": 0.3e9}
 _SMALL_MODEL, _SMALL_RESERVE = 1e9, 0.1e9
-_MUCH_QUICKER = 0.75
+_MUCH_QUICKER = 0.75  # of the chosen precision's time, up to which another one is mentioned
 # Measured on a CPU (docs/memory.md): feature maps its convolutions copy, and small blocks the C library keeps.
 _CONV_COPIES, _HEAP = 2.0, 20_000_000
 # Bytes per weight while a quantized layer computes: on cards (not measured), and on a CPU, which unpacks to float32.
@@ -157,7 +157,9 @@ class LoadOptions:
         if best is None:
             return self._about("fit_none", min(self.plans, key=lambda plan: plan.need.total))
         if best is first:
-            said = Message("fit_automatic", fit=self._about("fit_yes", first), reason=_reason(best))
+            fits = self._about("fit_yes", first)
+            alone = len(self.precisions) == 1  # as of a quantized copy: nothing was chosen
+            said = fits if alone else Message("fit_automatic", fit=fits, reason=_reason(best))
         else:
             said = self._about("fit_other_recommended", first, best=best.label, best_need=_amount(best.need.total))
         return self._quicker(_timed(said, best), best)
@@ -374,10 +376,12 @@ def _widths(family: Family, precision: str, device: torch.device) -> BytesPerEle
 
 
 def _drawing(model: _Model, precision: str, device: torch.device, job: Job) -> Work | None:
-    """The work of a picture on a CPU; None where it is not known, and for small models, which take no time."""
+    """The work of a picture on a CPU; None where its time is not known, and for small models, which take no time."""
     family, config = model.family, model.config
     unknown = config is None or family.drawing_cost is None or "generate" not in model.variant.verbs
-    if unknown or device.type != "cpu" or precision == "fp16" or _total(model, "bf16", device) < _SMALL_MODEL:
+    # The speeds of the other precisions were measured with bfloat16 instructions.
+    known = precision == "fp32" or (precision != "fp16" and has_bfloat16_instructions())
+    if unknown or not known or device.type != "cpu" or _total(model, "bf16", device) < _SMALL_MODEL:
         return None
     assert config is not None and family.drawing_cost is not None
     cost = family.drawing_cost(json.loads(config), model.variant.size[0], job, _widths(family, precision, device))

@@ -3,18 +3,18 @@
 Both are measured in a few tenths of a second when they are first needed, and kept in the data folder for each
 processor, number of threads and version of PyTorch. Other programs only make a measurement slower, so the fastest of
 the first few is kept, and none where they take the processor away.
-benchmarks/README.md has the tables behind the shares below.
+docs/memory.md has the figures behind the shares below.
 """
 
 from __future__ import annotations
 
 import json
 import platform
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, astuple, dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -25,20 +25,26 @@ from janus_app.errors import AppError
 from janus_app.files import file_lock, read_json, write_atomically
 from janus_app.nn.fast.linear import MAX_DECODE_ROWS, has_bfloat16_instructions
 from janus_app.paths import data_folder
-from janus_app.runtime.devices import device_memory
+from janus_app.runtime.devices import device_memory, limit_threads_to_cgroup
 from janus_app.types import QUANTIZED_PRECISIONS
 
 FILE = "machine_speed.json"
 SCHEMA = 1
 MEASUREMENTS = 3  # starts of the program that measure, until what is kept is believed
-_BUFFER, _SLICE = 512_000_000, 2_000_000  # bytes: more than a large cache holds, and less than other programs interrupt
+_BUFFER = 512_000_000  # bytes, more than a large cache holds
+_SLICE = 1_000_000  # bytes for each thread, read before other programs interrupt
 _BUSY = 0.8
-_PRODUCT = (64, 1024, 2048)  # rows, outputs, inputs
+_RETRY = 60.0  # seconds until a machine that was too busy is measured again
+_PRODUCT = (32, 1024, 2048)  # rows for each thread, outputs, inputs
 # The part of the read bandwidth and of the rate of products that drawing reached, all overhead of a pass included.
+# Measured with bfloat16 instructions.
 _READ_SHARE = {"fp32": 0.8, "bf16": 0.7, "int8": 0.55, "nf4": 0.56}
 _RATE_SHARE = 0.85
 _UNPACKING_SHARE = 0.35  # of products with many vectors, whose weights are unpacked first
 _KERNEL_SHARE = 0.4  # of the float32 rate: kernels that multiply few vectors with weights that stay packed
+_measuring = threading.Lock()
+_speed: MachineSpeed | None = None  # what this process found
+_tried = float("-inf")  # when it last measured
 
 
 @dataclass(frozen=True)
@@ -52,25 +58,31 @@ class MachineSpeed:
     def seconds(self, precision: str, size: float, operations: float, vectors: int) -> float:
         """The time of a pass that reads `size` bytes and multiplies `vectors` vectors: the longer of the two.
 
-        fp16 was not measured and is not known.
+        fp16 was not measured and is not known; without bfloat16 instructions only fp32 is.
         """
         return max(size / (self.read * _READ_SHARE[precision]), operations / self._rate(precision, vectors))
 
     def _rate(self, precision: str, vectors: int) -> float:
-        plain = self.bf16 if has_bfloat16_instructions() else self.fp32
         if precision not in QUANTIZED_PRECISIONS:
-            return _RATE_SHARE * (self.fp32 if precision == "fp32" else plain)
+            return _RATE_SHARE * (self.fp32 if precision == "fp32" else self.bf16)
         if vectors <= MAX_DECODE_ROWS:
-            return max(_KERNEL_SHARE * self.fp32, _UNPACKING_SHARE * plain * vectors / MAX_DECODE_ROWS)
-        return _UNPACKING_SHARE * plain
+            return max(_KERNEL_SHARE * self.fp32, _UNPACKING_SHARE * self.bf16 * vectors / MAX_DECODE_ROWS)
+        return _UNPACKING_SHARE * self.bf16
 
 
-@cache
 def machine_speed() -> MachineSpeed | None:
-    """The speed of this machine's processor, measured where not enough is kept; None where it was too busy for that.
+    """The speed of this machine's processor, measured where not enough is kept; None where that was not possible.
 
     A file that cannot be read or written costs another measurement, no more.
     """
+    global _speed, _tried
+    with _measuring:  # two measurements at once would slow each other
+        if _speed is None and time.monotonic() - _tried >= _RETRY:
+            _speed, _tried = _kept_or_measured(), time.monotonic()
+        return _speed
+
+
+def _kept_or_measured() -> MachineSpeed | None:
     file, key = data_folder() / FILE, fingerprint()
     speed, times = _kept(file, key)
     if speed is None or times < MEASUREMENTS:
@@ -87,7 +99,11 @@ def kept_speed() -> MachineSpeed | None:
 
 
 def fingerprint() -> str:
-    """What a measurement holds for: the processor's name and features, the threads, and the version of PyTorch."""
+    """What a measurement holds for: the processor's name and features, the threads, and the version of PyTorch.
+
+    Limits the threads as a load does, so that those are counted and measured that will draw.
+    """
+    limit_threads_to_cgroup()
     processor = f"{processor_name()} ({', '.join(processor_features())})"
     return f"{processor}, {torch.get_num_threads()} threads, torch {torch.__version__}"
 
@@ -109,26 +125,35 @@ def processor_features() -> list[str]:
 
 
 def measure() -> MachineSpeed | None:
-    """The fastest moments of a few tenths of a second; None where one thread reads faster than all: others use them."""
-    size = int(min(_BUFFER, device_memory(torch.device("cpu")).free // 8)) // _SLICE * _SLICE
-    buffer = torch.ones(max(size, _SLICE) // 4)
-    read = _reading(lambda part: part.sum(), buffer)
-    if read < _BUSY * _reading(lambda part: part.numpy().max(), buffer):
+    """The speed in the fastest moments.
+
+    None where one thread reads faster than all together, because other programs use the processor, and where too
+    little memory is free to read more than a cache holds.
+    """
+    threads = torch.get_num_threads()
+    size = int(min(_BUFFER, device_memory(torch.device("cpu")).free // 8))
+    if size < _BUFFER // 2:
         return None
-    del buffer
-    rows, outer, inner = _PRODUCT
-    rates = []
-    for dtype in (torch.float32, torch.bfloat16):
-        x, weight = torch.ones(rows, inner, dtype=dtype), torch.ones(outer, inner, dtype=dtype)
-        fastest = min(_seconds(F.linear, x, weight) for _ in range(20))
-        rates.append(2 * rows * outer * inner / fastest)
-    return MachineSpeed(read, *rates)
+    slices = torch.ones(size // 4).split(_SLICE // 4 * threads)
+    read = _reading(lambda part: part.sum(), slices)
+    if threads > 1 and read < _BUSY * _reading(lambda part: part.numpy().max(), slices):
+        return None
+    del slices
+    half = torch.bfloat16 if has_bfloat16_instructions() else torch.float32  # slow and of no use without
+    return MachineSpeed(read, _multiplying(torch.float32, threads), _multiplying(half, threads))
 
 
-def _reading(work: Callable[[torch.Tensor], object], buffer: torch.Tensor) -> float:
+def _reading(work: Callable[[torch.Tensor], object], slices: Sequence[torch.Tensor]) -> float:
     """Bytes per second in the slices that were read fastest."""
-    seconds = sorted(_seconds(work, part) for part in buffer.split(_SLICE // 4))
-    return _SLICE / seconds[len(seconds) // 10]
+    rates = sorted((part.nbytes / _seconds(work, part) for part in slices), reverse=True)
+    return rates[len(rates) // 10]
+
+
+def _multiplying(dtype: torch.dtype, threads: int) -> float:
+    """Operations per second of the fastest product."""
+    rows, outer, inner = _PRODUCT
+    x, weight = torch.ones(rows * threads, inner, dtype=dtype), torch.ones(outer, inner, dtype=dtype)
+    return 2 * len(x) * outer * inner / min(_seconds(F.linear, x, weight) for _ in range(20))
 
 
 def _seconds(work: Callable[..., object], *given: object) -> float:
@@ -151,7 +176,10 @@ def _keep(file: Path, key: str, speed: MachineSpeed, times: int) -> None:
     with suppress(AppError, OSError):
         file.parent.mkdir(parents=True, exist_ok=True)
         with file_lock(file.with_name(f".{FILE}.lock")):
-            speeds = _all(file) | {key: {**asdict(speed), "times": times}}
+            speeds: dict[str, Any] = {}
+            with suppress(AppError):  # a damaged file is replaced
+                speeds = _all(file)
+            speeds[key] = {**asdict(speed), "times": times}
             write_atomically(file, json.dumps({"schema": SCHEMA, "speeds": speeds}, indent=1).encode())
 
 
