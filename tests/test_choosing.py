@@ -194,7 +194,7 @@ def test_other_browser_tabs_show_the_model_that_one_of_them_loaded(tmp_path: Pat
     session = ModelSession(load_catalog(), Hub())
     page = page_of(session, tmp_path)
     handlers, line, drawer = model_handlers(page)
-    shown: Updates = {line.shown: "", line.seen: "", line.working: False}
+    shown: Updates = {line.state: "", line.seen: "", line.working: False}
     request: Any = None
     for name in ("janus-embedded", "janusflow-embedded"):  # as if another tab did
         drain(session.load(name, "cpu"))
@@ -203,14 +203,15 @@ def test_other_browser_tabs_show_the_model_that_one_of_them_loaded(tmp_path: Pat
         assert f"<strong>{session.catalog[name].title}</strong>" in updates[line.state]
         assert updates[drawer.listed].count('aria-current="true"') == 1
         assert f'data-model="{name}"' not in updates[drawer.listed], "the loaded one cannot be chosen again"
-        shown |= {line.shown: updates[line.shown], line.seen: updates[line.seen]}
+        assert handlers.tick(shown, request)[line.state], "a browser that missed an answer is told again"
+        shown |= {line.state: updates[line.state], line.seen: updates[line.seen]}
 
 
 def test_load_of_one_browser_tab_is_shown_and_can_be_cancelled_in_the_others(tmp_path: Path) -> None:
     session, go = ModelSession(load_catalog(), Hub()), threading.Event()
     page = page_of(session, tmp_path)
     handlers, line, _ = model_handlers(page)
-    idle: Updates = {line.shown: "", line.seen: "", line.working: False}
+    idle: Updates = {line.state: "", line.seen: "", line.working: False}
     request: Any = None
 
     def fetch(share: int) -> Iterator[Event]:

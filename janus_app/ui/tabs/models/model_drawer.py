@@ -124,7 +124,7 @@ class ModelHandlers:
     def outputs(self) -> set[Any]:
         """What a load or unload may change."""
         line, drawer = self.line, self.drawer
-        shown = {line.work, line.cancel, line.working, line.state, line.shown, line.seen}
+        shown = {line.work, line.cancel, line.working, line.state, line.seen}
         return {*shown, drawer.variant, drawer.listed, drawer.own, drawer.adapters.note, drawer.adapters.chosen}
 
     def opened(self, request: gr.Request) -> Updates:
@@ -158,14 +158,17 @@ class ModelHandlers:
         return {self.drawer.listed: listed, **adapters_panel.offered(self.page, self.drawer.adapters)}
 
     def tick(self, values: Values, request: gr.Request) -> Updates:
-        """The state, where it changed, and what another browser tab loads or loaded, or this one before a refresh."""
+        """The state, where it changed, and what another browser tab loads or loaded, or this one before a refresh.
+
+        What is shown comes from the browser itself, which may have missed an answer.
+        """
         language, load = self.page.language(request), self.page.runs.loading(self.page.shared)
         updates = self._state(language)
         if load and not load.ended:
             return {**updates, **self._working(load.view, language)}
         if load and values[self.line.working]:
             return {**updates, **self._ended(load, language)}
-        if updates[self.line.shown] == values[self.line.shown]:
+        if updates[self.line.state] == values[self.line.state]:
             return gr.skip()
         loaded = self.page.loaded_variant()
         if (loaded.id if loaded else "") != values[self.line.seen]:
@@ -173,8 +176,7 @@ class ModelHandlers:
         return updates
 
     def _state(self, language: str) -> Updates:
-        html = state_html(self.page, language)
-        return {self.line.state: html, self.line.shown: html}
+        return {self.line.state: state_html(self.page, language)}
 
     def now(self, language: str) -> Updates:
         """The list and the hidden name of the model as they are: the loaded one, where one is loaded."""
@@ -311,13 +313,13 @@ def wire(handlers: ModelHandlers, demo: gr.Blocks, joined: Any) -> None:
     """Connect the events of the line and the drawer."""
     line, drawer, files = handlers.line, handlers.drawer, handlers.files.panel.described
     choice, outputs, named = drawer.choice, handlers.outputs, {drawer.listed, drawer.own, drawer.variant, line.seen}
-    opening = {drawer.head, drawer.welcome, line.state, line.shown, *named}
+    opening = {drawer.head, drawer.welcome, line.state, *named}
     opened = attach(demo.load, handlers.opened, None, opening, **QUICK)
     for event in (opened.then, drawer.variant.change):
         attach(event, handlers.describe, {drawer.variant}, {drawer.about, handlers.files.chosen, *files}, **QUICK)
     attach(opened.then, handlers.suggest, None, {drawer.welcome}, **QUICK)
     attach(drawer.frame.expand, handlers.judge, None, {drawer.listed, drawer.adapters.chosen}, **QUICK)
-    shown = {line.shown, line.seen, line.working}
+    shown = {line.state, line.seen, line.working}
     attach(gr.Timer(TICK_SECONDS).tick, handlers.tick, shown, outputs, **QUICK)
     placed = {choice.variant, choice.device}
     changing = {**JOB, "trigger_mode": "multiple"}  # another choice takes the place of the running one

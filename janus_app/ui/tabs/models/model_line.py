@@ -20,8 +20,8 @@ class ModelLine:
     """The parts of the line.
 
     `seen` holds the id of the loaded variant as this browser tab last saw it. It is a hidden textbox, because changes
-    of a State outside the queue fire no event. `shown` holds the state, so that an unchanged one is not sent again.
-    `work` shows a load and how it ended; `working` holds whether one is shown that runs.
+    of a State outside the queue fire no event. `work` shows a load and how it ended; `working` holds whether one is
+    shown that runs.
     """
 
     state: gr.HTML
@@ -29,7 +29,6 @@ class ModelLine:
     change: gr.Button
     cancel: gr.Button
     seen: gr.Textbox
-    shown: gr.State
     working: gr.State
 
 
@@ -41,7 +40,7 @@ def build(page: PageContext) -> ModelLine:
         cancel = gr.Button(label("cancel"), size="sm", elem_id="model-cancel", min_width=0, visible=False)
         change = gr.Button(label("model_change"), size="sm", elem_id="model-change", min_width=0)
         seen = gr.Textbox("", visible="hidden", elem_id="model-seen", label="model-seen")
-    return ModelLine(state, work, change, cancel, seen, gr.State(""), gr.State(False))
+    return ModelLine(state, work, change, cancel, seen, gr.State(False))
 
 
 def state_html(page: PageContext, language: str) -> str:
