@@ -15,6 +15,7 @@ from janus_app.errors import Message
 from janus_app.outputs.metadata import read_metadata
 from janus_app.types import Event, Notice, Progress, drain
 from janus_app.ui.common.running import Run
+from janus_app.ui.tabs.models import model_line
 from tests.browser.conftest import WATCH
 from tests.browser.steps import (
     TABS,
@@ -400,6 +401,9 @@ MISS = """() => {
 }"""
 
 
-def test_state_of_the_model_is_shown_where_its_first_answers_were_missed(visit: Any) -> None:
+def test_state_of_the_model_is_shown_where_its_first_answers_were_missed(
+    visit: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(model_line, "size_text", lambda size: "1.4 GB")  # a state that does not change by itself
     page = visit(script=f"({MISS})()")
     assert "Tiny A" in page.inner_text("#model-state")
