@@ -28,6 +28,7 @@ from training.joint import ASKED, FOUND, HEAD, SLOTS, tile_loss
 from training.joint import config as joint_config
 from training.metaquery_vae import CHANNELS
 from training.objects import N_BACKGROUNDS, N_COLOURS
+from training.optim import fit
 from training.picture_tokenizer import float_table, noisy, pixels_of, random_scene
 from training.world import GRID, KINDS, PARTS, SIDE, grid
 
@@ -285,23 +286,7 @@ def begin_with(reader: Reader, flow: Path, janus: Path, boi: int) -> None:
     inner.bias.copy_(old["aligner.layers.0.bias"] + old["aligner.layers.0.weight"] @ norm.bias)
     outer.weight.copy_(old["aligner.layers.2.weight"])
     outer.bias.copy_(old["aligner.layers.2.bias"])
-    _fit(reader.projector, features, wanted)
-
-
-@torch.enable_grad()
-def _fit(projector: nn.Module, features: Tensor, wanted: Tensor, steps: int = 600) -> None:
-    optimiser = torch.optim.Adam(projector.parameters(), lr=2e-3)
-    for step in range(steps):
-        optimiser.param_groups[0]["lr"] = 2e-3 * (1 - step / steps)
-        rows = torch.randint(len(features), (1024,))
-        optimiser.zero_grad(set_to_none=True)
-        error = (projector(features[rows]) - wanted[rows]).square().mean()
-        error.backward()
-        optimiser.step()
-        if step in (0, steps - 1):
-            share = 100 * float(error.detach() / wanted.var())
-            print(f"projector: {share:.1f} % of the aligner's variance is lost", flush=True)
-    optimiser.zero_grad(set_to_none=True)
+    fit(reader.projector, features, wanted, steps=600, lr=2e-3)
 
 
 def _first_queries(flow: Path) -> Tensor:

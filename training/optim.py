@@ -79,3 +79,19 @@ def set_lr(made: list[torch.optim.Optimizer], factor: float) -> None:
     for optimiser in made:
         for group in optimiser.param_groups:
             group["lr"] = group["initial_lr"] * factor
+
+
+@torch.enable_grad()
+def fit(projector: nn.Module, features: Tensor, wanted: Tensor, *, steps: int = 800, lr: float = 3e-3) -> None:
+    """Fit a projector's outputs for features [n, inner] to `wanted` [n, outer], and print what is lost."""
+    optimiser = torch.optim.Adam(projector.parameters(), lr=lr)
+    for step in range(steps):
+        optimiser.param_groups[0]["lr"] = lr * (1 - step / steps)
+        rows = torch.randint(len(features), (1024,))
+        optimiser.zero_grad(set_to_none=True)
+        error = (projector(features[rows]) - wanted[rows]).square().mean()
+        error.backward()
+        optimiser.step()
+        if step in (0, steps - 1):
+            print(f"projector: {100 * float(error.detach() / wanted.var()):.1f} % of the variance is lost", flush=True)
+    optimiser.zero_grad(set_to_none=True)

@@ -28,7 +28,7 @@ from training.flow_codes import LATENT_CHANNELS, latent_table
 from training.joint import HEAD, tile_loss
 from training.joint import config as joint_config
 from training.objects import N_BACKGROUNDS, N_COLOURS
-from training.optim import optimisers
+from training.optim import fit, optimisers
 from training.picture_tokenizer import float_table, noisy, pixels_of, random_scene
 from training.regression_data import SYSTEMS, Conversations, Format, System, changes, drawings, talks, tokenizer_of
 from training.trainer import Run, device_of, load_state, options_parser
@@ -170,32 +170,17 @@ def begin_with(model: Writer, janus: Path) -> None:
     model.tower.get_parameter(f"blocks.{LAYERS - 1}.mlp.fc2.bias").sub_(features.mean((0, 1)))
     seen = torch.cat([whole(part) for part in pixels.split(40)]).flatten(0, 1)
     vectors = torch.cat([model.read(part) for part in pixels.split(40)]).flatten(0, 1)
-    _fit(model.projector, vectors, _aligned(weights, "aligner", seen))
+    fit(model.projector, vectors, _aligned(weights, "aligner", seen))
     if not model.system.shared:
         tiles = torch.randint(N_TILES, (1000, GRID * GRID))
         tokens = weights["gen_embed.weight"][tiles.flatten()]
-        _fit(model.write_projector, codes_of(tiles).flatten(0, 1), _aligned(weights, "gen_aligner", tokens))
+        fit(model.write_projector, codes_of(tiles).flatten(0, 1), _aligned(weights, "gen_aligner", tokens))
 
 
 def _aligned(weights: dict[str, Tensor], name: str, features: Tensor) -> Tensor:
     """Janus' projector `name` of two linears, applied to features [n, inner]."""
     inner, outer = ([weights[f"{name}.layers.{i}.{kind}"] for kind in ("weight", "bias")] for i in (0, 2))
     return F.linear(F.gelu(F.linear(features, *inner)), *outer)
-
-
-@torch.enable_grad()
-def _fit(projector: nn.Module, features: Tensor, wanted: Tensor, steps: int = 800) -> None:
-    optimiser = torch.optim.Adam(projector.parameters(), lr=3e-3)
-    for step in range(steps):
-        optimiser.param_groups[0]["lr"] = 3e-3 * (1 - step / steps)
-        rows = torch.randint(len(features), (1024,))
-        optimiser.zero_grad(set_to_none=True)
-        error = (projector(features[rows]) - wanted[rows]).square().mean()
-        error.backward()
-        optimiser.step()
-        if step in (0, steps - 1):
-            print(f"projector: {100 * float(error.detach() / wanted.var()):.1f} % of the variance is lost", flush=True)
-    optimiser.zero_grad(set_to_none=True)
 
 
 def train(args: argparse.Namespace) -> None:
