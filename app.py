@@ -12,11 +12,14 @@ from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
 from janus_app.cli import options, run_safely
-from janus_app.cli.console import UsageError, say, usage_errors
-from janus_app.errors import AppError, Message
+from janus_app.cli.console import UsageError, say, shown, usage_errors
+from janus_app.errors import AppError, Message, system_language
 
 if TYPE_CHECKING:
+    from janus_app.cli.common import Asked
     from janus_app.runtime.face import Session
+    from janus_app.types import Event
+    from janus_app.ui.context import PageContext
 
 FIRST_PORT, PORTS = 7860, 20
 
@@ -35,7 +38,7 @@ def parse() -> argparse.Namespace:
 
 
 def serve(args: argparse.Namespace) -> int:
-    from janus_app.cli.common import chosen_variant, load_model, open_session
+    from janus_app.cli.common import asked, chosen_variant, open_session
     from janus_app.server.security import allowed_names, allowed_origins, sub_path
 
     port = free_port(args.host, args.port)
@@ -47,12 +50,15 @@ def serve(args: argparse.Namespace) -> int:
     with open_cluster(args.cluster) if args.cluster else nullcontext(open_session()) as session:
         session.idle_minutes = args.idle_unload
         variant = chosen_variant(session.catalog, args)
-        warm = threading.Thread(target=warm_up, args=(session, variant.id), daemon=True)
-        if args.model or args.device or args.precision or args.adapter:
-            load_model(session, args, variant)
-            opened = None
-        else:  # the page first: the imports of a model would make it wait
-            opened = warm.start if variant.is_local else None
+        named = args.model or args.device or args.precision or args.adapter
+        wanted = asked(session, args, variant) if named else None
+
+        def opened(page: PageContext) -> None:  # the page first: the imports of a model would make it wait
+            if wanted:
+                load_wanted(page, wanted)
+            elif variant.is_local:
+                threading.Thread(target=warm_up, args=(session, variant.id), daemon=True).start()
+
         threading.Thread(target=session.run_idle_unload, name="idle", daemon=True).start()
         from janus_app.ui.app import launch
 
@@ -87,6 +93,22 @@ def open_cluster(address: str) -> Iterator[Session]:
         catalog = load_catalog()
     with contextlib.closing(ClusterSession(catalog, Hub(), RayServe(address))) as session:
         yield session
+
+
+def load_wanted(page: PageContext, wanted: Asked) -> None:
+    """Load in the background what the options name. The terminal and the page show the progress, and why it failed."""
+    from janus_app.ui.tabs.models.model_drawer import load_on
+
+    def events() -> Iterator[Event]:
+        session = page.session
+        try:
+            yield from shown(session.load(wanted.name, wanted.device, wanted.precision, wanted.adapters))
+        except AppError as error:
+            say(error.message)
+            raise
+
+    named = (wanted.name, wanted.device, wanted.precision, *wanted.adapters)
+    load_on(page, events, named, system_language(), of_visitor=False)
 
 
 def warm_up(session: Session, name: str) -> None:

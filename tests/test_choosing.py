@@ -8,13 +8,17 @@ import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import gradio as gr
 import pytest
 
+import app
+from janus_app.cli.common import Asked
 from janus_app.errors import AppError
 from janus_app.hub import Hub
+from janus_app.paths import ROOT
 from janus_app.registry.catalog import load_catalog
 from janus_app.registry.types import Variant
 from janus_app.runtime.session import ModelSession
@@ -233,3 +237,38 @@ def test_load_of_one_browser_tab_is_shown_and_can_be_cancelled_in_the_others(tmp
     assert not ended[line.cancel]["visible"] and not ended[line.working]
     assert line.work not in handlers.tick(idle, request), "a tab that is opened later does not hear of it"
     assert model_drawer.load_on(page, lambda: fetch(50), ("a",), "en") is not load
+
+
+def test_load_of_the_command_line_is_shown_to_whoever_opens_the_page(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    session = ModelSession(load_catalog(), Hub(tmp_path, offline=True))
+    page = page_of(session, tmp_path)
+    handlers, line, drawer = model_handlers(page)
+    request: Any = None
+    for name, precision, place, why in (
+        ("janus-embedded", "int8", ("cpu", "int8"), ""),
+        ("metamorph-8b", "bf16", ("cpu", "int8"), "No public weights"),  # its files are missing, the first stays
+        (str(ROOT / "assets" / "janusflow_embedded"), "auto", ("cpu", "auto"), ""),
+    ):
+        app.load_wanted(page, Asked(name, "cpu", precision, ()))
+        load = page.runs.loading(shared=False)
+        assert load is not None
+        load.wait(60)
+        updates = handlers.opened(request)
+        assert why in updates[line.work] and bool(updates[line.work]) is bool(why)
+        assert why in capsys.readouterr().err
+        if not why:
+            assert (updates[drawer.choice.device], updates[drawer.choice.precision]) == place
+            assert session.state.precision == ("fp32" if precision == "auto" else precision)
+    drain(session.load("janus-embedded", "cpu"))  # by another program
+    updates = handlers.now("en")
+    assert (updates[drawer.choice.device], updates[drawer.choice.precision]) == ("auto", "auto")
+    shared = page_of(session, tmp_path, shared=True)
+    app.load_wanted(shared, Asked("janus-embedded", "cpu", "auto", ()))
+    with pytest.MonkeyPatch.context() as visitor:
+        visitor.setattr(type(shared.runs), "_tab", lambda _: SimpleNamespace(load=None))
+        model_handlers(shared)[0].cancel()  # a visitor's
+    load = shared.runs.loading(shared=False)
+    assert load is not None and not load.stopped
+    load.wait(60)

@@ -25,7 +25,7 @@ session, folder = ModelSession(load_catalog(), Hub()), Path(sys.argv[1])
 at_opening = []
 demo = launch(
     session, session.catalog, port=port, outputs=folder, data=folder, prevent_thread_lock=True,
-    opened=lambda: at_opening.extend(LATER & set(sys.modules)),
+    opened=lambda page: at_opening.extend(LATER & set(sys.modules)),
 )
 question = {"jsonrpc": "2.0", "id": 1, "method": "initialize", "params": {"protocolVersion": "2025-06-18",
     "capabilities": {}, "clientInfo": {"name": "host", "version": "1"}}}

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 import sys
-from typing import Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from janus_app.cli.console import UsageError, emit, follow, say, usage_errors
 from janus_app.errors import Message
@@ -15,6 +16,9 @@ from janus_app.registry.types import Variant
 from janus_app.runtime.face import Session
 from janus_app.runtime.session import ModelSession
 from janus_app.types import EditRequest, GenerateRequest, Picture, RankRequest
+
+if TYPE_CHECKING:
+    from janus_app.runtime.adapters import Adapter
 
 
 def open_session() -> ModelSession:
@@ -53,27 +57,49 @@ def tell_licences(session: Session, variant: Variant) -> None:
         say(Message("models_licences", title=variant.title, named=named))
 
 
-def load_model(session: Session, args: argparse.Namespace, variant: Variant) -> None:
-    """Load the variant as --device and --precision say, showing progress.
+@dataclass(frozen=True)
+class Asked:
+    """What is to be loaded, as `Session.load` takes it."""
 
-    Raises AppError; for an absent device before anything is downloaded.
+    name: str
+    device: str
+    precision: str
+    adapters: tuple[Adapter, ...]
+
+
+def asked(session: Session, args: argparse.Namespace, variant: Variant) -> Asked:
+    """How --device, --precision and --adapter say to load the variant. Says under which licences files will be fetched.
+
+    Raises UsageError for an absent device, an unknown adapter, and a size that the variant does not draw.
     """
-    from janus_app.runtime.adapters import find_adapter
-    from janus_app.runtime.devices import resolve_device
-
     side, size = (getattr(args, name, None) for name in ("side", "size"))
     if "width" in variant.settings:
         if side is not None:
             raise UsageError("cli_size_in_one_option")
     elif side is not None or size not in (None, variant.size):
         raise UsageError("picture_size_fixed", title=variant.title, width=variant.size[0], height=variant.size[1])
-    device = args.device or "auto"
-    with usage_errors():
-        resolve_device(device)
-        adapters = [find_adapter(text) for text in args.adapter or ()]
+    device, adapters = args.device or "auto", ()
+    with usage_errors():  # PyTorch is imported only where it is asked: the page opens before it
+        if device not in ("auto", "cpu"):
+            from janus_app.runtime.devices import resolve_device
+
+            resolve_device(device)
+        if args.adapter:
+            from janus_app.runtime.adapters import find_adapter
+
+            adapters = tuple(find_adapter(text) for text in args.adapter)
     tell_licences(session, variant)
     name = variant.id if variant.id in session.catalog else args.model or str(variant.folder)
-    follow(session.load(name, device, args.precision or "auto", adapters))
+    return Asked(name, device, args.precision or "auto", adapters)
+
+
+def load_model(session: Session, args: argparse.Namespace, variant: Variant) -> None:
+    """Load the variant as --device and --precision say, showing progress.
+
+    Raises AppError; for an absent device before anything is downloaded.
+    """
+    wanted = asked(session, args, variant)
+    follow(session.load(wanted.name, wanted.device, wanted.precision, wanted.adapters))
 
 
 def draw_pictures(session: ModelSession, request: GenerateRequest | EditRequest, args: argparse.Namespace) -> int:

@@ -71,12 +71,22 @@ def emit(result: dict[str, Any]) -> None:
 def follow(
     events: Iterable[Any], text_to: TextIO | None = None, on_result: Callable[[Any], None] | None = None
 ) -> Finished | None:
-    """Run a job to its end with progress on stderr and the text that it writes, if any, on `text_to`.
-
-    `on_result` takes what a job yields that is no event, such as a line of the self-test.
-    Returns the last Finished event, None for a job without one. Any exception, Ctrl-C too, closes the job.
-    """
+    """Run a job to its end as `shown` does. Returns the last Finished event, None for a job without one."""
     finished: Finished | None = None
+    for event in shown(events, text_to, on_result):
+        if isinstance(event, Finished):
+            finished = event
+    return finished
+
+
+def shown(
+    events: Iterable[Any], text_to: TextIO | None = None, on_result: Callable[[Any], None] | None = None
+) -> Generator[Any, None, None]:
+    """The events of a job, with progress on stderr and the text that it writes, if any, on `text_to`.
+
+    `on_result` takes what a job yields that is no event, such as a line of the self-test. Any exception, Ctrl-C too,
+    closes the job.
+    """
     place = 0
     watchdog = Watchdog()
     with _Bars() as bars, reporting_silence(watchdog, say):
@@ -92,12 +102,10 @@ def follow(
             elif isinstance(event, TextDelta) and text_to:
                 bars.clear()
                 print(clean(event.text), end="", file=text_to, flush=True)
-            elif isinstance(event, Finished):
-                finished = event
             elif on_result is not None and not isinstance(event, Event):
                 bars.clear()
                 on_result(event)
-    return finished
+            yield event
 
 
 def follow_to_result(work: Generator[Event, None, T]) -> T:

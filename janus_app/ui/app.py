@@ -96,19 +96,35 @@ def build(
     With `private`, conversations are saved too, under `data` (default: the user's data folder), and earlier
     conversations and pictures are listed. A shared page is never private.
     """
+    return build_page(_context(session, catalog, lang, outputs, data, share, private, limiter, access))
+
+
+def _context(
+    session: Session,
+    catalog: Catalog,
+    lang: str,
+    outputs: Path | None,
+    data: Path | None,
+    share: bool,
+    private: bool,
+    limiter: VisitorLimiter | None,
+    access: Access | None,
+) -> PageContext:
     outputs = (outputs or Path("outputs")).absolute()
-    saved = library(outputs, data or data_folder()) if private and not share else None
-    images = SavedImages(outputs, serving_folder())
-    page = PageContext(
+    return PageContext(
         session,
         catalog,
         Texts(lang),
-        images,
+        SavedImages(outputs, serving_folder()),
         shared=share,
-        library=saved,
+        library=library(outputs, data or data_folder()) if private and not share else None,
         limiter=limiter or VisitorLimiter(),
         access=access or Access(),
     )
+
+
+def build_page(page: PageContext) -> gr.Blocks:
+    """Build the page that a context describes."""
     with gr.Blocks(title="Janus Studio", analytics_enabled=False, delete_cache=(3_600, UPLOAD_SECONDS)) as demo:
         frame = _header(page)
         _tabs(page, demo, frame)
@@ -192,12 +208,12 @@ def launch(
     api_key: str = "",
     allow_origins: Iterable[str] = (),
     fetch_images: bool = False,
-    opened: Callable[[], None] | None = None,
+    opened: Callable[[PageContext], None] | None = None,
     prevent_thread_lock: bool = False,
 ) -> gr.Blocks:
     """Serve the page and the API until they are interrupted; with `prevent_thread_lock`, return at once.
 
-    `opened` is called when the page can be reached.
+    `opened` is called with the page's context when the page can be reached.
 
     A shared page always has a login: `auth`, or one that is generated and printed. `allow_hosts` are the names by which
     a proxy reaches the page, `root_path` is the sub-path it serves it under. Raises AppError if the port is in use, for
@@ -215,17 +231,8 @@ def launch(
     private = answers_one_person(host, share, auth is not None, proxied)
     access, made_key = api_access(api_key, host, share, auth is not None, proxied, origins)
     limiter = VisitorLimiter()
-    demo = build(
-        session,
-        catalog,
-        lang=lang,
-        outputs=outputs,
-        data=data,
-        share=share,
-        private=private,
-        limiter=limiter,
-        access=access,
-    )
+    page = _context(session, catalog, lang, outputs, data, share, private, limiter, access)
+    demo = build_page(page)
     api = api_app(
         ApiContext(session, OutputStore(outputs or "outputs"), limiter if share else None, path, fetch_images)
     )
@@ -250,7 +257,7 @@ def launch(
     _print_addresses(demo, share, generated, private)
     _print_api(demo, access, made_key)
     if opened:
-        opened()
+        opened(page)
     if not prevent_thread_lock:
         demo.block_thread()
     return demo

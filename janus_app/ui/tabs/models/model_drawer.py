@@ -6,6 +6,7 @@ Choosing a model loads it. Every browser tab shows the model that is loaded, whi
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from html import escape
 from typing import TYPE_CHECKING, Any
@@ -125,7 +126,7 @@ class ModelHandlers:
         """What a load or unload may change."""
         line, drawer = self.line, self.drawer
         shown = {line.work, line.cancel, line.working, line.state, line.seen}
-        return {*shown, drawer.variant, drawer.listed, drawer.own, drawer.adapters.note, drawer.adapters.chosen}
+        return {*shown, *drawer.choice.all, drawer.listed, drawer.own, drawer.adapters.note, drawer.adapters.chosen}
 
     def opened(self, request: gr.Request) -> Updates:
         language = self.page.language(request)
@@ -136,9 +137,12 @@ class ModelHandlers:
             about=escape(say("about_models", language)),
         )
         welcome = welcome_html(self.page, language, self.judged)
+        load = self.page.runs.loading(self.page.shared)
+        failed = message(load.view.error, "error") if load and load.ended else ""  # before this browser tab was open
         return {
             self.drawer.head: head,
             self.drawer.welcome: welcome,
+            self.line.work: failed,
             **self._state(language),
             **self.now(language),
         }
@@ -188,7 +192,20 @@ class ModelHandlers:
         }
         if loaded is not None:
             updates[drawer.variant] = gr.update(value=self._name(loaded), choices=self._names())
+            updates |= self._placed(loaded)
         return updates
+
+    def _placed(self, loaded: Variant) -> Updates:
+        """The device and the precision that the load of the model asked for, in whichever browser tab it was."""
+        choice, load = self.drawer.choice, self.page.runs.loading(self.page.shared)
+        asked = ("auto", "auto")  # by a program, or for a picture of the history
+        if load and len(load.wanted) > 1:
+            if not load.ended or load.stopped or load.view.error:
+                return {}  # the model before stays
+            name, device, precision, *_ = load.wanted
+            with suppress(AppError):
+                asked = (device, precision) if resolve(self.page, name).id == loaded.id else asked
+        return dict(zip((choice.device, choice.precision), asked, strict=True))
 
     def _names(self) -> list[tuple[str, str]]:
         """(title, name) of every model, also of a loaded folder that is in no list."""
@@ -312,8 +329,9 @@ class ModelHandlers:
 def wire(handlers: ModelHandlers, demo: gr.Blocks, joined: Any) -> None:
     """Connect the events of the line and the drawer."""
     line, drawer, files = handlers.line, handlers.drawer, handlers.files.panel.described
-    choice, outputs, named = drawer.choice, handlers.outputs, {drawer.listed, drawer.own, drawer.variant, line.seen}
-    opening = {drawer.head, drawer.welcome, line.state, *named}
+    choice, outputs = drawer.choice, handlers.outputs
+    named = {drawer.listed, drawer.own, *choice.all, line.seen}
+    opening = {drawer.head, drawer.welcome, line.state, line.work, *named}
     opened = attach(demo.load, handlers.opened, None, opening, **QUICK)
     for event in (opened.then, drawer.variant.change):
         attach(event, handlers.describe, {drawer.variant}, {drawer.about, handlers.files.chosen, *files}, **QUICK)
@@ -347,10 +365,18 @@ def wire(handlers: ModelHandlers, demo: gr.Blocks, joined: Any) -> None:
         attach(end.then, handlers.files_changed, None, named, **QUICK)
 
 
-def load_on(page: PageContext, start: Callable[[], Iterator[Event]], wanted: tuple[Any, ...], language: str) -> Load:
+def load_on(
+    page: PageContext,
+    start: Callable[[], Iterator[Event]],
+    wanted: tuple[Any, ...],
+    language: str,
+    of_visitor: bool = True,
+) -> Load:
     """A load or unload, which goes on where the browser tab is closed or refreshed; the one that runs already, if that
-    does what is `wanted`. Raises AppError if too many jobs run."""
-    load, new = page.runs.load(Frame(message(page.texts.say("starting", language))), wanted, page.shared)
+    does what is `wanted`. One that is not `of_visitor` was asked for by who started the program: visitors of a shared
+    page see it, but cannot cancel it. Raises AppError if too many jobs run."""
+    apart = page.shared and of_visitor
+    load, new = page.runs.load(Frame(message(page.texts.say("starting", language))), wanted, apart)
 
     def failed(error: Exception) -> Frame:
         return Frame(error=page.texts.say("error_bug", language, kind=type(error).__name__))
