@@ -78,7 +78,8 @@ def asked(session: Session, args: argparse.Namespace, variant: Variant) -> Asked
             raise UsageError("cli_size_in_one_option")
     elif side is not None or size not in (None, variant.size):
         raise UsageError("picture_size_fixed", title=variant.title, width=variant.size[0], height=variant.size[1])
-    device, adapters = args.device or "auto", ()
+    device = args.device or "auto"
+    adapters: tuple[Adapter, ...] = ()
     with usage_errors():  # PyTorch is imported only where it is asked: the page opens before it
         if device not in ("auto", "cpu"):
             from janus_app.runtime.devices import resolve_device

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from types import SimpleNamespace
-from typing import cast
+from typing import Any, cast
 
 import pytest
 import torch
 from PIL import Image, ImageDraw
 
 from janus_app.errors import AppError
+from janus_app.models.common.preview_pace import PreviewPace
 from janus_app.models.common.tokenizer import IMAGE, IMAGE_BEGIN, Special
-from janus_app.models.janus import pipeline
+from janus_app.models.janus import pipeline, row_previews
 from janus_app.models.janus.pipeline import JanusModel
 from janus_app.nn import vq_model
 from janus_app.types import (
@@ -158,8 +159,10 @@ def test_time_left_is_right_from_the_second_row_on(
 
         return hook
 
-    monkeypatch.setattr(pipeline, "time", SimpleNamespace(perf_counter=lambda: now))
+    for timed in (pipeline, row_previews):
+        monkeypatch.setattr(timed, "time", SimpleNamespace(perf_counter=lambda: now))
     monkeypatch.setattr(model, "_decode_seconds", None)
+    monkeypatch.setattr(model, "_sketch", row_previews.Sketch(network, model.grid))
     monkeypatch.setattr(model, "batch", 1)
     monkeypatch.setattr(vq_model, "LARGE", 0)
     hooks = [network.gen_head.register_forward_hook(passes(cell))]
@@ -177,6 +180,33 @@ def test_time_left_is_right_from_the_second_row_on(
         if at > first and now - at > 2:
             assert event.seconds_left == pytest.approx(now - at, rel=0.15), event
     assert [e.stage for _, e in shown[-3:]] == ["decode"] * 3
+
+
+def test_rows_are_sketched_where_decoding_is_costly(model: JanusModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Seconds of a pretended clock, on which a picture is decoded in two: one to learn from, then only the results."""
+    now, decode, decoded = 0.0, row_previews.decode_tokens, []
+
+    def slowly(network: Any, tokens: torch.Tensor) -> Generator[None, None, torch.Tensor]:
+        nonlocal now
+        now += 2.0 * len(tokens)
+        decoded.append(len(tokens))
+        return (yield from decode(network, tokens))
+
+    for timed in (pipeline, row_previews):
+        monkeypatch.setattr(timed, "time", SimpleNamespace(perf_counter=lambda: now))
+        monkeypatch.setattr(timed, "decode_tokens", slowly)
+    monkeypatch.setattr(model, "_decode_seconds", None)
+    monkeypatch.setattr(model, "_sketch", row_previews.Sketch(model.network, model.grid))
+    for decodings in ([1, 1, 1], [1, 1]):  # the first drawing of two pictures, and any later one
+        events = list(model.generate(GenerateRequest("A small red house.", count=2)))
+        shown = [e.images for e in events if isinstance(e, Preview)]
+        assert len(shown) == 5 and decoded == decodings, "a row was not shown, or was decoded"
+        for row, images in enumerate(shown, 1):
+            below = images[1].crop((0, 16 * row, 96, 96)).getcolors()
+            assert below is not None and len(below) == 1
+            assert images[1].crop((0, 16 * row - 16, 96, 16 * row)).getcolors(10_000) != below, "the new row is missing"
+        decoded.clear()
+    assert PreviewPace(cheapest=2.0).begun(0.0).ahead(0.0, range(600)) <= 0.02 * 600
 
 
 def test_negative_prompt_and_guidance_matter(model: JanusModel) -> None:

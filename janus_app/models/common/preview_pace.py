@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Self
 
 SHORTEST = 0.1  # seconds between previews: ten a second are enough
-SHARE = 4  # times its cost passes between previews, so that they take a fifth of the time at most
+SHARE = 4  # times its cost passes between previews, so that they take a fifth of the time at most,
+COSTLY = 0.5  # or, from so many seconds on,
+COSTLY_SHARE = 60  # times, so that they take a sixtieth
 
 
 @dataclass
@@ -27,6 +30,27 @@ class PreviewPace:
     def cost(self) -> float | None:
         """What the next one will take, as far as that is known."""
         return self.first if self.cheapest is None else self.cheapest
+
+    @property
+    def costly(self) -> bool:
+        """Whether decoding a preview is so slow that it is done seldom."""
+        return (self.cost or 0.0) >= COSTLY
+
+    def begun(self, now: float) -> Self:
+        """At the start of a drawing, with a known cost: the first preview comes at once only where it is not costly."""
+        self.last = now if self.costly else None
+        return self
+
+    def like(self, begin: float, end: float, count: int, set_up: bool) -> None:
+        """What one picture of a preview of `count` took to decode, `begin` to `end`, before the first preview.
+
+        set_up: the first use of the decoder says nothing of the next.
+        """
+        cost = (end - begin) * count
+        self.first, self.spent = cost, self.spent + end - begin
+        if not set_up:
+            self.cheapest = min(cost, self.cheapest or cost)
+            self.begun(end)
 
     def due(self, now: float) -> bool:
         """Whether another preview may be decoded."""
@@ -54,7 +78,8 @@ class PreviewPace:
 
 def gap(cost: float | None) -> float:
     """The least seconds between two previews."""
-    return max(SHORTEST, SHARE * (cost or 0.0))
+    cost = cost or 0.0
+    return max(SHORTEST, (COSTLY_SHARE if cost >= COSTLY else SHARE) * cost)
 
 
 @dataclass
@@ -84,7 +109,7 @@ class DrawingTime:
             self.each = (now - self.begun - self.pace.spent) / drawn
         if cost is None or (each := self.each) is None:
             return 0.0
-        others = PreviewPace(cost).ahead(now, self._ends(self.first, each)) if self.later else 0.0
+        others = PreviewPace(cost).begun(now).ahead(now, self._ends(self.first, each)) if self.later else 0.0
         self._whole = (self.last - self.first + 1) * each + others + cost
         previews = self.pace.ahead(now, self._ends(cell, each))
         return (self.last - cell) * each + previews + cost + self.later * self._whole

@@ -24,6 +24,7 @@ from janus_app.models.janus.draw import SamplingRule, decode_tokens, draw_tokens
 from janus_app.models.janus.inspect import inspect_tokens, swap_token
 from janus_app.models.janus.jacobi import jacobi_decode, window_size
 from janus_app.models.janus.modeling import JanusNetwork
+from janus_app.models.janus.row_previews import RowPreviews, Sketch
 from janus_app.models.janus.thinker import ThinkingMixin
 from janus_app.nn import sampling
 from janus_app.types import (
@@ -74,6 +75,7 @@ class JanusModel(ThinkingMixin):
         self.batch = MAX_COUNT
         self._decode_seconds: float | None = None  # what a picture took, once one was decoded
         self._cell_seconds: float | None = None  # what a cell took in the last batch
+        self._sketch = Sketch(network, self.grid)
         self.capabilities = Capabilities(
             verbs=frozenset(VERBS),
             size=(self.side, self.side),
@@ -190,7 +192,8 @@ class JanusModel(ThinkingMixin):
         steps, waiting = unknown_up_to[-1], request.count - len(before) - count
         blank = Image.new("RGB", (self.side, self.side), BLANK)
         tokens, previews = known.repeat(count, 1), True
-        pace = PreviewPace(self._decode_seconds and self._decode_seconds * count)
+        pace = PreviewPace(self._decode_seconds and self._decode_seconds * count).begun(time.perf_counter())
+        shown = RowPreviews(self.network, known, self.grid, pace, self._sketch)
         first, last = drawn_range(known)
         ahead = DrawingTime(pace, first, last, self.grid, waiting / count, self._cell_seconds if before else None)
         finished = first // self.grid  # rows
@@ -201,20 +204,19 @@ class JanusModel(ThinkingMixin):
 
         for cell, tokens in self._cells(request, rows, count, rule, known):
             yield (progress := at(cell))
-            now, more = time.perf_counter(), (cell + 1) // self.grid > finished
-            finished = (cell + 1) // self.grid
-            if previews and more and cell < last and pace.due(now):
+            more, finished = (cell + 1) // self.grid > finished, (cell + 1) // self.grid
+            if previews and more and cell < last:
                 try:
-                    parts = yield from self._preview(tokens, known, cell, progress)
+                    parts = yield from shown.after(cell, tokens, progress)
                 except Exception as error:  # losing a preview is better than losing the picture
                     if not is_out_of_memory(error):
                         raise
                     previews = False
                     yield Notice(Message("previews_without_memory"))
                     continue
-                pace.took(now, time.perf_counter())
-                images = (*(p.image for p in before), *parts, *[blank] * waiting)
-                yield Preview(images, progress.done, progress.total)
+                if parts:
+                    images = (*(p.image for p in before), *parts, *[blank] * waiting)
+                    yield Preview(images, progress.done, progress.total)
         self._cell_seconds = ahead.each
         return (yield from self._decoded(request, tokens, len(before), ahead))
 
@@ -248,32 +250,6 @@ class JanusModel(ThinkingMixin):
             drawn.append(Picture(to_picture(pixels[0]), seed, tuple(row.tolist()), plan=plan))
         self._decode_seconds = (time.perf_counter() - started) / count
         return drawn
-
-    @torch.inference_mode()
-    def _preview(
-        self, tokens: Tensor, known: Tensor, cell: int, progress: Progress
-    ) -> Generator[Event, None, list[Image.Image]]:
-        """The decoded picture so far, blank where it is not drawn yet; `progress` is said again while it is decoded.
-
-        The decoder's attention and norms see the whole picture: the rows drawn so far stand in for those to come.
-        """
-        place = torch.arange(len(known))
-        pending = (place > cell) & (known < 0)
-        drawn = (cell + 1) // self.grid * self.grid
-        filled = tokens[:, torch.where(pending, place % drawn, place)].clamp(min=0)
-        unknown = pending.view(self.grid, self.grid)
-        cover = Image.fromarray(unknown.to(torch.uint8).mul(255).numpy())
-        cover = cover.resize((self.side, self.side), Image.Resampling.NEAREST)
-        left, begun = progress.seconds_left or 0.0, time.perf_counter()
-
-        def ahead() -> Progress:
-            return replace(progress, seconds_left=left and max(1.0, left + begun - time.perf_counter()))
-
-        decoded = yield from saying(ahead, decode_tokens(self.network, filled))
-        pictures = [to_picture(pixels) for pixels in decoded]
-        for picture in pictures:
-            picture.paste(BLANK, mask=cover)
-        return pictures
 
     @torch.inference_mode()
     def prompt_rows(self, request: GenerateRequest | EditRequest | InspectRequest, both: bool = False) -> list[Tensor]:
