@@ -15,7 +15,7 @@ from janus_app.models.common.latent_preview import LatentPreview
 from janus_app.models.common.preview_pace import PreviewPace
 from janus_app.models.janus.draw import decode_tokens
 from janus_app.models.janus.modeling import JanusNetwork
-from janus_app.types import Progress, saying
+from janus_app.types import Event, Progress, saying
 
 
 class Sketch:
@@ -57,7 +57,7 @@ class RowPreviews:
         self._rows = 0  # that were drawn when they were decoded
 
     @torch.inference_mode()
-    def after(self, cell: int, tokens: Tensor, progress: Progress) -> Generator[Progress, None, list[Image.Image]]:
+    def after(self, cell: int, tokens: Tensor, progress: Progress) -> Generator[Event, None, list[Image.Image]]:
         """The pictures of tokens [n, cells] after the last cell of a row, blank where they are not drawn yet.
 
         There are none where it is too soon. `progress` is said again while they are decoded.
