@@ -67,7 +67,7 @@ class RowPreviews:
         def ahead() -> Progress:
             return replace(progress, seconds_left=left and max(1.0, left + begun - time.perf_counter()))
 
-        if not self._sketch.fitted:
+        if self._pace.due(begun) and not self._sketch.fitted:
             yield from saying(ahead, self._sketch.fitting())
             self._pace.like(begun, time.perf_counter(), len(tokens), set_up=self._network.device.type != "cpu")
         now, rows = time.perf_counter(), (cell + 1) // self._grid
