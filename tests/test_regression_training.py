@@ -18,6 +18,7 @@ from training.regression import Trainer, Writer, codes_of
 from training.regression_data import SYSTEMS, Conversations, Format, drawings, talks, tokenizer_of
 from training.regression_export import BASES, export
 from training.regression_paint import Visualizer
+from training.regression_restore import visualizer_state, writer_state
 from training.scenes import seen_scene
 from training.world import N_TILES, grid
 
@@ -108,3 +109,16 @@ def test_a_picture_in_a_question_is_read_and_one_in_an_answer_is_not(tmp_path: P
     with torch.no_grad():
         embeds = trainer.embeds(drawn, 0.0)
     assert torch.allclose(embeds, writer.write_projector(codes_of(drawn.tiles)), atol=1e-5)
+
+
+@pytest.mark.parametrize("system", ["metamorph", "pisces"])
+def test_training_continues_from_exported_weights(system: str, tmp_path: Path) -> None:
+    _, writer, painter = trained(system, tmp_path)
+    export(system, tmp_path, ASSETS / "janusflow_embedded", tmp_path / "out")
+    auxiliary = ("named.", "kind.", "colour.", "ground.", "place.")
+    for module, state in ((writer, writer_state), (painter, visualizer_state)):
+        restored = state(system, tmp_path / "out")
+        assert restored.keys() == module.state_dict().keys()
+        for name, tensor in module.state_dict().items():
+            if not name.startswith(auxiliary):
+                assert torch.equal(restored[name], tensor.to(torch.bfloat16).float()), name

@@ -56,7 +56,7 @@ def filters(page: PageContext) -> Filters:
         )  # fmt: skip
         model, verb = dropdown("model", "model", 2, 140), dropdown("verb", "made_by", 1, 110)
         spans: list[Any] = list(SPANS)
-        span = gr.Dropdown(spans, value="any", label=label("made_when"), scale=1, min_width=120, elem_id="history-span")
+        span = gr.Dropdown(spans, value="any", label=label("made_when"), scale=1, min_width=150, elem_id="history-span")
         favourites = gr.Checkbox(False, label=label("favourites_only"), min_width=170, elem_id="history-stars")
     return Filters(words, model, verb, span, favourites)
 
