@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import shutil
 from functools import lru_cache
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from tokenizers import Tokenizer
 
 from janus_app.models.mixed_diffusion.config import CELL
 from janus_app.models.mixed_diffusion.modeling import NoisePredictor
 from janus_app.paths import ASSETS
+from janus_app.types import ChatRequest, EditRequest, GenerateRequest, Turn, finish
+from tests.conftest import loaded
 from training.batches import CELLS, Words
+from training.export import TOKENIZER_FILES
 from training.mixed_diffusion import NO_WORD, Mixed, Sequences, Trainer, begin_with, changes, config, drawings, talks
+from training.mixed_export import export, restore
+from training.trainer import load_state
 
-JANUS = ASSETS / "janus_embedded"
+JANUS, AUTOENCODER = ASSETS / "janus_embedded", ASSETS / "janusflow_embedded" / "vae"
 
 
 @lru_cache(maxsize=1)
@@ -23,7 +31,7 @@ def trainer() -> Trainer:
     """With the language model of the embedded Janus, and a random way in and out."""
     torch.manual_seed(0)
     words = Words(Tokenizer.from_file(str(JANUS / "tokenizer.json")))
-    model = Mixed(config(JANUS, ASSETS / "janusflow_embedded" / "vae"))
+    model = Mixed(config(JANUS, AUTOENCODER))
     begin_with(model, JANUS)
     return Trainer(model.eval().requires_grad_(False), words, "cpu")
 
@@ -80,3 +88,27 @@ def test_early_decisions_count_most() -> None:
     signal = ours.model.signal
     weights = ((1 - signal).sqrt() / signal).clamp(0.1, 10)
     assert bool((weights.diff() >= 0).all()) and float(weights[0]) == pytest.approx(0.1) and float(weights[-1]) == 10
+
+
+def test_exported_state_is_a_checkpoint_that_draws_edits_and_answers_and_can_be_trained_on(tmp_path: Path) -> None:
+    state = {name: tensor.to(torch.bfloat16).float() for name, tensor in trainer().model.state_dict().items()}
+    (run := tmp_path / "run").mkdir()
+    for name in TOKENIZER_FILES:
+        shutil.copy(JANUS / name, run / name)
+    torch.save({"model": state, "step": 1}, run / "mixed.pt")
+    export(run, JANUS, AUTOENCODER, out := tmp_path / "out")
+    model = loaded(out, "fp32").model
+    assert model.capabilities.size == (96, 96) and "instruct" in model.capabilities.edit_methods
+    for name, tensor in model.network.state_dict().items():
+        if not name.startswith("vae."):
+            assert torch.equal(tensor, state[f"net.{name}"]), name
+    shown = Image.new("RGB", (96, 96), (200, 40, 40))
+    drawn = finish(model.generate(GenerateRequest("a red house", steps=2, guidance=1.5)))
+    edited = finish(model.edit(EditRequest("make it blue", shown, method="instruct", steps=2)))
+    assert [p.image.size for p in (*drawn.pictures, *edited.pictures)] == [(96, 96)] * 2
+    answer = finish(model.chat(ChatRequest((Turn("user", "What is this?", (shown,)),), max_new_tokens=3)))
+    assert answer.text
+    restore(out, JANUS, AUTOENCODER, tmp_path / "more")
+    restored = load_state(tmp_path / "more" / "mixed.pt")["model"]
+    assert all(torch.equal(restored[n], t) for n, t in state.items() if n.startswith("net."))
+    assert restored.keys() == state.keys()

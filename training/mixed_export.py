@@ -1,0 +1,68 @@
+"""Export the embedded Transfusion in bfloat16, in the layout of docs/mixed_diffusion.md; or its trainer's state again.
+
+    python -m training.mixed_export --run runs/transfusion --out assets/transfusion_embedded
+    python -m training.mixed_export --restore assets/transfusion_embedded --out runs/more
+
+Its autoencoder is that of the embedded JanusFlow. A restored state begins with new optimisers and auxiliary heads.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from janus_app.models.common.components import AUTOENCODER
+from training.export import TOKENIZER_FILES, bfloat16
+from training.mixed_diffusion import Mixed, config
+from training.trainer import load_state
+from training.vocabulary import write as write_vocabulary
+
+STEP = 1000  # that a restored state says: behind the warm-up of the learning rate
+
+
+def export(run: Path, janus: Path, vae: Path, out: Path) -> None:
+    """`run` holds mixed.pt and the tokenizer."""
+    shutil.copytree(vae, out / AUTOENCODER, dirs_exist_ok=True)
+    own = load_state(run / "mixed.pt")["model"]
+    weights = {name.removeprefix("net."): tensor for name, tensor in own.items() if name.startswith("net.")}
+    save_file(bfloat16(weights), out / "model.safetensors", metadata={"format": "pt"})
+    for name in TOKENIZER_FILES:
+        shutil.copy(run / name, out / name)
+    fields = {name: value for name, value in config(janus, vae).items() if name != AUTOENCODER}
+    (out / "config.json").write_text(json.dumps(fields, indent=2) + "\n", "utf-8")
+    write_vocabulary(out, edits=True)
+    print(f"{out}: {sum(f.stat().st_size for f in out.rglob('*') if f.is_file()) / 1e6:.1f} MB")
+
+
+def restore(checkpoint: Path, janus: Path, vae: Path, out: Path) -> None:
+    """Write the state of the trainer in `out`: inverts `export`."""
+    out.mkdir(parents=True, exist_ok=True)
+    for name in TOKENIZER_FILES:
+        shutil.copy(checkpoint / name, out / name)
+    state = Mixed(config(janus, vae)).state_dict()
+    state |= {f"net.{name}": t.float() for name, t in load_file(checkpoint / "model.safetensors").items()}
+    torch.save({"model": state, "step": STEP}, out / "mixed.pt")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--run", type=Path, help="the folder of the training")
+    source.add_argument("--restore", type=Path, metavar="CHECKPOINT", help="an exported folder, to train on")
+    parser.add_argument("--janus", type=Path, default=Path("assets/janus_embedded"), help="for its sizes")
+    parser.add_argument("--vae", type=Path, default=Path("assets/janusflow_embedded/vae"))
+    parser.add_argument("--out", type=Path, required=True)
+    args = parser.parse_args()
+    if args.run:
+        export(args.run, args.janus, args.vae, args.out)
+    else:
+        restore(args.restore, args.janus, args.vae, args.out)
+
+
+if __name__ == "__main__":
+    main()
