@@ -407,3 +407,17 @@ def test_state_of_the_model_is_shown_where_its_first_answers_were_missed(
     monkeypatch.setattr(model_line, "size_text", lambda size: "1.4 GB")  # a state that does not change by itself
     page = visit(script=f"({MISS})()")
     assert "Tiny A" in page.inner_text("#model-state")
+
+
+# Svelte makes an object reactive with a proxy; `trigger_mode` is what only events have.
+REACTIVE = """window.reactive = { events: 0, others: 0 };
+window.Proxy = new Proxy(Proxy, { construct: (made, [target, ...more]) => {
+  window.reactive["trigger_mode" in target ? "events" : "others"] += 1;
+  return new made(target, ...more);
+} });"""
+
+
+def test_events_of_the_page_are_not_made_reactive_one_by_one(visit: Any) -> None:
+    page = visit(script=REACTIVE)
+    assert page.evaluate("window.reactive.others") > 0, "this version of Gradio uses no proxies"
+    assert page.evaluate("window.reactive.events") == 0
