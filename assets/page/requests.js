@@ -122,16 +122,32 @@ const listen = async (request) => {
 let questions = 0;
 const answered = new Map(); // id of a component: the number of the newest question with an answer for it
 const AS_IT_IS = { __type__: "update" };
+// What the user enters while an answer is on its way is newer than the answer, and stays. The first time that a tab gets
+// the settings of a model (then its hidden box "...-fitted" is empty), all stays that was entered since the page opened.
+const FIELDS = new Set(["textbox", "number", "slider", "checkbox", "radio", "dropdown"]);
+const fields = new Map(); // id of a component in which something can be entered: that of its element
+const fieldOf = (component) => {
+  const all = fields.size ? [] : window.gradio_config.components.filter(({ type }) => FIELDS.has(type));
+  for (const { id, props } of all) fields.set(id, props.elem_id);
+  return fields.get(component);
+};
+const unfitted = ({ inputs }, given) => inputs.some((id, place) => fieldOf(id)?.endsWith("-fitted") && given[place] === "");
+const withoutValue = (update) => {
+  const { value, ...others } = update?.__type__ === "update" ? update : AS_IT_IS;
+  return others;
+};
 const ask = async (...request) => {
-  const number = ++questions, answer = await browserFetch(...request);
-  const { outputs } = window.gradio_config.dependencies.find(({ id }) => id === JSON.parse(request[1].body).fn_index) ?? {};
-  if (!answer.ok || !outputs) return answer;
+  const number = ++questions, asked = performance.now(), answer = await browserFetch(...request);
+  const { fn_index: index, data: given } = JSON.parse(request[1].body);
+  const event = window.gradio_config.dependencies.find(({ id }) => id === index);
+  if (!answer.ok || !event) return answer;
+  const { outputs } = event, since = unfitted(event, given) ? 0 : asked;
   const content = await answer.json();
   content.data = content.data?.map((value, place) => {
     if (value?.__type__ === "update" && Object.keys(value).length === 1) return value;
     if (answered.get(outputs[place]) > number) return AS_IT_IS;
     answered.set(outputs[place], number);
-    return value;
+    return entered.get(fieldOf(outputs[place])) > since ? withoutValue(value) : value;
   });
   return Response.json(content, { status: answer.status });
 };

@@ -11,9 +11,9 @@ const LOOKING = "[role=tab], .label-wrap, #draw-drawer-open, #draw-drawer-close"
 for (const gesture of ["pointerdown", "keydown"]) {
   window.addEventListener(gesture, (event) => opening &&= Boolean(event.target.closest?.(LOOKING)), true);
 }
-const entered = new Set(); // ids of what the user has changed since the page opened
+const entered = new Map(); // when the user last changed what, by id
 const inside = (target) => {
-  for (let place = target; place; place = place.parentElement) if (place.id) entered.add(place.id);
+  for (let place = target; place; place = place.parentElement) if (place.id) entered.set(place.id, performance.now());
 };
 for (const change of ["input", "change", "drop", "paste"]) {
   window.addEventListener(change, (event) => event.isTrusted && inside(event.target), true);

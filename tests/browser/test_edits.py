@@ -23,6 +23,7 @@ from tests.browser.steps import (
     set_number,
     until,
     wait_done,
+    wait_quiet,
 )
 from tests.page_server import Served
 
@@ -155,6 +156,7 @@ def test_unipic2_draws_in_a_size_of_its_own_and_edits_that_picture(visit: Any, s
     served.session.catalog.include(replace(load_catalog().resolve(str(UNIPIC2)), id="tiny-up", title="Tiny UniPic2"))
     drain(served.session.load("tiny-up", device="cpu"))
     page = visit()
+    wait_quiet(page)
     open_settings(page, "draw")
     for place, value in (("#draw-width", 256), ("#draw-height", 320), ("#draw-steps", 2)):
         set_number(page, place, value)

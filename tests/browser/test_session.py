@@ -37,6 +37,7 @@ from tests.browser.steps import (
     wait_nothing_runs,
     wait_quiet,
 )
+from tests.browser.test_edits import release
 from tests.browser.test_history import late_answer
 from tests.page_server import Served
 
@@ -421,3 +422,36 @@ def test_events_of_the_page_are_not_made_reactive_one_by_one(visit: Any) -> None
     page = visit(script=REACTIVE)
     assert page.evaluate("window.reactive.others") > 0, "this version of Gradio uses no proxies"
     assert page.evaluate("window.reactive.events") == 0
+
+
+@pytest.mark.parametrize(
+    ("late", "there"),
+    [
+        ("tab-key", "#draw-guidance"),  # the model's settings are not asked for yet
+        ("draw-guidance", "#draw-guidance"),  # they are on their way
+        ("model-seen", "#draw-example-0:has-text('Tiny A')"),  # they are there, and will be asked for once more
+    ],
+)
+def test_what_is_entered_while_the_page_opens_stays(visit: Any, served: Served, late: str, there: str) -> None:
+    page = visit()
+    open_settings(page, "draw")  # this browser remembers it
+    wait_quiet(page)
+    setters = {n for n, fn in served.demo.fns.items() if late in [getattr(part, "elem_id", "") for part in fn.outputs]}
+    held: list[Any] = []
+
+    def hold(route: Any) -> None:
+        asked = route.request.post_data_json["fn_index"] in setters
+        held.append(route) if asked and "released" not in held else route.continue_()
+
+    page.route("**/run/predict", hold)
+    page.reload()
+    page.wait_for_selector(f"{there}:visible")
+    until(lambda: held, page, lambda: f"nothing sets {late}")
+    set_number(page, "#draw-guidance", 7)
+    release(held)
+    page.wait_for_selector(".state-line.ready")
+    wait_quiet(page)
+    assert page.input_value("#draw-guidance input[type=number]") == "7"
+
+    choose(page, "Tiny B")  # what was entered for one model is not for another
+    wait_put_back(page, "#draw-guidance", "4")

@@ -18,6 +18,19 @@ INTERVAL = ("guidance_start", "guidance_end")
 SLIDERS = ("count", "guidance", "temperature", "steps", *INTERVAL)
 
 
+def fitted_box(tab: str) -> gr.Textbox:
+    """The id of the variant whose settings the controls of a tab are, as the browser shows them; hidden.
+
+    It is empty while the page opens; assets/page/requests.js looks at it for what the user has entered by then.
+    """
+    return gr.Textbox("", visible="hidden", elem_id=f"{tab}-fitted", label=f"{tab}-fitted")
+
+
+def ranges_only(updates: Updates) -> Updates:
+    """The same updates without values."""
+    return {part: {key: new for key, new in update.items() if key != "value"} for part, update in updates.items()}
+
+
 def example_buttons(tab: str) -> list[gr.Button]:
     """The row of example prompts under the prompt."""
     with gr.Row(elem_classes="chips", elem_id=f"{tab}-examples"):

@@ -10,7 +10,7 @@ import gradio as gr
 from janus_app.outputs.conversations import Conversation
 from janus_app.types import MAX_PROMPT_CHARACTERS
 from janus_app.ui.common.actions import Actions, action_row
-from janus_app.ui.common.controls import example_buttons
+from janus_app.ui.common.controls import example_buttons, fitted_box
 from janus_app.ui.common.pictures import ADDRESSED
 from janus_app.ui.context import PageContext
 from janus_app.ui.tabs.chat.bubbles import icon
@@ -79,6 +79,7 @@ class ChatPanel:
     row: Actions
     chosen: gr.State
     conversation: gr.State
+    fitted: gr.Textbox
 
     @property
     def outputs(self) -> list[Any]:
@@ -133,9 +134,10 @@ def chat_panel(page: PageContext, conversation: gr.State) -> ChatPanel:
     acts = gr.HTML("", elem_id="chat-acts", elem_classes="unseen", js_on_load=ACTS)
     with gr.Column(elem_classes="chat-verbs"):  # the buttons in the messages press these
         row = action_row(page, "chat")
+        fitted = fitted_box("chat")
     chosen = gr.State("")
     parts = (bot, new, starters, sample, examples, notes, sight, whole, box, context, branch, answering, acts, row)
-    return ChatPanel(*parts, chosen, conversation)
+    return ChatPanel(*parts, chosen, conversation, fitted)
 
 
 @dataclass(frozen=True)

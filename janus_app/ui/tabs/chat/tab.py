@@ -16,6 +16,7 @@ from janus_app.outputs.image_io import open_picture
 from janus_app.paths import ASSETS
 from janus_app.ui.common.actions import Actions, BrowserDownload, PictureSource, halt, press
 from janus_app.ui.common.browser_tab import kept
+from janus_app.ui.common.controls import ranges_only
 from janus_app.ui.common.html import empty, messages
 from janus_app.ui.common.pictures import address
 from janus_app.ui.common.running import Talk
@@ -156,18 +157,20 @@ class ChatHandlers:
         return {**updates, self.panel.notes: save(self.page, now, language)}
 
     def refresh(self, values: Values, request: gr.Request) -> Updates:
-        """Greeting, examples and settings of the model at hand."""
+        """Greeting, examples and settings of the model at hand; settings that are this model's keep their values."""
         language, say = self.page.language(request), self.page.texts.say
         variant = self.page.variant(values[self.variant])
         hint = say("chat_empty" if "chat" in variant.verbs else "chat_cannot", language, title=variant.title)
         sliders = self.panel.settings.sliders
         asked, drawn = variant.prompts("chat", language)[: EXAMPLES - 1], variant.prompts("generate", language)[:1]
         commands = tuple(say("draw_command", language, prompt=prompt) for prompt in drawn)
+        ranges = {slider: slider_update(variant.settings.get(name)) for name, slider in sliders.items()}
         return {
             self.panel.bot: gr.update(placeholder=empty(say("chat_empty_title", language), hint)),
             self.panel.sample: self._sample_html(language) if asked else "",
             **example_updates([*self.panel.examples], (*asked, *commands)),
-            **{slider: slider_update(variant.settings.get(name)) for name, slider in sliders.items()},
+            **(ranges_only(ranges) if values[self.panel.fitted] == variant.id else ranges),
+            self.panel.fitted: variant.id,
         }
 
     def _sample_html(self, language: str) -> str:
@@ -197,8 +200,8 @@ def build(
     events: list[Callable[..., Any]] = [demo.load, seen.change]  # not after `joined`: who asks soon needs the ranges
     for event in events:
         settings = panel.settings.sliders.values()
-        outputs = {panel.bot, panel.sample, *panel.examples, *settings}
-        entered(attach(event, handlers.refresh, {variant}, outputs, **QUICK))
+        outputs = {panel.bot, panel.sample, panel.fitted, *panel.examples, *settings}
+        entered(attach(event, handlers.refresh, {variant, panel.fitted}, outputs, **QUICK))
     if side and page.library:
         listed = sidebar.SidebarHandlers(page, page.library.conversations, side, conversation)
         sidebar.wire(listed, browser)

@@ -7,9 +7,9 @@ from typing import Any
 
 import gradio as gr
 
+from janus_app.registry.types import Variant
 from janus_app.ui.common.controls import RequestControls
-from janus_app.ui.context import QUICK, PageContext, Updates, Values, attach
-from janus_app.ui.tabs.draw.presets_panel import preset_updates
+from janus_app.ui.context import QUICK, PageContext, Updates, Values
 from janus_app.workflows.presets import complete
 
 KEY = "janus-studio"  # in the browser's storage; assets/page/ deletes it
@@ -30,11 +30,8 @@ def wire(
     variant: gr.Dropdown,
     controls: RequestControls,
     runs: list[Callable[..., Any]],
-) -> Callable[[Any], Any]:
-    """Remember the settings at each of `runs`.
-
-    Returns a function that restores them after an event, and returns the event after that.
-    """
+) -> None:
+    """Remember the settings at each of `runs`."""
     by_setting = controls.by_setting
 
     def remember(values: Values) -> Updates:
@@ -44,14 +41,14 @@ def wire(
         settings[now.id] = complete(now, {name: values[control] for name, control in by_setting.items()})
         return {state: {"draw": dict(list(settings.items())[-MAX_MODELS:])}}
 
-    def restore(values: Values) -> Updates:
-        now = page.variant(values[variant])
-        known = _draw_settings(values[state]).get(now.id)
-        return preset_updates(controls, complete(now, known)) if isinstance(known, dict) else gr.skip()
-
     for run in runs:
         run(remember, {state, variant, *by_setting.values()}, state, **QUICK)
-    return lambda event: attach(event.then, restore, {state, variant}, set(by_setting.values()), **QUICK)
+
+
+def remembered(stored: Any, variant: Variant) -> dict[str, Any]:
+    """The settings last used with a variant, by name; empty where there are none. `stored` is what the browser sent."""
+    known = _draw_settings(stored).get(variant.id)
+    return complete(variant, known) if isinstance(known, dict) else {}
 
 
 def _draw_settings(stored: Any) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from janus_app.ui.common.controls import (
     RunButtons,
     SizeControls,
     example_buttons,
+    fitted_box,
     flow_controls,
     negative_box,
     run_buttons,
@@ -69,6 +70,7 @@ class InputPanel:
     last_seed: gr.Button
     dropped: DroppedPicture
     offered: gr.State
+    fitted: gr.Textbox
 
 
 @dataclass(frozen=True)
@@ -174,6 +176,7 @@ def build_drawer(page: PageContext, canvas: Canvas) -> InputPanel:
         negative = negative_box(label, "draw")
         think = gr.Checkbox(True, label=label("think"), info=label("think_info"), visible=False, elem_id="draw-think")
         turbo = gr.Checkbox(False, label=label("turbo"), info=label("turbo_info"), elem_id="draw-turbo")
+        fitted = fitted_box("draw")
         saving = build_save_panel(page) if page.library else None
         with gr.Accordion(label("from_png"), open=False, elem_id="draw-from"):
             file, note = saved_picture(label, "draw")
@@ -183,5 +186,5 @@ def build_drawer(page: PageContext, canvas: Canvas) -> InputPanel:
     return InputPanel(
         controls, think, canvas.plan,
         turbo, size, canvas.examples, canvas.buttons, canvas.helper, presets, saving, last_seed, dropped,
-        gr.State(""),
+        gr.State(""), fitted,
     )  # fmt: skip

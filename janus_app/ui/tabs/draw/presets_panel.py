@@ -34,12 +34,16 @@ class PresetsPanel:
         """The presets and styles for a variant."""
         say = page.texts.say
         names = [(say("style_none", language), ""), *((title, name) for name, title in styles(language).items())]
-        note = "" if writes_prompts(variant) else message(say("style_small", language, title=variant.title))
         return {
             self.preset: gr.update(choices=choices(page, variant, language), value=""),
             self.style: gr.update(choices=names),
-            self.note: note,
         }
+
+    def hint(self, page: PageContext, variant: Variant, language: str) -> str:
+        """That styles do little for a small model, in HTML."""
+        if writes_prompts(variant):
+            return ""
+        return message(page.texts.say("style_small", language, title=variant.title))
 
 
 def build_presets_panel(page: PageContext) -> PresetsPanel:

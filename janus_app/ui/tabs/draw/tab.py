@@ -18,7 +18,7 @@ from janus_app.types import GenerateRequest
 from janus_app.ui.common import unknown_words
 from janus_app.ui.common.actions import BrowserDownload, halt
 from janus_app.ui.common.browser_tab import kept
-from janus_app.ui.common.controls import foreign_line
+from janus_app.ui.common.controls import foreign_line, ranges_only
 from janus_app.ui.common.drawing import View, draw_on
 from janus_app.ui.common.html import empty, message
 from janus_app.ui.common.pictures import MAX_ITEMS, newest_first
@@ -100,7 +100,7 @@ def build(
             right = build_pictures(page, canvas, browser)
         panel = build_drawer(page, canvas)
     tab = DrawTab(panel, right)
-    handlers = DrawHandlers(page, tab, variant)
+    handlers = DrawHandlers(page, tab, variant, stored)
     handlers.wire_jobs(joined)
     handlers.wire_pictures()
     controls = panel.controls
@@ -110,13 +110,14 @@ def build(
     TokenHandlers(page, right.tokens, right.wall, variant).wire()
     runs: list[Callable[..., Any]] = [panel.buttons.run.click, controls.prompt.submit]
     unknown_words.wire(page, controls.prompt, canvas.unknown, model_changed, runs)
-    restore_settings = browser_settings.wire(page, stored, variant, controls, runs)
+    browser_settings.wire(page, stored, variant, controls, runs)
     outputs = {
         panel.buttons.run,
         *panel.examples,
         *controls.by_setting.values(),
         controls.prompt,
         panel.offered,
+        panel.fitted,
         panel.think,
         panel.turbo,
         panel.size.width,
@@ -127,14 +128,14 @@ def build(
     others = [panel.think, panel.turbo, *vars(panel.size).values()]
     entered = kept("draw-settings", [*controls.by_setting.values(), controls.seed, controls.new_seed, *others], variant)
     for moment in (words(joined).then, model_changed.change):
-        inputs = {variant, right.wall.items, controls.prompt, panel.offered}
-        entered(restore_settings(attach(moment, handlers.refresh, inputs, {*outputs, *panel.presets.all}, **QUICK)))
+        inputs = {variant, right.wall.items, controls.prompt, panel.offered, panel.fitted, stored}
+        entered(attach(moment, handlers.refresh, inputs, {*outputs, *panel.presets.all}, **QUICK))
     return tab
 
 
 class DrawHandlers:
-    def __init__(self, page: PageContext, tab: DrawTab, variant: gr.Dropdown) -> None:
-        self.page, self.variant = page, variant
+    def __init__(self, page: PageContext, tab: DrawTab, variant: gr.Dropdown, stored: gr.BrowserState) -> None:
+        self.page, self.variant, self.stored = page, variant, stored
         self.panel, self.controls = tab.panel, tab.panel.controls
         self.output, self.wall, self.tokens = tab.right.output, tab.right.wall, tab.right.tokens
         self.right, self.tab = tab.right, tab
@@ -271,19 +272,34 @@ class DrawHandlers:
         }
 
     def refresh(self, values: Values, request: gr.Request) -> Updates:
-        """The controls, presets and examples of the variant whose settings the page shows."""
+        """The controls, presets and examples of the variant whose settings the page shows.
+
+        Controls that are this variant's already keep their values.
+        """
         page, panel, language = self.page, self.panel, self.page.language(request)
         now = page.variant(values[self.variant])
+        controls = self._settings(values, now, language)
         return {
             panel.buttons.run: gr.update(interactive="generate" in now.verbs),
             **example_updates(panel.examples, now.prompts("generate", language)),
-            **self.controls.variant_updates(page, now, language),
+            **(ranges_only(controls) if values[panel.fitted] == now.id else controls),
+            panel.fitted: now.id,
             panel.turbo: gr.update(visible=get_family(now.family).drawing == "tokens"),
-            panel.think: gr.update(visible=now.thinking is not None, value=True),
-            **panel.size.variant_updates(now),
-            **panel.presets.variant_updates(page, now, language),
+            panel.presets.note: panel.presets.hint(page, now, language),
             **self._begin(values, now, language),
         }
+
+    def _settings(self, values: Values, now: Variant, language: str) -> Updates:
+        """The ranges and values of a variant's settings: those last used with it in this browser, or its defaults."""
+        updates = {
+            **self.controls.variant_updates(self.page, now, language),
+            self.panel.think: gr.update(visible=now.thinking is not None, value=True),
+            **self.panel.size.variant_updates(now),
+            **self.panel.presets.variant_updates(self.page, now, language),
+        }
+        for name, value in browser_settings.remembered(values[self.stored], now).items():
+            updates[self.controls.by_setting[name]] |= {"value": value}
+        return updates
 
     def _begin(self, values: Values, now: Variant, language: str) -> Updates:
         """A prompt to begin with, and on the canvas what this model draws from it, or what to do."""

@@ -11,7 +11,7 @@ from gradio.components import Component
 from janus_app.errors import Message
 from janus_app.models.registry import get_family
 from janus_app.types import EDIT_SETTINGS
-from janus_app.ui.common.controls import INTERVAL
+from janus_app.ui.common.controls import INTERVAL, ranges_only
 from janus_app.ui.common.html import message
 from janus_app.ui.context import PageContext, Updates, example_updates, slider_update
 from janus_app.ui.tabs.edit.panels import EditPanels
@@ -163,10 +163,12 @@ def variant_updates(
     language: str,
     current: str | None = None,
     text: str = "",
+    fitted: str = "",
 ) -> Updates:
     """The ways, controls and examples of the variant shown.
 
     `current` is the method chosen so far: its way is kept where the variant has it, else its usual method is taken.
+    `fitted` is the variant whose controls the page shows so far: where it is this one, they keep their values.
     """
     settings = panels.settings
     now, methods = page.variant(selected), available(page, selected)
@@ -175,9 +177,11 @@ def variant_updates(
     del ranges[settings.controls.count]  # one result unless the user wants more, whatever the variant
     ranges[settings.strength] = slider_update(now.settings.get("strength"))
     ranges[settings.image_guidance] = slider_update(now.settings.get("image_guidance"))
+    ranges = ranges_only(ranges) if fitted == now.id else ranges
     shown = method_updates(page, panels, selected, method, language, text)
     return {
         panels.method.method: gr.update(choices=choices(page, methods, language), value=method),
+        settings.fitted: now.id,
         **ranges,
         **{component: merged(ranges.get(component), update) for component, update in shown.items()},
     }
@@ -204,4 +208,4 @@ def merged(earlier: Any, later: Any) -> Any:
 def variant_outputs(panels: EditPanels) -> set[Component]:
     """The components of `variant_updates`."""
     settings = panels.settings
-    return {panels.method.method, settings.controls.guidance, *method_outputs(panels)}
+    return {panels.method.method, settings.fitted, settings.controls.guidance, *method_outputs(panels)}

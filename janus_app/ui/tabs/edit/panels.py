@@ -11,6 +11,7 @@ from janus_app.ui.common.controls import (
     RequestControls,
     RunButtons,
     example_buttons,
+    fitted_box,
     flow_controls,
     negative_box,
     run_buttons,
@@ -77,6 +78,7 @@ class SettingsPanel:
     go_on: gr.Checkbox  # whether the first result becomes the next picture to edit
     drop: gr.File
     drop_note: gr.HTML
+    fitted: gr.Textbox
 
 
 @dataclass(frozen=True)
@@ -240,7 +242,9 @@ def _settings(page: PageContext, prompt: gr.Textbox, examples: list[gr.Button], 
         )
         flow = flow_controls(label, "edit")
         negative = negative_box(label, "edit")
+        fitted = fitted_box("edit")
         with gr.Accordion(label("from_png"), open=False, elem_id="edit-from"):
             drop, drop_note = saved_picture(label, "edit")
     controls = RequestControls(prompt, negative, count, seed, new_seed, guidance, temperature, flow)
-    return SettingsPanel(controls, strength, image_guidance, examples, buttons, go_on, drop, drop_note)
+    parts = (controls, strength, image_guidance, examples, buttons, go_on, drop, drop_note)
+    return SettingsPanel(*parts, fitted)

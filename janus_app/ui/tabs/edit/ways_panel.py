@@ -44,7 +44,8 @@ class WayHandlers:
         """The ways, controls and examples of the variant whose settings the page shows."""
         method, text = values[self.panels.method.method], values[self.panels.settings.controls.prompt] or ""
         language = self.page.language(request)
-        return variant_updates(self.page, self.panels, values[self.variant], language, method, text)
+        fitted = values[self.panels.settings.fitted]
+        return variant_updates(self.page, self.panels, values[self.variant], language, method, text, fitted)
 
     def choose(self, values: Values, request: gr.Request) -> Updates:
         method, text = values[self.panels.method.method], values[self.panels.settings.controls.prompt] or ""
@@ -105,9 +106,10 @@ class WayHandlers:
         method, buttons = panels.method, panels.settings.buttons
         inputs = {self.variant, method.method, panels.settings.controls.prompt}
         outputs = variant_outputs(panels)
+        shown_for = {*inputs, panels.settings.fitted}
         fitted = [
-            attach(opening.then, self.opened, inputs, {*outputs, panels.source.start}, **QUICK),
-            attach(model_changed.change, self.refresh, inputs, outputs, **QUICK),
+            attach(opening.then, self.opened, shown_for, {*outputs, panels.source.start}, **QUICK),
+            attach(model_changed.change, self.refresh, shown_for, outputs, **QUICK),
         ]
         attach(method.method.change, self.choose, inputs, method_outputs(panels), **QUICK)
         attach(
