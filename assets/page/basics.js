@@ -19,5 +19,10 @@ const wait = (milliseconds) => new Promise((resolve) => setTimeout(resolve, mill
 // `act` is called after every change of the page's elements.
 const watchers = [];
 const onChange = (act) => watchers.push(act);
+// For what measures the page: once before the next frame, however often it is called until then.
+const beforeFrame = (act) => {
+  let waiting = 0;
+  return () => { waiting ||= requestAnimationFrame(() => { waiting = 0; act(); }); };
+};
 new MutationObserver(() => watchers.forEach((act) => act()))
   .observe(document.documentElement, { subtree: true, childList: true });

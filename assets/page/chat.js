@@ -108,8 +108,7 @@ const fitChat = () => {
   const top = `${Math.round(row.getBoundingClientRect().top + window.scrollY)}px`;
   if (row.style.getPropertyValue("--chat-top") !== top) row.style.setProperty("--chat-top", top);
 };
-let fitting = 0;
-const fitSoon = () => { fitting ||= requestAnimationFrame(() => { fitting = 0; fitChat(); }); };
+const fitSoon = beforeFrame(fitChat);
 onChange(fitSoon);
 window.addEventListener("resize", fitSoon);
 

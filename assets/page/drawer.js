@@ -28,5 +28,5 @@ const fitCanvas = () => {
   aboveCanvas = above;
   document.documentElement.style.setProperty("--above-canvas", `${above}px`);
 };
-onChange(fitCanvas);
+onChange(beforeFrame(fitCanvas));
 document.addEventListener("DOMContentLoaded", () => new ResizeObserver(fitCanvas).observe(document.body));

@@ -23,6 +23,7 @@ from janus_app.errors import AppError, Message, match_language
 
 ALL_INTERFACES = ("0.0.0.0", "::", "")
 _API_INFO = re.compile(rb"(window\.gradio_api_info = ).*?(?=;?</script>)", re.DOTALL)
+_KNOWN = b"<script data-gradio-mode>"  # in Gradio's page, after the script that says what is on the page
 _HOST_NAME = re.compile(r"(\*\.)?[a-z0-9_]([a-z0-9_.-]*[a-z0-9_])?|[0-9a-f:]+")
 _SUB_PATH = re.compile(r"(/[A-Za-z0-9_~-][A-Za-z0-9._~-]*)+")
 LOOPBACK = ("localhost", "127.0.0.1", "::1", "[::1]")
@@ -78,15 +79,16 @@ class SubPath:
         await self.app(scope, receive, send)
 
 
-class QuietLogin:
-    """ASGI middleware: removes the list of API endpoints from the login page.
+class PageText:
+    """ASGI middleware: adds the script `opening` to the page, and removes the list of endpoints from the login page.
 
-    Gradio embeds that list in the page before the login too, and it names every model, those the user added included.
-    Answers that do not ask for a password pass unchanged.
+    The script runs when the description of the page is there and before Gradio's own scripts, where Gradio lets none.
+    Gradio embeds the list of endpoints in the page before the login too, and it names every model, those the user added
+    included.
     """
 
-    def __init__(self, app: Any) -> None:
-        self.app = app
+    def __init__(self, app: Any, opening: str) -> None:
+        self.app, self.opening = app, f"<script>{opening}</script>".encode()
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] != "http" or scope["path"].strip("/"):
@@ -95,7 +97,7 @@ class QuietLogin:
         start: dict[str, Any] = {}
         body = b""
 
-        async def send_without_api_info(message: Any) -> None:
+        async def send_changed(message: Any) -> None:
             nonlocal start, body
             if message["type"] == "http.response.start":
                 start = message
@@ -105,12 +107,13 @@ class QuietLogin:
                 return
             if b'"auth_required":true' in body:
                 body = _API_INFO.sub(rb"\1null", body)
+            body = body.replace(_KNOWN, self.opening + _KNOWN, 1)
             length = (b"content-length", str(len(body)).encode())
             others = [pair for pair in start["headers"] if pair[0].lower() != b"content-length"]
             await send({**start, "headers": [*others, length]})
             await send({"type": "http.response.body", "body": body})
 
-        await self.app(scope, receive, send_without_api_info)
+        await self.app(scope, receive, send_changed)
 
 
 def _host(scope: Any) -> str:

@@ -27,10 +27,11 @@ from janus_app.runtime.face import Session
 from janus_app.server.api.app import api_app
 from janus_app.server.api.context import ApiContext
 from janus_app.server.api.gate import Access, ApiGate, api_access
+from janus_app.server.page_files import PageFiles
 from janus_app.server.security import (
     LOOPBACK,
     HostGuard,
-    QuietLogin,
+    PageText,
     SubPath,
     VisitorLimiter,
     allowed_names,
@@ -42,7 +43,7 @@ from janus_app.server.security import (
     sub_path,
 )
 from janus_app.ui import dropped_files, endpoints
-from janus_app.ui.assets import FAVICON, mark, script, styles
+from janus_app.ui.assets import FAVICON, gradio_files, mark, opening_script, script, styles
 from janus_app.ui.common import actions, browser_tab
 from janus_app.ui.common.help import foot_html, help_html
 from janus_app.ui.common.html import message
@@ -293,11 +294,12 @@ def _app_options(rules: dict[str, Any], path: str, api: Starlette, access: Acces
     def lifespan(app: FastAPI) -> AbstractAsyncContextManager[Any]:
         # Outside of Gradio's own middleware, which lets any web site read the answers of a page that has a name.
         inside = ApiGate(app.middleware_stack, api, access)
-        app.middleware_stack = HostGuard(SubPath(inside, urlsplit(path).path), **rules)
+        files = PageFiles(inside, gradio_files())
+        app.middleware_stack = HostGuard(SubPath(files, urlsplit(path).path), **rules)
         return api.router.lifespan_context(api)
 
     return {
-        "middleware": [Middleware(QuietLogin)],
+        "middleware": [Middleware(PageText, opening=opening_script())],
         "lifespan": lifespan,
         "docs_url": None,
         "redoc_url": None,

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import gradio as gr
+
 from janus_app.paths import ASSETS
 
 FAVICON = ASSETS / "mark.svg"
+OPENING = ASSETS / "page" / "opening.js"
 
 
 def mark() -> str:
@@ -21,5 +24,15 @@ def styles() -> list[Path]:
 
 def script() -> str:
     """All scripts as one function, so that they share names with each other but not with Gradio's."""
-    files = sorted((ASSETS / "page").glob("*.js"), key=lambda file: (file.stem != "basics", file.stem))
+    files = sorted({*(ASSETS / "page").glob("*.js")} - {OPENING}, key=lambda file: (file.stem != "basics", file.stem))
     return "(() => {\n" + "\n".join(file.read_text(encoding="utf-8") for file in files) + "})();\n"
+
+
+def opening_script() -> str:
+    """The script that runs before all of Gradio's."""
+    return OPENING.read_text(encoding="utf-8")
+
+
+def gradio_files() -> Path:
+    """The folder of the scripts and styles of Gradio's page."""
+    return Path(gr.__file__).parent / "templates" / "frontend" / "assets"
