@@ -39,7 +39,6 @@ def kept(name: str, parts: Sequence[Any], model: Component | None = None) -> Cal
     user has entered meanwhile stays. The function returns the event after that.
     """
     same = [model] if model is not None else []
-    for part in parts:
-        part.change(None, [*same, *parts], None, js=KEEP_VALUES.format(name=name))
+    gr.on([part.change for part in parts], None, [*same, *parts], None, js=KEEP_VALUES.format(name=name))
     script = KEPT_VALUES.format(name=name, same=len(same), ids=json.dumps([part.elem_id for part in parts]))
     return lambda event: event.then(None, [*same, *parts], [*parts], js=script)
