@@ -28,7 +28,7 @@ class PageFiles:
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         asked = scope["type"] == "http" and scope["method"] in ("GET", "HEAD") and _FILE.fullmatch(scope["path"])
-        packed = asked and b"gzip" in dict(scope["headers"]).get(b"accept-encoding", b"")
+        packed = b"gzip" in dict(scope.get("headers", ())).get(b"accept-encoding", b"")
         answer = self._answer(asked[1], packed) if asked else None
         if answer is None:
             await self.app(scope, receive, send)

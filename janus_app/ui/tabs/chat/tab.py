@@ -164,7 +164,7 @@ class ChatHandlers:
         sliders = self.panel.settings.sliders
         asked, drawn = variant.prompts("chat", language)[: EXAMPLES - 1], variant.prompts("generate", language)[:1]
         commands = tuple(say("draw_command", language, prompt=prompt) for prompt in drawn)
-        ranges = {slider: slider_update(variant.settings.get(name)) for name, slider in sliders.items()}
+        ranges: Updates = {slider: slider_update(variant.settings.get(name)) for name, slider in sliders.items()}
         return {
             self.panel.bot: gr.update(placeholder=empty(say("chat_empty_title", language), hint)),
             self.panel.sample: self._sample_html(language) if asked else "",
