@@ -7,6 +7,7 @@ import contextlib
 import os
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import nullcontext
 from typing import TYPE_CHECKING
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from janus_app.ui.context import PageContext
 
 FIRST_PORT, PORTS = 7860, 20
+OPENING_SECONDS = 1.0  # from when a browser first asks how the model does
+ALONE_SECONDS = 4.0  # without a browser, as where other programs use the API alone
 
 
 def parse() -> argparse.Namespace:
@@ -57,7 +60,7 @@ def serve(args: argparse.Namespace) -> int:
             if wanted:
                 load_wanted(page, wanted)
             elif variant.is_local:
-                threading.Thread(target=warm_up, args=(session, variant.id), daemon=True).start()
+                threading.Thread(target=warm_up, args=(page, variant.id), daemon=True).start()
 
         threading.Thread(target=session.run_idle_unload, name="idle", daemon=True).start()
         from janus_app.ui.app import launch
@@ -111,12 +114,17 @@ def load_wanted(page: PageContext, wanted: Asked) -> None:
     load_on(page, events, named, system_language(), of_visitor=False)
 
 
-def warm_up(session: Session, name: str) -> None:
-    """Load the default model in the background. A failure is reported when the page first needs the model."""
+def warm_up(page: PageContext, name: str) -> None:
+    """Load the default model once a browser shows the page, whose opening it would slow down, or none came for a while.
+
+    A failure is reported when the page first needs the model.
+    """
     from janus_app.types import drain
 
+    if page.shown.wait(ALONE_SECONDS):
+        time.sleep(OPENING_SECONDS)
     with contextlib.suppress(AppError):
-        drain(session.load(name))
+        drain(page.session.load(name))
 
 
 def free_port(host: str, wanted: int | None) -> int:

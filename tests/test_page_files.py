@@ -31,14 +31,14 @@ def files(tmp_path: Path) -> PageFiles:
 
 
 def asked(
-    files: PageFiles, path: str, encoding: bytes = b"", method: str = "GET"
+    files: PageFiles, path: str, encoding: bytes = b"", method: str = "GET", host: bytes = b"example.org"
 ) -> tuple[int, dict[bytes, bytes], bytes]:
     sent: list[Any] = []
 
     async def send(message: Any) -> None:
         sent.append(message)
 
-    headers = [(b"accept-encoding", encoding)]
+    headers = [(b"accept-encoding", encoding), (b"host", host)]
     asyncio.run(files({"type": "http", "method": method, "path": path, "headers": headers}, None, send))  # type: ignore[arg-type]
     start, body = sent
     return start["status"], dict(start["headers"]), body["body"]
@@ -54,6 +54,12 @@ def test_script_comes_as_it_is_and_compressed_and_may_be_kept(files: PageFiles) 
         assert gzip.decompress(packed) == SCRIPT
     _, headers, body = asked(files, f"/assets/{NAME}", method="HEAD")
     assert (int(headers[b"content-length"]), body) == (len(SCRIPT), b"")
+
+
+@pytest.mark.parametrize("host", [b"127.0.0.1:7860", b"localhost:7860", b"[::1]:7860", b"localhost"])
+def test_nothing_is_compressed_for_a_browser_on_this_machine(files: PageFiles, host: bytes) -> None:
+    _, headers, body = asked(files, f"/assets/{NAME}", b"gzip", host=host)
+    assert b"content-encoding" not in headers and body == SCRIPT
 
 
 @pytest.mark.parametrize(

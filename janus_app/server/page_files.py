@@ -1,7 +1,8 @@
 """The scripts and styles of Gradio's page, from memory.
 
 The page needs over a hundred of them before it can be used. Gradio reads each in several steps on other threads and
-compresses it for each request, which together takes a good part of a second on a small machine.
+compresses it for each request, which together takes a good part of a second on a small machine. Here they are
+compressed once, and not at all for a browser on this machine.
 """
 
 from __future__ import annotations
@@ -10,6 +11,8 @@ import gzip
 import re
 from pathlib import Path
 from typing import Any
+
+from janus_app.server.security import LOOPBACK
 
 KINDS = {"js": b"text/javascript; charset=utf-8", "css": b"text/css; charset=utf-8"}
 _FILE = re.compile(r"/assets/([A-Za-z0-9_-][A-Za-z0-9._-]*-[A-Za-z0-9_-]{8}\.(js|css))")  # with a hash of its content
@@ -28,13 +31,14 @@ class PageFiles:
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         asked = scope["type"] == "http" and scope["method"] in ("GET", "HEAD") and _FILE.fullmatch(scope["path"])
-        packed = b"gzip" in dict(scope.get("headers", ())).get(b"accept-encoding", b"")
+        headers = dict(scope.get("headers", ()))
+        packed = b"gzip" in headers.get(b"accept-encoding", b"") and not _on_this_machine(headers)
         answer = self._answer(asked[1], packed) if asked else None
         if answer is None:
             await self.app(scope, receive, send)
             return
-        headers, body = answer
-        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        told, body = answer
+        await send({"type": "http.response.start", "status": 200, "headers": told})
         await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else body})
 
     def _answer(self, name: str, packed: bool) -> tuple[list[tuple[bytes, bytes]], bytes] | None:
@@ -55,3 +59,9 @@ class PageFiles:
             headers.append((b"content-length", str(len(body)).encode()))
             self._kept[name, packed] = headers, body
         return self._kept[name, packed]
+
+
+def _on_this_machine(headers: dict[bytes, bytes]) -> bool:
+    """Whether the browser asked for an address of this machine: no network lies between them."""
+    host = headers.get(b"host", b"").decode("latin-1")
+    return host.rpartition(":")[0] in LOOPBACK or host in LOOPBACK

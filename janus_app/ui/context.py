@@ -8,6 +8,7 @@ out stays as it is; a handler that changes nothing at all returns `gr.skip()`.
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Callable, Iterator, Sequence, Set
 from contextlib import closing, nullcontext, suppress
 from dataclasses import dataclass, field
@@ -67,7 +68,7 @@ class PageContext:
 
     `shared` means that strangers can open the page: they may neither name folders nor start downloads. `library` holds
     the pictures and conversations of the page's only user; it is None where others can open the page too, and then
-    nothing saved is listed. `access` is who may use the API.
+    nothing saved is listed. `access` is who may use the API. `shown` is set once a browser shows the page.
     """
 
     session: Session
@@ -79,6 +80,7 @@ class PageContext:
     limiter: VisitorLimiter = field(default_factory=VisitorLimiter)
     runs: Runs = field(default_factory=Runs)
     access: Access = field(default_factory=Access)
+    shown: threading.Event = field(default_factory=threading.Event)
 
     def language(self, request: gr.Request | None) -> str:
         return self.texts.language(request)

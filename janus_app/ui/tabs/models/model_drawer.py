@@ -166,6 +166,7 @@ class ModelHandlers:
 
         What is shown comes from the browser itself, which may have missed an answer.
         """
+        self.page.shown.set()
         language, load = self.page.language(request), self.page.runs.loading(self.page.shared)
         updates = self._state(language)
         if load and not load.ended:
