@@ -1,4 +1,4 @@
-"""Families without embedded weights, on a pretended CUDA card: tiny random models give the results of the CPU."""
+"""Tiny random models of families and layouts on a pretended CUDA card give the results of the CPU."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """The words of the picture world, as `vocabulary.json` beside each embedded model: it tells people what is not in them.
 
-    python -m training.vocabulary assets/janus_embedded assets/janusflow_embedded assets/metaquery_embedded --edits
+    python -m training.vocabulary assets/{janus,janusflow,pisces,metaquery}_embedded --edits
 
 `--edits` adds the words of editing instructions to the last folder's.
 """

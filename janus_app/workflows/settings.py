@@ -92,6 +92,8 @@ def check_takes_mask(method: str) -> None:
 
 def usual_edit_method(methods: Iterable[str], masked: bool, title: str) -> str:
     """The first of a loaded model's edit methods that fits what was given. Raises AppError where none does."""
+    if not (methods := tuple(methods)):
+        raise AppError("edit_unsupported", title=title)
     fitting = [name for name in methods if ("mask" in EDIT_SETTINGS.get(name, ())) == masked]
     if not fitting:
         raise AppError("edit_mask_unsupported" if masked else "edit_needs_mask", title=title)

@@ -53,6 +53,16 @@ def test_several_pictures_are_edited_together_by_a_model_that_takes_several(http
     assert error_of(too_many, 400)["code"] == "edit_images_too_many"
 
 
+def test_a_model_that_only_draws_draws_and_refuses_edits(http: httpx.Client, drawn: bytes) -> None:
+    pytest.importorskip("diffusers")
+    made = picture(generate(http, model="pisces-embedded", steps=2)["data"][0])
+    record = read_metadata(made)
+    assert (record.model, record.settings["steps"]) == ("pisces-embedded", 2) and record.settings["vectors"]
+    for mask in ({}, {"mask": left_half("L")}):
+        refused = edit(http, {"image": drawn} | mask, model="pisces-embedded")
+        assert error_of(refused, 400)["code"] == "edit_unsupported"
+
+
 def test_a_model_of_several_sizes_draws_and_edits_in_the_one_that_is_asked_for(
     page: Served, http: httpx.Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
