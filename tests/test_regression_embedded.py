@@ -137,4 +137,4 @@ def test_the_fit_advisor_knows_the_memory_of_the_row(precision: str) -> None:
     need = plan_load(ROW, folder(), "cpu").plan(precision).need
     assert weight_bytes(ROW, precision) == need.weights
     assert need.weights == pytest.approx(ROW.memory[precision], rel=0.2)  # some processors decode in bfloat16
-    assert need.cache > 0 and need.work > 0
+    assert need.work > 0
