@@ -1,6 +1,7 @@
 """The whole way of a model at its real size: random weights under the real names, from the download to a drawing.
 
-    python -m benchmarks.rehearsal [--model janus-pro-1b] [--precision fp32,bf16,int8,nf4] [--small] [--keep FOLDER]
+    python -m benchmarks.rehearsal [--model janus-pro-1b] [--precision fp32,bf16,int8,nf4] [--verbs draw,ask,edit,page]
+                                   [--small] [--keep FOLDER]
 
 The checkpoint has the names, shapes, types and files of a row of the manifest; with `--small` the files alone are the
 row's. A server on the loopback address stands for the Hub. Every stage is a command of the app in a process of its own:
@@ -260,13 +261,20 @@ def fetch_stages(run: Rehearsal, name: str, size: int) -> Iterator[tuple[str, St
     yield "verify", run.command("models", "verify", name)
 
 
-def precision_stages(run: Rehearsal, name: str, precision: str, out: Path) -> Iterator[tuple[str, Stage]]:
+def precision_stages(
+    run: Rehearsal, name: str, precision: str, verbs: Sequence[str], out: Path
+) -> Iterator[tuple[str, Stage]]:
     chosen = ("--model", name, "--precision", precision, "--device", "cpu", "--prompt", PROMPT, "--json")
     picture = out / "picture.png"
     Image.new("RGB", (384, 384), (200, 60, 40)).save(picture)
-    yield "draw", run.command("generate", *chosen, "--out", str(out))
-    yield "ask", run.command("chat", *chosen, "--image", str(picture))
-    yield "edit", run.command("edit", *chosen, "--image", str(picture), "--strength", "0.3", "--out", str(out))
+    commands = {
+        "draw": ("generate", *chosen, "--out", str(out)),
+        "ask": ("chat", *chosen, "--image", str(picture)),
+        "edit": ("edit", *chosen, "--image", str(picture), "--strength", "0.3", "--out", str(out)),
+    }
+    for verb, command in commands.items():
+        if verb in verbs:
+            yield verb, run.command(*command)
 
 
 @dataclass(frozen=True)
@@ -304,6 +312,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.rehearsal", description=__doc__.splitlines()[0])
     parser.add_argument("--model", default="janus-pro-1b", help="a row of the manifest")
     parser.add_argument("--precision", default="fp32,bf16,int8,nf4")
+    parser.add_argument("--verbs", default="draw,ask,edit,page", help="some of these")
     parser.add_argument("--small", action="store_true", help="tiny weights in the same files")
     parser.add_argument("--keep", metavar="FOLDER", help="where the files are made, and stay")
     args = parser.parse_args(arguments)
@@ -330,13 +339,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         libraries = run.command("generate", *small)
         base = libraries.peak - predicted(run, "janus-embedded")["fp32"].size
         needs = predicted(run, variant.id)
+        verbs = args.verbs.split(",")
         for precision in args.precision.split(","):
             need = needs[precision]
-            for stage, done in precision_stages(run, variant.id, precision, out):
+            for stage, done in precision_stages(run, variant.id, precision, verbs, out):
                 took = picture_seconds(done, need.seconds) if stage == "draw" else ""
                 print(line(f"{precision}: {stage}", done, need.size + base, took), flush=True)
-        up, ready, held = run.page(variant.id, args.precision.split(",")[0])
-        print(f"\npage up after {up:.1f} s, model ready after {ready:.1f} s, {held / 1e9:.2f} GB held")
+        if "page" in verbs:
+            up, ready, held = run.page(variant.id, args.precision.split(",")[0])
+            print(f"\npage up after {up:.1f} s, model ready after {ready:.1f} s, {held / 1e9:.2f} GB held")
     return 0
 
 
