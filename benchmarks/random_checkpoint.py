@@ -15,7 +15,8 @@ from torch import Tensor
 
 from janus_app.runtime.loader import expected_tensors
 
-EMBEDDED = Path(__file__).resolve().parent.parent / "assets" / "janus_embedded"
+ASSETS = Path(__file__).resolve().parent.parent / "assets"
+EMBEDDED, FLOW = ASSETS / "janus_embedded", ASSETS / "janusflow_embedded"
 
 
 @dataclass(frozen=True)
@@ -73,17 +74,20 @@ def write(folder: Path, size: Size, seed: int = 0) -> Path:
 
 
 def write_settings(folder: Path, config: Mapping[str, Any]) -> None:
-    """Everything of a checkpoint but its weights. The tokenizer is the embedded model's."""
+    """Everything of a Janus' or JanusFlow's checkpoint but its weights. The tokenizer is the embedded model's."""
+    tower, embedded = (
+        ("vision_und_enc_config", FLOW) if "vision_und_enc_config" in config else ("vision_config", EMBEDDED)
+    )
     folder.mkdir(parents=True, exist_ok=True)
     for name in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"):
-        shutil.copy(EMBEDDED / name, folder / name)
+        shutil.copy(embedded / name, folder / name)
     (folder / "config.json").write_text(json.dumps(config), "utf-8")
-    side = config["vision_config"]["params"]["image_size"]
+    side = config[tower]["params"]["image_size"]
     for name, change in (
         ("preprocessor_config.json", {"image_size": side}),
         ("processor_config.json", {"num_image_tokens": (side // 16) ** 2}),
     ):
-        values = json.loads((EMBEDDED / name).read_text("utf-8")) | change
+        values = json.loads((embedded / name).read_text("utf-8")) | change
         (folder / name).write_text(json.dumps(values), "utf-8")
 
 

@@ -37,13 +37,14 @@ from typing import Any
 
 import psutil
 import torch
+import yaml
 from PIL import Image
 from safetensors.torch import save_file
 
 from benchmarks.random_checkpoint import Size, config_of, random_tensors, write_settings
-from janus_app.paths import ROOT
+from janus_app.paths import MANIFEST, ROOT
 from janus_app.registry.catalog import load_catalog
-from janus_app.registry.types import Variant
+from janus_app.registry.types import File, Variant
 from janus_app.runtime.fit import KNOWN_CONFIGS
 from janus_app.runtime.loader import expected_tensors
 
@@ -52,34 +53,58 @@ SMALL = Size(
 )
 PIECE = 1 << 20
 PATIENCE = 600  # seconds until the model of the page is ready
+ROW = "rehearsal"  # the id of the row that is rehearsed
 PROMPT = "a red house and a blue car under a yellow sun"
 
 
 # ---- the checkpoint
 
 
-def write_files(variant: Variant, folder: Path, small: bool) -> None:
-    """The files of a row of the manifest, with random weights in bfloat16."""
+def write_files(variant: Variant, source: Path, small: bool) -> None:
+    """The files of a row and of its components, with random weights, in a folder for each repository."""
     facts = json.loads(gzip.decompress((KNOWN_CONFIGS / f"{(variant.repo or '').split('/')[-1]}.json.gz").read_bytes()))
     config: dict[str, Any] = config_of(SMALL) if small else facts["config"]
-    shapes = expected_tensors(config) if small else facts["tensors"]
+    shapes: dict[str, Sequence[int]] = expected_tensors(config) if small else facts["tensors"]
+    for role, component in variant.components.items():  # an autoencoder, whose config stands in the network's
+        settings, prefix = config.pop(role), f"{role}."
+        own = {name.removeprefix(prefix): shapes.pop(name) for name in list(shapes) if name.startswith(prefix)}
+        (folder := source / component.repo.replace("/", "--")).mkdir(parents=True)
+        (folder / "config.json").write_text(json.dumps(settings), "utf-8")
+        _write_weights(own, component.files, folder)
+    folder = source / str(variant.repo).replace("/", "--")
     write_settings(folder, config)
-    weights = [file.path for file in variant.files if file.path.endswith((".bin", ".safetensors"))]
-    names = sorted(shapes)
+    _write_weights(shapes, variant.files, folder)
+
+
+def _write_weights(shapes: dict[str, Sequence[int]], files: Sequence[File], folder: Path) -> None:
+    """Random weights in bfloat16, spread over the weight files of a repository."""
+    weights = [file.path for file in files if file.path.endswith((".bin", ".safetensors"))]
     size, places = 0, dict[str, str]()
     share = sum(map(_count, shapes.values())) / len(weights) + 1
-    for name in names:
+    for name in sorted(shapes):
         places[name] = weights[int(size // share)]
         size += _count(shapes[name])
     for file in weights:
-        tensors = random_tensors({name: shapes[name] for name in names if places[name] == file})
+        tensors = random_tensors({name: shape for name, shape in sorted(shapes.items()) if places[name] == file})
         if file.endswith(".bin"):
             torch.save(tensors, folder / file)
         else:
             save_file(tensors, folder / file)
-    if index := next((file.path for file in variant.files if file.path.endswith(".index.json")), None):
+    if index := next((file.path for file in files if file.path.endswith(".index.json")), None):
         total = {"total_size": 2 * size}
         (folder / index).write_text(json.dumps({"metadata": total, "weight_map": places}), "utf-8")
+
+
+def write_manifest(variant: Variant, folder: Path) -> Path:
+    """A list of models with the row under another id, and without the sizes and hashes of the real files."""
+    rows = yaml.safe_load(MANIFEST.read_text("utf-8"))["variants"]
+    row = next(row for row in rows if row["id"] == variant.id) | {"id": ROW}
+    for part in (row, *row.get("components", {}).values()):
+        for file in part["files"]:
+            file |= {"size": None, "sha256": None}
+    path = folder / "models.yaml"
+    path.write_text(yaml.safe_dump({"variants": [row]}, allow_unicode=True), "utf-8")
+    return path
 
 
 def _count(shape: Sequence[int]) -> int:
@@ -90,12 +115,12 @@ def _count(shape: Sequence[int]) -> int:
 
 
 @contextmanager
-def hub_server(folder: Path, pause: float = 0.0) -> Iterator[str]:
-    """The address of a server that answers as the Hub does for a repository with these files.
+def hub_server(source: Path, pause: float = 0.0) -> Iterator[str]:
+    """The address of a server that answers as the Hub does for the repositories with these files.
 
     It waits `pause` seconds before each piece, so that there is time to kill the download of a small one.
     """
-    hashes = {path.name: _sha256(path) for path in folder.iterdir()}
+    hashes = {path: _sha256(path) for path in source.glob("*/*")}
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -110,9 +135,9 @@ def hub_server(folder: Path, pause: float = 0.0) -> Iterator[str]:
             self._answer(body=True)
 
         def _answer(self, body: bool) -> None:
-            match = re.fullmatch(r"/[^/]+/[^/]+/resolve/([0-9a-f]+)/([^/?]+)", self.path)
-            path = folder / match[2] if match else None
-            if match is None or path is None or not path.is_file():
+            match = re.fullmatch(r"/([^/]+)/([^/]+)/resolve/([0-9a-f]+)/([^/?]+)", self.path)
+            path = source / f"{match[1]}--{match[2]}" / match[4] if match else None
+            if match is None or path not in hashes:
                 self.send_response(404)
                 self.send_header("X-Error-Code", "EntryNotFound")
                 self.send_header("Content-Length", "0")
@@ -125,9 +150,9 @@ def hub_server(folder: Path, pause: float = 0.0) -> Iterator[str]:
             if asked:
                 self.send_header("Content-Range", f"bytes {start}-{end - 1}/{size}")
             self.send_header("Content-Length", str(end - start))
-            self.send_header("X-Repo-Commit", match[1])
-            self.send_header("ETag", f'"{hashes[path.name]}"')
-            self.send_header("X-Linked-ETag", f'"{hashes[path.name]}"')
+            self.send_header("X-Repo-Commit", match[3])
+            self.send_header("ETag", f'"{hashes[path]}"')
+            self.send_header("X-Linked-ETag", f'"{hashes[path]}"')
             self.send_header("X-Linked-Size", str(size))
             self.end_headers()
             if body:
@@ -174,7 +199,7 @@ class Stage:
 class Rehearsal:
     """Runs commands of the app in an environment with files of its own."""
 
-    def __init__(self, folder: Path, endpoint: str) -> None:
+    def __init__(self, folder: Path, endpoint: str, manifest: Path) -> None:
         self._folder = folder
         kept = {name: value for name, value in os.environ.items() if not name.lower().endswith(("_proxy", "_offline"))}
         self.environment = {
@@ -182,6 +207,7 @@ class Rehearsal:
             "HF_ENDPOINT": endpoint,
             "HF_HOME": str(folder / "hub"),
             "JANUS_APP_DATA": str(folder / "data"),
+            "JANUS_APP_MANIFEST": str(manifest),
             "JANUS_APP_WEIGHT_CHECK": "off",  # random weights do not answer
             "LC_ALL": "C.UTF-8",
         }
@@ -322,31 +348,31 @@ def main(arguments: Sequence[str] | None = None) -> int:
         source = folder / "source"
         if not source.exists():
             write_files(variant, source, args.small)
-        size = sum(path.stat().st_size for path in source.iterdir())
+        size = sum(path.stat().st_size for path in source.glob("*/*"))
         print(f"{variant.title}, {size / 1e9:.2f} GB of random weights, {torch.get_num_threads()} threads\n")
         print("| stage | seconds | a picture: predicted / taken (ratio) | GB predicted / held (ratio), or held |")
         print("|---|---|---|---|", flush=True)
         with hub_server(source, pause=0.03 if args.small else 0.0) as endpoint:
-            run = Rehearsal(folder, endpoint)
-            for stage, done in fetch_stages(run, variant.id, size):
+            run = Rehearsal(folder, endpoint, write_manifest(variant, folder))
+            for stage, done in fetch_stages(run, ROW, size):
                 print(line(stage, done), flush=True)
         shutil.rmtree(source)
         if any(file.path.endswith(".bin") for file in variant.files):
-            print(line("convert to safetensors", run.command("models", "convert", variant.id)), flush=True)
+            print(line("convert to safetensors", run.command("models", "convert", ROW)), flush=True)
         out = folder / "pictures"
         out.mkdir(exist_ok=True)
         small = ("--prompt", PROMPT, "--precision", "fp32", "--device", "cpu", "--out", str(out))
         libraries = run.command("generate", *small)
         base = libraries.peak - predicted(run, "janus-embedded")["fp32"].size
-        needs = predicted(run, variant.id)
+        needs = predicted(run, ROW)
         verbs = args.verbs.split(",")
         for precision in args.precision.split(","):
             need = needs[precision]
-            for stage, done in precision_stages(run, variant.id, precision, verbs, out):
+            for stage, done in precision_stages(run, ROW, precision, verbs, out):
                 took = picture_seconds(done, need.seconds) if stage == "draw" else ""
                 print(line(f"{precision}: {stage}", done, need.size + base, took), flush=True)
         if "page" in verbs:
-            up, ready, held = run.page(variant.id, args.precision.split(",")[0])
+            up, ready, held = run.page(ROW, args.precision.split(",")[0])
             print(f"\npage up after {up:.1f} s, model ready after {ready:.1f} s, {held / 1e9:.2f} GB held")
     return 0
 
