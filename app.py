@@ -55,6 +55,7 @@ def serve(args: argparse.Namespace) -> int:
         variant = chosen_variant(session.catalog, args)
         named = args.model or args.device or args.precision or args.adapter
         wanted = asked(session, args, variant) if named else None
+        session.catalog.start_with(variant)
 
         def opened(page: PageContext) -> None:  # the page first: the imports of a model would make it wait
             if wanted:
@@ -100,18 +101,19 @@ def open_cluster(address: str) -> Iterator[Session]:
 
 def load_wanted(page: PageContext, wanted: Asked) -> None:
     """Load in the background what the options name. The terminal and the page show the progress, and why it failed."""
-    from janus_app.ui.tabs.models.model_drawer import load_on
+    from janus_app.ui.tabs.models.model_drawer import load_on, loading
+
+    asked = (wanted.name, wanted.device, wanted.precision, wanted.adapters)
 
     def events() -> Iterator[Event]:
-        session = page.session
-        try:
-            yield from shown(session.load(wanted.name, wanted.device, wanted.precision, wanted.adapters))
+        try:  # visitors of a shared page may not start a download
+            yield from shown(page.session.load(*asked) if page.shared else loading(page, *asked))
         except AppError as error:
             say(error.message)
             raise
 
     named = (wanted.name, wanted.device, wanted.precision, *wanted.adapters)
-    load_on(page, events, named, system_language(), of_visitor=False)
+    load_on(page, events, named, page.texts.forced or system_language(), of_visitor=False)
 
 
 def warm_up(page: PageContext, name: str) -> None:
@@ -123,8 +125,10 @@ def warm_up(page: PageContext, name: str) -> None:
 
     if page.shown.wait(ALONE_SECONDS):
         time.sleep(OPENING_SECONDS)
-    with contextlib.suppress(AppError):
-        drain(page.session.load(name))
+    load = page.runs.loading(shared=False)
+    if page.session.state.phase == "empty" and (load is None or load.ended):  # nobody chose a model meanwhile
+        with contextlib.suppress(AppError):
+            drain(page.session.load(name))
 
 
 def free_port(host: str, wanted: int | None) -> int:

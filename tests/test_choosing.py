@@ -247,8 +247,8 @@ def test_load_of_the_command_line_is_shown_to_whoever_opens_the_page(
     handlers, line, drawer = model_handlers(page)
     request: Any = None
     for name, precision, place, why in (
+        ("janus-pro-1b", "nf4", ("auto", "auto"), "offline"),  # its files are missing
         ("janus-embedded", "int8", ("cpu", "int8"), ""),
-        ("metamorph-8b", "bf16", ("cpu", "int8"), "No public weights"),  # its files are missing, the first stays
         (str(ROOT / "assets" / "janusflow_embedded"), "auto", ("cpu", "auto"), ""),
     ):
         app.load_wanted(page, Asked(name, "cpu", precision, ()))
@@ -264,6 +264,12 @@ def test_load_of_the_command_line_is_shown_to_whoever_opens_the_page(
     drain(session.load("janus-embedded", "cpu"))  # by another program
     updates = handlers.now("en")
     assert (updates[drawer.choice.device], updates[drawer.choice.precision]) == ("auto", "auto")
+    for name in ("janus-embedded", "janus-pro-1b"):  # the second fails while another is loaded
+        app.load_wanted(page, Asked(name, "cpu", "auto", ()))
+        load = page.runs.loading(shared=False)
+        assert load is not None
+        load.wait(60)
+    assert not handlers.opened(request)[line.work], "that would be said at every opening"
     shared = page_of(session, tmp_path, shared=True)
     app.load_wanted(shared, Asked("janus-embedded", "cpu", "auto", ()))
     with pytest.MonkeyPatch.context() as visitor:
@@ -272,3 +278,30 @@ def test_load_of_the_command_line_is_shown_to_whoever_opens_the_page(
     load = shared.runs.loading(shared=False)
     assert load is not None and not load.stopped
     load.wait(60)
+
+
+def test_default_model_is_loaded_unless_somebody_chose_one_meanwhile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(app, "OPENING_SECONDS", 0.0)
+    session = ModelSession(load_catalog(), Hub(tmp_path, offline=True))
+    page = page_of(session, tmp_path)
+    page.shown.set()
+    drain(session.load("janusflow-embedded", "cpu"))
+    app.warm_up(page, "janus-embedded")
+    assert session.state.variant_id == "janusflow-embedded"
+    drain(session.unload())
+    app.warm_up(page, "janus-embedded")
+    assert session.state.variant_id == "janus-embedded"
+
+
+def test_model_of_the_command_line_is_the_default_one_of_page_and_api(tmp_path: Path) -> None:
+    session = ModelSession(load_catalog(), Hub(tmp_path, offline=True))
+    page = page_of(session, tmp_path)
+    for name in ("janusflow-embedded", str(FOLDER)):  # listed, and not
+        wanted = session.catalog.resolve(name)
+        session.catalog.start_with(wanted)
+        assert page.variant(None) == wanted
+        drain(page.job(None, replace(ASK, count=1)))
+        assert session.variant == wanted
+        drain(session.unload())

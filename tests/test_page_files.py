@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from janus_app.server.page_files import PageFiles
+from janus_app.server.security import MARK
 from janus_app.ui.assets import gradio_files
 
 NAME = "index-DphvyggB.js"
@@ -31,14 +32,19 @@ def files(tmp_path: Path) -> PageFiles:
 
 
 def asked(
-    files: PageFiles, path: str, encoding: bytes = b"", method: str = "GET", host: bytes = b"example.org"
+    files: PageFiles,
+    path: str,
+    encoding: bytes = b"",
+    method: str = "GET",
+    host: bytes = b"example.org",
+    proxy: bool = False,
 ) -> tuple[int, dict[bytes, bytes], bytes]:
     sent: list[Any] = []
 
     async def send(message: Any) -> None:
         sent.append(message)
 
-    headers = [(b"accept-encoding", encoding), (b"host", host)]
+    headers = [(b"accept-encoding", encoding), (b"host", host), *([(b"x-forwarded-for", b"10.0.0.1")] if proxy else [])]
     asyncio.run(files({"type": "http", "method": method, "path": path, "headers": headers}, None, send))  # type: ignore[arg-type]
     start, body = sent
     return start["status"], dict(start["headers"]), body["body"]
@@ -60,6 +66,7 @@ def test_script_comes_as_it_is_and_compressed_and_may_be_kept(files: PageFiles) 
 def test_nothing_is_compressed_for_a_browser_on_this_machine(files: PageFiles, host: bytes) -> None:
     _, headers, body = asked(files, f"/assets/{NAME}", b"gzip", host=host)
     assert b"content-encoding" not in headers and body == SCRIPT
+    assert asked(files, f"/assets/{NAME}", b"gzip", host=host, proxy=True)[1][b"content-encoding"] == b"gzip"
 
 
 @pytest.mark.parametrize(
@@ -83,5 +90,6 @@ def test_page_is_made_of_files_that_are_found() -> None:
     """After an update of Gradio they might lie elsewhere; then the page still works, and slower."""
     files = PageFiles(gradio, gradio_files())
     page = (gradio_files().parent / "index.html").read_text(encoding="utf-8")
+    assert page.count(MARK.decode()) == 1, "the script that runs before Gradio's is in no page"
     (name,) = [part for part in page.split('"') if part.startswith("./assets/index-") and part.endswith(".js")]
     assert asked(files, name.removeprefix("."))[0] == 200

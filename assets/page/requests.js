@@ -120,8 +120,18 @@ const listen = async (request) => {
 // The server answers questions outside of the queue in any order. For each component the newest question counts: of an
 // answer that comes later than that of a newer one, what the newer one has answered already is left out.
 let questions = 0;
-const answered = new Map(); // id of a component: the number of the newest question with an answer for it
+const answered = new Map(); // component and what of it is set: the number of the newest question with an answer for that
 const AS_IT_IS = { __type__: "update" };
+const isNewest = (component, key, number) => {
+  const name = `${component} ${key}`;
+  if (answered.get(name) > number) return false;
+  answered.set(name, number);
+  return true;
+};
+const newest = (component, value, number) => {
+  if (value?.__type__ !== "update") return isNewest(component, "value", number) ? value : AS_IT_IS;
+  return Object.fromEntries(Object.entries(value).filter(([key]) => key === "__type__" || isNewest(component, key, number)));
+};
 // What the user enters while an answer is on its way is newer than the answer, and stays. The first time that a tab gets
 // the settings of a model (then its hidden box "...-fitted" is empty), all stays that was entered since the page opened.
 const FIELDS = new Set(["textbox", "number", "slider", "checkbox", "radio", "dropdown"]);
@@ -132,9 +142,11 @@ const fieldOf = (component) => {
   return fields.get(component);
 };
 const unfitted = ({ inputs }, given) => inputs.some((id, place) => fieldOf(id)?.endsWith("-fitted") && given[place] === "");
-const withoutValue = (update) => {
+// The update without its value; with it where what was entered is outside of new limits.
+const withoutValue = (field, update) => {
   const { value, ...others } = update?.__type__ === "update" ? update : AS_IT_IS;
-  return others;
+  const now = document.querySelector(`#${field} input[type=number]`)?.value;
+  return now < others.minimum || now > others.maximum ? update : others;
 };
 const ask = async (...request) => {
   const number = ++questions, asked = performance.now(), answer = await browserFetch(...request);
@@ -144,10 +156,8 @@ const ask = async (...request) => {
   const { outputs } = event, since = unfitted(event, given) ? 0 : asked;
   const content = await answer.json();
   content.data = content.data?.map((value, place) => {
-    if (value?.__type__ === "update" && Object.keys(value).length === 1) return value;
-    if (answered.get(outputs[place]) > number) return AS_IT_IS;
-    answered.set(outputs[place], number);
-    return entered.get(fieldOf(outputs[place])) > since ? withoutValue(value) : value;
+    const set = newest(outputs[place], value, number), field = fieldOf(outputs[place]);
+    return entered.get(field) > since ? withoutValue(field, set) : set;
   });
   return Response.json(content, { status: answer.status });
 };

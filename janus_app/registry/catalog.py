@@ -25,6 +25,7 @@ class Catalog(Mapping[str, Variant]):
     def __init__(self, variants: Mapping[str, Variant], defaults: Mapping[str, str]) -> None:
         self._variants = dict(variants)
         self._defaults = dict(defaults)
+        self._first: Variant | None = None
 
     def __getitem__(self, name: str) -> Variant:
         return self._variants[name]
@@ -39,9 +40,13 @@ class Catalog(Mapping[str, Variant]):
         """Add a row the user has just made, for as long as this program runs."""
         self._variants[variant.id] = variant
 
+    def start_with(self, variant: Variant) -> None:
+        """Make a variant the default one, which may be a folder in no list, for as long as this program runs."""
+        self._first = variant
+
     def default(self, has_gpu: bool = False) -> Variant:
         """The variant to select where the user named none."""
-        return self._variants[self._defaults["gpu" if has_gpu else "cpu"]]
+        return self._first or self._variants[self._defaults["gpu" if has_gpu else "cpu"]]
 
     def resolve(self, name: str) -> Variant:
         """A variant by id, in any case, or the checkpoint in the folder `name`. Raises AppError where it is neither."""

@@ -12,7 +12,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from janus_app.server.security import LOOPBACK
+from janus_app.server.security import LOOPBACK, host_of
 
 KINDS = {"js": b"text/javascript; charset=utf-8", "css": b"text/css; charset=utf-8"}
 _FILE = re.compile(r"/assets/([A-Za-z0-9_-][A-Za-z0-9._-]*-[A-Za-z0-9_-]{8}\.(js|css))")  # with a hash of its content
@@ -32,7 +32,7 @@ class PageFiles:
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         asked = scope["type"] == "http" and scope["method"] in ("GET", "HEAD") and _FILE.fullmatch(scope["path"])
         headers = dict(scope.get("headers", ()))
-        packed = b"gzip" in headers.get(b"accept-encoding", b"") and not _on_this_machine(headers)
+        packed = b"gzip" in headers.get(b"accept-encoding", b"") and not _on_this_machine(scope)
         answer = self._answer(asked[1], packed) if asked else None
         if answer is None:
             await self.app(scope, receive, send)
@@ -61,7 +61,7 @@ class PageFiles:
         return self._kept[name, packed]
 
 
-def _on_this_machine(headers: dict[bytes, bytes]) -> bool:
-    """Whether the browser asked for an address of this machine: no network lies between them."""
-    host = headers.get(b"host", b"").decode("latin-1")
-    return host.rpartition(":")[0] in LOOPBACK or host in LOOPBACK
+def _on_this_machine(scope: Any) -> bool:
+    """Whether a browser asked for an address of this machine, and no proxy says that it asked for somebody else."""
+    forwarded = {b"x-forwarded-for", b"forwarded"} & dict(scope["headers"]).keys()
+    return host_of(scope) in LOOPBACK and not forwarded

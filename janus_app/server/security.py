@@ -23,7 +23,7 @@ from janus_app.errors import AppError, Message, match_language
 
 ALL_INTERFACES = ("0.0.0.0", "::", "")
 _API_INFO = re.compile(rb"(window\.gradio_api_info = ).*?(?=;?</script>)", re.DOTALL)
-_KNOWN = b"<script data-gradio-mode>"  # in Gradio's page, after the script that says what is on the page
+MARK = b"<script data-gradio-mode>"  # in Gradio's page, after the script that says what is on the page
 _HOST_NAME = re.compile(r"(\*\.)?[a-z0-9_]([a-z0-9_.-]*[a-z0-9_])?|[0-9a-f:]+")
 _SUB_PATH = re.compile(r"(/[A-Za-z0-9_~-][A-Za-z0-9._~-]*)+")
 LOOPBACK = ("localhost", "127.0.0.1", "::1", "[::1]")
@@ -42,14 +42,14 @@ class HostGuard:
         self.app, self.names, self.any_address = app, names, any_address
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        if scope["type"] not in ("http", "websocket") or self.allows(_host(scope)):
+        if scope["type"] not in ("http", "websocket") or self.allows(host_of(scope)):
             await self.app(scope, receive, send)
             return
         if scope["type"] == "websocket":
             await send({"type": "websocket.close", "code": 1008})
             return
         language = match_language(dict(scope["headers"]).get(b"accept-language", b"").decode("latin-1"))
-        shown = host if _HOST_NAME.fullmatch(host := _host(scope)) else "NAME"
+        shown = host if _HOST_NAME.fullmatch(host := host_of(scope)) else "NAME"
         body = Message("page_host_refused", host=shown).text(language).encode()
         headers = [(b"content-type", b"text/plain; charset=utf-8"), (b"content-length", str(len(body)).encode())]
         await send({"type": "http.response.start", "status": 400, "headers": headers})
@@ -107,7 +107,7 @@ class PageText:
                 return
             if b'"auth_required":true' in body:
                 body = _API_INFO.sub(rb"\1null", body)
-            body = body.replace(_KNOWN, self.opening + _KNOWN, 1)
+            body = body.replace(MARK, self.opening + MARK, 1)
             length = (b"content-length", str(len(body)).encode())
             others = [pair for pair in start["headers"] if pair[0].lower() != b"content-length"]
             await send({**start, "headers": [*others, length]})
@@ -116,7 +116,7 @@ class PageText:
         await self.app(scope, receive, send_changed)
 
 
-def _host(scope: Any) -> str:
+def host_of(scope: Any) -> str:
     """The Host header without its port, lower case; a bracketed IPv6 address without the brackets."""
     raw = dict(scope["headers"]).get(b"host", b"").decode("latin-1").strip().lower()
     if raw.startswith("["):

@@ -255,10 +255,10 @@ def launch(
         print(Message("page_names_allowed", names=", ".join(sorted(names))).text(system_language()))
     elif host not in LOOPBACK and not share:
         print(Message("page_names_hint").text(system_language()))
+    if opened:  # before anybody knows the address
+        opened(page)
     _print_addresses(demo, share, generated, private)
     _print_api(demo, access, made_key)
-    if opened:
-        opened(page)
     if not prevent_thread_lock:
         demo.block_thread()
     return demo

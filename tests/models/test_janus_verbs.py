@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Generator, Iterator
 from types import SimpleNamespace
 from typing import Any, cast
@@ -28,6 +29,7 @@ from janus_app.types import (
     Progress,
     TextDelta,
     Turn,
+    result_of,
 )
 from tests.conftest import GOLDEN, loaded
 
@@ -122,6 +124,7 @@ def test_decoding_stops_after_the_layer_that_runs(
 ) -> None:
     """With a decoder whose every layer waits: those after the stop are counted."""
     (picture,) = draw(model, seed=9)
+    monkeypatch.setattr(model, "_decode_seconds", None)  # a busy machine may have made it long
     monkeypatch.setattr(vq_model, "LARGE", 0)
     layers, stopped, at = 0, False, "decode" if decoded != "a preview" else "draw"
     request = GenerateRequest("A small red house.", image_tokens=picture.image_tokens if "known" in decoded else ())
@@ -182,7 +185,10 @@ def test_time_left_is_right_from_the_second_row_on(
     assert [e.stage for _, e in shown[-3:]] == ["decode"] * 3
 
 
-def test_rows_are_sketched_where_decoding_is_costly(model: JanusModel, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("known", [False, True])
+def test_rows_are_sketched_where_decoding_is_costly(
+    model: JanusModel, known: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Seconds of a pretended clock, on which a picture is decoded in two: one to learn from, then only the results."""
     now, decode, decoded = 0.0, row_previews.decode_tokens, []
 
@@ -195,8 +201,8 @@ def test_rows_are_sketched_where_decoding_is_costly(model: JanusModel, monkeypat
     for timed in (pipeline, row_previews):
         monkeypatch.setattr(timed, "time", SimpleNamespace(perf_counter=lambda: now))
         monkeypatch.setattr(timed, "decode_tokens", slowly)
-    monkeypatch.setattr(model, "_decode_seconds", None)
     monkeypatch.setattr(model, "_sketch", row_previews.Sketch(model.network, model.grid))
+    monkeypatch.setattr(model, "_decode_seconds", 2.0 if known else None)
     for decodings in ([1, 1, 1], [1, 1]):  # the first drawing of two pictures, and any later one
         events = list(model.generate(GenerateRequest("A small red house.", count=2)))
         shown = [e.images for e in events if isinstance(e, Preview)]
@@ -207,6 +213,26 @@ def test_rows_are_sketched_where_decoding_is_costly(model: JanusModel, monkeypat
             assert images[1].crop((0, 16 * row - 16, 96, 16 * row)).getcolors(10_000) != below, "the new row is missing"
         decoded.clear()
     assert PreviewPace(cheapest=2.0).begun(0.0).ahead(0.0, range(600)) <= 0.02 * 600
+
+    (picture,) = draw(model, seed=2)  # of which the last two rows are drawn anew
+    decoded.clear()
+    again = GenerateRequest("A small red house.", seed=5, image_tokens=picture.image_tokens, keep=24)
+    next(e for e in model.generate(again) if isinstance(e, Preview))
+    assert decoded == [1], "what is kept is only sketched"
+
+
+def test_rows_since_the_last_decoded_preview_are_sketched(model: JanusModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    sketch = row_previews.Sketch(model.network, model.grid)
+    pace, known = PreviewPace(cheapest=2.0).begun(0.0), torch.full((36,), -1)
+    result_of(sketch.fitting())
+    previews = row_previews.RowPreviews(model.network, known, model.grid, pace, sketch)
+    tokens, clock, shown = torch.arange(36)[None], itertools.count(200.0, 2.0), []
+    monkeypatch.setattr(row_previews, "time", SimpleNamespace(perf_counter=lambda: next(clock)))
+    for cell in (5, 11):  # decoded; too soon after that
+        shown += result_of(previews.after(cell, tokens, Progress("draw", cell, 36)))
+    decoded, sketched = (picture.crop((0, 0, 96, 16)).tobytes() for picture in shown)
+    assert decoded == sketched, "the decoded row was sketched again"
+    assert shown[1].crop((0, 16, 96, 32)).getcolors(10_000) != shown[0].crop((0, 16, 96, 32)).getcolors(10_000)
 
 
 def test_negative_prompt_and_guidance_matter(model: JanusModel) -> None:

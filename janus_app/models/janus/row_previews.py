@@ -54,7 +54,7 @@ class RowPreviews:
         self._network, self._known, self._grid, self._pace, self._sketch = network, known, grid, pace, sketch
         self._cell = network.config.vq.cell
         self._decoded: list[Image.Image] = []
-        self._rows = 0  # that were drawn when they were decoded
+        self._pending = known < 0  # when they were decoded
 
     @torch.inference_mode()
     def after(self, cell: int, tokens: Tensor, progress: Progress) -> Generator[Event, None, list[Image.Image]]:
@@ -67,21 +67,23 @@ class RowPreviews:
         def ahead() -> Progress:
             return replace(progress, seconds_left=left and max(1.0, left + begun - time.perf_counter()))
 
-        if self._pace.due(begun) and not self._sketch.fitted:
+        if not self._sketch.fitted and (self._pace.due(begun) or self._pace.costly):
             yield from saying(ahead, self._sketch.fitting())
             self._pace.like(begun, time.perf_counter(), len(tokens), set_up=self._network.device.type != "cpu")
         now, rows = time.perf_counter(), (cell + 1) // self._grid
         pending = (torch.arange(len(self._known)) > cell) & (self._known < 0)
-        if self._pace.due(now):
+        given = bool((self._known >= 0).any())  # a picture that is known in part is shown as it is
+        if self._pace.due(now) or (given and not self._decoded):
             self._decoded = yield from saying(ahead, self._decoding(tokens, pending, rows))
-            self._rows = rows
+            self._pending = pending
             self._pace.took(now, time.perf_counter())
             return self._covered(self._decoded, pending)
         if not self._pace.costly:
             return []
         sketched = self._sketch(tokens.clamp(min=0))
-        for picture, decoded in zip(sketched, self._decoded, strict=False):
-            picture.paste(decoded.crop((0, 0, decoded.width, self._rows * self._cell)))
+        if self._decoded:
+            since = self._cover(self._pending)
+            sketched = [Image.composite(*pair, since) for pair in zip(sketched, self._decoded, strict=True)]
         return self._covered(sketched, pending)
 
     def _decoding(self, tokens: Tensor, pending: Tensor, rows: int) -> Generator[None, None, list[Image.Image]]:
@@ -93,8 +95,12 @@ class RowPreviews:
 
     def _covered(self, pictures: list[Image.Image], pending: Tensor) -> list[Image.Image]:
         """The pictures with the pending cells [cells] blank."""
-        side = self._grid * self._cell
-        cover = Image.fromarray(pending.view(self._grid, self._grid).to(torch.uint8).mul(255).numpy())
-        cover = cover.resize((side, side), Image.Resampling.NEAREST)
-        blank = Image.new("RGB", (side, side), BLANK)
+        cover = self._cover(pending)
+        blank = Image.new("RGB", cover.size, BLANK)
         return [Image.composite(blank, picture, cover) for picture in pictures]
+
+    def _cover(self, cells: Tensor) -> Image.Image:
+        """A mask of the pixels of some cells."""
+        side = self._grid * self._cell
+        mask = Image.fromarray(cells.view(self._grid, self._grid).to(torch.uint8).mul(255).numpy())
+        return mask.resize((side, side), Image.Resampling.NEAREST)

@@ -137,8 +137,8 @@ class ModelHandlers:
             about=escape(say("about_models", language)),
         )
         welcome = welcome_html(self.page, language, self.judged)
-        load = self.page.runs.loading(self.page.shared)
-        failed = message(load.view.error, "error") if load and load.ended else ""  # before this browser tab was open
+        load, nothing = self.page.runs.loading(self.page.shared), self.page.session.state.phase == "empty"
+        failed = message(load.view.error, "error") if load and load.ended and nothing else ""
         return {
             self.drawer.head: head,
             self.drawer.welcome: welcome,
@@ -200,12 +200,13 @@ class ModelHandlers:
         """The device and the precision that the load of the model asked for, in whichever browser tab it was."""
         choice, load = self.drawer.choice, self.page.runs.loading(self.page.shared)
         asked = ("auto", "auto")  # by a program, or for a picture of the history
-        if load and len(load.wanted) > 1:
+        if load:
             if not load.ended or load.stopped or load.view.error:
                 return {}  # the model before stays
-            name, device, precision, *_ = load.wanted
-            with suppress(AppError):
-                asked = (device, precision) if resolve(self.page, name).id == loaded.id else asked
+            name, device, precision, *_ = (*load.wanted, "", "")
+            if precision in ("auto", self.page.session.state.precision):
+                with suppress(AppError):
+                    asked = (device, precision) if resolve(self.page, name).id == loaded.id else asked
         return dict(zip((choice.device, choice.precision), asked, strict=True))
 
     def _names(self) -> list[tuple[str, str]]:
@@ -373,9 +374,12 @@ def load_on(
     language: str,
     of_visitor: bool = True,
 ) -> Load:
-    """A load or unload, which goes on where the browser tab is closed or refreshed; the one that runs already, if that
-    does what is `wanted`. One that is not `of_visitor` was asked for by who started the program: visitors of a shared
-    page see it, but cannot cancel it. Raises AppError if too many jobs run."""
+    """A load or unload, which goes on where the browser tab is closed or refreshed.
+
+    It is the one that runs already, if that does what is `wanted`. One that is not `of_visitor` was asked for by who
+    started the program: visitors of a shared page see its state, but can neither cancel it nor read why it failed.
+    Raises AppError if too many jobs run.
+    """
     apart = page.shared and of_visitor
     load, new = page.runs.load(Frame(message(page.texts.say("starting", language))), wanted, apart)
 
