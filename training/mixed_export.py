@@ -19,10 +19,8 @@ from safetensors.torch import load_file, save_file
 from janus_app.models.common.components import AUTOENCODER
 from training.export import TOKENIZER_FILES, bfloat16
 from training.mixed_diffusion import Mixed, config
-from training.trainer import load_state
+from training.trainer import RESTORED_STEP, load_state
 from training.vocabulary import write as write_vocabulary
-
-STEP = 1000  # that a restored state says: behind the warm-up of the learning rate
 
 
 def export(run: Path, janus: Path, vae: Path, out: Path) -> None:
@@ -46,7 +44,7 @@ def restore(checkpoint: Path, janus: Path, vae: Path, out: Path) -> None:
         shutil.copy(checkpoint / name, out / name)
     state = Mixed(config(janus, vae)).state_dict()
     state |= {f"net.{name}": t.float() for name, t in load_file(checkpoint / "model.safetensors").items()}
-    torch.save({"model": state, "step": STEP}, out / "mixed.pt")
+    torch.save({"model": state, "step": RESTORED_STEP}, out / "mixed.pt")
 
 
 def main() -> None:

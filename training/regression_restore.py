@@ -20,19 +20,18 @@ from training.regression import Writer
 from training.regression_data import SYSTEMS
 from training.regression_export import tensors
 from training.regression_paint import Visualizer
-
-STEP = 1000  # that the states say: behind the warm-up of the learning rate
+from training.trainer import RESTORED_STEP
 
 
 def writer_state(system: str, checkpoint: Path) -> dict[str, Tensor]:
     """The state of `Writer`: inverts `regression_export.tensors`."""
     exported = load_file(checkpoint / "model.safetensors")
     state = Writer(SYSTEMS[system], len(exported["lm_head.weight"])).state_dict()
-    for name, tensor in state.items():
-        if names := list(tensors(system, {name: tensor})):  # several: what is one projection here is three there
-            state[name] = torch.cat([exported.pop(one).float() for one in names]).view_as(tensor)
-    if exported:
-        raise SystemExit(f"{checkpoint} is not the embedded {system}: it holds {sorted(exported)[0]}")
+    names = {name: list(tensors(system, {name: tensor})) for name, tensor in state.items()}
+    _refuse_others(system, checkpoint, set(exported), {one for several in names.values() for one in several})
+    for name, several in names.items():  # several: what is one projection here is three there
+        if several:
+            state[name] = torch.cat([exported[one].float() for one in several]).view_as(state[name])
     return state
 
 
@@ -41,8 +40,15 @@ def visualizer_state(system: str, checkpoint: Path) -> dict[str, Tensor]:
     state = Visualizer(system).state_dict()
     for part in ("adapter", "unet"):
         saved = load_file(checkpoint / "visualizer" / f"{part}_checkpoint.safetensors")
-        state |= {f"{part}.{name}": tensor.float() for name, tensor in saved.items()}
+        found = {f"{part}.{name}": tensor.float() for name, tensor in saved.items()}
+        _refuse_others(system, checkpoint, set(found), {name for name in state if name.startswith(f"{part}.")})
+        state |= found
     return state
+
+
+def _refuse_others(system: str, checkpoint: Path, found: set[str], wanted: set[str]) -> None:
+    if strange := sorted(found ^ wanted):
+        raise SystemExit(f"{checkpoint} is not the embedded {system}: {strange[0]} is missing there, or is too much")
 
 
 def main() -> None:
@@ -53,8 +59,9 @@ def main() -> None:
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     shutil.copy(args.checkpoint / "tokenizer.json", args.out / "tokenizer.json")
-    torch.save({"model": writer_state(args.system, args.checkpoint), "step": STEP}, args.out / "writer.pt")
-    torch.save({"model": visualizer_state(args.system, args.checkpoint), "step": STEP}, args.out / "visualizer.pt")
+    for name, state in (("writer", writer_state), ("visualizer", visualizer_state)):
+        saved = {"model": state(args.system, args.checkpoint), "step": RESTORED_STEP}
+        torch.save(saved, args.out / f"{name}.pt")
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ from training.batches import Words
 from training.export import TOKENIZER_FILES
 from training.joint import Joint
 from training.objects import N_BACKGROUNDS, N_COLOURS
+from training.trainer import RESTORED_STEP
 from training.world import KINDS, tile_factors
 
 
@@ -57,8 +58,8 @@ def restore(checkpoint: Path, out: Path) -> None:
     if strange := known.keys() - state.keys():
         raise SystemExit(f"{checkpoint} is not the embedded Janus: it holds {sorted(strange)[0]}")
     out.mkdir(parents=True, exist_ok=True)
-    torch.save({"model": state | known, "step": 1000}, out / "joint.pt")
-    torch.save({"model": pictures, "step": 1000}, out / "pictures.pt")
+    torch.save({"model": state | known, "step": RESTORED_STEP}, out / "joint.pt")
+    torch.save({"model": pictures, "step": RESTORED_STEP}, out / "pictures.pt")
     for name in TOKENIZER_FILES:
         shutil.copy(checkpoint / name, out / name)
     (out / "stages.json").write_text(json.dumps(["coarse", "pictures"]), "utf-8")

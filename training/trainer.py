@@ -16,6 +16,7 @@ from training.optim import set_lr
 
 LOG_STEPS = 25  # steps between two lines of the log, which shows means over them
 SAVE_SECONDS = 120.0
+RESTORED_STEP = 1000  # that a state made from exported weights says
 
 
 def options_parser(description: str | None, *, minutes: float, lr: float, decay: float) -> argparse.ArgumentParser:
@@ -42,7 +43,7 @@ def device_of(args: argparse.Namespace) -> str:
 
 
 def load_state(file: Path) -> dict[str, Any]:
-    """A saved state on the CPU: "model", "step" and, except after `training.restore`, "optimisers"."""
+    """A saved state on the CPU: "model", "step" and, where it was not made from exported weights, "optimisers"."""
     state: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
     return state
 
