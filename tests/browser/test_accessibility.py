@@ -113,20 +113,20 @@ def test_reduced_motion_stops_animations(visit: Any) -> None:
 def test_alternative_text_is_the_prompt_until_the_model_describes_the_picture(visit: Any, served: Served) -> None:
     page = visit()
     go(page, "draw")
-    draw(page, "a purple hill", 2, 8_300)
+    draw(page, "a purple hill", 2, 68_300_000_017)
     wait_done(page)
     alts = "[...document.querySelectorAll('#draw-runs img')].map(picture => picture.alt)"
     page.wait_for_function(f"{alts}.length && {alts}.every(alt => alt === 'a purple hill')")
     menu(page, "draw", "alt-write")
     page.wait_for_selector("#draw-upscaled .message")
     page.wait_for_selector("#draw-upscaled .message.done")
-    (file,) = served.outputs.glob(".descriptions/*_8300.txt")
+    (file,) = served.outputs.glob(".descriptions/*_68300000017.txt")
     words = file.read_text("utf-8")
     assert words.strip()
     page.wait_for_function(f"words => {alts}.includes(words)", arg=words)
     assert page.evaluate(f"{alts}.includes('a purple hill')"), "the other picture keeps its prompt"
     go(page, "history")
-    page.fill("#history-words input, #history-words textarea", "8300")
+    page.fill("#history-words input, #history-words textarea", "68300000017")
     page.wait_for_selector("#history-count:has-text('1 to 1')")
     page.locator("#history-runs .tile").first.click()
     page.wait_for_function("words => document.querySelector('#history-picture img')?.alt === words", arg=words)
