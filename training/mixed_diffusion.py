@@ -1,4 +1,4 @@
-"""Train the embedded Transfusion, starting from the embedded Janus' language model.
+"""Train the embedded Transfusion, starting from the embedded JanusFlow's language model, which fills all cells at once.
 
     python -m training.mixed_diffusion --out runs/transfusion --minutes 120 [--resume]
 
@@ -37,7 +37,7 @@ from training.joint import HEAD, coming, tile_loss
 from training.metaquery_data import ASKED, among_others
 from training.objects import N_BACKGROUNDS, N_COLOURS, N_THINGS
 from training.optim import optimisers
-from training.scenes import plan
+from training.scenes import plan, settled
 from training.talk import Exchange
 from training.trainer import Run, device_of, load_state, options_parser
 from training.world import KINDS, SIDE, Scene, grid, tile_factors
@@ -107,7 +107,7 @@ def drawings(rng: RNG, words: Words, count: int, dropout: float = 0.1) -> Sequen
     """Captions, a share `dropout` of them empty, and their pictures."""
     rows, scenes = [], []
     for _ in range(count):
-        p = plan(rng)
+        p = settled(plan(rng))
         text = as_typed(caption(p, rng), rng) if rng.random() >= dropout else ""
         rows.append([*words.encode(text), words.boi])
         scenes.append(p.scene)
@@ -327,7 +327,7 @@ def train(args: argparse.Namespace) -> None:
 def options(arguments: list[str] | None = None) -> argparse.Namespace:
     """The trainer's options, from `arguments` or the command line."""
     parser = options_parser(__doc__, minutes=120, lr=3e-3, decay=0.6)
-    parser.add_argument("--janus", type=Path, default=Path("assets/janus_embedded"), help="to begin with")
+    parser.add_argument("--janus", type=Path, default=Path("assets/janusflow_embedded"), help="to begin with")
     parser.add_argument("--vae", type=Path, default=Path("assets/janusflow_embedded/vae"), help="its config alone")
     parser.add_argument("--captions", type=int, default=32, help="captions a step")
     parser.add_argument("--edits", type=int, default=16, help="instructions a step")

@@ -7,7 +7,7 @@ a caption leaves open (where three stars stand) is always decided in the same wa
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +21,7 @@ from training.batches import Batch, as_typed, padded, talk
 from training.captions import caption
 from training.edits import KINDS, edit
 from training.metaquery_data import ASKED, among_others
-from training.scenes import LAYOUTS, LINES, Group, Plan, plan
+from training.scenes import plan, settled
 from training.talk import Exchange
 from training.text_tokenizer import SPECIALS
 from training.world import GRID, Scene, grid
@@ -160,29 +160,6 @@ class _Rows:
         tiles = torch.from_numpy(np.stack(self.tiles)) if self.tiles else torch.zeros(0, CELLS, dtype=torch.long)
         marks = (padded(rows, 0).bool() for rows in (self.word, self.vector))
         return Conversations(ids, ids == self.form.place, *marks, tiles, torch.tensor(self.wanted, dtype=torch.bool))
-
-
-def settled(p: Plan) -> Plan:
-    """The plan with everything decided that its caption leaves open."""
-    counts = [group.count for group in p.groups]
-    if p.form == "many":
-        return replace(p, groups=(replace(p.groups[0], slots=LAYOUTS[counts[0]][0]),))
-    if p.form == "list":
-        slots, groups = list(LAYOUTS[sum(counts)][0]), list[Group]()
-        for group in p.groups:
-            groups.append(replace(group, slots=tuple(slots[: group.count])))
-            slots = slots[group.count :]
-        return replace(p, groups=tuple(groups))
-    if p.form == "relation":
-        first, second = p.groups
-        lines = (0, 2) if p.relation in ("left", "above") else (2, 0)
-        across = p.relation in ("left", "right")
-        made = (
-            replace(g, slots=tuple(3 * i + line if across else 3 * line + i for i in LINES[g.count][0]))
-            for g, line in zip((first, second), lines, strict=True)
-        )
-        return replace(p, groups=tuple(made))
-    return p
 
 
 def drawings(rng: RNG, form: Format, count: int) -> Conversations:

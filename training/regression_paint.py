@@ -133,11 +133,15 @@ class Visualizer(nn.Module):
         else:
             vectors = torch.where(kept, vectors, vectors.mean(0))
             said = self.adapter(vectors)
-            side = [SIDE, SIDE, 0, 0, SIDE, SIDE]
-            sizes = torch.tensor([side], dtype=torch.float32, device=device).expand(count, -1)
-            added = {"text_embeds": self.adapter.pooled(vectors), "time_ids": sizes}
+            added = {"text_embeds": self.adapter.pooled(vectors), "time_ids": sizes_of(vectors)}
         made = self.unet(mixed, time, encoder_hidden_states=said, added_cond_kwargs=added, return_dict=False)[0]
         return F.mse_loss(made, wanted)
+
+
+def sizes_of(vectors: Tensor) -> Tensor:
+    """The six numbers of a size [n, 6] for the vectors [n, V, width] of whole pictures."""
+    side = [SIDE, SIDE, 0, 0, SIDE, SIDE]
+    return torch.tensor([side], dtype=torch.float32, device=vectors.device).expand(len(vectors), -1)
 
 
 def train(args: argparse.Namespace) -> None:

@@ -59,9 +59,14 @@ def main() -> None:
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     shutil.copy(args.checkpoint / "tokenizer.json", args.out / "tokenizer.json")
-    for name, state in (("writer", writer_state), ("visualizer", visualizer_state)):
-        saved = {"model": state(args.system, args.checkpoint), "step": RESTORED_STEP}
-        torch.save(saved, args.out / f"{name}.pt")
+    states = {"writer": writer_state, "visualizer": visualizer_state}
+    save_states(args.out, {name: state(args.system, args.checkpoint) for name, state in states.items()})
+
+
+def save_states(out: Path, states: dict[str, dict[str, Tensor]]) -> None:
+    """Save states without optimisers under their names."""
+    for name, state in states.items():
+        torch.save({"model": state, "step": RESTORED_STEP}, out / f"{name}.pt")
 
 
 if __name__ == "__main__":

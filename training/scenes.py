@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import numpy as np
@@ -154,3 +154,26 @@ def seen_scene(rng: RNG) -> Scene:
         order = [held_out_order(a.thing, b.thing) for a, b in pairwise(items)]
         if not any(order):
             return Scene.of(background(rng), items)
+
+
+def settled(p: Plan) -> Plan:
+    """The plan with everything decided that its caption leaves open."""
+    counts = [group.count for group in p.groups]
+    if p.form == "many":
+        return replace(p, groups=(replace(p.groups[0], slots=LAYOUTS[counts[0]][0]),))
+    if p.form == "list":
+        slots, groups = list(LAYOUTS[sum(counts)][0]), list[Group]()
+        for group in p.groups:
+            groups.append(replace(group, slots=tuple(slots[: group.count])))
+            slots = slots[group.count :]
+        return replace(p, groups=tuple(groups))
+    if p.form == "relation":
+        first, second = p.groups
+        lines = (0, 2) if p.relation in ("left", "above") else (2, 0)
+        across = p.relation in ("left", "right")
+        made = (
+            replace(g, slots=tuple(3 * i + line if across else 3 * line + i for i in LINES[g.count][0]))
+            for g, line in zip((first, second), lines, strict=True)
+        )
+        return replace(p, groups=tuple(made))
+    return p
