@@ -13,6 +13,7 @@ import torch
 
 from janus_app.hub import Hub
 from janus_app.models.common.memory import Job
+from janus_app.nn.fast.linear import has_bfloat16_instructions
 from janus_app.registry.catalog import load_catalog
 from janus_app.runtime import devices, fit, machine_speed
 from janus_app.runtime.devices import Memory
@@ -26,7 +27,8 @@ from janus_app.ui.tabs.models.model_list import fit_line, fits
 
 CATALOG = load_catalog()
 ONE = CATALOG["janus-pro-1b"]
-TWO_CORES = MachineSpeed(read=28e9, fp32=0.21e12, bf16=1.2e12)  # with AVX512_BF16, in quiet moments
+# With AVX512_BF16, in quiet moments; the rates of the kernels are such that reading takes longer.
+TWO_CORES = MachineSpeed(read=28e9, fp32=0.21e12, bf16=1.2e12, int8=40e9, nf4=40e9)
 
 
 @pytest.fixture
@@ -63,6 +65,8 @@ def test_measurement_finds_a_speed_of_reading_and_of_products() -> None:
     if found is None:
         pytest.skip("this machine is too busy")
     assert 1e6 < found.read < 1e13 and 1e6 < found.fp32 < 1e15 and 1e6 < found.bf16 < 1e15
+    for rate in (found.int8, found.nf4):
+        assert 1e6 < rate < 1e13 if has_bfloat16_instructions() else rate == 0
 
 
 @pytest.mark.parametrize(("threads", "busy"), [(2, True), (1, False)])
@@ -82,9 +86,12 @@ def test_measurement_grows_with_the_threads_and_leaves_out_what_is_never_used(
     instructions: bool | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     slices, products = set[int](), set[tuple[int, torch.dtype]]()
+    kernels = list[int]()
 
     def seconds(work: object, x: torch.Tensor, weight: torch.Tensor | None = None) -> float:
-        if weight is None:
+        if isinstance(work, torch.nn.Linear):
+            kernels.append(len(x))
+        elif weight is None:
             slices.add(x.nbytes)
         else:
             products.add((len(x), x.dtype))
@@ -96,6 +103,7 @@ def test_measurement_grows_with_the_threads_and_leaves_out_what_is_never_used(
     monkeypatch.setattr(machine_speed, "device_memory", lambda device: Memory(int(40e9), int(64e9)))
     assert measure() is not None
     assert slices == {8_000_000}
+    assert kernels == ([2] * 40 if instructions else [])
     assert products == {(256, torch.float32), (256, torch.bfloat16 if instructions else torch.float32)}
 
 
@@ -160,18 +168,18 @@ def test_list_of_models_says_how_long_a_picture_takes_once_the_machine_was_measu
 
 
 def test_fastest_of_the_first_starts_is_kept_for_this_processor(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    slow, fast = MachineSpeed(1e9, 4e9, 2e9), MachineSpeed(9e9, 3e9, 8e9)
+    slow, fast = MachineSpeed(1e9, 4e9, 2e9, 5e9), MachineSpeed(9e9, 3e9, 8e9, 0.0, 7e9)
     assert at_another_start(None, monkeypatch) is None and not list(folder.iterdir())
     assert at_another_start(slow, monkeypatch) == slow == at_another_start(None, monkeypatch)
-    best = MachineSpeed(9e9, 4e9, 8e9)
+    best = MachineSpeed(9e9, 4e9, 8e9, 5e9, 7e9)
     assert at_another_start(fast, monkeypatch) == best and at_another_start(slow, monkeypatch) == best
-    faster = MachineSpeed(9e10, 9e10, 9e10)
+    faster = MachineSpeed(9e10, 9e10, 9e10, 9e10, 9e10)
     assert at_another_start(faster, monkeypatch) == best, "believed after three starts"
     monkeypatch.setattr(machine_speed, "fingerprint", lambda: "another processor, 64 threads")
     assert at_another_start(faster, monkeypatch) == faster
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", '{"schema": 9}', '{"schema": 1, "speeds": {"KEY": {"read": "x"}}}'])
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"schema": 9}', '{"schema": 2, "speeds": {"KEY": {"read": "x"}}}'])
 def test_file_that_says_nothing_is_replaced(text: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = folder / machine_speed.FILE
     file.write_text(text.replace('"KEY"', json.dumps(machine_speed.fingerprint())))
@@ -194,6 +202,19 @@ def test_predicted_time_of_a_token_is_within_a_tenth_of_what_was_measured(
     """Milliseconds of one picture of Janus-Pro-1B on two cores with AVX512_BF16 (docs/memory.md)."""
     seconds = options().plan(precision).seconds
     assert seconds is not None and 0.9 * least < 1e3 * seconds / 576 < 1.1 * most
+
+
+@pytest.mark.parametrize("precision", ["int8", "nf4"])
+def test_time_is_that_of_the_kernel_where_unpacking_takes_longer_than_reading(
+    precision: str, quiet: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a machine whose memory is quick for its processor; other precisions have no such kernel."""
+    before = {each: options().plan(each).seconds for each in (precision, "bf16")}
+    slow = replace(TWO_CORES, **{precision: 5e9})
+    monkeypatch.setattr(fit, "machine_speed", lambda: slow)
+    after = {each: options().plan(each).seconds for each in (precision, "bf16")}
+    assert after["bf16"] == before["bf16"]
+    assert before[precision] and after[precision] and after[precision] > 2 * before[precision]
 
 
 def test_pictures_drawn_together_take_less_time_each_and_more_in_all(quiet: None) -> None:

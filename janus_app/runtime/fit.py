@@ -52,8 +52,9 @@ _WORK_SHARE = 0.12
 _RESERVE = {"cuda": 1.25e9, "xpu": 1.25e9, "mps": 0.5e9, "cpu": 0.3e9}
 _SMALL_MODEL, _SMALL_RESERVE = 1e9, 0.1e9
 _MUCH_QUICKER = 0.75  # of the chosen precision's time, up to which another one is mentioned
-# Measured on a CPU (docs/memory.md): feature maps its convolutions copy, and small blocks the C library keeps.
-_CONV_COPIES, _HEAP = 2.0, 20_000_000
+# Measured on a CPU (docs/memory.md): feature maps its convolutions copy, by the bytes of a number, and small blocks the
+# C library keeps.
+_CONV_COPIES, _HEAP = {4: 2.0, 2: 4.0}, 20_000_000
 # Bytes per weight while a quantized layer computes: on cards (not measured), and on a CPU, which unpacks to float32.
 _UNPACKED = {"cuda": {"nf4": 2.0}, "cpu": {"int8": 4.0, "nf4": 4.0}}
 
@@ -366,11 +367,12 @@ def _peak(model: _Model, precision: str, device: torch.device, job: Job) -> Peak
 
 def _widths(family: Family, precision: str, device: torch.device) -> BytesPerElement:
     dtype, on_cpu = plain_dtype(precision, device), device.type == "cpu"
+    pictures = tensor_dtype(family, family.picture_decoder_prefix, precision, device).itemsize
     return BytesPerElement(
         decoder=dtype.itemsize,
         cache=cache_dtype(device, dtype).itemsize,
-        pictures=tensor_dtype(family, family.picture_decoder_prefix, precision, device).itemsize,
-        conv_scratch=_CONV_COPIES if on_cpu else 0.0,
+        pictures=pictures,
+        conv_scratch=_CONV_COPIES[pictures] if on_cpu else 0.0,
         linear_scratch=_UNPACKED["cpu" if on_cpu else "cuda"].get(precision, 0.0),
     )
 

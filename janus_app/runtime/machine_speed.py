@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import asdict, astuple, dataclass
+from dataclasses import asdict, astuple, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +26,11 @@ from janus_app.files import file_lock, read_json, write_atomically
 from janus_app.nn.fast.linear import MAX_DECODE_ROWS, has_bfloat16_instructions
 from janus_app.paths import data_folder
 from janus_app.runtime.devices import device_memory, limit_threads_to_cgroup
+from janus_app.runtime.quantization import quantized_linear
 from janus_app.types import QUANTIZED_PRECISIONS
 
 FILE = "machine_speed.json"
-SCHEMA = 1
+SCHEMA = 2
 MEASUREMENTS = 3  # starts of the program that measure, until what is kept is believed
 _BUFFER = 512_000_000  # bytes, more than a large cache holds
 _SLICE = 1_000_000  # bytes for each thread, read before other programs interrupt
@@ -40,8 +41,10 @@ _PRODUCT = (32, 1024, 2048)  # rows for each thread, outputs, inputs
 # Measured with bfloat16 instructions.
 _READ_SHARE = {"fp32": 0.8, "bf16": 0.7, "int8": 0.55, "nf4": 0.56}
 _RATE_SHARE = 0.85
+_FEW = 2  # vectors that a step multiplies: a picture with guidance
+_FEW_SHARE = {"int8": 0.8, "nf4": 0.6}  # of the rate of kernels for few vectors
 _UNPACKING_SHARE = 0.35  # of products with many vectors, whose weights are unpacked first
-_KERNEL_SHARE = 0.4  # of the float32 rate: kernels that multiply few vectors with weights that stay packed
+_KERNEL_SHARE = 0.4  # of the float32 rate: the same kernels with more vectors
 _measuring = threading.Lock()
 _speed: MachineSpeed | None = None  # what this process found
 _tried = float("-inf")  # when it last measured
@@ -49,18 +52,27 @@ _tried = float("-inf")  # when it last measured
 
 @dataclass(frozen=True)
 class MachineSpeed:
-    """Bytes read per second, and operations of a matrix product per second in float32 and bfloat16."""
+    """Bytes read per second, and operations of a matrix product per second in float32 and bfloat16.
+
+    int8, nf4: weights per second that are multiplied with few vectors and stay packed, as far as no memory holds them
+    up; 0 where that is not known.
+    """
 
     read: float
     fp32: float
     bf16: float
+    int8: float = 0.0
+    nf4: float = 0.0
 
     def seconds(self, precision: str, size: float, operations: float, vectors: int) -> float:
-        """The time of a pass that reads `size` bytes and multiplies `vectors` vectors: the longer of the two.
+        """The time of a pass that reads `size` bytes and multiplies `vectors` vectors: the longest of its parts.
 
         fp16 was not measured and is not known; without bfloat16 instructions only fp32 is.
         """
-        return max(size / (self.read * _READ_SHARE[precision]), operations / self._rate(precision, vectors))
+        parts = [size / (self.read * _READ_SHARE[precision]), operations / self._rate(precision, vectors)]
+        if precision in QUANTIZED_PRECISIONS and (rate := getattr(self, precision)):
+            parts.append(operations / (2 * vectors) / (rate * _FEW_SHARE[precision]))
+        return max(parts)
 
     def _rate(self, precision: str, vectors: int) -> float:
         if precision not in QUANTIZED_PRECISIONS:
@@ -68,6 +80,9 @@ class MachineSpeed:
         if vectors <= MAX_DECODE_ROWS:
             return max(_KERNEL_SHARE * self.fp32, _UNPACKING_SHARE * self.bf16 * vectors / MAX_DECODE_ROWS)
         return _UNPACKING_SHARE * self.bf16
+
+
+_NAMES = tuple(field.name for field in fields(MachineSpeed))
 
 
 def machine_speed() -> MachineSpeed | None:
@@ -140,7 +155,9 @@ def measure() -> MachineSpeed | None:
         return None
     del slices
     half = torch.bfloat16 if has_bfloat16_instructions() else torch.float32  # slow and of no use without
-    return MachineSpeed(read, _multiplying(torch.float32, threads), _multiplying(half, threads))
+    products = (_multiplying(torch.float32, threads), _multiplying(half, threads))
+    few = (_unpacking(precision) for precision in QUANTIZED_PRECISIONS) if has_bfloat16_instructions() else ()
+    return MachineSpeed(read, *products, *few)
 
 
 def _reading(work: Callable[[torch.Tensor], object], slices: Sequence[torch.Tensor]) -> float:
@@ -156,6 +173,16 @@ def _multiplying(dtype: torch.dtype, threads: int) -> float:
     return 2 * len(x) * outer * inner / min(_seconds(F.linear, x, weight) for _ in range(20))
 
 
+def _unpacking(precision: str) -> float:
+    """Weights per second of the fastest product of few vectors with weights of this precision; 0 where none works."""
+    weight = torch.randn(_PRODUCT[1:], dtype=torch.bfloat16)
+    with torch.inference_mode(), suppress(AppError):
+        linear = quantized_linear(weight, precision, weight.device, weight.dtype)
+        x = torch.ones(_FEW, linear.in_features, dtype=weight.dtype)
+        return weight.numel() / min(_seconds(linear, x) for _ in range(20))
+    return 0.0
+
+
 def _seconds(work: Callable[..., object], *given: object) -> float:
     started = time.perf_counter()
     work(*given)
@@ -166,8 +193,8 @@ def _kept(file: Path, key: str) -> tuple[MachineSpeed | None, int]:
     """The kept speed and how often it was measured."""
     try:
         entry = _all(file)[key]
-        speed = MachineSpeed(*(float(entry[name]) for name in ("read", "fp32", "bf16")))
-        return (speed, int(entry["times"])) if min(astuple(speed)) > 0 else (None, 0)
+        speed = MachineSpeed(*(float(entry[name]) for name in _NAMES))
+        return (speed, int(entry["times"])) if min(speed.read, speed.fp32, speed.bf16) > 0 else (None, 0)
     except (AppError, KeyError, TypeError, ValueError):
         return None, 0
 
