@@ -1,10 +1,15 @@
-"""Train the embedded Transfusion, starting from the embedded JanusFlow's language model, which fills all cells at once.
+"""Train the embedded Transfusion, LMFusion and LLaVAFusion. Their pictures begin with the embedded JanusFlow's blocks.
 
     python -m training.mixed_diffusion --out runs/transfusion --minutes 120 [--resume]
+    python -m training.mixed_diffusion --system lmfusion --out runs/lmfusion --minutes 90 [--resume]
+    python -m training.mixed_diffusion --system llavafusion --out runs/llavafusion --minutes 60 [--resume]
 
 One transformer learns three things at once: to predict the noise in the latents of a picture behind its caption, or
 behind a picture and an instruction, and to answer about pictures, which it reads as latents at time 0. Latents are
 looked up (`flow_codes`), so no autoencoder runs here.
+
+LMFusion and LLaVAFusion keep the language half of a model that ships with the app as it is, and train blocks for
+pictures beside it. What LMFusion says about pictures can get better only by how they are read. LLaVAFusion draws only.
 """
 
 from __future__ import annotations
@@ -25,9 +30,13 @@ from safetensors.torch import load_file
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 
-from janus_app.models.mixed_diffusion.config import SCHEDULE, parse_config
+from janus_app.models.common.weight_files import find_weights
+from janus_app.models.family import LanguageHalf
+from janus_app.models.mixed_diffusion.bases import base_of, sections
+from janus_app.models.mixed_diffusion.config import LANGUAGE, SCHEDULE, parse_config
 from janus_app.models.mixed_diffusion.modeling import MixedNetwork
-from training.batches import BOI, CELLS, EOI, Batch, Words, as_typed, padded, talk
+from janus_app.paths import ASSETS
+from training.batches import ASSISTANT, BOI, CELLS, EOI, USER, Batch, Words, as_typed, padded, talk
 from training.captions import caption
 from training.edits import KINDS as EDITS
 from training.edits import edit
@@ -57,21 +66,46 @@ IMAGE: dict[str, Any] = {
     "picture_end": EOI,
 }
 DIFFUSION: dict[str, Any] = {"_class_name": "DDIMScheduler", "guidance": 1.5, "steps": 20}
+NEXT = "\n"  # behind a picture of a conversation
 NO_WORD = -1  # where nothing is to be predicted
+MARKERS = (-1, -2)  # ids of begin- and end-of-picture where they are no words, as the app has them
 
 
-def config(janus: Path, vae: Path) -> dict[str, Any]:
-    """config.json with the config of the autoencoder in it, as the app reads it."""
-    settings = json.loads((janus / "config.json").read_text("utf-8"))
-    language = settings["language_config"]
-    return {
-        "model_type": "mixed_diffusion",
-        "context": 512,
-        "language": language,
-        "image": IMAGE,
-        "diffusion": DIFFUSION,
-        "vae": json.loads((vae / "config.json").read_text("utf-8")),
-    }
+@dataclass(frozen=True)
+class System:
+    """base: the folder beside its own with the model whose language half stays as it is, "" where words and pictures
+    share their weights. reads: whether pictures in questions and instructions are read as latents, and so taught."""
+
+    base: str = ""
+    reads: bool = True
+
+    @property
+    def half(self) -> LanguageHalf | None:
+        return base_of(ASSETS, self.base) if self.base else None
+
+
+SYSTEMS = {
+    "transfusion": System(),
+    "lmfusion": System("janus_embedded"),
+    "llavafusion": System("metaquery_embedded", reads=False),
+}
+
+
+def config(janus: Path, vae: Path, system: System = SYSTEMS["transfusion"]) -> dict[str, Any]:
+    """config.json with the configs of the autoencoder and the base in it, as the app reads it, without a tower.
+
+    janus: for the sizes of a language half that is trained.
+    """
+    half, own = system.half, {"untied": True, "markers": "own", "edits": system.reads}
+    if half is None:
+        settings = json.loads((janus / "config.json").read_text("utf-8"))
+        fields = {"context": 512, LANGUAGE: settings["language_config"], "image": IMAGE}
+    else:
+        words = {"context": 1024, "base": f"../{system.base}", "prompt": "template"}
+        image = {name: value for name, value in IMAGE.items() if not name.startswith("picture_")}
+        fields = {**words, LANGUAGE: sections(half)[LANGUAGE], "image": {**image, **own}}
+    autoencoder = json.loads((vae / "config.json").read_text("utf-8"))
+    return {"model_type": "mixed_diffusion", **fields, "diffusion": DIFFUSION, "vae": autoencoder}
 
 
 @dataclass
@@ -132,14 +166,34 @@ def talks(rng: RNG, words: Words, count: int) -> list[Sequences]:
 
     They are written as the app's plain format has them: a line for each text.
     """
+
+    def write(one: Exchange, first: bool) -> tuple[list[int], list[int]]:
+        return words.encode(("" if first else "\n") + as_typed(one.question, rng)), words.encode(f"\n{one.answer}")
+
+    return _conversations(rng, words, count, write)
+
+
+def chats(rng: RNG, words: Words, count: int) -> list[Sequences]:
+    """As `talks`, written as the embedded Janus has them. Without pictures they would teach a frozen half nothing."""
+
+    def write(one: Exchange, first: bool) -> tuple[list[int], list[int]]:
+        asked = f"{NEXT if first else f'{USER}: '}{as_typed(one.question, rng)}\n\n{ASSISTANT}:"
+        return words.encode(asked), words.encode(f" {one.answer}")
+
+    return [batch for batch in _conversations(rng, words, count, write) if batch.read.shape[1]]
+
+
+def _conversations(
+    rng: RNG, words: Words, count: int, write: Callable[[Exchange, bool], tuple[list[int], list[int]]]
+) -> list[Sequences]:
+    """write: the ids of a question, the first or a later one, and those of its answer without its end."""
     found: dict[int, tuple[list[list[Scene]], list[list[int]], list[list[int]]]] = {}
     for _ in range(count):
         exchanges, scenes = talk(rng, int(rng.integers(1, 4)))
         ids, wanted = list[int](), list[int]()
         for one in exchanges:
             assert isinstance(one, Exchange)
-            asked = words.encode(("\n" if ids else "") + as_typed(one.question, rng))
-            answer = words.encode(f"\n{one.answer}")
+            asked, answer = write(one, not ids)
             wanted += [*[NO_WORD] * (len(asked) - 1), *answer, words.eos]
             ids += asked + answer
         read, rows, targets = found.setdefault(len(scenes), ([], [], []))
@@ -147,6 +201,16 @@ def talks(rng: RNG, words: Words, count: int) -> list[Sequences]:
         rows.append(ids)
         targets.append(wanted)
     return [_sequences(words, read, rows, targets, []) for read, rows, targets in found.values()]
+
+
+@dataclass(frozen=True)
+class Frame:
+    """The ids around the pictures that are read: before the first one, between two, at the start and behind each."""
+
+    opening: list[int]
+    between: list[int]
+    start: int
+    stop: int
 
 
 class Passes:
@@ -190,6 +254,8 @@ class Mixed(nn.Module):
         super().__init__()
         self.net = MixedNetwork(parse_config(raw), raw)
         del self.net.vae
+        self.untied = self.net.image_model is not None
+        self.net.language_model.requires_grad_(not self.untied)
         width = self.net.config.language.hidden_size
         self.named = nn.Linear(width, HEAD)
         self.kind, self.colour = nn.Linear(HEAD, KINDS), nn.Linear(HEAD, N_COLOURS)
@@ -203,26 +269,26 @@ class Mixed(nn.Module):
         """Of every time, the share of the picture in the variance of its noised latents."""
         return self.schedule.alphas_cumprod
 
-    def read(self, batch: Sequences, clean: Tensor, begin: int, start: int, stop: int) -> tuple[Passes, Tensor]:
-        """What a picture behind a batch attends to, and the final states [n, 1 + L, hidden] of the last words.
+    def read(self, batch: Sequences, clean: Tensor, frame: Frame) -> tuple[Passes, Tensor]:
+        """What a picture behind a batch attends to, and the final states [n, L, hidden] of its words.
 
-        clean [n, P, C, h, w]: the latents of the pictures that are read. The words are behind one more, begin-of-text
-        or end-of-picture.
+        clean [n, P, C, h, w]: the latents of the pictures that are read.
         """
         rows, device = len(batch.ids), batch.ids.device
         passes = Passes(self.net.config.language.num_hidden_layers, rows, device)
-        before = begin
-        for picture in clean.unbind(1):
-            self._words(passes, torch.tensor([[before, start]], device=device).expand(rows, -1))
+        before = frame.opening
+        for number, picture in enumerate(clean.unbind(1)):
+            before = [*before, *(frame.between if number else ()), frame.start]
+            self._words(passes, torch.tensor([before], device=device).expand(rows, -1))
             self.cells(passes, picture, torch.zeros(rows, dtype=torch.long, device=device))
-            before = stop
-        ids = torch.cat([batch.ids.new_full((rows, 1), before), batch.ids], dim=1)
-        real = torch.arange(ids.shape[1], device=device) <= batch.ends[:, None]
-        return passes, self._words(passes, ids, real)
+            before = [frame.stop]
+        ids = torch.cat([torch.tensor([before], device=device).expand(rows, -1), batch.ids], dim=1)
+        real = torch.arange(ids.shape[1], device=device) < len(before) + batch.ends[:, None]
+        return passes, self._words(passes, ids, real)[:, len(before) :]
 
     def _words(self, passes: Passes, ids: Tensor, real: Tensor | None = None) -> Tensor:
         positions = passes.begin(torch.ones_like(ids, dtype=torch.bool) if real is None else real, causal=True)
-        return self.net(self.net.text_embeds(ids), positions, passes)
+        return self.net(self.net.marked_embeds(ids), positions, passes)
 
     def cells(self, passes: Passes, latents: Tensor, times: Tensor) -> tuple[Tensor, Tensor]:
         """The noise that is predicted in latents [n, C, h, w] at times [n], and the final states [n, cells, hidden]."""
@@ -237,21 +303,26 @@ class Trainer:
 
     def __init__(self, model: Mixed, words: Words, device: str) -> None:
         self.model, self.words = model, words
+        if model.untied:
+            words.boi, words.eoi = MARKERS
+        self.plain = Frame([words.bos], [], words.boi, words.eoi)
+        chat = Frame([*words.prefix, *words.encode(f"{USER}: ")], words.encode(NEXT), words.boi, words.eoi)
+        self.talks, self.frame = (chats, chat) if model.untied else (talks, self.plain)
         self.codes, self.factors = latent_table().to(device), torch.from_numpy(tile_factors()).to(device)
 
-    def read(self, batch: Sequences) -> tuple[Passes, Tensor]:
+    def read(self, batch: Sequences, frame: Frame | None = None) -> tuple[Passes, Tensor]:
+        """See `Mixed.read`. frame: that of conversations, None for that of requests for pictures."""
         clean = self.latents(batch.read.flatten(0, 1)).unflatten(0, batch.read.shape[:2])
-        words = self.words
-        return self.model.read(batch, clean, words.bos, words.boi, words.eoi)
+        return self.model.read(batch, clean, frame or self.plain)
 
     def latents(self, tiles: Tensor) -> Tensor:
         return SCALE * latents_of(tiles, self.codes)
 
     def talk(self, batch: Sequences) -> tuple[Tensor, dict[str, float]]:
         """Cross-entropy of the words to be said."""
-        _, states = self.read(batch)
+        _, states = self.read(batch, self.frame)
         asked = batch.wanted != NO_WORD
-        said, wanted = self.model.net.language_model.lm_head(states[:, 1:][asked]), batch.wanted[asked]
+        said, wanted = self.model.net.language_model.lm_head(states[asked]), batch.wanted[asked]
         right = float((said.argmax(-1) == wanted).float().mean())
         return F.cross_entropy(said, wanted), {"words": right}
 
@@ -283,50 +354,86 @@ class Trainer:
 
 
 @torch.no_grad()
-def begin_with(model: Mixed, janus: Path) -> None:
-    """Load the language model of the embedded Janus."""
+def begin_with(model: Mixed, janus: Path, half: LanguageHalf | None = None) -> None:
+    """Load the language model of the embedded Janus, or of `half`, and then that of Janus into the picture's blocks."""
     prefix = "language_model."
     weights = load_file(janus / "model.safetensors")
     own = {name.removeprefix(prefix): t.float() for name, t in weights.items() if name.startswith(prefix)}
-    model.net.language_model.load_state_dict(own)
+    if half is None:
+        model.net.language_model.load_state_dict(own)
+        return
+    model.net.language_model.load_state_dict(tensors_of(half))
+    blocks, markers = model.net.image_model, model.net.markers
+    assert blocks is not None and markers is not None
+    nothing = {name: torch.zeros_like(t) for name, t in blocks.state_dict().items() if name.endswith(".bias")}
+    blocks.load_state_dict(nothing | {name: own[f"model.{name}"] for name in blocks.state_dict().keys() - nothing})
+    words = Words(Tokenizer.from_file(str(janus / "tokenizer.json")))
+    markers.copy_(own["model.embed_tokens.weight"][[words.boi, words.eoi]])
+
+
+def tensors_of(half: LanguageHalf) -> dict[str, Tensor]:
+    """The weights of a base's language model in float32, by their names in it."""
+    found, prefix = dict[str, Tensor](), "language_model."
+    for source in half.sources:
+        for file in find_weights(source.path).files if source.path.is_dir() else [source.path]:
+            found |= {source.remap_key(n): t for n, t in load_file(file).items() if source.only in ("", n)}
+    return {name.removeprefix(prefix): t.float() for name, t in found.items() if name.startswith(prefix)}
+
+
+def trained_state(model: Mixed) -> dict[str, Tensor]:
+    """What a saved state holds: all but a language half that stays as it is."""
+    frozen = "net.language_model." if model.untied else "-"
+    return {name: tensor for name, tensor in model.state_dict().items() if not name.startswith(frozen)}
+
+
+def begun(args: argparse.Namespace, system: System, state: dict[str, Any]) -> tuple[Mixed, Words]:
+    """The model at the beginning, or as a saved state has it, and its words."""
+    half, model = system.half, Mixed(config(args.janus, args.vae, system))
+    if half is not None or not state:
+        begin_with(model, args.janus, half)
+    if state:
+        model.load_state_dict(model.state_dict() | state["model"])
+    folder = args.janus if half is None else half.folder
+    return model, Words(Tokenizer.from_file(str(folder / "tokenizer.json")))
 
 
 def train(args: argparse.Namespace) -> None:
-    device = device_of(args)
+    device, system = device_of(args), SYSTEMS[args.system]
     args.out.mkdir(parents=True, exist_ok=True)
-    for name in TOKENIZER_FILES:
+    for name in () if system.base else TOKENIZER_FILES:
         shutil.copy(args.janus / name, args.out / name)
-    words = Words(Tokenizer.from_file(str(args.out / "tokenizer.json")))
-    file, model = args.out / "mixed.pt", Mixed(config(args.janus, args.vae))
+    file = args.out / "mixed.pt"
     state = load_state(file) if args.resume and file.exists() else {}
-    if state:
-        model.load_state_dict(state["model"])
-    else:
-        begin_with(model, args.janus)
+    model, words = begun(args, system, state)
     model = model.to(device)
-    inside = ("model.layers.", "codec.down.", "codec.up.", "codec.shrink.", "codec.grow.")
-    made = optimisers(model, lambda name, p: p.ndim >= 2 and any(b in name for b in inside), args.lr, 0.75 * args.lr)
-    run = Run(args, made)
+    run = Run(args, make_optimisers(model, args.lr))
     if state:
         run.resume(state)
     trainer, rng = Trainer(model, words, device), np.random.default_rng((args.seed, run.step))
     torch.manual_seed(args.seed + run.step)
-    makers: dict[str, tuple[Callable[[RNG, Words, int], Sequences], int]]
-    makers = {"draw": (drawings, args.captions), "edit": (changes, args.edits)}
-    for _ in run.steps(file, lambda: {"model": model.state_dict()}):
-        for name, (make, count) in makers.items():
-            loss, values = trainer.draw(make(rng, words, count).to(device), name)
-            (loss * count / (args.captions + args.edits)).backward()
-            run.log(values)
-        for batch in talks(rng, words, args.talks):
+    counts = {"draw": args.captions, "edit": args.edits if system.reads else 0}
+    makers = {"draw": drawings, "edit": changes}
+    for _ in run.steps(file, lambda: {"model": trained_state(model), "system": args.system}):
+        for name, count in counts.items():
+            if count:
+                loss, values = trainer.draw(makers[name](rng, words, count).to(device), name)
+                (loss * count / sum(counts.values())).backward()
+                run.log(values)
+        for batch in trainer.talks(rng, words, args.talks if system.reads else 0):
             loss, values = trainer.talk(batch.to(device))
             (loss * len(batch.ids) / args.talks).backward()
             run.log(values)
 
 
+def make_optimisers(model: Mixed, lr: float) -> list[torch.optim.Optimizer]:
+    inside = ("model.layers.", "codec.down.", "codec.up.", "codec.shrink.", "codec.grow.")
+    return optimisers(model, lambda name, p: p.ndim >= 2 and any(b in name for b in inside), lr, 0.75 * lr)
+
+
 def options(arguments: list[str] | None = None) -> argparse.Namespace:
     """The trainer's options, from `arguments` or the command line."""
     parser = options_parser(__doc__, minutes=120, lr=3e-3, decay=0.6)
+    parser.add_argument("--system", choices=SYSTEMS, default="transfusion")
     parser.add_argument("--janus", type=Path, default=Path("assets/janusflow_embedded"), help="to begin with")
     parser.add_argument("--vae", type=Path, default=Path("assets/janusflow_embedded/vae"), help="its config alone")
     parser.add_argument("--captions", type=int, default=32, help="captions a step")

@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from janus_app.errors import Message
-from janus_app.types import EditMethod, Event, Model, Setting, Thinking
+from janus_app.types import EditMethod, Event, Model, Setting, Thinking, Turn
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from janus_app.models.common.cost import DrawingCost
     from janus_app.models.common.memory import BytesPerElement, Job, Peak
+    from janus_app.models.common.tokenizer import Piece
 
 # tokens: image tokens one after the other, row by row. flow, diffusion: the whole picture at once, in steps from noise.
 Drawing = Literal["tokens", "flow", "diffusion"]
@@ -57,6 +58,26 @@ class WeightSource:
     remap_key: Callable[[str], str] = str
     only: str = ""
     table: str = ""
+
+
+@dataclass(frozen=True)
+class LanguageHalf:
+    """The language model of a checkpoint, for a model of another family that is built around it.
+
+    config: as transformers would have it in the config.json of the language model alone, or of the model with which it
+    reads pictures. folder: where its tokenizer and the files around it are. sources: the weights, by the names that
+    transformers gives them in such a model; tensors of other names belong to other parts of the checkpoint.
+    extra_rows: rows of the embedding behind those of words. pieces: from a conversation, with the pieces that stand for
+    each picture in it, to its whole prompt; None where the folder has a chat template. keeps_language: whether an
+    answer is written in the language of the question alone.
+    """
+
+    config: Mapping[str, Any]
+    folder: Path
+    sources: Sequence[WeightSource]
+    extra_rows: int = 0
+    pieces: Callable[[Sequence[Turn], Sequence[Piece]], list[Piece]] | None = None
+    keeps_language: bool = False
 
 
 @dataclass(frozen=True)
@@ -153,6 +174,9 @@ class Family:
     job_peak: cache and work of a job beside the weights, for pictures of a side in pixels. drawing_cost: what drawing
     its pictures costs, None where that was not worked out. check_drawing: draw a little
     with a loaded model and return what looks wrong with it, as of weights that are damaged; None where nothing does.
+
+    language_half: the language model of the checkpoint in a folder; None where no other family can be built around it.
+    It raises AppError where a file is missing or broken.
     """
 
     id: str
@@ -182,6 +206,7 @@ class Family:
     copied_parts: Callable[[Path, Parts | None], Mapping[str, Path]] | None = None
     drawing_cost: Callable[[Mapping[str, Any], int, Job, BytesPerElement], DrawingCost] | None = None
     check_drawing: Callable[[Any], Generator[Event, None, Message | None]] = _check_picture
+    language_half: Callable[[Path], LanguageHalf] | None = None
 
     def meta_network(self, config: Mapping[str, Any]) -> nn.Module:
         """The network without memory behind its tensors, for inference."""

@@ -52,6 +52,8 @@ class DecoderConfig:
     rms_norm_eps: float = 1e-6
     rope_theta: float = 10000.0
     rope_scaling: RopeScaling | None = None
+    qkv_bias: bool = False  # of Qwen2
+    extra_rows: int = 0  # of the embedding, behind those of words: no word is written with them
 
     @property
     def head_dim(self) -> int:
@@ -223,9 +225,9 @@ class Attention(nn.Module):
         self.layer = layer
         self.head_dim = config.head_dim
         kv = config.num_key_value_heads * config.head_dim
-        self.q_proj = Linear(config.hidden_size, config.hidden_size, bias=False)
-        self.k_proj = Linear(config.hidden_size, kv, bias=False)
-        self.v_proj = Linear(config.hidden_size, kv, bias=False)
+        self.q_proj = Linear(config.hidden_size, config.hidden_size, bias=config.qkv_bias)
+        self.k_proj = Linear(config.hidden_size, kv, bias=config.qkv_bias)
+        self.v_proj = Linear(config.hidden_size, kv, bias=config.qkv_bias)
         self.o_proj = Linear(config.hidden_size, config.hidden_size, bias=False)
         self.kv_heads = config.num_key_value_heads
         self.qkv: nn.Module | None = None  # q, k and v as one product, after LlamaModel.fuse
@@ -291,7 +293,7 @@ class LlamaModel(nn.Module):
     def __init__(self, config: DecoderConfig) -> None:
         super().__init__()
         self.config = config
-        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.embed_tokens = nn.Embedding(config.vocab_size + config.extra_rows, config.hidden_size)
         self.layers = nn.ModuleList(Block(config, i) for i in range(config.num_hidden_layers))
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
 

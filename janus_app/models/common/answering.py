@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -18,13 +18,14 @@ from janus_app.nn.prefill import Network
 @dataclass(frozen=True)
 class WordRule:
     """How words are chosen: temperature 0 is greedy. ends: ids that end an answer. picture_start: the id that begins a
-    picture, None where none does."""
+    picture, None where none does. excluded: ids that are never chosen."""
 
     ends: tuple[int, ...]
     picture_start: int | None
     temperature: float = 0.0
     top_p: float = 1.0
     seed: int = 0
+    excluded: Sequence[int] = ()
 
     def chooser(self) -> Callable[[Tensor], tuple[Tensor, int]]:
         """A function from logits [1, vocab] to the next word: its token [1], and its id.
@@ -32,8 +33,11 @@ class WordRule:
         It raises AppError where a logit is not finite.
         """
         stream = torch.Generator("cpu").manual_seed(self.seed)
+        never = torch.tensor(self.excluded, dtype=torch.long)
 
         def choose(logits: Tensor) -> tuple[Tensor, int]:
+            if len(never):
+                logits = logits.index_fill(-1, never.to(logits.device), torch.finfo(logits.dtype).min)
             noise = sampling.exponential_noise([stream], logits.shape[-1])[0] if self.temperature else None
             nucleus = sampling.apply_top_p(logits, self.temperature, self.top_p)
             token = sampling.sample(nucleus, self.temperature, noise)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from PIL import Image
@@ -168,6 +169,22 @@ class _Reader:
         self.hidden.copy_(self.step(self._network.text_embeds(self.token), span))
 
 
+def other_language(tokenizer: Tokenizer, question: str) -> Sequence[int]:
+    """The tokens of the language, of English and Chinese, in which the question is not."""
+    chinese, english = bool(CHINESE.search(question)), bool(ENGLISH.search(question))
+    if chinese == english:
+        return ()
+    return tokenizer.ids_with(ENGLISH if chinese else CHINESE)
+
+
+def keeps_language(processor: Mapping[str, Any]) -> bool:
+    """Whether processor_config.json says that answers are in the language of the question.
+
+    A small model answers what it was not trained for in any language. It must not for a model that translates.
+    """
+    return processor.get("answers_in_language_of_question") is True
+
+
 class VisionChatMixin:
     """The verbs `chat` and `rank` of a family whose network reads pictures with a SigLIP tower.
 
@@ -197,8 +214,7 @@ class VisionChatMixin:
         pictures = own if isinstance(own, dict) else read_json(folder / "preprocessor_config.json")
         self.processor = parse_processor(pictures)
         self.style = parse_style(processor, roles)
-        # A small model answers what it was not trained for in any language. It must not for a model that translates.
-        self.keeps_language = processor.get("answers_in_language_of_question") is True
+        self.keeps_language = keeps_language(processor)
         if self.tokenizer.size > language.vocab_size:
             raise AppError("tokenizer_too_large")
         self.picture_tokens = vision.patches
@@ -212,8 +228,7 @@ class VisionChatMixin:
         """Stream the answer. The oldest messages are left out, with a notice, where the context cannot hold them."""
 
         def encode(turns: Sequence[Turn]) -> list[int]:
-            messages = [prompts.turn_pieces(turn, self.picture) for turn in turns]
-            return self.tokenizer.encode(prompts.conversation(messages, self.style))
+            return self.tokenizer.encode(prompts.chat(turns, self.picture, self.style), begin=False)
 
         def answer(turns: Sequence[Turn], ids: Sequence[int], limit: int) -> Iterator[int]:
             return answer_tokens(
@@ -224,7 +239,7 @@ class VisionChatMixin:
                 temperature=request.temperature,
                 top_p=request.top_p,
                 seed=request.seed,
-                excluded=self._other_language(request.turns[-1].text) if self.keeps_language else (),
+                excluded=other_language(self.tokenizer, request.turns[-1].text) if self.keeps_language else (),
             )
 
         return stream_answer(
@@ -234,13 +249,6 @@ class VisionChatMixin:
             encode=encode,
             answer=answer,
         )
-
-    def _other_language(self, question: str) -> Sequence[int]:
-        """The tokens of the language, of English and Chinese, in which the question is not."""
-        chinese, english = bool(CHINESE.search(question)), bool(ENGLISH.search(question))
-        if chinese == english:
-            return ()
-        return self.tokenizer.ids_with(ENGLISH if chinese else CHINESE)
 
     def rank(self, request: RankRequest) -> Events:
         """How sure the model is, from 0 to 1, that each picture shows what the prompt asks for."""

@@ -5,7 +5,7 @@ Missing fields get the defaults of the reference code. Each family's own section
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from janus_app.errors import AppError
@@ -24,7 +24,6 @@ _TOWERS = {
 
 # Fields of a Llama config that would change the results, and the values that mean what `nn.llama` computes.
 _COMPUTED: Mapping[str, tuple[Any, ...]] = {
-    "model_type": ("llama",),
     **dict.fromkeys(("hidden_act", "hidden_activation"), ("silu", "swish")),
     **dict.fromkeys(("attention_bias", "attention_out_bias", "mlp_bias", "qkv_bias", "use_qkv_bias"), (False,)),
     **dict.fromkeys(("use_bias", "bias", "norm_bias", "rope_interleaved", "rope_interleave"), (False,)),
@@ -52,10 +51,11 @@ _PICTURES = {
 }
 
 
-def language_config(raw: Mapping[str, Any]) -> DecoderConfig:
+def language_config(raw: Mapping[str, Any], kinds: Sequence[str] = ("llama",)) -> DecoderConfig:
     """The section language_config, with the defaults of transformers' LlamaConfig.
 
-    Raises AppError for sizes that do not fit and for fields that ask for something that is not computed here.
+    kinds: the architectures that it may be of, "llama" and "qwen2". Raises AppError for sizes that do not fit and for
+    fields that ask for something that is not computed here.
     """
     language = Fields("language_config", raw.get("language_config"))
     heads = language.whole("num_attention_heads", 32)
@@ -70,6 +70,7 @@ def language_config(raw: Mapping[str, Any]) -> DecoderConfig:
         rms_norm_eps=language.number("rms_norm_eps", 1e-6),
         rope_theta=_rope(language).number("rope_theta", 10000.0),
         rope_scaling=_rope_scaling(language),
+        qkv_bias=language.values.get("model_type") == "qwen2",
     )
     if decoder.hidden_size % heads or heads % decoder.num_key_value_heads:
         raise AppError("config_heads_do_not_divide", heads=heads, width=decoder.hidden_size)
@@ -81,7 +82,7 @@ def language_config(raw: Mapping[str, Any]) -> DecoderConfig:
         "no_rope_layers": ([1] * decoder.num_hidden_layers,),
         "sliding_window": window,
     }
-    refuse_other_values(language, {**_COMPUTED, **of_size})
+    refuse_other_values(language, {**_COMPUTED, "model_type": tuple(kinds), **of_size})
     return decoder
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from janus_app.models.common.tokenizer import EOS, IMAGE, IMAGE_BEGIN, IMAGE_END, Piece, Special
+from janus_app.models.common.tokenizer import BOS, EOS, IMAGE, IMAGE_BEGIN, IMAGE_END, Piece, Special
 from janus_app.types import Turn
 
 SYSTEM = (
@@ -44,6 +44,11 @@ def conversation(messages: Sequence[Sequence[Piece]], style: PromptStyle, *, sys
         pieces += [*_role(style.user if user else style.assistant, style), ": ", *message]
         pieces += ["\n\n"] if user else [Special(EOS)]
     return [*pieces, *_role(style.assistant, style), ":"]
+
+
+def chat(turns: Sequence[Turn], picture: Sequence[Piece], style: PromptStyle) -> list[Piece]:
+    """The whole prompt of a conversation, each picture in it as the pieces `picture`."""
+    return [Special(BOS), *conversation([turn_pieces(turn, picture) for turn in turns], style)]
 
 
 def drawing(prompt: str, style: PromptStyle) -> list[Piece]:

@@ -13,7 +13,7 @@ from janus_app.files import read_json
 from janus_app.models.common.config import fields_at
 from janus_app.models.common.language_head import explain_vocabulary, tied_head
 from janus_app.models.common.settings import CHAT, COUNT, STRENGTH, guidance
-from janus_app.models.family import CheckpointFacts, Family, Layout, Parts, WeightSource
+from janus_app.models.family import CheckpointFacts, Family, LanguageHalf, Layout, Parts, WeightSource
 from janus_app.models.janus.transformers_layout import MODEL_TYPE, original_config, our_name
 from janus_app.types import Event, Model, Setting, Thinking
 
@@ -87,6 +87,23 @@ def weight_sources(
     network: nn.Module, config: Mapping[str, Any], folder: Path, parts: Parts | None
 ) -> list[WeightSource]:
     return [WeightSource(folder, remap_key=partial(network_name, config))]
+
+
+def language_half(folder: Path) -> LanguageHalf:
+    from janus_app.models.common.chat import keeps_language
+    from janus_app.models.common.config_sections import parse_style
+    from janus_app.models.common.prompts import chat
+
+    raw, processor = read_json(folder / "config.json"), read_json(folder / "processor_config.json")
+    config = original_config(raw)
+    tied = {"tie_word_embeddings": bool(tied_head(config))}
+    return LanguageHalf(
+        config={"model_type": "llama", **fields_at(config, "language_config").values, **tied},
+        folder=folder,
+        sources=[WeightSource(folder, remap_key=partial(network_name, raw))],
+        pieces=partial(chat, style=parse_style(processor, describe(folder, raw).roles)),
+        keeps_language=keeps_language(processor),
+    )
 
 
 def adapted_tensors(layer: str) -> tuple[str, ...]:
@@ -163,6 +180,7 @@ FAMILY = Family(
     tied=tied_head,
     explain_mismatch=explain_vocabulary,
     check_drawing=check_drawing,
+    language_half=language_half,
     quantized_prefix="language_model.model.layers.",
     offload_prefix="language_model.model.layers.",
     picture_decoder_prefix="gen_vision_model.",

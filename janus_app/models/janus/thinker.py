@@ -11,7 +11,7 @@ from torch import Tensor
 
 from janus_app.errors import AppError, Message
 from janus_app.models.common import prompts
-from janus_app.models.common.chat import VisionChatMixin, answer_tokens
+from janus_app.models.common.chat import VisionChatMixin, answer_tokens, other_language
 from janus_app.models.common.tokenizer import EOS
 from janus_app.models.janus import think
 from janus_app.models.janus.modeling import JanusNetwork
@@ -34,7 +34,7 @@ class ThinkingMixin(VisionChatMixin):
         ids = self.tokenizer.encode(think.question(thinking, request.prompt, self.style))
         limit = self._room_for_text(len(ids), thinking)
         yield Progress("think", 0, len(ids), "tokens")
-        excluded = self._other_language(request.prompt) if self.keeps_language else ()
+        excluded = other_language(self.tokenizer, request.prompt) if self.keeps_language else ()
         ends = think.ends(self.tokenizer)
         tokens = yield from self._write(self._embed(ids), thinking, limit, request.seed, ends=ends, excluded=excluded)
         plan = self.tokenizer.decode(tokens).strip()

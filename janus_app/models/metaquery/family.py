@@ -10,7 +10,7 @@ from janus_app.errors import Message
 from janus_app.files import read_json
 from janus_app.models.common.config import Fields
 from janus_app.models.common.settings import CHAT, COUNT, STEPS, guidance
-from janus_app.models.family import CheckpointFacts, Family, Parts, WeightSource
+from janus_app.models.family import CheckpointFacts, Family, LanguageHalf, Parts, WeightSource
 from janus_app.types import Model, Thinking
 
 if TYPE_CHECKING:
@@ -71,6 +71,12 @@ def weight_sources(
     return sources
 
 
+def language_half(folder: Path) -> LanguageHalf:
+    from janus_app.models.metaquery import modeling
+
+    return modeling.language_half(folder)
+
+
 def copied_parts(folder: Path, parts: Parts | None) -> dict[str, Path]:
     from janus_app.models.metaquery.config import Components, parse_config
 
@@ -122,6 +128,7 @@ FAMILY = Family(
     explain_mismatch=explain_mismatch,
     job_peak=job_peak,
     pipeline=pipeline,
+    language_half=language_half,
     quantized_prefix="mllm.language_model.layers.",
     offload_prefix="mllm.language_model.layers.",
     picture_decoder_prefix="vae.",

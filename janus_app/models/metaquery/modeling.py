@@ -21,6 +21,7 @@ from janus_app.models.common.lazy_import import importing
 from janus_app.models.common.library_errors import library_errors_as_app_errors
 from janus_app.models.common.mllm import LlavaOneVision, Mllm, Qwen25VL, fill_buffers, language_tables
 from janus_app.models.common.weight_files import find_weights
+from janus_app.models.family import LanguageHalf, WeightSource
 from janus_app.models.metaquery.config import Components, MetaQueryConfig, parse_config
 from janus_app.models.metaquery.connector import HEAD_DIM, connector
 
@@ -142,6 +143,22 @@ def read_parts(raw: Mapping[str, Any], components: Components) -> dict[str, Any]
             "head": find_head(language) or find_head(components.checkpoint),  # a quantized copy holds it itself
         },
     }
+
+
+def language_half(folder: Path) -> LanguageHalf:
+    """The frozen language model of the checkpoint in a folder, with its tower; see `Family.language_half`."""
+    config = parse_config(read_json(folder / "config.json"))
+    language = Components(folder, config).folder(config.mllm_id)
+    head = find_head(language)
+
+    def remap_key(name: str) -> str:
+        doubled = head is not None and _HEAD.fullmatch(name.removeprefix(_MLLM))
+        return "" if doubled else name.removeprefix(_MLLM).removeprefix("model.")
+
+    sources = [WeightSource(folder, remap_key=remap_key)]
+    if head is not None:
+        sources.append(WeightSource(Path(head[0]), remap_key=lambda _: HEAD, only=head[1]))
+    return LanguageHalf(read_json(language / "config.json"), language, sources, extra_rows=config.queries + MARKERS)
 
 
 def find_head(folder: Path) -> tuple[str, str] | None:

@@ -6,7 +6,7 @@ The sections of other files are put into it by layouts.read_config: "language" a
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from janus_app.errors import AppError
@@ -64,7 +64,7 @@ class ImageConfig:
 @dataclass(frozen=True)
 class MixedConfig:
     """image: None where only the language half is there. template: whether a conversation is written in the format of
-    the base's chat template. schedule: fields of a scheduler of diffusers. steps, guidance: for a picture in an
+    the base. schedule: fields of a scheduler of diffusers. steps, guidance: for a picture in an
     answer."""
 
     language: DecoderConfig
@@ -80,13 +80,14 @@ def parse_config(raw: Mapping[str, Any]) -> MixedConfig:
     """Raises AppError for another model_type, absurd numbers, and settings that are not computed here."""
     if raw.get("model_type") != MODEL_TYPE:
         raise AppError("config_model_type_wrong", given=str(raw.get("model_type"))[:60], wanted=MODEL_TYPE)
-    language = language_config({"language_config": {**Fields(LANGUAGE, raw.get(LANGUAGE)).values}})
+    words = Fields(LANGUAGE, raw.get(LANGUAGE))
+    language = language_config({"language_config": {**words.values}}, ("llama", "qwen2"))
     fields, drawing = Fields("config", raw), Fields("diffusion", raw.get("diffusion", {}))
     refuse_other_values(fields, {"prompt": ("plain", "template")})
     schedule = {**SCHEDULE, **drawing.values}
     steps, guidance = drawing_defaults(raw)
     return MixedConfig(
-        language=language,
+        language=replace(language, extra_rows=words.whole("extra_rows", 0, low=0)),
         image=_image(raw[IMAGE]) if raw.get(IMAGE) is not None else None,
         template=raw.get("prompt", "plain") == "template",
         context=fields.whole("context", 4096, high=1 << 24),

@@ -12,6 +12,7 @@ from janus_app.models.common.config import Fields, fields_at
 from janus_app.models.common.settings import CHAT, COUNT, STRENGTH
 from janus_app.models.family import CheckpointFacts, Family, Parts, WeightSource
 from janus_app.models.mixed_diffusion import layouts
+from janus_app.models.mixed_diffusion.bases import UNUSED
 from janus_app.models.mixed_diffusion.config import IMAGE, LANGUAGE, MODEL_TYPE, SIDE, drawing_defaults
 from janus_app.models.mixed_diffusion.layouts import read_config
 from janus_app.types import MAX_STEPS, EditMethod, Model, Setting, Thinking
@@ -85,7 +86,7 @@ def pipeline(
 
     assert isinstance(network, MixedNetwork)
     network.arrange()
-    return MixedModel(network, layouts.language_folder(folder), context=context)
+    return MixedModel(network, layouts.language_half(folder), context=context)
 
 
 FAMILY = Family(
@@ -106,4 +107,5 @@ FAMILY = Family(
     offload_prefix="language_model.model.layers.",
     picture_decoder_prefix="vae.",
     marks=("codec.encoder.", "codec.decoder."),
+    unused_prefixes=(UNUSED,),
 )

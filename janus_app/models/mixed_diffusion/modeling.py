@@ -91,13 +91,17 @@ class MixedNetwork(nn.Module):
     def text_embeds(self, ids: Tensor) -> Tensor:
         return self.language_model.model.embed_tokens(ids)
 
+    def marked_embeds(self, ids: Tensor) -> Tensor:
+        """Inputs [..., hidden] of words and of markers that are no words (-1, -2)."""
+        embeds = self.text_embeds(ids.clamp(min=0))
+        for number, marker in enumerate(() if self.markers is None else self.markers, 1):
+            embeds = torch.where((ids == -number)[..., None], marker, embeds)
+        return embeds
+
     def embeds(self, ids: Sequence[int], features: Sequence[Tensor] = ()) -> Tensor:
         """Inputs [T, hidden] of words and markers (-1, -2); `features` [n, hidden] stand at `CELL`."""
         row = torch.tensor(ids, device=self.device)
-        embeds = self.text_embeds(row.clamp(min=0))
-        if self.markers is not None:
-            for number, marker in enumerate(self.markers, 1):
-                embeds[row == -number] = marker
+        embeds = self.marked_embeds(row)
         if features:
             embeds[row == CELL] = torch.cat(list(features)).to(embeds.dtype)
         return embeds

@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,9 +16,10 @@ from janus_app.errors import AppError, Message
 from janus_app.models.common.answering import WordRule
 from janus_app.models.common.autoencoder import Autoencoder
 from janus_app.models.common.batching import draw_in_batches
-from janus_app.models.common.chat import fit_turns, merge_turns
+from janus_app.models.common.chat import fit_turns, merge_turns, other_language
 from janus_app.models.common.image_processor import BLANK, fit_square, masked_cells, paste_back, to_rounded_picture
 from janus_app.models.common.schedulers import new_scheduler
+from janus_app.models.family import LanguageHalf
 from janus_app.models.mixed_diffusion.answer import MAX_PICTURES, Full, Word, answer
 from janus_app.models.mixed_diffusion.config import SCHEDULERS, SIDE, ImageConfig
 from janus_app.models.mixed_diffusion.modeling import MixedNetwork, NoisePredictor
@@ -71,13 +71,13 @@ class Start:
 class MixedModel:
     """The network with its tokenizer and autoencoder. Not thread-safe. context: tokens to hold at most.
 
-    language: the folder of the language half's other files. Raises AppError where the files do not belong together.
+    Raises AppError where the files do not belong together.
     """
 
-    def __init__(self, network: MixedNetwork, language: Path, *, context: int) -> None:
+    def __init__(self, network: MixedNetwork, half: LanguageHalf, *, context: int) -> None:
         config = network.config
         self.network = network
-        self.reader = None if network.reader is None else PictureReader(network.reader, language)
+        self.reader = None if network.reader is None else PictureReader(network.reader, half)
         verbs: set[Verb] = {"chat"}
         methods: dict[str, Message] = {}
         side, self.cells = SIDE, 0
@@ -93,8 +93,8 @@ class MixedModel:
             self.scheduler()  # unusable fields are reported now, not at the first picture
             verbs |= {"generate", "edit"}
             methods = {name: text for name, text in EDIT_METHODS.items() if config.image.edits or name != "instruct"}
-        self.prompts = Prompts(language, config, cells=self.cells, tower=self.reader is not None)
-        self.tokenizer = self.prompts.tokenizer
+        self.prompts = Prompts(half, config, cells=self.cells, tower=self.reader is not None)
+        self.tokenizer, self.keeps_language = self.prompts.tokenizer, half.keeps_language
         self.batch = MAX_COUNT
         self._unconditional: Prefix | None = None
         self.capabilities = Capabilities(
@@ -171,7 +171,8 @@ class MixedModel:
         cache = network.new_cache(1, len(ids) + min(room, words + more))
         read = {"features": pictures} if self.reader else {"latents": pictures}
         hidden = network.read(cache, ids, **read)[-1:]
-        rule = WordRule(self.prompts.ends, start, request.temperature, request.top_p, request.seed)
+        never = other_language(self.tokenizer, request.turns[-1].text) if self.keeps_language else ()
+        rule = WordRule(self.prompts.ends, start, request.temperature, request.top_p, request.seed, never)
         drawn, tokens, streamed, text_of = list[Picture](), list[int](), 0, self.tokenizer.decode_stream()
         draw = partial(self._illustration, request, drawn)
         end = self.prompts.picture_end

@@ -10,6 +10,7 @@ from janus_app.files import read_json
 from janus_app.models.common.chat_template import ChatTemplate
 from janus_app.models.common.mllm_chat import answer_ends
 from janus_app.models.common.tokenizer import Piece, Special, Tokenizer
+from janus_app.models.family import LanguageHalf
 from janus_app.models.mixed_diffusion.config import CELL, MixedConfig
 from janus_app.types import Turn
 
@@ -17,13 +18,14 @@ _PLACE = "<cells>"  # of a picture: no token of a vocabulary stands for one
 
 
 class Prompts:
-    """Makes ids. `folder` has the tokenizer; `tower`: whether a tower reads pictures, in the base's own format.
+    """Makes ids. `half` has the tokenizer; `tower`: whether a tower reads pictures, in the base's own format.
 
     `picture_start`, `picture_end`: ids, negative where these are no words. Raises AppError where the tokenizer lacks a
     token, or has more than the model.
     """
 
-    def __init__(self, folder: Path, config: MixedConfig, *, cells: int, tower: bool) -> None:
+    def __init__(self, half: LanguageHalf, config: MixedConfig, *, cells: int, tower: bool) -> None:
+        folder = half.folder
         self.tokenizer = Tokenizer(folder / "tokenizer.json", ())
         if self.tokenizer.size > config.language.vocab_size:
             raise AppError("tokenizer_too_large")
@@ -34,16 +36,18 @@ class Prompts:
             self.picture_start = self.tokenizer.id(config.image.picture_start)
             self.picture_end = self.tokenizer.id(config.image.picture_end)
         self._image_token = _image_token(folder, self.tokenizer) if tower else _PLACE
-        self._template: ChatTemplate | None = None
-        if config.template:
-            self._template = ChatTemplate(folder, self.tokenizer, self._image_token, words_only=not tower)
+        self._pieces: Callable[[Sequence[Turn], Sequence[int]], list[Piece]] | None = None
+        if config.template and half.pieces is not None:
+            self._pieces = lambda turns, sizes: half.pieces(turns, [Special(self._image_token)])
+        elif config.template:
+            self._pieces = ChatTemplate(folder, self.tokenizer, self._image_token, words_only=not tower).pieces
 
     def conversation(self, turns: Sequence[Turn], sizes: Sequence[int] = ()) -> list[int]:
         """Ids up to where the answer begins. sizes: the features of each picture, where a tower reads them."""
-        if self._template is None:
+        if self._pieces is None:
             return self._plain(turns)
         count = sum(len(turn.images) for turn in turns)
-        pieces = self._template.pieces(turns, sizes if self._tower else [1] * count)
+        pieces = self._pieces(turns, sizes if self._tower else [1] * count)
         return self._encode(pieces, lambda piece: [CELL] * piece.times if self._tower else self._picture)
 
     def drawing(self, caption: str, pictures: int = 0) -> list[int]:

@@ -149,11 +149,14 @@ class FusedLinear(nn.Module):
     """
 
     weight: Tensor
+    bias: Tensor | None
 
     def __init__(self, linears: Sequence[nn.Linear]) -> None:
         super().__init__()
         # Not persistent: the state dict keeps the checkpoint's names and shapes.
         self.register_buffer("weight", torch.cat([linear.weight.data for linear in linears]), persistent=False)
+        biases = [linear.bias.data for linear in linears if linear.bias is not None]
+        self.register_buffer("bias", torch.cat(biases) if biases else None, persistent=False)
         self.parts = tuple(linears)  # a tuple, so that they are not registered as submodules a second time
         sizes = [linear.out_features for linear in linears]
         for linear, part in zip(linears, self.weight.split(sizes), strict=True):
@@ -165,7 +168,7 @@ class FusedLinear(nn.Module):
             linear.weight = nn.Parameter(linear.weight.to("meta"), requires_grad=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        return apply_linear(x, self.weight)
+        return apply_linear(x, self.weight, self.bias)
 
 
 class UnfusedLinear(nn.Module):
@@ -195,10 +198,13 @@ class FusedQuantized(nn.Module):
 
 
 def fuse_linears(*linears: nn.Linear) -> nn.Module:
-    """Several linears that read the same input as one module; none may have a bias."""
-    assert all(linear.bias is None for linear in linears)
+    """Several linears that read the same input as one module; all have a bias, or none has."""
+    biased = {linear.bias is not None for linear in linears}
+    assert len(biased) == 1
     if all(type(linear) in (nn.Linear, Linear) and not linear.weight.is_meta for linear in linears):
         return FusedLinear(linears)
+    if biased == {True}:
+        return UnfusedLinear(linears)
     int8 = [linear for linear in linears if isinstance(linear, Int8Linear)]
     if len(int8) == len(linears):
         return fuse_int8(int8)
