@@ -36,7 +36,7 @@ from janus_app.models.mixed_diffusion.bases import base_of, sections
 from janus_app.models.mixed_diffusion.config import LANGUAGE, SCHEDULE, parse_config
 from janus_app.models.mixed_diffusion.modeling import MixedNetwork
 from janus_app.paths import ASSETS
-from training.batches import ASSISTANT, BOI, CELLS, EOI, USER, Batch, Words, as_typed, padded, talk
+from training.batches import ASSISTANT, BOI, CELLS, EOI, EOS, USER, Batch, Words, as_typed, padded, talk
 from training.captions import caption
 from training.edits import KINDS as EDITS
 from training.edits import edit
@@ -177,7 +177,7 @@ def chats(rng: RNG, words: Words, count: int) -> list[Sequences]:
     """As `talks`, written as the embedded Janus has them. Without pictures they would teach a frozen half nothing."""
 
     def write(one: Exchange, first: bool) -> tuple[list[int], list[int]]:
-        asked = f"{NEXT if first else f'{USER}: '}{as_typed(one.question, rng)}\n\n{ASSISTANT}:"
+        asked = f"{NEXT if first else f'{EOS}{USER}: '}{as_typed(one.question, rng)}\n\n{ASSISTANT}:"
         return words.encode(asked), words.encode(f" {one.answer}")
 
     return [batch for batch in _conversations(rng, words, count, write) if batch.read.shape[1]]
