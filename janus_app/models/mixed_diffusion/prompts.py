@@ -37,8 +37,8 @@ class Prompts:
             self.picture_end = self.tokenizer.id(config.image.picture_end)
         self._image_token = _image_token(folder, self.tokenizer) if tower else _PLACE
         self._pieces: Callable[[Sequence[Turn], Sequence[int]], list[Piece]] | None = None
-        if config.template and half.pieces is not None:
-            self._pieces = lambda turns, sizes: half.pieces(turns, [Special(self._image_token)])
+        if config.template and (own := half.pieces) is not None:
+            self._pieces = lambda turns, sizes: own(turns, [Special(self._image_token)])
         elif config.template:
             self._pieces = ChatTemplate(folder, self.tokenizer, self._image_token, words_only=not tower).pieces
 
