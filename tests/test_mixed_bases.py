@@ -109,10 +109,10 @@ def test_lmfusion_around_janus_says_token_for_token_what_janus_says(root: Path, 
 
 
 def test_an_answer_stays_in_the_language_of_the_question_as_with_janus(lmfusion: MixedModel) -> None:
-    letters = {token for token in range(lmfusion.tokenizer.size) if lmfusion.tokenizer.decode([token]).isascii()}
-    request = ChatRequest((Turn("user", "你好"),), temperature=2.0, max_new_tokens=40, seed=1)
-    said = [lmfusion.tokenizer.decode([token]) for token in told(lmfusion, request).token_ids]
-    assert len(said) > 5 and letters and not any(any(c.isascii() and c.isalpha() for c in one) for one in said)
+    for seed in (2, 3):  # without the rule, some of these words are English
+        request = ChatRequest((Turn("user", "你好"),), temperature=2.0, max_new_tokens=40, seed=seed)
+        said = told(lmfusion, request).text
+        assert len(said) > 4 and not any(one.isascii() and one.isalpha() for one in said)
 
 
 def test_the_words_of_lmfusion_are_computed_with_the_same_bits_as_those_of_janus(lmfusion: MixedModel) -> None:
