@@ -15,7 +15,7 @@ import pytest
 from janus_app.hub import Hub
 from janus_app.registry.catalog import load_catalog
 from janus_app.runtime.session import ModelSession
-from janus_app.ui.app import build
+from janus_app.ui.app import build, page_context
 from janus_app.ui.theme import theme
 
 UI = Path(__file__).parent.parent / "janus_app" / "ui"
@@ -66,7 +66,8 @@ def notifies(handler: Callable[..., Any]) -> bool:
 
 
 def test_handlers_that_show_a_notice_are_queued(tmp_path: Path) -> None:
-    demo = build(ModelSession(load_catalog(), Hub()), load_catalog(), outputs=tmp_path, data=tmp_path / "data")
+    catalog = load_catalog()
+    demo = build(page_context(ModelSession(catalog, Hub()), catalog, outputs=tmp_path, data=tmp_path / "data"))
     attached = [event for event in demo.fns.values() if inspect.isroutine(event.fn)]
     told = {event.name: event.queue for event in attached if event.fn and notifies(event.fn)}
     assert {"again", "vary", "prepare", "rename", "mark", "back"} <= told.keys()

@@ -33,7 +33,6 @@ from janus_app.server.security import (
     HostGuard,
     PageText,
     SubPath,
-    VisitorLimiter,
     allowed_names,
     allowed_origins,
     answers_one_person,
@@ -80,7 +79,7 @@ class Frame:
     welcome: gr.HTML
 
 
-def build(
+def page_context(
     session: Session,
     catalog: Catalog,
     *,
@@ -89,28 +88,13 @@ def build(
     data: Path | None = None,
     share: bool = False,
     private: bool = True,
-    limiter: VisitorLimiter | None = None,
     access: Access | None = None,
-) -> gr.Blocks:
-    """Build the page for `session`. Pictures are saved under `outputs` (default: ./outputs).
+) -> PageContext:
+    """What a page for `session` shares. Pictures are saved under `outputs` (default: ./outputs).
 
     With `private`, conversations are saved too, under `data` (default: the user's data folder), and earlier
     conversations and pictures are listed. A shared page is never private.
     """
-    return build_page(_context(session, catalog, lang, outputs, data, share, private, limiter, access))
-
-
-def _context(
-    session: Session,
-    catalog: Catalog,
-    lang: str,
-    outputs: Path | None,
-    data: Path | None,
-    share: bool,
-    private: bool,
-    limiter: VisitorLimiter | None,
-    access: Access | None,
-) -> PageContext:
     outputs = (outputs or Path("outputs")).absolute()
     return PageContext(
         session,
@@ -119,12 +103,11 @@ def _context(
         SavedImages(outputs, serving_folder()),
         shared=share,
         library=library(outputs, data or data_folder()) if private and not share else None,
-        limiter=limiter or VisitorLimiter(),
         access=access or Access(),
     )
 
 
-def build_page(page: PageContext) -> gr.Blocks:
+def build(page: PageContext) -> gr.Blocks:
     """Build the page that a context describes."""
     with gr.Blocks(title="Janus Studio", analytics_enabled=False, delete_cache=(3_600, UPLOAD_SECONDS)) as demo:
         frame = _header(page)
@@ -231,11 +214,12 @@ def launch(
     proxied = bool(names or path)
     private = answers_one_person(host, share, auth is not None, proxied)
     access, made_key = api_access(api_key, host, share, auth is not None, proxied, origins)
-    limiter = VisitorLimiter()
-    page = _context(session, catalog, lang, outputs, data, share, private, limiter, access)
-    demo = build_page(page)
+    page = page_context(
+        session, catalog, lang=lang, outputs=outputs, data=data, share=share, private=private, access=access
+    )
+    demo = build(page)
     api = api_app(
-        ApiContext(session, OutputStore(outputs or "outputs"), limiter if share else None, path, fetch_images)
+        ApiContext(session, OutputStore(outputs or "outputs"), page.limiter if share else None, path, fetch_images)
     )
     try:
         with page_environment(host, share):

@@ -209,6 +209,19 @@ def choose(page: Any, title: str) -> None:
     page.wait_for_selector("#model-drawer", state="hidden")
 
 
+def choose_stepwise(page: Any, title: str, name: str) -> None:
+    """Choose a model that draws in steps, and open the settings of the draw tab once they are those of the model."""
+    choose(page, title)
+    go(page, "draw")
+    open_settings(page, "draw")
+    page.wait_for_selector("#draw-steps:visible")
+    # The page sets the controls once more when it learns, within a second, which model is loaded.
+    page.wait_for_function(f"document.querySelector('#model-seen textarea, #model-seen input').value == '{name}'")
+    page.wait_for_function("document.querySelector('#draw-prompt textarea').value !== 'a Tiny A circle'")
+    wait_quiet(page)
+    assert not page.locator("#draw-temperature").is_visible()
+
+
 def newest(folder: Path) -> Path:
     return max(folder.glob("*.png"), key=lambda file: file.stat().st_mtime_ns)
 

@@ -13,7 +13,7 @@ from janus_app.outputs.metadata import ImageMetadata, read_metadata
 from janus_app.types import drain
 from tests.browser.steps import (
     answer,
-    choose,
+    choose_stepwise,
     draw,
     go,
     into_editor,
@@ -22,7 +22,6 @@ from tests.browser.steps import (
     paint,
     set_number,
     wait_done,
-    wait_quiet,
 )
 from tests.page_server import Served
 
@@ -49,18 +48,10 @@ def test_flow_model_draws_edits_and_chats(visit: Any, served: Served) -> None:
     pytest.importorskip("diffusers")
     page = visit()
     page.set_default_timeout(90_000)
-    choose(page, TITLE)
-    assert served.session.state.variant_id == ID
-
     # The draw tab has steps and a solver in place of the temperature.
-    go(page, "draw")
-    open_settings(page, "draw")
-    page.wait_for_selector("#draw-steps:visible")
-    # The page sets the controls once more when it learns, within a second, which model is loaded.
-    page.wait_for_function(f"document.querySelector('#model-seen textarea, #model-seen input').value == '{ID}'")
-    page.wait_for_function("document.querySelector('#draw-prompt textarea').value !== 'a Tiny A circle'")
-    wait_quiet(page)
-    assert page.locator("#draw-solver").is_visible() and not page.locator("#draw-temperature").is_visible()
+    choose_stepwise(page, TITLE, ID)
+    assert served.session.state.variant_id == ID
+    assert page.locator("#draw-solver").is_visible()
     set_number(page, "#draw-steps", STEPS)
     draw(page, "a red house", 1, 77)
     wait_done(page)

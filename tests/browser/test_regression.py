@@ -11,14 +11,12 @@ from janus_app.types import drain
 from tests.browser.steps import (
     ENGLISH,
     answer,
-    choose,
+    choose_stepwise,
     draw,
     go,
     newest,
-    open_settings,
     set_number,
     wait_done,
-    wait_quiet,
 )
 from tests.page_server import Served
 
@@ -31,17 +29,9 @@ def test_pisces_draws_and_chats_and_offers_no_edits(visit: Any, served: Served, 
     pytest.importorskip("diffusers")
     page = visit()
     page.set_default_timeout(90_000)
-    choose(page, TITLE)
+    choose_stepwise(page, TITLE, ID)
     assert served.session.state.variant_id == ID
-
-    go(page, "draw")
-    open_settings(page, "draw")
-    page.wait_for_selector("#draw-steps:visible")
-    # The page sets the controls once more when it learns, within a second, which model is loaded.
-    page.wait_for_function(f"document.querySelector('#model-seen textarea, #model-seen input').value == '{ID}'")
-    page.wait_for_function("document.querySelector('#draw-prompt textarea').value !== 'a Tiny A circle'")
-    wait_quiet(page)
-    assert not page.locator("#draw-solver").is_visible() and not page.locator("#draw-temperature").is_visible()
+    assert not page.locator("#draw-solver").is_visible()
     set_number(page, "#draw-steps", STEPS)
     draw(page, "a red house", 2, 77)
     wait_done(page)
