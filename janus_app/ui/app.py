@@ -41,7 +41,7 @@ from janus_app.server.security import (
     serving_folder,
     sub_path,
 )
-from janus_app.ui import dropped_files, endpoints
+from janus_app.ui import dropped_files, endpoints, picture_links
 from janus_app.ui.assets import FAVICON, gradio_files, mark, opening_script, script, styles
 from janus_app.ui.common import actions, browser_tab
 from janus_app.ui.common.help import foot_html, help_html
@@ -51,7 +51,7 @@ from janus_app.ui.common.pictures import lightbox
 from janus_app.ui.common.saved_images import SavedImages
 from janus_app.ui.context import QUICK, PageContext
 from janus_app.ui.i18n import Texts
-from janus_app.ui.picture_links import Places, link
+from janus_app.ui.picture_links import Places
 from janus_app.ui.tabs.chat import tab as chat_tab
 from janus_app.ui.tabs.compare import tab as compare_tab
 from janus_app.ui.tabs.draw import browser_settings
@@ -159,17 +159,15 @@ def _tabs(page: PageContext, demo: gr.Blocks, frame: Frame) -> None:
             editing = edit_tab.build(page, variant, seen, joined, browser)
         with gr.Tab(label("tab_chat"), id="chat", elem_id="tab-chat"):
             chat = chat_tab.build(page, variant, seen, demo, joined, browser)
-        places = Places(drawing, chat, editing, tabs, browser)
+        drawn, edited = drawing.right.wall, editing.panels.right.results
+        sources = {"draw": drawn.source, "edit": edited.source, "chat": chat.source}
         if page.library:
             with gr.Tab(label("tab_history"), id="history", elem_id="tab-history") as tab:
-                history = history_tab.build(page, page.library.gallery, tab, browser)
-            link(page, history.row, history.source, places)
+                sources["history"] = history_tab.build(page, page.library.gallery, tab, browser).source
         with gr.Tab(label("tab_compare"), id="compare", elem_id="tab-compare") as tab:
-            pair = compare_tab.build(page, variant, seen, joined, tab, drawing)
-    for row, source in ((chat.row, chat.source), (pair.row, pair.source)):
-        link(page, row, source, places)
-    for results in (drawing.right.wall, editing.panels.right.results):
-        link(page, results.row, results.source, places)
+            sources["compare"] = compare_tab.build(page, variant, seen, joined, tab, drawing).source
+    places = Places(drawing, chat, editing, tabs, browser)
+    picture_links.build(page, sources, places)
     lightbox.build(page, demo)
     dropped_files.build(page, places)
     endpoints.build(page, drawer.choice, chat, drawing)

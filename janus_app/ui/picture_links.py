@@ -1,23 +1,46 @@
-"""What the buttons under a picture do: they take it to another tab and, where useful, start a job there."""
+"""What the verbs under a picture do: they take it to another tab and, where useful, start a job there.
+
+The buttons of all tabs share their handlers: each further event costs every opening of the page some of its time, as
+Gradio looks through all events for each component.
+"""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import gradio as gr
+from gradio.components import Component
 
 from janus_app.errors import AppError
 from janus_app.outputs.metadata import parameters, request_of
-from janus_app.ui.common.actions import COPY, Actions, BrowserDownload, PictureSource, download, halt, press
+from janus_app.ui.common.actions import (
+    COPY,
+    MENU_VERBS,
+    VERBS,
+    BrowserDownload,
+    PictureSource,
+    download,
+    halt,
+    press,
+)
 from janus_app.ui.common.pictures import newest_first
+from janus_app.ui.common.saved_images import SavedImage
 from janus_app.ui.context import NOTIFYING, QUICK, PageContext, Updates, Values, attach
 from janus_app.ui.tabs.chat.tab import ChatTab
 from janus_app.ui.tabs.draw.tab import DrawTab
 from janus_app.ui.tabs.edit.tab import EditTab
 
 EDITOR_BEGUN = "() => window.janus.editorBegun()"
+# The script of the component that hears of the verbs of all tabs.
+HEARD = f"""const verbs = {json.dumps([*VERBS, *MENU_VERBS])};
+document.addEventListener("click", (event) => {{
+  const tab = event.target.closest?.(".verbs")?.id.replace(/-verbs$/, "");
+  const verb = tab && verbs.find((name) => event.target.closest(`#${{tab}}-${{name}}`));
+  if (verb) trigger(verb, {{ tab }});
+}});"""
 
 
 @dataclass(frozen=True)
@@ -33,11 +56,20 @@ class Places:
 
 @dataclass(frozen=True)
 class PictureLinks:
-    """The handlers of one row of buttons, for the picture of `source`."""
+    """The handlers of the verbs. `taken` holds the SavedImage whose verb was clicked."""
 
     page: PageContext
-    source: PictureSource
+    sources: dict[str, PictureSource]  # by the prefix of a tab's element ids
     places: Places
+    taken: gr.State
+
+    def take(self, values: Values, event: gr.EventData) -> Updates:
+        """The picture that is chosen in the tab where a verb was clicked."""
+        return {self.taken: self.sources[str(event.tab)].pick(values)}
+
+    def image(self, values: Values) -> SavedImage:
+        image: SavedImage = values[self.taken]
+        return image
 
     def open(self, tab: str) -> Updates:
         return {self.places.tabs: gr.update(selected=tab)}
@@ -48,22 +80,22 @@ class PictureLinks:
     def use_in_chat(self, values: Values) -> Updates:
         """The picture beside what is already in the message box."""
         box = values[self.places.chat.box] or {}
-        return self.into_chat(box.get("text") or "", [*(box.get("files") or []), self.source.pick(values).shown])
+        return self.into_chat(box.get("text") or "", [*(box.get("files") or []), self.image(values).shown])
 
     def ask(self, values: Values) -> Updates:
-        return self.into_chat("", [self.source.pick(values).shown])
+        return self.into_chat("", [self.image(values).shown])
 
     def describe(self, values: Values, request: gr.Request) -> Updates:
         words = self.page.texts.say("describe_request", self.page.language(request))
-        return self.into_chat(words, [self.source.pick(values).shown])
+        return self.into_chat(words, [self.image(values).shown])
 
     def edit(self, values: Values) -> Updates:
         prompt = self.places.editing.panels.settings.controls.prompt
-        return {prompt: self.source.pick(values).metadata.prompt, **self.open("edit")}
+        return {prompt: self.image(values).metadata.prompt, **self.open("edit")}
 
     def into_editor(self, values: Values, request: gr.Request) -> Updates:
         editing = self.places.editing
-        return editing.undo.receive(values[editing.panels.source.tree], self.source.pick(values), request)
+        return editing.undo.receive(values[editing.panels.source.tree], self.image(values), request)
 
     def again(self, values: Values, request: gr.Request) -> Updates:
         return self._restore(values, request, new_seed=False)
@@ -73,7 +105,7 @@ class PictureLinks:
 
     def _restore(self, values: Values, request: gr.Request, new_seed: bool) -> Updates:
         """The draw tab's controls as they stood for the picture, with its own seed or a new one."""
-        language, record = self.page.language(request), self.source.pick(values).metadata
+        language, record = self.page.language(request), self.image(values).metadata
         say, loaded = self.page.texts.say, self.page.loaded_variant()
         try:
             saved_request = request_of(record)
@@ -90,7 +122,7 @@ class PictureLinks:
 
     def show_tokens(self, values: Values, request: gr.Request) -> Updates:
         """The picture in the gallery of the draw tab, and the token view open."""
-        right, image = self.places.drawing.right, self.source.pick(values)
+        right, image = self.places.drawing.right, self.image(values)
         items = values[right.wall.items]
         if image not in items:
             items = newest_first(items, (image,))
@@ -99,35 +131,43 @@ class PictureLinks:
 
     def copy(self, values: Values, request: gr.Request) -> Updates:
         gr.Info(self.page.texts.say("copied", self.page.language(request)), duration=3)
-        return {self.places.browser.text: parameters(self.source.pick(values).metadata)}
+        return {self.places.browser.text: parameters(self.image(values).metadata)}
 
 
-def link(page: PageContext, row: Actions, source: PictureSource, places: Places) -> None:
-    """Attach the handlers of the buttons of `row`."""
-    links, picture = PictureLinks(page, source, places), source.inputs
+def build(page: PageContext, sources: dict[str, PictureSource], places: Places) -> None:
+    """Attach the verbs of the pictures of all `sources`, by the prefix of their tab's element ids."""
+    heard, taken = gr.HTML("", elem_id="page-verbs", elem_classes="unseen", js_on_load=HEARD), gr.State(None)
+    links = PictureLinks(page, sources, places, taken)
+    picture: set[Component] = {taken}
+    chosen = {part for source in sources.values() for part in source.inputs}
     chat, drawing, editing, browser = places.chat, places.drawing, places.editing, places.browser
+
+    def clicked(verb: str) -> Callable[..., Any]:
+        """What happens once the picture is known whose `verb` was clicked."""
+        then: Callable[..., Any] = attach(getattr(heard, verb), links.take, chosen, taken, **QUICK).success
+        return then
+
     in_chat: set[Any] = {chat.box, places.tabs}
-    attach(row.use.click, links.use_in_chat, {chat.box, *picture}, in_chat, **QUICK)
+    attach(clicked("to-chat"), links.use_in_chat, {chat.box, *picture}, in_chat, **QUICK)
     filled = []
-    for button, fill in ((row.ask, links.ask), (row.describe, links.describe)):
-        cleared = halt(button.click, chat.answers).then(chat.cleared, None, chat.outputs, **QUICK)
+    for verb, fill in (("ask", links.ask), ("describe", links.describe)):
+        cleared = halt(clicked(verb), chat.answers).then(chat.cleared, None, chat.outputs, **QUICK)
         filled.append(attach(cleared.then, fill, picture, in_chat, **QUICK))
     filled[-1].then(**press("chat-box"))  # a request for a description is sent at once
 
-    opened = attach(
-        row.edit.click, links.edit, picture, {editing.panels.settings.controls.prompt, places.tabs}, **QUICK
-    )
+    prompt = editing.panels.settings.controls.prompt
+    opened = attach(clicked("to-edit"), links.edit, picture, {prompt, places.tabs}, **QUICK)
     ready = opened.then(None, None, None, js=EDITOR_BEGUN)
     attach(ready.then, links.into_editor, {editing.panels.source.tree, *picture}, editing.undo.outputs, **QUICK)
 
-    redraws: tuple[tuple[gr.Button, Callable[..., Updates]], ...] = ((row.again, links.again), (row.vary, links.vary))
+    redraws: tuple[tuple[str, Callable[..., Updates]], ...] = (("again", links.again), ("vary", links.vary))
     again_in = {*drawing.restored, places.tabs}
-    for button, restore in redraws:
-        attach(button.click, restore, picture, again_in, **NOTIFYING).then(**press("draw-plan-run", "draw-run"))
+    for verb, restore in redraws:
+        attach(clicked(verb), restore, picture, again_in, **NOTIFYING).then(**press("draw-plan-run", "draw-run"))
     right = drawing.right
     inspecting: set[Any] = {*right.wall.all, right.tokens.frame, places.tabs}
-    looking = attach(row.tokens.click, links.show_tokens, {right.wall.items, *picture}, inspecting, **QUICK)
+    looking = attach(clicked("tokens"), links.show_tokens, {right.wall.items, *picture}, inspecting, **QUICK)
     looking.then(**press("tokens-look"))
 
-    download(page, row.save.click, lambda values: source.pick(values).shown, picture, browser)
-    attach(row.copy.click, links.copy, picture, browser.text, **NOTIFYING).then(None, browser.text, None, js=COPY)
+    download(page, clicked("save"), lambda values: links.image(values).shown, picture, browser)
+    attach(clicked("copy"), links.copy, picture, browser.text, **NOTIFYING).then(None, browser.text, None, js=COPY)

@@ -149,6 +149,9 @@ def test_one_click_switches_to_a_model_that_follows_an_instruction(visit: Any, s
     record = edit(page, served, "make the house blue")
     assert record.settings["method"] == "instruct" and record.model == served.session.state.variant_id
     assert "which is loaded now" not in page.inner_text("#edit-notes"), "the tab still wants the model before"
+    shown = page.get_attribute("#edit-picture [data-full]", "data-full")
+    page.click("#edit-ask")
+    page.wait_for_selector(f"#chat-box img[src='{shown}']")
 
 
 def test_unipic2_draws_in_a_size_of_its_own_and_edits_that_picture(visit: Any, served: Served) -> None:

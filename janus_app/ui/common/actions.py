@@ -21,22 +21,15 @@ PRESS = "() => window.janus.press({ids})"
 DOWNLOAD = "(file) => window.janus.download(file)"
 COPY = "(text) => window.janus.copy(text)"
 SETTLED = "() => window.janus.settled()"
-
-
-@dataclass(frozen=True)
-class Actions:
-    """The verbs under a picture: four buttons with icons, and the rest in `menu`, which "..." opens."""
-
-    edit: gr.Button
-    ask: gr.Button
-    vary: gr.Button
-    save: gr.Button
-    menu: gr.Column
-    describe: gr.Button
-    use: gr.Button
-    again: gr.Button
-    tokens: gr.Button
-    copy: gr.Button
+# The verbs by the ends of their element ids, with the keys of their names.
+VERBS = {"to-edit": "act_edit", "ask": "act_ask", "vary": "act_vary", "save": "act_save"}
+MENU_VERBS = {
+    "describe": "act_describe",
+    "to-chat": "use_in_chat",
+    "again": "act_again",
+    "tokens": "act_tokens",
+    "copy": "act_copy",
+}
 
 
 def menu_button(page: PageContext, key: str, name: str) -> gr.Button:
@@ -44,29 +37,21 @@ def menu_button(page: PageContext, key: str, name: str) -> gr.Button:
     return gr.Button(page.texts.label(key), size="sm", elem_id=name, min_width=0)
 
 
-def action_row(page: PageContext, tab: str) -> Actions:
-    """The verbs in a row; `tab` is the prefix of their element ids. `picture_links.py` attaches what each does."""
+def action_row(page: PageContext, tab: str) -> gr.Column:
+    """The verbs under a picture: four buttons with icons, and the rest in a menu that "..." opens; returns the menu.
+
+    `tab` is the prefix of the element ids. `picture_links.py` hears of a click by these, and does what the verb says.
+    """
     label = page.texts.label
-
-    def verb(key: str, name: str, icon: str) -> gr.Button:
-        return gr.Button(label(key), size="sm", elem_id=f"{tab}-{name}", elem_classes=f"glyph {icon}", min_width=0)
-
     with gr.Row(elem_classes="verbs", elem_id=f"{tab}-verbs"):
-        edit, ask = verb("act_edit", "to-edit", "icon-edit"), verb("act_ask", "ask", "icon-ask")
-        vary, save = verb("act_vary", "vary", "icon-vary"), verb("act_save", "save", "icon-save")
+        for name, key in VERBS.items():
+            icon = f"glyph icon-{key.removeprefix('act_')}"
+            gr.Button(label(key), size="sm", elem_id=f"{tab}-{name}", elem_classes=icon, min_width=0)
         gr.Button(label("act_more"), size="sm", elem_id=f"{tab}-menu-open", elem_classes="glyph dots", min_width=0)
         with gr.Column(elem_classes="menu", elem_id=f"{tab}-menu", min_width=0) as menu:  # assets/page/ opens it
-            rest = [
+            for name, key in MENU_VERBS.items():
                 menu_button(page, key, f"{tab}-{name}")
-                for key, name in (
-                    ("act_describe", "describe"),
-                    ("use_in_chat", "to-chat"),
-                    ("act_again", "again"),
-                    ("act_tokens", "tokens"),
-                    ("act_copy", "copy"),
-                )
-            ]
-    return Actions(edit, ask, vary, save, menu, *rest)
+    return menu
 
 
 @dataclass(frozen=True)

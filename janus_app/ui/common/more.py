@@ -11,7 +11,7 @@ import gradio as gr
 from gradio.components import Component
 
 from janus_app.errors import AppError
-from janus_app.ui.common.actions import COPY, DOWNLOAD, Actions, BrowserDownload, PictureSource, menu_button
+from janus_app.ui.common.actions import COPY, DOWNLOAD, BrowserDownload, PictureSource, menu_button
 from janus_app.ui.common.alt_text import described
 from janus_app.ui.common.html import message
 from janus_app.ui.context import JOB, NOTIFYING, QUICK, PageContext, Updates, Values, attach
@@ -41,13 +41,13 @@ class More:
         return {self.note: "", self.text: gr.update(value="", visible=False)}
 
 
-def more(page: PageContext, tab: str, row: Actions, source: PictureSource, browser: BrowserDownload) -> More:
-    """Add lines to the menu of `row`, for the picture of `source`, and build here what shows their results.
+def more(page: PageContext, tab: str, menu: gr.Column, source: PictureSource, browser: BrowserDownload) -> More:
+    """Add lines to a `menu` of verbs, for the picture of `source`, and build here what shows their results.
 
     `tab` is the prefix of the element ids.
     """
     label = page.texts.label
-    with row.menu:
+    with menu:
         larger = [
             menu_button(page, key, f"{tab}-upscale-{factor}")
             for factor, key in zip(FACTORS, ("upscale_2", "upscale_4"), strict=True)

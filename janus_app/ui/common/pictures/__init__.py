@@ -10,10 +10,10 @@
 `wall.items` (State) holds the SavedImages, newest job first, and `wall.chosen` (State) the number of one of them. A
 handler returns `wall.show(page, items, index, language)` for other pictures and `wall.choose(...)` for another chosen
 one, with `wall.all` or `wall.choosing` among its outputs. `wall.source` is the chosen picture for
-`picture_links.link(page, wall.row, wall.source, places)`, which attaches the verbs.
+`picture_links.build`, which attaches the verbs.
 
-`action_row` (actions.py) is the row of verbs alone: Edit, Ask, Vary and Save with icons, and a menu "..." whose column
-is `row.menu`; more buttons can be built `with row.menu:`.
+`action_row` (actions.py) is the row of verbs alone: Edit, Ask, Vary and Save with icons, and a menu "..."; in its
+column, a wall's `menu`, more buttons can be built `with menu:`.
 
 Everywhere else `figure(...)` gives the HTML of a large picture and `tile(...)` of a small one. Whatever has `data-full`
 (the address of the whole picture), `data-width`, `data-height` and `data-enlarge` opens in the lightbox

@@ -8,7 +8,7 @@ from typing import Any
 import gradio as gr
 from gradio.components import Component
 
-from janus_app.ui.common.actions import Actions, PictureSource, action_row
+from janus_app.ui.common.actions import PictureSource, action_row
 from janus_app.ui.common.detail import detail_html
 from janus_app.ui.common.pictures.markup import ADDRESSED, PICKED, large, run_heading, runs, tiles
 from janus_app.ui.common.saved_images import SavedImage
@@ -27,7 +27,7 @@ class PictureWall:
     picture: gr.HTML
     runs: gr.HTML
     detail: gr.HTML
-    row: Actions
+    menu: gr.Column
     items: gr.State
     chosen: gr.State
 

@@ -9,7 +9,7 @@ import gradio as gr
 
 from janus_app.outputs.conversations import Conversation
 from janus_app.types import MAX_PROMPT_CHARACTERS
-from janus_app.ui.common.actions import Actions, action_row
+from janus_app.ui.common.actions import action_row
 from janus_app.ui.common.controls import example_buttons, fitted_box
 from janus_app.ui.common.pictures import ADDRESSED
 from janus_app.ui.context import PageContext
@@ -76,7 +76,6 @@ class ChatPanel:
     branch: gr.Dropdown
     settings: ChatSettings
     acts: gr.HTML
-    row: Actions
     chosen: gr.State
     conversation: gr.State
     fitted: gr.Textbox
@@ -133,10 +132,10 @@ def chat_panel(page: PageContext, conversation: gr.State) -> ChatPanel:
         context = gr.HTML(elem_id="chat-context", padding=False)
     acts = gr.HTML("", elem_id="chat-acts", elem_classes="unseen", js_on_load=ACTS)
     with gr.Column(elem_classes="chat-verbs"):  # the buttons in the messages press these
-        row = action_row(page, "chat")
+        action_row(page, "chat")
         fitted = fitted_box("chat")
     chosen = gr.State("")
-    parts = (bot, new, starters, sample, examples, notes, sight, whole, box, context, branch, answering, acts, row)
+    parts = (bot, new, starters, sample, examples, notes, sight, whole, box, context, branch, answering, acts)
     return ChatPanel(*parts, chosen, conversation, fitted)
 
 

@@ -14,7 +14,7 @@ from janus_app.errors import AppError
 from janus_app.outputs.conversations import Conversation, new_conversation, new_id
 from janus_app.outputs.image_io import open_picture
 from janus_app.paths import ASSETS
-from janus_app.ui.common.actions import Actions, BrowserDownload, PictureSource, halt, press
+from janus_app.ui.common.actions import BrowserDownload, PictureSource, halt, press
 from janus_app.ui.common.browser_tab import kept
 from janus_app.ui.common.controls import ranges_only
 from janus_app.ui.common.html import empty, messages
@@ -56,7 +56,6 @@ class ChatTab:
     answers: list[Any]
     outputs: list[Any]
     cleared: Callable[..., Any]
-    row: Actions
     source: PictureSource
 
     @property
@@ -93,11 +92,13 @@ class ChatHandlers:
     def rejoin(self, request: gr.Request) -> Iterator[Updates]:
         yield from self.replies.rejoin(self.page.language(request))
 
-    def stopped(self, values: Values, request: gr.Request) -> Updates:
+    def stop(self, values: Values, request: gr.Request) -> None:
+        """Stop the answer. That it is stopped, its own last view says: anything else could come before its views that
+        a busy browser has not shown yet."""
         self.page.runs.stop_answer()
         language, talk = self.page.language(request), self.page.runs.talk
-        conversation = talk.conversation if isinstance(talk, Talk) else values[self.panel.conversation]
-        return self.replies.show(conversation, values, language, stopped(self.page, language))
+        if isinstance(talk, Talk):
+            talk.leave(self.replies.show(talk.conversation, values, language, stopped(self.page, language)))
 
     def cleared(self, request: gr.Request) -> Updates:
         return self.opened(new_conversation(), self.page.language(request))
@@ -207,7 +208,7 @@ def build(
         sidebar.wire(listed, browser)
         wire_sidebar(handlers, listed, answers, ends, demo)
     source = PictureSource({conversation, panel.chosen}, lambda v: picture(v[conversation], v[panel.chosen]))
-    return ChatTab(panel, handlers.replies, answers, panel.outputs, handlers.cleared, panel.row, source)
+    return ChatTab(panel, handlers.replies, answers, panel.outputs, handlers.cleared, source)
 
 
 def wire(handlers: ChatHandlers, side: Sidebar | None, joined: Any) -> tuple[list[Any], list[Any]]:
@@ -221,7 +222,7 @@ def wire(handlers: ChatHandlers, side: Sidebar | None, joined: Any) -> tuple[lis
         attach(panel.bot.edit, handlers.edit, inputs, outputs, **JOB),
         attach(joined.then, handlers.rejoin, None, outputs, **JOB),
     ]
-    stopping = attach(halt(panel.box.stop, answers).then, handlers.stopped, shown, outputs, **QUICK)
+    attach(panel.box.stop, handlers.stop, shown, None, **QUICK)
     news = [panel.new.click, *([side.new.click] if side else [])]
     cleared = attach(halt(partial(gr.on, news), answers).then, handlers.cleared, None, outputs, **QUICK)
     attach(panel.branch.input, handlers.choose_branch, {panel.branch, panel.conversation}, outputs, **QUICK)
@@ -235,7 +236,7 @@ def wire(handlers: ChatHandlers, side: Sidebar | None, joined: Any) -> tuple[lis
             return handlers.start(values, values[example], request)
 
         attach(example.click, start, {example, panel.box}, {panel.box}, **QUICK).then(**press("chat-box"))
-    return answers, [*answers, stopping, cleared]
+    return answers, [*answers, cleared]
 
 
 def wire_sidebar(

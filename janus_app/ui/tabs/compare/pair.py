@@ -15,7 +15,7 @@ from janus_app.errors import AppError, Message
 from janus_app.files import os_errors_as_app_errors
 from janus_app.outputs.votes import Choice, Tally
 from janus_app.types import SOLVERS, Event, GenerateRequest
-from janus_app.ui.common.actions import Actions, PictureSource, action_row
+from janus_app.ui.common.actions import PictureSource, action_row
 from janus_app.ui.common.detail import settings_line
 from janus_app.ui.common.drawing import preview_quality
 from janus_app.ui.common.html import facts, message, messages, preview_grid
@@ -105,7 +105,6 @@ class PairResults:
     slider: gr.ImageSlider
     actions: gr.Column  # hidden until the sides are revealed
     chosen_line: gr.HTML
-    row: Actions
     comparison: gr.State
     chosen: gr.State
 
@@ -165,9 +164,9 @@ def results(page: PageContext) -> PairResults:
         )  # fmt: skip
     with gr.Column(visible=False, elem_id="compare-chosen", elem_classes="beside") as actions:
         chosen_line = gr.HTML(elem_id="compare-whose", padding=False)
-        row = action_row(page, "compare")
+        action_row(page, "compare")
     return PairResults(
-        pictures, votes, left, equal, right, revealed, slider, actions, chosen_line, row, gr.State(None), gr.State(0)
+        pictures, votes, left, equal, right, revealed, slider, actions, chosen_line, gr.State(None), gr.State(0)
     )
 
 

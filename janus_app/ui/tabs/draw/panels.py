@@ -146,11 +146,11 @@ def _plan_box(page: PageContext) -> PlanBox:
 def build_pictures(page: PageContext, canvas: Canvas, browser: BrowserDownload) -> PicturesPanel:
     """Below the canvas: what is known of the chosen picture, and all pictures in runs."""
     wall = canvas.wall
-    with wall.row.menu:
+    with wall.menu:
         reuse = menu_button(page, "reuse_seed", "draw-reuse")
         rank = menu_button(page, "rank", "draw-rank")
     with gr.Column(elem_id="draw-below"):
-        further = more(page, "draw", wall.row, wall.source, browser)
+        further = more(page, "draw", wall.menu, wall.source, browser)
         tokens = build_token_view(page)
         wall.build_details(page, "draw")
         wall.build_runs()

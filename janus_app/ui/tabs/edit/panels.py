@@ -144,10 +144,10 @@ def build_panels(page: PageContext, browser: BrowserDownload) -> EditPanels:
             further = _more_pictures(page)
             settings = _settings(page, prompt, examples, buttons)
     source = SourcePanel(editor, given, note, start, gr.State(Tree()), strip, undo_row, back, clear, further)
-    with wall.row.menu:
+    with wall.menu:
         reuse = menu_button(page, "reuse_seed", "edit-reuse")
     with gr.Column(elem_id="edit-results"):
-        lines = more(page, "edit", wall.row, wall.source, browser)
+        lines = more(page, "edit", wall.menu, wall.source, browser)
         wall.build_details(page, "edit")
         wall.build_runs()
     output = JobOutput(status, notes, previews)

@@ -9,7 +9,7 @@ from typing import Any
 import gradio as gr
 
 from janus_app.outputs.gallery import GalleryQuery
-from janus_app.ui.common.actions import Actions, PictureSource, action_row
+from janus_app.ui.common.actions import PictureSource, action_row
 from janus_app.ui.common.pictures import ADDRESSED, PICKED
 from janus_app.ui.common.saved_images import SavedImage
 from janus_app.ui.context import PageContext, Updates, Values
@@ -117,7 +117,7 @@ class OpenedPanel:
 
     panel: gr.Column
     picture: gr.HTML
-    row: Actions
+    menu: gr.Column
     star: gr.Button
     delete: gr.Button
     sure: gr.Column
@@ -153,7 +153,7 @@ def opened_panel(page: PageContext, panel: gr.Column) -> OpenedPanel:
         return gr.Button(label(key), size="sm", variant=variant, elem_id=f"history-{name}", min_width=60)
 
     picture = gr.HTML(elem_id="history-picture", html_template=ADDRESSED)
-    row = action_row(page, "history")
+    menu = action_row(page, "history")
     with gr.Row(elem_classes="actions"):
         star, delete = button("star_on", "star"), button("delete", "delete")
     with gr.Column(visible=False, elem_classes="sure") as sure:
@@ -162,4 +162,4 @@ def opened_panel(page: PageContext, panel: gr.Column) -> OpenedPanel:
             yes, no = button("delete_yes", "delete-yes", "stop"), button("delete_no", "delete-no")
     with gr.Accordion(label("details"), open=False, elem_id="history-details", elem_classes="quiet"):
         detail = gr.HTML(elem_id="history-detail", padding=False)
-    return OpenedPanel(panel, picture, row, star, delete, sure, question, yes, no, detail, gr.State(None))
+    return OpenedPanel(panel, picture, menu, star, delete, sure, question, yes, no, detail, gr.State(None))

@@ -194,7 +194,7 @@ def build(page: PageContext, gallery: Gallery, tab: gr.Tab, browser: BrowserDown
             scale=4, min_width=300, visible=False, elem_id="history-opened", elem_classes="chosen"
         ) as column:
             panel = opened_panel(page, column)
-            further = more(page, "history", panel.row, panel.source, browser)
+            further = more(page, "history", panel.menu, panel.source, browser)
     handlers = HistoryHandlers(page, gallery, filters, listing, panel)
     wire(handlers, tab, browser, further)
     attach(further.described.then, handlers.described, {panel.opened}, {panel.picture, panel.detail}, **QUICK)
