@@ -112,7 +112,7 @@ def go(page: Any, tab: str) -> None:
     page.click(f"#tab-{tab}-button")
     page.evaluate("window.scrollTo(0, 0)")
     if tab == "edit":
-        page.wait_for_selector("#edit-editor canvas")
+        page.wait_for_selector("#edit-editor canvas", state="attached")  # the comparison may hide it
         page.wait_for_timeout(1_000 * EDITOR_SECONDS)
 
 

@@ -305,6 +305,25 @@ def test_what_was_written_is_kept_when_an_answer_is_stopped_but_not_when_its_con
     assert len(kept) == (0 if unwanted else 1) and (unwanted or kept[0].path[-1].role == "assistant")
 
 
+def test_who_follows_an_answer_that_is_stopped_in_a_long_step_is_let_go_with_its_last_view(
+    chat: Replies, session: HeldSession
+) -> None:
+    with visitor("only"):
+        chat.page.runs.join("")
+        answer = ask(chat)
+        next(answer), next(answer)
+        assert session.reached.wait(60)
+        talk: Any = chat.page.runs.talk
+        talk.stop()
+        talk.leave({chat.panel.notes: "let go"})
+        *_, last = answer  # ends while the step still runs
+        assert last[chat.panel.notes] == "let go" and not talk.ended
+        session.go.set()
+        talk.wait(60)
+    assert talk.ended and talk.shown[chat.panel.notes] == "let go", "the rest of the step is shown after the end"
+    assert chat.page.library.conversations.find().conversations, "what was written is saved"  # type: ignore[union-attr]
+
+
 def test_tabs_are_remembered_in_a_bounded_number(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(running, "MAX_TABS", 3)
     runs = Runs()

@@ -15,7 +15,7 @@ from janus_app.errors import Message
 from janus_app.outputs.metadata import read_metadata
 from janus_app.types import Event, Notice, Progress, drain
 from janus_app.ui.common.running import Run
-from janus_app.ui.tabs.models import model_line
+from janus_app.ui.tabs.models import model_drawer, model_line
 from tests.browser.conftest import WATCH
 from tests.browser.steps import (
     TABS,
@@ -288,17 +288,38 @@ def test_edit_survives_a_refresh_with_its_prompt_and_the_tree_of_its_pictures(vi
         reopen(page)
 
 
+def test_settings_of_the_edit_tab_and_its_open_drawer_survive_a_refresh(visit: Any, served: Served) -> None:
+    page = visit("#edit")
+    go(page, "edit")
+    page.locator("#edit-method label", has_text="Image to image").click()
+    open_settings(page, "edit")
+    set_number(page, "#edit-strength", 0.35)
+    set_number(page, "#edit-guidance", 7)
+    page.locator("#edit-go-on input").uncheck()
+    settle(page)
+    wait_quiet(page)  # the page has taken what was entered
+    reopen(page)
+    page.wait_for_selector("#edit-settings > .label-wrap.open")
+    wait_put_back(page, "#edit-strength", "0.35")
+    wait_put_back(page, "#edit-guidance", "7")
+    assert not page.locator("#edit-go-on input").is_checked()
+    page.fill("#edit-prompt textarea", "a red boat")
+    page.click("#edit-run")
+    wait_done(page, "edit")
+
+
 def test_no_status_outlives_a_job_that_was_stopped_or_failed(
     visit: Any, served: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # What the fit advisor says of every model takes seconds, and the page would still be asking.
+    monkeypatch.setattr(model_drawer, "fits", lambda page, variants: iter(()))
     page, session, fail = visit("#edit"), served.session, threading.Event()
-    go(page, "edit")
-    paint(page, into_editor(page, lambda: page.click("#edit-start [data-start='beach']")))
+    page.locator("#edit-method label", has_text="Image to image").click()  # of the example, nothing painted
     page.fill("#edit-prompt textarea", "a red boat")
 
     def endless(*given: Any, **more: Any) -> Iterator[Event]:
         yield Notice(Message("prompt_cut", limit=9, end="a"))
-        while not fail.wait(0.02):
+        while not fail.wait(0.2):
             yield Progress("draw", 1, 9, "tokens", "a detail")
         raise RuntimeError("broken")
 

@@ -1,4 +1,5 @@
-"""A job as the page sees it: the events of a session's job, summarised in at most ten frames a second.
+"""A job as the page sees it: the events of a session's job, summarised in at most ten frames a second, or four where
+there is nothing but progress to show.
 
 A frame is all that a tab needs to update itself. Events between two frames are merged into the next one and never
 queued, so a slow browser gets fewer frames, not later ones. Closing the iterator closes the job.
@@ -23,6 +24,8 @@ from janus_app.ui.common.html import bar, message
 from janus_app.ui.i18n import Texts
 
 FRAMES_PER_SECOND = 10
+PROGRESS_SECONDS = 0.25  # between frames without a new preview or word: each costs the browser, which may share the
+# processor with the model, tens of milliseconds, and a click on Stop waits behind them
 WAITING_SECONDS = 1.0  # between unchanged frames of a waiting job; a stopped job leaves the queue at the next one
 KNOWN_STAGES = (
     "connect",
@@ -147,10 +150,14 @@ def watch(make: Callable[[], Iterator[Event]], texts: Texts, language: str) -> I
                     continue
                 summary.add(event)
                 now = time.monotonic()
+                pause = 1 / FRAMES_PER_SECOND
+                if isinstance(event, Progress) and not summary.previews:
+                    pause = PROGRESS_SECONDS
                 # Each frame takes the server a pass through Gradio's queue. Ten unchanged frames a second for each of
                 # twenty waiting visitors took most of a machine's time from the job that was running.
-                unchanged = isinstance(event, Queued) and summary.status == shown
-                if now - last >= (WAITING_SECONDS if unchanged else 1 / FRAMES_PER_SECOND):
+                if isinstance(event, Queued) and summary.status == shown:
+                    pause = WAITING_SECONDS
+                if now - last >= pause:
                     yield summary.frame()
                     last, shown = now, summary.status
             yield summary.frame()

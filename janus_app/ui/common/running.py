@@ -192,6 +192,26 @@ class Talk(Showing):
     def __init__(self, conversation: Conversation, watched: bool) -> None:
         super().__init__(watched)
         self.conversation, self.unwanted = conversation, False
+        self._left = False
+
+    def leave(self, last: dict[Any, Any]) -> None:
+        """Let the followers of an answer that was stopped go with a `last` view, in the middle of a long step."""
+        with self._changed:
+            if not self.ended:
+                self._show(last)
+                self._left = True
+
+    def follow(self) -> Iterator[dict[Any, Any]]:
+        for view in super().follow():
+            left = self._left
+            yield self.shown.copy() if left else view
+            if left:
+                return
+
+    def _show(self, view: dict[Any, Any]) -> None:
+        with self._changed:
+            if not self._left:
+                super()._show(view)
 
 
 class Load(Job[Frame]):
@@ -208,10 +228,11 @@ class _BrowserTab:
     talk: Talk | Conversation | None = None
     showing: dict[Place, Showing] = field(default_factory=dict)
     load: Load | None = None
+    kept: dict[Place, Any] = field(default_factory=dict)
 
     def copy(self) -> _BrowserTab:
         runs = {place: list(runs) for place, runs in self.runs.items()}
-        return _BrowserTab(runs, self.talk, dict(self.showing), self.load)
+        return _BrowserTab(runs, self.talk, dict(self.showing), self.load, dict(self.kept))
 
 
 class Runs:
@@ -254,6 +275,16 @@ class Runs:
         """The job that the tab shows in a place."""
         with self._lock:
             return self._tab().showing.get(place)
+
+    def keep(self, place: Place, value: Any) -> None:
+        """Keep what the tab shows in a place, for its next opening; it must not change any more."""
+        with self._lock:
+            self._tab().kept[place] = value
+
+    def kept(self, place: Place) -> Any:
+        """What was kept last; None where nothing was."""
+        with self._lock:
+            return self._tab().kept.get(place)
 
     def load(self, first: Frame, wanted: tuple[Any, ...], shared: bool) -> tuple[Load, bool]:
         """A load for the tab to start, and True; or the one that runs already with what is `wanted`, and False.

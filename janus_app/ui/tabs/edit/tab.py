@@ -64,7 +64,8 @@ def build(
     settings, method, controls = panels.settings, panels.method, panels.settings.controls
     words = kept("edit-words", [controls.prompt, controls.negative, method.source_prompt])
     numbers = [*controls.by_setting.values(), controls.seed, controls.new_seed]
-    entered = kept("edit-settings", [method.method, settings.strength, settings.image_guidance, *numbers], variant)
+    changes = [method.method, settings.go_on, settings.strength, settings.image_guidance]
+    entered = kept("edit-settings", [*changes, *numbers], variant)
     for opening in WayHandlers(page, panels, variant).wire(model_changed, words(joined)):
         words(entered(opening))
     return EditTab(panels, undo)
@@ -92,26 +93,31 @@ class EditHandlers:
     def rejoin(self, request: gr.Request) -> Iterator[Updates]:
         """What this browser tab showed before it was opened anew: its pictures, and the job that still runs."""
         page, right, source = self.page, self.panels.right, self.panels.source
-        language, runs, tree = page.language(request), page.runs.of("edit"), Tree()
+        language, runs, tree = page.language(request), page.runs.of("edit"), self.undo.kept()
         yield gr.skip()  # of a generator that yields nothing, Gradio empties all outputs
-        for run in runs:
-            with suppress(AppError):  # the page's copies of pictures are deleted after a day
-                tree = tree.with_results(open_picture(run.before), run.saved, page.images) if run.saved else tree
-        items = pictures_of(runs)[:MAX_ITEMS]
+        last, items = runs[-1] if runs else None, pictures_of(runs)[:MAX_ITEMS]
+        with suppress(AppError):  # the page's copies of pictures are deleted after a day
+            if last and last.saved and tree.of(last.saved[0]) is None:  # it ended while nobody looked
+                tree = tree.with_results(open_picture(last.before), last.saved, page.images)
+        running = last is not None and not last.ended
+        if last and running:
+            tree, number = tree.with_given(open_picture(last.before), page.images)
+            tree = tree.at(number)
+        updates: Updates = self.panels.settings.buttons.updates(running=True) if running else {}
         if items:
-            before_after = gr.update(value=compared(tree, items[0]), visible=True)
-            shown = right.results.show(page, items, 0, language)
-            yield {
-                **shown,
-                source.tree: tree,
-                right.compare: before_after,
+            updates |= {
+                **right.results.show(page, items, 0, language),
+                right.compare: gr.update(value=compared(tree, items[0]), visible=True),
                 right.view: gr.update(value=COMPARISON, visible=True),
             }
-        if runs and not runs[-1].ended:
-            tree, number = tree.with_given(open_picture(runs[-1].before), page.images)
-            running = self.panels.settings.buttons.updates(running=True)
-            yield {**self.undo.moved(tree, number, request), **running}
-            yield from self._follow(runs[-1].follow(), tree, items, language)
+        if tree.here is not None:
+            updates |= self.undo.moved(tree, tree.here, request)
+            del updates[self.panels.method.source_prompt]  # the browser puts back what was entered
+            updates[source.tree] = tree  # with a new result, which is the next picture where the user wants that
+        if updates:
+            yield updates
+        if last and running:
+            yield from self._follow(last.follow(), tree, items, language)
 
     def _follow(self, views: Iterator[View], tree: Tree, items: list[SavedImage], language: str) -> Iterator[Updates]:
         page, right, source, settings = self.page, self.panels.right, self.panels.source, self.panels.settings

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import gradio as gr
 from gradio.blocks import Block
@@ -34,9 +35,18 @@ class UndoHandlers:
         """The components of `moved`."""
         return {*self.tree_outputs, self.panels.source.editor, self.panels.method.source_prompt}
 
+    def kept(self) -> Tree:
+        """The tree that this browser tab showed before it was opened anew; its pictures are deleted after a day."""
+        tree: Tree = self.page.runs.kept("edit") or Tree()
+        return tree if all(Path(step.picture).exists() for step in tree.steps) else Tree()
+
     def shown(self, tree: Tree, request: gr.Request, sent: str = "") -> Updates:
-        """The strip. `sent` is the picture that the editor is sent too, if any: the page waits for it."""
+        """The strip, which the next opening of the browser tab shows again.
+
+        `sent` is the picture that the editor is sent too, if any: the page waits for it.
+        """
         source, language = self.panels.source, self.page.language(request)
+        self.page.runs.keep("edit", tree)
         return {
             source.tree: tree,
             source.strip: tree_html(tree, self.page.texts.say, language, sent),
