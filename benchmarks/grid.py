@@ -2,6 +2,7 @@
 
     python -m benchmarks.grid --model janusflow-embedded --steps 10,30 --out docs/flow_grid.png
     python -m benchmarks.grid --model janus-embedded --steps 0 --n 64 --prompts --out docs/embedded_grid.png
+    python -m benchmarks.grid --model metamorph-embedded --steps 10 --n 32 --prompts --out docs/metamorph_grid.png
     python -m benchmarks.grid --model pisces-embedded --steps 10 --n 32 --prompts --out docs/pisces_grid.png
 
 The prompts are those of benchmarks.quality, so the sheet shows what was measured.

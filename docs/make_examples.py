@@ -20,6 +20,8 @@ EXAMPLES = (  # variant, language, prompt, seed
     ("janusflow-embedded", "zh-CN", "左上角有一颗黄色的星星", 1),
     ("metaquery-embedded", "en", "a green frog on the left and a red house on the right", 1),
     ("metaquery-embedded", "zh-CN", "一座红色的房子", 1),
+    ("metamorph-embedded", "en", "a green frog in the top left corner", 1),
+    ("metamorph-embedded", "zh-CN", "一只绿色的青蛙", 1),
     ("pisces-embedded", "en", "a green frog in the top left corner", 1),
     ("pisces-embedded", "zh-CN", "一只绿色的青蛙", 1),
 )

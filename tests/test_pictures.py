@@ -75,7 +75,9 @@ def test_chosen_picture_is_shown_with_the_others_of_its_run_alone(page: PageCont
 
 
 @pytest.mark.parametrize("language", ["en", "zh-CN"])
-@pytest.mark.parametrize("model", ["janus-embedded", "janusflow-embedded", "metaquery-embedded", "pisces-embedded"])
+@pytest.mark.parametrize(
+    "model", ["janus-embedded", "janusflow-embedded", "metaquery-embedded", "metamorph-embedded", "pisces-embedded"]
+)
 def test_embedded_models_begin_with_a_picture_they_drew_themselves(
     page: PageContext, model: str, language: str
 ) -> None:

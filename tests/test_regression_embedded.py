@@ -1,4 +1,4 @@
-"""The shipped weights of the embedded Pisces: what it draws and answers, its size, and its pictures drawn again."""
+"""The shipped weights of the embedded MetaMorph and Pisces: what they draw, answer and change, and their size."""
 
 from __future__ import annotations
 
@@ -19,15 +19,17 @@ from janus_app.models.regression.layouts import base_of
 from janus_app.outputs.metadata import read_metadata, request_of
 from janus_app.outputs.store import OutputStore
 from janus_app.registry.catalog import load_catalog
+from janus_app.registry.types import Variant
 from janus_app.runtime.fit import plan_load, weight_bytes
 from janus_app.runtime.session import ModelSession
-from janus_app.types import ChatRequest, GenerateRequest, Picture, Turn, drain
+from janus_app.types import ChatRequest, EditRequest, GenerateRequest, Picture, Turn, drain
 from janus_app.workflows.settings import drawing_settings
 from tests.conftest import loaded
 from training.objects import COLOURS, INDEX, THINGS
 from training.world import Item, Scene, render
 
-ROW = load_catalog()["pisces-embedded"]
+METAMORPH, PISCES = (load_catalog()[name] for name in ("metamorph-embedded", "pisces-embedded"))
+EACH = pytest.mark.parametrize("row", [METAMORPH, PISCES], ids=lambda row: row.id)
 EASY = (("red", "house"), ("green", "frog"), ("yellow", "star"), ("blue", "car"))
 SHOWN = Scene.of(3, [Item(INDEX["cat"], 1, 4)])
 QUESTIONS = (
@@ -38,22 +40,25 @@ QUESTIONS = (
 )
 
 
-@lru_cache(maxsize=1)
-def folder() -> Path:
-    assert ROW.folder is not None
-    return ROW.folder
+def folder(row: Variant) -> Path:
+    assert row.folder is not None
+    return row.folder
+
+
+def shipped(row: Variant, precision: str = "fp32") -> Any:
+    """By the way the app loads it: no special case."""
+    return _shipped(folder(row), precision)
 
 
 @lru_cache(maxsize=2)
-def shipped(precision: str = "fp32") -> Any:
-    """By the way the app loads it: no special case."""
-    return loaded(folder(), precision).model
+def _shipped(path: Path, precision: str) -> Any:
+    return loaded(path, precision).model
 
 
-def drawn(prompt: str, precision: str = "fp32", **settings: Any) -> tuple[Picture, ...]:
+def drawn(row: Variant, prompt: str, precision: str = "fp32", **settings: Any) -> tuple[Picture, ...]:
     """Pictures with the row's own settings, except those given."""
-    numbers = drawing_settings({}, ROW) | {"count": 1, "seed": 0} | settings
-    return finished(shipped(precision).generate(GenerateRequest(prompt, **numbers))).pictures
+    numbers = drawing_settings({}, row) | {"count": 1, "seed": 0} | settings
+    return finished(shipped(row, precision).generate(GenerateRequest(prompt, **numbers))).pictures
 
 
 def shows(picture: Picture, colour: str, thing: str) -> bool:
@@ -61,57 +66,90 @@ def shows(picture: Picture, colour: str, thing: str) -> bool:
     return any((THINGS[i.thing].name, COLOURS[i.colour].name) == (thing, colour) for i in items)
 
 
-def right_answers(precision: str) -> int:
+def right_answers(row: Variant, precision: str) -> int:
     right = 0
     for question, wanted in QUESTIONS:
         request = ChatRequest((Turn("user", question, (render(SHOWN),)),), temperature=0, max_new_tokens=40)
-        right += wanted in finished(shipped(precision).chat(request)).text.lower()
+        right += wanted in finished(shipped(row, precision).chat(request)).text.lower()
     return right
 
 
-def test_shipped_weights_draw_the_prompt() -> None:
+@EACH
+def test_shipped_weights_draw_the_prompt(row: Variant) -> None:
     """One named thing in a named colour; chance would be one in 250."""
     wrong = []
     for seed, (colour, thing) in enumerate(EASY):
-        pictures = drawn(f"a {colour} {thing}", seed=seed, count=2)
+        pictures = drawn(row, f"a {colour} {thing}", seed=seed, count=2)
         wrong += [(colour, thing) for picture in pictures if not shows(picture, colour, thing)]
     assert len(wrong) <= 2, wrong
 
 
-def test_shipped_weights_draw_with_guidance_away_from_an_empty_caption() -> None:
-    """The language model writes the same vectors with guidance, which paints otherwise and ruins nothing."""
+@EACH
+def test_guidance_paints_the_same_vectors_otherwise(row: Variant) -> None:
+    """The language model writes the same vectors with guidance, which ruins nothing."""
     right = 0
     for seed, (colour, thing) in enumerate(EASY):
-        (plain,) = drawn(f"a {colour} {thing}", seed=seed, guidance=1.0)
-        (guided,) = drawn(f"a {colour} {thing}", seed=seed, guidance=2.0)
+        (plain,) = drawn(row, f"a {colour} {thing}", seed=seed, guidance=1.0)
+        (guided,) = drawn(row, f"a {colour} {thing}", seed=seed, guidance=2.0)
         assert guided.vectors == plain.vectors and guided.image.tobytes() != plain.image.tobytes()
         right += shows(guided, colour, thing)
     assert right >= 2
+
+
+def test_pisces_is_guided_away_from_the_vectors_of_an_empty_caption() -> None:
+    (guided,) = drawn(PISCES, "a red house", guidance=2.0)
     assert guided.vectors is not None
-    empty = shipped()._unconditional(2.0)
+    empty = shipped(PISCES)._unconditional(2.0)
     assert float((torch.tensor(guided.vectors.rows) - empty).abs().max()) > 0.1
 
 
-def test_shipped_weights_answer_about_pictures() -> None:
-    assert right_answers("fp32") >= 3
+@EACH
+def test_shipped_weights_answer_about_pictures(row: Variant) -> None:
+    assert right_answers(row, "fp32") >= 3
 
 
+def test_an_answer_contains_the_picture_that_was_asked_for_within_a_conversation() -> None:
+    """As the paper asks: "Let's think about this visually"; the conversation goes on about that picture."""
+    asked = Turn("user", "Let's think about this visually: a green frog")
+    answer = finished(shipped(METAMORPH).chat(ChatRequest((asked,), temperature=0, seed=1)))
+    (picture,) = answer.pictures
+    assert shows(picture, "green", "frog")
+    said = Turn("assistant", answer.text, (picture.image,))
+    turns = (asked, said, Turn("user", "What colour is the frog?"))
+    assert "green" in finished(shipped(METAMORPH).chat(ChatRequest(turns, temperature=0, max_new_tokens=20))).text
+
+
+@pytest.mark.parametrize(
+    ("instruction", "wanted"),
+    [("make the house blue", [("blue", "house"), ("green", "frog")]), ("remove the frog", [("red", "house")])],
+)
+def test_metamorph_makes_an_edit_and_keeps_the_rest(instruction: str, wanted: list[tuple[str, str]]) -> None:
+    before = Scene.of(0, [Item(INDEX["house"], 1, 3), Item(INDEX["frog"], 3, 5)])
+    assert {COLOURS[i.colour].name for i in before.items} == {"red", "green"}
+    request = EditRequest(instruction, render(before), method="instruct", seed=1, guidance=1.0, steps=10)
+    (picture,) = finished(shipped(METAMORPH).edit(request)).pictures
+    seen = look(picture.image).scene.items
+    assert sorted((COLOURS[i.colour].name, THINGS[i.thing].name) for i in seen) == sorted(wanted)
+
+
+@EACH
 @pytest.mark.parametrize("precision", ["bf16", "int8", "nf4"])
-def test_other_precisions_draw_and_answer(precision: str) -> None:
+def test_other_precisions_draw_and_answer(row: Variant, precision: str) -> None:
     """Of the quantized ones, only the language model's layers are."""
-    right = sum(shows(*drawn(f"a {colour} {thing}", precision), colour, thing) for colour, thing in EASY)
-    assert right >= 2 and right_answers(precision) >= 2
-    plain, quantized = (dict(shipped(one).network.named_modules()) for one in ("fp32", precision))
+    right = sum(shows(*drawn(row, f"a {colour} {thing}", precision), colour, thing) for colour, thing in EASY)
+    assert right >= 2 and right_answers(row, precision) >= 2
+    plain, quantized = (dict(shipped(row, one).network.named_modules()) for one in ("fp32", precision))
     changed = {name for name, module in quantized.items() if type(module) is not type(plain.get(name))}
     assert changed or precision == "bf16"
     if precision != "bf16":
         assert all(name.startswith("language_model.model.layers.") for name in changed), changed
 
 
-def test_a_saved_picture_is_drawn_again_exactly_from_its_record(tmp_path: Path) -> None:
+@EACH
+def test_a_saved_picture_is_drawn_again_exactly_from_its_record(row: Variant, tmp_path: Path) -> None:
     session = ModelSession(load_catalog(), Hub())
-    drain(session.load(ROW.id, "cpu", "fp32"))
-    first = session.result(GenerateRequest("a red house", **drawing_settings({"seed": 5, "count": 2}, ROW)))
+    drain(session.load(row.id, "cpu", "fp32"))
+    first = session.result(GenerateRequest("a red house", **drawing_settings({"seed": 5, "count": 2}, row)))
     file = OutputStore(tmp_path).save(first)[1].file
     record = read_metadata(file)
     assert record.seed == 6 and first.pictures[1].vectors is not None
@@ -121,20 +159,23 @@ def test_a_saved_picture_is_drawn_again_exactly_from_its_record(tmp_path: Path) 
     assert again.image.tobytes() == first.pictures[1].image.tobytes() and again.vectors == first.pictures[1].vectors
 
 
-def test_card_and_row_state_the_model_s_size_and_that_it_does_not_edit() -> None:
-    base = component_beside(folder(), base_of(folder() / "visualizer"))
+@EACH
+def test_card_and_row_state_the_size_and_the_verbs(row: Variant) -> None:
+    base = component_beside(folder(row), base_of(folder(row) / "visualizer"))
     assert base is not None
-    assert sum(f.stat().st_size for f in folder().rglob("*") if f.is_file()) < 8.2e6
+    assert sum(f.stat().st_size for f in folder(row).rglob("*") if f.is_file()) < 8.3e6
     assert sum(f.stat().st_size for f in base.rglob("*") if f.is_file()) < 1.3e6
-    files = (*folder().rglob("*.safetensors"), *base.rglob("*.safetensors"))
-    assert ROW.parameters == sum(tensor.numel() for file in files for tensor in load_file(file).values())
-    assert "edit" not in ROW.verbs and shipped().capabilities.verbs == set(ROW.verbs)
-    assert not shipped().capabilities.edit_methods and shipped().capabilities.size == ROW.size
+    files = (*folder(row).rglob("*.safetensors"), *base.rglob("*.safetensors"))
+    assert row.parameters == sum(tensor.numel() for file in files for tensor in load_file(file).values())
+    offers = shipped(row).capabilities
+    assert offers.verbs == set(row.verbs) and offers.size == row.size
+    assert ("edit" in row.verbs) == bool(offers.edit_methods) == (row is METAMORPH)
 
 
+@EACH
 @pytest.mark.parametrize("precision", ["fp32", "int8", "nf4"])
-def test_the_fit_advisor_knows_the_memory_of_the_row(precision: str) -> None:
-    need = plan_load(ROW, folder(), "cpu").plan(precision).need
-    assert weight_bytes(ROW, precision) == need.weights
-    assert need.weights == pytest.approx(ROW.memory[precision], rel=0.2)  # some processors decode in bfloat16
+def test_the_fit_advisor_knows_the_memory_of_the_row(row: Variant, precision: str) -> None:
+    need = plan_load(row, folder(row), "cpu").plan(precision).need
+    assert weight_bytes(row, precision) == need.weights
+    assert need.weights == pytest.approx(row.memory[precision], rel=0.2)  # some processors decode in bfloat16
     assert need.work > 0

@@ -1,8 +1,9 @@
 """The words of the picture world, as `vocabulary.json` beside each embedded model: it tells people what is not in them.
 
-    python -m training.vocabulary assets/{janus,janusflow,pisces,metaquery}_embedded --edits
+    python -m training.vocabulary assets/{janus,janusflow,pisces}_embedded
+    python -m training.vocabulary assets/{metamorph,metaquery}_embedded --edits
 
-`--edits` adds the words of editing instructions to the last folder's.
+`--edits` adds the words of editing instructions.
 """
 
 from __future__ import annotations
@@ -106,7 +107,7 @@ def main() -> None:
     parser.add_argument("--edits", action="store_true")
     args = parser.parse_args()
     for folder in args.folders:
-        write(folder, args.edits and folder == args.folders[-1])
+        write(folder, args.edits)
 
 
 if __name__ == "__main__":
