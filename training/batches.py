@@ -12,7 +12,7 @@ from torch import Tensor
 
 from janus_app.models.common.prompts import SYSTEM
 from training.captions import caption
-from training.objects import COLOURS, THINGS
+from training.objects import COLOURS, N_THINGS, THINGS
 from training.scenes import plan, seen_scene
 from training.small_talk import small_talk, unknown
 from training.talk import TYPES, Exchange, ask, compare
@@ -56,12 +56,23 @@ class Words:
         return found
 
     def names(self) -> Tensor:
-        """[N_THINGS + N_COLOURS, 3]: first tokens of the noun, plural and Chinese noun of every thing and colour."""
-        names = [(t.name, t.plural, t.zh.lstrip("三")) for t in THINGS]  # this character is mostly the number three
-        names += [(c.name, c.name, c.zh) if c.name else ("natural", "grey", "原") for c in COLOURS]
-        return torch.tensor(
-            [[self.encode(f" {a}")[0], self.encode(f" {b}")[0], self.encode(c)[0]] for a, b, c in names]
-        )
+        """See `names_of`."""
+        return names_of(self.tokenizer)
+
+
+def names_of(tokenizer: Tokenizer) -> Tensor:
+    """[N_THINGS + N_COLOURS, 3]: first tokens of the noun, plural and Chinese noun of every thing and colour."""
+    names = [(f" {t.name}", f" {t.plural}", t.zh.lstrip("三")) for t in THINGS]  # mostly the number three
+    names += [(f" {c.name}", f" {c.name}", c.zh) if c.name else (" natural", " grey", "原") for c in COLOURS]
+    return torch.tensor([[tokenizer.encode(one, add_special_tokens=False).ids[0] for one in row] for row in names])
+
+
+def things_of(names: Tensor, vocabulary: int) -> Tensor:
+    """[vocabulary]: the thing that each token names, or -1; `names` from `names_of`."""
+    things = torch.full((vocabulary,), -1)
+    for thing, ids in enumerate(names[:N_THINGS].tolist()):
+        things[ids] = thing
+    return things
 
 
 class Batch:

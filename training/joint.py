@@ -21,7 +21,7 @@ from janus_app.models.janus.config import JanusConfig
 from janus_app.models.janus.modeling import JanusNetwork
 from janus_app.nn.llama import DecoderConfig, rotary_table, rotate
 from janus_app.nn.siglip import VisionConfig
-from training.batches import CELLS, Drawings, Talks, Words, drawings, talks
+from training.batches import CELLS, Drawings, Talks, Words, drawings, talks, things_of
 from training.codes import codebook
 from training.objects import N_BACKGROUNDS, N_COLOURS, N_THINGS
 from training.optim import optimisers
@@ -65,9 +65,7 @@ class Joint(nn.Module):
     def __init__(self, vocabulary: int, names: Tensor) -> None:
         super().__init__()
         self.register_buffer("names", names, persistent=False)
-        self.register_buffer("thing_of", torch.full((vocabulary,), -1), persistent=False)
-        for thing, ids in enumerate(names[:N_THINGS].tolist()):
-            self.thing_of[ids] = thing
+        self.register_buffer("thing_of", things_of(names, vocabulary), persistent=False)
         self.net = JanusNetwork(config(vocabulary))
         del self.net.gen_vision_model  # trained separately
         self.kind = nn.Linear(HEAD, KINDS)

@@ -20,12 +20,11 @@ import torch.nn.functional as F
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from training.batches import Talks, Words, talks
+from training.batches import Talks, Words, talks, things_of
 from training.export import TOKENIZER_FILES
 from training.metaquery_data import BLACK, Asked, captions, instructions
 from training.metaquery_model import SEEN, MetaQuery, align, begin_with, frame
 from training.metaquery_vae import latent_table, latents_of
-from training.objects import N_THINGS
 from training.optim import muon_and_adamw
 from training.picture_tokenizer import float_table, noisy, pixels_of
 from training.trainer import Run, device_of, load_state, options_parser
@@ -41,9 +40,7 @@ class Trainer:
         self.model, self.words, self.device = model, words, device
         self.table, self.codes = float_table(device), latent_table().to(device)
         self.factors, self.frame = torch.from_numpy(tile_factors()).to(device), frame().to(device)
-        self.thing_of = torch.full((words.tokenizer.get_vocab_size(),), -1, device=device)
-        for thing, ids in enumerate(words.names()[:N_THINGS].tolist()):
-            self.thing_of[ids] = thing
+        self.thing_of = things_of(words.names(), words.tokenizer.get_vocab_size()).to(device)
 
     def shown(self, tiles: Tensor, framed: bool) -> Tensor:
         """Pictures as the vision tower gets them: with noise, and if `framed` resized as the pipeline does."""
@@ -79,9 +76,10 @@ class Trainer:
             if (truth[weighted][:, 0] > 0).any():
                 loss = loss + 0.5 * self.model.tiles_loss(conditions[weighted][None], truth[weighted][None])[0]
             if not drawing and edited.any():
-                edited_states = tuple(part[edited] for part in read)
+                states, found, asked = (part[edited] for part in read)
                 named, ends = self.thing_of[batch.ids[edited]], batch.ends[edited]
-                aim = self.model.aim_loss(edited_states, named, ends, before[edited], truth[edited])
+                end = asked[torch.arange(len(ends), device=ends.device), ends - 1]
+                aim = self.model.aim(found, named, end, states, before[edited], truth[edited])
                 loss, seen = loss + 2 * aim, seen | {"aim": float(aim.detach())}
         at = self.model.cell_loss(conditions)
         loss, seen = loss + 0.3 * at, seen | {"at": float(at.detach())}

@@ -23,14 +23,15 @@ from janus_app.models.janusflow.modeling import JanusFlowNetwork
 from janus_app.models.metaquery.connector import connector
 from janus_app.nn.llama import LlamaForCausalLM, rotary_table
 from janus_app.nn.siglip import SigLIP
+from training.aim import Aim
 from training.batches import CELLS
-from training.joint import ASKED, FOUND, HEAD, SLOTS, tile_loss
+from training.joint import ASKED, FOUND, HEAD, tile_loss
 from training.joint import config as joint_config
 from training.metaquery_vae import CHANNELS
 from training.objects import N_BACKGROUNDS, N_COLOURS
 from training.optim import fit
 from training.picture_tokenizer import float_table, noisy, pixels_of, random_scene
-from training.world import GRID, KINDS, PARTS, SIDE, grid
+from training.world import GRID, KINDS, SIDE, grid
 
 QUERIES = CELLS
 # LLaVA-OneVision encodes a picture twice, the second time with a newline token after each row.
@@ -136,8 +137,7 @@ class MetaQuery(nn.Module):
         self.kind, self.colour = nn.Linear(HEAD, KINDS), nn.Linear(HEAD, N_COLOURS)
         self.ground = nn.Linear(HEAD, N_BACKGROUNDS)
         self.cell = nn.Linear(WIDTH, CELLS)
-        # The slots of the thing a word names, the slots an instruction is about, whether the cell of a query changes.
-        self.seek, self.look, self.touched = nn.Linear(WIDTH, SLOTS), nn.Linear(WIDTH, SLOTS), nn.Linear(WIDTH, 1)
+        self.aim = Aim(WIDTH)
         initialise(self)
 
     def tiles_loss(self, conditions: Tensor, truth: Tensor) -> tuple[Tensor, dict[str, float], Tensor]:
@@ -151,24 +151,6 @@ class MetaQuery(nn.Module):
         right = said == truth
         drawn = truth[..., 0] > 0
         return loss, parts, right[..., 0] & right[..., 2] & (right[..., 1] | ~drawn)
-
-    def aim_loss(
-        self, read: tuple[Tensor, Tensor, Tensor], named: Tensor, ends: Tensor, before: Tensor, after: Tensor
-    ) -> Tensor:
-        """The loss of predicting from the language model's states what an instruction is about.
-
-        read: from `Reader.states`; named [n, L]: the things that the words of the prompt name, or -1; before, after
-        [n, 36, 3]: factors of the tiles. Without this loss every object of the picture is changed, because the
-        attention from a word to its cells is learned late.
-        """
-        states, found, asked = read
-        rows, places = torch.nonzero(named >= 0, as_tuple=True)
-        stands = torch.where(before[..., 0] > 0, (before[..., 0] - 1) // PARTS, -1)[rows] == named[rows, places, None]
-        changed = (before != after).any(-1)
-        loss = F.binary_cross_entropy_with_logits(self.seek(found[rows, places]), by_slot(stands))
-        wanted = self.look(asked[torch.arange(len(ends), device=ends.device), ends - 1])
-        loss = loss + F.binary_cross_entropy_with_logits(wanted, by_slot(changed))
-        return loss + F.binary_cross_entropy_with_logits(self.touched(states)[..., 0], changed.float())
 
     def cell_loss(self, conditions: Tensor) -> Tensor:
         """The loss of predicting the cell of each condition, so that SANA can find the condition of a cell."""
@@ -188,11 +170,6 @@ class MetaQuery(nn.Module):
         velocity = self.sana(mixed, encoder_hidden_states=conditions, timestep=1000 * share, return_dict=False)[0]
         error = (velocity - (noise - latents)).square().mean((1, 2, 3))
         return (error * share).mean()
-
-
-def by_slot(cells: Tensor) -> Tensor:
-    """Marked slots [n, 9] of marked cells [n, 36]: 1 where any of its cells is marked."""
-    return cells.view(-1, GRID // 2, 2, GRID // 2, 2).any(-1).any(2).flatten(1).float()
 
 
 @torch.no_grad()

@@ -24,8 +24,9 @@ from torch import Tensor, nn
 
 from janus_app.nn.llama import LlamaForCausalLM
 from janus_app.nn.siglip import SigLIP
+from training.aim import Aim
 from training.flow_codes import LATENT_CHANNELS, latent_table
-from training.joint import HEAD, tile_loss
+from training.joint import ASKED, FOUND, HEAD, tile_loss
 from training.joint import config as joint_config
 from training.objects import N_BACKGROUNDS, N_COLOURS
 from training.optim import fit, optimisers
@@ -56,6 +57,7 @@ class Writer(nn.Module):
         self.named = nn.Linear(WIDTH, HEAD)
         self.kind, self.colour = nn.Linear(HEAD, KINDS), nn.Linear(HEAD, N_COLOURS)
         self.ground = nn.Linear(HEAD, N_BACKGROUNDS)
+        self.aim = Aim(WIDTH)
 
     def read(self, pixels: Tensor) -> Tensor:
         """Pictures [n, 3, 96, 96] to the vectors [n, 36, WIDTH] that the language model reads."""
@@ -79,10 +81,20 @@ class Writer(nn.Module):
 
     def hidden(self, batch: Conversations, embeds: Tensor) -> Tensor:
         """Final hidden states [n, L, WIDTH]; embeds [pictures, 36, WIDTH] are the inputs at the marked places."""
-        inputs = self.language.model.embed_tokens(batch.ids)
+        return self.states(batch, embeds)[-1]
+
+    def states(self, batch: Conversations, embeds: Tensor) -> list[Tensor]:
+        """States [n, L, WIDTH] after the layers `FOUND` and `ASKED`, and the final ones."""
+        trunk, early = self.language.model, list[Tensor]()
+        inputs = trunk.embed_tokens(batch.ids)
         if len(embeds):
             inputs = inputs.masked_scatter(batch.place[..., None], embeds)
-        return self.language.model(inputs)
+        layers = (trunk.layers[number] for number in (FOUND, ASKED))
+        hooks = [layer.register_forward_hook(lambda _m, _i, out: early.append(out)) for layer in layers]
+        final = trunk(inputs)
+        for hook in hooks:
+            hook.remove()
+        return [*early, final]
 
     def tiles(self, hidden: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Logits of kind, colour and background of the tile that a state is about to write."""
@@ -128,7 +140,7 @@ class Trainer:
     def loss(self, batch: Conversations, name: str, blur: float) -> tuple[Tensor, dict[str, float]]:
         """The loss of a batch, and figures for the log whose names begin with `name`."""
         model = self.model
-        hidden = model.hidden(batch, self.embeds(batch, blur))
+        found, asked, hidden = model.states(batch, self.embeds(batch, blur))
         said = model.language.lm_head(hidden[batch.word])
         wanted = batch.ids.roll(-1, 1)[batch.word]
         loss = F.cross_entropy(said, wanted)
@@ -147,7 +159,14 @@ class Trainer:
         weight = 1 + 3 * full.flatten().float()  # most cells are empty
         seen |= {f"{name} near": 1 - float(apart.detach().mean()), f"{name} tiles": float(right.float().mean())}
         seen |= {f"{name} whole": float(right.all(1).float().mean()), f"{name} which": parts["which"]}
-        return loss + 6 * (apart * weight).sum() / weight.sum() + 0.5 * tiles, seen
+        loss = loss + 6 * (apart * weight).sum() / weight.sum() + 0.5 * tiles
+        if len(batch.wanted) == 2 * len(batch.ids):  # a picture is shown, and another wanted: an instruction
+            begin = batch.vector.int().argmax(1)
+            end = asked[torch.arange(len(begin), device=begin.device), begin]
+            cells = states.view(*truth.shape[:2], -1)
+            aim = model.aim(found, batch.named, end, cells, self.factors[batch.tiles[~batch.wanted]], truth)
+            loss, seen = loss + 2 * aim, seen | {f"{name} aim": float(aim.detach())}
+        return loss, seen
 
 
 @torch.no_grad()

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from janus_app.models.regression.config import METAMORPH_PROMPT, PISCES_PROMPT, PromptFormat
 from janus_app.models.regression.prompts import BEGIN, END, ROLE, ROLE_END, TURN_END
-from training.batches import Batch, as_typed, padded, talk
+from training.batches import Batch, as_typed, names_of, padded, talk, things_of
 from training.captions import caption
 from training.edits import KINDS, edit
 from training.metaquery_data import ASKED, among_others
@@ -82,6 +82,7 @@ class Format:
             for name in (PLACE, prompt.picture_start, prompt.picture_end, TURN_END, BEGIN, END)
         )
         self.begin = [begin] * prompt.begins
+        self.things = things_of(names_of(tokenizer), self.vocabulary)
         self.user, self.assistant = (
             self.encode(f"{ROLE}{role}{ROLE_END}{prompt.header_end}") for role in ("user", "assistant")
         )
@@ -109,7 +110,7 @@ class Conversations(Batch):
 
     place [n, L]: where a picture's vectors stand; word [n, L]: positions t that learn to predict ids[t + 1];
     vector [n, L]: positions t that learn to predict the vector at t + 1; tiles [pictures, 36]: of all pictures in
-    order; wanted [pictures]: which of them are written by the model.
+    order; wanted [pictures]: which of them are written by the model; named [n, L]: the thing that a word names, or -1.
     """
 
     ids: Tensor
@@ -118,6 +119,7 @@ class Conversations(Batch):
     vector: Tensor
     tiles: Tensor
     wanted: Tensor
+    named: Tensor
 
 
 class _Rows:
@@ -159,7 +161,8 @@ class _Rows:
         ids = padded(self.ids, self.form.pad)
         tiles = torch.from_numpy(np.stack(self.tiles)) if self.tiles else torch.zeros(0, CELLS, dtype=torch.long)
         marks = (padded(rows, 0).bool() for rows in (self.word, self.vector))
-        return Conversations(ids, ids == self.form.place, *marks, tiles, torch.tensor(self.wanted, dtype=torch.bool))
+        wanted = torch.tensor(self.wanted, dtype=torch.bool)
+        return Conversations(ids, ids == self.form.place, *marks, tiles, wanted, self.form.things[ids])
 
 
 def drawings(rng: RNG, form: Format, count: int) -> Conversations:
