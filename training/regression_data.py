@@ -22,7 +22,7 @@ from training.captions import caption
 from training.edits import KINDS, edit
 from training.metaquery_data import ASKED, among_others
 from training.scenes import plan, settled
-from training.talk import Exchange
+from training.talk import Exchange, ask
 from training.text_tokenizer import SPECIALS
 from training.world import GRID, Scene, grid
 
@@ -38,6 +38,7 @@ class System:
     prompt: how their conversations are written. asked: other requests for a picture, in place of the usual one for a
     third of the captions. shared: whether the model writes the vectors that it reads, of unit length, by their
     direction; if not, it writes the codes of tiles, by their squared error. dropout: share of empty captions.
+    discussed: share of drawings that a question about them follows.
     """
 
     prompt: PromptFormat
@@ -45,11 +46,13 @@ class System:
     shared: bool
     edits: bool
     dropout: float
+    discussed: float
 
 
+_ASKED = ("Let's think about this visually: {}",)
 SYSTEMS = {
-    "metamorph": System(METAMORPH_PROMPT, ("Let's think about this visually: {}",), shared=True, edits=True, dropout=0),
-    "pisces": System(PISCES_PROMPT, (), shared=False, edits=False, dropout=0.1),
+    "metamorph": System(METAMORPH_PROMPT, _ASKED, shared=True, edits=True, dropout=0, discussed=0.3),
+    "pisces": System(PISCES_PROMPT, (), shared=False, edits=False, dropout=0.1, discussed=0),
 }
 
 
@@ -166,7 +169,7 @@ class _Rows:
 
 
 def drawings(rng: RNG, form: Format, count: int) -> Conversations:
-    """Captions, some of them empty, and answers that are pictures."""
+    """Captions, some of them empty, and answers that are pictures; then questions about some of these."""
     rows, system = _Rows(form), form.system
     usual = system.prompt.drawing
     for _ in range(count):
@@ -176,6 +179,10 @@ def drawings(rng: RNG, form: Format, count: int) -> Conversations:
         rows.begin()
         rows.ask(asked.format(words).strip(), [])
         rows.answer("", p.scene)
+        if words and rng.random() < system.discussed:
+            one = ask(p.scene, rng, zh=not words.isascii())
+            rows.ask(as_typed(one.question, rng), [])
+            rows.answer(one.answer)
     return rows.batch()
 
 
