@@ -125,6 +125,13 @@ class Trainer:
         """The vectors [n, 36, width] that the model is to write for tiles [n, 36]."""
         return self.model.read(pixels_of(tiles, self.table)) if self.model.system.shared else codes_of(tiles)
 
+    @torch.no_grad()
+    def written(self, batch: Conversations, blur: float) -> Tensor:
+        """The vectors [pictures, 36, width] that the model writes behind the right ones, with `blur` as in `embeds`."""
+        model = self.model
+        states = model.hidden(batch, self.embeds(batch, blur))[batch.vector]
+        return model.normal(model.head(states)).unflatten(0, (-1, GRID * GRID))
+
     def embeds(self, batch: Conversations, blur: float) -> Tensor:
         """The language model's inputs [pictures, 36, WIDTH] for all pictures of a batch.
 

@@ -2,9 +2,9 @@
 
     python -m training.regression_paint --system metamorph --out runs/metamorph --minutes 30 [--resume]
 
-It needs the vision tower only, so the language model may be trained before, after or beside it. The U-Net learns the
-latents of the embedded JanusFlow, whose autoencoder then makes pixels of them. Some vectors are noisy, as those that
-the language model writes will be, and some are replaced, for guidance: by conditions of zeros, or by the mean vectors,
+The U-Net learns the latents of the embedded JanusFlow, whose autoencoder then makes pixels of them. Some vectors are
+noisy, and where the language model of --out is trained, a share of them is as it writes them: its errors are no noise,
+they lie between tiles that look alike. Some are replaced, for guidance: by conditions of zeros, or by the mean vectors,
 which a language model writes for an empty caption.
 """
 
@@ -28,7 +28,7 @@ from training.objects import N_BACKGROUNDS, N_COLOURS
 from training.optim import optimisers
 from training.picture_tokenizer import random_scene
 from training.regression import CODE, WIDTH, Trainer, Writer, begin_with
-from training.regression_data import CELLS, SYSTEMS, Format, tokenizer_of
+from training.regression_data import CELLS, SYSTEMS, Format, drawings, tokenizer_of
 from training.scenes import seen_scene
 from training.trainer import Run, device_of, load_state, options_parser
 from training.world import KINDS, SIDE, grid
@@ -146,10 +146,11 @@ def sizes_of(vectors: Tensor) -> Tensor:
 
 def train(args: argparse.Namespace) -> None:
     device, system = device_of(args), SYSTEMS[args.system]
-    writer = Writer(system, Format(system, tokenizer_of(system, args.janus, args.out)).vocabulary)
-    trained = args.out / "writer.pt"
+    form = Format(system, tokenizer_of(system, args.janus, args.out))
+    writer, trained, written = Writer(system, form.vocabulary), args.out / "writer.pt", 0
     if trained.exists():
         writer.load_state_dict(load_state(trained)["model"])
+        written = round(args.written * args.batch)
     else:
         begin_with(writer, args.janus)
     file, model = args.out / "visualizer.pt", Visualizer(args.system).to(device)
@@ -165,9 +166,13 @@ def train(args: argparse.Namespace) -> None:
     rng = np.random.default_rng((args.seed, run.step))
     torch.manual_seed(args.seed + run.step)
     for _ in run.steps(file, lambda: {"model": model.state_dict()}):
-        scenes = [seen_scene(rng) if rng.random() < 0.7 else random_scene(rng) for _ in range(args.batch)]
+        scenes = [seen_scene(rng) if rng.random() < 0.7 else random_scene(rng) for _ in range(args.batch - written)]
         tiles = torch.from_numpy(np.stack([grid(scene) for scene in scenes])).to(device)
         vectors = writer.blurred(trainer.targets(tiles), args.blur)
+        if written:
+            batch = drawings(rng, form, written).to(device)
+            vectors = torch.cat([vectors, trainer.written(batch, args.blur)])
+            tiles = torch.cat([tiles, batch.tiles])
         loss = model.loss(vectors, SCALE * latents_of(tiles, codes), args.dropout)
         helper, values = model.helper(trainer.factors[tiles])
         (loss + 0.2 * helper).backward()
@@ -181,6 +186,7 @@ def options(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--janus", type=Path, default=Path("assets/janus_embedded"), help="to begin with")
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--blur", type=float, default=0.3, help="noise on the vectors, at most")
+    parser.add_argument("--written", type=float, default=0.5, help="share of vectors that the language model wrote")
     parser.add_argument("--dropout", type=float, default=0.15, help="share of rows without a caption")
     return parser.parse_args(arguments)
 
