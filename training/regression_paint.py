@@ -11,6 +11,7 @@ which a language model writes for an empty caption.
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,9 +32,10 @@ from training.regression import CODE, WIDTH, Trainer, Writer, begin_with
 from training.regression_data import CELLS, SYSTEMS, Format, drawings, tokenizer_of
 from training.scenes import seen_scene
 from training.trainer import Run, device_of, load_state, options_parser
-from training.world import KINDS, SIDE, grid
+from training.world import KINDS, SIDE, Scene, grid
 
 CONDITION = 80  # numbers of a condition
+SMALL = 0.4  # share of the scenes in which all things are made small
 # As Stable Diffusion XL has them: numbers of the pooled condition, and of each of the six numbers of a size.
 _POOLED, _TIME = 64, 8
 ADAPTERS: dict[str, dict[str, Any]] = {
@@ -144,6 +146,14 @@ def sizes_of(vectors: Tensor) -> Tensor:
     return torch.tensor([side], dtype=torch.float32, device=vectors.device).expand(len(vectors), -1)
 
 
+def shown(rng: np.random.Generator) -> Scene:
+    """A scene to paint; small things, which are rare and hardest to tell apart, are in more of them."""
+    scene = seen_scene(rng) if rng.random() < 0.7 else random_scene(rng)
+    if rng.random() < SMALL:
+        return Scene.of(scene.background, [replace(item, small=True) for item in scene.items])
+    return scene
+
+
 def train(args: argparse.Namespace) -> None:
     device, system = device_of(args), SYSTEMS[args.system]
     form = Format(system, tokenizer_of(system, args.janus, args.out))
@@ -166,7 +176,7 @@ def train(args: argparse.Namespace) -> None:
     rng = np.random.default_rng((args.seed, run.step))
     torch.manual_seed(args.seed + run.step)
     for _ in run.steps(file, lambda: {"model": model.state_dict()}):
-        scenes = [seen_scene(rng) if rng.random() < 0.7 else random_scene(rng) for _ in range(args.batch - written)]
+        scenes = [shown(rng) for _ in range(args.batch - written)]
         tiles = torch.from_numpy(np.stack([grid(scene) for scene in scenes])).to(device)
         vectors = writer.blurred(trainer.targets(tiles), args.blur)
         if written:
