@@ -121,7 +121,7 @@ def test_a_picture_in_a_question_is_read_and_one_in_an_answer_is_not(tmp_path: P
 def test_training_continues_from_exported_weights(system: str, tmp_path: Path) -> None:
     _, writer, painter = trained(system, tmp_path)
     export(system, tmp_path, ASSETS / "janusflow_embedded", tmp_path / "out")
-    auxiliary = ("named.", "kind.", "colour.", "ground.", "place.", "aim.")
+    auxiliary = ("named.", "kind.", "colour.", "ground.", "place.", "told.", "aim.")
     for module, state in ((writer, writer_state), (painter, visualizer_state)):
         restored = state(system, tmp_path / "out")
         assert restored.keys() == module.state_dict().keys()

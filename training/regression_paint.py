@@ -91,7 +91,8 @@ class Visualizer(nn.Module):
 
     A U-Net has no positions but those that the padding of its convolutions gives away, and without the heads it learns
     what is drawn long before where. The heads read the side of 6 x 6 on the way up, where a cell is a tile: in front of
-    the attention to the conditions which cell it is, and behind it which tile.
+    the attention to the conditions which cell it is, and behind it which tile. Which tile it is they read in the
+    conditions too, which would otherwise leave out what tells small things apart.
     """
 
     def __init__(self, system: str) -> None:
@@ -102,6 +103,7 @@ class Visualizer(nn.Module):
         self.schedule = DDIMScheduler(**fields)
         width = UNETS[system]["block_out_channels"][1]
         self.place, self.named = nn.Linear(width, CELLS), nn.Linear(width, HEAD)
+        self.told = nn.Linear(CONDITION, HEAD)
         self.kind, self.colour = nn.Linear(HEAD, KINDS), nn.Linear(HEAD, N_COLOURS)
         self.ground = nn.Linear(HEAD, N_BACKGROUNDS)
         self._seen: dict[str, Tensor] = {}
@@ -109,14 +111,18 @@ class Visualizer(nn.Module):
         middle.resnets[0].register_forward_hook(lambda _m, _i, out: self._seen.update(before=out))
         middle.attentions[1].register_forward_hook(lambda _m, _i, out: self._seen.update(behind=out[0]))
 
-    def helper(self, truth: Tensor) -> tuple[Tensor, dict[str, float]]:
-        """The loss of the auxiliary heads after a pass for tiles with the factors `truth` [n, 36, 3]."""
+    def helper(self, vectors: Tensor, truth: Tensor) -> tuple[Tensor, dict[str, float]]:
+        """The loss of the auxiliary heads after a pass for vectors of tiles with the factors `truth` [n, 36, 3]."""
         before, behind = (self._seen.pop(name).flatten(2).transpose(1, 2) for name in ("before", "behind"))
         cells = torch.arange(CELLS, device=truth.device).repeat(len(truth))
-        place = F.cross_entropy(self.place(before).flatten(0, 1), cells)
-        features = F.gelu(self.named(behind))
-        tiles, parts = tile_loss(self.kind(features), self.colour(features), self.ground(features), truth)
-        return place + tiles, {"place": float(place.detach()), "which": parts["which"]}
+        loss = F.cross_entropy(self.place(before).flatten(0, 1), cells)
+        seen = {"place": float(loss.detach())}
+        told = self.told(self.adapter(vectors)[:, :CELLS])
+        for name, states in (("which", self.named(behind)), ("told", told)):
+            features = F.gelu(states)
+            tiles, parts = tile_loss(self.kind(features), self.colour(features), self.ground(features), truth)
+            loss, seen[name] = loss + tiles, parts["which"]
+        return loss, seen
 
     def loss(self, vectors: Tensor, latents: Tensor, dropout: float) -> Tensor:
         """The error of the velocity (Salimans and Ho 2022) for vectors [n, 36, width] and latents [n, 16, 12, 12].
@@ -184,7 +190,7 @@ def train(args: argparse.Namespace) -> None:
             vectors = torch.cat([vectors, trainer.written(batch, args.blur)])
             tiles = torch.cat([tiles, batch.tiles])
         loss = model.loss(vectors, SCALE * latents_of(tiles, codes), args.dropout)
-        helper, values = model.helper(trainer.factors[tiles])
+        helper, values = model.helper(vectors, trainer.factors[tiles])
         (loss + 0.2 * helper).backward()
         run.log({"velocity": float(loss.detach())} | values)
 
