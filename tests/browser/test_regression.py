@@ -35,7 +35,7 @@ def test_metamorph_answers_with_a_picture_and_draws_and_edits(visit: Any, served
     pytest.importorskip("diffusers")
     page = visit()
     page.set_default_timeout(90_000)
-    choose(page, METAMORPH[0])
+    choose_stepwise(page, *METAMORPH)
     assert served.session.state.variant_id == METAMORPH[1]
 
     go(page, "chat")
