@@ -124,8 +124,8 @@ def test_an_answer_contains_the_picture_that_was_asked_for_within_a_conversation
     [("make the house blue", [("blue", "house"), ("green", "frog")]), ("remove the frog", [("red", "house")])],
 )
 def test_metamorph_makes_an_edit_and_keeps_the_rest(instruction: str, wanted: list[tuple[str, str]]) -> None:
-    before = Scene.of(0, [Item(INDEX["house"], 1, 3), Item(INDEX["frog"], 3, 5)])
-    assert {COLOURS[i.colour].name for i in before.items} == {"red", "green"}
+    colour = {each.name: number for number, each in enumerate(COLOURS)}
+    before = Scene.of(0, [Item(INDEX["house"], colour["red"], 3), Item(INDEX["frog"], colour["green"], 5)])
     request = EditRequest(instruction, render(before), method="instruct", seed=1, guidance=1.0, steps=10)
     (picture,) = finished(shipped(METAMORPH).edit(request)).pictures
     seen = look(picture.image).scene.items

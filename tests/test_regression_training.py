@@ -154,4 +154,4 @@ def test_a_metamorph_begins_with_what_pisces_knows(tmp_path: Path, monkeypatch: 
             trainer = Trainer(model, "cpu")
             written = model.head(model.hidden(batch, trainer.embeds(batch, 0))[batch.vector])
             far.append(float(model.apart(written, trainer.targets(batch.tiles).flatten(0, 1)).mean()))
-    assert far[1] < 0.75 * far[0], far
+    assert far[1] < 0.85 * far[0], far
