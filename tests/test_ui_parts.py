@@ -195,6 +195,23 @@ def test_events_become_few_frames_and_nothing_is_lost() -> None:
     assert frames[-1].text == "x" * 500 and frames[-1].finished and frames[-1].notices == ("take care",)
 
 
+def test_progress_alone_comes_four_times_a_second_and_anything_new_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A long step may follow, so that its name and the words before it must not wait for the next event."""
+    clock = [100.0]
+    monkeypatch.setattr("janus_app.ui.common.jobs.time.monotonic", lambda: clock[0])
+
+    def events() -> Iterator[Any]:
+        steps = [*(Progress("draw", i, 20, "tokens") for i in range(20)), Progress("decode", 0, 1, "pictures")]
+        for event in (*steps, Notice(Message("take care")), Progress("decode", 1, 1, "pictures")):
+            clock[0] += 0.11
+            yield event
+
+    *frames, end = jobs.watch(events, Texts(), "en")
+    shown = [(frame.progress.stage, frame.progress.done, len(frame.notices)) for frame in frames if frame.progress]
+    assert shown == [*(("draw", i, 0) for i in range(0, 20, 3)), ("decode", 0, 0), ("decode", 0, 1)]
+    assert end.progress and end.progress.done == 1
+
+
 def test_waiting_job_shows_its_place_once_a_second_and_when_it_changes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Ten events a second give one frame a second: frames take server time away from the running job."""
     clock = iter(range(10_000))

@@ -16,6 +16,7 @@ from janus_app.hub import Hub
 from janus_app.registry.catalog import load_catalog
 from janus_app.runtime.session import ModelSession
 from janus_app.ui.app import build, page_context
+from janus_app.ui.common.actions import MENU_VERBS, VERBS
 from janus_app.ui.theme import theme
 
 UI = Path(__file__).parent.parent / "janus_app" / "ui"
@@ -72,6 +73,15 @@ def test_handlers_that_show_a_notice_are_queued(tmp_path: Path) -> None:
     told = {event.name: event.queue for event in attached if event.fn and notifies(event.fn)}
     assert {"again", "vary", "prepare", "rename", "mark", "back"} <= told.keys()
     assert [name for name, queued in told.items() if not queued] == []
+
+
+def test_each_verb_keeps_its_own_picture_while_it_waits(tmp_path: Path) -> None:
+    """ "Ask" clears the chat first: a click on "Save" meanwhile must not put another picture there."""
+    catalog = load_catalog()
+    demo = build(page_context(ModelSession(catalog, Hub()), catalog, outputs=tmp_path, data=tmp_path / "data"))
+    links = [event for event in demo.fns.values() if "PictureLinks.take" in getattr(event.fn, "__qualname__", "")]
+    taken = [event.outputs[0]._id for event in links]
+    assert len(taken) == len(set(taken)) == len(VERBS) + len(MENU_VERBS)
 
 
 STYLES = sorted((Path(__file__).parent.parent / "assets" / "style").glob("*.css"))

@@ -35,7 +35,7 @@ from tests.conftest import GOLDEN, loaded
 METAQUERY = GOLDEN.parent / "metaquery" / "ckpt_llavaov_sana"
 RANDOM = [*(GOLDEN / case / "checkpoint" for case in ("janus_pro_1b", "janusflow_1_3b")), METAQUERY]
 RANDOM += [GOLDEN.parent / "unipic2" / "ckpt_tiny"]
-# Not metamorph-embedded: it leaves a picture empty whose prompt is none of its words. No embedded model is checked.
+# The app itself checks none of them. Not metamorph-embedded: it leaves the picture of unknown words empty.
 EMBEDDED = ("janus-embedded", "janusflow-embedded", "metaquery-embedded", "pisces-embedded")
 
 

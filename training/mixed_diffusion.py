@@ -392,6 +392,8 @@ def begun(args: argparse.Namespace, system: System, state: dict[str, Any]) -> tu
     if half is not None or not state:
         begin_with(model, args.janus, half)
     if state:
+        if state["model"].keys() != trained_state(model).keys():
+            raise SystemExit(f"the state in {args.out} is not one of {args.system}")
         model.load_state_dict(model.state_dict() | state["model"])
     folder = args.janus if half is None else half.folder
     return model, Words(Tokenizer.from_file(str(folder / "tokenizer.json")))

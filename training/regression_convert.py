@@ -41,10 +41,10 @@ def writer(janus: Path, checkpoint: Path, out: Path) -> Writer:
     mine, others = (torch.cat([w.read(part) for part in pixels.split(40)]).flatten(0, 1) for w in (model, other))
     fit(model.projector, model.blurred(mine[None], BLUR)[0], other.projector(others))
     hidden, targets = [], []
-    rng, trainer = np.random.default_rng(0), Trainer(model, "cpu")
+    rng, trainer, reader = np.random.default_rng(0), Trainer(model, "cpu"), Trainer(other, "cpu")
     for _ in range(BATCHES):
         batch = drawings(rng, form, 24)
-        hidden.append(other.hidden(batch, Trainer(other, "cpu").embeds(batch, BLUR))[batch.vector])
+        hidden.append(other.hidden(batch, reader.embeds(batch, BLUR))[batch.vector])
         targets.append(trainer.targets(batch.tiles).flatten(0, 1))
     fit(model.head, torch.cat(hidden), torch.cat(targets))
     return model
@@ -94,6 +94,7 @@ def main() -> None:
     parser.add_argument("--checkpoint", type=Path, default=Path("assets/pisces_embedded"))
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
+    torch.manual_seed(0)
     with torch.no_grad():
         model = writer(args.janus, args.checkpoint, args.out)
         painter = visualizer(model, args.checkpoint)

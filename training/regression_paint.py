@@ -166,7 +166,7 @@ def train(args: argparse.Namespace) -> None:
     writer, trained, written = Writer(system, form.vocabulary), args.out / "writer.pt", 0
     if trained.exists():
         writer.load_state_dict(load_state(trained)["model"])
-        written = round(args.written * args.batch)
+        written = min(round(args.written * args.batch), args.batch - 1)
     else:
         begin_with(writer, args.janus)
     file, model = args.out / "visualizer.pt", Visualizer(args.system).to(device)

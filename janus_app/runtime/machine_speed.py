@@ -176,7 +176,7 @@ def _multiplying(dtype: torch.dtype, threads: int) -> float:
 def _unpacking(precision: str) -> float:
     """Weights per second of the fastest product of few vectors with weights of this precision; 0 where none works."""
     weight = torch.randn(_PRODUCT[1:], dtype=torch.bfloat16)
-    with torch.inference_mode(), suppress(AppError):
+    with torch.inference_mode(), suppress(Exception):  # kernels of the library fail in many ways
         linear = quantized_linear(weight, precision, weight.device, weight.dtype)
         x = torch.ones(_FEW, linear.in_features, dtype=weight.dtype)
         return weight.numel() / min(_seconds(linear, x) for _ in range(20))

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import gradio as gr
-from gradio.components import Component
 
 from janus_app.errors import AppError
 from janus_app.outputs.metadata import parameters, request_of
@@ -56,16 +55,20 @@ class Places:
 
 @dataclass(frozen=True)
 class PictureLinks:
-    """The handlers of the verbs. `taken` holds the SavedImage whose verb was clicked."""
+    """The handlers of a verb. `taken` holds the SavedImage whose verb was clicked: each verb has one of its own, since
+    what it does may wait while another verb is clicked."""
 
     page: PageContext
     sources: dict[str, PictureSource]  # by the prefix of a tab's element ids
     places: Places
     taken: gr.State
 
-    def take(self, values: Values, event: gr.EventData) -> Updates:
-        """The picture that is chosen in the tab where a verb was clicked."""
-        return {self.taken: self.sources[str(event.tab)].pick(values)}
+    def take(self, values: Values, request: gr.Request, event: gr.EventData) -> Updates:
+        """The picture that is chosen in the tab where a verb was clicked. Raises gr.Error where its file is gone."""
+        try:
+            return {self.taken: self.sources[str(event.tab)].pick(values)}
+        except AppError as error:
+            raise gr.Error(error.text(self.page.language(request)), print_exception=False) from None
 
     def image(self, values: Values) -> SavedImage:
         image: SavedImage = values[self.taken]
@@ -136,38 +139,44 @@ class PictureLinks:
 
 def build(page: PageContext, sources: dict[str, PictureSource], places: Places) -> None:
     """Attach the verbs of the pictures of all `sources`, by the prefix of their tab's element ids."""
-    heard, taken = gr.HTML("", elem_id="page-verbs", elem_classes="unseen", js_on_load=HEARD), gr.State(None)
-    links = PictureLinks(page, sources, places, taken)
-    picture: set[Component] = {taken}
+    heard = gr.HTML("", elem_id="page-verbs", elem_classes="unseen", js_on_load=HEARD)
     chosen = {part for source in sources.values() for part in source.inputs}
     chat, drawing, editing, browser = places.chat, places.drawing, places.editing, places.browser
 
-    def clicked(verb: str) -> Callable[..., Any]:
-        """What happens once the picture is known whose `verb` was clicked."""
-        then: Callable[..., Any] = attach(getattr(heard, verb), links.take, chosen, taken, **QUICK).success
-        return then
+    def clicked(verb: str) -> tuple[Callable[..., Any], PictureLinks]:
+        """What happens once the picture is known whose `verb` was clicked, and the handlers that know it."""
+        links = PictureLinks(page, sources, places, gr.State(None))
+        return attach(getattr(heard, verb), links.take, chosen, links.taken, **QUICK).success, links
 
     in_chat: set[Any] = {chat.box, places.tabs}
-    attach(clicked("to-chat"), links.use_in_chat, {chat.box, *picture}, in_chat, **QUICK)
+    then, links = clicked("to-chat")
+    attach(then, links.use_in_chat, {chat.box, links.taken}, in_chat, **QUICK)
     filled = []
-    for verb, fill in (("ask", links.ask), ("describe", links.describe)):
-        cleared = halt(clicked(verb), chat.answers).then(chat.cleared, None, chat.outputs, **QUICK)
-        filled.append(attach(cleared.then, fill, picture, in_chat, **QUICK))
+    for verb in ("ask", "describe"):
+        then, links = clicked(verb)
+        cleared = halt(then, chat.answers).then(chat.cleared, None, chat.outputs, **QUICK)
+        filled.append(attach(cleared.then, getattr(links, verb), {links.taken}, in_chat, **QUICK))
     filled[-1].then(**press("chat-box"))  # a request for a description is sent at once
 
+    then, links = clicked("to-edit")
     prompt = editing.panels.settings.controls.prompt
-    opened = attach(clicked("to-edit"), links.edit, picture, {prompt, places.tabs}, **QUICK)
+    opened = attach(then, links.edit, {links.taken}, {prompt, places.tabs}, **QUICK)
     ready = opened.then(None, None, None, js=EDITOR_BEGUN)
-    attach(ready.then, links.into_editor, {editing.panels.source.tree, *picture}, editing.undo.outputs, **QUICK)
+    edited = {editing.panels.source.tree, links.taken}
+    attach(ready.then, links.into_editor, edited, editing.undo.outputs, **QUICK)
 
-    redraws: tuple[tuple[str, Callable[..., Updates]], ...] = (("again", links.again), ("vary", links.vary))
     again_in = {*drawing.restored, places.tabs}
-    for verb, restore in redraws:
-        attach(clicked(verb), restore, picture, again_in, **NOTIFYING).then(**press("draw-plan-run", "draw-run"))
+    for verb in ("again", "vary"):
+        then, links = clicked(verb)
+        redrawn = attach(then, getattr(links, verb), {links.taken}, again_in, **NOTIFYING)
+        redrawn.then(**press("draw-plan-run", "draw-run"))
     right = drawing.right
     inspecting: set[Any] = {*right.wall.all, right.tokens.frame, places.tabs}
-    looking = attach(clicked("tokens"), links.show_tokens, {right.wall.items, *picture}, inspecting, **QUICK)
+    then, links = clicked("tokens")
+    looking = attach(then, links.show_tokens, {right.wall.items, links.taken}, inspecting, **QUICK)
     looking.then(**press("tokens-look"))
 
-    download(page, clicked("save"), lambda values: links.image(values).shown, picture, browser)
-    attach(clicked("copy"), links.copy, picture, browser.text, **NOTIFYING).then(None, browser.text, None, js=COPY)
+    then, saved = clicked("save")
+    download(page, then, lambda values: saved.image(values).shown, {saved.taken}, browser)
+    then, links = clicked("copy")
+    attach(then, links.copy, {links.taken}, browser.text, **NOTIFYING).then(None, browser.text, None, js=COPY)

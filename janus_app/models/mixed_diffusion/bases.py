@@ -21,6 +21,7 @@ from janus_app.models.registry import FAMILIES, detect_family, get_family
 
 TEXT = "llama"
 VLMS = ("llava_next", "llava_onevision")  # those whose tower `reader.py` runs
+_DEFAULT_TEXT = {"llava_onevision": "qwen2"}  # of transformers, where a text_config names no type
 UNUSED = "unused."  # before the names of tensors of a base that belong to other parts of it
 _TOWER = ("vision_tower.", "multi_modal_projector.", "image_newline")
 
@@ -78,7 +79,8 @@ def sections(half: LanguageHalf) -> dict[str, Any]:
     found = dict[str, Any]()
     if raw.get("model_type") in VLMS:
         found[READER] = raw
-        text = {"model_type": TEXT, **Fields("text_config", raw.get("text_config")).values}
+        usual = _DEFAULT_TEXT.get(raw["model_type"], TEXT)
+        text = {"model_type": usual, **Fields("text_config", raw.get("text_config")).values}
     tied = True in (raw.get("tie_word_embeddings"), text.get("tie_word_embeddings"))
     return {**found, LANGUAGE: {**text, "tie_word_embeddings": tied, "extra_rows": half.extra_rows}}
 

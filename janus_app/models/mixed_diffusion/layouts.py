@@ -12,7 +12,7 @@ from janus_app.models.common.components import AUTOENCODER, autoencoder_source, 
 from janus_app.models.common.weight_files import find_weights
 from janus_app.models.family import LanguageHalf, Parts, WeightSource
 from janus_app.models.mixed_diffusion.bases import base_of, sections
-from janus_app.models.mixed_diffusion.config import IMAGE, LANGUAGE, parse_config
+from janus_app.models.mixed_diffusion.config import IMAGE, LANGUAGE, READER, parse_config
 
 SIZES = (
     *("hidden_size", "intermediate_size", "num_attention_heads", "num_hidden_layers", "num_key_value_heads"),
@@ -37,6 +37,7 @@ def read_config(folder: Path, parts: Parts | None = None) -> dict[str, Any]:
     Raises AppError where one is missing or unreadable, and where the base has other sizes than the picture half.
     """
     raw = read_json(folder / "config.json")
+    raw.pop(READER, None)  # a base's alone
     if raw.get("base") is not None:
         _add_base(raw, base_of(folder, raw["base"]))
         if not has_own_weights(folder):

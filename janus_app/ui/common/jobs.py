@@ -24,8 +24,9 @@ from janus_app.ui.common.html import bar, message
 from janus_app.ui.i18n import Texts
 
 FRAMES_PER_SECOND = 10
-PROGRESS_SECONDS = 0.25  # between frames without a new preview or word: each costs the browser, which may share the
-# processor with the model, tens of milliseconds, and a click on Stop waits behind them
+# Between frames of one stage without a new preview or word: each costs the browser, which may share the processor with
+# the model, tens of milliseconds, and a click on Stop waits behind them.
+PROGRESS_SECONDS = 0.25
 WAITING_SECONDS = 1.0  # between unchanged frames of a waiting job; a stopped job leaves the queue at the next one
 KNOWN_STAGES = (
     "connect",
@@ -127,6 +128,12 @@ class _Summary:
     def _bar(self, progress: Progress) -> str:
         return progress_html(progress, self.speed, self.texts, self.language)
 
+    def has_progress_alone(self, shown: Frame) -> bool:
+        """Whether nothing is new since the frame `shown` but progress of the same stage."""
+        stages = [progress and progress.stage for progress in (self.progress, shown.progress)]
+        words = (self.text, tuple(self.notices)) == (shown.text, shown.notices)
+        return not self.previews and words and stages[0] == stages[1]
+
     def frame(self) -> Frame:
         frame = Frame(self.status, self.text, self.previews, tuple(self.notices), self.finished, progress=self.progress)
         self.previews = ()
@@ -142,7 +149,7 @@ def watch(make: Callable[[], Iterator[Event]], texts: Texts, language: str) -> I
     A cancelled job has neither. `make` is called inside, because building a request already refuses bad settings, and
     the refusal must become a frame too.
     """
-    summary, last, shown = _Summary(texts, language), 0.0, ""
+    summary, last, shown = _Summary(texts, language), 0.0, Frame()
     try:
         with closing(_closable(make())) as events:
             for event in events:
@@ -151,15 +158,15 @@ def watch(make: Callable[[], Iterator[Event]], texts: Texts, language: str) -> I
                 summary.add(event)
                 now = time.monotonic()
                 pause = 1 / FRAMES_PER_SECOND
-                if isinstance(event, Progress) and not summary.previews:
+                if isinstance(event, Progress) and summary.has_progress_alone(shown):
                     pause = PROGRESS_SECONDS
                 # Each frame takes the server a pass through Gradio's queue. Ten unchanged frames a second for each of
                 # twenty waiting visitors took most of a machine's time from the job that was running.
-                if isinstance(event, Queued) and summary.status == shown:
+                if isinstance(event, Queued) and summary.status == shown.status:
                     pause = WAITING_SECONDS
                 if now - last >= pause:
-                    yield summary.frame()
-                    last, shown = now, summary.status
+                    last, shown = now, summary.frame()
+                    yield shown
             yield summary.frame()
     except AppError as error:
         yield summary.failed(error.text(language))

@@ -314,12 +314,14 @@ class Runs:
         with self._lock:
             return self._tab().talk
 
-    def stop_answer(self, unwanted: bool = False) -> None:
-        """Stop what is answered in the tab's chat and let it be saved, but `unwanted`, nothing of it is."""
-        if isinstance(talk := self.talk, Talk):
-            talk.unwanted = unwanted
-            talk.stop()
-            talk.wait(STOP_SECONDS)
+    def stop_answer(self, unwanted: bool = False) -> Talk | None:
+        """Stop what is answered in the tab's chat and let it be saved, but `unwanted`, nothing of it is. Returns it."""
+        if not isinstance(talk := self.talk, Talk):
+            return None
+        talk.unwanted = unwanted
+        talk.stop()
+        talk.wait(STOP_SECONDS)
+        return talk
 
     def show_talk(self, conversation: Conversation) -> None:
         """Another conversation is opened in the tab's chat."""

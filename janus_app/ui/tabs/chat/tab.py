@@ -19,7 +19,6 @@ from janus_app.ui.common.browser_tab import kept
 from janus_app.ui.common.controls import ranges_only
 from janus_app.ui.common.html import empty, messages
 from janus_app.ui.common.pictures import address
-from janus_app.ui.common.running import Talk
 from janus_app.ui.context import (
     EXAMPLES,
     JOB,
@@ -95,9 +94,8 @@ class ChatHandlers:
     def stop(self, values: Values, request: gr.Request) -> None:
         """Stop the answer. That it is stopped, its own last view says: anything else could come before its views that
         a busy browser has not shown yet."""
-        self.page.runs.stop_answer()
-        language, talk = self.page.language(request), self.page.runs.talk
-        if isinstance(talk, Talk):
+        language = self.page.language(request)
+        if (talk := self.page.runs.stop_answer()) is not None:
             talk.leave(self.replies.show(talk.conversation, values, language, stopped(self.page, language)))
 
     def cleared(self, request: gr.Request) -> Updates:

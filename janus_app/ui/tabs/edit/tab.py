@@ -95,11 +95,12 @@ class EditHandlers:
         page, right, source = self.page, self.panels.right, self.panels.source
         language, runs, tree = page.language(request), page.runs.of("edit"), self.undo.kept()
         yield gr.skip()  # of a generator that yields nothing, Gradio empties all outputs
-        last, items = runs[-1] if runs else None, pictures_of(runs)[:MAX_ITEMS]
+        last = runs[-1] if runs else None
+        running = last is not None and not last.ended  # asked first: one that ends meanwhile is followed to its end
+        items = pictures_of(runs)[:MAX_ITEMS]
         with suppress(AppError):  # the page's copies of pictures are deleted after a day
-            if last and last.saved and tree.of(last.saved[0]) is None:  # it ended while nobody looked
+            if last and not running and last.saved and tree.of(last.saved[0]) is None:  # it ended while nobody looked
                 tree = tree.with_results(open_picture(last.before), last.saved, page.images)
-        running = last is not None and not last.ended
         if last and running:
             tree, number = tree.with_given(open_picture(last.before), page.images)
             tree = tree.at(number)
@@ -114,6 +115,8 @@ class EditHandlers:
             updates |= self.undo.moved(tree, tree.here, request)
             del updates[self.panels.method.source_prompt]  # the browser puts back what was entered
             updates[source.tree] = tree  # with a new result, which is the next picture where the user wants that
+        elif tree.steps:
+            updates |= self.undo.shown(tree, request)
         if updates:
             yield updates
         if last and running:
