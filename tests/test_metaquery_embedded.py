@@ -164,7 +164,7 @@ def test_instruction_changes_its_object_only(monkeypatch: pytest.MonkeyPatch) ->
         trainer.factors[torch.from_numpy(np.stack([grid(side) for side in sides]))]
         for sides in zip(*((one.before.scene, one.after.scene) for one in made), strict=True)
     )
-    ids, ends = padded(rows, words().pad), torch.tensor([len(row) for row in rows])
+    ids = padded(rows, words().pad)
     named = trainer.thing_of[ids]
     changed, stands = torch.full((len(made), 9), -30.0), []
     for number, (one, row) in enumerate(zip(made, named, strict=True)):
@@ -179,11 +179,11 @@ def test_instruction_changes_its_object_only(monkeypatch: pytest.MonkeyPatch) ->
     assert len(stands) == len(made) + 3, "each names its object, a replacement the new one too"
     cells = 60 * (before != after).any(-1).float()[..., None] - 30
     for head, said in (("look", changed), ("seek", torch.tensor(stands)), ("touched", cells)):
-        monkeypatch.setattr(getattr(model, head), "forward", lambda _inputs, said=said: said)
-    read = tuple(torch.zeros(len(made), ids.shape[1], 192) for _ in range(3))
-    assert float(model.aim_loss(read, named, ends, before, after)) < 1e-6
-    monkeypatch.setattr(model.look, "forward", lambda _inputs: -changed)
-    assert float(model.aim_loss(read, named, ends, before, after)) > 1
+        monkeypatch.setattr(getattr(model.aim, head), "forward", lambda _inputs, said=said: said)
+    states = torch.zeros(*ids.shape, 192)
+    assert float(model.aim(states, named, states[:, 0], states, before, after)) < 1e-6
+    monkeypatch.setattr(model.aim.look, "forward", lambda _inputs: -changed)
+    assert float(model.aim(states, named, states[:, 0], states, before, after)) > 1
 
 
 def test_the_flow_loss_is_zero_for_the_true_velocity_only(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -82,10 +82,11 @@ class _Socks(socketserver.BaseRequestHandler):
     def handle(self) -> None:
         client = self.request
         client.recv(262)
-        client.sendall(b"\x05\xff" if self.status else b"\x05\x00")
         if self.status:
-            self.asked.append("refused")
+            self.asked.append("refused")  # before the client knows
+            client.sendall(b"\x05\xff")
             return
+        client.sendall(b"\x05\x00")
         kind = client.recv(4)[3]
         host = socket.inet_ntoa(client.recv(4)) if kind == 1 else client.recv(client.recv(1)[0]).decode()
         port = int.from_bytes(client.recv(2), "big")

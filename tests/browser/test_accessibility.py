@@ -208,8 +208,8 @@ def test_stopped_answer_is_over_when_the_server_says_so(
     page.wait_for_selector("#chat-status .progress")
     page.wait_for_selector("#chat-box .stop-button")
     page.keyboard.press("Escape")
-    page.wait_for_selector("body.ending")
+    assert page.is_visible("#chat-box .stop-button"), "the answer is over before the server says so"
     page.wait_for_selector("#chat-status:has-text('Stopped')")
-    assert not page.locator("body.ending").count()
+    page.wait_for_selector("#chat-box .submit-button:visible")
     monkeypatch.setattr(served.session, "pace", 0.2)
     say(page, "What is a circle?")
