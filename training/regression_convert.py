@@ -41,10 +41,11 @@ def writer(janus: Path, checkpoint: Path, out: Path) -> Writer:
     mine, others = (torch.cat([w.read(part) for part in pixels.split(40)]).flatten(0, 1) for w in (model, other))
     fit(model.projector, model.blurred(mine[None], BLUR)[0], other.projector(others))
     hidden, targets = [], []
-    rng, trainer, reader = np.random.default_rng(0), Trainer(model, "cpu"), Trainer(other, "cpu")
+    rng, trainer = np.random.default_rng(0), Trainer(model, "cpu")
     for _ in range(BATCHES):
         batch = drawings(rng, form, 24)
-        hidden.append(other.hidden(batch, reader.embeds(batch, BLUR))[batch.vector])
+        # The model's own states: it reads what it wrote by the projector of pictures, not by one of its own.
+        hidden.append(model.hidden(batch, trainer.embeds(batch, BLUR))[batch.vector])
         targets.append(trainer.targets(batch.tiles).flatten(0, 1))
     fit(model.head, torch.cat(hidden), torch.cat(targets))
     return model
