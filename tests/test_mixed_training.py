@@ -21,20 +21,16 @@ from janus_app.models.mixed_diffusion.prompts import Prompts
 from janus_app.paths import ASSETS
 from janus_app.types import ChatRequest, EditRequest, GenerateRequest, Turn, finish
 from tests.conftest import loaded
-from training import mixed_diffusion
+from training import mixed_data
 from training.batches import CELLS
 from training.export import TOKENIZER_FILES
+from training.mixed_data import NO_WORD, Sequences, changes, chats, drawings
 from training.mixed_diffusion import (
-    NO_WORD,
     SYSTEMS,
     Frame,
-    Sequences,
     Trainer,
     begun,
-    changes,
-    chats,
     config,
-    drawings,
     make_optimisers,
     tensors_of,
     trained_state,
@@ -114,8 +110,8 @@ def test_words_behind_pictures_are_predicted_as_in_the_app(system: str, pictures
 def test_lmfusion_s_conversations_are_those_that_the_app_writes(monkeypatch: pytest.MonkeyPatch) -> None:
     ours, scene = trainer("lmfusion"), Scene.of(0, [Item(0, 0, 4, False)])
     said = [Exchange("", "What is this?", "A house.", ""), Exchange("", "那这个呢?", "一只青蛙。", "")]
-    monkeypatch.setattr(mixed_diffusion, "talk", lambda rng, turns: (said, [scene, scene]))
-    monkeypatch.setattr(mixed_diffusion, "as_typed", lambda text, rng: text)
+    monkeypatch.setattr(mixed_data, "talk", lambda rng, turns: (said, [scene, scene]))
+    monkeypatch.setattr(mixed_data, "as_typed", lambda text, rng: text)
     (batch,) = chats(np.random.default_rng(0), ours.words, 1)
     half = SYSTEMS["lmfusion"].half
     assert half is not None
@@ -218,3 +214,9 @@ def test_exported_state_is_a_checkpoint_that_draws_edits_and_answers_and_can_be_
     more = load_state(tmp_path / "more" / "mixed.pt")
     assert more["system"] == system and more["model"].keys() == state.keys()
     assert all(torch.equal(more["model"][n], t) for n, t in state.items() if n.startswith("net."))
+
+
+def test_the_state_of_another_system_is_refused() -> None:
+    args = argparse.Namespace(janus=FLOW, vae=AUTOENCODER, out=Path("runs/mixed"), system="lmfusion")
+    with pytest.raises(SystemExit, match="runs/mixed is not one of lmfusion"):
+        begun(args, SYSTEMS["lmfusion"], {"model": trained_state(trainer().model)})

@@ -285,16 +285,21 @@ def test_an_answer_goes_on_without_its_tab_and_the_next_opening_shows_it(chat: R
         assert [*chat.rejoin("en")][-1][panel.conversation] == Conversation(""), "another one was opened since"
 
 
+def held_answer(chat: Replies, session: HeldSession) -> tuple[Any, Any]:
+    """The views of an answer whose job is held in the middle, and the answer."""
+    chat.page.runs.join("")
+    answer = ask(chat)
+    next(answer), next(answer)
+    assert session.reached.wait(60)
+    return answer, chat.page.runs.talk
+
+
 @pytest.mark.parametrize("unwanted", [False, True])
 def test_what_was_written_is_kept_when_an_answer_is_stopped_but_not_when_its_conversation_is_deleted(
     chat: Replies, session: HeldSession, unwanted: bool
 ) -> None:
     with visitor("only"):
-        chat.page.runs.join("")
-        answer = ask(chat)
-        next(answer), next(answer)
-        assert session.reached.wait(60)
-        talk: Any = chat.page.runs.talk
+        answer, talk = held_answer(chat, session)
         talk.unwanted = unwanted
         talk.stop()
         session.go.set()
@@ -309,11 +314,7 @@ def test_who_follows_an_answer_that_is_stopped_in_a_long_step_is_let_go_with_its
     chat: Replies, session: HeldSession
 ) -> None:
     with visitor("only"):
-        chat.page.runs.join("")
-        answer = ask(chat)
-        next(answer), next(answer)
-        assert session.reached.wait(60)
-        talk: Any = chat.page.runs.talk
+        answer, talk = held_answer(chat, session)
         assert chat.page.runs.stop_answer() is talk, "whose last view says so, whatever was asked meanwhile"
         talk.leave({chat.panel.notes: "let go"})
         *_, last = answer  # ends while the step still runs

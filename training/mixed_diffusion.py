@@ -17,7 +17,6 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,22 +35,16 @@ from janus_app.models.mixed_diffusion.bases import base_of, sections
 from janus_app.models.mixed_diffusion.config import LANGUAGE, SCHEDULE, parse_config
 from janus_app.models.mixed_diffusion.modeling import MixedNetwork
 from janus_app.paths import ASSETS
-from training.batches import ASSISTANT, BOI, CELLS, EOI, EOS, USER, Batch, Words, as_typed, padded, talk
-from training.captions import caption
-from training.edits import KINDS as EDITS
-from training.edits import edit
+from training.batches import BOI, EOI, USER, Words
 from training.export import TOKENIZER_FILES
 from training.flow_codes import LATENT_CHANNELS, SCALE, latent_table, latents_of
 from training.joint import HEAD, coming, tile_loss
-from training.metaquery_data import ASKED, among_others
+from training.mixed_data import NEXT, NO_WORD, Sequences, changes, chats, drawings, talks
 from training.objects import N_BACKGROUNDS, N_COLOURS, N_THINGS
 from training.optim import optimisers
-from training.scenes import plan, settled
-from training.talk import Exchange
 from training.trainer import Run, device_of, load_state, options_parser
-from training.world import KINDS, SIDE, Scene, grid, tile_factors
+from training.world import KINDS, SIDE, tile_factors
 
-RNG = np.random.Generator
 IMAGE: dict[str, Any] = {
     "side": SIDE,
     "patch": 2,
@@ -66,8 +59,6 @@ IMAGE: dict[str, Any] = {
     "picture_end": EOI,
 }
 DIFFUSION: dict[str, Any] = {"_class_name": "DDIMScheduler", "guidance": 1.5, "steps": 20}
-NEXT = "\n"  # behind a picture of a conversation
-NO_WORD = -1  # where nothing is to be predicted
 MARKERS = (-1, -2)  # ids of begin- and end-of-picture where they are no words, as the app has them
 
 
@@ -106,101 +97,6 @@ def config(janus: Path, vae: Path, system: System = SYSTEMS["transfusion"]) -> d
         fields = {**words, LANGUAGE: sections(half)[LANGUAGE], "image": {**image, **own}}
     autoencoder = json.loads((vae / "config.json").read_text("utf-8"))
     return {"model_type": "mixed_diffusion", **fields, "diffusion": DIFFUSION, "vae": autoencoder}
-
-
-@dataclass
-class Sequences(Batch):
-    """Pictures [n, P, 36] as tiles, words behind them, and pictures to draw behind these.
-
-    ids [n, L]: words, padded on the right; ends [n]: how many there are. wanted [n, L]: the word that each is to be
-    followed by, or NO_WORD. tiles [n or 0, 36]: of the picture to draw, which begin-of-picture comes before.
-    """
-
-    read: Tensor
-    ids: Tensor
-    ends: Tensor
-    wanted: Tensor
-    tiles: Tensor
-
-
-def _sequences(
-    words: Words, read: list[list[Scene]], rows: list[list[int]], wanted: list[list[int]], drawn: list[Scene]
-) -> Sequences:
-    shown = [np.stack([grid(scene) for scene in scenes]) if scenes else np.zeros((0, CELLS), int) for scenes in read]
-    tiles = np.stack([grid(scene) for scene in drawn]) if drawn else np.zeros((0, CELLS), int)
-    return Sequences(
-        torch.from_numpy(np.stack(shown)),
-        padded(rows, words.pad),
-        torch.tensor([len(row) for row in rows]),
-        padded(wanted, NO_WORD),
-        torch.from_numpy(tiles),
-    )
-
-
-def drawings(rng: RNG, words: Words, count: int, dropout: float = 0.1) -> Sequences:
-    """Captions, a share `dropout` of them empty, and their pictures."""
-    rows, scenes = [], []
-    for _ in range(count):
-        p = settled(plan(rng))
-        text = as_typed(caption(p, rng), rng) if rng.random() >= dropout else ""
-        rows.append([*words.encode(text), words.boi])
-        scenes.append(p.scene)
-    return _sequences(words, [[] for _ in rows], rows, [[NO_WORD] * len(row) for row in rows], scenes)
-
-
-def changes(rng: RNG, words: Words, count: int, dropout: float = 0.1) -> Sequences:
-    """Pictures with instructions, a share `dropout` of them empty, and changed pictures."""
-    rows, before, after = [], [], []
-    for _ in range(count):
-        made = edit(rng, str(rng.choice(EDITS, p=ASKED)), zh=bool(rng.random() < 0.34))
-        one, other = among_others(made, rng)
-        text = as_typed(made.instruction, rng) if rng.random() >= dropout else ""
-        rows.append([*words.encode(text), words.boi])
-        before.append([one])
-        after.append(other)
-    return _sequences(words, before, rows, [[NO_WORD] * len(row) for row in rows], after)
-
-
-def talks(rng: RNG, words: Words, count: int) -> list[Sequences]:
-    """Conversations about no, one and two pictures; those about as many are in one batch.
-
-    They are written as the app's plain format has them: a line for each text.
-    """
-
-    def write(one: Exchange, first: bool) -> tuple[list[int], list[int]]:
-        return words.encode(("" if first else "\n") + as_typed(one.question, rng)), words.encode(f"\n{one.answer}")
-
-    return _conversations(rng, words, count, write)
-
-
-def chats(rng: RNG, words: Words, count: int) -> list[Sequences]:
-    """As `talks`, written as the embedded Janus has them. Without pictures they would teach a frozen half nothing."""
-
-    def write(one: Exchange, first: bool) -> tuple[list[int], list[int]]:
-        asked = f"{NEXT if first else f'{EOS}{USER}: '}{as_typed(one.question, rng)}\n\n{ASSISTANT}:"
-        return words.encode(asked), words.encode(f" {one.answer}")
-
-    return [batch for batch in _conversations(rng, words, count, write) if batch.read.shape[1]]
-
-
-def _conversations(
-    rng: RNG, words: Words, count: int, write: Callable[[Exchange, bool], tuple[list[int], list[int]]]
-) -> list[Sequences]:
-    """write: the ids of a question, the first or a later one, and those of its answer without its end."""
-    found: dict[int, tuple[list[list[Scene]], list[list[int]], list[list[int]]]] = {}
-    for _ in range(count):
-        exchanges, scenes = talk(rng, int(rng.integers(1, 4)))
-        ids, wanted = list[int](), list[int]()
-        for one in exchanges:
-            assert isinstance(one, Exchange)
-            asked, answer = write(one, not ids)
-            wanted += [*[NO_WORD] * (len(asked) - 1), *answer, words.eos]
-            ids += asked + answer
-        read, rows, targets = found.setdefault(len(scenes), ([], [], []))
-        read.append(scenes)
-        rows.append(ids)
-        targets.append(wanted)
-    return [_sequences(words, read, rows, targets, []) for read, rows, targets in found.values()]
 
 
 @dataclass(frozen=True)
