@@ -185,6 +185,46 @@ def test_download_resumes_after_pause_and_kill(
     COUNTS.checked += 1
 
 
+def test_download_goes_on_through_a_refresh_and_can_be_paused_after(
+    browser: Any, small: FakeHub, started: list[App], tmp_path: Path
+) -> None:
+    size, slow = len(small.files[WEIGHTS]), Fault(times=10, pause=1.0, step=1 << 14)
+    small.fault(WEIGHTS, slow)
+    started.append(App(tmp_path, small.endpoint))
+    page = visit(browser, started[-1])
+
+    def refreshed() -> None:
+        reached = kept(tmp_path)
+        page.reload()
+        page.wait_for_selector("#model-cancel:has-text('Pause')")  # without opening the drawer
+        until(lambda: size > kept(tmp_path) > reached, page)
+        done, total = re.search(
+            r"Downloading · ([\d.]+) \S*B? ?of ([\d.]+) MB", page.inner_text("#model-work")
+        ).groups()
+        assert float(total) > 2.6 and float(done)
+        steps.open_drawer(page)
+
+    get(page)
+    until(lambda: kept(tmp_path), page)
+    refreshed()
+    page.click("#model-cancel")
+    page.wait_for_selector("#model-work .message:has-text('are downloaded and kept')")
+    steps.wait_nothing_runs(page)
+    paused = kept(tmp_path)
+    page.reload()
+    steps.open_drawer(page)
+    page.wait_for_selector("#model-list button:has-text('Resume')")
+    assert kept(tmp_path) == paused and not page.is_visible("#model-cancel")
+
+    get(page)
+    until(lambda: kept(tmp_path) > paused, page)
+    refreshed()
+    slow.pause = 0
+    page.wait_for_selector(".state-line.ready:has-text('Tiny Janus')")
+    page.wait_for_selector("#model-cancel", state="hidden")
+    steps.wait_nothing_runs(page)
+
+
 def test_files_panel_verifies_converts_and_deletes(
     browser: Any, small: FakeHub, started: list[App], tmp_path: Path
 ) -> None:
