@@ -115,8 +115,8 @@ def test_buttons_come_back_after_a_bug(page: PageContext, monkeypatch: pytest.Mo
     handlers, _ = panel_of(page)
     panel = handlers.panel
     *_, last = handlers.examine(None)  # type: ignore[arg-type]
-    assert last[panel.check]["interactive"] and "ZeroDivisionError" in last[panel.findings]
-    assert "finding ok" in last[panel.findings]
+    assert last[panel.check]["interactive"] and "ZeroDivisionError" in last[panel.work]
+    assert "finding ok" in last[panel.findings] and "first" in last[panel.report]["value"]
     *_, last = handlers.selftest({handlers.choice.device: "cpu"}, None)  # type: ignore[arg-type]
     assert last[panel.check]["interactive"] and last[panel.selftest]["interactive"]
     assert "ZeroDivisionError" in last[panel.work]
@@ -144,6 +144,38 @@ def test_selftest_goes_on_without_its_tab_and_the_next_opening_can_stop_it(page:
         assert "The self-test was stopped." in last[panel.work]
         assert not last[panel.stop]["visible"] and last[panel.selftest]["interactive"]
         assert page.session.state.queue == 0
+
+
+def test_doctor_goes_on_without_its_tab_and_the_next_opening_can_stop_it(
+    page: PageContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    go_on = threading.Event()
+
+    def held(*_: object, **__: object) -> Iterator[Finding]:
+        yield Finding("OK", "first", Message("a"))
+        assert go_on.wait(60)
+        yield Finding("OK", "second", Message("b"))
+        yield Finding("OK", "third", Message("c"))
+
+    monkeypatch.setattr(doctor, "examine", held)
+    handlers, _ = panel_of(page)
+    panel = handlers.panel
+    with visitor("first"):
+        key = page.runs.join("")
+        check: Any = handlers.examine(None)  # type: ignore[arg-type]
+        next(view for view in check if "first" in view[panel.findings])
+    check.close()  # what Gradio does when the tab is closed or refreshed
+    with visitor("second"):
+        page.runs.join(key)
+        _, now = islice(handlers.rejoin(), 2)
+        assert "first" in now[panel.findings] and "Checking" in now[panel.work]
+        assert now[panel.stop]["visible"] and not now[panel.check]["interactive"]
+        handlers.stop()
+        go_on.set()
+        *_, last = handlers.rejoin()
+    assert "Stopped." in last[panel.work] and "third" not in last[panel.findings]
+    assert "second" in last[panel.report]["value"] and last[panel.check]["interactive"]
+    assert not last[panel.stop]["visible"]
 
 
 def test_work_on_files_goes_on_without_its_tab_and_the_next_opening_shows_its_end(

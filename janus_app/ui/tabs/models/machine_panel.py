@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from html import escape
@@ -57,7 +57,7 @@ class MachinePanel:
 
     @property
     def tested(self) -> set[Any]:
-        """What a self-test changes."""
+        """What the doctor and a self-test change."""
         return {self.findings, self.report, self.check, self.selftest, self.stop, self.work}
 
 
@@ -121,34 +121,46 @@ class MachineHandlers:
 
     def examine(self, request: gr.Request) -> Iterator[Updates]:
         """Each finding of the doctor as soon as it is made, and at the end all of them as text to paste."""
+        yield from self._shown(self._examine, self.page.language(request))
+
+    def _examine(self, language: str, stopped: Stopped) -> Iterator[Updates]:
         from janus_app.runtime.doctor import as_text, examine
 
-        panel, language = self.panel, self.page.language(request)
-        busy = message(self.page.texts.say("doctor_at_work", language))
+        panel, say, line = self.panel, self.page.texts.say, ""
         found: list[Finding] = []
-        failed = ""
-        yield {panel.findings: busy, panel.report: gr.update(visible=False), panel.check: gr.update(interactive=False)}
+        yield self._begun(message(say("doctor_at_work", language)))
         try:
             for finding in examine(Path("outputs"), port=None, hub=self.page.session.hub):
                 found.append(finding)
-                yield {panel.findings: findings_html(found, language) + busy}
+                yield {panel.findings: findings_html(found, language)}
+                if stopped():
+                    line = message(say("stopped", language))
+                    break
         except Exception as error:
-            failed = message(self._reason(error, language), "error")
-        yield {
-            panel.findings: findings_html(found, language) + failed,
-            panel.report: gr.update(value=as_text(found, language), visible=True),
-            panel.check: gr.update(interactive=True),
-        }
+            line = message(self._reason(error, language), "error")
+        report = gr.update(value=as_text(found, language), visible=True)
+        yield {**self._testing(running=False), panel.work: line, panel.report: report}
 
     def selftest(self, values: Values, request: gr.Request) -> Iterator[Updates]:
         """The lines of the self-test on the chosen device, one after the other, and at the end as text to paste."""
-        device, language = values[self.choice.device], self.page.language(request)
+        yield from self._shown(partial(self._selftest, values[self.choice.device]), self.page.language(request))
+
+    def _shown(self, work: Callable[[str, Stopped], Iterator[Updates]], language: str) -> Iterator[Updates]:
+        """The views of `work`, which goes on where the browser tab is closed or refreshed."""
 
         def refused(reason: str) -> Updates:
             return {**self._testing(running=False), self.panel.work: message(reason, "error")}
 
-        views = partial(self._selftest, device, language)
-        yield from shown_jobs.show_on(self.page, "machine", views, refused, language)
+        yield from shown_jobs.show_on(self.page, "machine", partial(work, language), refused, language)
+
+    def _begun(self, line: str) -> Updates:
+        panel = self.panel
+        return {
+            **self._testing(running=True),
+            panel.work: line,
+            panel.findings: "",
+            panel.report: gr.update(visible=False),
+        }
 
     def _selftest(self, device: str, language: str, stopped: Stopped) -> Iterator[Updates]:
         from janus_app.runtime.findings import as_text
@@ -157,12 +169,7 @@ class MachineHandlers:
         panel, say, speed = self.panel, self.page.texts.say, Speed()
         found: list[Result] = []
         last, line = 0.0, message(say("starting", language))
-        yield {
-            **self._testing(running=True),
-            panel.work: line,
-            panel.findings: "",
-            panel.report: gr.update(visible=False),
-        }
+        yield self._begun(line)
         try:
             for item in until(stopped, self.page.session.exclusively(lambda: examine(device))):
                 if isinstance(item, Result):
@@ -186,11 +193,11 @@ class MachineHandlers:
         yield {**ended, panel.work: message(end), panel.report: gr.update(value=report, visible=True)}
 
     def rejoin(self) -> Iterator[Updates]:
-        """The self-test that this browser tab started before it was opened anew."""
+        """The doctor or the self-test that this browser tab started before it was opened anew."""
         yield from shown_jobs.rejoin(self.page, "machine")
 
     def stop(self) -> None:
-        """Stop the self-test; its own last view says so."""
+        """Stop the doctor or the self-test; its own last view says so."""
         self.page.runs.stop("machine")
 
     def _reason(self, error: Exception, language: str) -> str:
@@ -218,7 +225,7 @@ def wire(handlers: MachineHandlers, demo: gr.Blocks, joined: Any) -> None:
         attach(dropdown.change, handlers.choose, choice.all, judged, **QUICK)
     attach(choice.precision.change, handlers.judge, choice.all, {panel.fit}, **QUICK)
     if not handlers.page.shared:  # nobody from outside may call these
-        attach(panel.check.click, handlers.examine, None, {panel.findings, panel.report, panel.check}, **JOB)
+        attach(panel.check.click, handlers.examine, None, panel.tested, **JOB)
         attach(panel.selftest.click, handlers.selftest, {choice.device}, panel.tested, **JOB)
         attach(panel.stop.click, handlers.stop, None, None, **QUICK)
         attach(joined.then, handlers.rejoin, None, panel.tested, **JOB)
