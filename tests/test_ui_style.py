@@ -75,6 +75,13 @@ def test_handlers_that_show_a_notice_are_queued(tmp_path: Path) -> None:
     assert [name for name, queued in told.items() if not queued] == []
 
 
+def test_handlers_are_given_values_and_never_the_settings_of_a_component(tmp_path: Path) -> None:
+    """Gradio sends all settings of the input at the place of a parameter whose type is a component, not its value."""
+    catalog = load_catalog()
+    demo = build(page_context(ModelSession(catalog, Hub()), catalog, outputs=tmp_path, data=tmp_path / "data"))
+    assert [event.name for event in demo.fns.values() if event.component_prop_inputs] == []
+
+
 def test_each_verb_keeps_its_own_picture_while_it_waits(tmp_path: Path) -> None:
     """ "Ask" clears the chat first: a click on "Save" meanwhile must not put another picture there."""
     catalog = load_catalog()

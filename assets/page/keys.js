@@ -47,6 +47,8 @@ const acts = {
 document.addEventListener("click", (event) => {
   const act = event.target.closest?.("[data-janus]")?.dataset.janus;
   if (act) acts[act]();
+  // On a phone the card would push what can be done with the drawing out of sight.
+  if (window.innerWidth <= 640 && event.target.closest?.("#draw-run")) welcome(false);
   if (event.target.id === "keys-single") store.set("janus-keys", event.target.checked ? "on" : "off");
 });
 const tabs = () => [...(document.querySelectorAll("#tabs > .tab-wrapper [role=tab]"))].filter(visible);

@@ -161,6 +161,22 @@ const ask = async (...request) => {
   });
   return Response.json(content, { status: answer.status });
 };
+// A run that is started before its tab has the settings of the model waits for them: the server knows them already and would
+// refuse what is still outside of their limits, without a word on the page.
+const OPENED_WITHIN = 60_000; // milliseconds
+const hasSettings = (tab) => document.querySelector(`#${tab}-fitted textarea, #${tab}-fitted input`)?.value !== "";
+document.addEventListener("click", async (event) => {
+  const run = event.target.closest?.("#draw-run, #edit-run"), tab = run?.id.split("-")[0];
+  if (!run || hasSettings(tab) || run.dataset.late) return;
+  event.stopImmediatePropagation();
+  if (run.ariaBusy) return;
+  run.ariaBusy = "true";
+  for (const since = Date.now(); !hasSettings(tab) && Date.now() - since < OPENED_WITHIN;) await wait(50);
+  await wait(200); // until the settings have reached their components
+  run.ariaBusy = null;
+  run.dataset.late = "no more";
+  run.click();
+}, true);
 
 window.fetch = async (...request) => {
   if (request[0] instanceof Request && /\/queue\/data\?/.test(request[0].url)) return listen(request[0]);

@@ -56,6 +56,7 @@ def theme() -> gr.themes.Base:
         border_color_primary_dark="#37332f",
         input_border_width="1px",
         input_border_width_dark="1px",
+        button_small_padding="*spacing_sm *spacing_xl",
         button_border_width="1px",
         button_border_width_dark="1px",
         button_primary_border_color="*primary_700",

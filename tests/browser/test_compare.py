@@ -61,7 +61,7 @@ def test_blind_pair_is_revealed_by_vote_and_grid_saves_its_sheet(visit: Any, ser
     page.wait_for_selector("#compare-votes:visible")
     wait_nothing_runs(page)
     captions = page.locator("#compare-pictures figcaption").all_inner_texts()
-    assert [text.strip() for text in captions] == ["left", "right"]
+    assert [text.strip() for text in captions] == ["Left", "Right"]
     assert "Tiny" not in page.inner_text("#compare-sides"), "the sides are revealed before the vote"
     assert page.locator("#compare-copy:visible").count() == 0, "the copied settings would reveal the side"
     page.reload()
@@ -165,7 +165,7 @@ def test_compare_tab_fits_a_phone_in_chinese(visit: Any) -> None:
     page = visit(locale="zh-CN", viewport={"width": 390, "height": 844})
     go(page, COMPARE)
     page.wait_for_selector("#compare-easel .empty")
-    for part in ("并排", "设置网格"):
+    for part in ("并排", "参数网格"):
         page.get_by_role("tab", name=part).click()
         settle(page)
         assert page.evaluate("document.documentElement.scrollWidth") <= 390

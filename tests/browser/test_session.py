@@ -445,6 +445,37 @@ def test_events_of_the_page_are_not_made_reactive_one_by_one(visit: Any) -> None
     assert page.evaluate("window.reactive.events") == 0
 
 
+def test_a_drawing_that_is_asked_for_while_the_page_opens_waits_for_the_settings(visit: Any, served: Served) -> None:
+    page = visit()
+    wait_quiet(page)
+    fits = "draw-fitted"
+    setters = {n for n, fn in served.demo.fns.items() if fits in [getattr(part, "elem_id", "") for part in fn.outputs]}
+    held: list[Any] = []
+
+    def hold(route: Any) -> None:
+        asked = route.request.post_data_json["fn_index"] in setters
+        held.append(route) if asked and "released" not in held else route.continue_()
+
+    queued: list[str] = []
+
+    def joins(request: Any) -> None:
+        if "/queue/join" in request.url:
+            queued.append(served.demo.fns[request.post_data_json["fn_index"]].name)
+
+    page.route("**/run/predict", hold)
+    page.reload()
+    page.on("request", joins)
+    page.wait_for_selector("#draw-run:visible")
+    until(lambda: held, page, lambda: "nothing sets the controls")
+    page.fill("#draw-prompt textarea", "three purple houses")
+    page.click("#draw-run")
+    page.wait_for_selector("#draw-run[aria-busy=true]")
+    assert "draw" not in queued, "the server is asked before the limits of the settings are there"
+    release(held)
+    wait_done(page)
+    assert queued.count("draw") == 1
+
+
 @pytest.mark.parametrize(
     ("late", "there"),
     [

@@ -230,7 +230,7 @@ def wire(handlers: ChatHandlers, side: Sidebar | None, joined: Any) -> tuple[lis
     attach(panel.acts.picture, handlers.choose_picture, None, {panel.chosen}, **QUICK).then(None, js=PRESS_CHOSEN)
     for example in panel.examples:
 
-        def start(values: Values, request: gr.Request, example: gr.Button = example) -> Updates:
+        def start(values: Values, request: gr.Request, example: Any = example) -> Updates:
             return handlers.start(values, values[example], request)
 
         attach(example.click, start, {example, panel.box}, {panel.box}, **QUICK).then(**press("chat-box"))

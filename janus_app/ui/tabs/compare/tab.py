@@ -26,7 +26,7 @@ def build(
     """
     label = page.texts.label
     with gr.Row(elem_classes="two-columns"):
-        with gr.Column(scale=5, min_width=300):
+        with gr.Column(scale=5, min_width=300, elem_classes="bare"):
             prompt = gr.Textbox(
                 label=label("prompt"), placeholder=label("prompt_hint"), lines=2, max_lines=6, elem_id="compare-prompt"
             )

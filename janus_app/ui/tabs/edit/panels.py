@@ -127,7 +127,7 @@ def build_panels(page: PageContext, browser: BrowserDownload) -> EditPanels:
             strip, undo_row, back, clear = _history(page)
         with gr.Column(elem_id="edit-panel", scale=0, min_width=340):
             method = _method(page)
-            with gr.Column(elem_id="edit-bar"):
+            with gr.Column(elem_id="edit-bar", elem_classes="bare"):
                 prompt = gr.Textbox(
                     label=label("edit_prompt"),
                     placeholder=label("edit_prompt_hint"),
@@ -200,7 +200,7 @@ def _method(page: PageContext) -> MethodPanel:
     note = gr.HTML(elem_id="edit-method-note", padding=False)
     offer = gr.HTML(elem_id="edit-offer", padding=False)
     switch = gr.Button("", visible="hidden", elem_id="edit-switch")
-    with gr.Column(visible=False, elem_id="edit-source") as source_box:
+    with gr.Column(visible=False, elem_id="edit-source", elem_classes="bare") as source_box:
         source_prompt = gr.Textbox(
             label=label("source_prompt"),
             info=label("source_prompt_info"),

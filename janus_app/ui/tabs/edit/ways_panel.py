@@ -52,6 +52,10 @@ class WayHandlers:
         language = self.page.language(request)
         return method_updates(self.page, self.panels, values[self.variant], method, language, text)
 
+    def chosen(self) -> Updates:
+        """The user takes another way: what was wrong with the last one is settled."""
+        return {self.panels.right.output.notes: ""}
+
     def write(self, values: Values, request: gr.Request) -> Updates:
         """The user writes: an instruction is offered a model that follows one."""
         method, text = values[self.panels.method.method], values[self.panels.settings.controls.prompt] or ""
@@ -112,6 +116,7 @@ class WayHandlers:
             attach(model_changed.change, self.refresh, shown_for, outputs, **QUICK),
         ]
         attach(method.method.change, self.choose, inputs, method_outputs(panels), **QUICK)
+        attach(method.method.input, self.chosen, None, {panels.right.output.notes}, **QUICK)
         attach(
             panels.settings.controls.prompt.input,
             self.write,

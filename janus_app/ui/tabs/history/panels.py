@@ -49,7 +49,7 @@ def filters(page: PageContext) -> Filters:
             [("", "")], value="", label=label(key), scale=scale, min_width=width, elem_id=f"history-{name}"
         )
 
-    with gr.Row(elem_classes="filters", elem_id="history-filters"):
+    with gr.Row(elem_classes="filters bare", elem_id="history-filters"):
         words = gr.Textbox(
             label=label("search_pictures"), placeholder=label("search_pictures_hint"), max_lines=1, scale=3,
             min_width=180, elem_id="history-words",
