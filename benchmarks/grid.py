@@ -4,6 +4,9 @@
     python -m benchmarks.grid --model janus-embedded --steps 0 --n 64 --prompts --out docs/embedded_grid.png
     python -m benchmarks.grid --model metamorph-embedded --steps 10 --n 32 --prompts --out docs/metamorph_grid.png
     python -m benchmarks.grid --model pisces-embedded --steps 10 --n 32 --prompts --out docs/pisces_grid.png
+    python -m benchmarks.grid --model transfusion-embedded --steps 20 --n 32 --prompts --out docs/transfusion_grid.png
+    python -m benchmarks.grid --model lmfusion-embedded --steps 20 --n 32 --prompts --out docs/lmfusion_grid.png
+    python -m benchmarks.grid --model llavafusion-embedded --steps 20 --n 32 --prompts --out docs/llavafusion_grid.png
 
 The prompts are those of benchmarks.quality, so the sheet shows what was measured.
 """

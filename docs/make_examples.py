@@ -24,6 +24,12 @@ EXAMPLES = (  # variant, language, prompt, seed
     ("metamorph-embedded", "zh-CN", "一只绿色的青蛙", 1),
     ("pisces-embedded", "en", "a green frog in the top left corner", 1),
     ("pisces-embedded", "zh-CN", "一只绿色的青蛙", 1),
+    ("transfusion-embedded", "en", "a green frog in the top left corner", 1),
+    ("transfusion-embedded", "zh-CN", "一只绿色的青蛙", 1),
+    ("lmfusion-embedded", "en", "a green frog in the top left corner", 1),
+    ("lmfusion-embedded", "zh-CN", "一只绿色的青蛙", 1),
+    ("llavafusion-embedded", "en", "a green frog in the top left corner", 1),
+    ("llavafusion-embedded", "zh-CN", "一只绿色的青蛙", 1),
 )
 
 

@@ -42,7 +42,7 @@ def test_embedded_weights_are_small_enough_to_ship() -> None:
     assert VARIANT.id == "janus-embedded" and VARIANT.folder is not None
     assets = Path(VARIANT.folder).parent
     assert sum(f.stat().st_size for f in Path(VARIANT.folder).rglob("*") if f.is_file()) < 16e6
-    assert sum(f.stat().st_size for f in assets.rglob("*") if f.is_file()) < 80e6  # all models, and what they need
+    assert sum(f.stat().st_size for f in assets.rglob("*") if f.is_file()) < 90e6  # all models, and what they need
     assert VARIANT.parameters == sum(t.numel() for t in model().network.state_dict().values())
 
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 from functools import lru_cache
 from pathlib import Path
+from shutil import copytree
 
 import numpy as np
 import pytest
 import torch
 from diffusers import AutoencoderKL
 from PIL import Image
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 from torch import Tensor
 
@@ -26,10 +27,11 @@ from training.batches import Words, drawings
 from training.export import TOKENIZER_FILES
 from training.flow import Flow, by_length, training_state
 from training.flow_codes import LATENT_CHANNELS, SCALE, SIDE_LATENTS, latent_table, latents_of
-from training.flow_export import export
+from training.flow_export import export, restore
 from training.flow_vae import Trained
 from training.objects import COLOURS, INDEX, THINGS
 from training.scenes import seen_scene
+from training.trainer import load_state
 from training.world import N_TILES, Item, Scene, grid, render, tile_factors
 
 EMBEDDED = Path(__file__).parent.parent / "assets" / "janus_embedded"
@@ -150,6 +152,17 @@ def test_the_exported_folder_is_a_janusflow_checkpoint(exported: Path) -> None:
     assert all(torch.equal(t, kept[n].bfloat16()) for n, t in weights.items() if n != "beg_of_und_embed")
     row = kept["language_model.model.embed_tokens.weight"][words().boi]
     assert torch.equal(weights["beg_of_und_embed"][0], row.bfloat16())
+
+
+def test_an_exported_folder_can_be_trained_on(exported: Path, tmp_path: Path) -> None:
+    restore(exported, tmp_path)
+    state, weights = load_state(tmp_path / "flow.pt")["model"], load_file(exported / "model.safetensors")
+    assert state.keys() == training_state(flow()).keys()
+    assert all(torch.equal(state[f"net.{name}"], tensor.float()) for name, tensor in weights.items())
+    strange = copytree(exported, tmp_path / "strange")
+    save_file(weights | {"another": torch.zeros(1)}, strange / "model.safetensors")
+    with pytest.raises(SystemExit, match=r"it holds net\.another"):
+        restore(strange, tmp_path / "more")
 
 
 def test_exported_autoencoder_equals_that_of_diffusers(exported: Path) -> None:

@@ -174,6 +174,7 @@ def test_grid_command_saves_each_picture_and_the_sheet(tmp_path: Path, capsys: p
         ("janusflow-embedded", "steps", "5, 10, 20"),
         ("janusflow-embedded", "solver", "euler, heun, ab2"),
         ("pisces-embedded", "steps", "5, 10, 20"),
+        ("transfusion-embedded", "guidance", "1, 1.5, 2"),
         ("janus-pro-1b", "guidance", "4, 5, 6"),
         ("janus-pro-1b", "seed", "1..4"),
     ],

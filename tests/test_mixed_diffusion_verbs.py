@@ -265,6 +265,19 @@ def test_a_picture_half_without_its_autoencoder_or_in_pieces_is_refused(copied: 
     assert code_of(lambda: load(copied)) == "picture_autoencoder_missing"
 
 
+def test_the_autoencoder_may_lie_where_the_config_says(copied: Path) -> None:
+    before = load(copied).network.vae.state_dict()
+    moved = shutil.move(copied / "vae", copied.parent / "another")
+    for name in ("../another", str(moved)):
+        rewrite(copied / "config.json", image={**LMFUSION["image"], "vae": name})
+        after = load(copied).network.vae.state_dict()
+        assert all(torch.equal(after[key], tensor) for key, tensor in before.items())
+    rewrite(copied / "config.json", image={**LMFUSION["image"], "vae": "../nowhere"})
+    with pytest.raises(AppError, match="nowhere") as refused:
+        load(copied)
+    assert refused.value.code == "picture_autoencoder_missing"
+
+
 @pytest.mark.parametrize("steps", [0, 10_000])
 def test_steps_out_of_range_are_refused(steps: int) -> None:
     with pytest.raises(AppError, match="from 1 to 250"):

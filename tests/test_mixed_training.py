@@ -12,10 +12,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from diffusers import DDIMScheduler
 from PIL import Image
 
 from janus_app.models.family import LanguageHalf, WeightSource
-from janus_app.models.mixed_diffusion.config import CELL, parse_config
+from janus_app.models.mixed_diffusion.config import CELL, SCHEDULE, parse_config
 from janus_app.models.mixed_diffusion.modeling import NoisePredictor
 from janus_app.models.mixed_diffusion.prompts import Prompts
 from janus_app.paths import ASSETS
@@ -24,21 +25,15 @@ from tests.conftest import loaded
 from training import mixed_data
 from training.batches import CELLS
 from training.export import TOKENIZER_FILES
+from training.flow_codes import weights
 from training.mixed_data import NO_WORD, Sequences, changes, chats, drawings
-from training.mixed_diffusion import (
-    SYSTEMS,
-    Frame,
-    Trainer,
-    begun,
-    config,
-    make_optimisers,
-    tensors_of,
-    trained_state,
-)
+from training.mixed_diffusion import VARIANCE, Trainer, begun, make_optimisers
 from training.mixed_export import export, restore
+from training.mixed_model import DIFFUSION, SYSTEMS, Frame, begin_to_see, config, tensors_of, trained_state
+from training.picture_tokenizer import float_table, pixels_of
 from training.talk import Exchange
 from training.trainer import load_state
-from training.world import Item, Scene
+from training.world import Item, Scene, grid
 
 JANUS, FLOW = ASSETS / "janus_embedded", ASSETS / "janusflow_embedded"
 AUTOENCODER = FLOW / "vae"
@@ -83,7 +78,7 @@ def test_noise_is_predicted_as_in_the_app_whatever_else_is_in_the_batch(system: 
     assert len(set(batch.ends.tolist())) > 1  # the shorter ones are padded
     torch.manual_seed(1)
     noised = torch.randn(3, 16, 12, 12)
-    passes, _ = ours.read(batch)
+    passes = ours.read(batch).passes
     found, _ = ours.model.cells(passes, noised, torch.full((3,), 700))
     for row in range(3):
         clean = [latent[None] for latent in ours.latents(batch.read[row])]
@@ -98,7 +93,7 @@ def test_words_behind_pictures_are_predicted_as_in_the_app(system: str, pictures
     batches = ours.talks(rng, ours.words, 80)
     assert {batch.read.shape[1] for batch in batches} == pictures
     for batch in batches:
-        _, states = ours.read(batch, ours.frame)
+        states = ours.read(batch, ours.frame).words
         row = len(batch.ids) - 1
         ids = ids_of(ours, batch, row, ours.frame)
         clean = [latent[None] for latent in ours.latents(batch.read[row])]
@@ -166,12 +161,61 @@ def test_every_answer_is_learned_with_its_end() -> None:
             assert "\n" in ours.words.tokenizer.decode(learned, skip_special_tokens=False)
 
 
-def test_early_decisions_count_most() -> None:
-    """An error of the noise near the noise is a larger error of the picture."""
+def test_an_error_counts_by_what_it_does_to_the_picture(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The loss is the error of the picture that a solver of the app's would be told of, at every amount of noise."""
     ours = trainer()
-    signal = ours.model.signal
-    weights = ((1 - signal).sqrt() / signal).clamp(0.1, 10)
-    assert bool((weights.diff() >= 0).all()) and float(weights[0]) == pytest.approx(0.1) and float(weights[-1]) == 10
+    model, count = ours.model, 6
+    torch.manual_seed(3)
+    output, told = torch.randn(count, 16, 12, 12), dict[str, torch.Tensor]()
+
+    def cells(passes: object, latents: torch.Tensor, times: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        told.update(latents=latents, times=times)
+        return output, torch.zeros(count, CELLS, 192)
+
+    monkeypatch.setattr(model, "cells", cells)
+    batch = drawings(np.random.default_rng(7), ours.words, count)
+    _, values = ours.draw(batch, "draw")
+    fields = {**SCHEDULE, **DIFFUSION}
+    solver = DDIMScheduler(**{name: fields[name] for name in SCHEDULE if name != "_class_name"})
+    solver.set_timesteps(1000)
+    errors, shares = [], weights(ours.factors[batch.tiles], 12)
+    for row, (latent, time) in enumerate(zip(told["latents"], told["times"], strict=True)):
+        drawn = solver.step(output[row], int(time), latent).pred_original_sample
+        error = (drawn - ours.latents(batch.tiles[row : row + 1])[0]).square()
+        errors.append(float((error * shares[row]).mean()))
+    assert int(told["times"].min()) > 100  # below, an error has a least weight
+    assert values["draw velocity"] == pytest.approx(np.mean(errors) / VARIANCE, rel=1e-3)
+
+
+def test_errors_count_most_where_a_small_thing_is() -> None:
+    ours, scene = trainer(), Scene.of(0, [Item(0, 0, 0, True), Item(1, 0, 8, False)])
+    counts = weights(ours.factors[torch.from_numpy(grid(scene))[None]], 12)[0, 0]
+    assert float(counts.mean()) == pytest.approx(1)
+    values = counts.unique().tolist()
+    assert [value / values[0] for value in values] == pytest.approx([1, 4, 17, 20])
+    numbers = [int((counts == value).sum()) for value in values[1:]]
+    assert numbers == [16, 12, 4]  # a cell is 2 x 2 latents; three more belong to the place of the small thing
+
+
+def test_latents_have_the_variance_that_errors_are_compared_with() -> None:
+    ours = trainer()
+    latents = ours.latents(drawings(np.random.default_rng(8), ours.words, 100).tiles)
+    assert float(latents.var()) == pytest.approx(VARIANCE, rel=0.2)
+
+
+def test_clean_pictures_are_fitted_to_what_the_language_model_is_used_to() -> None:
+    ours, janus = new_trainer("lmfusion"), loaded(JANUS, "fp32").model.network
+    tiles = drawings(np.random.default_rng(9), ours.words, 4).tiles
+    wanted = janus.picture_embeds(pixels_of(tiles, float_table()))
+
+    @torch.no_grad()
+    def apart() -> float:
+        inputs, _ = ours.model.net.codec.encode(ours.latents(tiles), torch.zeros(4, dtype=torch.long))
+        return float((inputs - wanted).square().mean() / wanted.var())
+
+    before = apart()
+    begin_to_see(ours.model, "janus-embedded", JANUS, pictures=60, steps=40)
+    assert apart() < 0.7 * before
 
 
 @pytest.mark.parametrize("system", SYSTEMS)

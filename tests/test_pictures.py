@@ -26,6 +26,7 @@ from janus_app.ui.tabs.draw.examples import FOLDER, example
 from tests.samples import METADATA
 
 CATALOG = load_catalog()
+EMBEDDED = [name for name in CATALOG if name.endswith("-embedded")]
 
 
 def record(prompt: str, seed: int, **changes: Any) -> ImageMetadata:
@@ -75,9 +76,7 @@ def test_chosen_picture_is_shown_with_the_others_of_its_run_alone(page: PageCont
 
 
 @pytest.mark.parametrize("language", ["en", "zh-CN"])
-@pytest.mark.parametrize(
-    "model", ["janus-embedded", "janusflow-embedded", "metaquery-embedded", "metamorph-embedded", "pisces-embedded"]
-)
+@pytest.mark.parametrize("model", EMBEDDED)
 def test_embedded_models_begin_with_a_picture_they_drew_themselves(
     page: PageContext, model: str, language: str
 ) -> None:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -22,56 +20,14 @@ from janus_app.registry.catalog import load_catalog
 from janus_app.registry.types import Variant
 from janus_app.runtime.fit import plan_load, weight_bytes
 from janus_app.runtime.session import ModelSession
-from janus_app.types import ChatRequest, EditRequest, GenerateRequest, Picture, Turn, drain
+from janus_app.types import ChatRequest, EditRequest, GenerateRequest, Turn, drain
 from janus_app.workflows.settings import drawing_settings
-from tests.conftest import loaded
+from tests.shipped import EASY, drawn, folder, right_answers, shipped, shows
 from training.objects import COLOURS, INDEX, THINGS
 from training.world import Item, Scene, render
 
 METAMORPH, PISCES = (load_catalog()[name] for name in ("metamorph-embedded", "pisces-embedded"))
 EACH = pytest.mark.parametrize("row", [METAMORPH, PISCES], ids=lambda row: row.id)
-EASY = (("red", "house"), ("green", "frog"), ("yellow", "star"), ("blue", "car"))
-SHOWN = Scene.of(3, [Item(INDEX["cat"], 1, 4)])
-QUESTIONS = (
-    ("What colour is the background?", "dark"),
-    ("Is the cat big or small?", "big"),
-    ("Is there a cat?", "yes"),
-    ("describe it", "red cat"),
-)
-
-
-def folder(row: Variant) -> Path:
-    assert row.folder is not None
-    return row.folder
-
-
-def shipped(row: Variant, precision: str = "fp32") -> Any:
-    """By the way the app loads it: no special case."""
-    return _shipped(folder(row), precision)
-
-
-@lru_cache(maxsize=2)
-def _shipped(path: Path, precision: str) -> Any:
-    return loaded(path, precision).model
-
-
-def drawn(row: Variant, prompt: str, precision: str = "fp32", **settings: Any) -> tuple[Picture, ...]:
-    """Pictures with the row's own settings, except those given."""
-    numbers = drawing_settings({}, row) | {"count": 1, "seed": 0} | settings
-    return finished(shipped(row, precision).generate(GenerateRequest(prompt, **numbers))).pictures
-
-
-def shows(picture: Picture, colour: str, thing: str) -> bool:
-    items = look(picture.image).scene.items
-    return any((THINGS[i.thing].name, COLOURS[i.colour].name) == (thing, colour) for i in items)
-
-
-def right_answers(row: Variant, precision: str) -> int:
-    right = 0
-    for question, wanted in QUESTIONS:
-        request = ChatRequest((Turn("user", question, (render(SHOWN),)),), temperature=0, max_new_tokens=40)
-        right += wanted in finished(shipped(row, precision).chat(request)).text.lower()
-    return right
 
 
 @EACH

@@ -38,7 +38,7 @@ def embedded(name: str) -> Vocabulary:
 
 @pytest.mark.parametrize("variant", EMBEDDED, ids=lambda v: v.id)
 def test_files_beside_the_embedded_models_are_those_of_their_world(variant: Any) -> None:
-    follows = variant.id.startswith(("metaquery", "metamorph"))
+    follows = variant.id.startswith(("metaquery", "metamorph", "transfusion", "lmfusion"))
     shipped = json.loads((variant.folder / FILE).read_text("utf-8"))
     assert shipped == json.loads(json.dumps(vocabulary(edits=follows)))
     known = embedded(variant.id)

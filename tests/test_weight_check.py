@@ -36,7 +36,8 @@ METAQUERY = GOLDEN.parent / "metaquery" / "ckpt_llavaov_sana"
 RANDOM = [*(GOLDEN / case / "checkpoint" for case in ("janus_pro_1b", "janusflow_1_3b")), METAQUERY]
 RANDOM += [GOLDEN.parent / "unipic2" / "ckpt_tiny"]
 # The app itself checks none of them. Not metamorph-embedded: it leaves the picture of unknown words empty.
-EMBEDDED = ("janus-embedded", "janusflow-embedded", "metaquery-embedded", "pisces-embedded")
+EMBEDDED = ("janus-embedded", "janusflow-embedded", "metaquery-embedded", "pisces-embedded", "transfusion-embedded")
+EMBEDDED += ("lmfusion-embedded", "llavafusion-embedded")
 
 
 @pytest.fixture(autouse=True)

@@ -30,12 +30,19 @@ class Aim(nn.Module):
         [n, width]: after the layer `joint.ASKED`, at the end of the instruction; states [n, 36, width]: final ones of
         the cells; before, after [n, 36, 3]: factors of the tiles.
         """
-        rows, places = torch.nonzero(named >= 0, as_tuple=True)
-        stands = torch.where(before[..., 0] > 0, (before[..., 0] - 1) // PARTS, -1)[rows] == named[rows, places, None]
         changed = (before != after).any(-1)
-        loss = F.binary_cross_entropy_with_logits(self.seek(found[rows, places]), by_slot(stands))
+        loss = self.seeking(found, named, before)
         loss = loss + F.binary_cross_entropy_with_logits(self.look(asked), by_slot(changed))
         return loss + F.binary_cross_entropy_with_logits(self.touched(states)[..., 0], changed.float())
+
+    def seeking(self, found: Tensor, named: Tensor, picture: Tensor) -> Tensor:
+        """The loss of finding the thing that a word names in the picture [n, 36, 3] before it; 0 without such words."""
+        rows, places = torch.nonzero(named >= 0, as_tuple=True)
+        if not len(rows):
+            return found.new_zeros(())
+        thing = torch.where(picture[..., 0] > 0, (picture[..., 0] - 1) // PARTS, -1)[rows]
+        stands = thing == named[rows, places, None]
+        return F.binary_cross_entropy_with_logits(self.seek(found[rows, places]), by_slot(stands))
 
 
 def by_slot(cells: Tensor) -> Tensor:

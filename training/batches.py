@@ -13,7 +13,7 @@ from torch import Tensor
 from janus_app.models.common.prompts import SYSTEM
 from training.captions import caption
 from training.objects import COLOURS, N_THINGS, THINGS
-from training.scenes import plan, seen_scene
+from training.scenes import plan, seen_scene, settled
 from training.small_talk import small_talk, unknown
 from training.talk import TYPES, Exchange, ask, compare
 from training.text_tokenizer import SPECIALS
@@ -128,10 +128,11 @@ def padded(rows: list[list[int]], fill: int) -> Tensor:
     return out
 
 
-def drawings(rng: RNG, words: Words, count: int, dropout: float = 0.1) -> Drawings:
+def drawings(rng: RNG, words: Words, count: int, dropout: float = 0.1, *, settle: bool = False) -> Drawings:
+    """settle: whether what captions leave open is always decided in the same way."""
     rows, tiles = [], []
     for _ in range(count):
-        p = plan(rng)
+        p = settled(plan(rng)) if settle else plan(rng)
         ids = [words.bos, *words.encode(f"{USER}: {as_typed(caption(p, rng), rng)}\n\n{ASSISTANT}:"), words.boi]
         if rng.random() < dropout:
             ids[1:-1] = [words.pad] * (len(ids) - 2)

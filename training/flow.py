@@ -5,7 +5,8 @@
 The language model, the vision tower and the auxiliary heads start with the weights of `training.joint`; the
 generation encoder and decoder and the one-layer aligner are new. Latents are looked up (`flow_codes`), so no
 autoencoder runs here. Captions teach the velocity picture - noise (Liu et al. 2022); a smaller share of conversations
-preserves chatting.
+preserves chatting. What a caption leaves open is always decided in the same way, because a flow that learns several
+pictures of one caption mixes them in its few steps.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from janus_app.models.janusflow.config import FlowDecoderConfig, FlowEncoderConf
 from janus_app.models.janusflow.modeling import JanusFlowNetwork
 from training.batches import CELLS, Drawings, Words, drawings, talks
 from training.export import TOKENIZER_FILES
-from training.flow_codes import LATENT_CHANNELS, SCALE, latent_table, latents_of
+from training.flow_codes import LATENT_CHANNELS, SCALE, latent_table, latents_of, weights
 from training.joint import Joint, coming, tile_loss
 from training.joint import config as joint_config
 from training.objects import N_THINGS
@@ -120,10 +121,10 @@ class Flow(nn.Module):
             self.net.text_embeds(first), torch.ones_like(ends[:free]), z[:free], t[:free], moved
         )
         v, early, hidden = (torch.cat([a, b]) for a, b in zip(unconditional, conditional, strict=True))
-        error = (v - (z1 - z0)).square().mean((1, 2, 3))
+        truth = factors[batch.tiles]
+        error = ((v - (z1 - z0)).square() * weights(truth, z.shape[-1])).mean((1, 2, 3))
         # Near the picture a velocity magnifies tiny errors, which would outweigh the early decisions.
         flow = (error * (1 - t)).mean()
-        truth = factors[batch.tiles]
         features = F.gelu(self.joint.net.gen_head.output_mlp_projector(hidden))
         tiles, parts = tile_loss(
             self.joint.kind(features), self.joint.colour(features), self.joint.ground(features), truth
@@ -200,7 +201,7 @@ def train(args: argparse.Namespace) -> None:
     rng = np.random.default_rng((args.seed, 1, run.step))
     torch.manual_seed(args.seed + run.step)
     for _ in run.steps(file, lambda: {"model": training_state(model)}):
-        for part in by_length(drawings(rng, words, args.batch, dropout=0.0), args.parts):
+        for part in by_length(drawings(rng, words, args.batch, dropout=0.0, settle=True), args.parts):
             batch = part.to(device)
             loss, values = model.draw_loss(batch, codes, factors, free=max(1, len(batch.ids) // 12))
             (loss / args.parts).backward()
@@ -216,7 +217,7 @@ def train(args: argparse.Namespace) -> None:
 def options(arguments: list[str] | None = None) -> argparse.Namespace:
     """The trainer's options, from `arguments` or the command line."""
     parser = options_parser(__doc__, minutes=60, lr=3e-3, decay=0.7)
-    parser.add_argument("--joint", type=Path, required=True, help="the folder of training.joint to begin with")
+    parser.add_argument("--joint", type=Path, help="the folder of training.joint to begin with; not with --resume")
     parser.add_argument("--batch", type=int, default=48, help="drawings a step")
     parser.add_argument("--parts", type=int, default=3, help="batches of similar length a step's drawings are split in")
     parser.add_argument("--talks", type=int, default=12, help="conversations in a step that has some")

@@ -57,3 +57,16 @@ def latents_of(tokens: Tensor, table: Tensor) -> Tensor:
     """Tile numbers [n, 36] to unscaled latents [n, 16, 12, 12]; table from `latent_table`."""
     tiles = table[tokens].view(-1, GRID, GRID, LATENT_CHANNELS, 2, 2)
     return tiles.permute(0, 3, 1, 4, 2, 5).reshape(-1, LATENT_CHANNELS, SIDE_LATENTS, SIDE_LATENTS)
+
+
+def weights(truth: Tensor, side: int) -> Tensor:
+    """How much errors of latents [n, C, side, side] count, 1 on average: [n, 1, side, side]. truth [n, 36, 3]: factors.
+
+    Most cells are empty, and small things are rare: without this they are not drawn, though the states of their cells
+    know them. All four cells that a large thing would fill count, or it is drawn there beside the small one.
+    """
+    kind = truth[..., 0].view(-1, 1, GRID, GRID)
+    small = ((kind > 0) & ((kind - 1) % PARTS == SMALL)).float()
+    slots = F.interpolate(F.max_pool2d(small, 2), scale_factor=2.0)
+    cells = 1 + 3 * (kind > 0).float() + 16 * slots
+    return F.interpolate(cells / cells.mean(), size=(side, side))

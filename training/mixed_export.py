@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -19,22 +20,23 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from janus_app.models.common.components import AUTOENCODER
-from janus_app.models.mixed_diffusion.config import LANGUAGE
+from janus_app.models.mixed_diffusion.config import IMAGE, LANGUAGE
 from janus_app.models.mixed_diffusion.layouts import SIZES
 from training.export import TOKENIZER_FILES, bfloat16
-from training.mixed_diffusion import SYSTEMS, Mixed, config, trained_state
+from training.mixed_model import SYSTEMS, Mixed, config, trained_state
 from training.trainer import RESTORED_STEP, load_state
 from training.vocabulary import write as write_vocabulary
 
 
 def export(run: Path, janus: Path, vae: Path, out: Path) -> None:
     """`run` holds mixed.pt and, without a base, the tokenizer."""
-    shutil.copytree(vae, out / AUTOENCODER, dirs_exist_ok=True)
+    out.mkdir(parents=True, exist_ok=True)
     state = load_state(run / "mixed.pt")
     system, own = SYSTEMS[state.get("system", "transfusion")], state["model"]
     weights = {name.removeprefix("net."): tensor for name, tensor in own.items() if name.startswith("net.")}
     save_file(bfloat16(weights), out / "model.safetensors", metadata={"format": "pt"})
     fields = {name: value for name, value in config(janus, vae, system).items() if name != AUTOENCODER}
+    fields[IMAGE] = {**fields[IMAGE], AUTOENCODER: os.path.relpath(vae, out).replace(os.sep, "/")}
     if system.base:
         fields[LANGUAGE] = {name: fields[LANGUAGE][name] for name in SIZES}
     for name in () if system.base else TOKENIZER_FILES:

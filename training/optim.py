@@ -82,14 +82,16 @@ def set_lr(made: list[torch.optim.Optimizer], factor: float) -> None:
 
 
 @torch.enable_grad()
-def fit(projector: nn.Module, features: Tensor, wanted: Tensor, *, steps: int = 800, lr: float = 3e-3) -> None:
-    """Fit a projector's outputs for features [n, inner] to `wanted` [n, outer], and print what is lost."""
+def fit(
+    projector: nn.Module, features: Tensor, wanted: Tensor, *, rows: int = 1024, steps: int = 800, lr: float = 3e-3
+) -> None:
+    """Fit a projector's outputs for features [n, ...] to `wanted` [n, ...], `rows` a step; print what is lost."""
     optimiser = torch.optim.Adam(projector.parameters(), lr=lr)
     for step in range(steps):
         optimiser.param_groups[0]["lr"] = lr * (1 - step / steps)
-        rows = torch.randint(len(features), (1024,))
+        chosen = torch.randint(len(features), (rows,))
         optimiser.zero_grad(set_to_none=True)
-        error = (projector(features[rows]) - wanted[rows]).square().mean()
+        error = (projector(features[chosen]) - wanted[chosen]).square().mean()
         error.backward()
         optimiser.step()
         if step in (0, steps - 1):

@@ -1,7 +1,7 @@
 """The words of the picture world, as `vocabulary.json` beside each embedded model: it tells people what is not in them.
 
-    python -m training.vocabulary assets/{janus,janusflow,pisces}_embedded
-    python -m training.vocabulary assets/{metamorph,metaquery}_embedded --edits
+    python -m training.vocabulary assets/{janus,janusflow,pisces,llavafusion}_embedded
+    python -m training.vocabulary assets/{metamorph,metaquery,transfusion,lmfusion}_embedded --edits
 
 `--edits` adds the words of editing instructions.
 """

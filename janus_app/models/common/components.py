@@ -21,6 +21,14 @@ def component_beside(folder: Path, component: str) -> Path | None:
     return None
 
 
+def named_folder(folder: Path, name: str) -> Path | None:
+    """The folder with a config.json that a checkpoint in `folder` names: a path, also relative to it, or a repository
+    in `components`."""
+    if ((place := folder / Path(name).expanduser()) / "config.json").is_file():
+        return place
+    return component_beside(folder, name)
+
+
 def component_places(folder: Path) -> tuple[Path, Path]:
     """Where copies of the repositories that a checkpoint names are looked for."""
     folder = folder.resolve()

@@ -13,7 +13,7 @@ from typing import Any
 
 from janus_app.errors import AppError
 from janus_app.files import read_json
-from janus_app.models.common.components import component_beside
+from janus_app.models.common.components import named_folder
 from janus_app.models.common.config import Fields
 from janus_app.models.family import LanguageHalf, WeightSource
 from janus_app.models.mixed_diffusion.config import LANGUAGE, READER
@@ -33,9 +33,7 @@ def base_folder(folder: Path, base: Any) -> Path:
     """
     if not isinstance(base, str) or not base.strip():
         raise AppError("config_repository_unusable", field="base", value=repr(base)[:100])
-    if ((place := folder / Path(base).expanduser()) / "config.json").is_file():
-        return place
-    if (found := component_beside(folder, base)) is not None:
+    if (found := named_folder(folder, base)) is not None:
         return found
     raise AppError("language_half_missing", base=base, folder=folder.resolve() / "components" / Path(base).name)
 

@@ -8,7 +8,8 @@ from typing import Any
 
 from janus_app.errors import AppError
 from janus_app.files import read_json
-from janus_app.models.common.components import AUTOENCODER, autoencoder_source, find_autoencoder
+from janus_app.models.common.components import AUTOENCODER, autoencoder_source, find_autoencoder, named_folder
+from janus_app.models.common.config import Fields
 from janus_app.models.common.weight_files import find_weights
 from janus_app.models.family import LanguageHalf, Parts, WeightSource
 from janus_app.models.mixed_diffusion.bases import base_of, sections
@@ -43,11 +44,20 @@ def read_config(folder: Path, parts: Parts | None = None) -> dict[str, Any]:
         if not has_own_weights(folder):
             raw.pop(IMAGE, None)
     if raw.get(IMAGE) is not None:
-        autoencoder = find_autoencoder(folder, parts)
+        autoencoder = autoencoder_of(folder, raw, parts)
         if autoencoder is None:
-            raise AppError("picture_autoencoder_missing", folder=folder.resolve() / AUTOENCODER)
+            wanted = folder / str(raw[IMAGE].get(AUTOENCODER, AUTOENCODER))
+            raise AppError("picture_autoencoder_missing", folder=wanted.resolve())
         raw[AUTOENCODER] = read_json(autoencoder / "config.json")
     return raw
+
+
+def autoencoder_of(folder: Path, raw: Mapping[str, Any], parts: Parts | None) -> Path | None:
+    """The folder of the autoencoder: the one that `image.vae` names, or where it usually lies."""
+    named = Fields(IMAGE, raw[IMAGE]).values.get(AUTOENCODER)
+    if isinstance(named, str) and (found := named_folder(folder, named)) is not None:
+        return found
+    return find_autoencoder(folder, parts)
 
 
 def _add_base(raw: dict[str, Any], half: LanguageHalf) -> None:
@@ -76,7 +86,7 @@ def weight_sources(network: Any, folder: Path, parts: Parts | None) -> list[Weig
     if raw.get("base") is not None and network.config.image is not None:
         sources.append(WeightSource(folder, remap_key=own_name))
     if network.config.image is not None:
-        autoencoder = find_autoencoder(folder, parts)
+        autoencoder = autoencoder_of(folder, raw, parts)
         assert autoencoder is not None  # read_config refuses its absence
         sources.append(autoencoder_source(autoencoder))
     return sources
