@@ -5,8 +5,7 @@
 The language model, the vision tower and the auxiliary heads start with the weights of `training.joint`; the
 generation encoder and decoder and the one-layer aligner are new. Latents are looked up (`flow_codes`), so no
 autoencoder runs here. Captions teach the velocity picture - noise (Liu et al. 2022); a smaller share of conversations
-preserves chatting. What a caption leaves open is always decided in the same way, because a flow that learns several
-pictures of one caption mixes them in its few steps.
+preserves chatting.
 """
 
 from __future__ import annotations
@@ -201,7 +200,7 @@ def train(args: argparse.Namespace) -> None:
     rng = np.random.default_rng((args.seed, 1, run.step))
     torch.manual_seed(args.seed + run.step)
     for _ in run.steps(file, lambda: {"model": training_state(model)}):
-        for part in by_length(drawings(rng, words, args.batch, dropout=0.0, settle=True), args.parts):
+        for part in by_length(drawings(rng, words, args.batch, dropout=0.0, settle=args.settle), args.parts):
             batch = part.to(device)
             loss, values = model.draw_loss(batch, codes, factors, free=max(1, len(batch.ids) // 12))
             (loss / args.parts).backward()
@@ -220,6 +219,9 @@ def options(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--joint", type=Path, help="the folder of training.joint to begin with; not with --resume")
     parser.add_argument("--batch", type=int, default=48, help="drawings a step")
     parser.add_argument("--parts", type=int, default=3, help="batches of similar length a step's drawings are split in")
+    parser.add_argument(
+        "--settle", action="store_true", help="always decide in the same way what captions leave open, as Transfusion"
+    )
     parser.add_argument("--talks", type=int, default=12, help="conversations in a step that has some")
     parser.add_argument("--talk-every", type=int, default=2, help="conversations in every Nth step")
     parser.add_argument("--talk-weight", type=float, default=1.0, help="of the conversations' loss")
