@@ -41,6 +41,7 @@ const acts = {
   },
   forget: () => {
     for (const key of Object.keys(localStorage)) if (key.startsWith("janus-")) localStorage.removeItem(key);
+    window.janus.forgetEntered();
     location.reload();
   },
 };

@@ -30,6 +30,10 @@ Object.assign(window.janus, {
   tabKey: () => session.get("janus-tab") || "",
   keepTabKey: (key) => session.set("janus-tab", key),
   keepValues: (name, now) => values.set(name, now),
+  forgetEntered: () => {
+    for (const name of put) session.set(`janus-${name}`, "null");
+    put.clear(); // nothing is kept when the page is left
+  },
   // The first `same` values must be as they were, as the model is: what was entered for another one is not for this.
   // What the user has entered meanwhile into the components with these `ids` stays.
   keptValues: (name, same, ids, now) => {
