@@ -51,6 +51,15 @@ def shows(picture: Picture, colour: str, thing: str) -> bool:
     return any((THINGS[i.thing].name, COLOURS[i.colour].name) == (thing, colour) for i in items)
 
 
+def wrong_drawings(row: Variant) -> list[tuple[str, str]]:
+    """Of two pictures of each easy prompt, those that do not show what was asked for."""
+    wrong = []
+    for seed, (colour, thing) in enumerate(EASY):
+        pictures = drawn(row, f"a {colour} {thing}", seed=seed, count=2)
+        wrong += [(colour, thing) for picture in pictures if not shows(picture, colour, thing)]
+    return wrong
+
+
 def right_answers(row: Variant, precision: str) -> int:
     right = 0
     for question, wanted in QUESTIONS:

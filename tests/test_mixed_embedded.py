@@ -22,7 +22,7 @@ from janus_app.runtime.fit import plan_load, weight_bytes
 from janus_app.runtime.session import ModelSession
 from janus_app.types import ChatRequest, EditRequest, GenerateRequest, Turn, drain
 from janus_app.workflows.settings import drawing_settings
-from tests.shipped import EASY, SHOWN, drawn, folder, right_answers, shipped, shows
+from tests.shipped import EASY, SHOWN, drawn, folder, right_answers, shipped, shows, wrong_drawings
 from training.mixed_model import tensors_of
 from training.objects import COLOURS, INDEX, THINGS
 from training.world import Item, Scene, render
@@ -45,10 +45,7 @@ def seen(picture: object) -> list[tuple[str, str]]:
 @EACH
 def test_shipped_weights_draw_the_prompt(row: Variant) -> None:
     """One named thing in a named colour; chance would be one in 250."""
-    wrong = []
-    for seed, (colour, thing) in enumerate(EASY):
-        pictures = drawn(row, f"a {colour} {thing}", seed=seed, count=2)
-        wrong += [(colour, thing) for picture in pictures if not shows(picture, colour, thing)]
+    wrong = wrong_drawings(row)
     assert len(wrong) <= 2, wrong
 
 

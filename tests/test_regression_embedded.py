@@ -22,7 +22,7 @@ from janus_app.runtime.fit import plan_load, weight_bytes
 from janus_app.runtime.session import ModelSession
 from janus_app.types import ChatRequest, EditRequest, GenerateRequest, Turn, drain
 from janus_app.workflows.settings import drawing_settings
-from tests.shipped import EASY, drawn, folder, right_answers, shipped, shows
+from tests.shipped import EASY, drawn, folder, right_answers, shipped, shows, wrong_drawings
 from training.objects import COLOURS, INDEX, THINGS
 from training.world import Item, Scene, render
 
@@ -33,10 +33,7 @@ EACH = pytest.mark.parametrize("row", [METAMORPH, PISCES], ids=lambda row: row.i
 @EACH
 def test_shipped_weights_draw_the_prompt(row: Variant) -> None:
     """One named thing in a named colour; chance would be one in 250."""
-    wrong = []
-    for seed, (colour, thing) in enumerate(EASY):
-        pictures = drawn(row, f"a {colour} {thing}", seed=seed, count=2)
-        wrong += [(colour, thing) for picture in pictures if not shows(picture, colour, thing)]
+    wrong = wrong_drawings(row)
     assert len(wrong) <= 2, wrong
 
 

@@ -182,6 +182,8 @@ def train(args: argparse.Namespace) -> None:
     args.out.mkdir(parents=True, exist_ok=True)
     file = args.out / "flow.pt"
     resumed = args.resume and file.exists()
+    if not resumed and args.joint is None:
+        raise SystemExit(f"there is no state in {args.out} to go on from: say with --joint what to begin with")
     if not resumed:
         for name in TOKENIZER_FILES:
             shutil.copy(args.joint / name, args.out / name)

@@ -149,7 +149,9 @@ class MixedNetwork(nn.Module):
 
 
 class NoisePredictor:
-    """The noise in latents behind each of several prompts, which were read once. See `nn.diffusion.DenoisingNetwork`.
+    """The noise (or velocity) in latents behind each of several prompts, which were read once.
+
+    See `nn.diffusion.DenoisingNetwork`.
 
     The cells of a picture are written anew in every step and never kept: only a step itself reads them.
     """
