@@ -32,7 +32,7 @@ class ProgressReporter:
     passes: int = 1
     _notes: deque[Message] = field(default_factory=deque)
     _last: float = 0.0
-    _interval: float = TICK
+    _interval: float = 0.0
     _samples: deque[tuple[float, int]] = field(default_factory=deque)
 
     def note(self, message: Message) -> None:
@@ -50,7 +50,7 @@ class ProgressReporter:
         The consumer may be slow (a page on a busy machine). The interval then grows to the time the consumer took, up
         to LONGEST_INTERVAL; otherwise the work would wait for the consumer at every block.
         """
-        if not (self._notes or force or time.monotonic() - self._last >= self._interval):
+        if not (self._notes or force or time.monotonic() - self._last >= max(TICK, self._interval)):
             return
         before = time.monotonic()
         if not self._notes:
@@ -58,7 +58,7 @@ class ProgressReporter:
         while self._notes:
             yield self._progress(self._notes.popleft())
         self._last = time.monotonic()
-        self._interval = min(LONGEST_INTERVAL, max(TICK, self._last - before))
+        self._interval = min(LONGEST_INTERVAL, self._last - before)
 
     def _progress(self, detail: str | Message) -> Progress:
         done, total, speed = (amount / self.passes for amount in (self.done, self.total, self._speed()))
