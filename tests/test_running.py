@@ -31,6 +31,7 @@ from janus_app.ui.context import PageContext, Updates
 from janus_app.ui.i18n import Texts
 from janus_app.ui.tabs.chat.panels import chat_panel, new_conversation_state
 from janus_app.ui.tabs.chat.reply import Replies
+from janus_app.ui.tabs.chat.tab import ChatHandlers
 from janus_app.ui.tabs.chat.transcript import question
 from janus_app.ui.tabs.edit.editor import FIRST_EXAMPLE, example_file
 from janus_app.ui.tabs.edit.panels import build_panels
@@ -323,6 +324,27 @@ def test_who_follows_an_answer_that_is_stopped_in_a_long_step_is_let_go_with_its
         talk.wait(60)
     assert talk.ended and talk.shown[chat.panel.notes] == "let go", "the rest of the step is shown after the end"
     assert chat.page.library.conversations.find().conversations, "what was written is saved"  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("deleted", [False, True])
+def test_who_follows_an_answer_is_shown_the_conversation_that_is_opened_in_its_place(
+    chat: Replies, session: HeldSession, deleted: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(running, "STOP_SECONDS", 0.1)
+    handlers, panel = ChatHandlers(chat.page, chat.panel, chat.variant, chat), chat.panel
+    with visitor("only"):
+        answer, talk = held_answer(chat, session)
+        if deleted:
+            chat.page.runs.stop_answer(unwanted=True)
+        opened = handlers.cleared(None)  # type: ignore[arg-type]
+        *_, last = answer  # ends while the step still runs
+        assert not talk.ended and last[panel.bot] == [] and last[panel.conversation] == opened[panel.conversation]
+        assert last[panel.box]["submit_btn"] and "value" not in last[panel.box], "what is typed meanwhile stays"
+        assert chat.page.runs.talk == opened[panel.conversation], "for the next opening of the tab"
+        session.go.set()
+        talk.wait(60)
+    kept = chat.page.library.conversations.find().conversations  # type: ignore[union-attr]
+    assert len(kept) == (0 if deleted else 1)
 
 
 def test_tabs_are_remembered_in_a_bounded_number(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,12 +22,11 @@ from janus_app.ui.common.actions import (
     BrowserDownload,
     PictureSource,
     download,
-    halt,
     press,
 )
 from janus_app.ui.common.pictures import newest_first
 from janus_app.ui.common.saved_images import SavedImage
-from janus_app.ui.context import NOTIFYING, QUICK, PageContext, Updates, Values, attach
+from janus_app.ui.context import JOB, NOTIFYING, QUICK, PageContext, Updates, Values, attach
 from janus_app.ui.tabs.chat.tab import ChatTab
 from janus_app.ui.tabs.draw.tab import DrawTab
 from janus_app.ui.tabs.edit.tab import EditTab
@@ -154,7 +153,7 @@ def build(page: PageContext, sources: dict[str, PictureSource], places: Places) 
     filled = []
     for verb in ("ask", "describe"):
         then, links = clicked(verb)
-        cleared = halt(then, chat.answers).then(chat.cleared, None, chat.outputs, **QUICK)
+        cleared = then(chat.cleared, None, chat.outputs, **JOB)
         filled.append(attach(cleared.then, getattr(links, verb), {links.taken}, in_chat, **QUICK))
     filled[-1].then(**press("chat-box"))  # a request for a description is sent at once
 

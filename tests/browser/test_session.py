@@ -38,7 +38,7 @@ from tests.browser.steps import (
     wait_quiet,
 )
 from tests.browser.test_edits import release
-from tests.browser.test_history import late_answer
+from tests.browser.test_history import late_answer, stored
 from tests.page_server import Served
 
 pytestmark = pytest.mark.browser
@@ -306,6 +306,27 @@ def test_settings_of_the_edit_tab_and_its_open_drawer_survive_a_refresh(visit: A
     page.fill("#edit-prompt textarea", "a red boat")
     page.click("#edit-run")
     wait_done(page, "edit")
+
+
+def test_new_chat_takes_the_next_question_at_once_while_an_answer_is_written(visit: Any, served: Served) -> None:
+    page = visit()
+    go(page, "chat")
+    with served.session.held(3):  # longer than a stopped answer is waited for
+        page.fill("#chat-box textarea", "asked before")
+        page.keyboard.press("Control+Enter")
+        page.wait_for_selector("#chat-status:has-text('tokens')")
+        page.click("#chat-clear")
+        page.wait_for_selector("#chat-bot .message", state="detached")
+        page.wait_for_selector("#chat-box .submit-button:visible")
+        page.fill("#chat-box textarea", "asked after")
+        page.keyboard.press("Control+Enter")
+        page.wait_for_selector("#chat-bot .user.message:has-text('asked after')")
+    page.wait_for_selector("#chat-context .meter")
+    wait_nothing_runs(page)
+    wait_quiet(page)
+    assert page.locator("#chat-bot .user.message").count() == 1 and page.is_visible("#chat-box .submit-button")
+    assert page.locator("#chat-list li:has-text('asked after')").count() == 1
+    until(lambda: "asked before" in str(stored(served)), page, lambda: "what was written before is lost")
 
 
 def test_no_status_outlives_a_job_that_was_stopped_or_failed(

@@ -195,7 +195,7 @@ class Talk(Showing):
         self._left = False
 
     def leave(self, last: dict[Any, Any]) -> None:
-        """Let the followers of an answer that was stopped go with a `last` view, in the middle of a long step."""
+        """Let the followers of the answer go with a `last` view, in the middle of a long step."""
         with self._changed:
             if not self.ended:
                 self._show(last)
@@ -318,10 +318,16 @@ class Runs:
         """Stop what is answered in the tab's chat and let it be saved, but `unwanted`, nothing of it is. Returns it."""
         if not isinstance(talk := self.talk, Talk):
             return None
-        talk.unwanted = unwanted
+        talk.unwanted |= unwanted
         talk.stop()
         talk.wait(STOP_SECONDS)
         return talk
+
+    def leave_answer(self, last: dict[Any, Any]) -> None:
+        """Show a `last` view in place of what is answered in the tab's chat; stop that and let it be saved."""
+        if isinstance(talk := self.talk, Talk):
+            talk.leave(last)
+            self.stop_answer()
 
     def show_talk(self, conversation: Conversation) -> None:
         """Another conversation is opened in the tab's chat."""

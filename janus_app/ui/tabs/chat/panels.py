@@ -149,7 +149,6 @@ class Sidebar:
     note: gr.HTML
     more: gr.Button
     limit: gr.State
-    wanted: gr.State  # the id of the conversation to open
 
     @property
     def listed(self) -> set[Any]:
@@ -170,7 +169,7 @@ def sidebar(page: PageContext, limit: int) -> Sidebar:
     note = gr.HTML(elem_id="chat-list-note", padding=False)
     rows = gr.HTML(elem_id="chat-list", padding=False, js_on_load=LIST)
     more = gr.Button(label("show_more"), size="sm", visible=False, elem_id="chat-more", min_width=60)
-    return Sidebar(new, search, rows, note, more, gr.State(limit), gr.State(""))
+    return Sidebar(new, search, rows, note, more, gr.State(limit))
 
 
 def new_conversation_state() -> gr.State:

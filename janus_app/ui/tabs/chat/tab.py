@@ -14,7 +14,7 @@ from janus_app.errors import AppError
 from janus_app.outputs.conversations import Conversation, new_conversation, new_id
 from janus_app.outputs.image_io import open_picture
 from janus_app.paths import ASSETS
-from janus_app.ui.common.actions import BrowserDownload, PictureSource, halt, press
+from janus_app.ui.common.actions import BrowserDownload, PictureSource, press
 from janus_app.ui.common.browser_tab import kept
 from janus_app.ui.common.controls import ranges_only
 from janus_app.ui.common.html import empty, messages
@@ -35,7 +35,7 @@ from janus_app.ui.tabs.chat import sidebar
 from janus_app.ui.tabs.chat.bubbles import stopped
 from janus_app.ui.tabs.chat.panels import ChatPanel, Sidebar, chat_panel, new_conversation_state
 from janus_app.ui.tabs.chat.panels import sidebar as build_sidebar
-from janus_app.ui.tabs.chat.reply import EMPTY, Replies, save
+from janus_app.ui.tabs.chat.reply import EMPTY, Replies, idle_box, save
 from janus_app.ui.tabs.chat.transcript import picture, question
 from janus_app.workflows.commands import command
 
@@ -47,12 +47,12 @@ PRESS_CHOSEN = "() => window.janus.pressChosen()"
 class ChatTab:
     """What the rest of the page uses: `box` receives pictures.
 
-    `cleared` fills `outputs` with a new conversation, after the running `answers` were stopped.
+    `cleared` fills `outputs` with a new conversation. It is attached as a JOB: then its end comes after that of the
+    answer which it stops, and the next question is not taken for a second click.
     """
 
     panel: ChatPanel
     replies: Replies
-    answers: list[Any]
     outputs: list[Any]
     cleared: Callable[..., Any]
     source: PictureSource
@@ -134,20 +134,17 @@ class ChatHandlers:
         return {self.panel.chosen: str(event.key)}
 
     def opened(self, conversation: Conversation, language: str, keep_box: bool = False) -> Updates:
-        """`conversation` has just been opened. `keep_box` keeps what is typed in the message box."""
-        self.page.runs.stop_answer()
-        self.page.runs.show_talk(conversation)
+        """`conversation` has just been opened. `keep_box` keeps what is typed in the message box.
+
+        An answer that is still written stops, and whoever follows it is shown the same: the one that comes later
+        changes nothing.
+        """
         panel = self.panel
-        updates: Updates = {
-            **self.replies.show(conversation, {}, language),
-            panel.notes: "",
-            panel.context: "",
-        }
-        if keep_box:
-            del updates[panel.box]
-        else:
-            updates[panel.box] = gr.MultimodalTextbox(value=EMPTY, submit_btn=True, stop_btn=False)
-        return updates
+        updates = {**self.replies.show(conversation, {}, language), panel.notes: "", panel.context: ""}
+        self.page.runs.leave_answer(updates)
+        self.page.runs.show_talk(conversation)
+        box: Updates = {} if keep_box else {panel.box: {**idle_box(), "value": EMPTY}}
+        return {**updates, **box}
 
     def choose_branch(self, values: Values, request: gr.Request) -> Updates:
         language, now = self.page.language(request), values[self.panel.conversation]
@@ -193,7 +190,7 @@ def build(
         with gr.Column(elem_classes="chat-column"):
             panel = chat_panel(page, conversation)
     handlers = ChatHandlers(page, panel, variant, Replies(page, panel, variant))
-    answers, ends = wire(handlers, side, joined)
+    ends = wire(handlers, side, joined)
     kept("chat-box", [panel.box])(joined)
     entered = kept("chat-settings", [*vars(panel.settings).values()], variant)
     events: list[Callable[..., Any]] = [demo.load, seen.change]  # not after `joined`: who asks soon needs the ranges
@@ -204,13 +201,13 @@ def build(
     if side and page.library:
         listed = sidebar.SidebarHandlers(page, page.library.conversations, side, conversation)
         sidebar.wire(listed, browser)
-        wire_sidebar(handlers, listed, answers, ends, demo)
+        wire_sidebar(handlers, listed, ends, demo)
     source = PictureSource({conversation, panel.chosen}, lambda v: picture(v[conversation], v[panel.chosen]))
-    return ChatTab(panel, handlers.replies, answers, panel.outputs, handlers.cleared, source)
+    return ChatTab(panel, handlers.replies, panel.outputs, handlers.cleared, source)
 
 
-def wire(handlers: ChatHandlers, side: Sidebar | None, joined: Any) -> tuple[list[Any], list[Any]]:
-    """Connect the events of the conversation; returns the jobs that answer, and the events at their ends."""
+def wire(handlers: ChatHandlers, side: Sidebar | None, joined: Any) -> list[Any]:
+    """Connect the events of the conversation; returns those after which another one may be saved."""
     panel = handlers.panel
     shown = {panel.conversation, panel.whole}
     inputs, outputs = {*shown, handlers.variant, *vars(panel.settings).values()}, panel.outputs
@@ -222,7 +219,7 @@ def wire(handlers: ChatHandlers, side: Sidebar | None, joined: Any) -> tuple[lis
     ]
     attach(panel.box.stop, handlers.stop, shown, None, **QUICK)
     news = [panel.new.click, *([side.new.click] if side else [])]
-    cleared = attach(halt(partial(gr.on, news), answers).then, handlers.cleared, None, outputs, **QUICK)
+    cleared = attach(partial(gr.on, news), handlers.cleared, None, outputs, **JOB)
     attach(panel.branch.input, handlers.choose_branch, {panel.branch, panel.conversation}, outputs, **QUICK)
     looks = [panel.sight, panel.whole]
     attach(panel.acts.files, handlers.files_changed, {panel.box, *shown}, [panel.box, panel.notes, *looks], **QUICK)
@@ -234,28 +231,20 @@ def wire(handlers: ChatHandlers, side: Sidebar | None, joined: Any) -> tuple[lis
             return handlers.start(values, values[example], request)
 
         attach(example.click, start, {example, panel.box}, {panel.box}, **QUICK).then(**press("chat-box"))
-    return answers, [*answers, cleared]
+    return [*answers, cleared]
 
 
-def wire_sidebar(
-    handlers: ChatHandlers, listed: sidebar.SidebarHandlers, answers: list[Any], ends: list[Any], demo: gr.Blocks
-) -> None:
-    """Connect the events of the list that open or delete a conversation; `answers` are stopped first.
-
-    The list is read again after each of `ends`.
-    """
+def wire_sidebar(handlers: ChatHandlers, listed: sidebar.SidebarHandlers, ends: list[Any], demo: gr.Blocks) -> None:
+    """Connect the events of the list that open or delete a conversation. It is read again after each of `ends`."""
     page, panel, side = handlers.page, handlers.panel, listed.side
 
-    def want(event: gr.EventData) -> Updates:  # chained events are not told what was clicked
-        return {side.wanted: str(event.id)}
-
-    def open_stored(values: Values, request: gr.Request) -> Updates:
+    def open_stored(request: gr.Request, event: gr.EventData) -> Updates:
         language = page.language(request)
         try:
-            return handlers.opened(listed.open(values[side.wanted]), language, keep_box=True)
+            return handlers.opened(listed.open(str(event.id)), language, keep_box=True)
         except AppError as error:
             gr.Warning(error.text(language))
-            return handlers.opened(values[panel.conversation], language, keep_box=True)
+            return gr.skip()
 
     def delete(values: Values, request: gr.Request) -> Updates:
         language = page.language(request)
@@ -267,10 +256,8 @@ def wire_sidebar(
             return gr.skip()
         return handlers.opened(new_conversation(), language)
 
-    wanted = attach(side.rows.open, want, None, {side.wanted}, **QUICK)
-    opening, deleting = halt(wanted.then, answers), halt(side.rows.discard, answers)
-    opened = attach(opening.then, open_stored, {side.wanted, panel.conversation}, panel.outputs, **NOTIFYING)
-    deleted = attach(deleting.then, delete, {panel.conversation}, panel.outputs, **NOTIFYING)
+    opened = attach(side.rows.open, open_stored, None, panel.outputs, **NOTIFYING)
+    deleted = attach(side.rows.discard, delete, {panel.conversation}, panel.outputs, **NOTIFYING)
     inputs = {side.search, side.limit, panel.conversation}
     for event in (*(end.then for end in (*ends, opened, deleted)), demo.load):
         attach(event, listed.listing, inputs, side.listed, **QUICK)
