@@ -27,7 +27,7 @@ from janus_app.ui.common.actions import browser_download
 from janus_app.ui.common.drawing import draw_on
 from janus_app.ui.common.running import Runs, pictures_of
 from janus_app.ui.common.saved_images import SavedImages
-from janus_app.ui.context import PageContext, Updates
+from janus_app.ui.context import PageContext, Updates, Values
 from janus_app.ui.i18n import Texts
 from janus_app.ui.tabs.chat.panels import chat_panel, new_conversation_state
 from janus_app.ui.tabs.chat.reply import Replies
@@ -184,9 +184,8 @@ def test_too_many_jobs_and_bugs_end_in_a_sentence(
         assert "Too many jobs" in last.notes + last.status
 
 
-def test_an_edit_goes_on_without_its_tab_and_the_next_opening_has_the_tree_of_its_pictures(
-    page: PageContext, session: HeldSession
-) -> None:
+def editing(page: PageContext) -> tuple[EditHandlers, Values, Image.Image]:
+    """The edit tab, the values of its controls with a picture of which half is painted, and the picture."""
     with gr.Blocks():
         panels = build_panels(page, browser_download())
         handlers = EditHandlers(page, panels, gr.Dropdown(), UndoHandlers(page, panels))
@@ -199,7 +198,14 @@ def test_an_edit_goes_on_without_its_tab_and_the_next_opening_has_the_tree_of_it
     values |= {panels.source.editor: {"background": red, "layers": [painted]}, panels.source.tree: Tree()}
     values |= {panels.source.more: None, method.method: "region", panels.right.results.items: []}
     values |= {handlers.variant: None, settings.controls.prompt: "a red circle"}
-    request: Any = None
+    return handlers, values, red
+
+
+def test_an_edit_goes_on_without_its_tab_and_the_next_opening_has_the_tree_of_its_pictures(
+    page: PageContext, session: HeldSession
+) -> None:
+    handlers, values, red = editing(page)
+    panels, settings, request = handlers.panels, handlers.panels.settings, None
     with visitor("first"):
         key = page.runs.join("")
         edit = handlers.edit(values, request)
@@ -223,6 +229,34 @@ def test_an_edit_goes_on_without_its_tab_and_the_next_opening_has_the_tree_of_it
         assert [(step.number, step.parent) for step in again[panels.source.tree].steps] == [(1, None), (2, 1)]
 
 
+@pytest.mark.parametrize("begun_again", [False, True])
+def test_what_clear_took_away_stays_away_at_the_next_opening(
+    page: PageContext, session: HeldSession, begun_again: bool
+) -> None:
+    handlers, values, _ = editing(page)
+    panels, undo, request = handlers.panels, handlers.undo, None
+    source = panels.source
+    session.go.set()
+    with visitor("first"):
+        key = page.runs.join("")
+        tree = [*handlers.edit(values, request)][-2][source.tree]
+        cleared = undo.clear({source.tree: tree}, request)
+        assert cleared[source.editor] is None and not cleared[source.tree].steps
+        if begun_again:
+            undo.start({source.tree: cleared[source.tree]}, request, SimpleNamespace(start=FIRST_EXAMPLE))
+    with visitor("second"):
+        page.runs.join(key)
+        _, again = handlers.rejoin(request)
+        undo.advance({source.tree: again[source.tree], panels.settings.go_on: True}, request)
+        assert len(again[panels.right.results.items]) == 1, "the result is still among the pictures"
+        assert panels.right.compare not in again, "there is nothing to compare it with"
+        if begun_again:
+            (step,) = again[source.tree].steps
+            assert step.saved is None and again[source.editor]["background"] == step.picture
+        else:
+            assert not again[source.tree].steps and undo.empty_again() == {source.editor: None}
+
+
 def test_a_late_report_of_the_editor_does_not_take_the_description_of_the_picture_that_is_there(
     page: PageContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -240,6 +274,8 @@ def test_a_late_report_of_the_editor_does_not_take_the_description_of_the_pictur
 
     for of_the_page in (here, earlier, Image.open(example_file(FIRST_EXAMPLE))):
         assert report(of_the_page) == gr.skip()
+    cleared = undo.emptied({panels.source.tree: tree}, request)[panels.source.tree]
+    assert cleared.emptied and cleared.here is None and cleared.steps == tree.steps
     for of_the_user in (other, None):
         assert report(of_the_user)[panels.method.source_prompt] == ""
         assert report(of_the_user)[panels.source.tree].here is None

@@ -30,8 +30,8 @@ from janus_app.ui.context import JOB, NOTIFYING, QUICK, PageContext, Updates, Va
 from janus_app.ui.tabs.chat.tab import ChatTab
 from janus_app.ui.tabs.draw.tab import DrawTab
 from janus_app.ui.tabs.edit.tab import EditTab
+from janus_app.ui.tabs.edit.undo_panel import EDITOR_BEGUN
 
-EDITOR_BEGUN = "() => window.janus.editorBegun()"
 # The script of the component that hears of the verbs of all tabs.
 HEARD = f"""const verbs = {json.dumps([*VERBS, *MENU_VERBS])};
 document.addEventListener("click", (event) => {{

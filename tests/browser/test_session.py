@@ -329,6 +329,24 @@ def test_new_chat_takes_the_next_question_at_once_while_an_answer_is_written(vis
     until(lambda: "asked before" in str(stored(served)), page, lambda: "what was written before is lost")
 
 
+def test_what_clear_took_from_the_editor_stays_away_after_a_refresh(visit: Any) -> None:
+    page = visit("#edit")
+    go(page, "edit")
+    for clear in ("#edit-undo-reset", "#edit-editor button[aria-label='Clear canvas']"):
+        into_editor(page, lambda: page.click("#edit-start [data-start='beach']"))
+        page.click(clear)
+        page.wait_for_selector("#edit-undo button.here", state="detached")
+        wait_quiet(page)
+        for when in ("before", "after"):
+            page.fill("#edit-prompt textarea", "a red boat")
+            page.click("#edit-run")
+            assert "no picture to edit" in wait_ended(page, "error", "edit"), (clear, when)
+            reopen(page)
+            page.wait_for_function("window.editor")
+            page.wait_for_function("!window.editor.background_image")
+            wait_quiet(page)
+
+
 def test_no_status_outlives_a_job_that_was_stopped_or_failed(
     visit: Any, served: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -59,7 +59,7 @@ def build(
     panels = build_panels(page, browser)
     undo = UndoHandlers(page, panels)
     handlers = EditHandlers(page, panels, variant, undo)
-    undo.wire(handlers.wire_jobs(joined))
+    undo.wire(handlers.wire_jobs(joined), joined)
     handlers.wire_controls()
     settings, method, controls = panels.settings, panels.method, panels.settings.controls
     words = kept("edit-words", [controls.prompt, controls.negative, method.source_prompt])
@@ -99,23 +99,22 @@ class EditHandlers:
         running = last is not None and not last.ended  # asked first: one that ends meanwhile is followed to its end
         items = pictures_of(runs)[:MAX_ITEMS]
         with suppress(AppError):  # the page's copies of pictures are deleted after a day
-            if last and not running and last.saved and tree.of(last.saved[0]) is None:  # it ended while nobody looked
+            if last and not running and last.saved and tree.latest != last.saved[0]:  # it ended while nobody looked
                 tree = tree.with_results(open_picture(last.before), last.saved, page.images)
         if last and running:
             tree, number = tree.with_given(open_picture(last.before), page.images)
             tree = tree.at(number)
         updates: Updates = self.panels.settings.buttons.updates(running=True) if running else {}
         if items:
-            updates |= {
-                **right.results.show(page, items, 0, language),
-                right.compare: gr.update(value=compared(tree, items[0]), visible=True),
-                right.view: gr.update(value=COMPARISON, visible=True),
-            }
+            updates |= right.results.show(page, items, 0, language)
+        if items and (before_after := compared(tree, items[0])):
+            updates[right.compare] = gr.update(value=before_after, visible=True)
+            updates[right.view] = gr.update(value=COMPARISON, visible=True)
         if tree.here is not None:
             updates |= self.undo.moved(tree, tree.here, request)
             del updates[self.panels.method.source_prompt]  # the browser puts back what was entered
             updates[source.tree] = tree  # with a new result, which is the next picture where the user wants that
-        elif tree.steps:
+        elif tree.steps or tree.emptied:
             updates |= self.undo.shown(tree, request)
         if updates:
             yield updates

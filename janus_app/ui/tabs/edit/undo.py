@@ -53,13 +53,16 @@ class Step:
 class Tree:
     """`here` is the number of the picture in the editor, `newest` of the last edit's first result until it is used.
 
-    Numbers are never used twice; `last_number` is the highest so far.
+    Numbers are never used twice; `last_number` is the highest so far. `latest` is the last edit's first result, also
+    where it was cleared away. `emptied`: the user took the picture out of the editor.
     """
 
     steps: tuple[Step, ...] = ()
     here: int | None = None
     newest: int | None = None
     last_number: int = 0
+    latest: SavedImage | None = None
+    emptied: bool = False
 
     def __getitem__(self, number: int) -> Step:
         return next(step for step in self.steps if step.number == number)
@@ -73,7 +76,11 @@ class Tree:
 
     def at(self, number: int | None) -> Tree:
         """This tree with another picture in the editor."""
-        return replace(self, here=number, newest=None)
+        return replace(self, here=number, newest=None, emptied=self.emptied and number is None)
+
+    def cleared(self) -> Tree:
+        """No pictures, and an empty editor."""
+        return Tree(latest=self.latest, emptied=True)
 
     def find(self, picture: Image.Image) -> Step | None:
         """The step with this picture: equal pixels, or nearly equal ones for the step that should be in the editor."""
@@ -111,10 +118,8 @@ class Tree:
         for number, one in enumerate(results, tree.last_number + 1):
             picture = open_picture(one.shown)
             new.append(Step(number, one.shown, _thumbnail(picture), digest(picture), start.number, before, one))
-        tree = replace(
-            tree, steps=(*tree.steps, *new), here=start.number, newest=new[0].number, last_number=new[-1].number
-        )
-        return tree._trimmed()
+        tree = replace(tree.at(start.number), steps=(*tree.steps, *new), newest=new[0].number, latest=results[0])
+        return replace(tree, last_number=new[-1].number)._trimmed()
 
     def _trimmed(self) -> Tree:
         steps = list(self.steps)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import gradio as gr
 from gradio.blocks import Block
@@ -18,6 +19,8 @@ from janus_app.ui.context import NOTIFYING, QUICK, PageContext, Updates, Values,
 from janus_app.ui.tabs.edit.editor import FIRST_EXAMPLE, example_file, example_names, for_editor
 from janus_app.ui.tabs.edit.panels import CANVAS, EditPanels
 from janus_app.ui.tabs.edit.undo import Tree, digest, tree_html
+
+EDITOR_BEGUN = "() => window.janus.editorBegun()"  # waits for the example that the editor opens with
 
 
 @dataclass(frozen=True)
@@ -126,7 +129,7 @@ class UndoHandlers:
         return {**self.moved(tree, number, request), source.given: None, source.note: ""}
 
     def replaced(self, values: Values, request: gr.Request) -> Updates:
-        """Another picture was put into the editor, or none is left: the description of the old one would mislead.
+        """Another picture was put into the editor: the description of the old one would mislead.
 
         The editor also reports the pictures that the page itself puts there, some seconds later and perhaps when the
         next one is there already; these are recognised.
@@ -137,24 +140,41 @@ class UndoHandlers:
             return gr.skip()
         return {**self.shown(tree.at(None), request), self.panels.method.source_prompt: ""}
 
-    def clear(self, request: gr.Request) -> Updates:
-        return self.shown(Tree(), request)
+    def emptied(self, values: Values, request: gr.Request) -> Updates:
+        """The picture was taken out of the editor, which reports it still: its value is read too early."""
+        tree = replace(values[self.panels.source.tree].at(None), emptied=True)
+        return {**self.shown(tree, request), self.panels.method.source_prompt: ""}
 
-    def wire(self, edits: list[gr.events.Dependency]) -> None:
-        """Attach the handlers; `edits` are the events of jobs that add results to the tree."""
+    def clear(self, values: Values, request: gr.Request) -> Updates:
+        """Begin anew: no picture in the strip and none in the editor."""
+        tree: Tree = values[self.panels.source.tree]
+        shown = self.shown(tree.cleared(), request)
+        return {**shown, self.panels.source.editor: None, self.panels.right.view: CANVAS}
+
+    def empty_again(self) -> Updates:
+        """No picture in the editor, where this browser tab had none before it was opened anew."""
+        return {self.panels.source.editor: None} if self.kept().emptied else gr.skip()
+
+    def wire(self, edits: list[gr.events.Dependency], joined: Any) -> None:
+        """Attach the handlers; `edits` are the events of jobs that add results to the tree.
+
+        `joined` is the event after which the page knows what this browser tab edited before it was opened anew.
+        """
         source, right = self.panels.source, self.panels.right
+        begun = joined.then(None, None, None, js=EDITOR_BEGUN)
+        attach(begun.then, self.empty_again, None, {source.editor}, **QUICK)
         for edit in edits:
             attach(edit.then, self.advance, {source.tree, self.panels.settings.go_on}, self.outputs, **QUICK)
         selected = {*self.outputs, right.view, right.compare, *right.results.choosing}
         attach(source.strip.select, self.select, {source.tree, right.results.items}, selected, **QUICK)
         attach(source.back.click, self.back, {source.tree}, {*self.outputs, right.view}, **NOTIFYING)
         attach(source.start.select, self.start, {source.tree}, {*self.outputs, source.note}, **NOTIFYING)
-        attach(source.clear.click, self.clear, None, self.tree_outputs, **QUICK)
+        attach(source.clear.click, self.clear, {source.tree}, {*self.outputs, right.view}, **QUICK)
         given = {source.given, source.note, *self.outputs}
         attach(source.given.upload, self.take, {source.given, source.tree}, given, **QUICK)
-        for event in (source.editor.clear, source.editor.upload):
-            outputs = {*self.tree_outputs, self.panels.method.source_prompt}
-            attach(event, self.replaced, {source.tree, source.editor}, outputs, **QUICK)
+        outputs = {*self.tree_outputs, self.panels.method.source_prompt}
+        attach(source.editor.clear, self.emptied, {source.tree}, outputs, **QUICK)
+        attach(source.editor.upload, self.replaced, {source.tree, source.editor}, outputs, **QUICK)
 
 
 def compared(tree: Tree, image: SavedImage) -> tuple[str, str] | None:
