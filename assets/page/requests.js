@@ -68,7 +68,9 @@ const upload = async (...request) => {
 };
 // The page hears the outcomes of its events over one stream, which the server ends when no event is left. Gradio takes a
 // stream that is about to end for an open one: it would never hear of an event that it asks for at that moment. So the end
-// is kept from it while an event is asked for or not over, and the stream goes on with the server's next one.
+// is kept from it while an event is asked for or not over, and the stream goes on with the server's next one. An event may
+// be over before the question for it is answered: nothing comes of it in another stream, which would never end, and Gradio
+// would open one if it heard of the end before it has read the answer.
 const events = new Set(); // asked for and not over, by id
 const early = new Set(); // over before the server's answer to the question was there
 let asking = 0, closing = false;
@@ -84,6 +86,13 @@ const join = async (...request) => {
     asking -= 1;
   }
 };
+const noneLeft = async () => {
+  do {
+    while (asking) await wait(10);
+    await wait(50); // until Gradio has read the answer
+  } while (asking);
+  return !events.size;
+};
 // Passes messages on; returns whether there are more to come from another stream.
 const forward = async (answer, out) => {
   const reader = answer.body.getReader(), decoder = new TextDecoder(), encoder = new TextEncoder();
@@ -93,7 +102,7 @@ const forward = async (answer, out) => {
     rest = messages.pop();
     for (const message of messages) {
       const [, kind, id] = /"msg":\s*"(\w+)"(?:,\s*"event_id":\s*"(\w+)")?/.exec(message.slice(0, 300)) || [];
-      if (kind === "close_stream" && (asking || events.size)) return true;
+      if (kind === "close_stream" && !await noneLeft()) return true;
       if (kind === "process_completed" && id && !events.delete(id)) early.add(id);
       closing = kind === "close_stream";
       out.enqueue(encoder.encode(`${message}\n\n`));
