@@ -69,13 +69,17 @@ def settle(page: Any) -> None:
     page.evaluate(SETTLED)
 
 
-def wait_quiet(page: Any) -> None:
-    """Wait until the page has the answer to everything it asked the server; conftest.py counts the open requests."""
+def wait_quiet(page: Any, running: bool = False) -> None:
+    """Wait until the page has the answer to everything it asked the server; conftest.py counts the open requests.
+
+    While a job is `running`, the stream of its views stays open and is not waited for.
+    """
     quiet = 0
 
     def enough() -> bool:
         nonlocal quiet
-        quiet = 0 if page.asking else quiet + 1
+        asked = [request for request in page.asking if not (running and "/queue/data" in request.url)]
+        quiet = 0 if asked else quiet + 1
         return quiet > 5  # an answer may lead to the next question a frame later
 
     until(enough, page, lambda: f"still asking: {open_requests(page)}")

@@ -18,6 +18,7 @@ from janus_app.ui.common.running import Run
 from janus_app.ui.tabs.models import model_drawer, model_line
 from tests.browser.conftest import WATCH
 from tests.browser.steps import (
+    ENGLISH,
     TABS,
     answer,
     captions,
@@ -146,6 +147,36 @@ def test_page_hears_of_a_job_that_it_asks_for_while_the_last_one_is_ending(visit
     wait_done(page)
     assert captions(page)[0] == "seed 72"
     wait_quiet(page)
+
+
+# A line on which the answers to questions for the queue come when the test lets them, `window.late` no more.
+LATE_ANSWER = """const ask = window.fetch; window.fetch = async (...request) => {
+  const answer = await ask(...request);
+  while (window.late && String(request[0]).includes("/queue/join")) await new Promise((go) => setTimeout(go, 10));
+  return answer;
+};"""
+
+
+def test_stream_of_outcomes_ends_where_a_job_is_over_before_the_page_knows_its_id(visit: Any, served: Served) -> None:
+    page = visit("#edit", script=LATE_ANSWER)
+    wait_quiet(page)
+    with served.session.held():
+        go(page, "draw")
+        draw(page, "a red circle", 1, 73)
+        page.wait_for_selector("#draw-stop:visible")
+        page.evaluate("window.late = true")
+        go(page, "edit")
+        with page.expect_response(lambda answer: "/queue/join" in answer.url):
+            page.click("#edit-start [data-start='beach']")
+    go(page, "draw")
+    wait_done(page)
+    page.evaluate("window.late = false")
+    wait_quiet(page)
+    go(page, "edit")
+    page.click("#edit-undo-back")  # the next job of the queue
+    page.get_by_text(ENGLISH["undo_top"]).wait_for()
+    wait_quiet(page)
+    assert not page.errors
 
 
 def test_two_browser_tabs_wait_for_each_other_and_do_not_mix(visit: Any, served: Served) -> None:
@@ -288,24 +319,59 @@ def test_edit_survives_a_refresh_with_its_prompt_and_the_tree_of_its_pictures(vi
         reopen(page)
 
 
-def test_settings_of_the_edit_tab_and_its_open_drawer_survive_a_refresh(visit: Any, served: Served) -> None:
+def test_settings_and_picture_of_the_edit_tab_survive_a_refresh_before_and_while_it_runs(
+    visit: Any, served: Served
+) -> None:
     page = visit("#edit")
     go(page, "edit")
+    into_editor(page, lambda: page.click("#edit-start [data-start='beach']"))
     page.locator("#edit-method label", has_text="Image to image").click()
-    open_settings(page, "edit")
-    set_number(page, "#edit-strength", 0.35)
-    set_number(page, "#edit-guidance", 7)
-    page.locator("#edit-go-on input").uncheck()
-    settle(page)
-    wait_quiet(page)  # the page has taken what was entered
-    reopen(page)
-    page.wait_for_selector("#edit-settings > .label-wrap.open")
-    wait_put_back(page, "#edit-strength", "0.35")
-    wait_put_back(page, "#edit-guidance", "7")
-    assert not page.locator("#edit-go-on input").is_checked()
+    wait_quiet(page)  # the examples of that way have arrived
     page.fill("#edit-prompt textarea", "a red boat")
+    open_settings(page, "edit")
+    numbers = {"#edit-strength": "0.35", "#edit-guidance": "7", "#edit-seed": "4321"}
+    page.locator("#edit-fresh input").uncheck()
+    page.locator("#edit-go-on input").uncheck()
+    for place, value in numbers.items():
+        set_number(page, place, float(value))
+
+    def as_entered(running: bool = False) -> None:
+        settle(page)  # the page has taken what was entered
+        wait_quiet(page, running)
+        reopen(page)
+        page.wait_for_selector("#edit-undo button.here")
+        page.wait_for_selector("body:not(.arriving)")
+        page.wait_for_selector("#edit-settings > .label-wrap.open")  # as it was left
+        for place, value in numbers.items():
+            wait_put_back(page, place, value)
+        wait_quiet(page, running)
+        assert page.locator("#edit-method label:has-text('Image to image') input").is_checked()
+        assert not page.locator("#edit-go-on input").is_checked() and not page.locator("#edit-fresh input").is_checked()
+        assert {place: page.input_value(f"{place} input[type=number]") for place in numbers} == numbers
+        assert page.locator("#edit-undo button").count() == 1, "the picture to edit"
+
+    as_entered()
+    assert page.input_value("#edit-prompt textarea") == "a red boat"
+    with served.session.held():
+        page.click("#edit-run")
+        page.wait_for_selector("#edit-easel .easel")
+        page.fill("#edit-prompt textarea", "not sent yet")
+        as_entered(running=True)
+        page.wait_for_selector("#edit-stop:visible")
+        page.wait_for_selector("#edit-easel .easel")
+        assert page.input_value("#edit-prompt textarea") == "not sent yet"
+    wait_done(page, "edit")
+    wait_quiet(page)  # the strip has the result
     page.click("#edit-run")
     wait_done(page, "edit")
+    before, after = (read_metadata(file) for file in sorted(served.outputs.glob("*_4321*.png"), key=modified)[-2:])
+    assert (before.prompt, after.prompt) == ("a red boat", "not sent yet")
+    for record in (before, after):
+        assert (record.settings["method"], record.settings["strength"]) == ("variation", 0.35)
+        assert (record.settings["guidance"], record.seed) == (7, 4321)
+    wait_quiet(page)
+    assert page.locator("#edit-undo li li").count() == 2, "both were made from the same picture"
+    assert not page.errors
 
 
 def test_new_chat_takes_the_next_question_at_once_while_an_answer_is_written(visit: Any, served: Served) -> None:
@@ -400,6 +466,10 @@ def test_no_status_outlives_a_job_that_was_stopped_or_failed(
         if page.locator("#model-drawer.open").count():
             page.click("#model-head [data-janus=drawer]")
             page.wait_for_selector("#model-drawer", state="hidden")
+
+
+def modified(file: Path) -> int:
+    return file.stat().st_mtime_ns
 
 
 def gallery(page: Any) -> list[list[str]]:
