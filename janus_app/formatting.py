@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from janus_app.errors import Message
+
 
 def size_text(count: float) -> str:
     """Bytes in the largest decimal unit that keeps a digit before the point, as download pages write them."""
@@ -11,17 +13,21 @@ def size_text(count: float) -> str:
     return f"{count:.0f} B"
 
 
-def time_text(seconds: float) -> str:
+def duration(seconds: float) -> Message:
     """A duration, coarser the longer it is."""
     if seconds < 60:
-        return f"{max(seconds, 1):.0f} s"
+        return Message("duration_seconds", seconds=round(max(seconds, 1)))
     minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes}:{rest:02d} min" if minutes < 60 else f"{minutes // 60}:{minutes % 60:02d} h"
+    if minutes < 60:
+        return Message("duration_minutes_seconds", minutes=minutes, seconds=rest)
+    return Message("duration_hours_minutes", hours=minutes // 60, minutes=minutes % 60)
 
 
-def estimate_text(seconds: float) -> str:
+def estimate(seconds: float) -> Message:
     """A duration that is only roughly known: two digits, above a quarter of an hour whole minutes."""
-    return time_text(float(f"{seconds:.2g}")) if seconds < 900 else f"{seconds / 60:.0f} min"
+    if seconds < 900:
+        return duration(float(f"{seconds:.2g}"))
+    return Message("duration_minutes", minutes=round(seconds / 60))
 
 
 def share_text(done: float, total: float) -> tuple[str, str]:

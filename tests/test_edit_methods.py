@@ -18,6 +18,7 @@ from janus_app.ui.common.actions import browser_download
 from janus_app.ui.common.saved_images import SavedImages
 from janus_app.ui.context import PageContext
 from janus_app.ui.i18n import Texts
+from janus_app.ui.tabs.edit import methods as edit_methods
 from janus_app.ui.tabs.edit.editor import more_pictures
 from janus_app.ui.tabs.edit.methods import method_outputs, method_updates, variant_outputs, variant_updates
 from janus_app.ui.tabs.edit.panels import EditPanels, build_panels
@@ -87,6 +88,26 @@ def test_variant_offers_its_methods_with_the_controls_of_the_first(family: str, 
     first = method_updates(page, panels, None, methods["value"], "en")
     strength, shown = updates[panels.settings.strength], first[panels.settings.strength]
     assert strength["visible"] == shown["visible"] and strength["info"] == shown["info"]
+
+
+def test_another_model_edits_in_its_usual_way_unless_the_user_chose_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(edit_methods, "available", lambda *_: ("instruct", "variation"))
+    page = page_with("metaquery", tmp_path)
+    panels = panels_of(page)
+    before = page.catalog.resolve("janus-embedded")
+
+    def method(current: str, fitted: str) -> str:
+        updates = variant_updates(page, panels, None, "en", current, fitted=fitted)
+        return str(updates[panels.method.method]["value"])
+
+    usual, other = methods_of(before)[:2]
+    assert (usual, other) == ("region", "variation")
+    assert method(usual, before.id) == "instruct", "nobody chose the way of the model before"
+    assert method(other, before.id) == "variation", "the user chose it"
+    loaded = page.loaded_variant()
+    assert loaded and method("variation", loaded.id) == "variation", "it is this model's"
 
 
 @pytest.mark.parametrize("family", CHECKPOINTS)

@@ -164,7 +164,7 @@ def test_list_of_models_says_how_long_a_picture_takes_once_the_machine_was_measu
     assert not (folder / machine_speed.FILE).exists()
     at_another_start(TWO_CORES, monkeypatch)
     assert re.fullmatch(r"fits this machine.*, about \d:\d\d min a picture", line("en")), line("en")
-    assert re.fullmatch(r"可在本机.*，每张图片约需 \d:\d\d min", line("zh-CN")), line("zh-CN")
+    assert re.fullmatch(r"可在本机.*，每张图片约需 \d 分 \d+ 秒", line("zh-CN")), line("zh-CN")
 
 
 def test_fastest_of_the_first_starts_is_kept_for_this_processor(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -236,7 +236,7 @@ def test_advice_says_how_long_a_picture_takes_why_it_chose_and_what_is_quicker(q
     assert "bf16 needs 5.0 GB, you have 40.0 GB free: it fits." in english
     assert "because this processor multiplies bf16 numbers itself" in english
     assert "A picture takes about 1:19 min. In nf4 it takes about 35 s" in english
-    assert "每张图片约需 1:19 min" in chinese and "nf4" in chinese and "因" in chinese
+    assert "每张图片约需 1 分 19 秒" in chinese and "nf4" in chinese and "因" in chinese
     int8, fits = options().judge("int8")
     assert fits and str(int8).endswith("it fits. A picture takes about 54 s.")
 

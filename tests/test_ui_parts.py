@@ -245,12 +245,13 @@ def test_progress_of_answers_and_drawings_shows_the_speed(monkeypatch: pytest.Mo
     assert "Writing · 30 tokens · 1.0 tokens/s" in said and "left" not in said
     assert "Drawing · 29 / 60 tokens · 1.0 tokens/s · 31 s left" in drawn
 
-    def known(left: float) -> str:
+    def known(left: float, language: str = "en") -> str:
         events = (Progress("draw", i, 60, "tokens", seconds_left=left) for i in range(30))
-        return list(jobs.watch(lambda: events, Texts(), "en"))[-1].status
+        return list(jobs.watch(lambda: events, Texts(), language))[-1].status
 
     assert "1.0 tokens/s · 1:30 min left" in known(90.0), "who draws knows of previews and of the decoding at the end"
     assert "left" not in known(0.0)
+    assert "剩余 1 分 30 秒" in known(90.0, "zh-CN")
 
 
 def test_errors_and_bugs_end_in_a_sentence(caplog: pytest.LogCaptureFixture) -> None:

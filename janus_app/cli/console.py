@@ -13,7 +13,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 from typing import Any, TextIO, TypeVar
 
 from janus_app.errors import AppError, Message, system_language
-from janus_app.formatting import share_text, size_text, time_text
+from janus_app.formatting import duration, share_text, size_text
 from janus_app.runtime.watchdog import Watchdog, reporting_silence
 from janus_app.types import Event, Finished, Notice, Progress, Queued, TextDelta
 
@@ -191,9 +191,9 @@ def progress_line(event: Progress) -> str:
     if event.rate:
         parts.append(f"{size_text(event.rate)}/s")
         if event.total > event.done:
-            parts.append(f"{time_text((event.total - event.done) / event.rate)} left")
+            parts.append(f"{duration((event.total - event.done) / event.rate)} left")
     return ", ".join(part for part in (*parts, localized(event.detail)) if part)
 
 
 def _left(event: Progress) -> str:
-    return f"{time_text(event.seconds_left)} left" if event.seconds_left else ""
+    return f"{duration(event.seconds_left)} left" if event.seconds_left else ""

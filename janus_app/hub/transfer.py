@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from janus_app.errors import AppError, Message
-from janus_app.formatting import time_text
+from janus_app.formatting import duration
 from janus_app.hub.cache import BAD, RepoCache
 from janus_app.hub.errors import (
     FileRequest,
@@ -125,7 +125,7 @@ async def retry(
             reason = error.reason
         until = time.monotonic() + min(LONGEST_SERVER_WAIT, wait)
         while (left := until - time.monotonic()) > 0:
-            reporter.note(Message("download_retry_in", reason=reason, wait=time_text(left)))
+            reporter.note(Message("download_retry_in", reason=reason, wait=duration(left)))
             await asyncio.sleep(min(1.0, left))
 
 

@@ -23,7 +23,7 @@ import torch
 
 from janus_app.errors import AppError, Message
 from janus_app.files import read_json
-from janus_app.formatting import estimate_text, size_text
+from janus_app.formatting import estimate, size_text
 from janus_app.models.common.memory import BytesPerElement, Job, Peak
 from janus_app.models.family import Family
 from janus_app.models.registry import find_config, get_family
@@ -171,7 +171,7 @@ class LoadOptions:
         quickest = min(others, key=lambda plan: plan.seconds or 0, default=best)
         if not best.seconds or (quickest.seconds or 0) > _MUCH_QUICKER * best.seconds:
             return said
-        return Message("fit_quicker", fit=said, precision=quickest.label, time=estimate_text(quickest.seconds or 0))
+        return Message("fit_quicker", fit=said, precision=quickest.label, time=estimate(quickest.seconds or 0))
 
     def _about(self, code: str, plan: LoadPlan, **values: object) -> Message:
         need, free = _amount(plan.need.total), _amount(plan.free)
@@ -214,7 +214,7 @@ class LoadOptions:
 
 def _timed(said: Message, plan: LoadPlan) -> Message:
     """With the time of a picture, where it is known."""
-    return said if plan.seconds is None else Message("fit_time", fit=said, time=estimate_text(plan.seconds))
+    return said if plan.seconds is None else Message("fit_time", fit=said, time=estimate(plan.seconds))
 
 
 def _reason(plan: LoadPlan) -> Message:

@@ -18,7 +18,7 @@ from typing import Any
 from PIL.Image import Image
 
 from janus_app.errors import AppError, Message
-from janus_app.formatting import share_text, size_text, time_text
+from janus_app.formatting import duration, share_text, size_text
 from janus_app.types import Event, Finished, Notice, Preview, Progress, Queued, Started, TextDelta
 from janus_app.ui.common.html import bar, message
 from janus_app.ui.i18n import Texts
@@ -207,7 +207,7 @@ def progress_html(event: Progress, speed: Speed, texts: Texts, language: str) ->
     if left is None and rate and event.total > event.done:
         left = (event.total - event.done) / rate
     if left:
-        parts.append(texts.say("time_left", language, time=time_text(left)))
+        parts.append(texts.say("time_left", language, time=duration(left).text(language)))
     if event.detail:
         parts.append(event.detail.text(language) if isinstance(event.detail, Message) else event.detail)
     return bar(" · ".join(parts), event.done / event.total if event.total else None, stage)

@@ -50,18 +50,21 @@ def example_file(name: str) -> Path:
     return EXAMPLES / f"{name}.png"
 
 
-def start_html(page_says: Callable[[str], str], last_drawn: bool) -> str:
-    """Pictures to start with: the last one drawn, where the page keeps them, and examples."""
-    last = f'<button type="button" class="last" data-start="">{escape(page_says("start_last"))}</button>'
+def start_html(page_says: Callable[[str], str], drawn: bool | None) -> str:
+    """Pictures to start with: the last one that was `drawn`, None where the page keeps none, and examples.
+
+    Where nothing was drawn yet, assets/style/ shows its button once the draw tab has a picture.
+    """
+    kind = "last" if drawn else "last not-yet"
+    last = f'<button type="button" class="{kind}" data-start="">{escape(page_says("start_last"))}</button>'
     examples = "".join(
         f'<button type="button" data-start="{name}" title="{escape(page_says("start_example"), quote=True)} {number}" '
         f'aria-label="{escape(page_says("start_example"), quote=True)} {number}">'
         f'<img src="{data_uri(Image.open(example_file(name)), quality=85)}" alt=""></button>'
         for number, name in enumerate(example_names(), 1)
     )
-    return (
-        f'<div class="start"><span>{escape(page_says("start_hint"))}</span>{last if last_drawn else ""}{examples}</div>'
-    )
+    hint, last = escape(page_says("start_hint")), "" if drawn is None else last
+    return f'<div class="start"><span>{hint}</span>{last}{examples}</div>'
 
 
 def for_editor(path: str) -> Any:

@@ -15,7 +15,7 @@ from janus_app.ui.common.controls import INTERVAL, ranges_only
 from janus_app.ui.common.html import message
 from janus_app.ui.context import PageContext, Updates, example_updates, slider_update
 from janus_app.ui.tabs.edit.panels import EditPanels
-from janus_app.ui.tabs.edit.ways import WAYS, Offer, available, method_for, missing_way, offers, way_of
+from janus_app.ui.tabs.edit.ways import WAYS, Offer, available, method_for, methods_of, missing_way, offers, way_of
 
 INSTRUCT = "instruct"
 
@@ -167,12 +167,15 @@ def variant_updates(
 ) -> Updates:
     """The ways, controls and examples of the variant shown.
 
-    `current` is the method chosen so far: its way is kept where the variant has it, else its usual method is taken.
-    `fitted` is the variant whose controls the page shows so far: where it is this one, they keep their values.
+    `current` is the method chosen so far: its way is kept where the user chose it and the variant has it, else its
+    usual method is taken. `fitted` is the id of the variant whose controls the page shows so far: where it is this one,
+    they keep their values.
     """
     settings = panels.settings
     now, methods = page.variant(selected), available(page, selected)
-    method = method_for(way_of(current), methods) or next(iter(methods), None)
+    usual = current is not None and fitted != now.id and current == usual_method(page, fitted)
+    method = None if usual else method_for(way_of(current), methods)
+    method = method or next(iter(methods), None)
     ranges = settings.controls.variant_updates(page, now, language)
     del ranges[settings.controls.count]  # one result unless the user wants more, whatever the variant
     ranges[settings.strength] = slider_update(now.settings.get("strength"))
@@ -185,6 +188,12 @@ def variant_updates(
         **ranges,
         **{component: merged(ranges.get(component), update) for component, update in shown.items()},
     }
+
+
+def usual_method(page: PageContext, variant_id: str) -> str | None:
+    """The method that the page chooses for a variant of the catalog, None where it is in none or edits nothing."""
+    variant = next((row for row in page.catalog.values() if row.id == variant_id), None)
+    return next(iter(methods_of(variant)), None) if variant else None
 
 
 def examples_of(page: PageContext, selected: str | None, method: str | None, language: str) -> tuple[str, ...]:

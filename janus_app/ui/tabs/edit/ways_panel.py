@@ -37,7 +37,8 @@ class WayHandlers:
 
     def opened(self, values: Values, request: gr.Request) -> Updates:
         page, language = self.page, self.page.language(request)
-        start = start_html(lambda key: page.texts.say(key, language), last_drawn=page.library is not None)
+        drawn = bool(page.library.gallery.find()) if page.library else None
+        start = start_html(lambda key: page.texts.say(key, language), drawn)
         return {**self.refresh(values, request), self.panels.source.start: start}
 
     def refresh(self, values: Values, request: gr.Request) -> Updates:

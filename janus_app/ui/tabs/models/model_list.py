@@ -9,7 +9,7 @@ from html import escape
 from typing import Literal
 
 from janus_app.errors import AppError
-from janus_app.formatting import estimate_text, size_text
+from janus_app.formatting import estimate, size_text
 from janus_app.registry.types import Variant
 from janus_app.ui.context import PageContext
 
@@ -99,7 +99,7 @@ def fit_line(page: PageContext, fit: Fit | None, language: str) -> str:
     said = page.texts.say("models_fit" if fit.first else "models_fit_as", language, precision=fit.best)
     if fit.seconds is None:
         return said
-    return said + page.texts.say("models_time", language, time=estimate_text(fit.seconds))
+    return said + page.texts.say("models_time", language, time=estimate(fit.seconds).text(language))
 
 
 def licence_line(page: PageContext, variant: Variant, language: str) -> str:
