@@ -127,3 +127,11 @@ def test_every_scale_step_that_is_used_exists() -> None:
     sheets = "".join(file.read_text("utf-8") for file in STYLES)
     used = set(re.findall(r"var\(--(space-\d|small|body-small|body|large)\b", sheets))
     assert used <= set(re.findall(r"--([\w-]+):", sheets))
+
+
+def test_no_rule_lists_two_selectors_of_the_dark_theme() -> None:
+    """Gradio repeats each rule with its own container before it, and spoils all but the first `.dark` of a list."""
+    for file in STYLES:
+        sheet = re.sub(r"/\*.*?\*/", "", file.read_text("utf-8"), flags=re.DOTALL)
+        for selectors in re.findall(r"([^{}]+)\{", sheet):
+            assert len(re.findall(r"(?:^|,)\s*\.dark\s+\S", selectors)) < 2, selectors

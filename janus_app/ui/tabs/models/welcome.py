@@ -25,7 +25,7 @@ def welcome_html(page: PageContext, language: str, judged: Mapping[str, Fit]) ->
     else:
         fit = fit_line(page, judged[model.id], language)
         how = say("welcome_get", title=model.title, size=size_text(model.download_bytes), fit=fit)
-        how += f" {escape(licence_line(page, model, language))}"
+        how += ("" if how.endswith("。") else " ") + escape(licence_line(page, model, language))
         act = "model_resume" if place_of(page, model) == "resume" else "model_download"
         label = say(act, size=size_text(model.download_bytes))
         offer = f'<button type="button" class="get" data-model="{escape(model.id, quote=True)}">{label}</button>'
