@@ -12,7 +12,8 @@ from benchmarks.running import finished
 from janus_app.types import EditRequest, Model
 from training.captions import caption
 from training.edits import KINDS, Edit, edit
-from training.world import SIDE, Scene, render
+from training.pictures import SIDE, render
+from training.world import Scene
 
 SLOT = SIDE // 3
 LOCAL = ("region", "masked")  # methods with a mask

@@ -3,7 +3,7 @@
     python -m benchmarks.quality [--model ID] [--precision fp32,bf16,int8] [--n 100] [--parts edits] [--json]
 
 Prompts and pictures come from fixed seeds that training never uses. "held-out" rows ask for (object, colour) pairs, or
-orders of two objects, that did not occur in training. Every number is a percentage of n.
+orders of two objects, that did not occur in training. Every number is a percentage of n, with its 95 % interval.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import json
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
+from math import sqrt
 
 import numpy as np
 from PIL import Image
@@ -25,9 +26,10 @@ from janus_app.registry.catalog import load_catalog
 from janus_app.types import ChatRequest, EditRequest, GenerateRequest, Model, Turn
 from training.captions import caption
 from training.objects import COLOURS, HELD_OUT_PAIRS, THINGS
+from training.pictures import SIDE, TILE, render
 from training.scenes import Plan, plan, seen_scene
 from training.talk import TYPES, Exchange, ask, compare
-from training.world import SIDE, TILE, Scene, grid, render
+from training.world import Scene, grid
 
 SEED = 7_000_000  # far from the seeds of training
 CHECKS = ("object", "colour", "count", "place", "background", "all")
@@ -35,12 +37,24 @@ CHECKS = ("object", "colour", "count", "place", "background", "all")
 
 @dataclass(frozen=True)
 class Row:
+    """A share in percent of n, and its 95 % interval."""
+
     variant: str
     precision: str
     verb: str
     metric: str
     value: float
     n: int
+    low: float
+    high: float
+
+
+def interval(right: int, n: int) -> tuple[float, float]:
+    """The 95 % interval of a share in percent (Wilson 1927)."""
+    z, share = 1.96, right / n
+    middle, spread = share + z * z / (2 * n), z * sqrt(share * (1 - share) / n + z * z / (4 * n * n))
+    low, high = ((middle + sign * spread) / (1 + z * z / n) for sign in (-1, 1))
+    return round(100 * max(0.0, low), 1), round(100 * min(1.0, high), 1)
 
 
 @dataclass(frozen=True)
@@ -69,7 +83,7 @@ class Tally:
 
     def rows(self, variant: str, precision: str) -> list[Row]:
         return [
-            Row(variant, precision, verb, metric, round(100 * right / n, 1), n)
+            Row(variant, precision, verb, metric, round(100 * right / n, 1), n, *interval(right, n))
             for (verb, metric), (right, n) in self.counts.items()
         ]
 
@@ -215,7 +229,8 @@ def main() -> None:
         if args.json:
             print(json.dumps(asdict(row)))
         else:
-            print(f"{row.precision:5} {row.verb:10} {row.metric:45} {row.value:6.1f} %  of {row.n}")
+            between = f"({row.low:.0f} to {row.high:.0f})"
+            print(f"{row.precision:5} {row.verb:10} {row.metric:45} {row.value:6.1f} % {between:12} of {row.n}")
 
 
 if __name__ == "__main__":

@@ -18,9 +18,10 @@ from benchmarks.running import finished, open_model  # noqa: E402
 from janus_app.registry.catalog import load_catalog  # noqa: E402
 from janus_app.types import EditRequest  # noqa: E402
 from training.objects import COLOURS, INDEX  # noqa: E402
-from training.world import Item, Scene, render  # noqa: E402
+from training.pictures import SIDE, render  # noqa: E402
+from training.world import Item, Scene  # noqa: E402
 
-SIDE, GAP, LINE = 192, 12, 34
+GAP, LINE = 12, 34
 HUE = {c.name: i for i, c in enumerate(COLOURS)}
 CAT, STAR = Item(INDEX["cat"], HUE["red"], 3), Item(INDEX["star"], HUE["yellow"], 5)
 BEFORE = "a red cat to the left of a yellow star"
@@ -62,7 +63,7 @@ def main() -> None:
         x = GAP + column * (SIDE + GAP)
         for row, (picture, text) in enumerate(((source, f"{method}:"), (after, prompt))):
             y = GAP + row * (SIDE + LINE)
-            page.paste(picture.resize((SIDE, SIDE), Image.Resampling.NEAREST), (x, y))
+            page.paste(picture, (x, y))
             cut = text.find(" ", len(text) // 2) if len(text) > 30 else -1
             lines = text if cut < 0 else f"{text[:cut]}\n{text[cut + 1 :]}"
             draw.multiline_text((x, y + SIDE + 2), lines, fill="black")

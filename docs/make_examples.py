@@ -1,8 +1,9 @@
-"""Draw assets/drawn/ anew: the picture that the draw tab shows before anything is drawn, for each embedded model.
+"""Draw anew assets/drawn/, what the draw tab shows before anything is drawn, and assets/examples/.
 
     python docs/make_examples.py
 
-The seeds are fixed, so the pictures change only when the weights do. Look at each: it must show its prompt.
+The seeds are fixed, so the pictures change only when the weights do. Look at each: it must show its prompt. The
+examples to ask about and to edit are scenes of the picture world and are drawn by no model.
 """
 
 from __future__ import annotations
@@ -13,24 +14,24 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-EXAMPLES = (  # variant, language, prompt, seed
-    ("janus-embedded", "en", "two green frogs to the left of a red house", 2),
-    ("janus-embedded", "zh-CN", "红色的房子左边有两只绿色的青蛙", 2),
-    ("janusflow-embedded", "en", "an orange fish in the top left corner on a light blue background", 1),
-    ("janusflow-embedded", "zh-CN", "左上角有一颗黄色的星星", 1),
-    ("metaquery-embedded", "en", "a green frog on the left and a red house on the right", 1),
-    ("metaquery-embedded", "zh-CN", "一座红色的房子", 1),
-    ("metamorph-embedded", "en", "a green frog in the top left corner", 1),
-    ("metamorph-embedded", "zh-CN", "一只绿色的青蛙", 1),
-    ("pisces-embedded", "en", "a green frog in the top left corner", 1),
-    ("pisces-embedded", "zh-CN", "一只绿色的青蛙", 1),
-    ("transfusion-embedded", "en", "a green frog in the top left corner", 1),
-    ("transfusion-embedded", "zh-CN", "一只绿色的青蛙", 1),
-    ("lmfusion-embedded", "en", "a green frog in the top left corner", 1),
-    ("lmfusion-embedded", "zh-CN", "一只绿色的青蛙", 1),
-    ("llavafusion-embedded", "en", "a green frog in the top left corner", 1),
-    ("llavafusion-embedded", "zh-CN", "一只绿色的青蛙", 1),
-)
+SEED = 1
+SCENES = {  # of assets/examples: the background, and the objects as (name, colour, slot)
+    "beach": (2, (("boat", "blue", 2), ("umbrella", "", 3), ("dog", "", 4))),
+    "cat_and_balloons": (1, (("balloon", "red", 0), ("balloon", "blue", 2), ("cat", "", 4))),
+    "frogs_and_house": (0, (("frog", "green", 0), ("house", "red", 5), ("frog", "green", 6))),
+    "night_rocket": (3, (("star", "yellow", 0), ("star", "yellow", 2), ("rocket", "", 4), ("star", "yellow", 8))),
+}
+
+
+def draw_scenes() -> None:
+    from training.objects import COLOURS, INDEX
+    from training.pictures import render
+    from training.world import Item, Scene
+
+    colours = [colour.name for colour in COLOURS]
+    for name, (background, things) in SCENES.items():
+        items = [Item(INDEX[thing], colours.index(colour), slot) for thing, colour, slot in things]
+        render(Scene.of(background, items)).save(ROOT / "assets" / "examples" / f"{name}.png", optimize=True)
 
 
 def main() -> None:
@@ -42,19 +43,21 @@ def main() -> None:
     from janus_app.types import Finished, GenerateRequest, drain
     from janus_app.workflows.settings import generate_settings
 
+    draw_scenes()
     catalog = load_catalog()
     session = ModelSession(catalog, Hub())
-    for name, language, prompt, seed in EXAMPLES:
-        if session.state.variant_id != name:
-            drain(session.load(name, device="cpu"))
-        request = GenerateRequest(prompt=prompt, **generate_settings({"seed": seed}, catalog[name]))
-        (finished,) = (event for event in session.run(request) if isinstance(event, Finished))
-        assert finished.provenance is not None
-        (picture,) = finished.pictures
-        file = ROOT / "assets" / "drawn" / f"{name}.{language}.png"
-        file.unlink(missing_ok=True)
-        save_picture(file, picture.image, metadata_of(picture, finished.provenance))
-        print(file.relative_to(ROOT))
+    for row in (one for one in catalog.values() if one.id.endswith("-embedded")):
+        drain(session.load(row.id, device="cpu"))
+        for language in ("en", "zh-CN"):
+            settings = generate_settings({"seed": SEED}, row)
+            request = GenerateRequest(prompt=row.prompts("generate", language)[0], **settings)
+            (finished,) = (event for event in session.run(request) if isinstance(event, Finished))
+            assert finished.provenance is not None
+            (picture,) = finished.pictures
+            file = ROOT / "assets" / "drawn" / f"{row.id}.{language}.png"
+            file.unlink(missing_ok=True)
+            save_picture(file, picture.image, metadata_of(picture, finished.provenance))
+            print(file.relative_to(ROOT))
 
 
 if __name__ == "__main__":

@@ -6,6 +6,9 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from PIL import Image
+
 from benchmarks.judge import look
 from benchmarks.running import finished
 from janus_app.registry.types import Variant
@@ -13,7 +16,8 @@ from janus_app.types import ChatRequest, GenerateRequest, Picture, Turn
 from janus_app.workflows.settings import drawing_settings
 from tests.conftest import loaded
 from training.objects import COLOURS, INDEX, THINGS
-from training.world import Item, Scene, render
+from training.pictures import render
+from training.world import Item, Scene
 
 EASY = (("red", "house"), ("green", "frog"), ("yellow", "star"), ("blue", "car"))
 SHOWN = Scene.of(3, [Item(INDEX["cat"], 1, 4)])
@@ -66,3 +70,9 @@ def right_answers(row: Variant, precision: str) -> int:
         request = ChatRequest((Turn("user", question, (render(SHOWN),)),), temperature=0, max_new_tokens=40)
         right += wanted in finished(shipped(row, precision).chat(request)).text.lower()
     return right
+
+
+def assert_alike(one: Image.Image, other: Image.Image) -> None:
+    """No number of one picture is more than one away from the other's, and hardly any differs."""
+    apart = np.abs(np.asarray(one, dtype=int) - np.asarray(other, dtype=int))
+    assert apart.max() <= 1 and apart.mean() < 0.01

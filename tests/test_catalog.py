@@ -56,7 +56,7 @@ def test_built_in_rows() -> None:
         assert all(s.low <= s.default <= s.high for s in variant.settings.values())
     embedded, seven = catalog["janus-embedded"], catalog["janus-pro-7b"]
     assert embedded.folder == MANIFEST.parent / "assets" / "janus_embedded" and embedded.download_bytes == 0
-    assert (embedded.size, embedded.context) == ((96, 96), 512)
+    assert (embedded.size, embedded.context) == ((192, 192), 512)
     assert 14.8e9 < seven.download_bytes < 14.9e9 and seven.repo == "deepseek-ai/Janus-Pro-7B"
     # nothing but the one weight form is downloaded, and each file is loadable data
     assert {Path(file.path).suffix for file in seven.files} == {".json", ".bin"}

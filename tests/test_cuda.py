@@ -44,7 +44,8 @@ from janus_app.types import (
 )
 from tests.pretended_card import PretendedCards, on_default_stream, pretended_cards
 from training.objects import INDEX
-from training.world import Item, Scene, render
+from training.pictures import render
+from training.world import Item, Scene
 
 FAMILIES = pytest.mark.parametrize("family", ["janus", "janusflow", "metaquery"])
 PRECISIONS = pytest.mark.parametrize("precision", ["fp32", "bf16"])

@@ -11,7 +11,8 @@ from benchmarks.editing import judged, mask_of, unmasked_kept
 from benchmarks.judge import look
 from training.edits import KINDS, edit
 from training.objects import BACKGROUNDS, COLOURS, N_BACKGROUNDS, THINGS
-from training.world import Scene, render
+from training.pictures import render
+from training.world import Scene
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -58,6 +59,6 @@ def test_judge_tells_right_edits_from_wrong_ones() -> None:
 def test_kept_pixels_are_compared_only_outside_the_mask() -> None:
     rng = np.random.default_rng(8)
     made = edit(rng, "replace")
-    assert np.asarray(mask_of(made.slots)).sum() == 255 * 32 * 32
+    assert np.asarray(mask_of(made.slots)).sum() == 255 * 64 * 64
     assert unmasked_kept(made.before.scene, render(made.after.scene), made.slots)
     assert not unmasked_kept(made.before.scene, render(edit(rng, "background").after.scene), made.slots)

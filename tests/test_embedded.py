@@ -20,7 +20,8 @@ from janus_app.registry.catalog import load_catalog
 from janus_app.types import ChatRequest, EditRequest, Event, Finished, GenerateRequest, Preview, Turn
 from tests.conftest import loaded
 from training.objects import BACKGROUNDS, COLOURS, INDEX
-from training.world import Item, Scene, render
+from training.pictures import render
+from training.world import Item, Scene
 
 VARIANT = load_catalog().default()
 PRECISIONS = pytest.mark.parametrize("precision", ["fp32", "bf16", "int8", "nf4"])
@@ -70,7 +71,7 @@ def test_previews_look_like_the_finished_picture(monkeypatch: pytest.MonkeyPatch
     previews = [np.asarray(e.images[0], dtype=float) for e in events if isinstance(e, Preview)]
     assert len(previews) == 5  # one for each row of tokens but the last, behind which the picture itself is decoded
     for rows, preview in enumerate(previews, 1):
-        shown = 16 * rows  # pixels
+        shown = 32 * rows  # pixels
         assert abs(preview[:shown] - finished[:shown]).mean() < 8
         assert (preview[shown:] == BLANK).all()
 
@@ -95,7 +96,7 @@ def test_embedded_model_names_backgrounds_and_sizes(precision: str) -> None:
 def test_region_edit_changes_the_region_only() -> None:
     before = render(Scene.of(0, [Item(INDEX["star"], 3, 0), Item(INDEX["circle"], 5, 8)]))
     mask = Image.new("L", before.size)
-    ImageDraw.Draw(mask).rectangle((64, 64, 95, 95), fill=255)
+    ImageDraw.Draw(mask).rectangle((128, 128, 191, 191), fill=255)
     request = EditRequest("a yellow star and a red house", before, mask, seed=2, guidance=1.5, temperature=0.7)
     (picture,) = finish(model().edit(request)).pictures
     kept = [i for i in range(36) if not (i // 6 >= 4 and i % 6 >= 4)]

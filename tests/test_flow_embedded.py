@@ -25,14 +25,15 @@ from janus_app.registry.catalog import load_catalog
 from janus_app.types import ChatRequest, EditRequest, GenerateRequest, Model, Turn
 from training.batches import Words, drawings
 from training.export import TOKENIZER_FILES
-from training.flow import Flow, by_length, training_state
+from training.flow import VISIBLE, Flow, by_length, training_state
 from training.flow_codes import LATENT_CHANNELS, SCALE, SIDE_LATENTS, latent_table, latents_of
 from training.flow_export import export, restore
 from training.flow_vae import Trained
 from training.objects import COLOURS, INDEX, THINGS
+from training.pictures import SIDE, render
 from training.scenes import seen_scene
 from training.trainer import load_state
-from training.world import N_TILES, Item, Scene, grid, render, tile_factors
+from training.world import N_TILES, Item, Scene, grid, tile_factors
 
 EMBEDDED = Path(__file__).parent.parent / "assets" / "janus_embedded"
 
@@ -112,12 +113,14 @@ def test_training_computes_what_the_app_computes() -> None:
 
 def test_the_flow_loss_is_zero_for_the_true_velocity_only() -> None:
     model = flow()
-    batch = drawings(np.random.default_rng(2), words(), 4, dropout=0)
+    batch = drawings(np.random.default_rng(2), words(), 16, dropout=0)
     codes, factors = latent_table(), torch.from_numpy(tile_factors())
-    z1 = SCALE * latents_of(batch.tiles, codes)
+    usual, any_ = (SCALE * latents_of(tiles, codes) for tiles in (batch.usual, batch.tiles))
+    assert not torch.equal(usual, any_)
 
     def exact(prompt: Tensor, ends: Tensor, z: Tensor, t: Tensor, positions: Tensor) -> tuple[Tensor, ...]:
-        target = z1[:1] if len(z) == 1 else z1[1:]
+        rows = slice(None, 1) if len(z) == 1 else slice(1, None)
+        target = torch.where((t < VISIBLE)[:, None, None, None], usual[rows], any_[rows])
         hidden = torch.zeros(len(z), 36, prompt.shape[-1])
         return (target - z) / (1 - t[:, None, None, None]), hidden, hidden
 
@@ -169,10 +172,10 @@ def test_exported_autoencoder_equals_that_of_diffusers(exported: Path) -> None:
     vae = AutoencoderKL.from_pretrained(exported / "vae")
     assert vae.config.scaling_factor == SCALE
     with torch.no_grad():
-        moments = vae.encode(torch.zeros(1, 3, 96, 96)).latent_dist
+        moments = vae.encode(torch.zeros(1, 3, SIDE, SIDE)).latent_dist
         assert moments.mean.shape == (1, LATENT_CHANNELS, SIDE_LATENTS, SIDE_LATENTS)
         assert float(moments.std.max()) < 0.01  # encoding is as good as certain
-        assert vae.decode(moments.mean).sample.shape == (1, 3, 96, 96)
+        assert vae.decode(moments.mean).sample.shape == (1, 3, SIDE, SIDE)
 
 
 def test_resumed_training_state_is_the_same_model() -> None:
@@ -214,7 +217,7 @@ def test_shipped_weights_describe_pictures() -> None:
 def test_shipped_autoencoder_reconstructs_pictures() -> None:
     """What every edit is bounded by: a masked edit that asks for nothing new keeps the object next to the mask."""
     scene = Scene.of(0, [Item(INDEX["star"], 3, 0)])
-    mask = Image.new("L", (96, 96))
-    mask.paste(255, (64, 64, 96, 96))
+    mask = Image.new("L", (SIDE, SIDE))
+    mask.paste(255, (128, 128, SIDE, SIDE))
     request = EditRequest("a yellow star in the top left corner", render(scene), mask, "masked", steps=10, guidance=1.5)
     assert Item(INDEX["star"], 3, 0) in look(finished(shipped().edit(request)).pictures[0].image).scene.items

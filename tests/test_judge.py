@@ -8,8 +8,9 @@ from PIL import Image
 from benchmarks.faithful import checks
 from benchmarks.judge import look
 from training.picture_tokenizer import random_scene
+from training.pictures import SIDE, render
 from training.scenes import Group, Plan, plan, seen_scene
-from training.world import SIDE, Item, Scene, render
+from training.world import Item, Scene
 
 
 def test_judge_names_everything_in_drawn_pictures() -> None:

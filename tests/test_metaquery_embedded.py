@@ -27,11 +27,12 @@ from training.metaquery import Trainer, make_optimisers
 from training.metaquery_data import BLACK, among_others, captions, instructions, prompt
 from training.metaquery_export import export
 from training.metaquery_model import QUERIES, MetaQuery, align
+from training.metaquery_restore import restored
 from training.metaquery_vae import CHANNELS, WIDTHS, Trained, crowded, latent_table, latents_of
 from training.objects import COLOURS, INDEX, THINGS
-from training.picture_tokenizer import pixels_of
+from training.pictures import render
 from training.scenes import seen_scene
-from training.world import GRID, N_TILES, Item, Scene, grid, read_grid, render
+from training.world import GRID, N_TILES, Item, Scene, grid, read_grid, tile_factors
 
 ASSETS = Path(__file__).parent.parent / "assets"
 
@@ -55,8 +56,8 @@ def untrained() -> tuple[MetaQuery, Trained]:
 
 
 @pytest.fixture(scope="module")
-def exported(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """The untrained model as the app loads it."""
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The untrained model, exported."""
     folder = tmp_path_factory.mktemp("metaquery")
     model, decoder = untrained()
     torch.save({"model": model.state_dict()}, folder / "metaquery.pt")
@@ -64,7 +65,21 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Any:
     for name in TOKENIZER_FILES:
         (folder / name).write_bytes((ASSETS / "janusflow_embedded" / name).read_bytes())
     export(folder, folder / "vae.pt", folder / "checkpoint")
-    return loaded(folder / "checkpoint").model
+    return folder / "checkpoint"
+
+
+@pytest.fixture(scope="module")
+def exported(checkpoint: Path) -> Any:
+    """The untrained model as the app loads it."""
+    return loaded(checkpoint).model
+
+
+def test_training_goes_on_from_an_exported_folder(checkpoint: Path) -> None:
+    state, trained = restored(checkpoint), untrained()[0].state_dict()
+    assert state.keys() == trained.keys()
+    parts = ("reader.", "connector.", "sana.")
+    apart = {n: relative(state[n], t) for n, t in trained.items() if n.startswith(parts)}
+    assert len(apart) > 150 and {n for n, off in apart.items() if off > 0.01} <= {"reader.newline"}
 
 
 def test_every_tile_has_a_latent_of_its_own_where_it_lies() -> None:
@@ -105,14 +120,13 @@ def test_training_computes_what_the_app_computes(exported: Any) -> None:
     model, decoder = untrained()
     trainer = Trainer(model, words(), "cpu")
     scene = seen_scene(np.random.default_rng(5))
-    pixels = pixels_of(torch.from_numpy(grid(scene))[None], trainer.table)
-    framed = trainer.frame @ pixels @ trainer.frame.T
+    tiles = torch.from_numpy(grid(scene))[None]
+    picture, pixels = trainer.painter.draw(tiles), trainer.painter.seen(tiles)
+    framed = trainer.frame @ picture @ trainer.frame.T
     batch = captions(np.random.default_rng(6), words(), 3, dropout=0)
     with torch.inference_mode():
-        assert (
-            relative(exported.reader.encode_image(render(scene), framed=False).features, model.reader.see(pixels)[0])
-            < 1e-5
-        )
+        seen = exported.reader.encode_image(render(scene), framed=False)
+        assert relative(seen.features, model.reader.see(pixels)[0]) < 0.05  # pixels are rounded to 8 bits on their way
         seen = exported.reader.encode_image(render(scene), framed=True)
         assert relative(seen.features, model.reader.see(framed)[0]) < 0.05  # the frame is rounded to 8 bits on its way
         conditions = trainer.conditions(batch)
@@ -188,7 +202,8 @@ def test_instruction_changes_its_object_only(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_the_flow_loss_is_zero_for_the_true_velocity_only(monkeypatch: pytest.MonkeyPatch) -> None:
     model, _ = untrained()
-    latents = latents_of(crowded(np.random.default_rng(2), 4), latent_table())
+    tiles = crowded(np.random.default_rng(2), 4)
+    latents, truth = latents_of(tiles, latent_table()), torch.from_numpy(tile_factors())[tiles]
 
     def exact(mixed: torch.Tensor, *, timestep: torch.Tensor, **unused: Any) -> tuple[torch.Tensor]:
         share = timestep[:, None, None, None] / 1000
@@ -196,9 +211,9 @@ def test_the_flow_loss_is_zero_for_the_true_velocity_only(monkeypatch: pytest.Mo
 
     conditions = torch.zeros(4, QUERIES, 192)
     with torch.no_grad():
-        assert float(model.flow_loss(conditions, latents, 2)) > 0.05
+        assert float(model.flow_loss(conditions, latents, truth, 2)) > 0.05
         monkeypatch.setattr(model.sana, "forward", exact)
-        assert float(model.flow_loss(conditions, latents, 2)) < 1e-6
+        assert float(model.flow_loss(conditions, latents, truth, 2)) < 1e-6
 
 
 def test_cells_attend_to_their_own_condition_at_the_start_of_training() -> None:

@@ -27,7 +27,8 @@ from tests.conftest import loaded
 from tests.test_metamorph_parity import picture
 from tests.tiny_mixed import LANGUAGE, LLAVAFUSION, LMFUSION, code_of, greedy, load
 from training.objects import COLOURS, INDEX
-from training.world import Item, Scene, render
+from training.pictures import render
+from training.world import Item, Scene
 
 JANUS, METAQUERY = ASSETS / "janus_embedded", ASSETS / "metaquery_embedded"
 OWN = {"prompt": "template", "context": 1024}  # in the base's own format, with its context

@@ -30,7 +30,7 @@ from training.mixed_data import NO_WORD, Sequences, changes, chats, drawings
 from training.mixed_diffusion import VARIANCE, Trainer, begun, make_optimisers
 from training.mixed_export import export, restore
 from training.mixed_model import DIFFUSION, SYSTEMS, Frame, begin_to_see, config, tensors_of, trained_state
-from training.picture_tokenizer import float_table, pixels_of
+from training.pictures import painter
 from training.talk import Exchange
 from training.trainer import load_state
 from training.world import Item, Scene, grid
@@ -111,7 +111,7 @@ def test_lmfusion_s_conversations_are_those_that_the_app_writes(monkeypatch: pyt
     half = SYSTEMS["lmfusion"].half
     assert half is not None
     prompts = Prompts(half, parse_config(config(FLOW, AUTOENCODER, SYSTEMS["lmfusion"])), cells=CELLS, tower=False)
-    blank = Image.new("RGB", (96, 96))
+    blank = Image.new("RGB", (192, 192))
     turns = [Turn("user", said[0].question, (blank, blank)), Turn("assistant", said[0].answer)]
     asked = prompts.conversation([*turns, Turn("user", said[1].question)])
     learned = ids_of(ours, batch, 0, ours.frame)
@@ -206,7 +206,7 @@ def test_latents_have_the_variance_that_errors_are_compared_with() -> None:
 def test_clean_pictures_are_fitted_to_what_the_language_model_is_used_to() -> None:
     ours, janus = new_trainer("lmfusion"), loaded(JANUS, "fp32").model.network
     tiles = drawings(np.random.default_rng(9), ours.words, 4).tiles
-    wanted = janus.picture_embeds(pixels_of(tiles, float_table()))
+    wanted = janus.picture_embeds(painter().seen(tiles))
 
     @torch.no_grad()
     def apart() -> float:
@@ -232,7 +232,7 @@ def test_exported_state_is_a_checkpoint_that_draws_edits_and_answers_and_can_be_
         (tmp_path / facts.base).symlink_to(ASSETS / facts.base)
     export(run, JANUS, AUTOENCODER, out := tmp_path / "out")
     model = loaded(out, "fp32").model
-    assert model.capabilities.size == (96, 96) and ("instruct" in model.capabilities.edit_methods) == facts.reads
+    assert model.capabilities.size == (192, 192) and ("instruct" in model.capabilities.edit_methods) == facts.reads
     stored = model.network.state_dict()
     for name, tensor in state.items():
         if name.startswith("net."):
@@ -247,11 +247,11 @@ def test_exported_state_is_a_checkpoint_that_draws_edits_and_answers_and_can_be_
     said, asked = model.network, ours.model.net
     found, trained = (NoisePredictor(net, [net.prefix(ids)])(noised, torch.tensor(500)) for net in (said, asked))
     assert float((found - trained).abs().max()) < 0.05 * float(trained.abs().max())  # it was rounded to bfloat16
-    shown = Image.new("RGB", (96, 96), (200, 40, 40))
+    shown = Image.new("RGB", (192, 192), (200, 40, 40))
     drawn = finish(model.generate(GenerateRequest("a red house", steps=2, guidance=1.5)))
     method = "instruct" if facts.reads else "image to image"
     edited = finish(model.edit(EditRequest("make it blue", shown, method=method, steps=2)))
-    assert [p.image.size for p in (*drawn.pictures, *edited.pictures)] == [(96, 96)] * 2
+    assert [p.image.size for p in (*drawn.pictures, *edited.pictures)] == [(192, 192)] * 2
     answer = finish(model.chat(ChatRequest((Turn("user", "What is this?", (shown,)),), max_new_tokens=3)))
     assert answer.text
     restore(out, JANUS, AUTOENCODER, tmp_path / "more")

@@ -13,11 +13,12 @@ from training.captions import caption
 from training.codes import codebook
 from training.export import export
 from training.joint import tile_loss
-from training.objects import BACKGROUNDS, HELD_OUT_PAIRS, INDEX, N_COLOURS, NUMBERS, THINGS
+from training.objects import HELD_OUT_PAIRS, INDEX, N_COLOURS, N_THINGS, NUMBERS, THINGS
+from training.pictures import TILE, painter, render, scene_table, sticker_table
 from training.restore import restore
 from training.scenes import plan, seen_scene
 from training.talk import TYPES, ask, compare
-from training.world import KINDS, N_TILES, Item, Scene, grid, read_grid, render, tile_factors, tile_id, tile_table
+from training.world import KINDS, N_TILES, PARTS, SMALL, Item, Scene, grid, read_grid, tile_factors, tile_id
 
 
 def test_scene_is_read_back_from_its_tiles() -> None:
@@ -41,19 +42,31 @@ def test_tile_numbers_and_factors_agree() -> None:
 
 def test_picture_shows_background_and_object() -> None:
     pixels = np.asarray(render(Scene.of(3, [Item(INDEX["square"], 1, 0)])))
-    assert tuple(pixels[95, 95]) == BACKGROUNDS[3].rgb
-    red = pixels[16, 16].astype(int)
+    assert np.array_equal(pixels[64:, 64:], scene_table()[3][64:, 64:])
+    red = pixels[32, 32].astype(int)
     assert red[0] > 200 > 100 > red[1]
 
 
 def test_different_tiles_look_different() -> None:
     """Neither a tokenizer nor the judge could distinguish equal tiles."""
-    table = tile_table().reshape(N_TILES, -1).astype(np.float32)
-    rng = np.random.default_rng(0)
-    for i in rng.choice(N_TILES, 300, replace=False):
-        distance = np.abs(table - table[i]).mean(1)
-        distance[i] = np.inf
-        assert distance.min() > 0, tile_factors()[i]
+    for place in (0, 21, 35):
+        tokens = torch.arange(N_TILES)[::7, None].expand(-1, 36)
+        tiles = torch.cat([painter().seen(some)[:, :, *inside(place)] for some in tokens.split(100)]).flatten(1)
+        apart = torch.cdist(tiles, tiles).fill_diagonal_(torch.inf)
+        assert float(apart.min()) > 1, tile_factors()[7 * int(apart.min(1).values.argmin())]
+
+
+def inside(place: int) -> tuple[slice, slice]:
+    """The rows and columns of a cell in the pictures that vision towers read."""
+    return tuple(slice(16 * at, 16 * at + 16) for at in divmod(place, 6))  # type: ignore[return-value]
+
+
+def test_stickers_do_not_touch_those_beside_them() -> None:
+    wholes = sticker_table()[1:].reshape(N_THINGS, PARTS, N_COLOURS, TILE, TILE, 4)[..., 3]
+    top, bottom, left, right = (wholes[:, parts] for parts in ((0, 1), (2, 3), (0, 2), (1, 3)))
+    assert not top[..., 0, :].any() and not bottom[..., -1, :].any()
+    assert not left[..., 0].any() and not right[..., -1].any()
+    assert not wholes[:, SMALL, :, (0, -1)].any() and not wholes[:, SMALL, :, :, (0, -1)].any()
 
 
 def test_codes_are_unit_vectors_and_distinct() -> None:

@@ -85,6 +85,25 @@ FEATURE = re.compile(r"^\| ([^|]+) \| \[(\w+)\]\(\.\./(tests/[\w/]+\.py)\) \|$",
 GROUP = re.compile(r"^\| \*\*[^|]+\*\* \| \|$", re.MULTILINE)
 
 
+@LANGUAGES
+def test_the_figures_of_the_demo_models_are_those_of_their_cards(readme: Path) -> None:
+    text = readme.read_text("utf-8")
+    models = [row for row in load_catalog().values() if row.id.endswith("-embedded")]
+    assert len(models) == 8
+    for row in models:
+        assert row.folder is not None
+        card = (row.folder / "README.md").read_text("utf-8")
+        name = re.escape(row.title.removesuffix(" embedded"))
+        (line,) = re.findall(rf"^\| \[?{name}\b[^|\d]*\|([^|]*%.*) \|$", text, flags=re.M)
+        drawn, asked = (re.search(rf"\| {what} \|(.*)\|", card) for what in (r"\*\*everything.*\*\*", "questions.*"))
+        edited = re.search(r"\| edits by instruction .*?\*\*(\d+ %)\*\*", card, flags=re.S)
+        assert drawn and asked
+        shares = [re.findall(r"\d+ %", found[1]) for found in (drawn, asked)]
+        assert [part.strip() for part in line.split("|")] == [*shares[0], edited[1] if edited else "-", *shares[1]], (
+            row.id
+        )
+
+
 @pytest.mark.parametrize("page", FEATURES, ids=lambda p: p.name)
 def test_every_feature_names_a_test_that_exists(page: Path) -> None:
     text = page.read_text("utf-8")

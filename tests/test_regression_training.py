@@ -18,7 +18,7 @@ from tests.conftest import loaded
 from tests.test_metamorph_parity import picture
 from training import regression, regression_convert
 from training.optim import fit
-from training.picture_tokenizer import float_table, pixels_of
+from training.pictures import painter as artist
 from training.regression import Trainer, Writer, begin_with, codes_of
 from training.regression_data import SYSTEMS, Conversations, Format, drawings, talks, tokenizer_of
 from training.regression_export import BASES, export
@@ -59,10 +59,10 @@ def test_an_exported_training_state_computes_what_was_trained(system: str, verbs
     export(system, tmp_path, ASSETS / "janusflow_embedded", tmp_path / "out")
     assert (tmp_path / "components" / BASES[system] / "vae").is_dir()
     ours = loaded(tmp_path / "out", "fp32").model
-    assert ours.capabilities.verbs == verbs and ours.capabilities.size == (96, 96)
+    assert ours.capabilities.verbs == verbs and ours.capabilities.size == (192, 192)
     network, trainer = ours.network, Trainer(writer, "cpu")
     tiles = scenes_as_tiles(1)
-    pixels, targets = pixels_of(tiles, float_table()), trainer.targets(tiles)
+    pixels, targets = artist().seen(tiles), trainer.targets(tiles)
     states = torch.randn(3, 192)
     with torch.inference_mode():
         assert off(network.features(pixels), writer.read(pixels)) < 0.02

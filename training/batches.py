@@ -84,11 +84,15 @@ class Batch:
 
 @dataclass
 class Drawings(Batch):
-    """ids [n, L]: right-padded prompts that end with begin-of-image; ends [n]: its position; tiles [n, 36]."""
+    """ids [n, L]: right-padded prompts that end with begin-of-image; ends [n]: its position; tiles [n, 36].
+
+    usual [n, 36]: the tiles if what the prompt leaves open is decided as always (`scenes.settled`).
+    """
 
     ids: Tensor
     ends: Tensor
     tiles: Tensor
+    usual: Tensor
 
 
 @dataclass
@@ -128,18 +132,19 @@ def padded(rows: list[list[int]], fill: int) -> Tensor:
     return out
 
 
-def drawings(rng: RNG, words: Words, count: int, dropout: float = 0.1, *, settle: bool = False) -> Drawings:
-    """settle: whether what captions leave open is always decided in the same way."""
-    rows, tiles = [], []
+def drawings(rng: RNG, words: Words, count: int, dropout: float = 0.1) -> Drawings:
+    rows, tiles, usual = [], [], []
     for _ in range(count):
-        p = settled(plan(rng)) if settle else plan(rng)
+        p = plan(rng)
         ids = [words.bos, *words.encode(f"{USER}: {as_typed(caption(p, rng), rng)}\n\n{ASSISTANT}:"), words.boi]
         if rng.random() < dropout:
             ids[1:-1] = [words.pad] * (len(ids) - 2)
         rows.append(ids)
         tiles.append(grid(p.scene))
+        usual.append(grid(settled(p).scene))
     ends = torch.tensor([len(r) - 1 for r in rows])
-    return Drawings(padded(rows, words.pad), ends, torch.from_numpy(np.stack(tiles)))
+    shown = (torch.from_numpy(np.stack(one)) for one in (tiles, usual))
+    return Drawings(padded(rows, words.pad), ends, *shown)
 
 
 def _another(scene: Scene, rng: RNG) -> Scene:

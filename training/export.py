@@ -17,9 +17,10 @@ from training.codes import CODE_DIM
 from training.joint import HEAD
 from training.joint import config as network_config
 from training.picture_tokenizer import CONFIG as VQ
+from training.pictures import TOWER_SIDE
 from training.trainer import load_state
 from training.vocabulary import write as write_vocabulary
-from training.world import N_TILES, SIDE, tile_factors
+from training.world import N_TILES, tile_factors
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
 
@@ -149,7 +150,7 @@ def write_folder(out: Path, weights: dict[str, Tensor], config: dict[str, Any], 
             "image_mean": [0.5] * 3,
             "image_std": [0.5] * 3,
             "image_processor_type": "VLMImageProcessor",
-            "image_size": SIDE,
+            "image_size": TOWER_SIDE,
             "min_size": 14,
             "processor_class": "VLChatProcessor",
             "rescale_factor": 1 / 255,

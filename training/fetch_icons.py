@@ -2,8 +2,7 @@
 
     python -m training.fetch_icons
 
-The atlas has a row of 32 px icons, the objects in order, and the same at 16 px below it. Only a change of the list of
-objects needs a new atlas.
+The atlas is a row of icons, the objects in order. Only a change of the list of objects needs a new atlas.
 """
 
 from __future__ import annotations
@@ -18,6 +17,7 @@ from pathlib import Path
 from PIL import Image
 
 from training.objects import THINGS
+from training.pictures import ATLAS
 
 PACKAGE = "@iconify-json/fluent-emoji-flat@1.2.6"
 HERE = Path(__file__).parent
@@ -38,11 +38,9 @@ def main() -> None:
             assert member is not None
             icons = json.load(member)["icons"]
     names = [thing.icon for thing in THINGS if thing.icon]
-    atlas = Image.new("RGBA", (32 * len(names), 48))
+    atlas = Image.new("RGBA", (ATLAS * len(names), ATLAS))
     for i, key in enumerate(names):
-        # One pixel of margin on each side, so that icons of neighbouring slots never touch.
-        atlas.paste(icon(icons[key]["body"], 30), (32 * i + 1, 1))
-        atlas.paste(icon(icons[key]["body"], 16), (32 * i, 32))
+        atlas.paste(icon(icons[key]["body"], ATLAS), (ATLAS * i, 0))
     atlas.save(HERE / "icons.png", optimize=True)
     print(f"{HERE / 'icons.png'}: {len(names)} icons")
 

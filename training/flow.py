@@ -29,12 +29,16 @@ from training.joint import Joint, coming, tile_loss
 from training.joint import config as joint_config
 from training.objects import N_THINGS
 from training.optim import optimisers
-from training.picture_tokenizer import float_table, noisy, pixels_of, random_scene
+from training.picture_tokenizer import noisy, random_scene
+from training.pictures import Painter, painter
 from training.trainer import Run, device_of, load_state, options_parser
 from training.world import grid, tile_factors
 
 WIDTH = 96  # features of the generation encoder and decoder; a token carries 64 latent numbers
 BLOCKS = 2
+# Before this time the noise hides a picture, and what the prompt leaves open is decided as always: learning all that it
+# may be would teach to draw their mean. After it any picture of the prompt is seen, so that edits of one go on from it.
+VISIBLE = 0.3
 
 
 def config(vocabulary: int) -> JanusFlowConfig:
@@ -73,7 +77,7 @@ class Flow(nn.Module):
         """Fit the linear aligner to the joint model's two-layer one by least squares on random pictures."""
         rng = np.random.default_rng(0)
         tokens = torch.from_numpy(np.stack([grid(random_scene(rng)) for _ in range(200)]))
-        pixels = noisy(pixels_of(tokens, float_table()))
+        pixels = noisy(painter().seen(tokens))
         features = torch.cat([self.net.vision_und_enc_model.vision_tower(p) for p in pixels.split(20)]).flatten(0, 1)
         target = old(features)
         padded = torch.cat([features, torch.ones(len(features), 1)], dim=1)
@@ -108,9 +112,10 @@ class Flow(nn.Module):
         """
         ids, ends = batch.ids, batch.ends
         n = len(ids)
-        z1 = SCALE * latents_of(batch.tiles, codes)
-        z0 = torch.randn_like(z1)
         t = torch.rand(n, device=ids.device).square()  # more steps near the noise, where it is decided what to draw
+        scenes = torch.where(t[:, None] < VISIBLE, batch.usual, batch.tiles)
+        z1 = SCALE * latents_of(scenes, codes)
+        z0 = torch.randn_like(z1)
         z = z0.lerp(z1, t[:, None, None, None])
         positions = torch.arange(ids.shape[1] + CELLS, device=ids.device).expand(n, -1)
         conditional = self.velocity(self.net.text_embeds(ids[free:]), ends[free:], z[free:], t[free:], positions[free:])
@@ -120,7 +125,7 @@ class Flow(nn.Module):
             self.net.text_embeds(first), torch.ones_like(ends[:free]), z[:free], t[:free], moved
         )
         v, early, hidden = (torch.cat([a, b]) for a, b in zip(unconditional, conditional, strict=True))
-        truth = factors[batch.tiles]
+        truth = factors[scenes]
         error = ((v - (z1 - z0)).square() * weights(truth, z.shape[-1])).mean((1, 2, 3))
         # Near the picture a velocity magnifies tiny errors, which would outweigh the early decisions.
         flow = (error * (1 - t)).mean()
@@ -167,7 +172,7 @@ def by_length(batch: Drawings, parts: int) -> list[Drawings]:
     for rows in order.chunk(parts):
         rows = rows[torch.randperm(len(rows))]  # the first ones are trained without their prompt
         ends = batch.ends[rows]
-        split.append(Drawings(batch.ids[rows, : int(ends.max()) + 1], ends, batch.tiles[rows]))
+        split.append(Drawings(batch.ids[rows, : int(ends.max()) + 1], ends, batch.tiles[rows], batch.usual[rows]))
     return split
 
 
@@ -190,7 +195,7 @@ def train(args: argparse.Namespace) -> None:
     words = Words(Tokenizer.from_file(str(args.out / "tokenizer.json")))
     joint = None if resumed else load_state(args.joint / "joint.pt")["model"]
     model = Flow(words.vocabulary, words.names(), joint).to(device)
-    table, factors = float_table(device), torch.from_numpy(tile_factors()).to(device)
+    artist, factors = Painter(device), torch.from_numpy(tile_factors()).to(device)
     codes, prefix = latent_table().to(device), torch.tensor(words.prefix, device=device)
     blocks = ("model.layers.", "vision_tower.blocks.", "channelwise_linear", "cond_embeds_mapper")
     made = optimisers(model, lambda name, p: p.ndim == 2 and any(b in name for b in blocks), args.lr, 0.75 * args.lr)
@@ -202,7 +207,7 @@ def train(args: argparse.Namespace) -> None:
     rng = np.random.default_rng((args.seed, 1, run.step))
     torch.manual_seed(args.seed + run.step)
     for _ in run.steps(file, lambda: {"model": training_state(model)}):
-        for part in by_length(drawings(rng, words, args.batch, dropout=0.0, settle=args.settle), args.parts):
+        for part in by_length(drawings(rng, words, args.batch, dropout=0.0), args.parts):
             batch = part.to(device)
             loss, values = model.draw_loss(batch, codes, factors, free=max(1, len(batch.ids) // 12))
             (loss / args.parts).backward()
@@ -210,7 +215,7 @@ def train(args: argparse.Namespace) -> None:
         if run.step % args.talk_every == 0:
             conversations = talks(rng, words, args.talks, parts=2)
             for talk in conversations:
-                loss, values = model.joint.talk_loss(talk.to(device), table, factors, prefix)
+                loss, values = model.joint.talk_loss(talk.to(device), artist, factors, prefix)
                 (args.talk_weight * loss / len(conversations)).backward()
                 run.log(values)
 
@@ -221,9 +226,6 @@ def options(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--joint", type=Path, help="the folder of training.joint to begin with; not with --resume")
     parser.add_argument("--batch", type=int, default=48, help="drawings a step")
     parser.add_argument("--parts", type=int, default=3, help="batches of similar length a step's drawings are split in")
-    parser.add_argument(
-        "--settle", action="store_true", help="always decide in the same way what captions leave open, as Transfusion"
-    )
     parser.add_argument("--talks", type=int, default=12, help="conversations in a step that has some")
     parser.add_argument("--talk-every", type=int, default=2, help="conversations in every Nth step")
     parser.add_argument("--talk-weight", type=float, default=1.0, help="of the conversations' loss")

@@ -21,17 +21,16 @@ from training.flow_codes import LATENT_CHANNELS, SCALE, latent_table, latents_of
 from training.optim import optimisers
 from training.picture_tokenizer import (
     drawn_or_noisy,
-    float_table,
     pictures_loss,
-    pixels_of,
     random_tokens,
     share_read,
     tile_weight,
 )
+from training.pictures import SIDE, TILE, Painter
 from training.trainer import Run, device_of, load_state, options_parser, psnr
-from training.world import SIDE, TILE
 
-WIDTHS = (16, 24, 48, 72)
+WIDTHS = (16, 16, 24, 48, 72)
+PATCH = 1 << len(WIDTHS) - 1  # pixels a side of a latent
 LOG_VARIANCE = -12.0  # of the encoder's output, which is nearly deterministic
 
 
@@ -63,7 +62,7 @@ class Trained(nn.Module):
         self.vae: Any = AutoencoderKL.from_config(config())
         widths = list(reversed(WIDTHS))
         self.views = nn.ModuleList(
-            nn.Conv2d(w, 3 * (8 >> max(i - 1, 0)) ** 2, 1) for i, w in enumerate([widths[0], *widths])
+            nn.Conv2d(w, 3 * (PATCH >> max(i - 1, 0)) ** 2, 1) for i, w in enumerate([widths[0], *widths])
         )
         moments = self.vae.quant_conv
         with torch.no_grad():
@@ -71,18 +70,18 @@ class Trained(nn.Module):
             moments.bias[LATENT_CHANNELS:] = LOG_VARIANCE
 
     def draw(self, latents: Tensor, low: bool) -> list[Tensor]:
-        """Pictures [n, 3, 96, 96] read from each level of the decoder; the last is the decoder's own unless `low`.
+        """Pictures [n, 3, 192, 192] read from each level of the decoder; the last is the decoder's own unless `low`.
 
         low: stop at a quarter of the resolution, which is a third of the work.
         """
         decoder = self.vae.decoder
         x = decoder.mid_block(decoder.conv_in(self.vae.post_quant_conv(latents)))
-        seen = [F.pixel_shuffle(self.views[0](x), 8)]
+        seen = [F.pixel_shuffle(self.views[0](x), PATCH)]
         for i, block in enumerate(decoder.up_blocks[: 2 if low else None]):
             for resnet in block.resnets:
                 x = resnet(x, None)
             if low or i < len(WIDTHS) - 1:
-                seen.append(F.pixel_shuffle(self.views[i + 1](x), 8 >> i))
+                seen.append(F.pixel_shuffle(self.views[i + 1](x), PATCH >> i))
             for up in block.upsamplers or []:
                 if not (low and i == 1):
                     x = up(x)
@@ -104,7 +103,7 @@ def nearest(latents: Tensor, codes: Tensor) -> Tensor:
 def train(args: argparse.Namespace) -> None:
     device = device_of(args)
     model = Trained().to(device).to(memory_format=torch.channels_last)
-    table, codes = float_table(device), latent_table().to(device)
+    painter, codes = Painter(device), latent_table().to(device)
     edge = ("encoder.conv_in", "decoder.conv_out", "quant_conv", "views")
     made = optimisers(model, lambda name, p: p.ndim >= 2 and not any(e in name for e in edge), args.lr, 0.5 * args.lr)
     run = Run(args, made, warmup=50, floor=0.01)
@@ -118,7 +117,7 @@ def train(args: argparse.Namespace) -> None:
         low = not args.encoder_only and 1 - left < args.low
         batch = args.batch * (2 if low else 1)
         tokens = random_tokens(rng, batch).to(device)
-        pixels = pixels_of(tokens, table).contiguous(memory_format=torch.channels_last)
+        pixels = painter.draw(tokens).contiguous(memory_format=torch.channels_last)
         latents = latents_of(tokens, codes)
         weight = tile_weight(tokens)
         if args.encoder_only:

@@ -1,9 +1,9 @@
 """Train the joint model: one decoder that reads SigLIP features and writes words, and writes picture tokens.
 
-No pixels are drawn: a picture's tokens are its tile numbers, and the tower's input is looked up in the table of
-tiles. During training the logit of a picture token is the sum of terms for its kind, its colour and its background.
-So the softmax over thousands of tokens is exactly a product of three small ones (`tile_loss`), and a red cat teaches
-red and cat to all other tiles. Export writes the sums as the matrix of the checkpoint layout.
+A picture's tokens are its tile numbers, so none is encoded, and the tower's input is looked up in a table of stickers.
+During training the logit of a picture token is the sum of terms for its kind, its colour and its background. So the
+softmax over thousands of tokens is exactly a product of three small ones (`tile_loss`), and a red cat teaches red and
+cat to all other tiles. Export writes the sums as the matrix of the checkpoint layout.
 """
 
 from __future__ import annotations
@@ -26,10 +26,11 @@ from training.codes import codebook
 from training.objects import N_BACKGROUNDS, N_COLOURS, N_THINGS
 from training.optim import optimisers
 from training.picture_tokenizer import CONFIG as VQ
-from training.picture_tokenizer import float_table, noisy, pixels_of
+from training.picture_tokenizer import noisy
+from training.pictures import TOWER_SIDE, Painter
 from training.text_tokenizer import train as train_text
 from training.trainer import Run, device_of, load_state, options_parser
-from training.world import GRID, KINDS, PARTS, SIDE, SMALL, TILE, tile_factors
+from training.world import GRID, KINDS, PARTS, SMALL, tile_factors
 
 HEAD = 128
 FOUND = 2  # the layer after which words should know where the thing they name is
@@ -49,7 +50,9 @@ def config(vocabulary: int) -> JanusConfig:
         max_position_embeddings=1024,
         rope_theta=500.0,
     )
-    vision = VisionConfig(image_size=SIDE, width=192, layers=3, heads=6, patch_size=TILE, mlp_ratio=2)
+    vision = VisionConfig(
+        image_size=TOWER_SIDE, width=192, layers=3, heads=6, patch_size=TOWER_SIDE // GRID, mlp_ratio=2
+    )
     return JanusConfig(language, vision, VQ, HEAD)
 
 
@@ -182,11 +185,11 @@ class Joint(nn.Module):
         return F.binary_cross_entropy_with_logits(self.seek(hidden[rows, places]), wanted)
 
     def talk_loss(
-        self, batch: Talks, table: Tensor, factors: Tensor, prefix: Tensor
+        self, batch: Talks, painter: Painter, factors: Tensor, prefix: Tensor
     ) -> tuple[Tensor, dict[str, float]]:
         if not len(batch.tiles):  # an empty picture keeps every module in the graph
-            batch.tiles = torch.zeros(1, CELLS, dtype=torch.long, device=table.device)
-        features = self.net.vision_model.vision_tower(noisy(pixels_of(batch.tiles, table)))
+            batch.tiles = torch.zeros(1, CELLS, dtype=torch.long, device=factors.device)
+        features = self.net.vision_model.vision_tower(noisy(painter.seen(batch.tiles)))
         truth = factors[batch.tiles]
         cell = self.cell(features)
         drawn = truth[..., 0] > 0
@@ -195,7 +198,7 @@ class Joint(nn.Module):
             helper = helper + F.cross_entropy(cell[..., KINDS : KINDS + N_COLOURS][drawn], truth[..., 1][drawn])
         helper = helper + F.cross_entropy(cell[..., KINDS + N_COLOURS :].flatten(0, 1), truth[..., 2].flatten())
         said = self.net.aligner(features)
-        cells = torch.arange(CELLS, device=table.device).expand(len(said), -1)
+        cells = torch.arange(CELLS, device=factors.device).expand(len(said), -1)
         helper = helper + F.cross_entropy(self.seen_at(said).flatten(0, 1), cells.flatten())
         if drawn.any():
             helper = helper + self.named(said[drawn], truth[drawn])
@@ -252,7 +255,7 @@ def train(args: argparse.Namespace) -> None:
     tokenizer = Tokenizer.from_file(str(text)) if args.resume and text.exists() else train_text(args.out, args.seed)
     words = Words(tokenizer)
     model = Joint(words.vocabulary, words.names()).to(device)
-    table, factors = float_table(device), torch.from_numpy(tile_factors()).to(device)
+    painter, factors = Painter(device), torch.from_numpy(tile_factors()).to(device)
     prefix = torch.tensor(words.prefix, device=device)
     blocks = ("model.layers.", "vision_tower.blocks.")
     made = optimisers(model, lambda name, p: p.ndim == 2 and any(b in name for b in blocks), args.lr, 0.75 * args.lr)
@@ -269,7 +272,7 @@ def train(args: argparse.Namespace) -> None:
         run.log(values)
         means: dict[str, float] = defaultdict(float)
         for part in conversations:
-            loss, values = model.talk_loss(part.to(device), table, factors, prefix)
+            loss, values = model.talk_loss(part.to(device), painter, factors, prefix)
             (loss / len(conversations)).backward()
             for name, value in values.items():
                 means[name] += value / len(conversations)

@@ -26,7 +26,8 @@ from training.metaquery_data import BLACK, Asked, captions, instructions
 from training.metaquery_model import SEEN, MetaQuery, align, begin_with, frame
 from training.metaquery_vae import latent_table, latents_of
 from training.optim import muon_and_adamw
-from training.picture_tokenizer import float_table, noisy, pixels_of
+from training.picture_tokenizer import noisy
+from training.pictures import Painter
 from training.trainer import Run, device_of, load_state, options_parser
 from training.world import tile_factors
 
@@ -38,15 +39,16 @@ class Trainer:
 
     def __init__(self, model: MetaQuery, words: Words, device: str) -> None:
         self.model, self.words, self.device = model, words, device
-        self.table, self.codes = float_table(device), latent_table().to(device)
+        self.painter, self.codes = Painter(device), latent_table().to(device)
         self.factors, self.frame = torch.from_numpy(tile_factors()).to(device), frame().to(device)
         self.thing_of = things_of(words.names(), words.tokenizer.get_vocab_size()).to(device)
 
     def shown(self, tiles: Tensor, framed: bool) -> Tensor:
         """Pictures as the vision tower gets them: with noise, and if `framed` resized as the pipeline does."""
-        pixels = noisy(pixels_of(tiles.clamp(min=0), self.table))
+        pixels = noisy(self.painter.draw(tiles.clamp(min=0)))
         pixels = torch.where((tiles[:, 0] == BLACK)[:, None, None, None], -torch.ones_like(pixels), pixels)
-        return self.frame @ pixels @ self.frame.T if framed else pixels
+        shrink = self.frame if framed else self.painter.shrink
+        return shrink @ pixels @ shrink.T
 
     def conditions(self, batch: Asked) -> Tensor:
         return self.model.connector(self.read(batch)[0])
@@ -85,7 +87,7 @@ class Trainer:
         loss, seen = loss + 0.3 * at, seen | {"at": float(at.detach())}
         if not drawing:
             return loss, seen
-        flow = self.model.flow_loss(conditions, latents_of(batch.tiles, self.codes), repeats)
+        flow = self.model.flow_loss(conditions, latents_of(batch.tiles, self.codes), truth, repeats)
         return 4 * flow + 0.2 * loss, {f"{name} flow": float(flow.detach()), **seen}
 
     def talk_loss(self, batch: Talks) -> tuple[Tensor, dict[str, float]]:

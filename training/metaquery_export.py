@@ -27,13 +27,16 @@ from training.joint import config as joint_config
 from training.metaquery_model import FLOW_SHIFT, LAYERS, QUERIES, sana_config
 from training.metaquery_vae import CHANNELS
 from training.metaquery_vae import config as vae_config
+from training.pictures import TILE, TOWER_SIDE
 from training.text_tokenizer import SPECIALS
 from training.trainer import load_state
 from training.vocabulary import write as write_vocabulary
-from training.world import GRID, SIDE, TILE
+from training.world import GRID
 
 BOS, EOS, PAD, BOI, IMAGE, _, USER, ASSISTANT, EOI = SPECIALS
 LANGUAGE, DIFFUSER = "picture-world-llava-onevision", "picture-world-sana"  # ids of the parts
+INNER = "model.mllm_backbone."
+EMBEDDINGS = f"{INNER}language_model.model.embed_tokens.weight"
 END = "<|im_end|>"  # after the queries; its state is not used
 LIMIT = 96  # most tokens of a caption
 TEMPLATE = (
@@ -55,26 +58,31 @@ TEMPLATE = (
 
 def tensors(state: dict[str, Tensor], decoder: dict[str, Tensor], end_of_image: int) -> dict[str, Tensor]:
     """The checkpoint's tensors under the names the reference's trainer gives them."""
-    inner = "model.mllm_backbone."
     out: dict[str, Tensor] = {}
     for name, tensor in state.items():
-        if name.startswith("reader.language.model."):
-            out |= _language(f"{inner}language_model.{name.removeprefix('reader.language.')}", tensor)
-        elif name.startswith("reader.tower."):
-            out |= tower_tensors(f"{inner}vision_tower.vision_model.", name.removeprefix("reader.tower."), tensor)
-        elif name.startswith("reader.projector."):
-            layer, kind = name.removeprefix("reader.projector.").split(".")
-            out[f"{inner}multi_modal_projector.linear_{1 + int(layer) // 2}.{kind}"] = tensor
-        elif name.startswith("connector."):
-            out[f"model.{name}"] = tensor
-        elif name.startswith("sana."):
-            out[f"model.transformer.{name.removeprefix('sana.')}"] = tensor
-    out[f"{inner}image_newline"] = state["reader.newline"]
+        out |= named(name, tensor)
     table, queries = state["reader.language.model.embed_tokens.weight"], state["reader.queries"]
-    rows = [table, queries[:1], table[end_of_image, None], queries[1:]]
-    out[f"{inner}language_model.model.embed_tokens.weight"] = torch.cat(rows)
+    out[EMBEDDINGS] = torch.cat([table, queries[:1], table[end_of_image, None], queries[1:]])
     out |= {f"vae.{n}": t for n, t in decoder.items() if n.startswith("decoder.")}
     return bfloat16(out)
+
+
+def named(name: str, tensor: Tensor) -> dict[str, Tensor]:
+    """What the checkpoint has for one tensor of the state; nothing for auxiliary heads and queries."""
+    if name.startswith("reader.language.model."):
+        return _language(f"{INNER}language_model.{name.removeprefix('reader.language.')}", tensor)
+    if name.startswith("reader.tower."):
+        return tower_tensors(f"{INNER}vision_tower.vision_model.", name.removeprefix("reader.tower."), tensor)
+    if name.startswith("reader.projector."):
+        layer, kind = name.removeprefix("reader.projector.").split(".")
+        return {f"{INNER}multi_modal_projector.linear_{1 + int(layer) // 2}.{kind}": tensor}
+    if name == "reader.newline":
+        return {f"{INNER}image_newline": tensor}
+    if name.startswith("connector."):
+        return {f"model.{name}": tensor}
+    if name.startswith("sana."):
+        return {f"model.transformer.{name.removeprefix('sana.')}": tensor}
+    return {}
 
 
 def _language(name: str, tensor: Tensor) -> dict[str, Tensor]:
@@ -130,7 +138,7 @@ def language_config(language: DecoderConfig, vision: VisionConfig, image: int) -
     """config.json of the language model, with the fields of a LLaVA-OneVision."""
     return {
         "architectures": ["LlavaOnevisionForConditionalGeneration"],
-        "image_grid_pinpoints": [[SIDE, SIDE]],
+        "image_grid_pinpoints": [[TOWER_SIDE, TOWER_SIDE]],
         "image_token_index": image,
         "model_type": "llava_onevision",
         "multimodal_projector_bias": True,
@@ -175,14 +183,14 @@ def eye_config() -> dict[str, Any]:
         "do_pad": True,
         "do_rescale": True,
         "do_resize": True,
-        "image_grid_pinpoints": [[SIDE, SIDE]],
+        "image_grid_pinpoints": [[TOWER_SIDE, TOWER_SIDE]],
         "image_mean": [0.5] * 3,
         "image_processor_type": "LlavaOnevisionImageProcessor",
         "image_std": [0.5] * 3,
         "processor_class": "LlavaOnevisionProcessor",
         "resample": 3,
         "rescale_factor": 1 / 255,
-        "size": {"height": SIDE, "width": SIDE},
+        "size": {"height": TOWER_SIDE, "width": TOWER_SIDE},
     }
 
 

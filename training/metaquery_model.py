@@ -25,13 +25,15 @@ from janus_app.nn.llama import LlamaForCausalLM, rotary_table
 from janus_app.nn.siglip import SigLIP
 from training.aim import Aim
 from training.batches import CELLS
+from training.flow_codes import weights
 from training.joint import ASKED, FOUND, HEAD, tile_loss
 from training.joint import config as joint_config
 from training.metaquery_vae import CHANNELS
 from training.objects import N_BACKGROUNDS, N_COLOURS
 from training.optim import fit
-from training.picture_tokenizer import float_table, noisy, pixels_of, random_scene
-from training.world import GRID, KINDS, SIDE, grid
+from training.picture_tokenizer import noisy, random_scene
+from training.pictures import TOWER_SIDE, painter, resizing
+from training.world import GRID, KINDS, grid
 
 QUERIES = CELLS
 # LLaVA-OneVision encodes a picture twice, the second time with a newline token after each row.
@@ -69,10 +71,8 @@ def sana_config() -> dict[str, Any]:
 
 
 def frame() -> Tensor:
-    """[96, 96]: the linear map of resizing a column of pixels to 384 and back."""
-    column = Image.fromarray(np.eye(SIDE, dtype=np.float32))
-    large = column.resize((SIDE, FRAME), Image.Resampling.BILINEAR)
-    return torch.from_numpy(np.array(large.resize((SIDE, SIDE), Image.Resampling.BICUBIC)))
+    """[96, 192]: the linear map of resizing a column of a picture to 384 pixels, and to what the tower reads."""
+    return resizing((FRAME, Image.Resampling.BILINEAR), (TOWER_SIDE, Image.Resampling.BICUBIC))
 
 
 class Reader(nn.Module):
@@ -157,8 +157,8 @@ class MetaQuery(nn.Module):
         cells = torch.arange(CELLS, device=conditions.device).expand(len(conditions), -1)
         return F.cross_entropy(self.cell(conditions).flatten(0, 1), cells.flatten())
 
-    def flow_loss(self, conditions: Tensor, latents: Tensor, repeats: int) -> Tensor:
-        """The error of the velocity noise - latents, with `repeats` noises for every condition.
+    def flow_loss(self, conditions: Tensor, latents: Tensor, truth: Tensor, repeats: int) -> Tensor:
+        """The error of the velocity noise - latents, with `repeats` noises for every condition; truth [n, 36, 3].
 
         It is weighted by the share of noise, because with little noise a velocity magnifies tiny errors.
         """
@@ -168,7 +168,8 @@ class MetaQuery(nn.Module):
         share = FLOW_SHIFT * share / (1 + (FLOW_SHIFT - 1) * share)
         mixed = latents.lerp(noise, share[:, None, None, None])
         velocity = self.sana(mixed, encoder_hidden_states=conditions, timestep=1000 * share, return_dict=False)[0]
-        error = (velocity - (noise - latents)).square().mean((1, 2, 3))
+        count = weights(truth, latents.shape[-1]).repeat(repeats, 1, 1, 1)
+        error = ((velocity - (noise - latents)).square() * count).mean((1, 2, 3))
         return (error * share).mean()
 
 
@@ -253,7 +254,7 @@ def begin_with(reader: Reader, flow: Path, janus: Path, boi: int) -> None:
     reader.queries.copy_(_first_queries(flow))
     norm = reader.tower.norm
     tokens = torch.from_numpy(np.stack([grid(random_scene(np.random.default_rng(i))) for i in range(240)]))
-    features = torch.cat([reader.features(p) for p in noisy(pixels_of(tokens, float_table())).split(40)]).flatten(0, 1)
+    features = torch.cat([reader.features(p) for p in noisy(painter().seen(tokens)).split(40)]).flatten(0, 1)
     wanted = F.linear(norm(features), *(weights[f"vision_und_enc_aligner.{n}"] for n in ("weight", "bias")))
     # Layer norm is linear except for each token's deviation: start with the mean one.
     inner, outer = reader.projector[0], reader.projector[2]

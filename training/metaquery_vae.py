@@ -2,7 +2,7 @@
 
     python -m training.metaquery_vae --out runs/metaquery/vae.pt --minutes 15 [--resume]
 
-One latent cell is one tile of 16 x 16 pixels: 16 numbers say which object (8), which part of it (3), which colour (3)
+One latent cell is one tile of 32 x 32 pixels: 16 numbers say which object (8), which part of it (3), which colour (3)
 and which background (2). So latents are looked up in a table, and the diffusion model is trained without an
 autoencoder. Of DC-AE (Chen et al. 2024) only the decoder is trained, because MetaQuery reads pictures with the
 language model.
@@ -23,12 +23,13 @@ from torch import Tensor, nn
 from training.flow_codes import corners, spread
 from training.objects import N_BACKGROUNDS, N_COLOURS, N_THINGS
 from training.optim import optimisers
-from training.picture_tokenizer import float_table, pictures_loss, pixels_of, tile_weight
+from training.picture_tokenizer import pictures_loss, tile_weight
+from training.pictures import Painter
 from training.trainer import Run, device_of, load_state, options_parser, psnr
 from training.world import GRID, PARTS, SMALL, tile_factors
 
 CHANNELS = 16
-WIDTHS = (8, 24, 48, 96, 192)  # from the finest level to the tiles; the finest is only a pixel shuffle
+WIDTHS = (8, 24, 24, 48, 96, 192)  # from the finest level to the tiles; the finest is only a pixel shuffle
 _OBJECT = 8
 
 
@@ -85,7 +86,7 @@ class Trained(nn.Module):
         self.views = nn.ModuleList(nn.Conv2d(WIDTHS[i], 3 * (1 << 2 * i), 1) for i in range(1, levels))
 
     def draw(self, latents: Tensor, levels: int) -> list[Tensor]:
-        """Pictures [n, 3, 96, 96] read from the `levels` coarsest levels; the last of all is the decoder's own."""
+        """Pictures [n, 3, 192, 192] read from the `levels` coarsest levels; the last of all is the decoder's own."""
         decoder = self.decoder
         x = decoder.conv_in(latents) + latents.repeat_interleave(decoder.in_shortcut_repeats, dim=1)
         seen = []
@@ -122,7 +123,7 @@ def crowded(rng: np.random.Generator, count: int) -> Tensor:
 def train(args: argparse.Namespace) -> None:
     device = device_of(args)
     model = Trained().to(device).to(memory_format=torch.channels_last)
-    table, codes = float_table(device), latent_table().to(device)
+    painter, codes = Painter(device), latent_table().to(device)
     made = optimisers(
         model,
         lambda name, p: p.ndim >= 2 and "views" not in name and "conv_depth" not in name,
@@ -139,7 +140,7 @@ def train(args: argparse.Namespace) -> None:
         spent = 1 - left
         levels = len(WIDTHS) if args.resume or spent >= args.low else 1 if spent < args.low / 2 else 2
         tokens = crowded(rng, args.batch * (8 if levels == 1 else 3 if levels == 2 else 1)).to(device)
-        pixels = pixels_of(tokens, table).contiguous(memory_format=torch.channels_last)
+        pixels = painter.draw(tokens).contiguous(memory_format=torch.channels_last)
         latents = latents_of(tokens, codes)
         latents = latents + torch.randn_like(latents) * (0.35 * torch.rand(len(latents), 1, 1, 1, device=device))
         pictures = model.draw(latents, levels)

@@ -33,8 +33,9 @@ from training.joint import ASKED, FOUND, HEAD, tile_loss
 from training.mixed_data import Sequences
 from training.objects import N_BACKGROUNDS, N_COLOURS, N_THINGS
 from training.optim import fit
-from training.picture_tokenizer import float_table, pixels_of, random_scene
-from training.world import GRID, KINDS, SIDE, grid
+from training.picture_tokenizer import random_scene
+from training.pictures import SIDE, painter
+from training.world import GRID, KINDS, grid
 
 IMAGE: dict[str, Any] = {
     "side": SIDE,
@@ -263,7 +264,7 @@ def begin_to_see(model: Mixed, sight: str, folder: Path, *, pictures: int = 600,
     """
     network = result_of(load(plan_load(load_catalog()[sight], folder, "cpu").choose("fp32"))).model.network
     tiles = torch.from_numpy(np.stack([grid(random_scene(np.random.default_rng(i))) for i in range(pictures)]))
-    pixels = pixels_of(tiles, float_table())
+    pixels = painter().seen(tiles)
     with torch.no_grad():
         wanted = torch.cat([network.picture_embeds(part)[:, -GRID * GRID :] for part in pixels.split(40)])
     fit(_Sight(model.net.codec), SCALE * latents_of(tiles, latent_table()), wanted, rows=48, steps=steps)

@@ -83,33 +83,31 @@ N_COLOURS = len(COLOURS)
 
 @dataclass(frozen=True)
 class Background:
+    """A scene behind the objects (`pictures.scene_table`): its colour and the ways to ask for it."""
+
     name: str
     zh: str
-    rgb: RGB
     phrases: tuple[str, ...]
     zh_phrases: tuple[str, ...]
 
 
 BACKGROUNDS: tuple[Background, ...] = (
-    Background("white", "白色", (255, 255, 255), ("on a white background", "on white"), ("白色背景", "白色的背景")),
+    Background("white", "白色", ("on a white background", "on white"), ("白色背景", "白色的背景")),
     Background(
         "light blue",
         "浅蓝色",
-        (178, 222, 250),
         ("on a light blue background", "on a blue background", "in the sky", "on light blue"),
         ("浅蓝色背景", "蓝色背景", "浅蓝色的背景"),
     ),
     Background(
         "yellow",
         "黄色",
-        (250, 232, 176),
         ("on a yellow background", "on a pale yellow background", "on the beach", "on sand"),
         ("黄色背景", "浅黄色背景", "黄色的背景"),
     ),
     Background(
         "dark",
         "深色",
-        (38, 40, 62),
         ("on a dark background", "on a black background", "at night", "in the dark"),
         ("深色背景", "黑色背景", "深色的背景"),
     ),

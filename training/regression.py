@@ -30,7 +30,8 @@ from training.joint import ASKED, FOUND, HEAD, tile_loss
 from training.joint import config as joint_config
 from training.objects import N_BACKGROUNDS, N_COLOURS
 from training.optim import fit, optimisers
-from training.picture_tokenizer import float_table, noisy, pixels_of, random_scene
+from training.picture_tokenizer import noisy, random_scene
+from training.pictures import Painter, painter
 from training.regression_data import SYSTEMS, Conversations, Format, System, changes, drawings, talks, tokenizer_of
 from training.trainer import Run, device_of, load_state, options_parser
 from training.world import GRID, KINDS, N_TILES, grid, tile_factors
@@ -119,11 +120,11 @@ class Trainer:
 
     def __init__(self, model: Writer, device: str) -> None:
         self.model = model
-        self.table, self.factors = float_table(device), torch.from_numpy(tile_factors()).to(device)
+        self.painter, self.factors = Painter(device), torch.from_numpy(tile_factors()).to(device)
 
     def targets(self, tiles: Tensor) -> Tensor:
         """The vectors [n, 36, width] that the model is to write for tiles [n, 36]."""
-        return self.model.read(pixels_of(tiles, self.table)) if self.model.system.shared else codes_of(tiles)
+        return self.model.read(self.painter.seen(tiles)) if self.model.system.shared else codes_of(tiles)
 
     @torch.no_grad()
     def written(self, batch: Conversations, blur: float) -> Tensor:
@@ -138,7 +139,7 @@ class Trainer:
         blur: the length of the noise on vectors that the model reads as if it had written them.
         """
         model, shown, out = self.model, ~batch.wanted, torch.empty(*batch.tiles.shape, WIDTH, device=batch.ids.device)
-        seen = model.read(noisy(pixels_of(batch.tiles[shown], self.table)))
+        seen = model.read(noisy(self.painter.seen(batch.tiles[shown])))
         out[shown] = model.projector(seen)
         project = model.projector if model.system.shared else model.write_projector
         out[batch.wanted] = project(model.blurred(self.targets(batch.tiles[batch.wanted]), blur))
@@ -190,7 +191,7 @@ def begin_with(model: Writer, janus: Path) -> None:
     whole.load_state_dict({name: state[name] for name in whole.state_dict()})
     model.tower.load_state_dict({name: state[name] for name in model.tower.state_dict()})
     tokens = torch.from_numpy(np.stack([grid(random_scene(np.random.default_rng(i))) for i in range(240)]))
-    pixels = pixels_of(tokens, float_table())
+    pixels = painter().seen(tokens)
     features = torch.cat([model.tower(part) for part in pixels.split(40)])
     # Centred by the bias of the last layer, so that unit vectors differ in more than their common part.
     model.tower.get_parameter(f"blocks.{LAYERS - 1}.mlp.fc2.bias").sub_(features.mean((0, 1)))

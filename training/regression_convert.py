@@ -18,7 +18,8 @@ import torch
 from torch import Tensor, nn
 
 from training.optim import fit
-from training.picture_tokenizer import float_table, pixels_of, random_scene
+from training.picture_tokenizer import random_scene
+from training.pictures import painter
 from training.regression import Trainer, Writer, begin_with, codes_of
 from training.regression_data import SYSTEMS, Format, drawings, tokenizer_of
 from training.regression_paint import CONDITION, Visualizer, sizes_of
@@ -37,7 +38,7 @@ def writer(janus: Path, checkpoint: Path, out: Path) -> Writer:
     begin_with(model, janus)
     other.load_state_dict(writer_state("pisces", checkpoint))
     model.language.load_state_dict(other.language.state_dict())
-    pixels = pixels_of(tiles_of(240), float_table())
+    pixels = painter().seen(tiles_of(240))
     mine, others = (torch.cat([w.read(part) for part in pixels.split(40)]).flatten(0, 1) for w in (model, other))
     fit(model.projector, model.blurred(mine[None], BLUR)[0], other.projector(others))
     hidden, targets = [], []
@@ -66,7 +67,7 @@ def visualizer(model: Writer, checkpoint: Path) -> Visualizer:
     own = {name: state[name] for name in made.unet.state_dict()}
     own["time_embedding.linear_2.bias"] = own["time_embedding.linear_2.bias"] + sizes.mean(0)
     made.unet.load_state_dict(own)
-    vectors = torch.cat([model.read(part) for part in pixels_of(tiles, float_table()).split(40)])
+    vectors = torch.cat([model.read(part) for part in painter().seen(tiles).split(40)])
     wanted = other.adapter(codes)
     fit(_Rows(made.adapter), model.blurred(vectors, BLUR).flatten(0, 1), wanted.flatten(0, 1))
     return made

@@ -28,11 +28,12 @@ from training.joint import HEAD, tile_loss
 from training.objects import N_BACKGROUNDS, N_COLOURS
 from training.optim import optimisers
 from training.picture_tokenizer import random_scene
+from training.pictures import SIDE
 from training.regression import CODE, WIDTH, Trainer, Writer, begin_with
 from training.regression_data import CELLS, SYSTEMS, Format, drawings, tokenizer_of
 from training.scenes import seen_scene
 from training.trainer import Run, device_of, load_state, options_parser
-from training.world import KINDS, SIDE, Scene, grid
+from training.world import KINDS, Scene, grid
 
 CONDITION = 80  # numbers of a condition
 SMALL = 0.4  # share of the scenes in which all things are made small

@@ -222,7 +222,6 @@ class VisionChatMixin:
             raise AppError(
                 "picture_tokens_differ", given=str(processor["num_image_tokens"])[:40], made=self.picture_tokens
             )
-        self.side = self.processor.size
 
     def chat(self, request: ChatRequest) -> Events:
         """Stream the answer. The oldest messages are left out, with a notice, where the context cannot hold them."""

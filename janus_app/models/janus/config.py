@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -27,6 +28,11 @@ class JanusConfig:
     vision: VisionConfig
     vq: VQConfig
     head_width: int
+
+    @property
+    def grid(self) -> int:
+        """Tokens a side of a drawn picture: it has as many as a read one."""
+        return math.isqrt(self.vision.patches)
 
 
 def parse_config(raw: Mapping[str, Any]) -> JanusConfig:

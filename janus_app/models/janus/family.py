@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from janus_app.models.common.cost import DrawingCost
     from janus_app.models.common.memory import BytesPerElement, Job, Peak
 
+CELL = 16  # pixels a side of a token, drawn or read, in the published checkpoints
 TRAINED_CONTEXT = 4096  # the configs allow 16,384 positions, but training used sequences of 4,096
 SETTINGS = {
     "guidance": guidance(5.0),
@@ -46,17 +47,28 @@ def detect(config: Mapping[str, Any]) -> bool:
 
 def describe(folder: Path, config: Mapping[str, Any]) -> CheckpointFacts:
     """The facts of a checkpoint. Janus-4o and Janus-1.3B have configs like the others, so their names tell them."""
-    facts = janus_facts(folder, original_config(config), "vision_config", SETTINGS)
+    config = original_config(config)
+    cell = pixels_per_cell(fields_at(config, "gen_vision_config", "params").values.get("ch_mult"), CELL)
+    facts = janus_facts(folder, config, "vision_config", SETTINGS, cell)
     if not _is_copy_of(folder, "janus4o"):
         return facts
     return CheckpointFacts(facts.size, facts.context, _JANUS_4O_SETTINGS, _JANUS_4O_METHODS, facts.roles)
 
 
+def pixels_per_cell(levels: object, usual: int) -> int:
+    """Pixels a side of a cell behind a codec with these `levels`, each of which halves; `usual` where none are said."""
+    return 2 ** (min(len(levels), 8) - 1) if isinstance(levels, list) and levels else usual
+
+
 def janus_facts(
-    folder: Path, config: Mapping[str, Any], tower: str, settings: Mapping[str, Setting]
+    folder: Path, config: Mapping[str, Any], tower: str, settings: Mapping[str, Setting], cell: int
 ) -> CheckpointFacts:
-    """What both relatives say in the same way; `tower` is the section of the encoder that reads pictures."""
-    side = fields_at(config, tower, "params").whole("image_size", 384, low=8, high=4096)
+    """What both relatives say in the same way; `tower` is the section of the encoder that reads pictures.
+
+    A drawn picture has as many tokens as a read one, each of `cell` pixels a side.
+    """
+    seen = fields_at(config, tower, "params")
+    side = seen.whole("image_size", 384, low=8, high=4096) // seen.whole("patch_size", CELL, high=4096) * cell
     positions = fields_at(config, "language_config").whole("max_position_embeddings", 2048, high=1 << 24)
     # Janus-1.3B writes its roles as plain words, but early revisions of its files say otherwise or nothing.
     roles = "words" if _is_copy_of(folder, "janus13b") else ""

@@ -71,7 +71,8 @@ class JanusModel(ThinkingMixin):
         super().__init__(folder, config.language, config.vision, roles=roles, special=(IMAGE_BEGIN, IMAGE_END, PAD))
         self.network = network
         self.picture = prompts.picture_pieces(self.picture_tokens)
-        self.grid = self.side // config.vq.cell
+        self.grid = config.grid
+        self.side = self.grid * config.vq.cell
         self.batch = MAX_COUNT
         self._decode_seconds: float | None = None  # the least that a picture took, once one was decoded
         self._cell_seconds: float | None = None  # what a cell took in the last batch

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 from janus_app.errors import AppError
 from janus_app.files import read_json
 from janus_app.models.common.components import AUTOENCODER, autoencoder_source, find_autoencoder
+from janus_app.models.common.config import fields_at
 from janus_app.models.common.language_head import explain_vocabulary, tied_head
 from janus_app.models.common.settings import CHAT, COUNT, STEPS, STRENGTH, guidance
 from janus_app.models.family import CheckpointFacts, Family, Parts, WeightSource
-from janus_app.models.janus.family import janus_facts
+from janus_app.models.janus.family import CELL, janus_facts, pixels_per_cell
 from janus_app.types import SOLVERS, Model, Setting, Thinking
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ _SETTINGS = {
     "strength": STRENGTH,
     **CHAT,
 }
+_AUTOENCODERS = ("sdxl-vae",)
 
 
 def detect(config: Mapping[str, Any]) -> bool:
@@ -38,7 +40,12 @@ def detect(config: Mapping[str, Any]) -> bool:
 
 
 def describe(folder: Path, config: Mapping[str, Any]) -> CheckpointFacts:
-    return janus_facts(folder, config, "vision_und_enc_config", _SETTINGS)
+    """The facts of a checkpoint; without an autoencoder's files, as the published one has them."""
+    found = find_autoencoder(folder, None, _AUTOENCODERS)
+    widths = read_json(found / "config.json").get("block_out_channels") if found else None
+    stride = fields_at(config, "vision_gen_enc_config", "params").whole("stride", 2, high=64)
+    cell = stride * pixels_per_cell(widths, CELL // 2)
+    return janus_facts(folder, config, "vision_und_enc_config", _SETTINGS, cell)
 
 
 def read_config(folder: Path, parts: Parts | None = None) -> dict[str, Any]:
@@ -54,7 +61,7 @@ def autoencoder_folder(folder: Path, parts: Parts | None = None) -> Path:
 
     Raises AppError where it is in none of these places.
     """
-    if (found := find_autoencoder(folder, parts, ("sdxl-vae",))) is None:
+    if (found := find_autoencoder(folder, parts, _AUTOENCODERS)) is None:
         raise AppError("autoencoder_missing", folder=folder)
     return found
 

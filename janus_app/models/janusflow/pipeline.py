@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path
@@ -69,10 +70,9 @@ class JanusFlowModel(VisionChatMixin):
         cell = autoencoder.factor * config.encoder.stride
         if autoencoder.channels != config.encoder.in_channels:
             raise AppError("autoencoder_channels_differ", given=autoencoder.channels, wanted=config.encoder.in_channels)
-        if self.side % cell:
-            raise AppError("picture_size_not_divisible", side=self.side, cell=cell)
+        self.cells = config.vision.patches  # a drawn picture has as many tokens as a read one
+        self.side = math.isqrt(self.cells) * cell
         self.latent_side = self.side // autoencoder.factor
-        self.cells = (self.side // cell) ** 2
         self.batch = MAX_COUNT
         self.capabilities = Capabilities(
             verbs=frozenset(VERBS),
