@@ -95,7 +95,8 @@ def test_the_figures_of_the_demo_models_are_those_of_their_cards(readme: Path) -
         card = (row.folder / "README.md").read_text("utf-8")
         name = re.escape(row.title.removesuffix(" embedded"))
         (line,) = re.findall(rf"^\| \[?{name}\b[^|\d]*\|([^|]*%.*) \|$", text, flags=re.M)
-        drawn, asked = (re.search(rf"\| {what} \|(.*)\|", card) for what in (r"\*\*everything.*\*\*", "questions.*"))
+        rows = (r"\*\*everything right at once\*\*", "questions, all types")
+        drawn, asked = (re.search(rf"\| {row_title} \|(.*)\|", card) for row_title in rows)
         edited = re.search(r"\| edits by instruction .*?\*\*(\d+ %)\*\*", card, flags=re.S)
         assert drawn and asked
         shares = [re.findall(r"\d+ %", found[1]) for found in (drawn, asked)]

@@ -51,8 +51,9 @@ def test_files_beside_the_embedded_models_are_those_of_their_world(variant: Any)
 
 @pytest.mark.parametrize("variant", EMBEDDED, ids=lambda v: v.id)
 def test_example_prompts_are_drawn_as_asked_at_default_settings(variant: Any) -> None:
-    """They were chosen because eight seeds in a row, these among them, were right (JanusFlow: four)."""
-    model, settings = loaded(variant.folder).model, drawing_settings({}, variant)
+    """They were chosen because eight seeds in a row, these among them, were right."""
+    model = loaded(variant.folder, roles=variant.roles).model
+    settings = drawing_settings({}, variant)
     prompts = [text for language in variant.examples.values() for text in language["generate"]]
     wrong = []
     for text in prompts:
@@ -73,7 +74,8 @@ def readme_prompts() -> list[str]:
 def test_prompts_of_the_readmes_are_drawn_as_asked() -> None:
     variant, prompts = load_catalog().default(), readme_prompts()
     assert len(prompts) >= 4 and sum(not prompt.isascii() for prompt in prompts) >= 2, prompts
-    model, settings = loaded(variant.folder).model, drawing_settings({}, variant)
+    model = loaded(variant.folder, roles=variant.roles).model
+    settings = drawing_settings({}, variant)
     wrong = []
     for text in prompts:
         assert not embedded(variant.id).unknown(text), text
