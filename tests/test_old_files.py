@@ -241,4 +241,5 @@ def test_exported_script_draws_the_same_picture_again(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     drawn, old = read_metadata(tmp_path / done.stdout.strip()), metadata("janus_generate.png")
     assert drawn.image_tokens == TOKENS
-    assert replace(drawn, app=old.app, created=old.created, versions=old.versions) == old
+    same = {name: getattr(old, name) for name in ("app", "created", "versions", "size")}  # it drew 96 x 96 pixels then
+    assert replace(drawn, **same) == old and drawn.size == (192, 192)

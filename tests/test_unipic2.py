@@ -120,9 +120,9 @@ def test_a_model_of_one_size_refuses_another_and_takes_its_own() -> None:
         with closing(session.run(request)) as events:
             next(event for event in events if isinstance(event, Progress))
 
-    with pytest.raises(AppError, match="96 x 96 pixels only"):
+    with pytest.raises(AppError, match="192 x 192 pixels only"):
         draw(GenerateRequest("a red house", size=(512, 512)))
-    draw(GenerateRequest("a red house", size=(96, 96)))
+    draw(GenerateRequest("a red house", size=(192, 192)))
 
 
 def test_the_record_draws_the_picture_again_in_its_size() -> None:

@@ -39,8 +39,9 @@ RECORDED = ASSETS / "selftest.json"
 PROMPT, QUESTION = "two green frogs", "What is in the picture?"
 PICTURE = ASSETS / "examples" / "beach.png"
 FIELDS = 8  # pictures are compared by the mean colours of so many fields a side
-# Mean difference to the recorded probabilities (0..1) and colours (0..255): about three times what a CPU shows.
-_LIMITS = {"fp32": (1e-3, 1.0), "bf16": (0.1, 4.0), "fp16": (0.1, 4.0), "int8": (0.1, 4.0), "nf4": (0.4, 10.0)}
+# Mean difference to the recorded probabilities (0..1) and colours (0..255): about three times what a CPU shows. In fp32
+# the colours were equal with the instructions of AVX2 and AVX512, and most of a picture is its scene, right or wrong.
+_LIMITS = {"fp32": (1e-3, 0.1), "bf16": (0.1, 4.0), "fp16": (0.1, 4.0), "int8": (0.1, 4.0), "nf4": (0.4, 10.0)}
 
 
 @dataclass(frozen=True)
