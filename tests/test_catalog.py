@@ -64,6 +64,17 @@ def test_built_in_rows() -> None:
     assert hash(seven) != hash(embedded)
 
 
+def test_folder_of_a_row_is_that_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    catalog = load_catalog()
+    monkeypatch.chdir(MANIFEST.parent)
+    for row in catalog.values():
+        if row.folder is not None and not row.user_supplied:
+            weights = next(row.folder.glob("*.safetensors"))
+            named = {str(row.folder), str(weights), str(row.folder.relative_to(MANIFEST.parent))}
+            assert {catalog.resolve(name).id for name in named} == {row.id}
+            assert catalog.resolve(str(row.folder)).roles == row.roles
+
+
 def test_component_is_another_repository(tmp_path: Path) -> None:
     flow = load_catalog()["janusflow-1.3b"]
     vae = flow.parts["vae"]

@@ -16,12 +16,12 @@ from janus_app.errors import AppError
 from janus_app.hub import Hub
 from janus_app.paths import ASSETS
 from janus_app.registry.catalog import load_catalog
+from janus_app.registry.checkpoint_folder import COPY_RECORD
 from janus_app.runtime import quantization
 from janus_app.runtime.adapters import Adapter
 from janus_app.runtime.fit import plan_load
 from janus_app.runtime.own_models import add_own_model
 from janus_app.runtime.save_copy import CopyOptions, save_copy
-from janus_app.runtime.stored_copy import RECORD
 from janus_app.types import GenerateRequest, drain, result_of
 from tests.conftest import GOLDEN, loaded
 from tests.test_adapters import TINY, pair, with_adapters, write_adapter
@@ -91,6 +91,16 @@ def test_copy_of_another_family_needs_no_other_folder_and_draws_the_same_pixels(
     assert one.tobytes() == other.tobytes()
 
 
+def test_copy_of_a_row_keeps_what_only_the_row_knows(tmp_path: Path) -> None:
+    row = load_catalog()["janusflow-embedded"]
+    copy = load_catalog().resolve(str(save(ASSETS / "janusflow_embedded", tmp_path / "copy", precision="int8")))
+    assert (copy.roles, copy.context, copy.settings) == (row.roles, row.context, row.settings)
+    assert copy.roles == "tokens", "its files do not say so"
+    record = copy.folder / COPY_RECORD  # type: ignore[operator]
+    record.write_text(json.dumps({"precision": "int8", "from": {"model": "janus-embedded"}}), "utf-8")
+    assert load_catalog().resolve(str(copy.folder)).roles == "", "another family's row says nothing about it"
+
+
 @QUANTIZED
 def test_copy_says_what_it_is_and_is_loaded_in_no_other_precision(tmp_path: Path, precision: str) -> None:
     copy = save(TINY, tmp_path / "copy", precision=precision)
@@ -119,7 +129,7 @@ def test_copy_with_adapters_equals_the_load_with_adapters_and_names_them(tmp_pat
     assert_same_numbers(loaded(merged, "bf16").model, with_adapters(TINY, adapter, precision="bf16"))
     eight = save(TINY, tmp_path / "eight", adapters=(adapter,), precision="int8")
     assert_same_numbers(loaded(eight, "int8").model, loaded(merged, "int8").model)
-    record = json.loads((eight / RECORD).read_text("utf-8"))
+    record = json.loads((eight / COPY_RECORD).read_text("utf-8"))
     assert (record["precision"], record["from"]["model"]) == ("int8", load_catalog().resolve(str(TINY)).id)
     (named,) = record["adapters"]
     assert (named["name"], named["strength"], len(named["sha256"])) == ("frogs", 0.5, 64)
@@ -146,8 +156,8 @@ def test_damaged_copy_is_refused_by_the_name_of_the_tensor(tmp_path: Path, damag
 
 def test_record_of_another_precision_is_refused(tmp_path: Path) -> None:
     copy = save(TINY, tmp_path / "copy", precision="nf4")
-    record = json.loads((copy / RECORD).read_text("utf-8"))
-    (copy / RECORD).write_text(json.dumps(record | {"precision": "int3"}), "utf-8")
+    record = json.loads((copy / COPY_RECORD).read_text("utf-8"))
+    (copy / COPY_RECORD).write_text(json.dumps(record | {"precision": "int3"}), "utf-8")
     with pytest.raises(AppError) as caught:
         loaded(copy, "auto")
     assert caught.value.code == "copy_record_unusable"

@@ -21,8 +21,8 @@ from janus_app.hub import Hub
 from janus_app.models.common import prompts
 from janus_app.models.janus.transformers_layout import our_name, their_name
 from janus_app.registry.catalog import load_catalog
+from janus_app.registry.checkpoint_folder import COPY_RECORD
 from janus_app.runtime import save_copy as copies
-from janus_app.runtime.stored_copy import RECORD
 from janus_app.types import ChatRequest, Finished, GenerateRequest, Turn, drain, result_of
 from tests.conftest import GOLDEN, loaded
 
@@ -244,7 +244,7 @@ def test_command_line_saves_a_copy_with_its_origin(theirs: Path, tmp_path: Path,
     target = tmp_path / "copy"
     assert main(["convert", str(theirs), "--to", "original", "--out", str(target)]) == 0
     assert str(target) in capsys.readouterr().out
-    record = json.loads((target / RECORD).read_text("utf-8"))
+    record = json.loads((target / COPY_RECORD).read_text("utf-8"))
     assert record["layout"] == "original" and record["from"]["model"] == load_catalog().resolve(str(theirs)).id
     assert record["files"]["model.safetensors"]["size"] == (target / "model.safetensors").stat().st_size
     assert main(["convert", str(theirs), "--to", "original", "--out", str(target)]) == 1

@@ -20,6 +20,7 @@ from janus_app.types import VERBS
 
 CONFIG = "config.json"
 ADAPTER_CONFIG = "adapter_config.json"
+COPY_RECORD = "saved_copy.json"  # in a copy that the app saved: what it was made from, and how
 MAX_CONFIG_BYTES = 1_000_000  # real ones are under 10 kB
 
 
@@ -36,11 +37,27 @@ def variant_of_path(path: Path, known: Iterable[Variant] = ()) -> Variant:
 def variant_of_folder(folder: Path, known: Iterable[Variant] = ()) -> Variant:
     """Describe the checkpoint in `folder` (original layout), or in the only folder inside it that has one.
 
-    Repositories that its config.json names are fetched as the variants `known` say. Raises AppError where the folder
-    holds no checkpoint of a known family, or cannot be read.
+    Repositories that its config.json names are fetched as the variants `known` say, and a copy that was saved from one
+    of them is used as it. Raises AppError where the folder holds no checkpoint of a known family, or cannot be read.
     """
+    rows = tuple(known)
     with read_errors_as_app_errors(folder):
-        return _described(folder, known)
+        found = _described(folder, rows)
+        source = _copied_from(found, rows)
+    if source is None:
+        return found
+    fields = ("context", "settings", "examples", "roles", "solvers", "edit_methods", "thinking")
+    return replace(found, **{name: getattr(source, name) for name in fields})
+
+
+def _copied_from(found: Variant, known: Iterable[Variant]) -> Variant | None:
+    """The variant that a copy was saved from, where it is one of the `known`."""
+    assert found.folder is not None
+    if not (found.folder / COPY_RECORD).is_file():
+        return None
+    source = read_json(found.folder / COPY_RECORD, MAX_CONFIG_BYTES).get("from")
+    name = source.get("model") if isinstance(source, dict) else None
+    return next((row for row in known if row.id == name and row.family == found.family), None)
 
 
 def _described(folder: Path, known: Iterable[Variant]) -> Variant:

@@ -28,10 +28,11 @@ from janus_app.hub.verify import hash_file
 from janus_app.models.common.weight_files import WEIGHT_SUFFIXES
 from janus_app.models.family import Family, Layout, Parts
 from janus_app.models.registry import get_family
+from janus_app.registry.checkpoint_folder import COPY_RECORD
 from janus_app.registry.types import Variant
 from janus_app.runtime.adapters import WEIGHTS, Adapter, Changes, read_changes
 from janus_app.runtime.quantization import is_quantized, quantized_weight
-from janus_app.runtime.stored_copy import RECORD, SCALES, saved_precision
+from janus_app.runtime.stored_copy import SCALES, saved_precision
 from janus_app.runtime.tensor_files import read_tensors
 from janus_app.runtime.tensor_match import Match, match_tensors
 from janus_app.types import Notice, Progress
@@ -207,7 +208,7 @@ def _write_small_files(places: Mapping[str, Path], files: Mapping[str, Mapping[s
     """
     for place, folder in places.items():
         for file in sorted(folder.rglob("*") if place else folder.iterdir()):
-            own = file.name.startswith(".") or file.name == RECORD or file.name.endswith(".index.json")
+            own = file.name.startswith(".") or file.name == COPY_RECORD or file.name.endswith(".index.json")
             if own or not file.is_file() or file.suffix in WEIGHT_SUFFIXES or file.stat().st_size > _SMALL_FILE:
                 continue
             target = work / place / file.relative_to(folder)
@@ -233,7 +234,7 @@ def _write_record(variant: Variant, options: CopyOptions, written: Mapping[str, 
         ],
         "files": written,
     }
-    (work / RECORD).write_text(json.dumps(record, indent=1), encoding="utf-8")
+    (work / COPY_RECORD).write_text(json.dumps(record, indent=1), encoding="utf-8")
 
 
 def _sha256(file: Path) -> str:

@@ -16,11 +16,11 @@ from janus_app.errors import AppError, Message
 from janus_app.files import read_json
 from janus_app.models.common.weight_files import find_weights
 from janus_app.models.family import Family
+from janus_app.registry.checkpoint_folder import COPY_RECORD
 from janus_app.runtime.quantization import NF4_BLOCK, is_quantized
 from janus_app.runtime.tensor_files import read_header, read_tensors
 from janus_app.types import QUANTIZED_PRECISIONS
 
-RECORD = "saved_copy.json"
 SCALES = {"int8": "scale", "nf4": "absmax"}
 
 
@@ -29,11 +29,11 @@ def saved_precision(folder: Path) -> str:
 
     Raises AppError for a record that cannot be read, or names another precision.
     """
-    if not (folder / RECORD).is_file():
+    if not (folder / COPY_RECORD).is_file():
         return ""
-    precision = read_json(folder / RECORD).get("precision") or ""
+    precision = read_json(folder / COPY_RECORD).get("precision") or ""
     if precision and precision not in QUANTIZED_PRECISIONS:
-        raise AppError("copy_record_unusable", file=RECORD, folder=folder)
+        raise AppError("copy_record_unusable", file=COPY_RECORD, folder=folder)
     return str(precision)
 
 
