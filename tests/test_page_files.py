@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import gzip
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from janus_app.server.page_files import PageFiles
-from janus_app.server.security import MARK
-from janus_app.ui.assets import gradio_files
+from janus_app.server.security import MANIFEST_LINK, MARK
+from janus_app.ui.assets import FAVICON, MANIFEST, gradio_files
 
 NAME = "index-DphvyggB.js"
 SCRIPT = b"export const page = 1;\n" * 40
@@ -86,10 +87,27 @@ def test_everything_else_is_left_to_gradio(files: PageFiles, path: str) -> None:
     assert asked(files, f"/assets/{NAME}", method="POST")[2] == b"Gradio's answer"
 
 
+def test_page_can_be_installed_without_a_login() -> None:
+    files = PageFiles(gradio, gradio_files(), own=(MANIFEST, FAVICON))
+    status, headers, body = asked(files, f"/{MANIFEST.name}")
+    assert (status, headers[b"content-type"], headers[b"cache-control"]) == (
+        200,
+        b"application/manifest+json",
+        b"no-cache",
+    )
+    told = json.loads(body)
+    (icon,) = told["icons"]
+    status, headers, _ = asked(files, icon["src"].removeprefix("."))
+    assert (status, headers[b"content-type"]) == (200, icon["type"].encode())
+    addresses = [told["start_url"], told["scope"], *(one["url"] for one in told["shortcuts"])]
+    assert all(address.startswith("./") for address in addresses), "the page may lie under a sub-path"
+
+
 def test_page_is_made_of_files_that_are_found() -> None:
     """After an update of Gradio they might lie elsewhere; then the page still works, and slower."""
     files = PageFiles(gradio, gradio_files())
     page = (gradio_files().parent / "index.html").read_text(encoding="utf-8")
     assert page.count(MARK.decode()) == 1, "the script that runs before Gradio's is in no page"
+    assert page.count(MANIFEST_LINK.decode()) == 1, "the page cannot be installed"
     (name,) = [part for part in page.split('"') if part.startswith("./assets/index-") and part.endswith(".js")]
     assert asked(files, name.removeprefix("."))[0] == 200

@@ -23,6 +23,7 @@ from janus_app.errors import AppError, Message, match_language
 
 ALL_INTERFACES = ("0.0.0.0", "::", "")
 _API_INFO = re.compile(rb"(window\.gradio_api_info = ).*?(?=;?</script>)", re.DOTALL)
+MANIFEST_LINK = b'href="/manifest.json"'  # in Gradio's page
 MARK = b"<script data-gradio-mode>"  # in Gradio's page, after the script that says what is on the page
 _HOST_NAME = re.compile(r"(\*\.)?[a-z0-9_]([a-z0-9_.-]*[a-z0-9_])?|[0-9a-f:]+")
 _SUB_PATH = re.compile(r"(/[A-Za-z0-9_~-][A-Za-z0-9._~-]*)+")
@@ -80,15 +81,17 @@ class SubPath:
 
 
 class PageText:
-    """ASGI middleware: adds the script `opening` to the page, and removes the list of endpoints from the login page.
+    """ASGI middleware: adds the script `opening` and the web app manifest to the page, and takes the list of endpoints
+    out of the login page.
 
     The script runs when the description of the page is there and before Gradio's own scripts, where Gradio lets none.
     Gradio embeds the list of endpoints in the page before the login too, and it names every model, those the user added
-    included.
+    included. Gradio's own manifest is at the top of the server, where the page may lie below it.
     """
 
-    def __init__(self, app: Any, opening: str) -> None:
+    def __init__(self, app: Any, opening: str, manifest: str) -> None:
         self.app, self.opening = app, f"<script>{opening}</script>".encode()
+        self.manifest = f'href="./{manifest}"'.encode()
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] != "http" or scope["path"].strip("/"):
@@ -107,7 +110,7 @@ class PageText:
                 return
             if b'"auth_required":true' in body:
                 body = _API_INFO.sub(rb"\1null", body)
-            body = body.replace(MARK, self.opening + MARK, 1)
+            body = body.replace(MARK, self.opening + MARK, 1).replace(MANIFEST_LINK, self.manifest, 1)
             length = (b"content-length", str(len(body)).encode())
             others = [pair for pair in start["headers"] if pair[0].lower() != b"content-length"]
             await send({**start, "headers": [*others, length]})

@@ -42,7 +42,7 @@ from janus_app.server.security import (
     sub_path,
 )
 from janus_app.ui import dropped_files, endpoints, picture_links
-from janus_app.ui.assets import FAVICON, gradio_files, mark, opening_script, script, styles
+from janus_app.ui.assets import FAVICON, MANIFEST, gradio_files, mark, opening_script, script, styles
 from janus_app.ui.common import actions, browser_tab
 from janus_app.ui.common.help import foot_html, help_html
 from janus_app.ui.common.html import message
@@ -259,7 +259,7 @@ def _launch_options(lang: str) -> dict[str, Any]:
         "enable_monitoring": False,
         "run_history": False,
         "ssr_mode": False,
-        "pwa": False,
+        "pwa": False,  # its manifest knows no path that the page is served under; see PageText
         "mcp_server": False,
         "footer_links": [],
         "i18n": Texts(lang).browser_table(),
@@ -276,12 +276,12 @@ def _app_options(rules: dict[str, Any], path: str, api: Starlette, access: Acces
     def lifespan(app: FastAPI) -> AbstractAsyncContextManager[Any]:
         # Outside of Gradio's own middleware, which lets any web site read the answers of a page that has a name.
         inside = ApiGate(app.middleware_stack, api, access)
-        files = PageFiles(inside, gradio_files())
+        files = PageFiles(inside, gradio_files(), own=(MANIFEST, FAVICON))
         app.middleware_stack = HostGuard(SubPath(files, urlsplit(path).path), **rules)
         return api.router.lifespan_context(api)
 
     return {
-        "middleware": [Middleware(PageText, opening=opening_script())],
+        "middleware": [Middleware(PageText, opening=opening_script(), manifest=MANIFEST.name)],
         "lifespan": lifespan,
         "docs_url": None,
         "redoc_url": None,

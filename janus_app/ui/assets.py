@@ -10,6 +10,7 @@ from janus_app.paths import ASSETS
 
 FAVICON = ASSETS / "mark.svg"
 OPENING = ASSETS / "page" / "opening.js"
+MANIFEST = ASSETS / "page" / "app.webmanifest"  # what the page is called and looks like as an installed app
 
 
 def mark() -> str:

@@ -37,6 +37,11 @@ def test_page_is_fully_usable_behind_nginx_under_a_sub_path(browser: Any, tmp_pa
         page.keyboard.press("Enter")
         page.wait_for_selector(".state-line.ready")
         page.evaluate(WATCH)
+        devtools = page.context.new_cdp_session(page)
+        manifest = devtools.send("Page.getAppManifest")
+        assert manifest["url"].endswith("/janus/app.webmanifest") and not manifest["errors"]
+        refused = devtools.send("Page.getInstallabilityErrors")["installabilityErrors"]
+        assert {one["errorId"] for one in refused} <= {"in-incognito"}, "only this browser cannot install it"
 
         go(page, "chat")
         page.set_input_files("#chat-box input[type=file]", pictures[0])
