@@ -198,7 +198,7 @@ def test_other_browser_tabs_show_the_model_that_one_of_them_loaded(tmp_path: Pat
     session = ModelSession(load_catalog(), Hub())
     page = page_of(session, tmp_path)
     handlers, line, drawer = model_handlers(page)
-    shown: Updates = {line.state: "", line.seen: "", line.working: False}
+    shown: Updates = {line.state: "", line.warnings: "", line.seen: "", line.working: False}
     request: Any = None
     for name in ("janus-embedded", "janusflow-embedded"):  # as if another tab did
         drain(session.load(name, "cpu"))
@@ -215,7 +215,7 @@ def test_load_of_one_browser_tab_is_shown_and_can_be_cancelled_in_the_others(tmp
     session, go = ModelSession(load_catalog(), Hub()), threading.Event()
     page = page_of(session, tmp_path)
     handlers, line, _ = model_handlers(page)
-    idle: Updates = {line.state: "", line.seen: "", line.working: False}
+    idle: Updates = {line.state: "", line.warnings: "", line.seen: "", line.working: False}
     request: Any = None
 
     def fetch(share: int) -> Iterator[Event]:
@@ -233,7 +233,7 @@ def test_load_of_one_browser_tab_is_shown_and_can_be_cancelled_in_the_others(tmp
     go.set()
     load.wait(60)
     ended = handlers.tick({**idle, line.working: shown[line.working]}, request)
-    assert "Cancelled" in ended[line.work] and "progress" not in ended[line.work]
+    assert "Cancelled" in ended[line.ended] and not ended[line.work]
     assert not ended[line.cancel]["visible"] and not ended[line.working]
     assert line.work not in handlers.tick(idle, request), "a tab that is opened later does not hear of it"
     assert model_drawer.load_on(page, lambda: fetch(50), ("a",), "en") is not load
@@ -256,7 +256,7 @@ def test_load_of_the_command_line_is_shown_to_whoever_opens_the_page(
         assert load is not None
         load.wait(60)
         updates = handlers.opened(request)
-        assert why in updates[line.work] and bool(updates[line.work]) is bool(why)
+        assert why in updates[line.ended] and bool(updates[line.ended]) is bool(why)
         assert why in capsys.readouterr().err
         if not why:
             assert (updates[drawer.choice.device], updates[drawer.choice.precision]) == place
@@ -269,7 +269,7 @@ def test_load_of_the_command_line_is_shown_to_whoever_opens_the_page(
         load = page.runs.loading(shared=False)
         assert load is not None
         load.wait(60)
-    assert not handlers.opened(request)[line.work], "that would be said at every opening"
+    assert not handlers.opened(request)[line.ended], "that would be said at every opening"
     shared = page_of(session, tmp_path, shared=True)
     app.load_wanted(shared, Asked("janus-embedded", "cpu", "auto", ()))
     with pytest.MonkeyPatch.context() as visitor:

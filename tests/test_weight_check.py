@@ -29,7 +29,7 @@ from janus_app.ui.context import PageContext
 from janus_app.ui.i18n import Texts
 from janus_app.ui.tabs.models import files_panel
 from janus_app.ui.tabs.models.files_panel import FilesHandlers
-from janus_app.ui.tabs.models.model_line import checked_line, state_html
+from janus_app.ui.tabs.models.model_line import checked_line, warnings
 from tests.conftest import GOLDEN, loaded
 
 METAQUERY = GOLDEN.parent / "metaquery" / "ckpt_llavaov_sana"
@@ -188,10 +188,10 @@ def test_model_bar_says_checked_or_what_looked_wrong(folder: Path, tmp_path: Pat
     mine = session()
     page = PageContext(mine, mine.catalog, Texts(language), SavedImages(tmp_path, tmp_path))
     list(mine.load(str(folder), "cpu"))
-    html = state_html(page, language)
-    assert "message warning" in html and ("something looks wrong" if language == "en" else "看起来有问题") in html
+    (told,) = warnings(page, language)
+    assert ("something looks wrong" if language == "en" else "看起来有问题") in told
     list(mine.load("janus-embedded", "cpu"))
-    assert "message warning" not in state_html(page, language)
+    assert not warnings(page, language)
     list(mine.check_weights())
     assert ("checked on this machine" if language == "en" else "已在本机检查") in checked_line(page, language)
 

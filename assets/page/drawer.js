@@ -18,15 +18,13 @@ onChange(() => {
   if (opener && !opener.hasAttribute("aria-expanded")) opener.setAttribute("aria-expanded", String(isDrawerOpen()));
 });
 
-// Whatever stands above the canvas, as the welcome does, takes its room from the picture: the prompt stays in view.
-let aboveCanvas = 0;
-const fitCanvas = () => {
-  const canvas = document.getElementById("draw-canvas");
-  if (!visible(canvas)) return;
-  const above = Math.round(canvas.getBoundingClientRect().top + scrollY) + 12;
-  if (above === aboveCanvas) return;
-  aboveCanvas = above;
-  document.documentElement.style.setProperty("--above-canvas", `${above}px`);
+// What is told above the tabs takes its room from the picture: the prompt stays in view.
+let roomTold = 0;
+const fitTold = () => {
+  const parts = ["banner", "model-told"].map((id) => document.getElementById(id)).filter(visible);
+  const room = parts.reduce((sum, part) => sum + part.offsetHeight + 12, 0);
+  if (room !== roomTold) document.documentElement.style.setProperty("--told", `${roomTold = room}px`);
 };
-onChange(beforeFrame(fitCanvas));
-document.addEventListener("DOMContentLoaded", () => new ResizeObserver(fitCanvas).observe(document.body));
+const fitToldSoon = beforeFrame(fitTold);
+onChange(fitToldSoon);
+window.addEventListener("resize", fitToldSoon);

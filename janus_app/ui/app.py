@@ -134,6 +134,7 @@ def _header(page: PageContext) -> Frame:
         line = model_line.build(page)
         buttons = gr.HTML("", padding=False, elem_id="help")
     banner = gr.HTML("", padding=False, elem_id="banner")
+    line.render_told()
     return Frame(line, buttons, banner, gr.HTML("", padding=False, elem_id="welcome", js_on_load=ON_CLICK))
 
 

@@ -28,7 +28,7 @@ IGNORED_ERRORS = ("(reading 'reset_layers')", "(reading 'dimensions')")
 WATCH = """() => {
   window.seen = {status: [], sheets: new Set(), answers: new Set()};
   const look = () => {
-    for (const id of ["draw-status", "edit-status", "chat-status", "model-work"]) {
+    for (const id of ["draw-status", "edit-status", "chat-status", "model-work", "model-ended"]) {
       const text = document.getElementById(id)?.innerText.trim();
       if (text && window.seen.status.at(-1) !== text) window.seen.status.push(text);
     }

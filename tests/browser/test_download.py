@@ -152,10 +152,10 @@ def test_download_resumes_after_pause_and_kill(
         line
     )
     page.click("#model-cancel")
-    page.wait_for_selector("#model-work .message:has-text('are downloaded and kept')")
+    page.wait_for_selector("#model-ended .message:has-text('are downloaded and kept')")
     page.wait_for_selector("#model-list button:has-text('Resume')")
     paused = kept(tmp_path)
-    assert re.search(r"\d+( MB)? of 103 MB are downloaded and kept", page.inner_text("#model-work"))
+    assert re.search(r"\d+( MB)? of 103 MB are downloaded and kept", page.inner_text("#model-ended"))
     open_files(page)
     page.wait_for_selector("#files-facts:has-text('is partly downloaded')")
     assert kept(tmp_path) == paused, "the download continues while paused"
@@ -208,7 +208,7 @@ def test_download_goes_on_through_a_refresh_and_can_be_paused_after(
     until(lambda: kept(tmp_path), page)
     refreshed()
     page.click("#model-cancel")
-    page.wait_for_selector("#model-work .message:has-text('are downloaded and kept')")
+    page.wait_for_selector("#model-ended .message:has-text('are downloaded and kept')")
     steps.wait_nothing_runs(page)
     paused = kept(tmp_path)
     page.reload()
@@ -268,12 +268,12 @@ def test_download_fits_a_phone_and_is_all_chinese(
     assert "正在下载" in line and "个文件" in line and not re.search(r"\b(?:of|files|done|left)\b", line), line
     shot(page, "download-phone-zh")
     page.click("#model-cancel")
-    page.wait_for_selector("#model-work .message:has-text('会保留')")
+    page.wait_for_selector("#model-ended .message:has-text('会保留')")
     page.wait_for_selector("#model-list button:has-text('继续下载')")
     hub.clear_faults()
     hub.fault("*", Fault(times=99, status=403, code="GatedRepo"))
     get(page)
-    page.wait_for_selector("#model-work .message.error:has-text('同意')")
+    page.wait_for_selector("#model-ended .message.error:has-text('同意')")
     hub.clear_faults()
     english = re.findall(r"[A-Za-z]{4,} [A-Za-z]{2,} [A-Za-z]{2,}", page.inner_text("#model-drawer"))
     assert set(english) <= {"DeepSeek Model License"}, english  # a proper name

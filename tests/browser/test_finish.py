@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from functools import partial
+from pathlib import Path
 from typing import Any
 
+import gradio as gr
 import pytest
 
 from janus_app.errors import Message
 from janus_app.runtime.weight_check import WeightCheck
 from janus_app.ui.i18n import Texts
 from tests.browser.steps import TABS, UNNAMED, go, open_drawer, settle, until, wait_ended, wait_quiet
+from tests.browser.test_history import drop
 from tests.page_server import Served
 
 pytestmark = pytest.mark.browser
@@ -52,6 +56,23 @@ OUTSIDE = """words => {
   card.querySelector("p + p").textContent = words;
   const texts = [...card.querySelectorAll("p")].map((p) => p.getBoundingClientRect());
   return Math.max(...texts.map((p) => Math.max(box.top - p.top, p.bottom - card.getBoundingClientRect().bottom)));
+}"""
+# The tabs that lie behind a notice, and the controls in sight whose clicks a notice takes, its own button aside.
+COVERED = """() => {
+  const shown = (what) => [...document.querySelectorAll(what)].filter((e) => e.checkVisibility());
+  const notices = shown(".toast-body, #model-told .message");
+  const behind = (tab) => notices.some((notice) => {
+    const [a, b] = [tab, notice].map((e) => e.getBoundingClientRect());
+    return a.left < b.right && b.left < a.right && a.top < b.bottom && b.top < a.bottom;
+  });
+  const loses = (control) => {
+    const box = control.getBoundingClientRect();
+    const hit = document.elementFromPoint(box.x + box.width / 2, box.y + box.height / 2);
+    return notices.some((notice) => notice.contains(hit) && !notice.contains(control)) && !hit.closest(".toast-close");
+  };
+  const tabs = shown("#tabs > .tab-wrapper [role=tab]").filter(behind);
+  const controls = shown("button, input, textarea, select, summary").filter(loses);
+  return [...tabs, ...controls].map((e) => e.outerHTML.slice(0, 120));
 }"""
 MAX_PRESSES = 60  # of the Tab key until a control must be reached
 
@@ -123,21 +144,37 @@ def test_error_is_beside_its_button_and_in_view(visit: Any, served: Served) -> N
             page.wait_for_selector(error, state="detached")
 
 
-def test_warning_about_a_model_leaves_the_list_of_models_free(
-    visit: Any, served: Served, monkeypatch: pytest.MonkeyPatch
+def test_notices_cover_no_tab_and_take_no_click_meant_for_a_control(
+    visit: Any, served: Served, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     wrong = WeightCheck((Message("model_output_not_finite", where="logits"),))
     monkeypatch.setattr(served.session, "_weight_check", wrong)
+    monkeypatch.setattr(gr, "Warning", partial(gr.Warning, duration=None))  # stays until it is closed
     page = visit()
-    page.wait_for_selector(".hanging .message")
-    open_drawer(page)
-    for width in (1280, 390):
-        page.set_viewport_size({"width": width, "height": 844})
-        assert in_view(page, ".hanging .message")
+    page.wait_for_selector("#model-told .message")
+    (tmp_path / "letter.png").write_text("Dear model")
+    drop(page, tmp_path / "letter.png")
+    page.wait_for_selector(".toast-body")
+    for width, height in ((1440, 900), (1024, 768), (390, 844)):
+        page.set_viewport_size({"width": width, "height": height})
+        for tab in TABS:
+            go(page, tab)
+            settle(page)
+            assert in_view(page, "#model-told .message") and in_view(page, ".toast-body")
+            assert page.evaluate(COVERED) == [], f"{tab} at {width} pixels"
+        go(page, "draw")
+        settle(page)
+        assert in_view(page, "#draw-run"), f"the prompt makes room at {width} pixels"
+        open_drawer(page)
+        assert in_view(page, "#model-told .message")
         page.locator("#model-list button[data-model]").first.click(trial=True)
-        box = page.locator(".hanging .message").bounding_box()
+        box = page.locator("#model-told .message").bounding_box()
         middle = [box["x"] + box["width"] / 2, box["y"] + box["height"] / 2]
-        assert page.evaluate("at => Boolean(document.elementFromPoint(...at).closest('.hanging'))", middle)
+        assert page.evaluate("at => Boolean(document.elementFromPoint(...at).closest('#model-told'))", middle)
+        page.keyboard.press("Escape")
+        page.wait_for_selector("#model-drawer", state="hidden")
+    page.click(".toast-close")
+    page.wait_for_selector(".toast-body", state="detached")
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])

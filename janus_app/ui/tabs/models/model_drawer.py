@@ -26,7 +26,7 @@ from janus_app.ui.tabs.models import adapters_panel, connect_panel, files_panel,
 from janus_app.ui.tabs.models.adapters_panel import AdaptersPanel
 from janus_app.ui.tabs.models.files_panel import FilesHandlers
 from janus_app.ui.tabs.models.machine_panel import Choice, MachineHandlers, resolve
-from janus_app.ui.tabs.models.model_line import ModelLine, checked_line, state_html
+from janus_app.ui.tabs.models.model_line import ModelLine, checked_line, state_html, warnings
 from janus_app.ui.tabs.models.model_list import CHOSEN, ON_CLICK, Fit, cached, fits, list_html, own_html, starters
 from janus_app.ui.tabs.models.welcome import welcome_html
 
@@ -125,7 +125,7 @@ class ModelHandlers:
     def outputs(self) -> set[Any]:
         """What a load or unload may change."""
         line, drawer = self.line, self.drawer
-        shown = {line.work, line.cancel, line.working, line.state, line.seen}
+        shown = {line.work, line.cancel, line.working, line.ended, line.state, line.warnings, line.seen}
         return {*shown, *drawer.choice.all, drawer.listed, drawer.own, drawer.adapters.note, drawer.adapters.chosen}
 
     def opened(self, request: gr.Request) -> Updates:
@@ -142,7 +142,7 @@ class ModelHandlers:
         return {
             self.drawer.head: head,
             self.drawer.welcome: welcome,
-            self.line.work: failed,
+            self.line.ended: failed,
             **self._state(language),
             **self.now(language),
         }
@@ -173,7 +173,7 @@ class ModelHandlers:
             return {**updates, **self._working(load.view, language)}
         if load and values[self.line.working]:
             return {**updates, **self._ended(load, language)}
-        if updates[self.line.state] == values[self.line.state]:
+        if all(html == values[part] for part, html in updates.items()):
             return gr.skip()
         loaded = self.page.loaded_variant()
         if (loaded.id if loaded else "") != values[self.line.seen]:
@@ -181,7 +181,8 @@ class ModelHandlers:
         return updates
 
     def _state(self, language: str) -> Updates:
-        return {self.line.state: state_html(self.page, language)}
+        wrong = messages(warnings(self.page, language), "warning")
+        return {self.line.state: state_html(self.page, language), self.line.warnings: wrong}
 
     def now(self, language: str) -> Updates:
         """The list and the hidden name of the model as they are: the loaded one, where one is loaded."""
@@ -282,7 +283,7 @@ class ModelHandlers:
         try:
             load = load_on(page, start, wanted, language)
         except AppError as error:
-            yield {self.line.work: message(error.text(language), "error")}
+            yield {self.line.ended: message(error.text(language), "error")}
             return error.text(language)
         for frame in load.follow():
             if page.runs.loading(page.shared) is not load:  # another model is wanted by now
@@ -297,7 +298,8 @@ class ModelHandlers:
         # What is downloaded is kept, so there the button pauses. It is in every frame: a busy browser may miss one.
         button = gr.update(visible=True, value=self.page.texts.say("pause" if downloading else "cancel", language))
         return {
-            self.line.work: frame.status + messages(frame.notices),
+            self.line.work: frame.status,
+            self.line.ended: messages(frame.notices),
             self.line.cancel: button,
             self.line.working: True,
         }
@@ -305,11 +307,13 @@ class ModelHandlers:
     def _ended(self, load: Load, language: str) -> Updates:
         """No load is running any more, and how the last one ended."""
         line, page, frame = self.line, self.page, load.view
-        end = messages(frame.notices) + message(frame.error, "error")
+        said = warnings(page, language)  # which stay as long as the model
+        end = messages([told for told in frame.notices if told not in said]) + message(frame.error, "error")
         if load.stopped:
             end = message(interrupted_line(page, load.wanted[0], language))
         updates: Updates = {
-            line.work: end,
+            line.work: "",
+            line.ended: end,
             line.cancel: gr.update(visible=False, value=page.texts.say("cancel", language)),
             line.working: False,
             **self._state(language),
@@ -333,13 +337,13 @@ def wire(handlers: ModelHandlers, demo: gr.Blocks, joined: Any) -> None:
     line, drawer, files = handlers.line, handlers.drawer, handlers.files.panel.described
     choice, outputs = drawer.choice, handlers.outputs
     named = {drawer.listed, drawer.own, *choice.all, line.seen}
-    opening = {drawer.head, drawer.welcome, line.state, line.work, *named}
+    opening = {drawer.head, drawer.welcome, line.state, line.warnings, line.ended, *named}
     opened = attach(demo.load, handlers.opened, None, opening, **QUICK)
     for event in (opened.then, drawer.variant.change):
         attach(event, handlers.describe, {drawer.variant}, {drawer.about, handlers.files.chosen, *files}, **QUICK)
     attach(opened.then, handlers.suggest, None, {drawer.welcome}, **QUICK)
     attach(drawer.frame.expand, handlers.judge, None, {drawer.listed, drawer.adapters.chosen}, **QUICK)
-    shown = {line.state, line.seen, line.working}
+    shown = {line.state, line.warnings, line.seen, line.working}
     attach(gr.Timer(TICK_SECONDS).tick, handlers.tick, shown, outputs, **QUICK)
     placed = {choice.variant, choice.device}
     changing = {**JOB, "trigger_mode": "multiple"}  # another choice takes the place of the running one

@@ -1,4 +1,4 @@
-"""The one line about the model in the bar at the top: what is loaded, what it does, and the memory of this program."""
+"""The line about the model in the bar at the top: what is loaded, what it does; and what is told of it below."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ import gradio as gr
 from janus_app.errors import Message
 from janus_app.formatting import size_text
 from janus_app.runtime.session import SessionState
-from janus_app.ui.common.html import message
 from janus_app.ui.common.jobs import KNOWN_STAGES
 from janus_app.ui.context import PageContext
 
@@ -20,16 +19,24 @@ class ModelLine:
     """The parts of the line.
 
     `seen` holds the id of the loaded variant as this browser tab last saw it. It is a hidden textbox, because changes
-    of a State outside the queue fire no event. `work` shows a load and how it ended; `working` holds whether one is
-    shown that runs.
+    of a State outside the queue fire no event. `work` shows a load; `working` holds whether one is shown that runs.
+    `ended` says how the last one ended, `warnings` what is wrong with the model; `render_told` puts these two into the
+    page, below the bar.
     """
 
     state: gr.HTML
     work: gr.HTML
     change: gr.Button
     cancel: gr.Button
+    ended: gr.HTML
+    warnings: gr.HTML
     seen: gr.Textbox
     working: gr.State
+
+    def render_told(self) -> None:
+        with gr.Column(elem_id="model-told"):
+            self.ended.render()
+            self.warnings.render()
 
 
 def build(page: PageContext) -> ModelLine:
@@ -40,7 +47,8 @@ def build(page: PageContext) -> ModelLine:
         cancel = gr.Button(label("cancel"), size="sm", elem_id="model-cancel", min_width=0, visible=False)
         change = gr.Button(label("model_change"), size="sm", elem_id="model-change", min_width=0)
         seen = gr.Textbox("", visible="hidden", elem_id="model-seen", label="model-seen")
-    return ModelLine(state, work, change, cancel, seen, gr.State(False))
+    ended, warnings = (gr.HTML(elem_id=f"model-{part}", padding=False, render=False) for part in ("ended", "warnings"))
+    return ModelLine(state, work, change, cancel, ended, warnings, seen, gr.State(False))
 
 
 def state_html(page: PageContext, language: str) -> str:
@@ -64,12 +72,14 @@ def state_html(page: PageContext, language: str) -> str:
         parts.append(escape(say("state_replicas", language, ready=ready, total=most)))
     if state.queue:
         parts.append(escape(say("waiting", language, count=state.queue)))
-    line = f'<div class="state-line {escape(state.phase)}"><span class="dot"></span>{"<i>·</i>".join(parts)}</div>'
-    checked = state.weight_check
-    wrong = checked.message(state.title).text(language) if checked is not None and checked.problems else ""
-    silence = state.silence.text(language) if state.silence else ""
-    warnings = message(wrong, "warning") + message(silence, "warning")
-    return line + (f'<div class="hanging">{warnings}</div>' if warnings else "")
+    return f'<div class="state-line {escape(state.phase)}"><span class="dot"></span>{"<i>·</i>".join(parts)}</div>'
+
+
+def warnings(page: PageContext, language: str) -> list[str]:
+    """What is wrong with the loaded model or with its job."""
+    state, checked = page.session.state, page.session.state.weight_check
+    wrong = checked.message(state.title) if checked is not None and checked.problems else None
+    return [told.text(language) for told in (wrong, state.silence) if told]
 
 
 def _doing(page: PageContext, state: SessionState, language: str) -> str:
