@@ -236,6 +236,11 @@ def into_editor(page: Any, act: Callable[[], Any]) -> Any:
     act()
     there = "window.seen.shown > shown && !document.body.classList.contains('arriving')"
     page.wait_for_function(f"shown => {there}", arg=shown)
+    return still_canvas(page)
+
+
+def still_canvas(page: Any) -> Any:
+    """The canvas of the editor, once its picture stands still."""
     canvas = page.locator("#edit-editor canvas").first
     shots = [b""]
 

@@ -21,6 +21,7 @@ from tests.browser.steps import (
     open_settings,
     paint,
     set_number,
+    still_canvas,
     until,
     wait_done,
     wait_quiet,
@@ -34,6 +35,15 @@ UNIPIC2 = Path(__file__).parents[1] / "golden" / "unipic2" / "ckpt_tiny"
 METAQUERY = ("MetaQuery embedded", "metaquery-embedded")
 STEPS = "e => e.map((b) => [Number(b.dataset.step), Number(b.closest('ol').parentElement.querySelector('button')?."
 STEPS += "dataset.step || 0), b.classList.contains('here')])"
+# The parts of the editor's tools that lie over its picture.
+OVER = """() => {
+  const box = document.querySelector("#edit-editor canvas").getBoundingClientRect();
+  const { x, y, width, height } = window.editor.background_image.getBounds();
+  const covers = (tool) => tool.left < box.x + x + width && tool.right > box.x + x
+    && tool.top < box.y + y + height && tool.bottom > box.y + y;
+  return [...document.querySelectorAll("#edit-editor :is(.top-panel, .toolbar-wrap)")]
+    .filter((e) => covers(e.getBoundingClientRect())).map((e) => e.className);
+}"""
 
 
 def strip(page: Any) -> tuple[dict[int, int], int]:
@@ -239,6 +249,18 @@ def test_editor_takes_every_picture_that_the_chat_takes(visit: Any, served: Serv
     page.wait_for_selector("#edit-editor-note .message.error:has-text('letter')")
     into_editor(page, lambda: give(page, tmp_path / "two.tif", drop=True))
     assert not page.inner_text("#edit-editor-note").strip()
+
+
+def test_tools_of_the_editor_lie_beside_its_picture(visit: Any, tmp_path: Path) -> None:
+    page = visit()
+    go(page, "edit")
+    for name, size in (("square.png", (300, 300)), ("wide.png", (400, 150))):
+        Image.new("RGB", size, (40, 120, 60)).save(tmp_path / name)
+        into_editor(page, lambda name=name: give(page, tmp_path / name))
+        for width, height in ((1440, 900), (1024, 768), (390, 844)):
+            page.set_viewport_size({"width": width, "height": height})
+            still_canvas(page)
+            assert page.evaluate(OVER) == [], f"{name} at {width} pixels"
 
 
 def give(page: Any, file: Path, drop: bool = False) -> None:
