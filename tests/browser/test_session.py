@@ -447,7 +447,7 @@ def test_no_status_outlives_a_job_that_was_stopped_or_failed(
         ("chat", chat, "[data-chat-stop]", "#chat-bot"),
         ("compare", lambda: page.click("#compare-run"), "#compare-stop", "#compare-status"),
         ("compare", grid, "#grid-stop", "#compare-status"),
-        ("compare", load, "#model-cancel", "#model-ended"),
+        ("compare", load, "#model-cancel", "#model-work"),
     )
     monkeypatch.setattr(session, "run", endless)
     monkeypatch.setattr(session, "load", endless)
