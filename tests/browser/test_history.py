@@ -201,6 +201,17 @@ def test_history_picture_can_be_marked_saved_discussed_and_redrawn(enter: Any, t
         go(page, "history")
         page.wait_for_selector("#history-count:has-text('1 to 2 of 2')")
 
+        # Compare the opened picture with another one of the history.
+        page.click("#history-compare-with")
+        page.wait_for_selector("#history-whose:has-text('choose the picture')")
+        page.locator("#history-runs .tile").first.click()
+        page.wait_for_selector("#history-whose:has-text('Left: a red circle')")
+        shown = "[...document.querySelectorAll('#history-both img')].filter(i => i.naturalWidth > 0).map(i => i.src)"
+        page.wait_for_function(f"new Set({shown}).size == 2")
+        page.click("#history-compare-with")
+        page.wait_for_selector("#history-both", state="hidden")
+        assert not page.inner_text("#history-whose").strip()
+
         page.click("#history-ask")
         page.wait_for_selector("#chat-box .thumbnail-item, #chat-box .thumbnail-image")
         say(page, "Is it round?")

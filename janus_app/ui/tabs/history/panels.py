@@ -113,13 +113,20 @@ class Opened:
 
 @dataclass(frozen=True)
 class OpenedPanel:
-    """The opened picture. `opened` holds an Opened or None; `sure` asks before a picture is deleted."""
+    """The opened picture. `opened` holds an Opened or None; `sure` asks before a picture is deleted.
+
+    `pinned` holds the Opened that the next ones are compared with, or None; `both` shows the two.
+    """
 
     panel: gr.Column
     picture: gr.HTML
     menu: gr.Column
     star: gr.Button
+    compare: gr.Button
     delete: gr.Button
+    whose: gr.HTML
+    both: gr.ImageSlider
+    pinned: gr.State
     sure: gr.Column
     question: gr.HTML
     delete_yes: gr.Button
@@ -130,6 +137,10 @@ class OpenedPanel:
     @property
     def all(self) -> set[Any]:
         return {self.panel, self.picture, self.opened, self.star, self.detail, self.sure}
+
+    @property
+    def comparison(self) -> set[Any]:
+        return {self.compare, self.whose, self.both, self.pinned}
 
     @property
     def source(self) -> PictureSource:
@@ -153,13 +164,22 @@ def opened_panel(page: PageContext, panel: gr.Column) -> OpenedPanel:
         return gr.Button(label(key), size="sm", variant=variant, elem_id=f"history-{name}", min_width=60)
 
     picture = gr.HTML(elem_id="history-picture", html_template=ADDRESSED)
+    whose = gr.HTML(elem_id="history-whose", padding=False)
+    both = gr.ImageSlider(
+        label=label("compare_slider"), show_label=False, type="filepath", interactive=False, slider_position=50,
+        visible="hidden", buttons=["fullscreen"], height=360, elem_id="history-both",
+    )  # fmt: skip
     menu = action_row(page, "history")
     with gr.Row(elem_classes="actions"):
-        star, delete = button("star_on", "star"), button("delete", "delete")
+        star, compare = button("star_on", "star"), button("compare_with", "compare-with")
+        delete = button("delete", "delete")
     with gr.Column(visible=False, elem_classes="sure") as sure:
         question = gr.HTML(elem_id="history-sure", padding=False)
         with gr.Row(elem_classes="actions"):
             yes, no = button("delete_yes", "delete-yes", "stop"), button("delete_no", "delete-no")
     with gr.Accordion(label("details"), open=False, elem_id="history-details", elem_classes="quiet"):
         detail = gr.HTML(elem_id="history-detail", padding=False)
-    return OpenedPanel(panel, picture, menu, star, delete, sure, question, yes, no, detail, gr.State(None))
+    return OpenedPanel(
+        panel, picture, menu, star, compare, delete, whose, both, gr.State(None), sure, question, yes, no, detail,
+        gr.State(None),
+    )  # fmt: skip

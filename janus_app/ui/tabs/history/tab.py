@@ -161,6 +161,30 @@ class HistoryHandlers:
             gr.Warning(error.text(language))
             return gr.skip()
 
+    def pin(self, values: Values, request: gr.Request) -> Updates:
+        """Compare the opened picture with the ones opened next, or no longer."""
+        pinned = None if values[self.panel.pinned] else values[self.panel.opened]
+        say, language = self.page.texts.say, self.page.language(request)
+        return {
+            self.panel.pinned: pinned,
+            self.panel.compare: say("compare_with_end" if pinned else "compare_with", language),
+            self.panel.whose: message(say("compare_with_hint", language)) if pinned else "",
+            self.panel.both: gr.update(value=None, visible="hidden"),
+        }
+
+    def beside(self, values: Values, request: gr.Request) -> Updates:
+        """The pinned picture beside the one opened now."""
+        left, right = values[self.panel.pinned], values[self.panel.opened]
+        say, language = self.page.texts.say, self.page.language(request)
+        if left is None or right is None or left.name == right.name:
+            hint = message(say("compare_with_hint", language)) if left else ""
+            return {self.panel.both: gr.update(value=None, visible="hidden"), self.panel.whose: hint}
+        names = {side: one.image.metadata for side, one in (("left", left), ("right", right))}
+        seeds = {side: say("seed_is", language, seed=record.seed) for side, record in names.items()}
+        told = {side: f"{record.prompt} ({record.title}, {seeds[side]})" for side, record in names.items()}
+        both = gr.update(value=(left.image.shown, right.image.shown), visible=True)
+        return {self.panel.both: both, self.panel.whose: message(say("compare_with_both", language, **told))}
+
     def ask_delete(self, values: Values, request: gr.Request) -> Updates:
         name = values[self.panel.opened].name
         question = self.page.texts.say("delete_picture", self.page.language(request), name=name)
@@ -215,6 +239,9 @@ def wire(handlers: HistoryHandlers, tab: gr.Tab, browser: BrowserDownload, furth
     opened = attach(listing.runs.select, handlers.open, None, panel.all, **NOTIFYING)
     opened.then(None, None, None, js=SCROLL_TO_OPENED)
     attach(opened.then, further.cleared, None, further.all, **QUICK)
+    both = {panel.opened, panel.pinned}
+    attach(opened.then, handlers.beside, both, panel.comparison, **QUICK)
+    attach(panel.compare.click, handlers.pin, both, panel.comparison, **QUICK)
     for button, change in ((panel.star, handlers.mark), (panel.delete_yes, handlers.delete)):
         changed = attach(button.click, change, {panel.opened}, panel.all, **NOTIFYING)
         attach(changed.then, handlers.here, here, listing.all, **QUICK)  # as the filters are by then
