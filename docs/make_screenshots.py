@@ -9,6 +9,7 @@ Needs Chromium and requirements-dev.txt. The seeds are fixed, so the pictures ch
 from __future__ import annotations
 
 import argparse
+import itertools
 import shutil
 import socket
 import sys
@@ -47,12 +48,13 @@ def main() -> int:
     if chromium is None:
         print("No Chromium was found. Install one (Debian, Ubuntu: apt-get install chromium) and try again.")
         return 1
-    with page_server() as address, browser_at(chromium) as browser:
+    with browser_at(chromium) as browser:
         if args.all:
             args.all.mkdir(parents=True, exist_ok=True)
-            take_all(browser, address, args.all, args.tabs, args.languages)
+            take_all(browser, args.all, args.tabs, args.languages)
         else:
-            take_published(browser, address)
+            with page_server() as address:
+                take_published(browser, address)
     return 0
 
 
@@ -116,10 +118,10 @@ def go(page: Any, tab: str) -> None:
         page.wait_for_timeout(1_000 * EDITOR_SECONDS)
 
 
-def take_all(browser: Any, address: str, folder: Path, tabs: tuple[str, ...], languages: tuple[str, ...]) -> None:
-    """Every tab as it opens, and after something was done in it."""
-    for language in languages:
-        for theme in ("light", "dark"):
+def take_all(browser: Any, folder: Path, tabs: tuple[str, ...], languages: tuple[str, ...]) -> None:
+    """Every tab as it opens, and after something was done in it; each language and theme begins with a new page."""
+    for language, theme in itertools.product(languages, ("light", "dark")):
+        with page_server() as address:
             page = visit(browser, address, theme, language=language)
             for state in ("opened", "used"):
                 if state == "used":

@@ -173,9 +173,11 @@ const ask = async (...request) => {
 // A run that is started before its tab has the settings of the model waits for them: the server knows them already and would
 // refuse what is still outside of their limits, without a word on the page.
 const OPENED_WITHIN = 60_000; // milliseconds
-const hasSettings = (tab) => document.querySelector(`#${tab}-fitted textarea, #${tab}-fitted input`)?.value !== "";
+const SETTINGS = { compare: "#side-b-model input" }; // is empty until the models and their settings are there
+const hasSettings = (tab) =>
+  document.querySelector(SETTINGS[tab] ?? `#${tab}-fitted textarea, #${tab}-fitted input`)?.value !== "";
 document.addEventListener("click", async (event) => {
-  const run = event.target.closest?.("#draw-run, #edit-run"), tab = run?.id.split("-")[0];
+  const run = event.target.closest?.("#draw-run, #edit-run, #compare-run"), tab = run?.id.split("-")[0];
   if (!run || hasSettings(tab) || run.dataset.late) return;
   event.stopImmediatePropagation();
   if (run.ariaBusy) return;
