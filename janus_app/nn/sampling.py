@@ -5,15 +5,26 @@ from __future__ import annotations
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from janus_app.errors import AppError
 
 
+def generator(seed: int) -> torch.Generator:
+    """A CPU generator for a seed of any size.
+
+    PyTorch's own reads the lowest 32 bits alone: to it 5 and 2**32 + 5 are one seed. So all bits of a larger one are
+    mixed into 32 first.
+    """
+    narrow = seed if seed < 2**32 else int(np.random.SeedSequence(seed).generate_state(1)[0])
+    return torch.Generator("cpu").manual_seed(narrow)
+
+
 def generators(seed: int, count: int) -> list[torch.Generator]:
     """One CPU generator a picture: picture i draws from seed + i, whatever the batch size or the device."""
-    return [torch.Generator("cpu").manual_seed(seed + i) for i in range(count)]
+    return [generator(seed + i) for i in range(count)]
 
 
 def exponential_noise(streams: Sequence[torch.Generator], size: int, cells: int = 1) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -281,7 +282,8 @@ def test_command_line_thinks_by_the_row_and_takes_a_plan(
     assert drawn("--from", first["file"], "--plan", "blue")[0]["plan"] == "blue"
     assert drawn("--model", "tiny-p", "--prompt", PROMPT, "--no-think")[0]["plan"] == ""
     assert f"--plan={first['plan']}" in shlex.split(export(read_metadata(first["file"]), "cli"))
-    assert main(["generate", "--model", str(FOLDER), "--prompt", PROMPT, "--think"]) == 1
+    copy = shutil.copytree(FOLDER, tmp_path / "copy")  # the folder of a row is that row
+    assert main(["generate", "--model", str(copy), "--prompt", PROMPT, "--think"]) == 1
     assert "not taught to plan" in capsys.readouterr().err
 
 

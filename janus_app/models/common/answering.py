@@ -32,7 +32,7 @@ class WordRule:
 
         It raises AppError where a logit is not finite.
         """
-        stream = torch.Generator("cpu").manual_seed(self.seed)
+        stream = sampling.generator(self.seed)
         never = torch.tensor(self.excluded, dtype=torch.long)
 
         def choose(logits: Tensor) -> tuple[Tensor, int]:

@@ -128,7 +128,7 @@ def answer_tokens(
     `excluded` ids are never chosen, and only those of `first`, if there are some, as the first one.
     """
     never = torch.tensor(excluded, dtype=torch.long, device=prompt.device)
-    stream = torch.Generator("cpu").manual_seed(seed)
+    stream = sampling.generator(seed)
     hidden, cache = prefill(network, [prompt], limit)
     reader = _Reader(network, cache, hidden[:, -1])
     read: Callable[[int], None] = reader.read

@@ -68,7 +68,7 @@ class MllmChat:
         with importing:
             from transformers import DynamicCache
 
-        stream = torch.Generator("cpu").manual_seed(request.seed)
+        stream = sampling.generator(request.seed)
         placed, cache = self.reader.positions(ids, features), DynamicCache()
         hidden = self.reader.read(self.reader.embed(ids, features), placed.positions, cache)
         for position in range(len(ids), len(ids) + limit):

@@ -15,11 +15,12 @@ from torch import Tensor
 
 from janus_app.errors import AppError, Message, is_out_of_memory
 from janus_app.models.common import prompts
-from janus_app.models.common.batching import draw_in_batches
+from janus_app.models.common.batching import draw_in_batches, free_memory
 from janus_app.models.common.image_processor import BLANK, fit_square, masked_cells, to_picture
 from janus_app.models.common.preview_pace import DrawingTime, PreviewPace
 from janus_app.models.common.tokenizer import IMAGE_BEGIN, IMAGE_END, PAD
 from janus_app.models.janus import edit, think
+from janus_app.models.janus.candidates import candidates_for, kept_log_likelihood, varied
 from janus_app.models.janus.draw import SamplingRule, decode_tokens, draw_tokens, drawn_range
 from janus_app.models.janus.inspect import inspect_tokens, swap_token
 from janus_app.models.janus.jacobi import jacobi_decode, window_size
@@ -165,6 +166,8 @@ class JanusModel(ThinkingMixin):
                 request = replace(request, plan=(yield from self._plan(request, thinking)))
             else:
                 draw = self._judged_batch
+        elif isinstance(request, EditRequest) and candidates_for(known, request.temperature) > 1:
+            draw = self._region_batch
         rows = rows or self.prompt_rows(request)
         yield from draw_in_batches(
             self, request.count, lambda before, count: draw(request, rows, known, before, count), started
@@ -178,15 +181,21 @@ class JanusModel(ThinkingMixin):
         before: tuple[Picture, ...],
         count: int,
         attempt: int = 0,
+        candidates: int = 1,
     ) -> Generator[Event, None, list[Picture]]:
-        """Draw and return `count` pictures, from seed + len(before) on. `RowPreviews` come after rows, but the last."""
+        """Draw and return `count` pictures, from seed + len(before) on. `RowPreviews` come after rows, but the last.
+
+        Each is the one of `candidates` that the kept tokens fit best; the first of them is in the previews.
+        """
         seed = request.seed + len(before)
-        streams = sampling.generators(seed + attempt * think.SECOND_ATTEMPT, count)
+        attempts = [seed + (attempt + one) * think.SECOND_ATTEMPT for one in range(candidates)]
+        streams = [stream for first in attempts for stream in sampling.generators(first, count)]
         codes = self.network.config.vq.codebook_size
+        at_own_temperature = partial(varied, own=count, temperature=request.temperature)
         rule = SamplingRule(
             request.guidance,
             request.temperature,
-            lambda cells: sampling.exponential_noise(streams, codes, cells),
+            lambda cells: at_own_temperature(sampling.exponential_noise(streams, codes, cells)),
             request.image_guidance if isinstance(request, EditRequest) and request.method == "instruct" else None,
         )
         unknown_up_to = (known < 0).cumsum(0).tolist()
@@ -203,12 +212,12 @@ class JanusModel(ThinkingMixin):
             done, left = len(before) * steps + unknown_up_to[cell] * count, ahead.left(cell, time.perf_counter())
             return Progress("draw", done, request.count * steps, "tokens", seconds_left=left)
 
-        for cell, tokens in self._cells(request, rows, count, rule, known):
+        for cell, tokens in self._cells(request, rows, count * candidates, rule, known):
             yield (progress := at(cell))
             more, finished = (cell + 1) // self.grid > finished, (cell + 1) // self.grid
             if previews and more and cell < last:
                 try:
-                    parts = yield from shown.after(cell, tokens, progress)
+                    parts = yield from shown.after(cell, tokens[:count], progress)
                 except Exception as error:  # losing a preview is better than losing the picture
                     if not is_out_of_memory(error):
                         raise
@@ -219,7 +228,40 @@ class JanusModel(ThinkingMixin):
                     images = (*(p.image for p in before), *parts, *[blank] * waiting)
                     yield Preview(images, progress.done, progress.total)
         self._cell_seconds = ahead.each
+        if candidates > 1:
+            tokens = yield from saying(lambda: at(last), self._best_fit(rows[0], tokens, known, count))
         return (yield from self._decoded(request, tokens, len(before), ahead))
+
+    def _region_batch(
+        self,
+        request: EditRequest,
+        rows: Sequence[Tensor],
+        known: Tensor,
+        before: tuple[Picture, ...],
+        count: int,
+    ) -> Generator[Event, None, list[Picture]]:
+        """As `_batch`, with several candidates for each picture, or one where there is no memory for more."""
+        drawn: list[Picture] = []
+        wanted = candidates_for(known, request.temperature)
+        while len(drawn) < count:
+            try:
+                drawn += yield from self._batch(request, rows, known, (*before, *drawn), 1, candidates=wanted)
+                continue
+            except Exception as error:
+                if wanted == 1 or not is_out_of_memory(error):
+                    raise
+            free_memory()
+            wanted = 1
+        return drawn
+
+    def _best_fit(self, prompt: Tensor, tokens: Tensor, known: Tensor, count: int) -> Generator[None, None, Tensor]:
+        """Of the candidates [candidates * count, cells] the tokens [count, cells] that the kept ones fit best."""
+        scores = []
+        for row in tokens:
+            yield
+            scores.append(kept_log_likelihood(self.network, prompt, row, known))
+        best = torch.stack(scores).view(-1, count).argmax(0)
+        return tokens.view(-1, count, tokens.shape[1])[best, torch.arange(count, device=tokens.device)]
 
     def _cells(
         self,
