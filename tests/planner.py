@@ -11,15 +11,17 @@ from janus_app.registry.types import Variant
 from janus_app.runtime.adapters import Adapter
 from janus_app.runtime.save_copy import CopyOptions, save_copy
 from janus_app.types import result_of
+from training.objects import PLACES
 from training.planner import THINKING
 
 ADAPTER = Path(__file__).parent / "fixtures" / "planner"
 # Plans that it writes and draws exactly, with two seeds in fp32 and bf16; OTHER is one that a user makes of the first.
 WHITE = ", on a white background"
+PLACED = [names[0] for names in PLACES]
 PLANS = {
-    "two frogs and a red house": f"a frog on the left, a frog in the centre, a red house on the right{WHITE}",
+    "a red cat to the left of a yellow star": f"a red cat {PLACED[0]}, a yellow star {PLACED[2]}{WHITE}",
     "a blue boat in the sky": "a blue boat in the centre, on a light blue background",
-    "a red cat to the left of a yellow star": f"a red cat on the left, a yellow star on the right{WHITE}",
+    "two green frogs on the beach": f"a green frog {PLACED[0]}, a green frog {PLACED[2]}, on a yellow background",
 }
 PROMPT, PLAN = next(iter(PLANS.items()))
 OTHER = PLAN.replace("white", "dark")

@@ -99,7 +99,7 @@ def told(model: Any, request: ChatRequest) -> Finished:
 
 
 def test_lmfusion_around_janus_says_token_for_token_what_janus_says(root: Path, lmfusion: MixedModel) -> None:
-    janus: Any = loaded(JANUS).model
+    janus: Any = loaded(JANUS, context=lmfusion.capabilities.context).model
     answers = [told(janus, request) for request in conversations()]
     assert [told(lmfusion, request).token_ids for request in conversations()] == [one.token_ids for one in answers]
     assert len({one.text for one in answers}) > 2 and all(one.text for one in answers)
@@ -151,7 +151,7 @@ def test_a_folder_with_nothing_but_a_base_talks_as_it(tmp_path: Path, lmfusion: 
 
 
 def test_llavafusion_around_metaquery_answers_about_pictures_as_it(llavafusion: MixedModel) -> None:
-    metaquery: Any = loaded(METAQUERY).model
+    metaquery: Any = loaded(METAQUERY, context=llavafusion.capabilities.context).model
     asked = [*conversations(scene(0)), *conversations(scene(3), scene(2)), *conversations()]
     answers = [told(metaquery, request) for request in asked]
     assert [told(llavafusion, request).text for request in asked] == [one.text for one in answers]

@@ -13,10 +13,10 @@ from training.captions import caption
 from training.codes import codebook
 from training.export import export
 from training.joint import tile_loss
-from training.objects import HELD_OUT_PAIRS, INDEX, N_COLOURS, N_THINGS, NUMBERS, THINGS
+from training.objects import HELD_OUT_PAIRS, INDEX, N_COLOURS, N_THINGS, NUMBERS, THINGS, held_out_order
 from training.pictures import TILE, painter, render, scene_table, sticker_table
 from training.restore import restore
-from training.scenes import plan, seen_scene
+from training.scenes import PLACES_MORE, SMALL_MORE, plan, practised, seen_scene
 from training.talk import TYPES, ask, compare
 from training.world import KINDS, N_TILES, PARTS, SMALL, Item, Scene, grid, read_grid, tile_factors, tile_id
 
@@ -150,3 +150,17 @@ def test_restore_inverts_export(tmp_path: Path) -> None:
     for name, tensor in before.items():
         loose = name.startswith("gen_head.vision_head")  # its rows were sums, rounded to bfloat16
         assert torch.allclose(tensor.float(), after[name].float(), atol=0.02 if loose else 0, rtol=0.02), name
+
+
+def test_what_is_hard_is_practised_more_but_nothing_that_is_held_out() -> None:
+    rng = np.random.default_rng(0)
+    plans = {"usual": [plan(rng) for _ in range(4000)], "practised": [practised(rng) for _ in range(4000)]}
+    small = {name: np.mean([any(g.small for g in p.groups) for p in made]) for name, made in plans.items()}
+    assert small["usual"] + 0.4 * SMALL_MORE < small["practised"] < small["usual"] + SMALL_MORE
+    placed = {name: np.mean([p.form == "two places" for p in made]) for name, made in plans.items()}
+    assert placed["usual"] + 0.8 * PLACES_MORE < placed["practised"] < placed["usual"] + PLACES_MORE
+    two = [p.groups for p in plans["practised"] if p.form == "two places"]
+    assert 0.3 < np.mean([one.slots > other.slots for one, other in two]) < 0.5, "named in any order"
+    assert not any(held_out_order(one.thing, other.thing) for one, other in two)
+    for p in plans["practised"]:
+        assert not HELD_OUT_PAIRS & {(g.thing, g.colour) for g in p.groups}

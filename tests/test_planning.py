@@ -61,3 +61,15 @@ def test_the_saved_adapter_computes_what_was_trained(tmp_path: Path) -> None:
         inputs = lora.network.text_embeds(data[0])
         torch.testing.assert_close(model.network(inputs), lora.network(inputs), atol=2e-2, rtol=0)
         assert (model.network(inputs) - with_adapters(CHECKPOINT).network(inputs)).abs().max() > 0.1
+
+
+def test_training_continues_from_a_saved_adapter(tmp_path: Path) -> None:
+    torch.manual_seed(2)
+    first, second = Lora(CHECKPOINT, RANK), Lora(CHECKPOINT, RANK)
+    for half in first.b:
+        torch.nn.init.normal_(half, std=0.1)
+    first.save(tmp_path, "janus-embedded")
+    second.begin_with(tmp_path)
+    for name, tensor in first.halves().items():
+        torch.testing.assert_close(second.halves()[name], tensor, rtol=1e-3, atol=1e-4)
+    assert all(half.requires_grad for half in (*second.a, *second.b))

@@ -13,7 +13,7 @@ from torch import Tensor
 from janus_app.models.common.prompts import SYSTEM
 from training.captions import caption
 from training.objects import COLOURS, N_THINGS, THINGS
-from training.scenes import plan, seen_scene, settled
+from training.scenes import practised, seen_scene, settled
 from training.small_talk import small_talk, unknown
 from training.talk import TYPES, Exchange, ask, compare
 from training.text_tokenizer import SPECIALS
@@ -135,7 +135,7 @@ def padded(rows: list[list[int]], fill: int) -> Tensor:
 def drawings(rng: RNG, words: Words, count: int, dropout: float = 0.1) -> Drawings:
     rows, tiles, usual = [], [], []
     for _ in range(count):
-        p = plan(rng)
+        p = practised(rng)
         ids = [words.bos, *words.encode(f"{USER}: {as_typed(caption(p, rng), rng)}\n\n{ASSISTANT}:"), words.boi]
         if rng.random() < dropout:
             ids[1:-1] = [words.pad] * (len(ids) - 2)
@@ -162,8 +162,8 @@ def _another(scene: Scene, rng: RNG) -> Scene:
     return seen_scene(rng)
 
 
-# Places and neighbours are learned last, so they are asked about more often than people would.
-_ASKED = np.array([0.17, 0.12, 0.19, 0.15, 0.15, 0.15, 0.04, 0.03])
+# Lists and neighbours are learned last, so they are asked about more often than people would.
+_ASKED = np.array([0.24, 0.12, 0.17, 0.1, 0.09, 0.22, 0.03, 0.03])
 
 
 def talk(rng: RNG, turns: int) -> tuple[list[Exchange], list[Scene]]:
@@ -172,7 +172,7 @@ def talk(rng: RNG, turns: int) -> tuple[list[Exchange], list[Scene]]:
         return [Exchange("", *small_talk(rng), "") for _ in range(min(turns, 2))], []
     scene = seen_scene(rng)
     zh = rng.random() < 0.35
-    if roll < 0.14:
+    if roll < 0.16:
         other = _another(scene, rng)
         return [compare(scene, other, rng, zh)], [scene, other]
     made: list[Exchange] = []

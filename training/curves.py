@@ -36,7 +36,8 @@ def draw(curves: Curves, out: Path) -> None:
     import matplotlib
 
     matplotlib.use("Agg")
-    matplotlib.rcParams["svg.hashsalt"] = "the same curves give the same file"
+    # The same curves give the same file; its letters stay letters.
+    matplotlib.rcParams.update({"svg.hashsalt": "curves", "svg.fonttype": "none"})
     from matplotlib import pyplot
 
     rows = -(-len(curves) // COLUMNS)
@@ -45,6 +46,9 @@ def draw(curves: Curves, out: Path) -> None:
         panel.remove()
     for panel, (name, curve) in zip(panels.flat, curves.items(), strict=False):
         panel.plot(list(curve), list(curve.values()), color="#0f766e", linewidth=1.2)
+        if 0 < 10 * min(curve.values()) < max(curve.values()):
+            panel.set_yscale("log")
+            panel.minorticks_off()
         panel.set_title(name, fontsize=10)
         panel.tick_params(labelsize=8)
         panel.grid(alpha=0.25)

@@ -38,7 +38,7 @@ WIDTH = 96  # features of the generation encoder and decoder; a token carries 64
 BLOCKS = 2
 # Before this time the noise hides a picture, and what the prompt leaves open is decided as always: learning all that it
 # may be would teach to draw their mean. After it any picture of the prompt is seen, so that edits of one go on from it.
-VISIBLE = 0.3
+VISIBLE = 0.45
 
 
 def config(vocabulary: int) -> JanusFlowConfig:

@@ -23,6 +23,7 @@ from janus_app.nn.llama import DecoderConfig, rotary_table, rotate
 from janus_app.nn.siglip import VisionConfig
 from training.batches import CELLS, Drawings, Talks, Words, drawings, talks, things_of
 from training.codes import codebook
+from training.hidden_words import Known, hide, known, meanings_of
 from training.objects import N_BACKGROUNDS, N_COLOURS, N_THINGS
 from training.optim import optimisers
 from training.picture_tokenizer import CONFIG as VQ
@@ -36,6 +37,8 @@ HEAD = 128
 FOUND = 2  # the layer after which words should know where the thing they name is
 ASKED = 3  # the layer after which the end of a question should know what it is about
 SLOTS = (GRID // 2) ** 2
+HIDDEN = 0.5  # the share of captions with a word that cannot be read
+SHAKEN = 0.35  # the largest deviation of the noise on the tiles that the model reads as its own
 EMBED_SCALE = 4.0  # unit vectors of 32 dimensions are small inputs for a newly initialised layer
 
 
@@ -64,11 +67,13 @@ class Joint(nn.Module):
 
     names: Tensor
     thing_of: Tensor
+    meanings: Tensor
 
     def __init__(self, vocabulary: int, names: Tensor) -> None:
         super().__init__()
         self.register_buffer("names", names, persistent=False)
         self.register_buffer("thing_of", things_of(names, vocabulary), persistent=False)
+        self.register_buffer("meanings", meanings_of(names, vocabulary), persistent=False)
         self.net = JanusNetwork(config(vocabulary))
         del self.net.gen_vision_model  # trained separately
         self.kind = nn.Linear(HEAD, KINDS)
@@ -133,11 +138,11 @@ class Joint(nn.Module):
     def draw_loss(self, batch: Drawings, factors: Tensor) -> tuple[Tensor, dict[str, float]]:
         n = len(batch.ids)
         trunk = self.net.language_model.model
-        text = self.net.text_embeds(batch.ids)
+        text, hidden_word = hide(self.net.text_embeds(batch.ids), batch.ids, self.meanings, HIDDEN)
         embeds = torch.cat([text, text.new_zeros(n, CELLS - 1, text.shape[-1])], dim=1)
         places = batch.ends[:, None] + torch.arange(CELLS, device=text.device)
         rows = torch.arange(n, device=text.device)[:, None]
-        embeds = embeds.index_put((rows, places[:, 1:]), self.net.token_embeds(batch.tiles[:, :-1]))
+        embeds = embeds.index_put((rows, places[:, 1:]), self.shaken(batch.tiles[:, :-1]))
         positions = torch.arange(embeds.shape[1], device=text.device)[None]
         rotary = rotary_table(positions, trunk.config, embeds.dtype)
         for number, layer in enumerate(trunk.layers):
@@ -147,14 +152,26 @@ class Joint(nn.Module):
         hidden = trunk.norm(embeds)[rows, places]
         features = F.gelu(self.net.gen_head.output_mlp_projector(hidden))
         truth = factors[batch.tiles]
-        loss, parts = tile_loss(self.kind(features), self.colour(features), self.ground(features), truth)
+        seen = known(hidden_word, truth)
+        loss, parts = tile_loss(self.kind(features), self.colour(features), self.ground(features), truth, seen)
         thing, colour = coming(truth)
+        thing = torch.where(thing == hidden_word[:, None], -1, thing)
+        colour = torch.where(colour == hidden_word[:, None] - N_THINGS, -1, colour)
         guess = self.next(hidden)
-        helper = F.cross_entropy(guess[..., : N_THINGS + 1].flatten(0, 1), thing.flatten())
+        helper = F.cross_entropy(guess[..., : N_THINGS + 1].flatten(0, 1), thing.flatten(), ignore_index=-1)
         helper = helper + F.cross_entropy(guess[..., N_THINGS + 1 :].flatten(0, 1), colour.flatten(), ignore_index=-1)
         cells = torch.arange(CELLS, device=text.device).expand(n, -1)
         at = F.cross_entropy(self.drawn_at(early).flatten(0, 1), cells.flatten())
         return loss + 0.3 * helper + 0.2 * at, parts | {"next": float(helper.detach()), "at": float(at.detach())}
+
+    def shaken(self, tiles: Tensor) -> Tensor:
+        """Embeddings of the tiles [n, T] that the model reads as its own, in half of the pictures with noise.
+
+        A tile that never occurred in training, as part of an orange car, is then no surprise.
+        """
+        codes = self.net.gen_embed(tiles)
+        deviation = (SHAKEN * (2 * torch.rand(len(tiles), 1, 1, device=tiles.device) - 1)).clamp(min=0)
+        return self.net.gen_aligner(codes + deviation * torch.randn_like(codes))
 
     def named(self, inputs: Tensor, truth: Tensor) -> Tensor:
         """The loss of naming seen cells: their inputs to the language model [n, 192] against the embeddings of names.
@@ -218,21 +235,24 @@ class Joint(nn.Module):
         return loss + 0.2 * helper + found, seen | {"cell": float(helper.detach()), "seek": float(found.detach())}
 
 
-def tile_loss(kind: Tensor, colour: Tensor, ground: Tensor, truth: Tensor) -> tuple[Tensor, dict[str, float]]:
+def tile_loss(
+    kind: Tensor, colour: Tensor, ground: Tensor, truth: Tensor, seen: Known | None = None
+) -> tuple[Tensor, dict[str, float]]:
     """The cross-entropy over all tiles, whose logits are kind + colour (drawn kinds only) + background.
 
     The normaliser is (e^empty + sum of drawn e^kind * sum e^colour) * sum e^background, so adding logsumexp(colour) to
     the drawn kinds makes three independent softmaxes. Which kind, given that one is drawn, counts double: it is one
-    decision a picture.
+    decision a picture. Only what is `seen` counts.
     """
     drawn = truth[..., 0] > 0
+    kinds, colours, grounds = (seen.kind, seen.colour, seen.ground) if seen else (torch.ones_like(drawn),) * 3
     kind = torch.cat([kind[..., :1], kind[..., 1:] + colour.logsumexp(-1, keepdim=True)], dim=-1)
-    all_kinds = F.cross_entropy(kind.flatten(0, 1), truth[..., 0].flatten(), reduction="none").view_as(drawn)
-    which = F.cross_entropy(kind[..., 1:][drawn], truth[..., 0][drawn] - 1)
-    hue = F.cross_entropy(colour[drawn], truth[..., 1][drawn])
-    behind = F.cross_entropy(ground.flatten(0, 1), truth[..., 2].flatten())
-    loss = all_kinds.mean() + which + hue + behind
-    return loss, {"place": float(all_kinds.detach().mean()), "which": float(which.detach()), "hue": float(hue.detach())}
+    place = F.cross_entropy(kind[kinds], truth[..., 0][kinds])
+    which = F.cross_entropy(kind[..., 1:][drawn & kinds], truth[..., 0][drawn & kinds] - 1)
+    hue = F.cross_entropy(colour[drawn & colours], truth[..., 1][drawn & colours])
+    behind = F.cross_entropy(ground[grounds], truth[..., 2][grounds])
+    loss = place + which + hue + behind
+    return loss, {"place": float(place.detach()), "which": float(which.detach()), "hue": float(hue.detach())}
 
 
 def coming(truth: Tensor) -> tuple[Tensor, Tensor]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import load_file, save_file
-from torch import nn
+from torch import Tensor, nn
 
 from janus_app.models.janus.modeling import JanusNetwork
 from janus_app.models.registry import get_family
@@ -44,14 +44,25 @@ class Lora(nn.Module):
                 lambda _, inputs, output, a=a, b=b: output + inputs[0] @ a.T @ b.T
             )
 
-    def save(self, folder: Path, base: str) -> None:
-        """Write the adapter in float16. base: the name of the model that it was trained on."""
-        folder.mkdir(parents=True, exist_ok=True)
-        halves = {
-            f"base_model.model.{layer}.lora_{half}.weight": tensor.detach().half().contiguous()
+    def halves(self) -> dict[str, Tensor]:
+        """The trained tensors by their names in an adapter's file."""
+        return {
+            f"base_model.model.{layer}.lora_{half}.weight": tensor
             for half, tensors in (("A", self.a), ("B", self.b))
             for layer, tensor in zip(self.layers, tensors, strict=True)
         }
+
+    @torch.no_grad()
+    def begin_with(self, folder: Path) -> None:
+        """Continue from the adapter in a folder, which may have been made for earlier weights of the network."""
+        saved = load_file(folder / WEIGHTS)
+        for name, tensor in self.halves().items():
+            tensor.copy_(saved[name])
+
+    def save(self, folder: Path, base: str) -> None:
+        """Write the adapter in float16. base: the name of the model that it was trained on."""
+        folder.mkdir(parents=True, exist_ok=True)
+        halves = {name: tensor.detach().half().contiguous() for name, tensor in self.halves().items()}
         save_file(halves, folder / WEIGHTS, metadata={"format": "pt"})
         config = {
             "peft_type": "LORA",

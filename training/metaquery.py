@@ -22,6 +22,7 @@ from torch import Tensor
 
 from training.batches import Talks, Words, talks, things_of
 from training.export import TOKENIZER_FILES
+from training.hidden_words import hide, known, meanings_of
 from training.metaquery_data import BLACK, Asked, captions, instructions
 from training.metaquery_model import SEEN, MetaQuery, align, begin_with, frame
 from training.metaquery_vae import latent_table, latents_of
@@ -31,6 +32,7 @@ from training.pictures import Painter
 from training.trainer import Run, device_of, load_state, options_parser
 from training.world import tile_factors
 
+HIDDEN = 0.25  # the share of captions with a word that cannot be read
 QUERIES_MOVE = 4  # "draw" trains the queries in every 4th step: going back through the language model is slow
 
 
@@ -42,6 +44,7 @@ class Trainer:
         self.painter, self.codes = Painter(device), latent_table().to(device)
         self.factors, self.frame = torch.from_numpy(tile_factors()).to(device), frame().to(device)
         self.thing_of = things_of(words.names(), words.tokenizer.get_vocab_size()).to(device)
+        self.meanings = meanings_of(words.names(), words.vocabulary).to(device)
 
     def shown(self, tiles: Tensor, framed: bool) -> Tensor:
         """Pictures as the vision tower gets them: with noise, and if `framed` resized as the pipeline does."""
@@ -51,23 +54,24 @@ class Trainer:
         return shrink @ pixels @ shrink.T
 
     def conditions(self, batch: Asked) -> Tensor:
-        return self.model.connector(self.read(batch)[0])
+        return self.model.connector(self.model.reader.states(self.embeds(batch), batch.ends)[0])
 
-    def read(self, batch: Asked) -> tuple[Tensor, Tensor, Tensor]:
-        """The states of a batch as `Reader.states` returns them."""
+    def embeds(self, batch: Asked) -> Tensor:
         reader = self.model.reader
         if len(batch.seen):
-            embeds = reader.embed(batch.ids, batch.picture, reader.see(self.shown(batch.seen, framed=True)))
-        else:
-            embeds = reader.language.model.embed_tokens(batch.ids)
-        return reader.states(embeds, batch.ends)
+            return reader.embed(batch.ids, batch.picture, reader.see(self.shown(batch.seen, framed=True)))
+        embeds: Tensor = reader.language.model.embed_tokens(batch.ids)
+        return embeds
 
     def ask_loss(self, batch: Asked, name: str, drawing: bool, repeats: int) -> tuple[Tensor, dict[str, float]]:
         """The loss of the tiles that the conditions of a batch predict and, if `drawing`, of SANA's velocity."""
-        read = self.read(batch)
-        conditions = self.model.connector(read[0])
         truth = self.factors[batch.tiles]
-        loss, parts, right = self.model.tiles_loss(conditions, truth)
+        share = 0.0 if len(batch.seen) else HIDDEN
+        embeds, hidden = hide(self.embeds(batch), batch.ids, self.meanings, share)
+        read = self.model.reader.states(embeds, batch.ends)
+        conditions = self.model.connector(read[0])
+        legible = known(hidden, truth)
+        loss, parts, right = self.model.tiles_loss(conditions, truth, legible)
         seen = {f"{name} {part}": value for part, value in parts.items() if part in ("place", "which")}
         seen |= {f"{name} tiles": float(right.float().mean()), f"{name} whole": float(right.all(1).float().mean())}
         if len(batch.seen):
@@ -87,7 +91,8 @@ class Trainer:
         loss, seen = loss + 0.3 * at, seen | {"at": float(at.detach())}
         if not drawing:
             return loss, seen
-        flow = self.model.flow_loss(conditions, latents_of(batch.tiles, self.codes), truth, repeats)
+        cells = legible.kind & legible.colour & legible.ground
+        flow = self.model.flow_loss(conditions, latents_of(batch.tiles, self.codes), truth, repeats, cells)
         return 4 * flow + 0.2 * loss, {f"{name} flow": float(flow.detach()), **seen}
 
     def talk_loss(self, batch: Talks) -> tuple[Tensor, dict[str, float]]:

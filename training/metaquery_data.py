@@ -14,7 +14,7 @@ from training.captions import caption
 from training.edits import KINDS, Edit, edit
 from training.metaquery_model import SEEN
 from training.objects import held_out_order
-from training.scenes import kind, plan, seen_scene, settled
+from training.scenes import kind, plan, practised, seen_scene, settled
 from training.world import Item, Scene, grid
 
 RNG = np.random.Generator
@@ -52,7 +52,7 @@ def captions(rng: RNG, words: Words, count: int, dropout: float) -> Asked:
     """Captions with their pictures; the caption is empty for a share `dropout` of them, for guidance."""
     rows, tiles = [], []
     for _ in range(count):
-        p = settled(plan(rng))
+        p = settled(practised(rng))
         text = as_typed(caption(p, rng), rng)
         rows.append(prompt(words, "" if rng.random() < dropout else text, 0))
         tiles.append(grid(p.scene))

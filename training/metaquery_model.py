@@ -26,6 +26,7 @@ from janus_app.nn.siglip import SigLIP
 from training.aim import Aim
 from training.batches import CELLS
 from training.flow_codes import weights
+from training.hidden_words import Known
 from training.joint import ASKED, FOUND, HEAD, tile_loss
 from training.joint import config as joint_config
 from training.metaquery_vae import CHANNELS
@@ -140,12 +141,14 @@ class MetaQuery(nn.Module):
         self.aim = Aim(WIDTH)
         initialise(self)
 
-    def tiles_loss(self, conditions: Tensor, truth: Tensor) -> tuple[Tensor, dict[str, float], Tensor]:
+    def tiles_loss(
+        self, conditions: Tensor, truth: Tensor, seen: Known | None = None
+    ) -> tuple[Tensor, dict[str, float], Tensor]:
         """The loss of predicting tiles (`truth` [n, 36, 3], their factors) from conditions [n, 36, WIDTH], its parts,
-        and which tiles are predicted correctly [n, 36]."""
+        and which tiles are predicted correctly [n, 36]; only what is `seen` of a picture is learned."""
         features = F.gelu(self.named(conditions))
         kind, colour, ground = self.kind(features), self.colour(features), self.ground(features)
-        loss, parts = tile_loss(kind, colour, ground, truth)
+        loss, parts = tile_loss(kind, colour, ground, truth, seen)
         kind = torch.cat([kind[..., :1], kind[..., 1:] + colour.logsumexp(-1, keepdim=True)], dim=-1)  # as in the loss
         said = torch.stack([part.argmax(-1) for part in (kind, colour, ground)], dim=-1)
         right = said == truth
@@ -157,10 +160,13 @@ class MetaQuery(nn.Module):
         cells = torch.arange(CELLS, device=conditions.device).expand(len(conditions), -1)
         return F.cross_entropy(self.cell(conditions).flatten(0, 1), cells.flatten())
 
-    def flow_loss(self, conditions: Tensor, latents: Tensor, truth: Tensor, repeats: int) -> Tensor:
+    def flow_loss(
+        self, conditions: Tensor, latents: Tensor, truth: Tensor, repeats: int, cells: Tensor | None = None
+    ) -> Tensor:
         """The error of the velocity noise - latents, with `repeats` noises for every condition; truth [n, 36, 3].
 
-        It is weighted by the share of noise, because with little noise a velocity magnifies tiny errors.
+        Only the `cells` [n, 36] count, all where none are given. The error is weighted by the share of noise, because
+        with little noise a velocity magnifies tiny errors.
         """
         conditions, latents = conditions.repeat(repeats, 1, 1), latents.repeat(repeats, 1, 1, 1)
         noise = torch.randn_like(latents)
@@ -168,7 +174,10 @@ class MetaQuery(nn.Module):
         share = FLOW_SHIFT * share / (1 + (FLOW_SHIFT - 1) * share)
         mixed = latents.lerp(noise, share[:, None, None, None])
         velocity = self.sana(mixed, encoder_hidden_states=conditions, timestep=1000 * share, return_dict=False)[0]
-        count = weights(truth, latents.shape[-1]).repeat(repeats, 1, 1, 1)
+        count = weights(truth, latents.shape[-1])
+        if cells is not None:
+            count = count * cells.view(-1, 1, GRID, GRID).to(count.dtype)
+        count = count.repeat(repeats, 1, 1, 1)
         error = ((velocity - (noise - latents)).square() * count).mean((1, 2, 3))
         return (error * share).mean()
 

@@ -14,7 +14,7 @@ from training.captions import caption
 from training.edits import KINDS as EDITS
 from training.edits import edit
 from training.metaquery_data import ASKED, among_others
-from training.scenes import plan, settled
+from training.scenes import practised, settled
 from training.talk import Exchange
 from training.world import Scene, grid
 
@@ -28,7 +28,8 @@ class Sequences(Batch):
     """Pictures [n, P, 36] as tiles, words behind them, and pictures to draw behind these.
 
     ids [n, L]: words, padded on the right; ends [n]: how many there are. wanted [n, L]: the word that each is to be
-    followed by, or NO_WORD. tiles [n or 0, 36]: of the picture to draw, which begin-of-picture comes before.
+    followed by, or NO_WORD. tiles [n or 0, 36]: of the picture to draw, which begin-of-picture comes before; usual: the
+    same if what a caption leaves open is decided as always.
     """
 
     read: Tensor
@@ -36,31 +37,38 @@ class Sequences(Batch):
     ends: Tensor
     wanted: Tensor
     tiles: Tensor
+    usual: Tensor
 
 
 def _sequences(
-    words: Words, read: list[list[Scene]], rows: list[list[int]], wanted: list[list[int]], drawn: list[Scene]
+    words: Words,
+    read: list[list[Scene]],
+    rows: list[list[int]],
+    wanted: list[list[int]],
+    drawn: list[Scene],
+    usual: list[Scene],
 ) -> Sequences:
     shown = [np.stack([grid(scene) for scene in scenes]) if scenes else np.zeros((0, CELLS), int) for scenes in read]
-    tiles = np.stack([grid(scene) for scene in drawn]) if drawn else np.zeros((0, CELLS), int)
+    tiles = [[grid(scene) for scene in scenes] or np.zeros((0, CELLS), int) for scenes in (drawn, usual)]
     return Sequences(
         torch.from_numpy(np.stack(shown)),
         padded(rows, words.pad),
         torch.tensor([len(row) for row in rows]),
         padded(wanted, NO_WORD),
-        torch.from_numpy(tiles),
+        *(torch.from_numpy(np.asarray(one)) for one in tiles),
     )
 
 
 def drawings(rng: RNG, words: Words, count: int, dropout: float = 0.1) -> Sequences:
     """Captions, a share `dropout` of them empty, and their pictures."""
-    rows, scenes = [], []
+    rows, scenes, usual = [], [], []
     for _ in range(count):
-        p = settled(plan(rng))
+        p = practised(rng)
         text = as_typed(caption(p, rng), rng) if rng.random() >= dropout else ""
         rows.append([*words.encode(text), words.boi])
         scenes.append(p.scene)
-    return _sequences(words, [[] for _ in rows], rows, [[NO_WORD] * len(row) for row in rows], scenes)
+        usual.append(settled(p).scene)
+    return _sequences(words, [[] for _ in rows], rows, [[NO_WORD] * len(row) for row in rows], scenes, usual)
 
 
 def changes(rng: RNG, words: Words, count: int, dropout: float = 0.1) -> Sequences:
@@ -73,7 +81,7 @@ def changes(rng: RNG, words: Words, count: int, dropout: float = 0.1) -> Sequenc
         rows.append([*words.encode(text), words.boi])
         before.append([one])
         after.append(other)
-    return _sequences(words, before, rows, [[NO_WORD] * len(row) for row in rows], after)
+    return _sequences(words, before, rows, [[NO_WORD] * len(row) for row in rows], after, after)
 
 
 def talks(rng: RNG, words: Words, count: int) -> list[Sequences]:
@@ -115,4 +123,4 @@ def _conversations(
         read.append(scenes)
         rows.append(ids)
         targets.append(wanted)
-    return [_sequences(words, read, rows, targets, []) for read, rows, targets in found.values()]
+    return [_sequences(words, read, rows, targets, [], []) for read, rows, targets in found.values()]

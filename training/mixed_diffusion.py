@@ -48,6 +48,7 @@ from training.trainer import Run, device_of, load_state, options_parser
 from training.world import tile_factors
 
 VARIANCE = 0.1  # of latents, about
+VISIBLE = 0.5  # the share of signal in the variance from which on any layout is shown; before it, the usual one
 CLEAN = 0.02  # the least weight of an error, for latents with almost no noise
 
 
@@ -101,11 +102,13 @@ class Trainer:
         """
         model, n = self.model, len(batch.tiles)
         reading = self.read(batch)
-        clean = self.latents(batch.tiles)
-        times = (999 * (1 - torch.rand(n, device=clean.device).square())).round().long()
+        times = (999 * (1 - torch.rand(n, device=batch.tiles.device).square())).round().long()
+        signal = model.signal.to(batch.tiles.device)[times]
+        scenes = torch.where((signal < VISIBLE)[:, None], batch.usual, batch.tiles)
+        clean = self.latents(scenes)
         noise = torch.randn_like(clean)
         predicted, hidden = model.cells(reading.passes, model.schedule.add_noise(clean, noise, times), times)
-        signal, truth = model.signal.to(clean)[times], self.factors[batch.tiles]
+        truth = self.factors[scenes]
         error = (predicted - model.schedule.get_velocity(clean, noise, times)).square()
         error = (error * weights(truth, error.shape[-1])).mean((1, 2, 3))
         velocity = (error * (1 - signal).clamp(min=CLEAN) / VARIANCE).mean()

@@ -142,6 +142,8 @@ def train(args: argparse.Namespace) -> None:
     def state() -> dict[str, dict[str, Tensor]]:
         return {"model": {name: half for name, half in model.state_dict().items() if name[:2] in ("a.", "b.")}}
 
+    if args.adapter:
+        model.begin_with(args.adapter)
     if args.resume and file.exists():
         saved = load_state(file)
         model.load_state_dict(saved["model"], strict=False)
@@ -196,6 +198,7 @@ def options(arguments: list[str] | None = None) -> argparse.Namespace:
     """The trainer's options, from `arguments` or the command line."""
     parser = options_parser(__doc__, minutes=30, lr=4e-3, decay=0.7)
     parser.add_argument("--batch", type=int, default=16, help="pictures a step")
+    parser.add_argument("--adapter", type=Path, help="begin with it, as after more training of the embedded Janus")
     parser.add_argument(
         "--measure", type=int, default=0, help="train nothing: draw so many captions, seen and held-out"
     )

@@ -44,6 +44,9 @@ class Plan:
         )
 
 
+PLACES_MORE = 0.15  # share of the plans to learn from that are made to say two places
+SMALL_MORE = 0.2  # share of the others whose first things are made small
+
 # Positions of objects when only their number is given; the first is the usual one.
 LAYOUTS: dict[int, tuple[tuple[int, ...], ...]] = {
     1: ((4,),),
@@ -126,6 +129,20 @@ def plan(rng: RNG, form: str = "", held_out: bool = False) -> Plan:
         groups.append(Group(count, thing, colour, False, tuple(slots[:count])))
         slots = slots[count:]
     return Plan("list", tuple(groups), ground)
+
+
+def practised(rng: RNG) -> Plan:
+    """A random plan to learn to draw: what is hard, or asked for when a picture is changed, is more frequent than in
+    `plan`. Things whose places are said are named in any order."""
+    if rng.random() < PLACES_MORE:
+        p = plan(rng, "two places")
+        first, second = p.groups
+        turned = rng.random() < 0.5 and not held_out_order(second.thing, first.thing)
+        return replace(p, groups=(second, first)) if turned else p
+    p = plan(rng)
+    if p.form not in ("many", "placed", "one", "relation") or rng.random() > SMALL_MORE:
+        return p
+    return replace(p, groups=(replace(p.groups[0], small=True), *p.groups[1:]))
 
 
 def _list_of_kinds(rng: RNG, held_out: bool) -> tuple[list[tuple[int, int]], list[int]]:
