@@ -17,11 +17,13 @@ from benchmarks.judge import look
 from janus_app.errors import Message
 from janus_app.models.common.vocabulary import FILE, Vocabulary, vocabulary_of
 from janus_app.registry.catalog import load_catalog
-from janus_app.runtime.session import words_unknown
-from janus_app.types import ChatRequest, Finished, GenerateRequest, Turn, drain
+from janus_app.registry.types import Variant
+from janus_app.runtime.unknown import unknown_in
+from janus_app.types import ChatRequest, Finished, GenerateRequest, Request, Turn, drain
 from janus_app.workflows.settings import drawing_settings
 from tests.conftest import loaded
 from training.captions import caption
+from training.pictures import render
 from training.scenes import plan, seen_scene
 from training.talk import TYPES, ask
 from training.vocabulary import sentences, vocabulary
@@ -34,6 +36,13 @@ def embedded(name: str) -> Vocabulary:
     found = vocabulary_of(load_catalog().resolve(name).folder)
     assert found is not None
     return found
+
+
+def told(variant: Variant, request: Request) -> Message | None:
+    """The only thing that a model is said not to know of a request."""
+    found = list(unknown_in(request, variant, variant.folder))
+    assert len(found) <= 1, found
+    return found[0] if found else None
 
 
 @pytest.mark.parametrize("variant", EMBEDDED, ids=lambda v: v.id)
@@ -140,16 +149,16 @@ def test_a_word_that_is_being_typed_is_not_called_unknown(typed: str, finished: 
 
 def test_a_drawing_is_told_what_to_try_instead_in_the_language_of_its_prompt() -> None:
     variant = load_catalog().resolve("janus-embedded")
-    english = words_unknown(variant, variant.folder, GenerateRequest("a frogg and an astronaut"))
+    english = told(variant, GenerateRequest("a frogg and an astronaut"))
     assert english == Message(
         "words_unknown", title=variant.title, words="frogg, astronaut", known="frog, cat, butterfly, bus"
     )
     said = english.text("en")
     assert "does not know: frogg, astronaut" in said and "frog, cat" in said
-    chinese = words_unknown(variant, variant.folder, GenerateRequest("一个宇航员"))
+    chinese = told(variant, GenerateRequest("一个宇航员"))
     assert chinese is not None and "宇航员" in chinese.text("zh-CN") and "猫、" in chinese.text("zh-CN")
-    assert words_unknown(variant, variant.folder, ChatRequest((Turn("user", "astronaut?"),))) is None
-    assert words_unknown(variant, None, GenerateRequest("astronaut")) is None
+    assert told(variant, ChatRequest((Turn("user", "astronaut?"),))) is None
+    assert not list(unknown_in(GenerateRequest("astronaut"), variant, None))
 
 
 @pytest.mark.parametrize("variant", EMBEDDED, ids=lambda v: v.id)
@@ -159,28 +168,28 @@ def test_questions_of_the_picture_world_are_known_and_others_are_offered_one(var
         kind = TYPES[number // 2 % len(TYPES)]
         question = ask(seen_scene(rng), rng, bool(number % 2), kind).question
         assert known.question_notice(question, "M") is None, question
-    picture = Image.new("RGB", (96, 96))
+    picture = render(seen_scene(rng))
 
-    def told(text: str, images: tuple[Image.Image, ...] = (picture,), before: str = "") -> Message | None:
+    def asked_about(text: str, images: tuple[Image.Image, ...] = (picture,), before: str = "") -> Message | None:
         earlier = (Turn("user", before, (picture,)), Turn("assistant", "Yes.")) if before else ()
-        return words_unknown(variant, variant.folder, ChatRequest((*earlier, Turn("user", text, images))))
+        return told(variant, ChatRequest((*earlier, Turn("user", text, images))))
 
     for examples in variant.examples.values():
-        assert [text for text in examples["chat"] if told(text)] == []
-    they = told("what colour are they", (), "Is there a blue cat?")
+        assert [text for text in examples["chat"] if asked_about(text)] == []
+    they = asked_about("what colour are they", (), "Is there a blue cat?")
     assert they is not None and "Try for example: What colour is the cat?" in they.text("en")
-    named = told("What colour is the astronaut?")
+    named = asked_about("What colour is the astronaut?")
     assert named is not None and "does not know: astronaut. Try for example: What colour is" in named.text("en")
-    chinese = told("它们是什么颜色？")
+    chinese = asked_about("它们是什么颜色？")
     assert (
         chinese is not None
         and "不认识：它们。可以试试：" in chinese.text("zh-CN")
         and "是什么颜色" in chinese.text("zh-CN")
     )
-    assert told("他在做什么？") is not None and told("What is he doing?") is not None
-    assert told("What is he doing?", ()) is None, "without a picture the model says itself what it knows"
+    assert asked_about("他在做什么？") is not None and asked_about("What is he doing?") is not None
+    assert asked_about("What is he doing?", ()) is None, "without a picture the model says itself what it knows"
     for offered in re.findall(r"[^?？.。]+[?？.。]", they.values["known"] + chinese.values["known"]):
-        assert told(offered.strip()) is None, offered
+        assert asked_about(offered.strip()) is None, offered
 
 
 @pytest.mark.parametrize("content", ["", "[1]", '{"words": 3}', '{"words": ["a"], "things": []}'])

@@ -18,16 +18,15 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from importlib import metadata
-from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeVar
 
 from janus_app.errors import AppError, LoadOutOfMemory, Message, is_out_of_memory
 from janus_app.files import typed_path
 from janus_app.hub import Hub
-from janus_app.models.common.vocabulary import vocabulary_of
 from janus_app.registry.catalog import Catalog
 from janus_app.registry.types import Variant
 from janus_app.runtime import malloc, weight_check
+from janus_app.runtime.unknown import unknown_in
 from janus_app.runtime.watchdog import Watchdog
 from janus_app.runtime.weight_check import WeightCheck, WeightChecks
 from janus_app.types import (
@@ -380,8 +379,8 @@ class ModelSession:
         self._phase, self._verb = "busy", verb
         try:
             yield Started(provenance)
-            if notice := words_unknown(plan.variant, plan.folder, request):
-                yield Notice(notice)
+            for message in unknown_in(request, plan.variant, plan.folder):
+                yield Notice(message)
             with closing(under_device(plan.placement.main, events())) as job:
                 for event in job:
                     yield replace(event, provenance=provenance) if isinstance(event, Finished) else event
@@ -479,23 +478,6 @@ def _answer(loaded: LoadedModel, request: Request) -> tuple[Verb, Callable[[], E
     if isinstance(request, InspectRequest):
         return "generate", lambda: model.inspect(request)
     return "generate", lambda: model.swap(request)
-
-
-def words_unknown(variant: Variant, folder: Path | None, request: Request) -> Message | None:
-    """Which words of a prompt, or which question about a picture, the model in `folder` does not know.
-
-    None where all is known, and where no vocabulary is beside the model.
-    """
-    if not isinstance(request, GenerateRequest | EditRequest | ChatRequest) or not (words := vocabulary_of(folder)):
-        return None
-    if not isinstance(request, ChatRequest):
-        return words.notice(request.prompt, variant.title)
-    if not any(turn.images for turn in request.turns):  # talk without a picture is answered honestly by the model
-        return None
-    *before, last = request.turns
-    if any(last.text in prompts.get("chat", ()) for prompts in variant.examples.values()):
-        return None
-    return words.question_notice(last.text, variant.title, " ".join(turn.text for turn in reversed(before)))
 
 
 def provenance_of(variant: Variant, precision: str, device: str, request: Request) -> Provenance:
