@@ -71,8 +71,8 @@ def unmasked_kept(before: Scene, picture: Image.Image, slots: tuple[int, ...]) -
     return float(difference[np.asarray(mask_of(slots)) == 0].mean()) < 8
 
 
-def measure_edits(model: Model, settings: dict[str, float], seed: int, n: int, report: Report) -> None:
-    """`n` edits of every kind with every method."""
+def measure_edits(model: Model, settings: dict[str, float], seed: int, first: int, n: int, report: Report) -> None:
+    """`n` edits of every kind with every method, after the `first` ones."""
     for method in model.capabilities.edit_methods:
         if method in OTHER:
             continue
@@ -80,9 +80,11 @@ def measure_edits(model: Model, settings: dict[str, float], seed: int, n: int, r
             if method in LOCAL and kind == "background":
                 continue  # a region cannot be the background
             rng = np.random.default_rng((seed, KINDS.index(kind)))
-            for i in range(n):
+            for i in range(first + n):
                 made = edit(rng, kind, zh=i % 3 == 2)
                 request = request_for(made, method, rng, settings, i)
+                if i < first:
+                    continue
                 picture = finished(model.edit(request)).pictures[0].image
                 there, kept = judged(made, look(picture))
                 report.add("edit", f"{method}, {kind}: change made", there)

@@ -2,6 +2,9 @@
 
     python -m benchmarks.quality [--model ID] [--precision fp32,bf16,int8] [--n 100] [--parts edits] [--json]
 
+A long measurement can be made in pieces, of which docs/make_cards.py adds up the counts: `--n 50 --json` for the first
+50 prompts, `--first 50 --n 50 --json` for the next ones, and so on.
+
 Prompts and pictures come from fixed seeds that training never uses. "held-out" rows ask for (object, colour) pairs, or
 orders of two objects, that did not occur in training. Every number is a percentage of n, with its 95 % interval.
 """
@@ -23,6 +26,7 @@ from benchmarks.faithful import checks, names_place
 from benchmarks.judge import look
 from benchmarks.running import default_settings, finished, open_model
 from janus_app.registry.catalog import load_catalog
+from janus_app.registry.types import Variant
 from janus_app.types import ChatRequest, EditRequest, GenerateRequest, Model, Turn
 from training.captions import caption
 from training.objects import COLOURS, HELD_OUT_PAIRS, THINGS
@@ -59,11 +63,17 @@ def interval(right: int, n: int) -> tuple[float, float]:
 
 @dataclass(frozen=True)
 class Settings:
-    """`numbers` are the settings (guidance, temperature, steps, ...); `n` prompts are drawn with `seeds` seeds each."""
+    """`numbers` are the settings (guidance, temperature, steps, ...); `n` prompts after the `first` ones are drawn with
+    `seeds` seeds each."""
 
     numbers: dict[str, float]
     n: int
     seeds: int = 1
+    first: int = 0
+
+    @property
+    def end(self) -> int:
+        return self.first + self.n
 
     def draw(self, prompt: str, seed: int, count: int = 1) -> GenerateRequest:
         steps = int(self.numbers.get("steps", 30))
@@ -92,9 +102,11 @@ def drawing(model: Model, settings: Settings, tally: Tally) -> None:
     """Draw random plans, seen and held-out, and judge the pictures."""
     for held_out in (False, True):
         rng = np.random.default_rng(SEED + held_out)
-        for i in range(settings.n):
+        for i in range(settings.end):
             p = held_out_plan(rng) if held_out else plan(rng)
             prompt = caption(p, rng)
+            if i < settings.first:
+                continue
             request = settings.draw(prompt, settings.seeds * i, settings.seeds)
             for picture in finished(model.generate(request)).pictures:
                 result = checks(p, look(picture.image))
@@ -121,16 +133,18 @@ def answers(model: Model, settings: Settings, tally: Tally) -> None:
     for held_out in (False, True):
         rng = np.random.default_rng(SEED + 10 + held_out)
         side = "held-out" if held_out else "seen"
-        for number in range(settings.n):
+        for number in range(settings.end):
+            measured = number >= settings.first
             for wanted in TYPES:
                 scene = held_out_scene(rng) if held_out else seen_scene(rng)
                 one = ask(scene, rng, number % 3 == 2, wanted)
-                if one.type == wanted:
+                if measured and one.type == wanted:
                     _answer(model, tally, one, (render(scene),), side)
             if not held_out:
                 pair = seen_scene(rng), seen_scene(rng)
                 one = compare(*pair, rng, number % 3 == 2)
-                _answer(model, tally, one, tuple(render(s) for s in pair), side)
+                if measured:
+                    _answer(model, tally, one, tuple(render(s) for s in pair), side)
 
 
 def _answer(model: Model, tally: Tally, one: Exchange, pictures: tuple[Image.Image, ...], side: str) -> None:
@@ -142,8 +156,8 @@ def _answer(model: Model, tally: Tally, one: Exchange, pictures: tuple[Image.Ima
 
 def follow_ups(model: Model, settings: Settings, tally: Tally) -> None:
     """Draw a picture and ask about it twice; the second question refers to the picture of the first turn."""
-    rng = np.random.default_rng(SEED + 20)
-    for i in range(settings.n):
+    for i in range(settings.first, settings.end):
+        rng = np.random.default_rng((SEED + 20, i))
         p = plan(rng)
         image = finished(model.generate(settings.draw(caption(p, rng), i))).pictures[0].image
         verdict = look(image)
@@ -161,7 +175,7 @@ def follow_ups(model: Model, settings: Settings, tally: Tally) -> None:
 
 def edits(model: Model, settings: Settings, tally: Tally) -> None:
     """Measure every kind of edit with every method of the model (benchmarks/editing.py)."""
-    measure_edits(model, settings.numbers, SEED + 30, max(1, settings.n // 4), tally)
+    measure_edits(model, settings.numbers, SEED + 30, settings.first // 4, max(1, settings.n // 4), tally)
 
 
 def tokenizer(model: Model, settings: Settings, tally: Tally) -> None:
@@ -169,8 +183,10 @@ def tokenizer(model: Model, settings: Settings, tally: Tally) -> None:
     rng = np.random.default_rng(SEED + 40)
     corner = np.zeros((SIDE, SIDE), dtype=np.uint8)
     corner[-TILE:, -TILE:] = 255
-    for i in range(settings.n):
+    for i in range(settings.end):
         scene = seen_scene(rng)
+        if i < settings.first:
+            continue
         request = EditRequest(listing_prompt(scene), render(scene), Image.fromarray(corner), temperature=0, seed=i)
         picture = finished(model.edit(request)).pictures[0]
         wanted = grid(scene)[:-1]
@@ -191,12 +207,8 @@ PARTS = {part.__name__: part for part in (drawing, answers, follow_ups, edits, t
 INSTEAD = ("guidance", "image_guidance", "temperature", "steps", "strength")
 
 
-def measure(
-    name: str, precisions: list[str], n: int, seeds: int, instead: dict[str, float], parts: Iterable[str] = PARTS
-) -> list[Row]:
-    """The rows of a variant; `instead` replaces its default settings by name; `parts` are keys of PARTS."""
-    variant = load_catalog().resolve(name)
-    settings = Settings(default_settings(variant) | instead, n, seeds)
+def measure(variant: Variant, precisions: list[str], settings: Settings, parts: Iterable[str] = PARTS) -> list[Row]:
+    """The rows of a variant; `parts` are keys of PARTS."""
     rows: list[Row] = []
     for precision in precisions:
         model = open_model(variant, precision)
@@ -213,6 +225,7 @@ def main() -> None:
     parser.add_argument("--model", default="janus-embedded")
     parser.add_argument("--precision", default="fp32", help="one or several, with commas")
     parser.add_argument("--n", type=int, default=100, help="prompts, and questions of each type")
+    parser.add_argument("--first", type=int, default=0, help="prompts to leave out before them")
     parser.add_argument("--seeds", type=int, default=1, help="pictures drawn for every prompt")
     for name in INSTEAD:
         parser.add_argument(f"--{name.replace('_', '-')}", type=float, help="instead of the variant's own setting")
@@ -224,8 +237,9 @@ def main() -> None:
     parts = args.parts.split(",") if args.parts else list(PARTS)
     if unknown := set(parts) - set(PARTS):
         parser.error(f"there is no part {', '.join(sorted(unknown))}; the parts are {', '.join(PARTS)}")
-    rows = measure(args.model, args.precision.split(","), args.n, args.seeds, instead, parts)
-    for row in rows:
+    variant = load_catalog().resolve(args.model)
+    settings = Settings(default_settings(variant) | instead, args.n, args.seeds, args.first)
+    for row in measure(variant, args.precision.split(","), settings, parts):
         if args.json:
             print(json.dumps(asdict(row)))
         else:

@@ -3,6 +3,7 @@
     python -m benchmarks.quality --model janus-embedded --n 50 --json > janus.jsonl
     python docs/make_cards.py janus.jsonl [more.jsonl]
 
+Counts of the same model, precision and metric are added up: pieces of a measurement, of other prompts each.
 A card's part between "## Measured" and "**Limitations.**" is replaced: read the limitations again.
 """
 
@@ -11,12 +12,14 @@ from __future__ import annotations
 import json
 import re
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
+from benchmarks.quality import interval  # noqa: E402
 from benchmarks.running import default_settings  # noqa: E402
 from janus_app.registry.catalog import load_catalog  # noqa: E402
 from janus_app.registry.types import Variant  # noqa: E402
@@ -117,16 +120,26 @@ def figures(found: Found) -> str:
     return " | ".join(f"{found[name][0]:.0f} %" if name in found else "-" for name in names)
 
 
-def main() -> None:
+def added_up(files: list[str]) -> dict[str, dict[str, Found]]:
+    """The shares in the files by variant and precision, with what is in several files added up."""
+    lines = (line for file in files for line in Path(file).read_text("utf-8").splitlines() if line.startswith("{"))
+    counts: Counter[tuple[str, ...]] = Counter()
+    right: Counter[tuple[str, ...]] = Counter()
+    for one in map(json.loads, lines):
+        key = tuple(one[part] for part in ("variant", "precision", "verb", "metric"))
+        counts[key] += one["n"]
+        right[key] += round(one["value"] * one["n"] / 100)
     results: dict[str, dict[str, Found]] = {}
-    for file in sys.argv[1:]:
-        for line in Path(file).read_text("utf-8").splitlines():
-            if line.startswith("{"):
-                one = json.loads(line)
-                found = results.setdefault(one["variant"], {}).setdefault(one["precision"], {})
-                found[one["verb"], one["metric"]] = tuple(one[key] for key in ("value", "n", "low", "high"))
+    for (variant, precision, *metric), n in counts.items():
+        hits = right[variant, precision, *metric]
+        found = results.setdefault(variant, {}).setdefault(precision, {})
+        found[metric[0], metric[1]] = (100 * hits / n, n, *interval(hits, n))
+    return results
+
+
+def main() -> None:
     catalog = load_catalog()
-    for name, precisions in results.items():
+    for name, precisions in added_up(sys.argv[1:]).items():
         row = catalog[name]
         assert row.folder is not None
         card = row.folder / "README.md"
