@@ -31,3 +31,16 @@ onChange(() => {
   if (begins && !editing) document.getElementById("edit-stage").scrollIntoView({ block: "nearest" });
   editing = begins;
 });
+
+// Gradio's editor paints a paper around its picture, white or a grey of its own, by the theme with which the page was
+// opened. It gets the colour of the stage instead, also when the user changes the theme.
+const fitPaper = () => {
+  const stage = document.getElementById("edit-editor"), paper = window.editor?.app?.renderer?.background;
+  const colour = stage && getComputedStyle(stage).backgroundColor;
+  if (!paper || !colour || paper.fits === colour) return;
+  paper.color = paper.fits = colour;
+  window.editor.app.render();
+};
+const fitPaperSoon = beforeFrame(fitPaper);
+onChange(fitPaperSoon);
+new MutationObserver(fitPaperSoon).observe(document.body, { attributeFilter: ["class"] });

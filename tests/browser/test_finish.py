@@ -12,7 +12,7 @@ import pytest
 from janus_app.errors import Message
 from janus_app.runtime.weight_check import WeightCheck
 from janus_app.ui.i18n import Texts
-from tests.browser.steps import TABS, UNNAMED, go, open_drawer, settle, until, wait_ended, wait_quiet
+from tests.browser.steps import TABS, UNNAMED, go, open_drawer, open_settings, settle, until, wait_ended, wait_quiet
 from tests.browser.test_history import drop
 from tests.page_server import Served
 
@@ -74,6 +74,17 @@ COVERED = """() => {
   const controls = shown("button, input, textarea, select, summary").filter(loses);
   return [...tabs, ...controls].map((e) => e.outerHTML.slice(0, 120));
 }"""
+# The sliders whose number does not stand beside the middle of their name.
+UNEVEN = """() => [...document.querySelectorAll(".head:has(> .tab-like-container)")].filter((e) => e.checkVisibility())
+  .filter((e) => {
+    const parts = ["[data-testid=block-info]", "input"].map((part) => e.querySelector(part).getBoundingClientRect());
+    const [name, number] = parts.map((box) => box.y + box.height / 2);
+    return Math.abs(name - number) > 2;
+  }).map((e) => e.closest("[id]").id)"""
+# The frames around fields within what unfolds, which has a frame itself.
+FRAMED = """() => [...document.querySelectorAll(".gr-accordion :is(.form, .form > .block, .row > .block)")]
+  .filter((e) => parseFloat(getComputedStyle(e).borderTopWidth))
+  .map((e) => `${e.className} in ${e.closest("[id]").id}`)"""
 MAX_PRESSES = 60  # of the Tab key until a control must be reached
 
 
@@ -186,3 +197,9 @@ def test_page_fits_a_phone_with_room_for_fingers_and_every_control_has_a_name(vi
         assert page.evaluate("document.documentElement.scrollWidth") <= 390, tab
         assert page.evaluate(UNNAMED) == [], tab
         assert page.evaluate(SMALL) == [], tab
+        assert page.evaluate(UNEVEN) == [], tab
+    assert page.locator("#side-a-guidance .head").count()
+    go(page, "edit")
+    open_settings(page, "edit")
+    page.wait_for_selector("#edit-settings .form", state="attached")
+    assert page.evaluate(FRAMED) == []
