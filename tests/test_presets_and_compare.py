@@ -241,7 +241,7 @@ def test_blind_pair_reveals_nothing_before_the_vote(page: PageContext, session: 
         assert [Path(file).name for file in comparison.files] == ["left.png", "right.png"]
         assert Path(comparison.files[0]).read_bytes() == prints[comparison.left].file.read_bytes()
         updates = show(comparison, "en")
-        assert updates[results.revealed] == "" and updates[results.votes]["visible"]
+        assert updates[results.revealed] == "<p>Which one is better?</p>" and updates[results.votes]["visible"]
         assert "Janus" not in str(updates[results.pictures])
     assert places == {0, 1}, "the order is always the same"
     revealed = show(replace(comparison, blind=False, tally=Tally("a", "b", 2, 1)), "en")[results.revealed]

@@ -152,15 +152,15 @@ def _side_controls(page: PageContext, side: str) -> SideControls:
 def results(page: PageContext) -> PairResults:
     label = page.texts.label
     pictures = gr.HTML(elem_id="compare-pictures", html_template=ADDRESSED, js_on_load=PICKED)
+    revealed = gr.HTML(elem_id="compare-told", padding=False)
     with gr.Row(elem_classes="actions votes", visible=False, elem_id="compare-votes") as votes:
         left = gr.Button(label("vote_left"), elem_id="vote-left", min_width=90)
         equal = gr.Button(label("vote_equal"), elem_id="vote-equal", min_width=90)
         right = gr.Button(label("vote_right"), elem_id="vote-right", min_width=90)
-    revealed = gr.HTML(elem_id="compare-told", padding=False)
     with gr.Accordion(label("compare_slider"), open=False, elem_id="compare-over"):
         slider = gr.ImageSlider(
             label=label("compare_slider"), show_label=False, type="filepath", interactive=False, slider_position=50,
-            buttons=["fullscreen"], height=360, elem_id="compare-slider",
+            buttons=["fullscreen"], height=420, elem_id="compare-slider",
         )  # fmt: skip
     with gr.Column(visible=False, elem_id="compare-chosen", elem_classes="beside") as actions:
         chosen_line = gr.HTML(elem_id="compare-whose", padding=False)
@@ -214,7 +214,7 @@ class PairHandlers:
         except AppError as error:  # the pictures themselves are saved
             yield shared.refused(error.text(language))
             return
-        line = page.texts.say("compare_judge" if blind else "compare_done", language)
+        line = page.texts.say("compare_done", language)
         yield {
             **shared.ended(message(line, "done")),
             shared.pair_results: gr.update(visible=True),
@@ -288,10 +288,11 @@ class PairHandlers:
             captions = [say("seat_left", language), say("seat_right", language)]
         else:
             captions = [now.at(right).metadata.title for right in (False, True)]
+        question = f"<p>{escape(say('compare_judge', language))}</p>"
         return {
             results.pictures: pair_html(now, captions, say("enlarge", language)),
             results.votes: gr.update(visible=now.blind),
-            results.revealed: "" if now.blind else revealed_html(self.page, now, language),
+            results.revealed: question if now.blind else revealed_html(self.page, now, language),
             results.slider: gr.update(value=now.files),
             results.comparison: now,
             results.actions: gr.update(visible=not now.blind),
