@@ -17,6 +17,7 @@ from tests.browser.steps import (
     open_settings,
     set_number,
     settle,
+    until,
     wait_done,
     wait_nothing_runs,
     wait_quiet,
@@ -78,6 +79,14 @@ def test_blind_pair_is_revealed_by_vote_and_grid_saves_its_sheet(visit: Any, ser
     menu(page, "compare", "to-chat")
     page.wait_for_selector("#chat-box .thumbnail-item, #chat-box .thumbnail-image")
     go(page, COMPARE)
+    page.click("#compare-over > .label-wrap")
+    page.wait_for_selector("#compare-slider img >> nth=1")
+    pictures = page.locator("#compare-slider img")
+    until(
+        lambda: pictures.nth(0).bounding_box() == pictures.nth(1).bounding_box(),
+        page,
+        lambda: f"not one over the other: {[one.bounding_box() for one in pictures.all()]}",
+    )
     (pair,) = json.loads((served.data / "votes.json").read_text())["pairs"]
     assert pair["one_better"] + pair["other_better"] == 1 and pair["equal"] == 0
     seed = page.input_value("#compare-seed input")

@@ -102,7 +102,8 @@ class PairResults:
     equal: gr.Button
     right: gr.Button
     revealed: gr.HTML
-    slider: gr.ImageSlider
+    over: gr.Accordion
+    slider: gr.ImageSlider  # within `over`
     actions: gr.Column  # hidden until the sides are revealed
     chosen_line: gr.HTML
     comparison: gr.State
@@ -157,7 +158,7 @@ def results(page: PageContext) -> PairResults:
         left = gr.Button(label("vote_left"), elem_id="vote-left", min_width=90)
         equal = gr.Button(label("vote_equal"), elem_id="vote-equal", min_width=90)
         right = gr.Button(label("vote_right"), elem_id="vote-right", min_width=90)
-    with gr.Accordion(label("compare_slider"), open=False, elem_id="compare-over"):
+    with gr.Accordion(label("compare_slider"), open=False, elem_id="compare-over") as over:
         slider = gr.ImageSlider(
             label=label("compare_slider"), show_label=False, type="filepath", interactive=False, slider_position=50,
             buttons=["fullscreen"], height=420, elem_id="compare-slider",
@@ -166,7 +167,7 @@ def results(page: PageContext) -> PairResults:
         chosen_line = gr.HTML(elem_id="compare-whose", padding=False)
         action_row(page, "compare")
     return PairResults(
-        pictures, votes, left, equal, right, revealed, slider, actions, chosen_line, gr.State(None), gr.State(0)
+        pictures, votes, left, equal, right, revealed, over, slider, actions, chosen_line, gr.State(None), gr.State(0)
     )
 
 
@@ -300,6 +301,11 @@ class PairHandlers:
             results.chosen: 0,
         }
 
+    def unfold(self, data: Values) -> Updates:
+        """The two pictures on the slider, which Gradio builds when it is unfolded: after a refresh, without them."""
+        now: Comparison | None = data[self.results.comparison]
+        return {self.results.slider: gr.update(value=now.files)} if now else gr.skip()
+
     def choose(self, request: gr.Request, event: gr.EventData) -> Updates:
         chosen = min(int(event.picture), 1)
         return {
@@ -370,6 +376,7 @@ def wire(page: PageContext, shared: SharedParts, controls: PairControls, results
         (results.right, handlers.vote_right),
     ):
         button.click(vote, {results.comparison}, [*results.outputs, shared.status, shared.notes], **QUICK)
+    results.over.expand(handlers.unfold, {results.comparison}, [results.slider], **QUICK)
     results.pictures.select(handlers.choose, None, [results.chosen, results.chosen_line], **QUICK)
     for side in controls.sides:
 
