@@ -36,8 +36,7 @@ def known() -> KnownPictures:
 @pytest.fixture(scope="module")
 def photograph() -> Image.Image:
     """Grace Hopper, public domain; it is the picture that matplotlib ships as an example."""
-    with matplotlib.cbook.get_sample_data("grace_hopper.jpg") as file:
-        return Image.open(file).convert("RGB")
+    return Image.open(matplotlib.cbook.get_sample_data("grace_hopper.jpg", asfileobj=False)).convert("RGB")
 
 
 def test_every_embedded_model_ships_the_kind_of_its_pictures() -> None:

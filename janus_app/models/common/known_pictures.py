@@ -37,7 +37,7 @@ class KnownPictures:
         """Whether a picture of any size is of this kind; its ratio does not matter, as models do not keep it."""
         side = self.scenes.shape[1]
         small = picture.convert("RGB").resize((8 * side, 8 * side)).reduce(8)
-        cells = self._cells(np.asarray(small, np.float32) / 255)
+        cells = self._cells(np.array(small, np.float32) / np.float32(255))
         error, parts = min((self._fit(cells, scene) for scene in self.scenes), key=lambda fit: fit[0])
         return error < LIMIT and bool(parts.any())
 
