@@ -109,7 +109,8 @@ def test_command_line_says_that_a_photograph_is_unknown(
     photograph.resize((128, 150)).save(file)
     assert main(["chat", "--image", str(file), "--prompt", "What is this?"]) == 0
     said = capsys.readouterr()
-    assert "does not know pictures like this one" in said.err and said.out.strip()
+    assert "does not know pictures like this one" in said.err
+    assert said.out.startswith("I see "), "without the space that a model begins with"
 
 
 @pytest.mark.parametrize("content", [b"", b"PK", b"not an archive"])

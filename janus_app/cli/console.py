@@ -87,7 +87,7 @@ def shown(
     `on_result` takes what a job yields that is no event, such as a line of the self-test. Any exception, Ctrl-C too,
     closes the job.
     """
-    place = 0
+    place, begun = 0, False
     watchdog = Watchdog()
     with _Bars() as bars, reporting_silence(watchdog, say):
         for event in watchdog.watch(events if hasattr(events, "close") else (event for event in events)):
@@ -101,7 +101,9 @@ def shown(
                 say(Message("cli_waiting", place=place))
             elif isinstance(event, TextDelta) and text_to:
                 bars.clear()
-                print(clean(event.text), end="", file=text_to, flush=True)
+                text = clean(event.text) if begun else clean(event.text).lstrip()  # models begin with a space
+                begun = begun or bool(text)
+                print(text, end="", file=text_to, flush=True)
             elif on_result is not None and not isinstance(event, Event):
                 bars.clear()
                 on_result(event)
