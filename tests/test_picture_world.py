@@ -13,7 +13,8 @@ from training.captions import caption
 from training.codes import codebook
 from training.export import export
 from training.joint import tile_loss
-from training.objects import HELD_OUT_PAIRS, INDEX, N_COLOURS, N_THINGS, NUMBERS, THINGS, held_out_order
+from training.objects import HELD_OUT_PAIRS, INDEX, N_BACKGROUNDS, N_COLOURS, N_THINGS, NUMBERS, THINGS, held_out_order
+from training.picture_tokenizer import HardPlaces
 from training.pictures import TILE, painter, render, scene_table, sticker_table
 from training.restore import restore
 from training.scenes import PLACES_MORE, SMALL_MORE, plan, practised, seen_scene
@@ -138,6 +139,47 @@ def test_split_softmax_is_the_softmax_over_all_tiles() -> None:
     behind = torch.nn.functional.cross_entropy(ground.flatten(0, 1), truth[..., 2].flatten(), reduction="sum")
     split = 36 * parts["place"] + int(drawn.sum()) * parts["hue"] + behind
     assert torch.allclose(whole, split, rtol=1e-4)
+
+
+def test_vague_targets_are_shared_by_all_values() -> None:
+    """With the whole target shared, the loss is the mean of - log p over the values of each factor."""
+    torch.manual_seed(5)
+    kind, colour, ground = (torch.randn(1, 36, n) for n in (KINDS, N_COLOURS, N_BACKGROUNDS))
+    truth = torch.from_numpy(tile_factors()[grid(Scene.of(1, [Item(2, 3, 4)]))])[None]
+    drawn = truth[..., 0] > 0
+    weighed = torch.cat([kind[..., :1], kind[..., 1:] + colour.logsumexp(-1, keepdim=True)], dim=-1)
+    means = (-part.log_softmax(-1).mean() for part in (weighed, weighed[..., 1:][drawn], colour[drawn], ground))
+    loss, _ = tile_loss(kind, colour, ground, truth, smoothing=1.0)
+    assert torch.allclose(loss, sum(means, torch.zeros(())))
+
+
+def test_places_that_are_drawn_worse_than_others_count_more() -> None:
+    hard, beach, cell = HardPlaces("cpu"), 2, 17
+    tokens = torch.full((2, 36), beach)
+    tokens[1] = torch.from_numpy(grid(Scene.of(beach, [Item(2, 3, 8)])))
+    target = torch.zeros(2, 3, 192, 192)
+    picture = target + 0.01
+    picture[:, :, 64:96, 160:192] = 0.02
+    for ground in range(N_BACKGROUNDS):  # the other scenes are drawn well everywhere
+        for _ in range(100):
+            hard.note(torch.full((2, 36), ground), picture if ground == beach else target + 0.01, target)
+    weights = hard.weights(tokens).reshape(2, 6, 32, 6, 32)[:, :, 0, :, 0].flatten(1)
+    assert weights[0, cell] > 1.9 * weights[0, cell - 1] and (weights[0].argmax() == cell)
+    assert (weights[1][tokens[1] >= N_BACKGROUNDS] == 1).all()
+
+
+def test_a_question_about_a_side_is_about_all_its_places() -> None:
+    rng = np.random.default_rng(6)
+    scene, seen = Scene.of(0, [Item(INDEX["cat"], 1, 4), Item(INDEX["dog"], 2, 0)]), set()
+    sides = {"left": (0, 3, 6), "right": (2, 5, 8), "above": (0, 1, 2), "below": (6, 7, 8)}
+    for _ in range(80):
+        one = ask(scene, rng, False, "relation")
+        if one.question.rstrip("?").endswith("the cat"):
+            side = next(side for side in sides if side in one.question)
+            assert one.slots == sides[side], one
+            assert (one.parts == ((one.key, one.slots),)) == (one.key != "nothing")
+            seen.add(side)
+    assert seen == set(sides)
 
 
 def test_restore_inverts_export(tmp_path: Path) -> None:

@@ -44,7 +44,7 @@ class Words:
         return self.tokenizer.encode(text, add_special_tokens=False).ids
 
     def parts(self, one: Exchange) -> list[tuple[int, tuple[int, ...]]]:
-        """For every phrase of an answer that lists objects: the index of its first token, and its slots."""
+        """For every phrase of an answer that names objects: the index of its first token, and its slots."""
         text, found, at = f" {one.answer}", [], 0
         starts = [a for a, _ in self.tokenizer.encode(text, add_special_tokens=False).offsets] if one.parts else []
         for phrase, slots in one.parts:

@@ -25,6 +25,10 @@ class Known:
     colour: Tensor
     ground: Tensor
 
+    def of(self, rows: Tensor) -> Known:
+        """That of some of the pictures."""
+        return Known(self.kind[rows], self.colour[rows], self.ground[rows])
+
 
 def meanings_of(names: Tensor, vocabulary: int) -> Tensor:
     """[vocabulary]: the index of the thing, or N_THINGS + that of the colour, that each token names, or -1.

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 from collections import defaultdict
+from functools import partial
 
 import numpy as np
 import torch
@@ -39,6 +40,9 @@ ASKED = 3  # the layer after which the end of a question should know what it is 
 SLOTS = (GRID // 2) ** 2
 HIDDEN = 0.5  # the share of captions with a word that cannot be read
 SHAKEN = 0.35  # the largest deviation of the noise on the tiles that the model reads as its own
+# The smallest share of the unconditional distribution for all values of a factor. Guidance draws what it finds less
+# likely than the prompt does, so it must not find anything nearly impossible.
+VAGUE = 0.1
 EMBED_SCALE = 4.0  # unit vectors of 32 dimensions are small inputs for a newly initialised layer
 
 
@@ -153,7 +157,12 @@ class Joint(nn.Module):
         features = F.gelu(self.net.gen_head.output_mlp_projector(hidden))
         truth = factors[batch.tiles]
         seen = known(hidden_word, truth)
-        loss, parts = tile_loss(self.kind(features), self.colour(features), self.ground(features), truth, seen)
+        factors_said = self.kind(features), self.colour(features), self.ground(features)
+        blank = ~(self.meanings[batch.ids] >= 0).any(1)  # a dropped caption
+        loss, parts = tile_loss(*(f[~blank] for f in factors_said), truth[~blank], seen.of(~blank))
+        if blank.any():
+            vague, _ = tile_loss(*(f[blank] for f in factors_said), truth[blank], smoothing=VAGUE)
+            loss = loss.lerp(vague, float(blank.float().mean()))
         thing, colour = coming(truth)
         thing = torch.where(thing == hidden_word[:, None], -1, thing)
         colour = torch.where(colour == hidden_word[:, None] - N_THINGS, -1, colour)
@@ -236,21 +245,27 @@ class Joint(nn.Module):
 
 
 def tile_loss(
-    kind: Tensor, colour: Tensor, ground: Tensor, truth: Tensor, seen: Known | None = None
+    kind: Tensor,
+    colour: Tensor,
+    ground: Tensor,
+    truth: Tensor,
+    seen: Known | None = None,
+    smoothing: float = 0.0,
 ) -> tuple[Tensor, dict[str, float]]:
     """The cross-entropy over all tiles, whose logits are kind + colour (drawn kinds only) + background.
 
     The normaliser is (e^empty + sum of drawn e^kind * sum e^colour) * sum e^background, so adding logsumexp(colour) to
     the drawn kinds makes three independent softmaxes. Which kind, given that one is drawn, counts double: it is one
-    decision a picture. Only what is `seen` counts.
+    decision a picture. Only what is `seen` counts. All values have an equal part in a share `smoothing` of the target.
     """
     drawn = truth[..., 0] > 0
     kinds, colours, grounds = (seen.kind, seen.colour, seen.ground) if seen else (torch.ones_like(drawn),) * 3
     kind = torch.cat([kind[..., :1], kind[..., 1:] + colour.logsumexp(-1, keepdim=True)], dim=-1)
-    place = F.cross_entropy(kind[kinds], truth[..., 0][kinds])
-    which = F.cross_entropy(kind[..., 1:][drawn & kinds], truth[..., 0][drawn & kinds] - 1)
-    hue = F.cross_entropy(colour[drawn & colours], truth[..., 1][drawn & colours])
-    behind = F.cross_entropy(ground[grounds], truth[..., 2][grounds])
+    loss_of = partial(F.cross_entropy, label_smoothing=smoothing)
+    place = loss_of(kind[kinds], truth[..., 0][kinds])
+    which = loss_of(kind[..., 1:][drawn & kinds], truth[..., 0][drawn & kinds] - 1)
+    hue = loss_of(colour[drawn & colours], truth[..., 1][drawn & colours])
+    behind = loss_of(ground[grounds], truth[..., 2][grounds])
     loss = place + which + hue + behind
     return loss, {"place": float(place.detach()), "which": float(which.detach()), "hue": float(hue.detach())}
 

@@ -32,7 +32,8 @@ from training.pictures import Painter
 from training.trainer import Run, device_of, load_state, options_parser
 from training.world import tile_factors
 
-HIDDEN = 0.25  # the share of captions with a word that cannot be read
+# The share of captions with a word that cannot be read.
+HIDDEN = {"read": 0.5, "draw": 0.25}
 QUERIES_MOVE = 4  # "draw" trains the queries in every 4th step: going back through the language model is slow
 
 
@@ -66,7 +67,7 @@ class Trainer:
     def ask_loss(self, batch: Asked, name: str, drawing: bool, repeats: int) -> tuple[Tensor, dict[str, float]]:
         """The loss of the tiles that the conditions of a batch predict and, if `drawing`, of SANA's velocity."""
         truth = self.factors[batch.tiles]
-        share = 0.0 if len(batch.seen) else HIDDEN
+        share = 0.0 if len(batch.seen) else HIDDEN["draw" if drawing else "read"]
         embeds, hidden = hide(self.embeds(batch), batch.ids, self.meanings, share)
         read = self.model.reader.states(embeds, batch.ends)
         conditions = self.model.connector(read[0])
@@ -102,12 +103,25 @@ class Trainer:
         embeds = torch.cat(
             [reader.language.model.embed_tokens(prefix), reader.embed(batch.ids, batch.picture, said)], dim=1
         )
-        hidden = reader.language.model(embeds)[:, prefix.shape[1] :]
+        hidden, found, asked = (part[:, prefix.shape[1] :] for part in reader.read(embeds))
         wanted = batch.ids.roll(-1, 1)[batch.answer]
         logits = reader.language.lm_head(hidden[batch.answer])
         loss = F.cross_entropy(logits, wanted)
         right = float((logits.argmax(-1) == wanted).float().mean())
-        return loss, {"say": float(loss.detach()), "words": right}
+        aim = self.talk_aim(batch, found, asked)
+        return loss + aim, {"say": float(loss.detach()), "words": right, "sought": float(aim.detach())}
+
+    def talk_aim(self, batch: Talks, found: Tensor, asked: Tensor) -> Tensor:
+        """The loss of knowing where the things stand that words name, and which slots an answer is about."""
+        loss, aim = asked.new_zeros(()), self.model.aim
+        one = batch.picture.sum(1) == SEEN
+        if one.any():
+            pictures = (batch.picture.sum(1) // SEEN).cumsum(0)[one] - 1
+            loss = aim.seeking(found[one], self.thing_of[batch.ids[one]], self.factors[batch.tiles[pictures]])
+        about = batch.about[..., 0] >= 0
+        if about.any():
+            loss = loss + F.binary_cross_entropy_with_logits(aim.look(asked[about]), batch.about[about])
+        return loss
 
 
 def make_optimisers(model: MetaQuery, stage: str, lr: float, old_lr: float) -> list[torch.optim.Optimizer]:

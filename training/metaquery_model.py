@@ -115,6 +115,12 @@ class Reader(nn.Module):
         places = ends[:, None] + torch.arange(1 + QUERIES, device=embeds.device)
         embeds = torch.cat([embeds, embeds.new_zeros(n, 1 + QUERIES, embeds.shape[-1])], dim=1)
         embeds = embeds.index_put((rows, places), self.queries.expand(n, -1, -1))
+        states, found, asked = self.read(embeds)
+        return states[rows, places[:, 1:]], found, asked
+
+    def read(self, embeds: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The language model's states [n, L, hidden] for inputs [n, L, hidden]: after the last norm, and after the
+        layers `FOUND` and `ASKED`."""
         trunk = self.language.model
         positions = torch.arange(embeds.shape[1], device=embeds.device)[None]
         rotary = rotary_table(positions, trunk.config, embeds.dtype)
@@ -123,7 +129,7 @@ class Reader(nn.Module):
             embeds = layer(embeds, rotary, None, None)
             if number in (FOUND, ASKED):
                 early.append(embeds)
-        return trunk.norm(embeds)[rows, places[:, 1:]], early[0], early[1]
+        return trunk.norm(embeds), early[0], early[1]
 
 
 class MetaQuery(nn.Module):

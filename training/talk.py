@@ -6,7 +6,7 @@ A question's wording decides the answer's wording, so that an answer's only unce
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -21,7 +21,7 @@ RNG = np.random.Generator
 class Exchange:
     """A question and its answer; `type` is what quality is reported by, `key` the words a right answer must hold,
     `slots` the places of the picture that the answer is about, None where that says nothing; `parts` the phrases of
-    an answer that lists things, in order, with the slots each is about."""
+    an answer that name what is seen, in order, with the slots each is about."""
 
     type: str
     question: str
@@ -150,6 +150,8 @@ def _no_such(rng: RNG, scene: Scene, kind: str, question: str, question_zh: str,
 
 
 def _colour(scene: Scene, rng: RNG, zh: bool) -> Exchange | None:
+    if rng.random() < 0.25:
+        return _their_colour(scene, rng, zh)
     question = pick(
         rng, ("What colour is the {}?", "What color is the {}?", "what color is the {}", "Which colour is the {}?")
     )
@@ -168,6 +170,27 @@ def _colour(scene: Scene, rng: RNG, zh: bool) -> Exchange | None:
         hue = hue.replace("its", "their")
         return Exchange("colour", f"What colour are the {it.plural}?", f"The {it.plural} are {hue}.", hue, slots)
     return Exchange("colour", question.format(it.name), f"The {it.name} is {hue}.", hue, slots)
+
+
+def _their_colour(scene: Scene, rng: RNG, zh: bool) -> Exchange:
+    """The colour of all objects, which the question does not name; a list of them if they differ in colour."""
+    alone, slots = len(scene.items) == 1, tuple(i.slot for i in scene.items)
+    if zh:
+        they = "它" if alone else "它们"
+        question = pick(rng, ("{}是什么颜色?", "{}是什么颜色的?", "{}什么颜色")).format(they)
+    else:
+        question = pick(rng, ("What colour {}?", "What color {}?", "what color {}", "Which colour {}?"))
+        question = question.format("is it" if alone else "are they")
+    hues = {_hue(i, zh) for i in scene.items}
+    if len(hues) > 1:
+        key, parts = listing(scene, zh), _parts(scene, zh)
+        return Exchange("colour", question, f"{key}。" if zh else f"I see {key}.", key, slots, parts)
+    hue = hues.pop()
+    if zh:
+        return Exchange("colour", question, f"{they}是{hue}的。", hue, slots)
+    if not alone:
+        hue = hue.replace("its", "their")
+    return Exchange("colour", question, f"{'It is' if alone else 'They are'} {hue}.", hue, slots)
 
 
 def _count(scene: Scene, rng: RNG, zh: bool) -> Exchange:
@@ -272,7 +295,8 @@ def _relation(scene: Scene, rng: RNG, zh: bool) -> Exchange | None:
     found = [i for i in scene.items if _on_side(i, anchor, side)]
     if len({(i.thing, i.colour, i.small) for i in found}) > 1:
         return None
-    slots = tuple(i.slot for i in found)
+    # The whole side: it is known from the anchor alone, and what stands there is then found in one more layer.
+    slots = tuple(s for s in range(9) if _on_side(replace(anchor, slot=s), anchor, side))
     name, name_zh = THINGS[anchor.thing].name, THINGS[anchor.thing].zh
     if zh:
         place = {"left": "左边", "right": "右边", "above": "上面", "below": "下面"}[side]
@@ -280,13 +304,14 @@ def _relation(scene: Scene, rng: RNG, zh: bool) -> Exchange | None:
         if not found:
             return Exchange("relation", question, f"{name_zh}的{place}什么都没有。", "什么都没有", slots)
         key = words_zh(len(found), found[0].thing, found[0].colour, found[0].small)
-        return Exchange("relation", question, f"{name_zh}的{place}有{key}。", key, slots)
+        return Exchange("relation", question, f"{name_zh}的{place}有{key}。", key, slots, ((key, slots),))
     place = {"left": "to the left of", "right": "to the right of", "above": "above", "below": "below"}[side]
     question = pick(rng, ("What is {} the {}?", "what is {} the {}", "What do you see {} the {}?")).format(place, name)
     if not found:
         return Exchange("relation", question, f"There is nothing {place} the {name}.", "nothing", slots)
     key = words(len(found), found[0].thing, found[0].colour, found[0].small)
-    return Exchange("relation", question, f"There {'is' if len(found) == 1 else 'are'} {key}.", key, slots)
+    answer = f"There {'is' if len(found) == 1 else 'are'} {key}."
+    return Exchange("relation", question, answer, key, slots, ((key, slots),))
 
 
 def _on_side(item: Item, anchor: Item, side: str) -> bool:

@@ -1,9 +1,12 @@
 """The words of the picture world, as `vocabulary.json` beside each embedded model: it tells people what is not in them.
 
-    python -m training.vocabulary assets/{janus,janusflow,pisces,llavafusion}_embedded
-    python -m training.vocabulary assets/{metamorph,metaquery,transfusion,lmfusion}_embedded --edits
+    python -m training.vocabulary assets/{janusflow,pisces}_embedded
+    python -m training.vocabulary assets/{janus,llavafusion}_embedded --they
+    python -m training.vocabulary assets/{metamorph,transfusion}_embedded --edits
+    python -m training.vocabulary assets/{metaquery,lmfusion}_embedded --edits --they
 
-`--edits` adds the words of editing instructions.
+`--edits` adds the words of editing instructions; `--they` the questions for the colour of all things ("what colour are
+they?"), which were added to training late.
 """
 
 from __future__ import annotations
@@ -43,7 +46,7 @@ def sentences(edits: bool, seed: int = 0, count: int = SAMPLES) -> Iterator[str]
             yield edit(rng, zh=bool(number % 2)).instruction
 
 
-def questions(seed: int = 0, count: int = 1500) -> dict[str, list[str]]:
+def questions(they: bool, seed: int = 0, count: int = 6000) -> dict[str, list[str]]:
     """The questions about pictures that the models are trained on, one for each form, the most general first."""
     rng = np.random.default_rng(seed)
     nouns = sorted({n for t in THINGS for n in (t.name, t.zh)}, key=len, reverse=True)
@@ -56,6 +59,8 @@ def questions(seed: int = 0, count: int = 1500) -> dict[str, list[str]]:
         zh, scene = bool(number % 2), seen_scene(rng)
         kind = TYPES[number // 2 % len(TYPES)]
         exchange = ask(scene, rng, zh, kind) if number % 10 else compare(scene, seen_scene(rng), rng, zh)
+        if not they and re.search(r"(?:are they|is it)\b|它", exchange.question):
+            continue
         text = re.sub(rf"\b(?:{'|'.join(many)})\b", "{s}", exchange.question)
         text = re.sub(rf"\ban? (?:(?:{hues}) )?(?:{'|'.join(nouns)})\b", "{a}", text)
         text = re.sub(rf"(?:(?:{hues_zh})色的)?(?:{'|'.join(nouns)})", "{}", text)
@@ -65,13 +70,15 @@ def questions(seed: int = 0, count: int = 1500) -> dict[str, list[str]]:
         plain = text.rstrip("?？.。").lower()
         same[plain] = max(same.get(plain, ""), text, key=len)  # with its mark at the end
     general = {"en": "Describe the picture", "zh-CN": "描述这张图"}
-    return {
-        language: sorted(forms.values(), key=lambda form: (not form.startswith(general[language]), "{" in form, form))
-        for language, forms in found.items()
-    }
+    made = {}
+    for language, forms in found.items():
+        # "How many fish?" reads like a form for one thing, though it is that for several.
+        texts = [form for form in forms.values() if "{}" not in form or form.replace("{}", "{s}") not in forms.values()]
+        made[language] = sorted(texts, key=lambda form: (not form.startswith(general[language]), "{" in form, form))
+    return made
 
 
-def vocabulary(edits: bool = False) -> dict[str, object]:
+def vocabulary(edits: bool = False, they: bool = False) -> dict[str, object]:
     """What janus_app/models/common/vocabulary.py reads."""
     words, han = set(FUNCTION_WORDS.split()), set()
     for text in sentences(edits):
@@ -90,14 +97,14 @@ def vocabulary(edits: bool = False) -> dict[str, object]:
         "phrases": sorted({p for b in BACKGROUNDS for p in b.phrases if GROUND_ONLY & set(p.split())}),
         "words": sorted(words - (set() if edits else GROUND_ONLY)),
         "terms": sorted(terms),
-        "questions": questions(),
+        "questions": questions(they),
         "things": {"en": [t.name for t in THINGS], "zh-CN": [t.zh for t in THINGS]},
     }
 
 
-def write(folder: Path, edits: bool = False) -> None:
-    """Write `folder`/vocabulary.json."""
-    text = json.dumps(vocabulary(edits), ensure_ascii=False, indent=None, separators=(",", ":"))
+def write(folder: Path, edits: bool = False, they: bool = True) -> None:
+    """Write `folder`/vocabulary.json, of a model that today's conversations trained unless `they` is False."""
+    text = json.dumps(vocabulary(edits, they), ensure_ascii=False, indent=None, separators=(",", ":"))
     (folder / "vocabulary.json").write_text(text + "\n", "utf-8")
 
 
@@ -105,9 +112,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folders", type=Path, nargs="+")
     parser.add_argument("--edits", action="store_true")
+    parser.add_argument("--they", action="store_true")
     args = parser.parse_args()
     for folder in args.folders:
-        write(folder, args.edits)
+        write(folder, args.edits, args.they)
 
 
 if __name__ == "__main__":
