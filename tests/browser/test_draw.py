@@ -82,7 +82,7 @@ def test_words_and_questions_that_the_model_does_not_know_are_named(visit: Any, 
     assert not page.inner_text("#draw-unknown").strip(), "it is said twice"
     page.click("#draw-ask")
     page.wait_for_selector("#chat-box img")
-    say(page, "what colour are they")
+    say(page, "what colour is her hat")
     page.wait_for_selector("#chat-notes:has-text('Try for example: What colour is')")
 
 
