@@ -120,14 +120,16 @@ def test_file_that_cannot_be_read_says_nothing(tmp_path: Path, content: bytes) -
     assert known_pictures_of(tmp_path) is None
 
 
-@pytest.mark.parametrize("change", ["scenes", "parts", "shape", "objects"])
+@pytest.mark.parametrize("change", ["scenes", "parts", "shape", "objects", "large"])
 def test_file_with_other_arrays_says_nothing(tmp_path: Path, change: str) -> None:
     arrays = known_pictures()
     if change in arrays:
         del arrays[change]
     elif change == "shape":
         arrays["parts"] = arrays["parts"][..., :3]
+    elif change == "large":  # a few packed kilobytes
+        arrays["parts"] = np.zeros((70_000, 4, 4, 4), dtype=np.uint8)
     else:
         arrays["parts"] = np.array([{}], dtype=object)
-    np.savez(tmp_path / FILE, **arrays)  # type: ignore[arg-type]
+    np.savez_compressed(tmp_path / FILE, **arrays)  # type: ignore[arg-type]
     assert known_pictures_of(tmp_path) is None

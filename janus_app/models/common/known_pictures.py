@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from zipfile import BadZipFile
+from zipfile import BadZipFile, ZipFile
 
 import numpy as np
 
@@ -23,6 +23,7 @@ FILE = "pictures.npz"
 # Of the mean error of the cells. Pictures of the world had at most 0.073, however noisy, scaled or compressed;
 # photographs had 0.13 or more, noise and plain colours 0.11.
 LIMIT = 0.09
+MAX_BYTES = 4_000_000  # unpacked; a file that unpacks to more is not read
 Array = np.ndarray[Any, np.dtype[np.float32]]
 
 
@@ -68,6 +69,9 @@ def known_pictures_of(folder: Path | None) -> KnownPictures | None:
 @lru_cache(maxsize=8)
 def _read(file: Path, changed: int) -> KnownPictures | None:
     try:
+        with ZipFile(file) as packed:
+            if sum(one.file_size for one in packed.infolist()) > MAX_BYTES:
+                return None
         with np.load(file, allow_pickle=False) as found:
             known = KnownPictures(*(found[name].astype(np.float32) / 255 for name in ("scenes", "parts")))
         side, cell = known.scenes.shape[1], known.parts.shape[1]
