@@ -71,6 +71,20 @@ def test_runs_stay_apart_and_the_chosen_picture_is_large(visit: Any, served: Ser
     assert page.evaluate("document.activeElement !== document.body"), "the focus is lost"
 
 
+def test_offered_prompt_follows_the_model_until_it_is_drawn(visit: Any, served: Served) -> None:
+    page = visit()
+    prompt = "document.querySelector('#draw-prompt textarea').value"
+    page.wait_for_function(f"{prompt} === 'a Tiny A circle'")
+    choose(page, "Tiny B")
+    page.wait_for_function(f"{prompt} === 'a Tiny B circle'")
+    page.click("#draw-run")
+    wait_done(page)
+    choose(page, "Tiny A")
+    page.wait_for_selector("#draw-example-0:has-text('Tiny A')")
+    wait_quiet(page)
+    assert page.evaluate(prompt) == "a Tiny B circle"
+
+
 def test_words_and_questions_that_the_model_does_not_know_are_named(visit: Any, served: Served) -> None:
     drain(served.session.load("janus-embedded", device="cpu"))
     page = visit()

@@ -307,10 +307,13 @@ class DrawHandlers:
         image = example(page, now, language)
         words = image.metadata.prompt if image else next(iter(now.prompts("generate", language)), "")
         updates: Updates = {}
-        if (values[self.controls.prompt] or "") in ("", values[self.panel.offered]):
+        # Pictures of this browser tab are there, or on their way: their prompt stays for the next model, too.
+        drawn = any(not item.example for item in values[wall.items]) or bool(page.runs.of("draw"))
+        prompt = values[self.controls.prompt] or ""
+        if not prompt or (prompt == values[self.panel.offered] and not drawn):
             updates = {self.controls.prompt: words, self.panel.offered: words}
-        if any(not item.example for item in values[wall.items]) or page.runs.of("draw"):
-            return updates  # pictures of this browser tab are there, or on their way
+        if drawn:
+            return updates
         if image:
             return {**updates, **wall.show(page, [image], 0, language)}
         hint = empty(page.texts.say("draw_empty_title", language), draw_hint(page.texts, now, language))
