@@ -15,6 +15,17 @@ document.addEventListener("keydown", (event) => {
   }
 }, true);
 
+// While a job runs, its Stop stands where its Run was: the one takes the focus of the other, which would be lost.
+const pairs = RUNS.map((run, place) => [run, STOPS[place]]);
+let focused = "";
+document.addEventListener("focusin", (event) => { focused = event.target.id; });
+document.addEventListener("pointerdown", () => { focused = ""; }, true); // a press beside all buttons is meant
+onChange(() => {
+  if (document.activeElement !== document.body) return;
+  const pair = pairs.find((ids) => ids.includes(focused));
+  if (pair) pair.map(button).find((other) => visible(other) && !other.disabled)?.focus();
+});
+
 // Single-character shortcuts, unless the user is typing or has switched them off; buttons of the help and the welcome card.
 const PROMPTS = ["draw-prompt", "edit-prompt", "compare-prompt", "chat-box", "history-words"];
 const sheet = () => document.getElementById("keys-sheet");

@@ -136,6 +136,24 @@ def test_nothing_jumps_and_the_keyboard_reaches_each_tab(visit: Any) -> None:
     until(lambda: not page.evaluate(FOCUS)[0], page, lambda: "closing the drawer loses the focus")
 
 
+def test_focus_goes_to_stop_while_something_is_drawn_and_back(visit: Any, served: Served) -> None:
+    page = visit()
+    page.wait_for_selector("#draw-run:visible")
+    settle(page)
+    with pytest.MonkeyPatch.context() as slowly:
+        slowly.setattr(served.session, "pace", 0.5)
+        page.locator("#draw-run").focus()
+        page.keyboard.press("Enter")
+        page.wait_for_function("document.activeElement.id === 'draw-stop'")
+        page.keyboard.press("Enter")
+        page.wait_for_function("document.activeElement.id === 'draw-run'")
+    # A press beside all buttons is no reason to give it back.
+    page.mouse.click(720, 500)
+    page.evaluate("document.body.append(document.createElement('p'))")
+    wait_quiet(page)
+    assert page.evaluate("document.activeElement === document.body")
+
+
 def test_error_is_beside_its_button_and_in_view(visit: Any, served: Served) -> None:
     page = visit(viewport={"width": 1024, "height": 560})
     for tab, run in (("draw", "draw-run"), ("edit", "edit-run"), ("compare", "compare-run")):

@@ -91,6 +91,7 @@ def test_chat_draw_cancel_edit_restore_and_switch_in_one_session(
     page.click("#edit-run")
     wait_done(page, "edit")
     page.wait_for_selector("#edit-compare img")
+    assert page.locator("#edit-sides span:visible").all_inner_texts() == ["Before", "After"]
     drawn = sorted(served.outputs.glob("*.png"), key=lambda file: file.stat().st_mtime_ns)[-8:]
     edits = [read_metadata(file) for file in drawn]
     assert {(e.verb, e.prompt, e.settings["method"]) for e in edits} == {("edit", "a red circle", "region")}

@@ -88,6 +88,7 @@ class ResultsPanel:
     output: JobOutput
     view: gr.Radio
     compare: gr.ImageSlider
+    sides: gr.HTML
     results: PictureWall
     reuse: gr.Button
     more: More
@@ -109,6 +110,7 @@ def build_panels(page: PageContext, browser: BrowserDownload) -> EditPanels:
             with gr.Column(elem_id="edit-stage"):
                 editor = picture_editor(label)
                 compare = _comparison(page)
+                sides = gr.HTML(elem_id="edit-sides", padding=False)  # what stands at each side of the slider
                 previews = gr.HTML(elem_id="edit-easel", padding=False)
             with gr.Row(elem_id="edit-beneath"):
                 view = gr.Radio(
@@ -151,7 +153,7 @@ def build_panels(page: PageContext, browser: BrowserDownload) -> EditPanels:
         wall.build_details(page, "edit")
         wall.build_runs()
     output = JobOutput(status, notes, previews)
-    return EditPanels(source, method, settings, ResultsPanel(output, view, compare, wall, reuse, lines))
+    return EditPanels(source, method, settings, ResultsPanel(output, view, compare, sides, wall, reuse, lines))
 
 
 def _comparison(page: PageContext) -> gr.ImageSlider:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from html import escape
 from typing import Any
 
 import gradio as gr
@@ -39,7 +40,9 @@ class WayHandlers:
         page, language = self.page, self.page.language(request)
         drawn = bool(page.library.gallery.find()) if page.library else None
         start = start_html(lambda key: page.texts.say(key, language), drawn)
-        return {**self.refresh(values, request), self.panels.source.start: start}
+        before, after = (escape(page.texts.say(key, language)) for key in ("before", "after"))
+        sides = f'<div class="sides"><span>{before}</span><span>{after}</span></div>'
+        return {**self.refresh(values, request), self.panels.source.start: start, self.panels.right.sides: sides}
 
     def refresh(self, values: Values, request: gr.Request) -> Updates:
         """The ways, controls and examples of the variant whose settings the page shows."""
@@ -113,7 +116,7 @@ class WayHandlers:
         outputs = variant_outputs(panels)
         shown_for = {*inputs, panels.settings.fitted}
         fitted = [
-            attach(opening.then, self.opened, shown_for, {*outputs, panels.source.start}, **QUICK),
+            attach(opening.then, self.opened, shown_for, {*outputs, panels.source.start, panels.right.sides}, **QUICK),
             attach(model_changed.change, self.refresh, shown_for, outputs, **QUICK),
         ]
         attach(method.method.change, self.choose, inputs, method_outputs(panels), **QUICK)
