@@ -160,8 +160,8 @@ def _tabs(page: PageContext, demo: gr.Blocks, frame: Frame) -> None:
             editing = edit_tab.build(page, variant, seen, joined, browser)
         with gr.Tab(label("tab_chat"), id="chat", elem_id="tab-chat"):
             chat = chat_tab.build(page, variant, seen, demo, joined, browser)
-        drawn, edited = drawing.right.wall, editing.panels.right.results
-        sources = {"draw": drawn.source, "edit": edited.source, "chat": chat.source}
+        drawn, edited = drawing.right.wall, editing.panels.right
+        sources = {"draw": drawn.source, "edit": edited.shown, "chat": chat.source}
         if page.library:
             with gr.Tab(label("tab_history"), id="history", elem_id="tab-history") as tab:
                 sources["history"] = history_tab.build(page, page.library.gallery, tab, browser).source

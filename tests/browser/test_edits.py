@@ -191,6 +191,43 @@ def test_one_click_switches_to_a_model_that_follows_an_instruction(visit: Any, s
     page.wait_for_selector(f"#chat-box img[src='{shown}']")
 
 
+def test_save_and_ask_take_the_picture_on_the_canvas(visit: Any, served: Served) -> None:
+    page = visit()
+    draw(page, "a red circle", 1, 4_500)
+    wait_done(page)
+    drawn = newest(served.outputs)
+    into_editor(page, lambda: page.click("#draw-to-edit"))
+    page.locator("#edit-method label", has_text="Image to image").click()
+    edit(page, served, "a blue circle")
+    result = newest(served.outputs)
+    wait_here(page, 2)
+
+    def saved() -> bytes:
+        with page.expect_download() as download:
+            page.click("#edit-save")
+        return Path(download.value.path()).read_bytes()
+
+    assert saved() == result.read_bytes(), "the comparison shows the result"
+    into_editor(page, lambda: page.click("#edit-undo-back"))
+    wait_here(page, 1)
+    assert page.is_visible("#edit-editor canvas") and saved() == drawn.read_bytes()
+    page.locator("#edit-view label").first.click()
+    page.wait_for_selector("#edit-compare img:visible")
+    assert saved() == result.read_bytes()
+    page.click("#edit-undo button[data-step='1']")  # it is in the editor, which does not show it anew
+    page.wait_for_selector("#edit-compare img", state="hidden")
+    page.click("#edit-ask")
+    page.wait_for_selector(f"#chat-box img[src*='{drawn.name}']")
+
+    # A picture of the user: nothing was drawn that could be saved.
+    go(page, "edit")
+    into_editor(page, lambda: page.set_input_files("#edit-editor input[type=file]", str(START)))
+    page.wait_for_selector("#edit-verbs", state="hidden")
+    page.locator("#edit-view label").first.click()
+    page.wait_for_selector("#edit-save:visible")
+    assert saved() == result.read_bytes()
+
+
 def test_unipic2_draws_in_a_size_of_its_own_and_edits_that_picture(visit: Any, served: Served) -> None:
     pytest.importorskip("diffusers")
     served.session.catalog.include(replace(load_catalog().resolve(str(UNIPIC2)), id="tiny-up", title="Tiny UniPic2"))

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import gradio as gr
 
-from janus_app.ui.common.actions import BrowserDownload, menu_button
+from janus_app.ui.common.actions import BrowserDownload, PictureSource, menu_button
 from janus_app.ui.common.controls import (
     RequestControls,
     RunButtons,
@@ -24,13 +24,13 @@ from janus_app.ui.common.pictures import PictureWall, picture_wall
 from janus_app.ui.common.results import JobOutput
 from janus_app.ui.context import PageContext
 from janus_app.ui.tabs.edit.editor import picture_editor
+from janus_app.ui.tabs.edit.stage import CANVAS, COMPARISON, shown_picture
 from janus_app.ui.tabs.edit.undo import Tree
 
 CLICKED = """element.addEventListener("click", (event) => {
   const button = event.target.closest("[data-step], [data-start]");
   if (button) trigger("select", { ...button.dataset });
 });"""
-CANVAS, COMPARISON = "canvas", "comparison"  # what the stage shows while nothing is drawn
 
 
 @dataclass(frozen=True)
@@ -83,13 +83,14 @@ class SettingsPanel:
 
 @dataclass(frozen=True)
 class ResultsPanel:
-    """`view` is what the stage shows: CANVAS or COMPARISON."""
+    """`view` is what the stage shows: CANVAS or COMPARISON; `shown` is the picture there, on which the verbs act."""
 
     output: JobOutput
     view: gr.Radio
     compare: gr.ImageSlider
     sides: gr.HTML
     results: PictureWall
+    shown: PictureSource
     reuse: gr.Button
     more: More
 
@@ -127,6 +128,7 @@ def build_panels(page: PageContext, browser: BrowserDownload) -> EditPanels:
             note = gr.HTML(elem_id="edit-editor-note", padding=False)
             start = gr.HTML(elem_id="edit-start", padding=False, js_on_load=CLICKED)
             strip, undo_row, back, clear = _history(page)
+            tree = gr.State(Tree())
         with gr.Column(elem_id="edit-panel", scale=0, min_width=340):
             method = _method(page)
             with gr.Column(elem_id="edit-bar", elem_classes="bare"):
@@ -145,15 +147,17 @@ def build_panels(page: PageContext, browser: BrowserDownload) -> EditPanels:
             examples = example_buttons("edit")
             further = _more_pictures(page)
             settings = _settings(page, prompt, examples, buttons)
-    source = SourcePanel(editor, given, note, start, gr.State(Tree()), strip, undo_row, back, clear, further)
+    source = SourcePanel(editor, given, note, start, tree, strip, undo_row, back, clear, further)
     with wall.menu:
         reuse = menu_button(page, "reuse_seed", "edit-reuse")
+    shown = shown_picture(view, tree, wall)
     with gr.Column(elem_id="edit-results"):
-        lines = more(page, "edit", wall.menu, wall.source, browser)
+        lines = more(page, "edit", wall.menu, shown, browser)
         wall.build_details(page, "edit")
         wall.build_runs()
     output = JobOutput(status, notes, previews)
-    return EditPanels(source, method, settings, ResultsPanel(output, view, compare, sides, wall, reuse, lines))
+    right = ResultsPanel(output, view, compare, sides, wall, shown, reuse, lines)
+    return EditPanels(source, method, settings, right)
 
 
 def _comparison(page: PageContext) -> gr.ImageSlider:

@@ -24,7 +24,8 @@ from janus_app.ui.common.saved_images import SavedImage
 from janus_app.ui.context import JOB, QUICK, PageContext, Updates, Values, attach, first_seed, number
 from janus_app.ui.tabs.edit.editor import more_pictures, picture_and_mask
 from janus_app.ui.tabs.edit.methods import INSTRUCT, settings_of
-from janus_app.ui.tabs.edit.panels import CANVAS, COMPARISON, EditPanels, build_panels
+from janus_app.ui.tabs.edit.panels import EditPanels, build_panels
+from janus_app.ui.tabs.edit.stage import CANVAS, COMPARISON
 from janus_app.ui.tabs.edit.undo import Tree
 from janus_app.ui.tabs.edit.undo_panel import UndoHandlers, compared
 from janus_app.ui.tabs.edit.ways_panel import WayHandlers
@@ -92,7 +93,7 @@ class EditHandlers:
 
     def rejoin(self, request: gr.Request) -> Iterator[Updates]:
         """What this browser tab showed before it was opened anew: its pictures, and the job that still runs."""
-        page, right, source = self.page, self.panels.right, self.panels.source
+        page, source = self.page, self.panels.source
         language, runs, tree = page.language(request), page.runs.of("edit"), self.undo.kept()
         yield gr.skip()  # of a generator that yields nothing, Gradio empties all outputs
         last = runs[-1] if runs else None
@@ -105,21 +106,30 @@ class EditHandlers:
             tree, number = tree.with_given(open_picture(last.before), page.images)
             tree = tree.at(number)
         updates: Updates = self.panels.settings.buttons.updates(running=True) if running else {}
-        if items:
-            updates |= right.results.show(page, items, 0, language)
-        if items and (before_after := compared(tree, items[0])):
-            updates[right.compare] = gr.update(value=before_after, visible=True)
-            updates[right.view] = gr.update(value=COMPARISON, visible=True)
         if tree.here is not None:
             updates |= self.undo.moved(tree, tree.here, request)
             del updates[self.panels.method.source_prompt]  # the browser puts back what was entered
             updates[source.tree] = tree  # with a new result, which is the next picture where the user wants that
         elif tree.steps or tree.emptied:
             updates |= self.undo.shown(tree, request)
+        updates |= self._results_again(tree, items, language)
         if updates:
             yield updates
         if last and running:
             yield from self._follow(last.follow(), tree, items, language)
+
+    def _results_again(self, tree: Tree, items: list[SavedImage], language: str) -> Updates:
+        """The results of a browser tab that was opened anew: the one in the editor compared, else the newest chosen."""
+        right, step = self.panels.right, tree.next
+        if not items:
+            return {}
+        edited = step.saved if step and step.saved in items else None
+        updates = right.results.show(self.page, items, items.index(edited) if edited else 0, language)
+        if before_after := compared(tree, edited or items[0]):
+            view = COMPARISON if edited or not (tree.here or tree.emptied) else CANVAS
+            updates[right.compare] = gr.update(value=before_after, visible=True)
+            updates[right.view] = gr.update(value=view, visible=True)
+        return updates
 
     def _follow(self, views: Iterator[View], tree: Tree, items: list[SavedImage], language: str) -> Iterator[Updates]:
         page, right, source, settings = self.page, self.panels.right, self.panels.source, self.panels.settings
@@ -184,15 +194,20 @@ class EditHandlers:
         line = message(self.page.texts.say("draw_stopped", self.page.language(request)))
         return {self.panels.right.output.status: line, **self.panels.settings.buttons.updates(running=False)}
 
-    def compare(self, values: Values) -> Updates:
-        """The chosen result beside the picture it was made from."""
-        right = self.panels.right
+    def compare(self, values: Values, request: gr.Request) -> Updates:
+        """The chosen result beside the picture it was made from, or in the editor where that one is not known now."""
+        right, tree = self.panels.right, values[self.panels.source.tree]
         if not values[right.results.items]:
             return gr.skip()
-        before_after = compared(values[self.panels.source.tree], right.results.chosen_picture(values))
+        result = right.results.chosen_picture(values)
+        before_after = compared(tree, result)
         if before_after is None:
-            return gr.skip()
+            return self.undo.receive(tree, result, request)
         return {right.compare: gr.update(value=before_after), right.view: COMPARISON, **right.more.cleared()}
+
+    def reuse_seed(self, values: Values) -> Updates:
+        controls = self.panels.settings.controls
+        return {controls.seed: self.panels.right.shown.pick(values).metadata.seed, controls.new_seed: False}
 
     def describe_again(self, values: Values, request: gr.Request) -> Updates:
         """The chosen picture with the description that it has by now."""
@@ -234,9 +249,8 @@ class EditHandlers:
         controls, results = settings.controls, right.results
         inputs = {*results.source.inputs, self.panels.source.tree}
         for picked in results.wire(self.page):
-            attach(picked.then, self.compare, inputs, {right.compare, right.view, *right.more.all}, **QUICK)
+            attach(picked.then, self.compare, inputs, {right.compare, *self.undo.outputs}, **QUICK)
         attach(right.more.described.then, self.describe_again, results.source.inputs, results.all, **QUICK)
-        reuse_seed = results.reuse_seed(controls.seed, controls.new_seed)
-        attach(right.reuse.click, reuse_seed, results.source.inputs, {controls.seed, controls.new_seed}, **QUICK)
+        attach(right.reuse.click, self.reuse_seed, right.shown.inputs, {controls.seed, controls.new_seed}, **QUICK)
         for example in settings.examples:
             attach(example.click, lambda text: text, example, controls.prompt, **QUICK)

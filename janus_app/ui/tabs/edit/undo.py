@@ -71,6 +71,16 @@ class Tree:
         """The step of a result, None where it was dropped."""
         return next((step for step in self.steps if step.saved == image), None)
 
+    @property
+    def current(self) -> Step | None:
+        """The picture in the editor, None where it is none of the session's."""
+        return None if self.here is None else self[self.here]
+
+    @property
+    def next(self) -> Step | None:
+        """The picture that the editor shows next: a result that waits to be used, else the one that is there."""
+        return self.current if self.newest is None else self[self.newest]
+
     def children(self, number: int | None) -> list[Step]:
         return [step for step in self.steps if step.parent == number]
 
@@ -175,8 +185,9 @@ def _button(tree: Tree, step: Step, say: Say, language: str) -> str:
     if step.parent is not None:
         name += say("undo_from", language, parent=step.parent)
     here = ' class="here" aria-current="true"' if step.number == tree.here else ""
+    saved = " data-saved" if step.saved else ""  # assets/style/: it has verbs
     title = escape(name, quote=True)
     return (
-        f'<button type="button" data-step="{step.number}"{here} aria-label="{title}" title="{title}">'
+        f'<button type="button" data-step="{step.number}"{here}{saved} aria-label="{title}" title="{title}">'
         f'<img src="{step.thumbnail}" alt=""></button>'
     )

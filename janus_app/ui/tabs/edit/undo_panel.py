@@ -17,7 +17,8 @@ from janus_app.ui.common.html import message
 from janus_app.ui.common.saved_images import SavedImage
 from janus_app.ui.context import NOTIFYING, QUICK, PageContext, Updates, Values, attach
 from janus_app.ui.tabs.edit.editor import FIRST_EXAMPLE, example_file, example_names, for_editor
-from janus_app.ui.tabs.edit.panels import CANVAS, EditPanels
+from janus_app.ui.tabs.edit.panels import EditPanels
+from janus_app.ui.tabs.edit.stage import CANVAS
 from janus_app.ui.tabs.edit.undo import Tree, digest, tree_html
 
 EDITOR_BEGUN = "() => window.janus.editorBegun()"  # waits for the example that the editor opens with
@@ -36,7 +37,16 @@ class UndoHandlers:
     @property
     def outputs(self) -> set[Block]:
         """The components of `moved`."""
-        return {*self.tree_outputs, self.panels.source.editor, self.panels.method.source_prompt}
+        right = self.panels.right
+        return {
+            *self.tree_outputs, self.panels.source.editor, self.panels.method.source_prompt, right.view,
+            *right.more.all,
+        }  # fmt: skip
+
+    @property
+    def walked(self) -> set[Block]:
+        """The components of `walk`."""
+        return {*self.outputs, self.panels.right.compare, *self.panels.right.results.choosing}
 
     def kept(self) -> Tree:
         """The tree that this browser tab showed before it was opened anew; its pictures are deleted after a day."""
@@ -57,39 +67,48 @@ class UndoHandlers:
         }
 
     def moved(self, tree: Tree, number: int, request: gr.Request) -> Updates:
-        """The step of that number in the editor, with the description of its picture."""
+        """The step of that number in the editor, which the stage shows, with the description of its picture."""
         step = tree[number]
         return {
             **self.shown(tree.at(number), request, sent=step.picture),
             self.panels.source.editor: for_editor(step.picture),
             self.panels.method.source_prompt: step.description,
+            self.panels.right.view: CANVAS,
+            **self.panels.right.more.cleared(),
         }
+
+    def walk(self, values: Values, number: int, request: gr.Request) -> Updates:
+        """A step of the tree in the editor and, where it is one of the results, chosen there and compared."""
+        tree: Tree = values[self.panels.source.tree]
+        right, step = self.panels.right, tree[number]
+        moved, items = self.moved(tree, number, request), values[right.results.items]
+        if step.saved is None or step.saved not in items:
+            return moved
+        chosen = right.results.choose(self.page, items, items.index(step.saved), self.page.language(request))
+        before_after = compared(tree, step.saved)
+        comparison = {right.compare: gr.update(value=before_after, visible=True)} if before_after else {}
+        return {**moved, **chosen, **comparison}
 
     def advance(self, values: Values, request: gr.Request) -> Updates:
         """After an edit: its first result becomes the next input, where the user wants that."""
         tree: Tree = values[self.panels.source.tree]
         if values[self.panels.settings.go_on] and tree.newest is not None:
-            return self.moved(tree, tree.newest, request)
+            moved = self.moved(tree, tree.newest, request)
+            del moved[self.panels.right.view]  # it shows what the edit has changed
+            return moved
         return self.shown(tree.at(tree.here), request)
 
     def select(self, values: Values, request: gr.Request, event: gr.EventData) -> Updates:
-        """A picture of the strip: into the editor and, where the gallery still has it, chosen there."""
-        tree: Tree = values[self.panels.source.tree]
-        right, step = self.panels.right, tree[int(event.step)]
-        moved, items = self.moved(tree, step.number, request), values[self.panels.right.results.items]
-        if step.saved is None or step.saved not in items:
-            return {**moved, right.view: CANVAS}
-        chosen = right.results.choose(self.page, items, items.index(step.saved), self.page.language(request))
-        before_after = gr.update(value=compared(tree, step.saved), visible=True)
-        return {**moved, **chosen, right.compare: before_after}
+        """A picture of the strip. Where the stage compares a result, another one is compared there."""
+        walked, view = self.walk(values, int(event.step), request), self.panels.right.view
+        return {**walked, view: values[view]} if self.panels.right.compare in walked else walked
 
     def back(self, values: Values, request: gr.Request) -> Updates:
-        tree: Tree = values[self.panels.source.tree]
-        parent = tree[tree.here].parent if tree.here is not None else None
-        if parent is None:
+        here = values[self.panels.source.tree].current
+        if here is None or here.parent is None:
             gr.Info(self.page.texts.say("undo_top", self.page.language(request)))
             return gr.skip()
-        return {**self.moved(tree, parent, request), self.panels.right.view: CANVAS}
+        return self.walk(values, here.parent, request)
 
     def start(self, values: Values, request: gr.Request, event: gr.EventData) -> Updates:
         """One of the pictures to start with: an example, or the last picture that was drawn."""
@@ -165,11 +184,11 @@ class UndoHandlers:
         attach(begun.then, self.empty_again, None, {source.editor}, **QUICK)
         for edit in edits:
             attach(edit.then, self.advance, {source.tree, self.panels.settings.go_on}, self.outputs, **QUICK)
-        selected = {*self.outputs, right.view, right.compare, *right.results.choosing}
-        attach(source.strip.select, self.select, {source.tree, right.results.items}, selected, **QUICK)
-        attach(source.back.click, self.back, {source.tree}, {*self.outputs, right.view}, **NOTIFYING)
+        walking = {source.tree, right.results.items, right.view}
+        attach(source.strip.select, self.select, walking, self.walked, **QUICK)
+        attach(source.back.click, self.back, walking, self.walked, **NOTIFYING)
         attach(source.start.select, self.start, {source.tree}, {*self.outputs, source.note}, **NOTIFYING)
-        attach(source.clear.click, self.clear, {source.tree}, {*self.outputs, right.view}, **QUICK)
+        attach(source.clear.click, self.clear, {source.tree}, self.outputs, **QUICK)
         given = {source.given, source.note, *self.outputs}
         attach(source.given.upload, self.take, {source.given, source.tree}, given, **QUICK)
         outputs = {*self.tree_outputs, self.panels.method.source_prompt}
