@@ -23,6 +23,7 @@ from janus_app.ui.tabs.edit.editor import more_pictures
 from janus_app.ui.tabs.edit.methods import method_outputs, method_updates, variant_outputs, variant_updates
 from janus_app.ui.tabs.edit.panels import EditPanels, build_panels
 from janus_app.ui.tabs.edit.ways import WAYS, methods_of, missing_way, offers, sounds_like_an_instruction, way_of
+from janus_app.ui.tabs.edit.words import given, turned
 from tests.conftest import GOLDEN
 
 CHECKPOINTS = {
@@ -133,6 +134,42 @@ def test_way_that_the_model_lacks_is_offered_with_a_model_that_has_it(family: st
             assert offer.ready or f"{offer.variant.title} ({offer.size} to download)" in updates[panels.method.offer]
         example = updates[panels.settings.controls.prompt]["value"]
         assert sounds_like_an_instruction(example) == (way == "words"), "the box holds an example of the chosen way"
+
+
+def test_each_kind_of_text_stays_what_it_is_when_the_method_changes(tmp_path: Path) -> None:
+    page = page_with("janus", tmp_path)
+    panels = panels_of(page)
+    prompt, box = panels.settings.controls.prompt, panels.settings.written
+    shown, written = "two green frogs on the beach", ""
+
+    def choose(method: str) -> str:
+        nonlocal shown, written
+        updates = method_updates(page, panels, None, method, "en", shown, written)
+        shown, written = updates[prompt].get("value", shown), updates[box]
+        return shown
+
+    assert choose("region") == "two green frogs on the beach"
+    example = choose("instruct")
+    assert sounds_like_an_instruction(example), "a description is no instruction"
+    shown = "make the car blue"
+    assert choose("variation") == choose("region") == "two green frogs on the beach"
+    assert choose("instruct") == "make the car blue"
+    shown = "at night, please"  # does not begin as instructions do
+    assert choose("region") == "two green frogs on the beach"
+    assert choose("instruct") == "at night, please"
+    choose("region")
+    shown = "remove the tree"  # written where it does not belong: the page offers the other method
+    assert choose("instruct") == "remove the tree"
+    assert choose("region") == "two green frogs on the beach"
+
+
+def test_text_that_comes_with_a_picture_is_shown_where_its_kind_is_asked_for() -> None:
+    _, written = turned("", "instruct", "make it blue")
+    shown, written = given(written, "make it blue", "description", "a red car")
+    assert shown == "make it blue" and turned(written, "region", shown)[0] == "a red car"
+    assert given(written, shown, "instruction", "make it green")[0] == "make it green"
+    for broken in ("{", "[1]", '{"kind": 3}', "null"):
+        assert turned(broken, "region", "a red car")[0] == "a red car"
 
 
 def test_instruction_where_a_description_is_asked_for_is_offered_a_model_that_follows_it() -> None:

@@ -21,6 +21,7 @@ from janus_app.ui.common.html import message
 from janus_app.ui.context import NOTIFYING, QUICK, PageContext, Updates, Values, attach
 from janus_app.ui.picture_links import Places
 from janus_app.ui.tabs.edit.tab import EditTab
+from janus_app.ui.tabs.edit.words import kind_of, written
 
 BEGINNING = 1_000_000  # bytes of a file too large for an upload that assets/page/ sends
 
@@ -118,6 +119,7 @@ def edit_updates(page: PageContext, editing: EditTab, record: ImageMetadata) -> 
     updates: Updates = {
         **panels.settings.controls.restore(request_of(record)),
         panels.method.source_prompt: record.source_prompt,
+        panels.settings.written: written(kind_of(str(saved.get("method")))),
     }
     if state.capabilities and saved.get("method") in state.capabilities.edit_methods:
         updates[panels.method.method] = saved["method"]

@@ -31,6 +31,7 @@ from janus_app.ui.tabs.chat.tab import ChatTab
 from janus_app.ui.tabs.draw.tab import DrawTab
 from janus_app.ui.tabs.edit.tab import EditTab
 from janus_app.ui.tabs.edit.undo_panel import EDITOR_BEGUN
+from janus_app.ui.tabs.edit.words import given, kind_of
 
 # The script of the component that hears of the verbs of all tabs.
 HEARD = f"""const verbs = {json.dumps([*VERBS, *MENU_VERBS])};
@@ -92,8 +93,10 @@ class PictureLinks:
         return self.into_chat(words, [self.image(values).shown])
 
     def edit(self, values: Values) -> Updates:
-        prompt = self.places.editing.panels.settings.controls.prompt
-        return {prompt: self.image(values).metadata.prompt, **self.open("edit")}
+        settings, record = self.places.editing.panels.settings, self.image(values).metadata
+        prompt, kind = settings.controls.prompt, kind_of(str(record.settings.get("method")))
+        text, written = given(values[settings.written], values[prompt] or "", kind, record.prompt)
+        return {prompt: text, settings.written: written, **self.open("edit")}
 
     def into_editor(self, values: Values, request: gr.Request) -> Updates:
         editing = self.places.editing
@@ -158,8 +161,8 @@ def build(page: PageContext, sources: dict[str, PictureSource], places: Places) 
     filled[-1].then(**press("chat-box"))  # a request for a description is sent at once
 
     then, links = clicked("to-edit")
-    prompt = editing.panels.settings.controls.prompt
-    opened = attach(then, links.edit, {links.taken}, {prompt, places.tabs}, **QUICK)
+    texts = {editing.panels.settings.controls.prompt, editing.panels.settings.written}
+    opened = attach(then, links.edit, {links.taken, *texts}, {*texts, places.tabs}, **QUICK)
     ready = opened.then(None, None, None, js=EDITOR_BEGUN)
     edited = {editing.panels.source.tree, links.taken}
     attach(ready.then, links.into_editor, edited, editing.undo.outputs, **QUICK)

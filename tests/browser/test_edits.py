@@ -205,10 +205,11 @@ def test_save_and_ask_take_the_picture_on_the_canvas(visit: Any, served: Served)
     def saved() -> bytes:
         with page.expect_download() as download:
             page.click("#edit-save")
+        wait_quiet(page)
         return Path(download.value.path()).read_bytes()
 
     assert saved() == result.read_bytes(), "the comparison shows the result"
-    into_editor(page, lambda: page.click("#edit-undo-back"))
+    page.click("#edit-undo-back")
     wait_here(page, 1)
     assert page.is_visible("#edit-editor canvas") and saved() == drawn.read_bytes()
     page.locator("#edit-view label").first.click()

@@ -16,8 +16,7 @@ from janus_app.ui.common.html import message
 from janus_app.ui.context import PageContext, Updates, example_updates, slider_update
 from janus_app.ui.tabs.edit.panels import EditPanels
 from janus_app.ui.tabs.edit.ways import WAYS, Offer, available, method_for, methods_of, missing_way, offers, way_of
-
-INSTRUCT = "instruct"
+from janus_app.ui.tabs.edit.words import INSTRUCT, turned
 
 
 def settings_of(method: str | None) -> frozenset[str]:
@@ -32,16 +31,23 @@ def method_outputs(panels: EditPanels) -> set[Any]:
     return {
         panels.method.note, panels.method.source_box, panels.source.more, controls.prompt, controls.temperature,
         settings.strength, settings.image_guidance, flow.steps, flow.solver, flow.start, flow.end,
-        *settings.examples, *offer_outputs(panels),
+        settings.written, *settings.examples, *offer_outputs(panels),
     }  # fmt: skip
 
 
 def method_updates(
-    page: PageContext, panels: EditPanels, selected: str | None, method: str | None, language: str, text: str = ""
+    page: PageContext,
+    panels: EditPanels,
+    selected: str | None,
+    method: str | None,
+    language: str,
+    text: str = "",
+    written: str = "",
 ) -> Updates:
     """What to do for an edit method, the controls it reads, and a model to switch to where it needs another one.
 
-    `text` is what the user wrote so far; a box that is empty or holds an example gets the first example of the method.
+    `text` is what the user wrote so far, `written` the hidden text beside it (words.py). A box that would be empty or
+    hold an example gets the first example of the method.
     """
     now, able = page.variant(selected), page.session.state.capabilities
     say, named = page.texts.say, page.texts.named
@@ -52,10 +58,10 @@ def method_updates(
     asked = "edit_instruction" if instruct else "edit_after" if "source_prompt" in used else "edit_prompt"
 
     examples = examples_of(page, selected, method, language)
-    given: dict[str, Any] = {}
+    before, (text, written) = text, turned(written, method, text)
     if examples and text not in examples and (not text.strip() or is_example(page, text)):
         text = examples[0]
-        given = {"value": text}
+    given = {"value": text} if text != before else {}
 
     def visible(name: str, setting: str = "") -> dict[str, Any]:
         """A setting of the variant is visible before a model is loaded, and then where the method reads it."""
@@ -64,6 +70,7 @@ def method_updates(
     return {
         panels.method.note: note_html(page, method, language),
         controls.prompt: gr.update(label=say(asked, language), placeholder=say(f"{asked}_hint", language), **given),
+        settings.written: written,
         **example_updates(settings.examples, examples),
         panels.source.more: gr.update(
             visible=max_pictures > 1, label=say("more_pictures", language, most=max_pictures - 1)
@@ -164,12 +171,13 @@ def variant_updates(
     current: str | None = None,
     text: str = "",
     fitted: str = "",
+    written: str = "",
 ) -> Updates:
     """The ways, controls and examples of the variant shown.
 
     `current` is the method chosen so far: its way is kept where the user chose it and the variant has it, else its
     usual method is taken. `fitted` is the id of the variant whose controls the page shows so far: where it is this one,
-    they keep their values.
+    they keep their values. `written` is the hidden text (words.py).
     """
     settings = panels.settings
     now, methods = page.variant(selected), available(page, selected)
@@ -181,7 +189,7 @@ def variant_updates(
     ranges[settings.strength] = slider_update(now.settings.get("strength"))
     ranges[settings.image_guidance] = slider_update(now.settings.get("image_guidance"))
     ranges = ranges_only(ranges) if fitted == now.id else ranges
-    shown = method_updates(page, panels, selected, method, language, text)
+    shown = method_updates(page, panels, selected, method, language, text, written)
     return {
         panels.method.method: gr.update(choices=choices(page, methods, language), value=method),
         settings.fitted: now.id,

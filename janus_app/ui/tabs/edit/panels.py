@@ -79,6 +79,7 @@ class SettingsPanel:
     drop: gr.File
     drop_note: gr.HTML
     fitted: gr.Textbox
+    written: gr.Textbox  # the text that the prompt box does not show: words.py
 
 
 @dataclass(frozen=True)
@@ -249,8 +250,9 @@ def _settings(page: PageContext, prompt: gr.Textbox, examples: list[gr.Button], 
         flow = flow_controls(label, "edit")
         negative = negative_box(label, "edit")
         fitted = fitted_box("edit")
+        written = gr.Textbox("", visible="hidden", elem_id="edit-written", label="edit-written")
         with gr.Accordion(label("from_png"), open=False, elem_id="edit-from"):
             drop, drop_note = saved_picture(label, "edit")
     controls = RequestControls(prompt, negative, count, seed, new_seed, guidance, temperature, flow)
     parts = (controls, strength, image_guidance, examples, buttons, go_on, drop, drop_note)
-    return SettingsPanel(*parts, fitted)
+    return SettingsPanel(*parts, fitted, written)

@@ -23,12 +23,13 @@ from janus_app.ui.common.running import pictures_of
 from janus_app.ui.common.saved_images import SavedImage
 from janus_app.ui.context import JOB, QUICK, PageContext, Updates, Values, attach, first_seed, number
 from janus_app.ui.tabs.edit.editor import more_pictures, picture_and_mask
-from janus_app.ui.tabs.edit.methods import INSTRUCT, settings_of
+from janus_app.ui.tabs.edit.methods import settings_of
 from janus_app.ui.tabs.edit.panels import EditPanels, build_panels
 from janus_app.ui.tabs.edit.stage import CANVAS, COMPARISON
 from janus_app.ui.tabs.edit.undo import Tree
 from janus_app.ui.tabs.edit.undo_panel import UndoHandlers, compared
 from janus_app.ui.tabs.edit.ways_panel import WayHandlers
+from janus_app.ui.tabs.edit.words import INSTRUCT
 
 MAX_DESCRIPTION_TOKENS = 120
 
@@ -42,7 +43,7 @@ class EditTab:
     def settings(self) -> set[Component]:
         """The components that the metadata of an edited picture sets."""
         settings, method = self.panels.settings, self.panels.method
-        own = {method.method, method.source_prompt, settings.strength, settings.image_guidance}
+        own = {method.method, method.source_prompt, settings.strength, settings.image_guidance, settings.written}
         return {*settings.controls.all, *own}
 
 
@@ -63,7 +64,7 @@ def build(
     undo.wire(handlers.wire_jobs(joined), joined)
     handlers.wire_controls()
     settings, method, controls = panels.settings, panels.method, panels.settings.controls
-    words = kept("edit-words", [controls.prompt, controls.negative, method.source_prompt])
+    words = kept("edit-words", [controls.prompt, settings.written, controls.negative, method.source_prompt])
     numbers = [*controls.by_setting.values(), controls.seed, controls.new_seed]
     changes = [method.method, settings.go_on, settings.strength, settings.image_guidance]
     entered = kept("edit-settings", [*changes, *numbers], variant)

@@ -13,6 +13,7 @@ from janus_app.outputs.image_io import open_picture
 from janus_app.ui.common.html import data_uri
 from janus_app.ui.common.saved_images import SavedImage, SavedImages
 from janus_app.ui.tabs.edit.editor import fitted
+from janus_app.ui.tabs.edit.words import INSTRUCT
 
 MAX_STEPS = 60  # pictures in a tree; beyond it the oldest leaves are dropped
 THUMBNAIL_SIDE = 72  # pixels of a thumbnail's longer side
@@ -45,8 +46,8 @@ class Step:
     @property
     def description(self) -> str:
         """What it shows, as far as its prompt says so: an instruction does not describe the picture."""
-        instruction = self.saved is not None and self.saved.metadata.settings.get("method") == "instruct"
-        return "" if instruction else self.prompt
+        instructed = self.saved is not None and self.saved.metadata.settings.get("method") == INSTRUCT
+        return "" if instructed else self.prompt
 
 
 @dataclass(frozen=True)

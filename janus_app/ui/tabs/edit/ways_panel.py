@@ -49,12 +49,14 @@ class WayHandlers:
         method, text = values[self.panels.method.method], values[self.panels.settings.controls.prompt] or ""
         language = self.page.language(request)
         fitted = values[self.panels.settings.fitted]
-        return variant_updates(self.page, self.panels, values[self.variant], language, method, text, fitted)
+        written = values[self.panels.settings.written]
+        return variant_updates(self.page, self.panels, values[self.variant], language, method, text, fitted, written)
 
     def choose(self, values: Values, request: gr.Request) -> Updates:
         method, text = values[self.panels.method.method], values[self.panels.settings.controls.prompt] or ""
         language = self.page.language(request)
-        return method_updates(self.page, self.panels, values[self.variant], method, language, text)
+        written = values[self.panels.settings.written]
+        return method_updates(self.page, self.panels, values[self.variant], method, language, text, written)
 
     def chosen(self) -> Updates:
         """The user takes another way: what was wrong with the last one is settled."""
@@ -101,7 +103,9 @@ class WayHandlers:
         if frame.error or stopped:
             yield offer_updates(page, panels, values[self.variant], method, text, language)
         else:
-            yield {self.variant: name, **variant_updates(page, panels, None, language, WAYS[way][0], text)}
+            written = values[panels.settings.written]
+            shown = variant_updates(page, panels, None, language, WAYS[way][0], text, written=written)
+            yield {self.variant: name, **shown}
 
     def stop(self) -> None:
         """Stop the load, if this browser tab waits for one here; its own end says so."""
@@ -114,12 +118,13 @@ class WayHandlers:
         method, buttons = panels.method, panels.settings.buttons
         inputs = {self.variant, method.method, panels.settings.controls.prompt}
         outputs = variant_outputs(panels)
-        shown_for = {*inputs, panels.settings.fitted}
+        turning = {*inputs, panels.settings.written}
+        shown_for = {*turning, panels.settings.fitted}
         fitted = [
             attach(opening.then, self.opened, shown_for, {*outputs, panels.source.start, panels.right.sides}, **QUICK),
             attach(model_changed.change, self.refresh, shown_for, outputs, **QUICK),
         ]
-        attach(method.method.change, self.choose, inputs, method_outputs(panels), **QUICK)
+        attach(method.method.change, self.choose, turning, method_outputs(panels), **QUICK)
         attach(method.method.input, self.chosen, None, {panels.right.output.notes}, **QUICK)
         attach(
             panels.settings.controls.prompt.input,
@@ -130,6 +135,6 @@ class WayHandlers:
             **QUICK,
         )
         shown = {panels.right.output.status, panels.right.output.notes, buttons.stop}
-        attach(method.switch.click, self.switch, inputs, {*outputs, *shown, self.variant}, **JOB)
+        attach(method.switch.click, self.switch, turning, {*outputs, *shown, self.variant}, **JOB)
         attach(buttons.stop.click, self.stop, None, None, **QUICK)
         return fitted
