@@ -68,7 +68,7 @@ class Stage:
         return result
 
     def select(self, number: int) -> None:
-        self.take(self.undo.select(self.values, REQUEST, SimpleNamespace(step=number)))  # type: ignore[arg-type]
+        self.take(self.undo.select(self.values, REQUEST, SimpleNamespace(step=number)))
 
     def back(self) -> None:
         self.take(self.undo.back(self.values, REQUEST))
@@ -127,7 +127,7 @@ def test_verbs_act_on_the_picture_on_the_stage_wherever_the_user_walks(stage: St
 
 
 def test_picture_that_was_not_drawn_here_has_no_verbs_beside_results_of_it(stage: Stage) -> None:
-    stage.take(stage.undo.start(stage.values, REQUEST, SimpleNamespace(start="beach")))  # type: ignore[arg-type]
+    stage.take(stage.undo.start(stage.values, REQUEST, SimpleNamespace(start="beach")))
     assert stage.acted_on is None
     result = stage.edit(1)
     assert stage.acted_on == result
@@ -163,8 +163,9 @@ def test_page_opened_anew_shows_the_picture_that_was_in_the_editor(
     stage.receive(drawn)
     first, second = stage.edit(2), stage.edit(3)
     monkeypatch.setattr(tab, "pictures_of", lambda runs: [second, first])
-    for walk, expected in ((lambda: None, second), (stage.back, first), (stage.back, drawn)):
-        walk()
+    for steps, expected in ((0, second), (1, first), (1, drawn)):
+        for _ in range(steps):
+            stage.back()
         tree = stage.tree
         _, again = stage.tab.rejoin(REQUEST)
         stage.take(again)
