@@ -38,7 +38,9 @@ _GROUP_ZH = re.compile(
 def asked(prompt: str) -> Plan:
     """The plan of a prompt in English or Chinese. Raises ValueError where it names no object of the world."""
     text, zh = prompt.lower(), not prompt.isascii()
-    grounds = {p: i for i, b in enumerate(BACKGROUNDS) for p in (b.zh_phrases if zh else b.phrases)}
+    grounds = {
+        p: i for i, b in enumerate(BACKGROUNDS) for p in (b.zh_phrases + b.zh_scenes if zh else b.phrases + b.scenes)
+    }
     ground = next((p for p in sorted(grounds, key=len, reverse=True) if p in text), "")
     text = text.replace(ground, "") if ground else text
     found = list((_GROUP_ZH if zh else _GROUP).finditer(text))

@@ -33,7 +33,7 @@ from janus_app.workflows.grid import (
 )
 from tests.page_server import FLOW_ROW, GOLDEN
 
-BASE = GenerateRequest("four stars", seed=5, count=4)
+BASE = GenerateRequest("four stars", seed=5, count=4, guidance=1.0)
 
 
 @pytest.mark.parametrize(
@@ -108,7 +108,7 @@ def test_cell_equals_the_picture_drawn_alone(session: ModelSession, tmp_path: Pa
     steps = list(drawn(session, tmp_path, "temperature=0.2,1", "seed=5,9"))
     cells = [step for step in steps if isinstance(step, Cell)]
     assert [(c.row, c.column) for c in cells] == [(0, 0), (0, 1), (1, 0), (1, 1)]
-    alone = drain(session.run(GenerateRequest("four stars", seed=9, temperature=1.0)))
+    alone = drain(session.run(GenerateRequest("four stars", seed=9, temperature=1.0, guidance=1.0)))
     assert alone.pictures[0].image_tokens == read_metadata(cells[3].file).image_tokens  # type: ignore[union-attr]
     assert cells[2].metadata.image_tokens != cells[3].metadata.image_tokens, "the settings made no difference"
     counted = [step for step in steps if isinstance(step, Progress) and step.stage == "draw"]

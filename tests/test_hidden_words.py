@@ -9,7 +9,7 @@ from torch import Tensor
 
 from janus_app.paths import ASSETS
 from training.batches import Words, things_of
-from training.hidden_words import Known, hide, known, meanings_of
+from training.hidden_words import Known, blends, hide, known, meanings_of
 from training.joint import tile_loss
 from training.objects import COLOURS, INDEX, N_BACKGROUNDS, N_COLOURS, N_THINGS
 from training.world import KINDS, Item, Scene, grid, tile_factors
@@ -58,6 +58,24 @@ def test_one_meaning_is_hidden_wherever_it_stands_and_nothing_else_changes(words
     assert (hide(embeds, ids, meanings, 0.0)[1] == -1).all()
     nothing = torch.tensor([ids_of(words, "draw it")])
     assert hide(embeds[:1, :2], nothing[:, :2], meanings, 1.0)[1].tolist() == [-1], "no word that could be hidden"
+
+
+def test_blends_are_of_two_words_of_the_sort_that_is_hidden_and_never_of_that_word(
+    words: Words, meanings: Tensor
+) -> None:
+    torch.manual_seed(0)
+    ids = torch.tensor([ids_of(words, "a red car above a blue house"), ids_of(words, "a green cup on a pink bus")] * 50)
+    embeds = torch.eye(words.vocabulary)[ids]
+    hidden = torch.tensor([N_THINGS + RED, INDEX["bus"]] * 50)
+    blend, found = blends(embeds, meanings[ids], hidden)
+    assert found.all() and torch.allclose(blend.sum(1), torch.ones(100))
+    for row, meant in zip(blend, hidden.tolist(), strict=True):
+        (tokens,) = row.nonzero(as_tuple=True)
+        named = meanings[tokens]
+        assert len(tokens) == 2 and named[0] != named[1] and meant not in named.tolist()
+        assert ((named >= N_THINGS) == (meant >= N_THINGS)).all() and float(row[tokens].min()) > 0.29
+    one = torch.tensor([ids_of(words, "a red car")])
+    assert blends(embeds[:1, :3], meanings[one], torch.tensor([N_THINGS + RED]))[1].tolist() == [False]
 
 
 def test_what_a_hidden_word_would_have_said_is_not_known() -> None:

@@ -172,7 +172,7 @@ def talk(rng: RNG, turns: int) -> tuple[list[Exchange], list[Scene]]:
         return [Exchange("", *small_talk(rng), "") for _ in range(min(turns, 2))], []
     scene = seen_scene(rng)
     zh = rng.random() < 0.35
-    if roll < 0.16:
+    if roll < 0.24:
         other = _another(scene, rng)
         return [compare(scene, other, rng, zh)], [scene, other]
     made: list[Exchange] = []

@@ -118,12 +118,28 @@ def _english(plan: Plan, rng: RNG) -> str:
         text = f"{names[0]} {pick(rng, _RELATIONS[plan.relation])} {names[1]}"
     else:
         text = _join(names, rng)
-    if plan.background or rng.random() < 0.15:
-        text += ("," if rng.random() < 0.15 else "") + " " + pick(rng, BACKGROUNDS[plan.background].phrases)
+    if plan.background or rng.random() < 0.25:
+        ground = BACKGROUNDS[plan.background]
+        text += ("," if rng.random() < 0.15 else "") + " " + pick(rng, ground.phrases + ground.scenes)
     text = pick(rng, _OPENINGS) + text
     if rng.random() < 0.4:
         text = text[0].upper() + text[1:]
     return text + ("." if rng.random() < 0.25 else "")
+
+
+def _set_in(plan: Plan, text: str, rng: RNG) -> str:
+    """The Chinese caption `text` with the words for the plan's background."""
+    ground = BACKGROUNDS[plan.background]
+    roll = rng.random()
+    if rng.random() < 0.5:
+        phrase = pick(rng, ground.zh_phrases)
+        return f"{text},{phrase}" if roll < 0.7 else f"{phrase}上{',' if plan.form == 'two places' else '有'}{text}"
+    scene = pick(rng, ground.zh_scenes)
+    if plan.form in ("placed", "two places", "relation"):
+        return f"{text},{scene}" if roll < 0.4 else f"{scene},{text}"
+    if roll < 0.75:
+        return scene + pick(rng, ("有", "的")) + text
+    return f"{text}在{scene}" if roll < 0.9 else f"{text},{scene}"
 
 
 def _chinese(plan: Plan, rng: RNG) -> str:
@@ -146,13 +162,8 @@ def _chinese(plan: Plan, rng: RNG) -> str:
         )
     else:
         text = "、".join(names[:-1]) + pick(rng, ("和", "和", "还有")) + names[-1]
-    if plan.background or rng.random() < 0.15:
-        ground = pick(rng, BACKGROUNDS[plan.background].zh_phrases)
-        text = (
-            f"{text},{ground}"
-            if rng.random() < 0.7
-            else f"{ground}上{'有' if plan.form != 'two places' else ','}{text}"
-        )
+    if plan.background or rng.random() < 0.25:
+        text = _set_in(plan, text, rng)
     text = pick(rng, _OPENINGS_ZH) + text
     if rng.random() < 0.5:
         text = text.replace(",", ",")

@@ -153,13 +153,14 @@ def _move(p: Plan, rng: RNG, zh: bool) -> Edit:
 
 def _background(p: Plan, rng: RNG, zh: bool) -> Edit:
     ground = int(rng.choice([b for b in range(N_BACKGROUNDS) if b != p.background]))
-    name = BACKGROUNDS[ground].zh if zh else BACKGROUNDS[ground].name
+    to = BACKGROUNDS[ground]
     texts = (
-        ("把背景换成{c}", "背景变成{c}的。", "换成{c}背景")
+        ("把背景换成{c}", "背景变成{c}的。", "换成{c}背景", "让它在{s}")
         if zh
-        else ("make the background {c}", "Change the background to {c}.", "put it on a {c} background")
+        else ("make the background {c}", "Change the background to {c}.", "put it on a {c} background", "put it {s}")
     )
-    return Edit("background", pick(rng, texts).format(c=name), p, replace(p, background=ground), ())
+    words = {"c": to.zh, "s": pick(rng, to.zh_scenes)} if zh else {"c": to.name, "s": pick(rng, to.phrases + to.scenes)}
+    return Edit("background", pick(rng, texts).format(**words), p, replace(p, background=ground), ())
 
 
 def _other(p: Plan, rng: RNG) -> dict[str, int]:

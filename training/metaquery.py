@@ -33,7 +33,7 @@ from training.trainer import Run, device_of, load_state, options_parser
 from training.world import tile_factors
 
 # The share of captions with a word that cannot be read.
-HIDDEN = {"read": 0.5, "draw": 0.25}
+HIDDEN = 0.5  # the share of captions with a word that cannot be read
 QUERIES_MOVE = 4  # "draw" trains the queries in every 4th step: going back through the language model is slow
 
 
@@ -67,7 +67,7 @@ class Trainer:
     def ask_loss(self, batch: Asked, name: str, drawing: bool, repeats: int) -> tuple[Tensor, dict[str, float]]:
         """The loss of the tiles that the conditions of a batch predict and, if `drawing`, of SANA's velocity."""
         truth = self.factors[batch.tiles]
-        share = 0.0 if len(batch.seen) else HIDDEN["draw" if drawing else "read"]
+        share = 0.0 if len(batch.seen) else HIDDEN
         embeds, hidden = hide(self.embeds(batch), batch.ids, self.meanings, share)
         read = self.model.reader.states(embeds, batch.ends)
         conditions = self.model.connector(read[0])

@@ -83,33 +83,51 @@ N_COLOURS = len(COLOURS)
 
 @dataclass(frozen=True)
 class Background:
-    """A scene behind the objects (`pictures.scene_table`): its colour and the ways to ask for it."""
+    """A scene behind the objects (`pictures.scene_table`): its colour and the ways to ask for it.
+
+    `phrases` name the colour, `scenes` the place or time; in Chinese these take different words around them.
+    """
 
     name: str
     zh: str
     phrases: tuple[str, ...]
     zh_phrases: tuple[str, ...]
+    scenes: tuple[str, ...]
+    zh_scenes: tuple[str, ...]
 
 
 BACKGROUNDS: tuple[Background, ...] = (
-    Background("white", "白色", ("on a white background", "on white"), ("白色背景", "白色的背景")),
+    Background(
+        "white",
+        "白色",
+        ("on a white background", "on white"),
+        ("白色背景", "白色的背景"),
+        ("in the snow", "on snow"),
+        ("雪地里", "雪地上", "雪中"),
+    ),
     Background(
         "light blue",
         "浅蓝色",
-        ("on a light blue background", "on a blue background", "in the sky", "on light blue"),
+        ("on a light blue background", "on a blue background", "on light blue"),
         ("浅蓝色背景", "蓝色背景", "浅蓝色的背景"),
+        ("in the sky",),
+        ("天空中", "天上", "空中"),
     ),
     Background(
         "yellow",
         "黄色",
-        ("on a yellow background", "on a pale yellow background", "on the beach", "on sand"),
+        ("on a yellow background", "on a pale yellow background"),
         ("黄色背景", "浅黄色背景", "黄色的背景"),
+        ("on the beach", "on sand"),
+        ("沙滩上", "海滩上", "海边"),
     ),
     Background(
         "dark",
         "深色",
-        ("on a dark background", "on a black background", "at night", "in the dark"),
+        ("on a dark background", "on a black background"),
         ("深色背景", "黑色背景", "深色的背景"),
+        ("at night", "in the dark"),
+        ("夜晚", "夜里", "夜空中", "晚上"),
     ),
 )
 N_BACKGROUNDS = len(BACKGROUNDS)

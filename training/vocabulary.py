@@ -1,12 +1,9 @@
 """The words of the picture world, as `vocabulary.json` beside each embedded model: it tells people what is not in them.
 
-    python -m training.vocabulary assets/{janusflow,pisces}_embedded
-    python -m training.vocabulary assets/{janus,llavafusion}_embedded --they
-    python -m training.vocabulary assets/{metamorph,transfusion}_embedded --edits
-    python -m training.vocabulary assets/{metaquery,lmfusion}_embedded --edits --they
+    python -m training.vocabulary assets/{janus,janusflow,pisces,llavafusion}_embedded
+    python -m training.vocabulary assets/{metaquery,metamorph,transfusion,lmfusion}_embedded --edits
 
-`--edits` adds the words of editing instructions; `--they` the questions for the colour of all things ("what colour are
-they?"), which were added to training late.
+`--edits` adds the words of editing instructions.
 """
 
 from __future__ import annotations
@@ -46,7 +43,7 @@ def sentences(edits: bool, seed: int = 0, count: int = SAMPLES) -> Iterator[str]
             yield edit(rng, zh=bool(number % 2)).instruction
 
 
-def questions(they: bool, seed: int = 0, count: int = 6000) -> dict[str, list[str]]:
+def questions(seed: int = 0, count: int = 6000) -> dict[str, list[str]]:
     """The questions about pictures that the models are trained on, one for each form, the most general first."""
     rng = np.random.default_rng(seed)
     nouns = sorted({n for t in THINGS for n in (t.name, t.zh)}, key=len, reverse=True)
@@ -59,8 +56,6 @@ def questions(they: bool, seed: int = 0, count: int = 6000) -> dict[str, list[st
         zh, scene = bool(number % 2), seen_scene(rng)
         kind = TYPES[number // 2 % len(TYPES)]
         exchange = ask(scene, rng, zh, kind) if number % 10 else compare(scene, seen_scene(rng), rng, zh)
-        if not they and re.search(r"(?:are they|is it)\b|它", exchange.question):
-            continue
         text = re.sub(rf"\b(?:{'|'.join(many)})\b", "{s}", exchange.question)
         text = re.sub(rf"\ban? (?:(?:{hues}) )?(?:{'|'.join(nouns)})\b", "{a}", text)
         text = re.sub(rf"(?:(?:{hues_zh})色的)?(?:{'|'.join(nouns)})", "{}", text)
@@ -78,14 +73,14 @@ def questions(they: bool, seed: int = 0, count: int = 6000) -> dict[str, list[st
     return made
 
 
-def vocabulary(edits: bool = False, they: bool = False) -> dict[str, object]:
+def vocabulary(edits: bool = False) -> dict[str, object]:
     """What janus_app/models/common/vocabulary.py reads."""
     words, han = set(FUNCTION_WORDS.split()), set()
     for text in sentences(edits):
         words.update(re.findall(r"[a-z]+|\d+", text.lower()))
         han.update(re.findall(r"[一-鿿]+", text))
     hues = {f"{c.zh}{end}" for c in COLOURS if c.zh for end in ("", "色", "色的")}
-    grounds = {p for b in BACKGROUNDS for p in b.zh_phrases} | {"背景"}
+    grounds = {p for b in BACKGROUNDS for p in b.zh_phrases + b.zh_scenes} | {"背景"}
     grounds |= {f"{b.zh}{end}" for b in BACKGROUNDS for end in ("", "的")} if edits else set()
     nouns = {name for t in THINGS for name in (t.zh, *(a for a in t.aliases if not a.isascii()))}
     counts = {f"{n}{t.measure}" for n in (*NUMBERS_ZH[1:], "") for t in THINGS}
@@ -97,14 +92,15 @@ def vocabulary(edits: bool = False, they: bool = False) -> dict[str, object]:
         "phrases": sorted({p for b in BACKGROUNDS for p in b.phrases if GROUND_ONLY & set(p.split())}),
         "words": sorted(words - (set() if edits else GROUND_ONLY)),
         "terms": sorted(terms),
-        "questions": questions(they),
+        "questions": questions(),
         "things": {"en": [t.name for t in THINGS], "zh-CN": [t.zh for t in THINGS]},
+        "scenes": {"en": [b.scenes[0] for b in BACKGROUNDS], "zh-CN": [b.zh_scenes[0] for b in BACKGROUNDS]},
     }
 
 
-def write(folder: Path, edits: bool = False, they: bool = True) -> None:
-    """Write `folder`/vocabulary.json, of a model that today's conversations trained unless `they` is False."""
-    text = json.dumps(vocabulary(edits, they), ensure_ascii=False, indent=None, separators=(",", ":"))
+def write(folder: Path, edits: bool = False) -> None:
+    """Write `folder`/vocabulary.json."""
+    text = json.dumps(vocabulary(edits), ensure_ascii=False, indent=None, separators=(",", ":"))
     (folder / "vocabulary.json").write_text(text + "\n", "utf-8")
 
 
@@ -112,10 +108,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folders", type=Path, nargs="+")
     parser.add_argument("--edits", action="store_true")
-    parser.add_argument("--they", action="store_true")
     args = parser.parse_args()
     for folder in args.folders:
-        write(folder, args.edits, args.they)
+        write(folder, args.edits)
 
 
 if __name__ == "__main__":

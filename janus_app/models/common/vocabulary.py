@@ -2,12 +2,13 @@
 
     {"phrases": ["on white"], "words": ["a", "frog", "frogs"], "terms": ["一只", "青蛙"],
      "things": {"en": ["frog"], "zh-CN": ["青蛙"]},
+     "scenes": {"en": ["at night"], "zh-CN": ["夜里"]},
      "questions": {"en": ["Describe it.", "Where is the {}?", "How many {s} are there?"]}}
 
 `words` are those of languages that separate them, in lower case; `phrases` are known even where their words are not.
 Chinese does not separate words: `terms` are taken out of a sentence, the longest first, and what is left is unknown.
-`things` are proposed in place of unknown words. `questions` are those about a picture that the model was trained on;
-{} stands for a thing, {a} for one with its article, {s} for several.
+`things` and `scenes` are proposed in place of unknown words. `questions` are those about a picture that the model was
+trained on; {} stands for a thing, {a} for one with its article, {s} for several.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from janus_app.files import read_json
 FILE = "vocabulary.json"
 MAX_UNKNOWN = 6  # words that a sentence names
 ALTERNATIVES = 4
+SCENES = 2
 _HAN = re.compile("[㐀-鿿]+")
 # The last word of a text; of Chinese, which does not separate words, each end of the text that may be one.
 _LAST = re.compile(r"(?=(?:(?<![^\W\d_])|(?<=[㐀-鿿]))([^\W\d_]+)$)")
@@ -38,6 +40,7 @@ class Vocabulary:
     words: frozenset[str]
     terms: frozenset[str]
     things: Mapping[str, tuple[str, ...]]
+    scenes: Mapping[str, tuple[str, ...]]
     questions: Mapping[str, tuple[str, ...]]
 
     def unknown(self, text: str) -> tuple[str, ...]:
@@ -69,7 +72,7 @@ class Vocabulary:
         things = self.things.get(language, ())
         close = [match for word in unknown for match in get_close_matches(word, things, 1, 0.75)]
         spread = things[:: max(1, len(things) // ALTERNATIVES)]
-        known = list(dict.fromkeys((*close, *spread)))[:ALTERNATIVES]
+        known = [*dict.fromkeys((*close, *spread))][:ALTERNATIVES] + [*self.scenes.get(language, ())][-SCENES:]
         return Message("words_unknown", title=title, words=_listed(unknown, language), known=_listed(known, language))
 
     def question_notice(self, text: str, title: str, said: str = "") -> Message | None:
@@ -129,10 +132,10 @@ def _read(file: Path, changed: int) -> Vocabulary | None:
     try:
         found = read_json(file)
         listed = {key: frozenset(map(str, found.get(key, ()))) for key in ("phrases", "words", "terms")}
-        things, questions = (
+        things, scenes, questions = (
             {str(language): tuple(map(str, texts)) for language, texts in found.get(key, {}).items()}
-            for key in ("things", "questions")
+            for key in ("things", "scenes", "questions")
         )
     except (AppError, OSError, ValueError, AttributeError, TypeError):
         return None
-    return Vocabulary(**listed, things=things, questions=questions)
+    return Vocabulary(**listed, things=things, scenes=scenes, questions=questions)

@@ -61,7 +61,7 @@ def method_updates(
     before, (text, written) = text, turned(written, method, text)
     if examples and text not in examples and (not text.strip() or is_example(page, text)):
         text = examples[0]
-    given = {"value": text} if text != before else {}
+    given: dict[str, Any] = {"value": text} if text != before else {}
 
     def visible(name: str, setting: str = "") -> dict[str, Any]:
         """A setting of the variant is visible before a model is loaded, and then where the method reads it."""

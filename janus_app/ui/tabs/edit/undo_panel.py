@@ -86,7 +86,7 @@ class UndoHandlers:
             return moved
         chosen = right.results.choose(self.page, items, items.index(step.saved), self.page.language(request))
         before_after = compared(tree, step.saved)
-        comparison = {right.compare: gr.update(value=before_after, visible=True)} if before_after else {}
+        comparison: Updates = {right.compare: gr.update(value=before_after, visible=True)} if before_after else {}
         return {**moved, **chosen, **comparison}
 
     def advance(self, values: Values, request: gr.Request) -> Updates:
