@@ -35,8 +35,11 @@ def test_instruction_names_the_change() -> None:
         assert (thing.zh if zh else thing.name) in made.instruction
         assert (hue.zh if zh else hue.name) in made.instruction
         ground = edit(rng, "background", zh)
-        name = BACKGROUNDS[ground.after.background]
-        assert (name.zh if zh else name.name) in ground.instruction
+        to = BACKGROUNDS[ground.after.background]
+        names = (to.zh, *to.zh_scenes) if zh else (to.name, *to.phrases, *to.scenes)
+        others = [b for b in BACKGROUNDS if b is not to]
+        assert any(name in ground.instruction for name in names), ground.instruction
+        assert not any(name in ground.instruction for b in others for name in (b.zh_scenes if zh else b.scenes))
 
 
 def test_judge_tells_right_edits_from_wrong_ones() -> None:
