@@ -77,7 +77,7 @@ def pictures(done: Finished) -> list[list[int]]:
 
 def turns(session: ModelSession, folder: str) -> dict[str, Any]:
     expected = [pictures(finish(session.run(replace(DRAW, count=1, seed=5 + i)))[0])[0] for i in (0, 7, 15)]
-    limit(16 * MB)
+    limit(22 * MB)
     done, notices = finish(session.run(DRAW))
     limit(None)
     drawn = pictures(done)
