@@ -1,9 +1,10 @@
 """The words of the picture world, as `vocabulary.json` beside each embedded model: it tells people what is not in them.
 
-    python -m training.vocabulary assets/{janus,janusflow,pisces,llavafusion}_embedded
-    python -m training.vocabulary assets/{metaquery,metamorph,transfusion,lmfusion}_embedded --edits
+    python -m training.vocabulary assets/{janus,janusflow,llavafusion}_embedded
+    python -m training.vocabulary assets/{metaquery,lmfusion}_embedded --edits
 
-`--edits` adds the words of editing instructions.
+`--edits` adds the words of editing instructions. MetaMorph, Pisces and Transfusion keep the files of their training:
+they have not seen captions with scenes ("in the snow") yet, and would seem to know them.
 """
 
 from __future__ import annotations
