@@ -98,7 +98,7 @@ def test_languages_have_the_same_strings_and_places() -> None:
 
 
 def test_manifest_texts_are_translated_for_every_built_in_model() -> None:
-    fields = ("status", "notes", "licence_note")
+    fields = ("tagline", "status", "notes", "licence_note")
     rows = {row["id"]: row for row in yaml.safe_load(MANIFEST.read_text("utf-8"))["variants"]}
     translated = json.loads((FOLDER / "zh-CN.json").read_text("utf-8"))["variants"]
     for model, row in rows.items():

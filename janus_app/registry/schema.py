@@ -200,6 +200,7 @@ class Row(_Part):
 
     id: Annotated[str, Field(pattern="^[a-z0-9][a-z0-9._-]{0,63}$"), Must("row_must_be_id")]
     title: Text
+    tagline: Text = ""
     family: Annotated[str, AfterValidator(_family), Must("row_must_be_one_of", FAMILIES)]
     repo: Repo = ABSENT
     revision: Revision = ABSENT
@@ -264,7 +265,7 @@ class Row(_Part):
         fields = dict(self)
         fields["folder"] = base / Path(self.folder).expanduser() if self.folder else None
         fields["user_supplied"] = fields.pop("yours")
-        for name in ("licence_note", "status", "notes"):
+        for name in ("tagline", "licence_note", "status", "notes"):
             fields[name] = fields[name].strip()
         return Variant(**fields)
 

@@ -43,6 +43,7 @@ class Variant:
     parameters      0 where not known
     memory          bytes of the weights in each precision; may be empty
     examples        language -> verb -> prompts
+    tagline         what it is good for, in a few words
     status          a sentence about what was verified, and how
     roles           "words" or "tokens": how a conversation's two roles are written; "" = as processor_config.json says
     solvers         those of types.SOLVERS that a flow model offers, its default first; empty for other models
@@ -70,6 +71,7 @@ class Variant:
     parameters: int = 0
     memory: Mapping[str, int] = field(default_factory=dict, hash=False)
     examples: Mapping[str, Mapping[str, tuple[str, ...]]] = field(default_factory=dict, hash=False)
+    tagline: str = ""
     status: str = ""
     notes: str = ""
     roles: str = ""

@@ -21,6 +21,10 @@ from janus_app.workflows.upscale import FACTORS, upscale
 Handler = Callable[[Values, gr.Request], Updates]
 
 
+# The ends of the element ids of what stands last in a menu: few people look for it.
+FOR_ENGINEERS = ("-copy", "-tokens", *(f"-export-{kind}" for kind in KINDS))
+
+
 @dataclass(frozen=True)
 class More:
     """`note` says what became of a larger copy, `text` holds an exported run; both are about the chosen picture.
@@ -52,11 +56,12 @@ def more(page: PageContext, tab: str, menu: gr.Column, source: PictureSource, br
             menu_button(page, key, f"{tab}-upscale-{factor}")
             for factor, key in zip(FACTORS, ("upscale_2", "upscale_4"), strict=True)
         ]
+        write_alt = menu_button(page, "alt_write", f"{tab}-alt-write")
         exports = [
             menu_button(page, key, f"{tab}-export-{kind}")
             for kind, key in zip(KINDS, ("export_cli", "export_python", "export_curl"), strict=True)
         ]
-        write_alt = menu_button(page, "alt_write", f"{tab}-alt-write")
+    menu.children.sort(key=lambda line: str(line.elem_id).endswith(FOR_ENGINEERS))
     note = gr.HTML(elem_id=f"{tab}-upscaled", padding=False)
     text = gr.Textbox(
         label=label("export_text"),

@@ -161,7 +161,7 @@ def results(page: PageContext) -> PairResults:
     with gr.Accordion(label("compare_slider"), open=False, elem_id="compare-over") as over:
         slider = gr.ImageSlider(
             label=label("compare_slider"), show_label=False, type="filepath", interactive=False, slider_position=50,
-            buttons=["fullscreen"], height=420, elem_id="compare-slider",
+            buttons=[], height=420, elem_id="compare-slider",
         )  # fmt: skip
     with gr.Column(visible=False, elem_id="compare-chosen", elem_classes="beside") as actions:
         chosen_line = gr.HTML(elem_id="compare-whose", padding=False)

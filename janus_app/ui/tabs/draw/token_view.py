@@ -62,49 +62,65 @@ def build(page: PageContext) -> TokenView:
     with gr.Accordion(label("token_view"), open=False, elem_id="tokens") as frame:
         look = gr.Button(label("token_look"), size="sm", elem_id="tokens-look", min_width=60)
         status = gr.HTML(elem_id="tokens-status", padding=False)
-        with gr.Column(elem_classes="tokens"):  # assets/style/ shows it when there is a map
-            measure = gr.Radio(list(MEASURES), value="entropy", label=label("token_measure"), elem_id="tokens-measure")
-            picture = gr.Image(
-                label=label("token_map"),
-                show_label=False,
-                type="pil",
-                format="png",
-                interactive=False,
-                buttons=["download", "fullscreen"],
-                elem_id="tokens-map",
-            )
-            legend = gr.HTML(elem_id="tokens-legend", padding=False)
-            patch = (
-                gr.Number(  # the range is in its info: with `maximum`, Gradio would refuse a number in its own words
-                    1, precision=0, label=label("token_patch"), info=label("token_patch_info"), elem_id="tokens-patch"
+        with gr.Row(elem_classes="tokens", equal_height=False):  # assets/style/ shows it when there is a map
+            with gr.Column(elem_id="tokens-left", min_width=0):
+                picture = gr.Image(
+                    label=label("token_map"),
+                    show_label=False,
+                    type="pil",
+                    format="png",
+                    interactive=False,
+                    buttons=[],
+                    elem_id="tokens-map",
                 )
-            )
-            patch_facts = gr.HTML(elem_id="tokens-facts", padding=False)
-            heading = gr.HTML(elem_id="tokens-heading", padding=False)
-            alternatives = gr.Gallery(
-                label=label("token_others"),
-                show_label=False,
-                columns=4,
-                fit_columns=False,
-                height="auto",
-                object_fit="contain",
-                format="png",
-                allow_preview=False,
-                buttons=[],
-                interactive=False,
-                elem_id="tokens-others",
-            )
-            with gr.Row(elem_classes="actions"):
-                draw_on = gr.Button(label("token_draw_on"), size="sm", elem_id="tokens-draw-on", min_width=60)
-                draw_with = gr.Button(
-                    label("token_draw_with"), size="sm", interactive=False, elem_id="tokens-draw-with", min_width=60
+                legend = gr.HTML(elem_id="tokens-legend", padding=False)
+            with gr.Column(elem_id="tokens-right", min_width=0):
+                measure = gr.Radio(
+                    list(MEASURES),
+                    value="entropy",
+                    label=label("token_measure"),
+                    elem_id="tokens-measure",
+                    elem_classes="segments",
                 )
-                region = gr.Button(label("token_region"), size="sm", elem_id="tokens-region", min_width=60)
+                patch = (
+                    gr.Number(  # its info has the range: with `maximum`, Gradio would refuse a number in its own words
+                        1,
+                        precision=0,
+                        label=label("token_patch"),
+                        info=label("token_patch_info"),
+                        elem_id="tokens-patch",
+                    )
+                )
+                patch_facts = gr.HTML(elem_id="tokens-facts", padding=False)
+                heading = gr.HTML(elem_id="tokens-heading", padding=False)
+                alternatives = _alternatives(page)
+                with gr.Row(elem_classes="actions"):
+                    draw_on = gr.Button(label("token_draw_on"), size="sm", elem_id="tokens-draw-on", min_width=60)
+                    draw_with = gr.Button(
+                        label("token_draw_with"), size="sm", interactive=False, elem_id="tokens-draw-with", min_width=60
+                    )
+                    region = gr.Button(label("token_region"), size="sm", elem_id="tokens-region", min_width=60)
     region.click(**press("draw-to-edit"))
     return TokenView(
         frame, look, status, measure, picture, legend, patch, patch_facts, heading, alternatives, draw_on, draw_with,
         gr.State(None), gr.State(None),
     )  # fmt: skip
+
+
+def _alternatives(page: PageContext) -> gr.Gallery:
+    return gr.Gallery(
+        label=page.texts.label("token_others"),
+        show_label=False,
+        columns=4,
+        fit_columns=False,
+        height="auto",
+        object_fit="contain",
+        format="png",
+        allow_preview=False,
+        buttons=[],
+        interactive=False,
+        elem_id="tokens-others",
+    )
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,12 @@ from janus_app.ui.common.controls import INTERVAL, ranges_only
 from janus_app.ui.common.html import message
 from janus_app.ui.context import PageContext, Updates, example_updates, slider_update
 from janus_app.ui.tabs.edit.panels import EditPanels
+from janus_app.ui.tabs.edit.suggestions import is_suggestion, suggestions
+from janus_app.ui.tabs.edit.undo import Tree
 from janus_app.ui.tabs.edit.ways import WAYS, Offer, available, method_for, methods_of, missing_way, offers, way_of
 from janus_app.ui.tabs.edit.words import INSTRUCT, turned
+
+NO_PICTURES = Tree()
 
 
 def settings_of(method: str | None) -> frozenset[str]:
@@ -43,11 +47,12 @@ def method_updates(
     language: str,
     text: str = "",
     written: str = "",
+    tree: Tree = NO_PICTURES,
 ) -> Updates:
     """What to do for an edit method, the controls it reads, and a model to switch to where it needs another one.
 
     `text` is what the user wrote so far, `written` the hidden text beside it (words.py). A box that would be empty or
-    hold an example gets the first example of the method.
+    hold a suggestion gets the first one for the method and the picture in the editor.
     """
     now, able = page.variant(selected), page.session.state.capabilities
     say, named = page.texts.say, page.texts.named
@@ -57,10 +62,8 @@ def method_updates(
     flow = controls.flow
     asked = "edit_instruction" if instruct else "edit_after" if "source_prompt" in used else "edit_prompt"
 
-    examples = examples_of(page, selected, method, language)
     before, (text, written) = text, turned(written, method, text)
-    if examples and text not in examples and (not text.strip() or is_example(page, text)):
-        text = examples[0]
+    examples, text = suggested(page, selected, method, tree, language, text)
     given: dict[str, Any] = {"value": text} if text != before else {}
 
     def visible(name: str, setting: str = "") -> dict[str, Any]:
@@ -90,6 +93,16 @@ def method_updates(
         flow.end: visible("guidance_interval", INTERVAL[1]),
         **offer_updates(page, panels, selected, method, text, language),
     }
+
+
+def suggested(
+    page: PageContext, selected: str | None, method: str | None, tree: Tree, language: str, text: str
+) -> tuple[tuple[str, ...], str]:
+    """The suggestions for a method and the picture in the editor, and what the prompt box holds then."""
+    found = suggestions(page, selected, method, tree, language)
+    if text in found or not (text.strip() == "" or is_suggestion(page, text)):
+        return found, text
+    return found, found[0] if found else ""
 
 
 def note_html(page: PageContext, method: str | None, language: str) -> str:
@@ -172,8 +185,9 @@ def variant_updates(
     text: str = "",
     fitted: str = "",
     written: str = "",
+    tree: Tree = NO_PICTURES,
 ) -> Updates:
-    """The ways, controls and examples of the variant shown.
+    """The ways, controls and suggestions of the variant shown.
 
     `current` is the method chosen so far: its way is kept where the user chose it and the variant has it, else its
     usual method is taken. `fitted` is the id of the variant whose controls the page shows so far: where it is this one,
@@ -189,7 +203,7 @@ def variant_updates(
     ranges[settings.strength] = slider_update(now.settings.get("strength"))
     ranges[settings.image_guidance] = slider_update(now.settings.get("image_guidance"))
     ranges = ranges_only(ranges) if fitted == now.id else ranges
-    shown = method_updates(page, panels, selected, method, language, text, written)
+    shown = method_updates(page, panels, selected, method, language, text, written, tree)
     return {
         panels.method.method: gr.update(choices=choices(page, methods, language), value=method),
         settings.fitted: now.id,
@@ -202,19 +216,6 @@ def usual_method(page: PageContext, variant_id: str) -> str | None:
     """The method that the page chooses for a variant of the catalog, None where it is in none or edits nothing."""
     variant = next((row for row in page.catalog.values() if row.id == variant_id), None)
     return next(iter(methods_of(variant)), None) if variant else None
-
-
-def examples_of(page: PageContext, selected: str | None, method: str | None, language: str) -> tuple[str, ...]:
-    """What could be written for an edit method: the examples of the variant shown, or of one that has the method."""
-    if method in available(page, selected):
-        return page.variant(selected).prompts("edit", language)
-    found = offers(page, way_of(method))
-    return found[0].variant.prompts("edit", language) if found else ()
-
-
-def is_example(page: PageContext, text: str) -> bool:
-    """Whether a text is one of the examples of edits, of any variant."""
-    return any(text in by_verb.get("edit", ()) for row in page.catalog.values() for by_verb in row.examples.values())
 
 
 def merged(earlier: Any, later: Any) -> Any:

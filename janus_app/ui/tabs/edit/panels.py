@@ -121,6 +121,7 @@ def build_panels(page: PageContext, browser: BrowserDownload) -> EditPanels:
                     show_label=False,
                     label=label("view"),
                     elem_id="edit-view",
+                    elem_classes="segments",
                     interactive=True,  # an output of handlers only, which Gradio would show as text
                     visible="hidden",
                 )
@@ -169,7 +170,7 @@ def _comparison(page: PageContext) -> gr.ImageSlider:
         type="filepath",
         interactive=False,
         visible="hidden",
-        buttons=["fullscreen"],
+        buttons=[],
         slider_position=50,
         elem_id="edit-compare",
     )

@@ -14,13 +14,14 @@ from janus_app.ui.common.html import message, messages
 from janus_app.ui.common.jobs import Frame
 from janus_app.ui.common.running import Load
 from janus_app.ui.common.visitor import visitor
-from janus_app.ui.context import JOB, QUICK, PageContext, Updates, Values, attach
+from janus_app.ui.context import JOB, QUICK, PageContext, Updates, Values, attach, example_updates
 from janus_app.ui.tabs.edit.editor import start_html
 from janus_app.ui.tabs.edit.methods import (
     method_outputs,
     method_updates,
     offer_outputs,
     offer_updates,
+    suggested,
     variant_outputs,
     variant_updates,
 )
@@ -45,18 +46,27 @@ class WayHandlers:
         return {**self.refresh(values, request), self.panels.source.start: start, self.panels.right.sides: sides}
 
     def refresh(self, values: Values, request: gr.Request) -> Updates:
-        """The ways, controls and examples of the variant whose settings the page shows."""
+        """The ways, controls and suggestions of the variant whose settings the page shows."""
         method, text = values[self.panels.method.method], values[self.panels.settings.controls.prompt] or ""
         language = self.page.language(request)
-        fitted = values[self.panels.settings.fitted]
-        written = values[self.panels.settings.written]
-        return variant_updates(self.page, self.panels, values[self.variant], language, method, text, fitted, written)
+        fitted, written = values[self.panels.settings.fitted], values[self.panels.settings.written]
+        tree, shown = values[self.panels.source.tree], values[self.variant]
+        return variant_updates(self.page, self.panels, shown, language, method, text, fitted, written, tree)
 
     def choose(self, values: Values, request: gr.Request) -> Updates:
         method, text = values[self.panels.method.method], values[self.panels.settings.controls.prompt] or ""
         language = self.page.language(request)
-        written = values[self.panels.settings.written]
-        return method_updates(self.page, self.panels, values[self.variant], method, language, text, written)
+        written, tree = values[self.panels.settings.written], values[self.panels.source.tree]
+        return method_updates(self.page, self.panels, values[self.variant], method, language, text, written, tree)
+
+    def suggest(self, values: Values, request: gr.Request) -> Updates:
+        """Another picture may be in the editor: what is suggested for the last one may not fit it."""
+        settings, language = self.panels.settings, self.page.language(request)
+        before, method = values[settings.controls.prompt] or "", values[self.panels.method.method]
+        tree = values[self.panels.source.tree]
+        found, text = suggested(self.page, values[self.variant], method, tree, language, before)
+        given: Updates = {settings.controls.prompt: text} if text != before else {}
+        return {**example_updates(settings.examples, found), **given}
 
     def chosen(self) -> Updates:
         """The user takes another way: what was wrong with the last one is settled."""
@@ -104,7 +114,8 @@ class WayHandlers:
             yield offer_updates(page, panels, values[self.variant], method, text, language)
         else:
             written = values[panels.settings.written]
-            shown = variant_updates(page, panels, None, language, WAYS[way][0], text, written=written)
+            tree = values[panels.source.tree]
+            shown = variant_updates(page, panels, None, language, WAYS[way][0], text, written=written, tree=tree)
             yield {self.variant: name, **shown}
 
     def stop(self) -> None:
@@ -118,7 +129,7 @@ class WayHandlers:
         method, buttons = panels.method, panels.settings.buttons
         inputs = {self.variant, method.method, panels.settings.controls.prompt}
         outputs = variant_outputs(panels)
-        turning = {*inputs, panels.settings.written}
+        turning = {*inputs, panels.settings.written, panels.source.tree}
         shown_for = {*turning, panels.settings.fitted}
         fitted = [
             attach(opening.then, self.opened, shown_for, {*outputs, panels.source.start, panels.right.sides}, **QUICK),
@@ -134,6 +145,8 @@ class WayHandlers:
             trigger_mode="always_last",
             **QUICK,
         )
+        suggesting = {*panels.settings.examples, panels.settings.controls.prompt}
+        attach(panels.source.strip.change, self.suggest, {*inputs, panels.source.tree}, suggesting, **QUICK)
         shown = {panels.right.output.status, panels.right.output.notes, buttons.stop}
         attach(method.switch.click, self.switch, turning, {*outputs, *shown, self.variant}, **JOB)
         attach(buttons.stop.click, self.stop, None, None, **QUICK)

@@ -167,7 +167,7 @@ def opened_panel(page: PageContext, panel: gr.Column) -> OpenedPanel:
     whose = gr.HTML(elem_id="history-whose", padding=False)
     both = gr.ImageSlider(
         label=label("compare_slider"), show_label=False, type="filepath", interactive=False, slider_position=50,
-        visible="hidden", buttons=["fullscreen"], height=420, elem_id="history-both",
+        visible="hidden", buttons=[], height=420, elem_id="history-both",
     )  # fmt: skip
     menu = action_row(page, "history")
     with gr.Row(elem_classes="actions"):

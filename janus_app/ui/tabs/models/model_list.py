@@ -106,7 +106,7 @@ def licence_line(page: PageContext, variant: Variant, language: str) -> str:
     """Under which licences a model is downloaded."""
     weights = page.texts.variant_text(variant.id, "weights_licence", variant.weights_licence, language)
     named = "; ".join(filter(None, (weights, variant.component_licences)))
-    return page.texts.say("models_licence", language, named=named)
+    return page.texts.say("models_licence", language, named=named if language == "en" else named.replace("; ", "；"))
 
 
 def list_html(page: PageContext, language: str, judged: Mapping[str, Fit]) -> str:
@@ -149,7 +149,9 @@ def _row(page: PageContext, variant: Variant, place: Place, language: str, fit: 
     now = loaded is not None and loaded.id == variant.id
     does = " · ".join(say(f"does_{verb}", language) for verb in variant.verbs)
     about = f"{does} · {variant.size[0]}\u00a0×\u00a0{variant.size[1]}"
-    text = f"<b>{escape(variant.title)}</b> <span>{escape(about)}</span>"
+    tagline = page.texts.variant_text(variant.id, "tagline", variant.tagline, language)
+    known_for = f"<span>{escape(tagline)}</span> " if tagline else ""
+    text = f"<b>{escape(variant.title)}</b> {known_for}<small>{escape(about)}</small>"
     model = escape(variant.id, quote=True)
     if now:
         return (
