@@ -17,7 +17,7 @@ sys.path.insert(0, str(ROOT))
 SEED = 1
 SCENES = {  # of assets/examples: the background, and the objects as (name, colour, slot)
     "beach": (2, (("boat", "blue", 2), ("umbrella", "", 3), ("dog", "", 4))),
-    "cat_and_balloons": (1, (("balloon", "red", 0), ("balloon", "blue", 2), ("cat", "", 4))),
+    "cat_and_balloons": (1, (("balloon", "red", 0), ("balloon", "green", 2), ("cat", "", 4))),
     "frogs_and_house": (0, (("frog", "green", 0), ("house", "red", 5), ("frog", "green", 6))),
     "night_rocket": (3, (("star", "yellow", 0), ("star", "yellow", 2), ("rocket", "", 4), ("star", "yellow", 8))),
 }
