@@ -30,7 +30,9 @@ from tests.page_server import Served
 
 pytestmark = pytest.mark.browser
 
-START = Path(__file__).parents[2] / "assets" / "examples" / "cat_and_balloons.png"
+ASSETS = Path(__file__).parents[2] / "assets"
+START = ASSETS / "examples" / "cat_and_balloons.png"
+MINE = ASSETS / "drawn" / "janus-embedded.en.png"  # none of the pictures to start with
 UNIPIC2 = Path(__file__).parents[1] / "golden" / "unipic2" / "ckpt_tiny"
 METAQUERY = ("MetaQuery embedded", "metaquery-embedded")
 STEPS = "e => e.map((b) => [Number(b.dataset.step), Number(b.closest('ol').parentElement.querySelector('button')?."
@@ -189,6 +191,26 @@ def test_one_click_switches_to_a_model_that_follows_an_instruction(visit: Any, s
     shown = page.get_attribute("#edit-picture [data-full]", "data-full")
     page.click("#edit-ask")
     page.wait_for_selector(f"#chat-box img[src='{shown}']")
+
+
+def test_suggestions_follow_the_picture_and_what_was_typed_stays(visit: Any, served: Served) -> None:
+    page = visit()
+    go(page, "edit")
+    page.locator("#edit-method label", has_text="Instruction").click()
+    page.wait_for_selector("#edit-examples button:has-text('make the house blue')")
+    page.click("[data-start='beach']")
+    page.wait_for_selector("#edit-examples button:has-text('remove the umbrella')")
+    page.wait_for_function("document.querySelector('#edit-prompt textarea').value === 'remove the umbrella'")
+    assert "house" not in page.inner_text("#edit-examples")
+    page.fill("#edit-prompt textarea", "make the boat red")
+    wait_quiet(page)
+    into_editor(page, lambda: page.set_input_files("#edit-editor input[type=file]", str(MINE)))
+    page.wait_for_selector("#edit-examples button", state="hidden")
+    wait_quiet(page)
+    assert page.input_value("#edit-prompt textarea") == "make the boat red"
+    page.click("#edit-undo button[data-step='1']")
+    page.wait_for_selector("#edit-examples button:has-text('make the dog pink')")
+    assert page.input_value("#edit-prompt textarea") == "make the boat red"
 
 
 def test_save_and_ask_take_the_picture_on_the_canvas(visit: Any, served: Served) -> None:

@@ -80,6 +80,7 @@ class SettingsPanel:
     drop_note: gr.HTML
     fitted: gr.Textbox
     written: gr.Textbox  # the text that the prompt box does not show: words.py
+    suggested: gr.JSON  # what the prompt box is to hold in place of what it held: ways_panel.py
 
 
 @dataclass(frozen=True)
@@ -252,8 +253,9 @@ def _settings(page: PageContext, prompt: gr.Textbox, examples: list[gr.Button], 
         negative = negative_box(label, "edit")
         fitted = fitted_box("edit")
         written = gr.Textbox("", visible="hidden", elem_id="edit-written", label="edit-written")
+        suggested = gr.JSON(visible="hidden", elem_id="edit-suggested", label="edit-suggested")
         with gr.Accordion(label("from_png"), open=False, elem_id="edit-from"):
             drop, drop_note = saved_picture(label, "edit")
     controls = RequestControls(prompt, negative, count, seed, new_seed, guidance, temperature, flow)
     parts = (controls, strength, image_guidance, examples, buttons, go_on, drop, drop_note)
-    return SettingsPanel(*parts, fitted, written)
+    return SettingsPanel(*parts, fitted, written, suggested)

@@ -29,6 +29,9 @@ from janus_app.ui.tabs.edit.panels import EditPanels
 from janus_app.ui.tabs.edit.ways import WAYS, available, method_for, missing_way, offers
 from janus_app.ui.tabs.models.model_drawer import load_on, loading
 
+# What the user has typed since stays.
+AS_SUGGESTED = "(suggested, now) => suggested && suggested.before === now ? suggested.text : now"
+
 
 @dataclass(frozen=True)
 class WayHandlers:
@@ -65,8 +68,7 @@ class WayHandlers:
         before, method = values[settings.controls.prompt] or "", values[self.panels.method.method]
         tree = values[self.panels.source.tree]
         found, text = suggested(self.page, values[self.variant], method, tree, language, before)
-        given: Updates = {settings.controls.prompt: text} if text != before else {}
-        return {**example_updates(settings.examples, found), **given}
+        return {**example_updates(settings.examples, found), settings.suggested: {"before": before, "text": text}}
 
     def chosen(self) -> Updates:
         """The user takes another way: what was wrong with the last one is settled."""
@@ -145,8 +147,10 @@ class WayHandlers:
             trigger_mode="always_last",
             **QUICK,
         )
-        suggesting = {*panels.settings.examples, panels.settings.controls.prompt}
-        attach(panels.source.strip.change, self.suggest, {*inputs, panels.source.tree}, suggesting, **QUICK)
+        prompt, suggested = panels.settings.controls.prompt, panels.settings.suggested
+        suggesting = {*panels.settings.examples, suggested}
+        changed = attach(panels.source.strip.change, self.suggest, {*inputs, panels.source.tree}, suggesting, **QUICK)
+        changed.then(None, [suggested, prompt], prompt, js=AS_SUGGESTED)
         shown = {panels.right.output.status, panels.right.output.notes, buttons.stop}
         attach(method.switch.click, self.switch, turning, {*outputs, *shown, self.variant}, **JOB)
         attach(buttons.stop.click, self.stop, None, None, **QUICK)
