@@ -237,7 +237,7 @@ def run_buttons(label: Callable[[str], Any], tab: str, run_label: str, scale: in
 
 def saved_picture(label: Callable[[str], Any], tab: str) -> tuple[gr.File, gr.HTML]:
     """Inside an accordion: a drop area for a picture whose settings or prompt are taken over, and a note about it."""
-    drop = gr.File(label=label("drop_png"), elem_id=f"{tab}-drop", height=130)
+    drop = gr.File(label=label("drop_png"), elem_id=f"{tab}-drop", elem_classes="dropzone", height=72)
     return drop, gr.HTML(elem_id=f"{tab}-drop-note", padding=False)
 
 

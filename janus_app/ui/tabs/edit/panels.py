@@ -200,6 +200,7 @@ def _more_pictures(page: PageContext) -> gr.Gallery:
         interactive=True,
         visible=False,
         elem_id="edit-more",
+        elem_classes="dropzone",
     )
 
 
