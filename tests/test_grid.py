@@ -105,10 +105,10 @@ def drawn(session: ModelSession, folder: Path, x: str, y: str | None = None) -> 
 
 
 def test_cell_equals_the_picture_drawn_alone(session: ModelSession, tmp_path: Path) -> None:
-    steps = list(drawn(session, tmp_path, "temperature=0.2,1", "seed=5,9"))
+    steps = list(drawn(session, tmp_path, "temperature=0.2,1", "seed=5,6"))
     cells = [step for step in steps if isinstance(step, Cell)]
     assert [(c.row, c.column) for c in cells] == [(0, 0), (0, 1), (1, 0), (1, 1)]
-    alone = drain(session.run(GenerateRequest("four stars", seed=9, temperature=1.0, guidance=1.0)))
+    alone = drain(session.run(GenerateRequest("four stars", seed=6, temperature=1.0, guidance=1.0)))
     assert alone.pictures[0].image_tokens == read_metadata(cells[3].file).image_tokens  # type: ignore[union-attr]
     assert cells[2].metadata.image_tokens != cells[3].metadata.image_tokens, "the settings made no difference"
     counted = [step for step in steps if isinstance(step, Progress) and step.stage == "draw"]
@@ -169,7 +169,7 @@ def test_grid_command_saves_each_picture_and_the_sheet(tmp_path: Path, capsys: p
     ("model", "name", "values"),
     [
         ("janus-embedded", "guidance", "1, 1.5, 2"),
-        ("janus-embedded", "temperature", "0.3, 0.4, 0.5"),
+        ("janus-embedded", "temperature", "0.55, 0.7, 0.85"),
         ("janusflow-embedded", "guidance", "1, 1.5, 2"),
         ("janusflow-embedded", "steps", "5, 10, 20"),
         ("janusflow-embedded", "solver", "euler, heun, ab2"),

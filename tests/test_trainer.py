@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -23,6 +25,14 @@ from training import (
 )
 from training.optim import optimisers
 from training.trainer import Run, load_state, options_parser
+
+
+@pytest.fixture(autouse=True)
+def clock_that_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every look at it is a second later, so that a run of no time ends after one step."""
+    seconds = itertools.count()
+    monkeypatch.setattr(trainer, "time", SimpleNamespace(time=lambda: float(next(seconds))))
+
 
 REQUIRED = {flow: ["--joint", "x"], metaquery: ["--stage", "read"]}
 
@@ -52,6 +62,25 @@ def test_state_without_optimisers_can_be_resumed(tmp_path: Path) -> None:
     run = run_of(nn.Linear(4, 4))
     run.resume({"model": {}, "step": 1000})
     assert run.step == 1000 and not run.optimisers[0].state
+
+
+def test_new_heads_learn_before_what_was_exported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trainer, "HEADS_FIRST", 2)
+    model, file = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4)), tmp_path / "state.pt"
+    exported, head = model[0].weight, model[1].weight
+    run = run_of(model)
+    run.resume({"model": {}, "step": 1000}, model[0].parameters())
+    moved = []
+    for _ in range(3):
+        before = [one.detach().clone() for one in (exported, head)]
+        train_one_step(run, model, file)
+        moved.append([not torch.equal(*pair) for pair in zip(before, (exported, head), strict=True)])
+    assert moved == [[False, True], [False, True], [True, True]]
+    again = run_of(model)
+    again.resume(load_state(file), model[0].parameters())
+    before = exported.detach().clone()
+    train_one_step(again, model, file)
+    assert not torch.equal(before, exported), "a state with optimisers has heads that know what they say"
 
 
 def test_log_shows_means_since_the_last_line(

@@ -298,7 +298,7 @@ def train(args: argparse.Namespace) -> None:
     if args.resume and file.exists():
         state = load_state(file)
         model.load_state_dict(state["model"])
-        run.resume(state)
+        run.resume(state, model.net.parameters())
     rng = np.random.default_rng((args.seed, run.step))
     for _ in run.steps(file, lambda: {"model": model.state_dict()}):
         draw, conversations = drawings(rng, words, args.batch), talks(rng, words, args.batch // 2)

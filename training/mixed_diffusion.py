@@ -153,7 +153,7 @@ def train(args: argparse.Namespace) -> None:
     model = model.to(device)
     run = Run(args, make_optimisers(model, args.lr))
     if state:
-        run.resume(state)
+        run.resume(state, model.net.parameters())
     trainer, rng = Trainer(model, words, device), np.random.default_rng((args.seed, run.step))
     torch.manual_seed(args.seed + run.step)
     counts = {"draw": args.captions, "edit": args.edits if system.reads else 0}

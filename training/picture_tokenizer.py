@@ -19,8 +19,9 @@ from training.objects import N_BACKGROUNDS, N_COLOURS, N_THINGS
 from training.optim import optimisers
 from training.pictures import TILE, Painter
 from training.trainer import Run, device_of, load_state, options_parser, psnr
-from training.world import GRID, N_TILES, Item, Scene, grid
+from training.world import GRID, N_TILES, PARTS, SMALL, Item, Scene, grid, tile_factors
 
+SQUARE = 8  # pixels a side: the places whose errors are weighed
 CONFIG = VQConfig(
     codebook_size=N_TILES, code_dim=CODE_DIM, ch=32, ch_mult=(1, 1, 1, 2, 3, 3), num_res_blocks=1, z_channels=64
 )
@@ -84,35 +85,45 @@ def pictures_loss(pictures: list[Tensor], target: Tensor, weight: Tensor) -> Ten
 
 
 def tile_weight(tokens: Tensor) -> Tensor:
-    """Weights of pixels [n, 1, 192, 192]: 1, but 0.4 in empty tiles, which are most of a picture."""
-    empty = (tokens < N_BACKGROUNDS).float().view(-1, 1, GRID, GRID)
-    return F.interpolate(1.0 - 0.6 * empty, scale_factor=TILE)
+    """Weights of pixels [n, 1, 192, 192]: 1, 0.4 in empty tiles, which are most of them, 2 where small things are."""
+    kinds = torch.from_numpy(tile_factors()[:, 0]).to(tokens.device)[tokens]
+    small = (kinds > 0) & ((kinds - 1) % PARTS == SMALL)
+    weights = torch.where(small, 2.0, torch.where(kinds == 0, 0.4, 1.0))
+    return F.interpolate(weights.view(-1, 1, GRID, GRID), scale_factor=TILE)
 
 
 class HardPlaces:
-    """The error of empty tiles by scene and place, for the loss to weigh those more that are drawn worse than others.
+    """The error of empty places by scene, in squares of `SQUARE` pixels: those drawn worse than others weigh more.
 
     The coloured streak at the right end of the sea was such a place.
     """
 
     def __init__(self, device: str) -> None:
-        self.errors = torch.ones(N_BACKGROUNDS, GRID * GRID, device=device)
+        self.errors = torch.ones(N_BACKGROUNDS, (GRID * TILE // SQUARE) ** 2, device=device)
+        self.grounds = torch.from_numpy(tile_factors()[:, 2]).to(device)
 
     def weights(self, tokens: Tensor) -> Tensor:
         """Factors of pixels [n, 1, 192, 192] for tile numbers [n, 36]: 1 where there is a part of an object."""
-        factors = (self.errors / self.errors.mean()).clamp(0.5, 6.0)
-        cells = torch.arange(GRID * GRID, device=tokens.device)
-        empty = tokens < N_BACKGROUNDS
-        found = torch.where(empty, factors[tokens.clamp(max=N_BACKGROUNDS - 1), cells], 1.0)
-        return F.interpolate(found.view(-1, 1, GRID, GRID), scale_factor=TILE)
+        factors = (self.errors / self.errors.mean()).clamp(0.5, 12.0)
+        empty, grounds = self._squares(tokens)
+        squares = torch.arange(empty.shape[1], device=tokens.device)
+        found = torch.where(empty, factors[grounds, squares], 1.0)
+        return F.interpolate(found.view(-1, 1, GRID * TILE // SQUARE, GRID * TILE // SQUARE), scale_factor=SQUARE)
 
     @torch.no_grad()
     def note(self, tokens: Tensor, picture: Tensor, target: Tensor) -> None:
         """Take the errors of a batch into the running means."""
-        errors = F.avg_pool2d((picture - target).abs().mean(1, keepdim=True), TILE).flatten(1)
-        rows, cells = torch.nonzero(tokens < N_BACKGROUNDS, as_tuple=True)
-        grounds = tokens[rows, cells]
-        self.errors[grounds, cells] = self.errors[grounds, cells].lerp(errors[rows, cells], 0.1)
+        errors = F.avg_pool2d((picture - target).abs().mean(1, keepdim=True), SQUARE).flatten(1)
+        empty, grounds = self._squares(tokens)
+        rows, squares = torch.nonzero(empty, as_tuple=True)
+        of = grounds[rows, squares]
+        self.errors[of, squares] = self.errors[of, squares].lerp(errors[rows, squares], 0.1)
+
+    def _squares(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """For every square of pictures with tiles [n, 36]: whether it is empty, and its background; [n, squares]."""
+        wide = tokens.view(-1, GRID, GRID).repeat_interleave(TILE // SQUARE, 1).repeat_interleave(TILE // SQUARE, 2)
+        wide = wide.flatten(1)
+        return wide < N_BACKGROUNDS, self.grounds[wide]
 
 
 def random_tokens(rng: np.random.Generator, count: int) -> Tensor:
@@ -165,18 +176,19 @@ def train(args: argparse.Namespace) -> None:
         1.5e-3,
     )
     run = Run(args, made, warmup=50, floor=0.01)
+    views = model["views"].state_dict()
     if args.resume and args.out.exists():
         state = load_state(args.out)
         tokenizer.load_state_dict(state["model"])
-        if "views" in state:  # training.restore has none
-            model["views"].load_state_dict(state["views"])
+        if views := state.get("views", {}):
+            model["views"].load_state_dict(views)
         run.resume(state)
     rng = np.random.default_rng(args.seed + run.step)
     streams: list[Tensor] = []
     hard = HardPlaces(device)
     for level in list(tokenizer.decoder.conv_blocks)[:-1]:
         level.res[-1].register_forward_hook(lambda _m, _i, output: streams.append(output))
-    for _ in run.steps(args.out, lambda: {"model": tokenizer.state_dict(), "views": model["views"].state_dict()}):
+    for _ in run.steps(args.out, lambda: {"model": tokenizer.state_dict(), "views": views}):
         tokens = random_tokens(rng, args.batch).to(device)
         pixels = painter.draw(tokens).contiguous(memory_format=torch.channels_last)
         weight = tile_weight(tokens) * hard.weights(tokens)
@@ -191,7 +203,8 @@ def train(args: argparse.Namespace) -> None:
             loss = torch.stack([picture_loss(view, pixels, weight) for view in pictures]).sum()
         else:
             picture = tokenizer.decode(tokens)
-            loss = pictures_loss([*model["views"](streams), picture], pixels, weight)
+            inner = model["views"](streams) if views else []  # a restored state has none, and needs none
+            loss = pictures_loss([*inner, picture], pixels, weight)
         if args.encoder_only or (not args.low and run.step % args.encode_every == 0):
             latents = tokenizer.latents(drawn_or_noisy(picture, pixels)).flatten(2).transpose(1, 2)
             latents = F.normalize(latents, dim=-1)

@@ -13,6 +13,7 @@ instruction.
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -59,6 +60,11 @@ class Writer(nn.Module):
         self.kind, self.colour = nn.Linear(HEAD, KINDS), nn.Linear(HEAD, N_COLOURS)
         self.ground = nn.Linear(HEAD, N_BACKGROUNDS)
         self.aim = Aim(WIDTH)
+
+    def exported(self) -> Iterator[nn.Parameter]:
+        """What is trained and not an auxiliary head."""
+        heads = ("named.", "kind.", "colour.", "ground.", "aim.")
+        return (p for name, p in self.named_parameters() if p.requires_grad and not name.startswith(heads))
 
     def read(self, pixels: Tensor) -> Tensor:
         """Pictures [n, 3, 96, 96] to the vectors [n, 36, WIDTH] that the language model reads."""
@@ -223,7 +229,7 @@ def train(args: argparse.Namespace) -> None:
     model.tower.requires_grad_(False)
     run = Run(args, optimisers(model, lambda name, p: p.ndim == 2 and "layers." in name, args.lr, 0.75 * args.lr))
     if state:
-        run.resume(state)
+        run.resume(state, model.exported())
     trainer, rng = Trainer(model, device), np.random.default_rng((args.seed, run.step))
     torch.manual_seed(args.seed + run.step)
     makers = {"draw": (drawings, args.captions), "talk": (talks, args.talks)}

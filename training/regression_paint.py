@@ -178,7 +178,7 @@ def train(args: argparse.Namespace) -> None:
     if args.resume and file.exists():
         state = load_state(file)
         model.load_state_dict(state["model"])
-        run.resume(state)
+        run.resume(state, [*model.adapter.parameters(), *model.unet.parameters()])
     trainer, codes = Trainer(writer, device), latent_table().to(device)
     rng = np.random.default_rng((args.seed, run.step))
     torch.manual_seed(args.seed + run.step)

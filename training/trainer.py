@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from training.optim import set_lr
 LOG_STEPS = 25  # steps between two lines of the log, which shows means over them
 SAVE_SECONDS = 120.0
 RESTORED_STEP = 1000  # that a state made from exported weights says
+HEADS_FIRST = 75  # steps in which new auxiliary heads learn alone, before they may teach what was exported
 
 
 def options_parser(description: str | None, *, minutes: float, lr: float, decay: float) -> argparse.ArgumentParser:
@@ -51,8 +52,8 @@ def load_state(file: Path) -> dict[str, Any]:
 class Run:
     """The steps of a run that ends after --minutes: step size, weight updates, log and saved states.
 
-    The step size rises over `warmup` steps (after a resume over `resumed_warmup` seconds), and falls linearly to
-    `floor` of its value in the last share --decay of the time.
+    The step size rises over `warmup` steps from the start or from a state without optimisers (after a resume over
+    `resumed_warmup` seconds), and falls linearly to `floor` of its value in the last share --decay of the time.
     """
 
     def __init__(
@@ -68,17 +69,26 @@ class Run:
         self.optimisers = optimisers
         self.warmup, self.floor, self.resumed_warmup = warmup, floor, resumed_warmup
         self.step = 0
+        self._began = 0  # the step from which the step size rises
+        self._held: list[torch.nn.Parameter] = []
         self._resumed = False
         self._values: dict[str, list[float]] = {}
 
-    def resume(self, state: dict[str, Any]) -> None:
-        """Continue from a saved state, with the learning rates of this run."""
+    def resume(self, state: dict[str, Any], exported: Iterable[torch.nn.Parameter] = ()) -> None:
+        """Continue from a saved state, with the learning rates of this run.
+
+        In a state that was made from exported weights the auxiliary heads are new, and what they would teach at first
+        is noise: for `HEADS_FIRST` steps the `exported` parameters stay as they are.
+        """
         for optimiser, saved in zip(self.optimisers, state.get("optimisers", ()), strict="optimisers" in state):
             rates = [group["initial_lr"] for group in optimiser.param_groups]
             optimiser.load_state_dict(saved)
             for group, rate in zip(optimiser.param_groups, rates, strict=True):
                 group["initial_lr"] = rate
         self.step = state["step"]
+        if "optimisers" not in state:
+            self._held = list(exported)
+            self._began = self.step + HEADS_FIRST * bool(self._held)
         self._resumed = True
         print(f"resumed at step {self.step}", flush=True)
 
@@ -92,13 +102,17 @@ class Run:
         while True:
             spent = time.time() - start
             left = 1 - spent / (60 * self.args.minutes)
-            warm = (self.step + 1) / self.warmup
+            holds = bool(self._held) and self.step < self._began
+            warm = 1.0 if holds else (self.step - self._began + 1) / self.warmup
             if self._resumed and self.resumed_warmup:
                 warm = spent / self.resumed_warmup
             set_lr(self.optimisers, min(1.0, warm) * max(self.floor, min(1.0, left / self.args.decay)))
             for optimiser in self.optimisers:
                 optimiser.zero_grad(set_to_none=True)
             yield left
+            if holds:
+                for parameter in self._held:
+                    parameter.grad = None
             for optimiser in self.optimisers:
                 optimiser.step()
             self.step += 1

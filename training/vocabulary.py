@@ -1,10 +1,9 @@
 """The words of the picture world, as `vocabulary.json` beside each embedded model: it tells people what is not in them.
 
-    python -m training.vocabulary assets/{janus,janusflow,llavafusion}_embedded
-    python -m training.vocabulary assets/{metaquery,lmfusion}_embedded --edits
+    python -m training.vocabulary assets/{janus,janusflow,pisces,llavafusion}_embedded
+    python -m training.vocabulary assets/{metaquery,metamorph,transfusion,lmfusion}_embedded --edits
 
-`--edits` adds the words of editing instructions. MetaMorph, Pisces and Transfusion keep the files of their training:
-they have not seen captions with scenes ("in the snow") yet, and would seem to know them.
+`--edits` adds the words of editing instructions.
 """
 
 from __future__ import annotations
@@ -28,10 +27,12 @@ GROUND_ONLY = {"black", "white"}  # backgrounds have these colours, objects do n
 # Words without a picture of their own: the models were not trained with all of them and are not led astray by them.
 FUNCTION_WORDS = (
     "a an the and or of to in on at with is are there be it its this that these those some my me i you your can could "
-    "would please make paint draw show create generate give image picture photo drawing want see like let both each one"
+    "would please make paint draw show create generate give image picture photo drawing want see like let both each "
+    "one i'd nothing else"
 )
 FUNCTION_TERMS = (
-    "的 了 有 在 和 与 跟 是 里 我 你 请 个 着 张 图 画 上 下 并 大的 小的 一张 一幅 图片 图中 旁边 一些 给我 生成 想要"
+    "的 了 有 在 和 与 跟 是 里 我 你 请 个 着 张 图 画 上 下 并 大的 小的 一张 一幅 图片 图中 旁边 一些 给我 帮我 "
+    "生成 想要"
 )
 
 
