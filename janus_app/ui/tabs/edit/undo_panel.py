@@ -157,8 +157,7 @@ class UndoHandlers:
         picture = (values[self.panels.source.editor] or {}).get("background")
         if picture is not None and (tree.find(picture) or is_opening_example(picture)):
             return gr.skip()
-        tree, number = tree.with_given(picture, self.page.images) if picture is not None else (tree, None)
-        return {**self.shown(tree.at(number), request), self.panels.method.source_prompt: ""}
+        return {**self.shown(tree.at(None), request), self.panels.method.source_prompt: ""}
 
     def emptied(self, values: Values, request: gr.Request) -> Updates:
         """The picture was taken out of the editor, which reports it still: its value is read too early."""
