@@ -180,6 +180,7 @@ def test_user_models(monkeypatch: pytest.MonkeyPatch) -> None:
         "id": "by-hand",
         "title": "By hand",
         "family": "janusflow",
+        "tagline": "",
         "verified": "",
         "repo": "owner/by-hand",
         "revision": "0123456789abcdef0123456789abcdef01234567",
