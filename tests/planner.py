@@ -21,7 +21,7 @@ PLACED = [names[0] for names in PLACES]
 PLANS = {
     "a red cat to the left of a yellow star": f"a red cat {PLACED[0]}, a yellow star {PLACED[2]}{WHITE}",
     "a blue boat in the sky": "a blue boat in the centre, on a light blue background",
-    "two green frogs on the beach": f"a green frog {PLACED[3]}, a green frog {PLACED[5]}, on a yellow background",
+    "two green frogs on the beach": f"a green frog {PLACED[4]}, a green frog {PLACED[5]}, on a yellow background",
 }
 PROMPT, PLAN = next(iter(PLANS.items()))
 OTHER = PLAN.replace("white", "dark")
