@@ -90,9 +90,6 @@ def test_pictures_are_recognised_by_their_pixels(images: SavedImages) -> None:
     tree = Tree().with_results(start, [edited(images, start, 1)], images)
     again = tree.find(start.convert("RGBA"))
     assert again is not None and again.number == 1
-    off_by_one = Image.fromarray(np.minimum(np.asarray(start), 254) + 1)  # as some canvases return it
-    assert tree.at(1).find(off_by_one) == tree[1]
-    assert tree.at(2).find(off_by_one) is None and tree.at(None).find(off_by_one) is None
     assert tree.at(1).find(start.crop((0, 0, 31, 32))) is None and tree.find(noise(9)) is None
 
 

@@ -16,8 +16,10 @@ import pytest
 from gradio.context import LocalContext
 from PIL import Image
 
+from janus_app.errors import AppError
 from janus_app.hub import Hub
 from janus_app.outputs.conversations import Conversation
+from janus_app.outputs.image_io import open_picture
 from janus_app.outputs.library import library
 from janus_app.registry.catalog import load_catalog
 from janus_app.runtime.session import ModelSession
@@ -33,12 +35,13 @@ from janus_app.ui.tabs.chat.panels import chat_panel, new_conversation_state
 from janus_app.ui.tabs.chat.reply import Replies
 from janus_app.ui.tabs.chat.tab import ChatHandlers
 from janus_app.ui.tabs.chat.transcript import question
-from janus_app.ui.tabs.edit.editor import FIRST_EXAMPLE, example_file
+from janus_app.ui.tabs.edit.editor import FIRST_EXAMPLE, example_file, for_editor
 from janus_app.ui.tabs.edit.panels import build_panels
 from janus_app.ui.tabs.edit.tab import EditHandlers
 from janus_app.ui.tabs.edit.undo import Tree, digest
 from janus_app.ui.tabs.edit.undo_panel import UndoHandlers
 from tests.page_server import GOLDEN
+from tests.samples import png_uri
 
 
 class HeldSession(ModelSession):
@@ -190,12 +193,13 @@ def editing(page: PageContext) -> tuple[EditHandlers, Values, Image.Image]:
         panels = build_panels(page, browser_download())
         handlers = EditHandlers(page, panels, gr.Dropdown(), UndoHandlers(page, panels))
     red = Image.new("RGB", (96, 96), (200, 30, 30))
-    painted = Image.new("RGBA", red.size)
-    painted.paste((255, 64, 129, 255), (0, 0, 48, 96))
+    tree, _ = Tree().with_given(red, page.images)
+    layer = Image.new("RGBA", red.size)
+    layer.paste((255, 64, 129, 255), (0, 0, 48, 96))
     method, settings = panels.method, panels.settings
     parts = {*settings.controls.all, method.source_prompt, settings.strength, settings.image_guidance}
     values: dict[Any, Any] = {part: part.value for part in parts}
-    values |= {panels.source.editor: {"background": red, "layers": [painted]}, panels.source.tree: Tree()}
+    values |= {panels.source.editor: tree.shown() | {"mask": png_uri(layer)}, panels.source.tree: tree}
     values |= {panels.source.more: None, method.method: "region", panels.right.results.items: []}
     values |= {handlers.variant: None, settings.controls.prompt: "a red circle"}
     return handlers, values, red
@@ -252,33 +256,28 @@ def test_what_clear_took_away_stays_away_at_the_next_opening(
         assert panels.right.compare not in again, "there is nothing to compare it with"
         if begun_again:
             (step,) = again[source.tree].steps
-            assert step.saved is None and again[source.editor]["background"] == step.picture
+            assert step.saved is None and again[source.editor] == for_editor(step.picture)
         else:
-            assert not again[source.tree].steps and undo.empty_again() == {source.editor: None}
+            assert not again[source.tree].steps and again[source.editor] is None
 
 
-def test_a_late_report_of_the_editor_does_not_take_the_description_of_the_picture_that_is_there(
+def test_an_emptied_editor_has_no_picture_until_the_next_one_is_chosen(
     page: PageContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with gr.Blocks():
         panels = build_panels(page, browser_download())
         undo = UndoHandlers(page, panels)
-    earlier, here, other = (Image.new("RGB", (96, 96), color) for color in ("red", "green", "blue"))
-    tree, _ = Tree().with_given(earlier, page.images)
-    tree, _ = tree.with_given(here, page.images)
+    assert Tree().picture().tobytes() == open_picture(example_file(FIRST_EXAMPLE)).tobytes()
+    assert Tree().shown() == panels.source.editor.value, "the example that the editor opens with"
+    tree, number = Tree().with_given(Image.new("RGB", (96, 96), "green"), page.images)
     monkeypatch.setattr(PageContext, "language", lambda *given: "en")
     request: Any = None
-
-    def report(picture: Image.Image | None) -> Any:
-        return undo.replaced({panels.source.tree: tree, panels.source.editor: {"background": picture}}, request)
-
-    for of_the_page in (here, earlier, Image.open(example_file(FIRST_EXAMPLE))):
-        assert report(of_the_page) == gr.skip()
-    cleared = undo.emptied({panels.source.tree: tree}, request)[panels.source.tree]
-    assert cleared.emptied and cleared.here is None and cleared.steps == tree.steps
-    for of_the_user in (other, None):
-        assert report(of_the_user)[panels.method.source_prompt] == ""
-        assert report(of_the_user)[panels.source.tree].here is None
+    emptied = undo.emptied({panels.source.tree: tree}, request)
+    left = emptied[panels.source.tree]
+    assert emptied[panels.method.source_prompt] == "" and left.steps == tree.steps
+    with pytest.raises(AppError, match="no picture to edit"):
+        left.picture()
+    assert left.at(number).picture().getpixel((0, 0)) == (0, 128, 0)
 
 
 @pytest.fixture

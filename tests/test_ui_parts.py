@@ -20,6 +20,7 @@ from PIL import Image
 from janus_app.errors import AppError, Message
 from janus_app.outputs.conversations import ChatMessage, new_conversation, new_id
 from janus_app.outputs.library import library
+from janus_app.paths import ASSETS
 from janus_app.registry.catalog import MANIFEST, load_catalog
 from janus_app.types import Finished, GenerateRequest, Notice, Preview, Progress, Queued, TextDelta
 from janus_app.ui import context
@@ -28,8 +29,9 @@ from janus_app.ui.common.html import message
 from janus_app.ui.i18n import FOLDER, Texts, match_language
 from janus_app.ui.tabs.chat.reply import save
 from janus_app.ui.tabs.chat.transcript import command, sight, turns
-from janus_app.ui.tabs.edit.editor import picture_and_mask
+from janus_app.ui.tabs.edit.editor import MAX_MASK_SIDE, painted
 from janus_app.ui.tabs.models import model_drawer
+from tests.samples import png_uri
 
 
 @pytest.mark.parametrize(
@@ -140,6 +142,7 @@ def test_every_string_of_the_page_exists_and_is_used() -> None:
         "strength_",
         "image_guidance_",
         "way_",
+        "editor_",
         "edit_after",
         "edit_instruction",
     )
@@ -284,19 +287,25 @@ def test_closing_a_watched_job_closes_its_events() -> None:
     assert closed.is_set()
 
 
-def test_mask_is_what_was_painted() -> None:
+def test_mask_is_what_was_painted_on_the_picture_that_is_shown() -> None:
     layer = Image.new("RGBA", (40, 20), (0, 0, 0, 0))
-    layer.paste((255, 64, 129, 153), (10, 5, 20, 15))
-    picture, mask = picture_and_mask(
-        {"background": Image.new("RGBA", (40, 20), "red"), "layers": [layer], "composite": None}
-    )
-    assert picture.mode == "RGB" and mask is not None
-    assert mask.getbbox() == (10, 5, 20, 15) and set(mask.tobytes()) == {0, 255}
-    assert (
-        picture_and_mask({"background": picture, "layers": [Image.new("RGBA", (40, 20))], "composite": None})[1] is None
-    )
-    with pytest.raises(AppError, match="no picture to edit"):
-        picture_and_mask(None)
+    layer.paste((255, 64, 129, 255), (10, 5, 20, 15))
+    layer.putpixel((0, 0), (255, 64, 129, 127))  # the soft rim of a stroke
+    shown = {"picture": "one"}
+    mask = painted({"picture": "one", "mask": png_uri(layer)}, shown, (80, 40))
+    assert mask is not None and mask.size == (80, 40)
+    assert mask.getbbox() == (20, 10, 40, 30) and set(mask.tobytes()) == {0, 255}
+    assert painted({"picture": "another", "mask": png_uri(layer)}, shown, (80, 40)) is None
+    assert f"MASK_SIDE = {MAX_MASK_SIDE};" in (ASSETS / "page" / "strokes.js").read_text("utf-8")
+    nothing = png_uri(Image.new("RGBA", (40, 20)))
+    for value in (None, shown, {"picture": "one", "mask": ""}, {"picture": "one", "mask": nothing}):
+        assert painted(value, shown, (80, 40)) is None
+
+
+@pytest.mark.parametrize("mask", ["x", "data:image/png;base64,####", png_uri(Image.new("RGBA", (1025, 1))), ["x"], 5])
+def test_mask_that_no_editor_makes_is_refused(mask: Any) -> None:
+    with pytest.raises(AppError, match="cannot be read"):
+        painted({"picture": "one", "mask": mask}, {"picture": "one"}, (8, 8))
 
 
 def test_number_too_large_for_a_float_is_refused_with_a_sentence() -> None:

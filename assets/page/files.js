@@ -28,6 +28,14 @@ document.addEventListener("drop", (event) => {
   if (event.defaultPrevented) event.target.dispatchEvent(new DragEvent("dragleave", { bubbles: true }));
 }, true);
 
+document.addEventListener("paste", (event) => {
+  const files = event.clipboardData?.files, target = document.getElementById("edit-editor");
+  if (!files?.length || !visible(target) || event.target.closest?.("#edit-more")) return;
+  event.preventDefault();
+  event.stopImmediatePropagation();
+  give("edit-given", files[0]);
+}, true);
+
 // A file dropped beside every place that takes one goes to the page's own: the server looks what it is.
 const hasFiles = (event) => [...(event.dataTransfer?.types || [])].includes("Files");
 const inDropArea = (event) => event.target.closest?.(".block")?.querySelector("input[type=file]");

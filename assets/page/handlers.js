@@ -3,7 +3,7 @@
 window.janus = {
   conversations: (...list) => conversations(...list), // chat.js
   pressChosen: () => pressChosen(),
-  editorBegun: () => editorBegun(), // editor.js
+  editor: (...parts) => openEditor(...parts), // editor.js
   shown: () => {}, // the picture in the editor is there
   settled: async () => {
     do await wait(30); while (stopping);

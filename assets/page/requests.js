@@ -1,5 +1,4 @@
-// What the page asks the server: files and uploads once each, the outcome of every event, and whether a stopped job has
-// ended.
+// What the page asks the server: the outcome of every event, and whether a stopped job has ended.
 // A stopped job has ended when the server says so. Gradio asks the server to stop it, but does not wait for the answer.
 let stopping = 0;
 // Gradio aborts what it asks when the page is left, and logs each of its own aborts as an error. While a page is left its
@@ -19,53 +18,6 @@ const unlessLeaving = async (error) => {
 };
 const itsFetch = window.fetch;
 const browserFetch = (...request) => itsFetch(...request).catch(unlessLeaving);
-// Gradio reads the value of the picture editor at every change of any status, several times a second. Each time it
-// fetches the file of the picture and uploads it again. A served file never changes, and the server stores uploads by
-// their content and would answer the same, so it is asked for each once.
-const KEPT = 600_000; // milliseconds; the server keeps uploads for a day
-const FILES = 4; // of the last pictures of the editor
-const files = new Map();
-const served = async (url) => {
-  if (!files.has(url)) {
-    const file = browserFetch(url).then(async (got) => got.ok ? got.blob() : Promise.reject(got));
-    file.catch(() => files.delete(url));
-    files.set(url, file);
-    if (files.size > FILES) files.delete(files.keys().next().value);
-  }
-  try {
-    return new Response(await files.get(url));
-  } catch (failed) {
-    if (failed instanceof Response) return failed.clone();
-    throw failed;
-  }
-};
-const uploads = new Map();
-const digest = async (file) => { // FNV-1a in two lanes; browsers offer hashes only to local and https pages
-  let one = 0x811c9dc5, two = file.size;
-  for (const byte of new Uint8Array(await file.arrayBuffer())) {
-    one = Math.imul(one ^ byte, 0x01000193);
-    two = Math.imul(two ^ byte, 0x85ebca6b) + 0x165667b1 | 0;
-  }
-  return [file.name, file.size, one, two].join();
-};
-const upload = async (...request) => {
-  const form = request[1]?.body, files = form instanceof FormData ? [...form.values()] : [];
-  if (files.length !== 1 || !(files[0] instanceof File)) return browserFetch(...request);
-  const key = await digest(files[0]);
-  if (!(Date.now() - uploads.get(key)?.time < KEPT)) {
-    if (uploads.size > 30) uploads.clear();
-    const answer = browserFetch(...request).then(async (got) => [await got.text(), got.status]);
-    uploads.set(key, { time: Date.now(), answer });
-  }
-  try {
-    const [text, status] = await uploads.get(key).answer;
-    if (status !== 200) uploads.delete(key);
-    return new Response(text, { status, headers: { "content-type": "application/json" } });
-  } catch (error) {
-    uploads.delete(key);
-    throw error;
-  }
-};
 // The page hears the outcomes of its events over one stream, which the server ends when no event is left. Gradio takes a
 // stream that is about to end for an open one: it would never hear of an event that it asks for at that moment. So the end
 // is kept from it while an event is asked for or not over, and the stream goes on with the server's next one. An event may
@@ -193,8 +145,6 @@ window.fetch = async (...request) => {
   if (request[0] instanceof Request && /\/queue\/data\?/.test(request[0].url)) return listen(request[0]);
   if (/\/queue\/join\?/.test(String(request[0]))) return join(...request);
   if (/\/run\/[^/]*$/.test(String(request[0]))) return ask(...request);
-  if (/\/upload$/.test(String(request[0]))) return upload(...request);
-  if (request.length === 1 && /^[^?]*\/file=/.test(String(request[0]))) return served(String(request[0]));
   const stops = /\/(cancel|reset)$/.test(String(request[0])) ? 1 : 0;
   const count = (change) => document.body.classList.toggle("ending", (stopping += change) > 0);
   if (stops) count(1);

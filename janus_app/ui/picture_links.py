@@ -30,7 +30,6 @@ from janus_app.ui.context import JOB, NOTIFYING, QUICK, PageContext, Updates, Va
 from janus_app.ui.tabs.chat.tab import ChatTab
 from janus_app.ui.tabs.draw.tab import DrawTab
 from janus_app.ui.tabs.edit.tab import EditTab
-from janus_app.ui.tabs.edit.undo_panel import EDITOR_BEGUN
 from janus_app.ui.tabs.edit.words import given, kind_of
 
 # The script of the component that hears of the verbs of all tabs.
@@ -163,9 +162,8 @@ def build(page: PageContext, sources: dict[str, PictureSource], places: Places) 
     then, links = clicked("to-edit")
     texts = {editing.panels.settings.controls.prompt, editing.panels.settings.written}
     opened = attach(then, links.edit, {links.taken, *texts}, {*texts, places.tabs}, **QUICK)
-    ready = opened.then(None, None, None, js=EDITOR_BEGUN)
     edited = {editing.panels.source.tree, links.taken}
-    attach(ready.then, links.into_editor, edited, editing.undo.outputs, **QUICK)
+    attach(opened.then, links.into_editor, edited, editing.undo.outputs, **QUICK)
 
     again_in = {*drawing.restored, places.tabs}
     for verb in ("again", "vary"):

@@ -22,8 +22,6 @@ FLAGS = (
     "--disable-sync",
     "--no-first-run",
 )
-# Gradio's picture editor (6.31) raises these if a picture arrives before its canvas exists, and still shows it.
-IGNORED_ERRORS = ("(reading 'reset_layers')", "(reading 'dimensions')")
 # Records all that status lines and preview grids ever show: some of it is visible for one frame only.
 WATCH = """() => {
   window.seen = {status: [], sheets: new Set(), answers: new Set()};
@@ -111,9 +109,7 @@ def visit(browser: Any, served: Served) -> Iterator[Opener]:
         page.on(
             "request", lambda r: None if r.url.startswith((served.url, "data:", "blob:")) else unexpected.append(r.url)
         )
-        page.on(
-            "pageerror", lambda e: None if str(e).endswith(IGNORED_ERRORS) else unexpected.append(f"script error: {e}")
-        )
+        page.on("pageerror", lambda e: unexpected.append(f"script error: {e}"))
 
     def open_page(query: str = "", script: str = "", **options: Any) -> Any:
         context = browser.new_context(**({"viewport": {"width": 1280, "height": 900}} | options))

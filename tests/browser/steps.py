@@ -10,6 +10,7 @@ from typing import Any
 
 from janus_app.paths import ASSETS
 from janus_app.ui.common.jobs import KNOWN_STAGES
+from tests.browser.conftest import WATCH
 
 ENGLISH = json.loads((ASSETS / "i18n" / "en.json").read_text("utf-8"))
 TABS = ("draw", "edit", "chat", "history", "compare")
@@ -240,8 +241,8 @@ def into_editor(page: Any, act: Callable[[], Any]) -> Any:
 
 
 def still_canvas(page: Any) -> Any:
-    """The canvas of the editor, once its picture stands still."""
-    canvas = page.locator("#edit-editor canvas").first
+    """The picture in the editor and what is painted on it, once it stands still."""
+    canvas = page.locator("#edit-editor .sheet")
     shots = [b""]
 
     def still() -> bool:
@@ -262,3 +263,9 @@ def paint(page: Any, canvas: Any) -> None:
     page.mouse.move(x + 50, y + 50, steps=4)
     page.mouse.up()
     until(lambda: canvas.screenshot() != before, page, lambda: "no stroke appeared in the editor")
+
+
+def reopen(page: Any) -> None:
+    page.reload()
+    page.wait_for_selector("button:is([id$=-run], [id$=-stop]):visible")
+    page.evaluate(WATCH)

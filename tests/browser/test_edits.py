@@ -20,10 +20,12 @@ from tests.browser.steps import (
     newest,
     open_settings,
     paint,
+    reopen,
     set_number,
     still_canvas,
     until,
     wait_done,
+    wait_ended,
     wait_quiet,
 )
 from tests.page_server import Served
@@ -39,19 +41,18 @@ STEPS = "e => e.map((b) => [Number(b.dataset.step), Number(b.closest('ol').paren
 STEPS += "dataset.step || 0), b.classList.contains('here')])"
 # The parts of the editor's tools that lie over its picture.
 OVER = """() => {
-  const box = document.querySelector("#edit-editor canvas").getBoundingClientRect();
-  const { x, y, width, height } = window.editor.background_image.getBounds();
-  const covers = (tool) => tool.left < box.x + x + width && tool.right > box.x + x
-    && tool.top < box.y + y + height && tool.bottom > box.y + y;
-  return [...document.querySelectorAll("#edit-editor :is(.top-panel, .toolbar-wrap)")]
-    .filter((e) => covers(e.getBoundingClientRect())).map((e) => e.className);
+  const picture = document.querySelector("#edit-editor .sheet").getBoundingClientRect();
+  const covers = (tool) => tool.left < picture.right && tool.right > picture.left
+    && tool.top < picture.bottom && tool.bottom > picture.top;
+  return [...document.querySelectorAll("#edit-editor .tools :is(button, label, input)")]
+    .filter((e) => e.offsetParent && covers(e.getBoundingClientRect())).map((e) => e.className);
 }"""
-
-# The colour around the picture in the editor, and that of the stage on which it stands.
-PAPER = """() => {
-  const { r, g, b } = window.editor.app.renderer.background.color.toRgba(), part = (n) => Math.round(255 * n);
-  const stage = getComputedStyle(document.getElementById("edit-editor")).backgroundColor;
-  return [`rgb(${part(r)}, ${part(g)}, ${part(b)})`, stage];
+# Tools that are cut off at the side of the stage.
+CUT = """() => {
+  const { left, right } = document.getElementById("edit-stage").getBoundingClientRect();
+  return [...document.querySelectorAll("#edit-editor .tools :is(button, label)")].filter((e) => e.offsetParent)
+    .filter((e) => e.getBoundingClientRect().left < left || e.getBoundingClientRect().right > right)
+    .map((e) => e.className);
 }"""
 # How far the compared pictures are from where the editor shows its own, and the buttons that lie over them, in pixels.
 APART = """() => {
@@ -61,15 +62,26 @@ APART = """() => {
     const [width, height] = [image.naturalWidth * scale, image.naturalHeight * scale];
     return new DOMRect(box.x + (box.width - width) / 2, box.y + (box.height - height) / 2, width, height);
   };
-  const { x, y, width, height } = window.editor.background_image.getBounds();
-  const canvas = document.querySelector("#edit-editor canvas").getBoundingClientRect();
+  const edited = document.querySelector("#edit-editor .sheet").getBoundingClientRect();
   const pair = [...document.querySelectorAll("#edit-compare img")].map(shown);
-  const edited = new DOMRect(canvas.x + x, canvas.y + y, width, height), sides = ["left", "top", "right", "bottom"];
+  const sides = ["left", "top", "right", "bottom"];
   const far = pair.flatMap((box) => sides.map((side) => Math.abs(box[side] - edited[side])));
   const meet = (a, b) => a.left < b.right && a.right > b.left && a.top < b.bottom && a.bottom > b.top;
   const over = [...document.querySelectorAll("#edit-compare .top-panel button")]
     .filter((button) => pair.some((box) => meet(box, button.getBoundingClientRect())));
   return [Math.round(Math.max(...far)), over.length];
+}"""
+SIZE = """() => {
+  const { naturalWidth, naturalHeight } = document.querySelector("#edit-editor .sheet img");
+  return [naturalWidth, naturalHeight];
+}"""
+# The share of the picture that is painted over, by columns: from the left to the right third.
+PAINTED = """() => {
+  const canvas = document.querySelector("#edit-editor canvas"), { width, height } = canvas;
+  const data = canvas.getContext("2d").getImageData(0, 0, width, height).data, thirds = [0, 0, 0];
+  for (let at = 0; at < width * height; at += 1)
+    if (data[4 * at + 3] > 127) thirds[Math.floor(3 * (at % width) / width)] += 3 / (width * height);
+  return thirds;
 }"""
 
 
@@ -233,7 +245,7 @@ def test_save_and_ask_take_the_picture_on_the_canvas(visit: Any, served: Served)
     assert saved() == result.read_bytes(), "the comparison shows the result"
     page.click("#edit-undo-back")
     wait_here(page, 1)
-    assert page.is_visible("#edit-editor canvas") and saved() == drawn.read_bytes()
+    assert page.is_visible("#edit-editor .sheet") and saved() == drawn.read_bytes()
     page.locator("#edit-view label").first.click()
     page.wait_for_selector("#edit-compare img:visible")
     assert saved() == result.read_bytes()
@@ -284,25 +296,135 @@ def test_editor_takes_no_stroke_until_its_next_picture_is_there(visit: Any, serv
     draw(page, "a red circle", 1, 4_300)
     wait_done(page)
     held: list[Any] = []
-    asked: list[Any] = []
-    page.on("request", lambda request: asked.append(request) if request.resource_type == "fetch" else None)
     # A repeated test draws another file of the same seed.
     page.route("**/*_4300*.png", lambda route: route.continue_() if "released" in held else held.append(route))
     page.click("#draw-to-edit")
     page.wait_for_selector("body.arriving")
     until(lambda: held, page, lambda: "the editor did not ask for its picture")
-    box = page.locator("#edit-editor canvas").first.bounding_box()
+    box = page.locator("#edit-editor .board").bounding_box()
     page.mouse.click(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
     canvas = into_editor(page, lambda: release(held))
-    for _ in range(3):
-        page.wait_for_event("request", lambda request: request.url.endswith("/run/predict"))
-    # The example and the picture; the editor asks for a file once to show it and once for its value.
-    assert len([one for one in asked if one.url.endswith("/upload")]) <= 2
-    assert len([one for one in asked if one.url.endswith(".png")]) <= 4
+    assert max(page.evaluate(PAINTED)) == 0
     paint(page, canvas)
     page.click("#edit-run")
     wait_done(page, "edit")
     assert "Nothing is painted" not in page.inner_text("#edit-notes")
+
+
+def test_strokes_can_be_taken_back_erased_swapped_and_survive_a_refresh(visit: Any) -> None:
+    page = visit("#edit")
+    canvas = still_canvas(page)
+    act = "#edit-editor [data-act={}]".format
+
+    def share() -> float:
+        return sum(page.evaluate(PAINTED)) / 3
+
+    assert share() == 0 and page.is_disabled(act("undo")) and page.is_disabled(act("redo"))
+    paint(page, canvas)
+    once = share()
+    assert 0.01 < once < 0.2
+    page.keyboard.press("]")
+    stroke(page, canvas, 0.1, 0.9)
+    twice = share()
+    assert twice > once
+    page.keyboard.press("Control+z")
+    assert share() == pytest.approx(once, abs=1e-3)
+    page.click(act("redo"))
+    assert share() == pytest.approx(twice, abs=1e-3)
+    page.click(act("invert"))
+    assert share() == pytest.approx(1 - twice, abs=0.01)
+    page.click(act("invert"))
+    page.keyboard.press("e")
+    assert page.get_attribute(act("eraser"), "aria-pressed") == "true"
+    stroke(page, canvas, 0.1, 0.9)
+    assert share() < twice
+    page.keyboard.press("b")
+    erased = page.evaluate(PAINTED)
+    reopen(page)
+    still_canvas(page)
+    assert page.evaluate(PAINTED) == pytest.approx(erased, abs=1e-3)
+    page.click(act("wipe"))
+    assert share() == 0
+    page.fill("#edit-prompt textarea", "a blue star")
+    page.click("#edit-run")
+    assert "Nothing is painted" in wait_ended(page, "error", "edit")
+
+    # A larger view moves nothing that is painted, and a stroke there lands under the pointer.
+    stroke(page, canvas, 0.1, 0.2)
+    left = page.evaluate(PAINTED)
+    width = canvas.bounding_box()["width"]
+    for _ in range(3):
+        page.click(act("in"))
+    assert canvas.bounding_box()["width"] == pytest.approx(width * 1.25**3, abs=2)
+    assert page.evaluate(PAINTED) == left
+    board = page.locator("#edit-editor .board").bounding_box()
+    page.mouse.click(board["x"] + board["width"] / 2, board["y"] + board["height"] / 2)
+    middle = page.evaluate(PAINTED)
+    assert middle[0] == left[0] and middle[1] > 0 and middle[2] == 0
+    page.click(act("fit"))
+    assert canvas.bounding_box()["width"] == pytest.approx(width, abs=1)
+
+
+def test_two_fingers_zoom_and_paint_nothing(visit: Any) -> None:
+    page = visit("#edit", viewport={"width": 390, "height": 844})
+    canvas = still_canvas(page)
+    width = canvas.bounding_box()["width"]
+    page.evaluate(
+        """() => {
+          const canvas = document.querySelector("#edit-editor canvas"), box = canvas.getBoundingClientRect();
+          canvas.setPointerCapture = () => {};
+          const send = (type, pointerId, x) => canvas.dispatchEvent(new PointerEvent(type, {
+            pointerId, pointerType: "touch", isPrimary: pointerId === 1, bubbles: true,
+            clientX: box.x + x * box.width, clientY: box.y + box.height / 2 }));
+          send("pointerdown", 1, 0.4);
+          send("pointermove", 1, 0.38);
+          send("pointerdown", 2, 0.6);
+          send("pointermove", 1, 0.3);
+          send("pointermove", 2, 0.7);
+          send("pointerup", 1, 0.3);
+          send("pointerup", 2, 0.7);
+        }"""
+    )
+    assert canvas.bounding_box()["width"] > 1.5 * width
+    assert max(page.evaluate(PAINTED)) == 0
+
+
+def test_a_photo_and_a_pasted_picture_come_into_the_editor(visit: Any) -> None:
+    page = visit("#edit")
+    still_canvas(page)
+    page.evaluate(
+        """() => {
+          const canvas = Object.assign(document.createElement("canvas"), { width: 64, height: 48 });
+          setInterval(() => canvas.getContext("2d").fillRect(0, 0, 64, 48), 50);
+          navigator.mediaDevices.getUserMedia = async () => canvas.captureStream(5);
+        }"""
+    )
+    page.click("#edit-editor [data-act=photo]")
+    page.wait_for_function("document.querySelector('#edit-editor video').videoWidth === 64")
+    into_editor(page, lambda: page.click("#edit-editor dialog .primary"))
+    assert page.evaluate(SIZE) == [64, 48]
+    page.evaluate("() => { navigator.mediaDevices.getUserMedia = () => Promise.reject(new Error('none')); }")
+    page.click("#edit-editor [data-act=photo]")
+    page.wait_for_selector("#edit-editor dialog:has-text('No camera')")
+    page.keyboard.press("Escape")
+
+    pasted = """(data) => {
+      const clipboardData = new DataTransfer();
+      clipboardData.items.add(new File([new Uint8Array(data)], "pasted.png"));
+      document.body.dispatchEvent(new ClipboardEvent("paste", { clipboardData, bubbles: true, cancelable: true }));
+    }"""
+    into_editor(page, lambda: page.evaluate(pasted, list(MINE.read_bytes())))
+    assert page.evaluate(SIZE) == [192, 192]
+
+
+def stroke(page: Any, canvas: Any, start: float, end: float) -> None:
+    """A level stroke over the middle of the picture, between two shares of its width."""
+    box = canvas.bounding_box()
+    y = box["y"] + box["height"] / 2
+    page.mouse.move(box["x"] + start * box["width"], y)
+    page.mouse.down()
+    page.mouse.move(box["x"] + end * box["width"], y, steps=8)
+    page.mouse.up()
 
 
 def release(held: list[Any]) -> None:
@@ -323,7 +445,7 @@ def test_editor_takes_every_picture_that_the_chat_takes(visit: Any, served: Serv
         extra = {"exif": rotated.tobytes()} if format == "WEBP" else {}
         picture.convert(mode).save(tmp_path / name, format, **extra)
         into_editor(page, lambda name=name: give(page, tmp_path / name))
-        size = page.evaluate("[window.editor.width, window.editor.height]")
+        size = page.evaluate(SIZE)
         assert size == ([20, 40] if format == "WEBP" else [40, 20]), name
         assert not page.inner_text("#edit-editor-note").strip()
 
@@ -347,26 +469,19 @@ def test_tools_of_the_editor_lie_beside_its_picture(visit: Any, tmp_path: Path) 
         for width, height in ((1440, 900), (1024, 768), (390, 844)):
             page.set_viewport_size({"width": width, "height": height})
             still_canvas(page)
-            assert page.evaluate(OVER) == [], f"{name} at {width} pixels"
+            assert page.evaluate(OVER) == [] == page.evaluate(CUT), f"{name} at {width} pixels"
 
 
-def test_comparison_stands_where_the_editor_stood_in_the_colour_of_either_theme(visit: Any, served: Served) -> None:
+def test_comparison_stands_where_the_editor_stood(visit: Any, served: Served) -> None:
     page = visit(viewport={"width": 1024, "height": 768})
     go(page, "edit")
-    page.wait_for_function("window.editor?.background_image")
-    papers = set()
-    for _ in ("light", "dark"):
-        until(lambda: len(set(page.evaluate(PAPER))) == 1, page, lambda: f"paper and stage: {page.evaluate(PAPER)}")
-        papers.add(page.evaluate(PAPER)[0])
-        page.click("[data-janus=theme]")
-    assert len(papers) == 2
+    still_canvas(page)
     page.locator("#edit-method label").last.click()  # needs no strokes
     edit(page, served, "a red circle")
     wait_here(page, 2)
     for width, height in ((1440, 900), (1024, 768), (390, 844)):
         page.set_viewport_size({"width": width, "height": height})
-        # The editor leaves two pixels more or less where the height of its canvas is no whole number.
-        until(lambda: page.evaluate(APART)[0] <= 3, page, lambda: f"moved and covered: {page.evaluate(APART)}")
+        until(lambda: page.evaluate(APART)[0] <= 1, page, lambda: f"moved and covered: {page.evaluate(APART)}")
         assert page.evaluate(APART)[1] == 0, f"a button lies on the picture at {width} pixels"
 
 
@@ -380,7 +495,7 @@ def give(page: Any, file: Path, drop: bool = False) -> None:
           const files = new DataTransfer();
           files.items.add(new File([new Uint8Array(data)], name));
           const event = new DragEvent("drop", {dataTransfer: files, bubbles: true, cancelable: true});
-          document.querySelector("#edit-editor canvas").dispatchEvent(event);
+          document.querySelector("#edit-editor .board").dispatchEvent(event);
         }""",
         [list(file.read_bytes()), file.name],
     )

@@ -33,7 +33,7 @@ SMALL = """() => [...document.querySelectorAll("button, [role=tab], select, summ
   .filter((e) => !["file", "range"].includes(e.type) && e.tabIndex >= 0)
   .map((e) => (["checkbox", "radio"].includes(e.type) && e.closest("label"))
     || (e.role === "combobox" && e.closest(".wrap")) || e)
-  .filter((e) => !e.closest("#edit-editor") && e.getBoundingClientRect().height < 43.5)
+  .filter((e) => e.getBoundingClientRect().height < 43.5)
   .map((e) => `${Math.round(e.getBoundingClientRect().height)} ${e.closest("[id]")?.id} ${e.outerHTML.slice(0, 90)}`)"""
 FOCUS = """() => {
   const now = document.activeElement, box = now.getBoundingClientRect();

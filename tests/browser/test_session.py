@@ -16,7 +16,6 @@ from janus_app.outputs.metadata import read_metadata
 from janus_app.types import Event, Notice, Progress, drain
 from janus_app.ui.common.running import Run
 from janus_app.ui.tabs.models import model_drawer, model_line
-from tests.browser.conftest import WATCH
 from tests.browser.steps import (
     ENGLISH,
     TABS,
@@ -30,6 +29,7 @@ from tests.browser.steps import (
     open_drawer,
     open_settings,
     paint,
+    reopen,
     set_number,
     settle,
     until,
@@ -409,8 +409,7 @@ def test_what_clear_took_from_the_editor_stays_away_after_a_refresh(visit: Any) 
             page.click("#edit-run")
             assert "no picture to edit" in wait_ended(page, "error", "edit"), (clear, when)
             reopen(page)
-            page.wait_for_function("window.editor")
-            page.wait_for_function("!window.editor.background_image")
+            page.wait_for_selector("#edit-editor .canvas.empty")
             wait_quiet(page)
 
 
@@ -481,12 +480,6 @@ def gallery(page: Any) -> list[list[str]]:
 def wait_put_back(page: Any, place: str, value: str) -> None:
     box = f"{place} input[type=number]"
     page.wait_for_function("([box, value]) => document.querySelector(box)?.value === value", arg=[box, value])
-
-
-def reopen(page: Any) -> None:
-    page.reload()
-    page.wait_for_selector("button:is([id$=-run], [id$=-stop]):visible")
-    page.evaluate(WATCH)
 
 
 SHIFTS = """window.shifted = 0;

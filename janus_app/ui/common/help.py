@@ -15,6 +15,9 @@ KEYS = (
     ("/", "key_prompt"),
     ("R", "key_surprise"),
     ("D", "key_theme"),
+    ("B E", "key_tools"),
+    ("[ ]", "key_brush_size"),
+    ("Ctrl + Z", "key_stroke"),
 )
 
 

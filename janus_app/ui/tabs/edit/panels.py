@@ -40,7 +40,7 @@ class SourcePanel:
     `given` is the file that the user put into the editor, `note` what is wrong with it, `more` further pictures.
     """
 
-    editor: gr.ImageEditor
+    editor: gr.HTML
     given: gr.File
     note: gr.HTML
     start: gr.HTML
@@ -111,7 +111,7 @@ def build_panels(page: PageContext, browser: BrowserDownload) -> EditPanels:
     with gr.Row(elem_id="edit-desk", equal_height=False):
         with gr.Column(elem_id="edit-left", scale=1, min_width=300):
             with gr.Column(elem_id="edit-stage"):
-                editor = picture_editor(label)
+                editor = picture_editor(page.texts)
                 compare = _comparison(page)
                 sides = gr.HTML(elem_id="edit-sides", padding=False)  # what stands at each side of the slider
                 previews = gr.HTML(elem_id="edit-easel", padding=False)

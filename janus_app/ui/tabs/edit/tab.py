@@ -22,7 +22,7 @@ from janus_app.ui.common.pictures import MAX_ITEMS, newest_first
 from janus_app.ui.common.running import pictures_of
 from janus_app.ui.common.saved_images import SavedImage
 from janus_app.ui.context import JOB, QUICK, PageContext, Updates, Values, attach, first_seed, number
-from janus_app.ui.tabs.edit.editor import more_pictures, picture_and_mask
+from janus_app.ui.tabs.edit.editor import more_pictures, painted
 from janus_app.ui.tabs.edit.methods import settings_of
 from janus_app.ui.tabs.edit.panels import EditPanels, build_panels
 from janus_app.ui.tabs.edit.stage import CANVAS, COMPARISON
@@ -61,7 +61,7 @@ def build(
     panels = build_panels(page, browser)
     undo = UndoHandlers(page, panels)
     handlers = EditHandlers(page, panels, variant, undo)
-    undo.wire(handlers.wire_jobs(joined), joined)
+    undo.wire(handlers.wire_jobs(joined))
     handlers.wire_controls()
     settings, method, controls = panels.settings, panels.method, panels.settings.controls
     words = kept("edit-words", [controls.prompt, settings.written, controls.negative, method.source_prompt])
@@ -113,6 +113,8 @@ class EditHandlers:
             updates[source.tree] = tree  # with a new result, which is the next picture where the user wants that
         elif tree.steps or tree.emptied:
             updates |= self.undo.shown(tree, request)
+            if tree.emptied:
+                updates[source.editor] = None
         updates |= self._results_again(tree, items, language)
         if updates:
             yield updates
@@ -154,10 +156,12 @@ class EditHandlers:
         """The request of the controls. Raises AppError for values out of range."""
         settings, method = self.panels.settings, values[self.panels.method.method]
         used = settings_of(method)
-        picture, mask = picture_and_mask(values[self.panels.source.editor])
+        tree: Tree = values[self.panels.source.tree]
+        picture = tree.picture()
+        mask = painted(values[self.panels.source.editor], tree.shown(), picture.size) if "mask" in used else None
         return EditRequest(
             image=picture,
-            mask=mask if "mask" in used else None,
+            mask=mask,
             method=method or "region",
             source_prompt=(values[self.panels.method.source_prompt] or "").strip() if "source_prompt" in used else "",
             image_guidance=number(values[settings.image_guidance], "input_image_guidance"),
@@ -172,7 +176,7 @@ class EditHandlers:
         output, buttons = self.panels.right.output, self.panels.settings.buttons
 
         def ask() -> Iterator[Any]:
-            turn = Turn("user", DESCRIBE, (picture_and_mask(values[self.panels.source.editor])[0],))
+            turn = Turn("user", DESCRIBE, (values[self.panels.source.tree].picture(),))
             return self.page.job(selected, ChatRequest((turn,), temperature=0, max_new_tokens=MAX_DESCRIPTION_TOKENS))
 
         yield {output.status: "", output.notes: "", **buttons.updates(running=True)}
@@ -239,7 +243,7 @@ class EditHandlers:
             attach(joined.then, self.rejoin, None, {*outputs, *self.undo.outputs}, **JOB),
         ]
         described = {method.source_prompt, right.output.status, right.output.notes, *buttons}
-        describing = attach(method.describe.click, self.describe, {source.editor, self.variant}, described, **JOB)
+        describing = attach(method.describe.click, self.describe, {source.tree, self.variant}, described, **JOB)
         stopped = {right.output.status, *buttons}
         attach(settings.buttons.stop.click, self.stop, None, None, **QUICK)
         halt(settings.buttons.stop.click, [describing]).then(self.stopped, None, stopped, **QUICK)

@@ -9,15 +9,15 @@ from html import escape
 
 from PIL import Image, ImageOps
 
+from janus_app.errors import AppError
 from janus_app.outputs.image_io import open_picture
 from janus_app.ui.common.html import data_uri
 from janus_app.ui.common.saved_images import SavedImage, SavedImages
-from janus_app.ui.tabs.edit.editor import fitted
+from janus_app.ui.tabs.edit.editor import FIRST_EXAMPLE, example_file, fitted, for_editor, opening
 from janus_app.ui.tabs.edit.words import INSTRUCT
 
 MAX_STEPS = 60  # pictures in a tree; beyond it the oldest leaves are dropped
 THUMBNAIL_SIDE = 72  # pixels of a thumbnail's longer side
-CANVAS_TOLERANCE = 2  # levels by which a browser's canvas may change the pixels of a picture
 
 Say = Callable[..., str]
 
@@ -77,6 +77,16 @@ class Tree:
         """The picture in the editor, None where it is none of the session's."""
         return None if self.here is None else self[self.here]
 
+    def picture(self) -> Image.Image:
+        """The picture in the editor: that of a step or, at the beginning, the example. Raises AppError for none."""
+        if self.here is None and self.emptied:
+            raise AppError("editor_empty")
+        return open_picture(example_file(FIRST_EXAMPLE) if self.here is None else self[self.here].picture)
+
+    def shown(self) -> dict[str, str]:
+        """The value of the editor with that picture."""
+        return opening() if self.here is None else for_editor(self[self.here].picture)
+
     @property
     def next(self) -> Step | None:
         """The picture that the editor shows next: a result that waits to be used, else the one that is there."""
@@ -94,13 +104,10 @@ class Tree:
         return Tree(latest=self.latest, emptied=True)
 
     def find(self, picture: Image.Image) -> Step | None:
-        """The step with this picture: equal pixels, or nearly equal ones for the step that should be in the editor."""
+        """The step with the pixels of this picture; the one in the editor, if several have them."""
         key = digest(picture)
-        if same := [step for step in self.steps if step.digest == key]:
-            return next((step for step in same if step.number == self.here), same[-1])
-        if self.here is None:
-            return None
-        return self[self.here] if _looks_the_same(picture, open_picture(self[self.here].picture)) else None
+        same = [step for step in self.steps if step.digest == key]
+        return next((step for step in same if step.number == self.here), same[-1] if same else None)
 
     def with_picture(self, image: SavedImage) -> tuple[Tree, int]:
         """This tree with a picture from elsewhere in the app, which is added where it is new; and its number there."""
@@ -149,27 +156,16 @@ def digest(picture: Image.Image) -> str:
     return hashlib.blake2b(flat.tobytes(), digest_size=16, salt=repr(flat.size).encode()[:16]).hexdigest()
 
 
-def _looks_the_same(one: Image.Image, other: Image.Image) -> bool:
-    if one.size != other.size:
-        return False
-    small = [picture.convert("RGB").resize((64, 64), Image.Resampling.BOX).tobytes() for picture in (one, other)]
-    return all(abs(a - b) <= CANVAS_TOLERANCE for a, b in zip(*small, strict=True))
-
-
 def _thumbnail(picture: Image.Image) -> str:
     return data_uri(ImageOps.contain(picture.convert("RGB"), (THUMBNAIL_SIDE, THUMBNAIL_SIDE)), quality=75)
 
 
-def tree_html(tree: Tree, say: Say, language: str, sent: str = "") -> str:
-    """The tree as nested lists of buttons; the script of the strip (panels.py) reports which one was clicked.
-
-    `sent` is the file of a picture on its way to the editor; assets/page/ waits for it.
-    """
+def tree_html(tree: Tree, say: Say, language: str) -> str:
+    """The tree as nested lists of buttons; the script of the strip (panels.py) reports which one was clicked."""
     if not tree.steps:
         return ""
     label = escape(say("undo_label", language), quote=True)
-    mark = f' data-sent="{escape(sent, quote=True)}"' if sent else ""
-    return f'<div class="undo" role="group" aria-label="{label}"{mark}>{_level(tree, None, say, language)}</div>'
+    return f'<div class="undo" role="group" aria-label="{label}">{_level(tree, None, say, language)}</div>'
 
 
 def _level(tree: Tree, parent: int | None, say: Say, language: str) -> str:

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import gradio as gr
 from gradio.blocks import Block
-from PIL import Image
 
 from janus_app.errors import AppError
 from janus_app.outputs.image_io import open_picture
@@ -16,12 +14,10 @@ from janus_app.outputs.metadata import read_metadata
 from janus_app.ui.common.html import message
 from janus_app.ui.common.saved_images import SavedImage
 from janus_app.ui.context import NOTIFYING, QUICK, PageContext, Updates, Values, attach
-from janus_app.ui.tabs.edit.editor import FIRST_EXAMPLE, example_file, example_names, for_editor
+from janus_app.ui.tabs.edit.editor import example_file, example_names
 from janus_app.ui.tabs.edit.panels import EditPanels
 from janus_app.ui.tabs.edit.stage import CANVAS
-from janus_app.ui.tabs.edit.undo import Tree, digest, tree_html
-
-EDITOR_BEGUN = "() => window.janus.editorBegun()"  # waits for the example that the editor opens with
+from janus_app.ui.tabs.edit.undo import Tree, tree_html
 
 
 @dataclass(frozen=True)
@@ -53,26 +49,23 @@ class UndoHandlers:
         tree: Tree = self.page.runs.kept("edit") or Tree()
         return tree if all(Path(step.picture).exists() for step in tree.steps) else Tree()
 
-    def shown(self, tree: Tree, request: gr.Request, sent: str = "") -> Updates:
-        """The strip, which the next opening of the browser tab shows again.
-
-        `sent` is the picture that the editor is sent too, if any: the page waits for it.
-        """
+    def shown(self, tree: Tree, request: gr.Request) -> Updates:
+        """The strip, which the next opening of the browser tab shows again."""
         source, language = self.panels.source, self.page.language(request)
         self.page.runs.keep("edit", tree)
         return {
             source.tree: tree,
-            source.strip: tree_html(tree, self.page.texts.say, language, sent),
+            source.strip: tree_html(tree, self.page.texts.say, language),
             source.undo_row: gr.update(visible=bool(tree.steps)),
         }
 
     def moved(self, tree: Tree, number: int, request: gr.Request) -> Updates:
         """The step of that number in the editor, which the stage shows, with the description of its picture."""
-        step = tree[number]
+        tree = tree.at(number)
         return {
-            **self.shown(tree.at(number), request, sent=step.picture),
-            self.panels.source.editor: for_editor(step.picture),
-            self.panels.method.source_prompt: step.description,
+            **self.shown(tree, request),
+            self.panels.source.editor: tree.shown(),
+            self.panels.method.source_prompt: tree[number].description,
             self.panels.right.view: CANVAS,
             **self.panels.right.more.cleared(),
         }
@@ -147,20 +140,8 @@ class UndoHandlers:
         tree, number = values[source.tree].with_given(picture, self.page.images)
         return {**self.moved(tree, number, request), source.given: None, source.note: ""}
 
-    def replaced(self, values: Values, request: gr.Request) -> Updates:
-        """Another picture was put into the editor: the description of the old one would mislead.
-
-        The editor also reports the pictures that the page itself puts there, some seconds later and perhaps when the
-        next one is there already; these are recognised.
-        """
-        tree: Tree = values[self.panels.source.tree]
-        picture = (values[self.panels.source.editor] or {}).get("background")
-        if picture is not None and (tree.find(picture) or is_opening_example(picture)):
-            return gr.skip()
-        return {**self.shown(tree.at(None), request), self.panels.method.source_prompt: ""}
-
     def emptied(self, values: Values, request: gr.Request) -> Updates:
-        """The picture was taken out of the editor, which reports it still: its value is read too early."""
+        """The picture was taken out of the editor."""
         tree = replace(values[self.panels.source.tree].at(None), emptied=True)
         return {**self.shown(tree, request), self.panels.method.source_prompt: ""}
 
@@ -170,18 +151,9 @@ class UndoHandlers:
         shown = self.shown(tree.cleared(), request)
         return {**shown, self.panels.source.editor: None, self.panels.right.view: CANVAS}
 
-    def empty_again(self) -> Updates:
-        """No picture in the editor, where this browser tab had none before it was opened anew."""
-        return {self.panels.source.editor: None} if self.kept().emptied else gr.skip()
-
-    def wire(self, edits: list[gr.events.Dependency], joined: Any) -> None:
-        """Attach the handlers; `edits` are the events of jobs that add results to the tree.
-
-        `joined` is the event after which the page knows what this browser tab edited before it was opened anew.
-        """
+    def wire(self, edits: list[gr.events.Dependency]) -> None:
+        """Attach the handlers; `edits` are the events of jobs that add results to the tree."""
         source, right = self.panels.source, self.panels.right
-        begun = joined.then(None, None, None, js=EDITOR_BEGUN)
-        attach(begun.then, self.empty_again, None, {source.editor}, **QUICK)
         for edit in edits:
             attach(edit.then, self.advance, {source.tree, self.panels.settings.go_on}, self.outputs, **QUICK)
         walking = {source.tree, right.results.items, right.view}
@@ -193,14 +165,9 @@ class UndoHandlers:
         attach(source.given.upload, self.take, {source.given, source.tree}, given, **QUICK)
         outputs = {*self.tree_outputs, self.panels.method.source_prompt}
         attach(source.editor.clear, self.emptied, {source.tree}, outputs, **QUICK)
-        attach(source.editor.upload, self.replaced, {source.tree, source.editor}, outputs, **QUICK)
 
 
 def compared(tree: Tree, image: SavedImage) -> tuple[str, str] | None:
     """What the before/after slider shows of a result: the picture it was made from, and itself."""
     step = tree.of(image)
     return (step.before, image.shown) if step and step.before else None
-
-
-def is_opening_example(picture: Image.Image) -> bool:
-    return digest(picture) == digest(open_picture(example_file(FIRST_EXAMPLE)))
