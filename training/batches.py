@@ -100,8 +100,9 @@ class Talks(Batch):
     """Conversations behind the shared prefix.
 
     ids [n, L]; picture [n, L] marks picture cells, answer [n, L] the positions t that learn to predict ids[t + 1];
-    tiles [pictures, 36] in the order of the marked cells. about [n, L, 9]: at the last position of a question and
-    before every phrase of a list, 1 for each slot the answer or phrase is about and 0 for the others; -1 elsewhere.
+    tiles [pictures, 36] in the order of the marked cells. about [n, L, 9]: from the last position of a question to the
+    end of its answer, 1 for each slot that the answer, or the next word's phrase in a list, is about and 0 for the
+    others; -1 elsewhere.
     """
 
     ids: Tensor
@@ -198,7 +199,7 @@ def talks(rng: RNG, words: Words, count: int, parts: int = 3, cells: int = CELLS
 
 def _batch(rng: RNG, words: Words, conversations: list[tuple[list[Exchange], list[Scene]]], cells: int) -> Talks:
     rows, answers, pictures, tiles = [], [], [], []
-    ends: list[tuple[int, int, tuple[int, ...]]] = []
+    spans: list[tuple[int, int, int, tuple[int, ...]]] = []
     for made, scenes in conversations:
         ids: list[int] = []
         learn: list[bool] = []
@@ -208,9 +209,10 @@ def _batch(rng: RNG, words: Words, conversations: list[tuple[list[Exchange], lis
             answer = [*words.encode(f" {one.answer}"), words.eos]
             ids += asked + answer
             start = len(ids) - len(answer)
-            if one.slots is not None:
-                ends.append((len(rows), start - 1, one.slots))
-            ends += [(len(rows), start + token - 1, slots) for token, slots in words.parts(one)]
+            marks = [(start - 1, one.slots)] if one.slots is not None else []
+            marks += [(start + token - 1, slots) for token, slots in words.parts(one)]
+            stops = [place for place, _ in marks[1:]] + [len(ids) - 1]
+            spans += [(len(rows), place, stop, slots) for (place, slots), stop in zip(marks, stops, strict=bool(marks))]
             # position t learns to predict ids[t + 1]
             learn += [False] * (len(asked) - 1) + [True] * len(answer) + [False]
         rows.append(ids)
@@ -219,9 +221,9 @@ def _batch(rng: RNG, words: Words, conversations: list[tuple[list[Exchange], lis
         tiles += [grid(s) for s in scenes]
     everything = padded(rows, words.pad)
     about = torch.full((*everything.shape, (GRID // 2) ** 2), -1.0)
-    for row, place, slots in ends:
-        about[row, place] = 0
-        about[row, place, list(slots)] = 1
+    for row, place, stop, slots in spans:
+        about[row, place:stop] = 0
+        about[row, place:stop, list(slots)] = 1
     return Talks(
         everything,
         padded(pictures, 0).bool(),

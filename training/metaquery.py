@@ -32,7 +32,6 @@ from training.pictures import Painter
 from training.trainer import Run, device_of, load_state, options_parser
 from training.world import tile_factors
 
-# The share of captions with a word that cannot be read.
 HIDDEN = 0.5  # the share of captions with a word that cannot be read
 QUERIES_MOVE = 4  # "draw" trains the queries in every 4th step: going back through the language model is slow
 
@@ -165,8 +164,8 @@ def train(args: argparse.Namespace) -> None:
         model.sana.load_state_dict({n.removeprefix("sana."): t for n, t in other.items() if n.startswith("sana.")})
     model = model.to(device)
     run = Run(args, make_optimisers(model, args.stage, args.lr, args.old_lr))
-    if args.resume and state.get("stage") == args.stage:
-        run.resume(state)
+    if args.resume and (state.get("stage") == args.stage or "optimisers" not in state):
+        run.resume(state, model.exported())
     trainer = Trainer(model, words, device)
     aligned = bool(state.get("aligned")) or bool(args.sana)
     if drawing and not aligned:

@@ -6,6 +6,7 @@ classes (a Qwen2 whose biases are zero is a Llama; see `tests/test_metaquery_emb
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -146,6 +147,11 @@ class MetaQuery(nn.Module):
         self.cell = nn.Linear(WIDTH, CELLS)
         self.aim = Aim(WIDTH)
         initialise(self)
+
+    def exported(self) -> Iterator[nn.Parameter]:
+        """What is trained and not an auxiliary head."""
+        for part in (self.reader, self.connector, self.sana):
+            yield from (p for p in part.parameters() if p.requires_grad)
 
     def tiles_loss(
         self, conditions: Tensor, truth: Tensor, seen: Known | None = None
