@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from tokenizers import Tokenizer
 
+from training.batches import CELLS, Words, join
 from training.captions import caption
 from training.codes import codebook
 from training.export import export
@@ -18,8 +20,10 @@ from training.picture_tokenizer import HardPlaces
 from training.pictures import TILE, painter, render, scene_table, sticker_table
 from training.restore import restore
 from training.scenes import PLACES_MORE, SMALL_MORE, plan, practised, seen_scene
-from training.talk import TYPES, ask, compare
+from training.talk import TYPES, Exchange, ask, compare
 from training.world import KINDS, N_TILES, PARTS, SMALL, Item, Scene, grid, read_grid, tile_factors, tile_id
+
+EMBEDDED = Path(__file__).parent.parent / "assets" / "janus_embedded"
 
 
 def test_scene_is_read_back_from_its_tiles() -> None:
@@ -182,11 +186,30 @@ def test_a_question_about_a_side_is_about_all_its_places() -> None:
     assert seen == set(sides)
 
 
+def test_every_word_of_an_answer_knows_what_it_is_about() -> None:
+    words = Words(Tokenizer.from_file(str(EMBEDDED / "tokenizer.json")))
+    scene = Scene.of(0, [Item(INDEX["dog"], 2, 0), Item(INDEX["cat"], 1, 4)])
+    listed = Exchange("what", "What is this?", "I see a dog and a cat.", "", None, (("a dog", (0,)), ("a cat", (4,))))
+    counted = Exchange("count", "How many cats are there?", "There is one cat.", "one", (4,))
+    batch = join(np.random.default_rng(0), words, [([listed], [scene]), ([counted], [scene])], CELLS)
+    said: list[list[tuple[str, tuple[int, ...] | None]]] = []
+    for row in range(2):
+        places = torch.nonzero(batch.answer[row]).flatten().tolist()
+        slots = [tuple(torch.nonzero(about == 1).flatten().tolist()) for about in batch.about[row, places]]
+        known = [about[0] >= 0 for about in batch.about[row, places]]
+        tokens = [words.tokenizer.decode([int(batch.ids[row, t + 1])]).strip() for t in places]
+        said.append([(a, b if c else None) for a, b, c in zip(tokens, slots, known, strict=True)][:-1])  # but the end
+    dog, cat = (0,), (4,)
+    assert said[0][:2] == [("I", None), ("see", None)]
+    assert [b for a, b in said[0] if a in ("a", "dog", "and")] == [dog, dog, dog, cat]
+    assert [b for a, b in said[0] if a in ("cat", ".")] == [cat, cat]
+    assert {b for _, b in said[1]} == {cat}
+
+
 def test_restore_inverts_export(tmp_path: Path) -> None:
-    checkpoint = Path(__file__).parent.parent / "assets" / "janus_embedded"
-    restore(checkpoint, tmp_path / "state")
+    restore(EMBEDDED, tmp_path / "state")
     export(tmp_path / "state", tmp_path / "state" / "pictures.pt", tmp_path / "again")
-    before = load_file(checkpoint / "model.safetensors")
+    before = load_file(EMBEDDED / "model.safetensors")
     after = load_file(tmp_path / "again" / "model.safetensors")
     assert before.keys() == after.keys()
     for name, tensor in before.items():

@@ -194,10 +194,11 @@ def talks(rng: RNG, words: Words, count: int, parts: int = 3, cells: int = CELLS
     made = [talk(rng, int(rng.integers(2, 7))) for _ in range(count)]
     made.sort(key=lambda one: CELLS * len(one[1]) + sum(len(e.question) + len(e.answer) for e in one[0]) // 4)
     size = -(-count // parts)
-    return [_batch(rng, words, made[i : i + size], cells) for i in range(0, count, size)]
+    return [join(rng, words, made[i : i + size], cells) for i in range(0, count, size)]
 
 
-def _batch(rng: RNG, words: Words, conversations: list[tuple[list[Exchange], list[Scene]]], cells: int) -> Talks:
+def join(rng: RNG, words: Words, conversations: list[tuple[list[Exchange], list[Scene]]], cells: int) -> Talks:
+    """Conversations and the pictures they are about in one batch."""
     rows, answers, pictures, tiles = [], [], [], []
     spans: list[tuple[int, int, int, tuple[int, ...]]] = []
     for made, scenes in conversations:
