@@ -27,7 +27,7 @@ from training.metaquery import Trainer, make_optimisers
 from training.metaquery_data import BLACK, among_others, captions, instructions, prompt
 from training.metaquery_export import export
 from training.metaquery_model import QUERIES, MetaQuery, align
-from training.metaquery_restore import restored
+from training.metaquery_restore import restored, restored_decoder
 from training.metaquery_vae import CHANNELS, WIDTHS, Trained, crowded, latent_table, latents_of
 from training.objects import COLOURS, INDEX, THINGS
 from training.pictures import render
@@ -59,9 +59,9 @@ def untrained() -> tuple[MetaQuery, Trained]:
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The untrained model, exported."""
     folder = tmp_path_factory.mktemp("metaquery")
-    model, decoder = untrained()
+    model, vae = untrained()
     torch.save({"model": model.state_dict()}, folder / "metaquery.pt")
-    torch.save({"model": decoder.state_dict()}, folder / "vae.pt")
+    torch.save({"model": vae.state_dict()}, folder / "vae.pt")
     for name in TOKENIZER_FILES:
         (folder / name).write_bytes((ASSETS / "janusflow_embedded" / name).read_bytes())
     export(folder, folder / "vae.pt", folder / "checkpoint")
@@ -74,12 +74,23 @@ def exported(checkpoint: Path) -> Any:
     return loaded(checkpoint).model
 
 
-def test_training_goes_on_from_an_exported_folder(checkpoint: Path) -> None:
+def test_training_goes_on_from_an_exported_folder(checkpoint: Path, tmp_path: Path) -> None:
     state, trained = restored(checkpoint), untrained()[0].state_dict()
     assert state.keys() == trained.keys()
     parts = ("reader.", "connector.", "sana.")
     apart = {n: relative(state[n], t) for n, t in trained.items() if n.startswith(parts)}
     assert len(apart) > 150 and {n for n, off in apart.items() if off > 0.01} <= {"reader.newline"}
+    model, heads = MetaQuery(1152), ("named.", "kind.", "colour.", "ground.", "cell.", "aim.")
+    held = {id(p) for p in model.exported()}
+    assert held == {id(p) for name, p in model.named_parameters() if not name.startswith(heads)}
+    torch.save({"model": state}, tmp_path / "metaquery.pt")
+    torch.save({"model": restored_decoder(checkpoint)}, tmp_path / "vae.pt")
+    for name in TOKENIZER_FILES:
+        (tmp_path / name).write_bytes((ASSETS / "janusflow_embedded" / name).read_bytes())
+    export(tmp_path, tmp_path / "vae.pt", tmp_path / "again")
+    before, after = (load_file(folder / "model.safetensors") for folder in (checkpoint, tmp_path / "again"))
+    assert before.keys() == after.keys()
+    assert all(torch.equal(t, after[name]) for name, t in before.items() if name.startswith("vae."))
 
 
 def test_every_tile_has_a_latent_of_its_own_where_it_lies() -> None:

@@ -2,6 +2,7 @@
 
     python -m training.metaquery_restore --checkpoint assets/metaquery_embedded --out runs/more
     python -m training.metaquery --out runs/more --stage draw --minutes 30 --resume
+    python -m training.metaquery_export --run runs/more --vae runs/more/vae.pt --out assets/metaquery_embedded
 
 Optimisers and auxiliary heads start from scratch.
 """
@@ -37,6 +38,12 @@ def restored(checkpoint: Path) -> dict[str, Tensor]:
     return state
 
 
+def restored_decoder(checkpoint: Path) -> dict[str, Tensor]:
+    """The autoencoder's decoder, for `metaquery_export`."""
+    exported = load_file(checkpoint / "model.safetensors")
+    return {name.removeprefix("vae."): tensor for name, tensor in exported.items() if name.startswith("vae.decoder.")}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--checkpoint", type=Path, default=Path("assets/metaquery_embedded"))
@@ -45,6 +52,7 @@ def main() -> None:
     args.out.mkdir(parents=True, exist_ok=True)
     state = {"model": restored(args.checkpoint), "step": RESTORED_STEP, "stage": "draw", "aligned": True}
     torch.save(state, args.out / "metaquery.pt")
+    torch.save({"model": restored_decoder(args.checkpoint)}, args.out / "vae.pt")
 
 
 if __name__ == "__main__":
